@@ -1,0 +1,1 @@
+//! Micro and end-to-end benchmarks of weft.

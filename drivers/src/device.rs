@@ -1,0 +1,180 @@
+//! The seam between a worker and whatever carries frames.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use weft_stack::frame::{Frame, FramePool};
+
+/// What a frame of the device starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// An Ethernet header.
+    Ethernet,
+    /// An IPv4 or IPv6 header (TUN).
+    Ip,
+}
+
+/// What the device can do, fixed while it is open (the MTU may change, see [`Link`]).
+#[derive(Clone, Debug)]
+pub struct Caps {
+    /// What frames start with.
+    pub medium: Medium,
+    /// Largest super-segment payload the device takes, in bytes; 0: it takes MTU-size frames only.
+    /// A device that cuts in software (AF_XDP, AF_PACKET) sets this too.
+    pub gso_bytes_max: usize,
+    /// The device completes [`weft_stack::frame::Checksum::Partial`] on transmit, in hardware or
+    /// while it copies.
+    pub tx_checksum: bool,
+    /// Received frames carry `Verified` or `Partial` checksums where the kernel says so.
+    pub rx_checksum: bool,
+    /// Reported wherever numbers are: `af-xdp zero-copy`, `af-xdp native copy`, `af-xdp generic`,
+    /// `tap vnet`, `tun vnet`, `packet v3`, `mem`.
+    pub mode: String,
+}
+
+/// Link facts that change while running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Administratively up and with carrier.
+    pub up: bool,
+    /// L3 MTU in bytes.
+    pub mtu: usize,
+    /// MAC address; `None` on an L3 device.
+    pub mac: Option<[u8; 6]>,
+}
+
+weft_stack::counters! {
+    /// Counters of one device queue.
+    pub struct DeviceStats, "Device" {
+        /// Frames received.
+        rx_frames: "InFrames",
+        /// Bytes received.
+        rx_bytes: "InBytes",
+        /// Frames the kernel or ring dropped before us (ring full, no buffer).
+        rx_dropped: "InDropped",
+        /// Frames received but unusable: too long, truncated.
+        rx_errors: "InErrors",
+        /// Frames sent; a super-segment counts as the frames it was cut into.
+        tx_frames: "OutFrames",
+        /// Bytes sent.
+        tx_bytes: "OutBytes",
+        /// Frames the device refused for good.
+        tx_dropped: "OutDropped",
+        /// System calls made to send or to wake the kernel.
+        kicks: "Kicks",
+        /// Payload bytes copied by the driver, in either direction.
+        copied_bytes: "CopiedBytes",
+    }
+}
+
+/// One queue of something that carries frames.
+///
+/// A device is used by one thread at a time and never blocks: a full ring is backpressure (frames
+/// stay with the caller), an empty one is zero frames. It owns the pool that its receive ring is
+/// filled from and that transmit frames should come from; frames of other pools are copied, and
+/// that is counted.
+pub trait Device: Send {
+    /// What it can do.
+    fn caps(&self) -> &Caps;
+
+    /// Link state, MTU and MAC as last told by the kernel. No system call.
+    fn link(&self) -> Link;
+
+    /// The pool to build frames from.
+    fn pool(&self) -> &FramePool;
+
+    /// Appends up to `max` received frames to `burst`; returns how many.
+    ///
+    /// `Err` means the device is unusable (gone, down for good), never a bad frame.
+    fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize>;
+
+    /// Takes frames from the front of `burst` while there is room and returns how many. What
+    /// remains did not fit; offer it again after [`Device::flush`] or when the descriptor is
+    /// writable. Super-segments are cut as needed and taken whole or not at all.
+    fn transmit(&mut self, burst: &mut VecDeque<Frame>) -> io::Result<usize>;
+
+    /// Ends a batch: makes queued frames visible and wakes the kernel, at most one system call.
+    /// Also reclaims completed frames and refills the receive ring. Returns whether frames are
+    /// still in flight that need another call.
+    fn flush(&mut self) -> io::Result<bool>;
+
+    /// A descriptor that polls readable when frames wait; `None` for a device that must be polled.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Counters since it was opened.
+    fn stats(&self) -> DeviceStats;
+}
+
+/// A device behind a pointer: called per burst, not per frame.
+pub type AnyDevice = Box<dyn Device>;
+
+impl Device for AnyDevice {
+    fn caps(&self) -> &Caps {
+        (**self).caps()
+    }
+    fn link(&self) -> Link {
+        (**self).link()
+    }
+    fn pool(&self) -> &FramePool {
+        (**self).pool()
+    }
+    fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        (**self).receive(burst, max)
+    }
+    fn transmit(&mut self, burst: &mut VecDeque<Frame>) -> io::Result<usize> {
+        (**self).transmit(burst)
+    }
+    fn flush(&mut self) -> io::Result<bool> {
+        (**self).flush()
+    }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).fd()
+    }
+    fn stats(&self) -> DeviceStats {
+        (**self).stats()
+    }
+}
+
+/// A system call on a device failed: which call, on what, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} on {object}: {source}{}", hint_suffix(.hint))]
+pub struct DeviceError {
+    /// What was tried: `open`, `bind AF_XDP socket`, `attach XDP program`.
+    pub operation: &'static str,
+    /// On what: `eth0 queue 3`.
+    pub object: String,
+    /// The operating system's answer.
+    pub source: io::Error,
+    /// What to do next; may be empty.
+    pub hint: String,
+}
+
+fn hint_suffix(hint: &str) -> impl fmt::Display + '_ {
+    struct Suffix<'a>(&'a str);
+    impl fmt::Display for Suffix<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            if self.0.is_empty() { Ok(()) } else { write!(f, " ({})", self.0) }
+        }
+    }
+    Suffix(hint)
+}
+
+impl DeviceError {
+    /// Wraps an OS error.
+    pub fn new(
+        operation: &'static str,
+        object: impl Into<String>,
+        source: impl Into<io::Error>,
+    ) -> DeviceError {
+        DeviceError { operation, object: object.into(), source: source.into(), hint: String::new() }
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> DeviceError {
+        self.hint = hint.into();
+        self
+    }
+}

@@ -1,0 +1,5 @@
+//! Devices that carry frames between weft and the world, one [`device::Device`] per queue.
+//!
+//! The way in starts here: a NIC ring, a TUN descriptor or the other end of a memory pair.
+//! All of the project's `unsafe` except the frame module of the stack lives in this crate.
+pub mod device;

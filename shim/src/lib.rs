@@ -1,0 +1,1 @@
+//! Multipath shim below stable upper-layer identifiers.

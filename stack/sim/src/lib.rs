@@ -1,0 +1,1 @@
+//! Seeded network of weft stacks in virtual time.

@@ -1,0 +1,75 @@
+//! What every layer needs and none owns: time, randomness, counters, timers, the way out.
+
+use std::collections::VecDeque;
+
+use crate::drop::DropReason;
+use crate::frame::{Frame, FramePool};
+use crate::ip::address::AliasId;
+use crate::rng::{Rng, Secrets};
+use crate::socket::Event;
+use crate::stack::Limits;
+use crate::stats::Mib;
+use crate::time::Instant;
+use crate::timer_wheel::TimerWheel;
+
+/// Who set a timer, and for what. Small and `Copy`: the wheel holds one per pending timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// A TCP connection's next deadline, by slot and generation.
+    Tcp { index: u32, generation: u32 },
+    /// The neighbour table: one timer for its earliest deadline.
+    Neighbour,
+    /// DAD, router solicitation, lifetimes of addresses, prefixes and routers.
+    Ndp,
+    /// IGMP and MLD reports.
+    Membership,
+    /// Reassembly timeouts.
+    Reassembly,
+}
+
+/// Frames on their way out and events on their way up; part of [`Ctx`] because every layer may
+/// produce them.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Link frames ready for the device. Bounded by [`Limits::out_queue`].
+    pub(crate) frames: VecDeque<(AliasId, Frame)>,
+    /// Packets from this stack to itself (IP header at the front), taken by `Stack`.
+    pub(crate) looped: VecDeque<(AliasId, Frame)>,
+    /// Address and group events. Socket events are kept as a dirty list by the socket tables.
+    pub(crate) events: VecDeque<Event>,
+}
+
+/// Borrowed by every call into a layer.
+pub(crate) struct Ctx<'a> {
+    pub(crate) now: Instant,
+    pub(crate) rng: &'a mut Rng,
+    pub(crate) secrets: &'a Secrets,
+    pub(crate) limits: &'a Limits,
+    pub(crate) mib: &'a mut Mib,
+    pub(crate) pool: &'a FramePool,
+    pub(crate) timers: &'a mut TimerWheel<Timer>,
+    pub(crate) outbox: &'a mut Outbox,
+}
+
+/// What became of a received frame (or packet): exactly one of these, counted once, by `Stack`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Fate {
+    Delivered,
+    Forwarded,
+    Consumed,
+    Dropped(DropReason),
+}
+
+impl Ctx<'_> {
+    /// Counts a packet lost on the way out.
+    pub(crate) fn drop_out(&mut self, reason: DropReason) {
+        self.mib.frames.tx_dropped += 1;
+        self.mib.drops.count(reason);
+    }
+
+    /// Room in the transmit queue.
+    pub(crate) fn out_room(&self) -> usize {
+        self.limits.out_queue.saturating_sub(self.outbox.frames.len())
+    }
+}

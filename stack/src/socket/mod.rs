@@ -1,0 +1,141 @@
+//! What an application holds: handles, readiness, options, errors.
+//!
+//! The calls stand on [`crate::Stack`]: `socket/tcp.rs` and `socket/udp.rs` extend it. None of them
+//! blocks; `WouldBlock` means "wait for the event".
+
+use core::net::SocketAddr;
+use core::ops::{BitOr, BitOrAssign};
+
+use crate::ip::address::AliasId;
+
+pub mod tcp;
+pub mod udp;
+
+/// Which table a socket is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SocketKind {
+    /// A listening TCP socket.
+    TcpListener,
+    /// A TCP connection.
+    TcpStream,
+    /// A UDP socket.
+    Udp,
+}
+
+/// Names a socket of one stack. The generation makes a handle of a closed socket stale for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId {
+    /// Which table.
+    pub kind: SocketKind,
+    /// Slot in the table.
+    pub index: u32,
+    /// Changes when the slot is used again.
+    pub generation: u32,
+}
+
+/// A set of readiness bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readiness(pub u8);
+
+impl Readiness {
+    /// Data, an end of stream, a connection to accept or an error can be read.
+    pub const READABLE: Readiness = Readiness(1);
+    /// Data can be written; a connect has finished, well or badly.
+    pub const WRITABLE: Readiness = Readiness(2);
+    /// The peer has closed its side.
+    pub const READ_CLOSED: Readiness = Readiness(4);
+    /// Our side is closed, or the connection is gone.
+    pub const WRITE_CLOSED: Readiness = Readiness(8);
+    /// An error is pending.
+    pub const ERROR: Readiness = Readiness(16);
+
+    /// Whether all bits of `other` are set.
+    pub const fn contains(self, other: Readiness) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether no bit is set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl BitOr for Readiness {
+    type Output = Readiness;
+    fn bitor(self, o: Readiness) -> Readiness {
+        Readiness(self.0 | o.0)
+    }
+}
+
+impl BitOrAssign for Readiness {
+    fn bitor_assign(&mut self, o: Readiness) {
+        self.0 |= o.0;
+    }
+}
+
+/// What [`crate::Stack::poll_event`] reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A socket became ready. One event per socket is pending at most; `ready` is the state when it
+    /// is polled, level-wise.
+    Socket {
+        /// Which.
+        id: SocketId,
+        /// Everything it is ready for now.
+        ready: Readiness,
+    },
+    /// An address may be used and must be steered to this stack (configured, or by SLAAC).
+    AddressAdded {
+        /// On which alias.
+        alias: AliasId,
+        /// The address.
+        addr: core::net::IpAddr,
+    },
+    /// An address is gone.
+    AddressRemoved {
+        /// From which alias.
+        alias: AliasId,
+        /// The address.
+        addr: core::net::IpAddr,
+    },
+    /// Another host has the address (DAD, RFC 4862; ACD, RFC 5227). It is not used.
+    AddressDuplicate {
+        /// On which alias.
+        alias: AliasId,
+        /// The address.
+        addr: core::net::IpAddr,
+        /// The other host.
+        mac: [u8; 6],
+    },
+    /// The stack wants frames for a multicast group.
+    GroupJoined {
+        /// On which alias.
+        alias: AliasId,
+        /// The group.
+        group: core::net::IpAddr,
+    },
+    /// The stack left a group.
+    GroupLeft {
+        /// On which alias.
+        alias: AliasId,
+        /// The group.
+        group: core::net::IpAddr,
+    },
+}
+
+/// One line of a socket dump (`ss`).
+#[derive(Clone, Debug)]
+pub struct SocketInfo {
+    /// Handle.
+    pub id: SocketId,
+    /// `LISTEN`, `ESTAB`, ... (ss names); `UNCONN` for UDP.
+    pub state: &'static str,
+    /// Local address.
+    pub local: SocketAddr,
+    /// Peer, unspecified if none.
+    pub peer: SocketAddr,
+    /// Bytes the application has not read (listener: connections not accepted).
+    pub recv_queue: usize,
+    /// Bytes not acknowledged (listener: the backlog).
+    pub send_queue: usize,
+}

@@ -1,0 +1,281 @@
+//! TCP as an application sees it.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Readiness, SocketId};
+use crate::Stack;
+use crate::ip::address::AliasId;
+use crate::path::PathLayer;
+use crate::time::Instant;
+
+/// Why a listen failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another listener holds the address and port.
+    #[error("address in use")]
+    InUse,
+    /// The address is none of the vserver's.
+    #[error("address not available on this vserver")]
+    NotAvailable,
+    /// The vserver's listener limit is reached.
+    #[error("too many listeners on this vserver")]
+    TooMany,
+}
+
+/// Why a connect could not start. A refusal by the peer comes later, as [`TcpError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No route, or no source address of the family.
+    #[error("network unreachable")]
+    Unreachable,
+    /// The local address is none of the vserver's.
+    #[error("address not available on this vserver")]
+    NotAvailable,
+    /// The four-tuple is in use, or no ephemeral port is free.
+    #[error("address in use")]
+    InUse,
+    /// The vserver's connection limit is reached.
+    #[error("too many connections on this vserver")]
+    TooMany,
+    /// The remote address can never be a TCP peer (unspecified, multicast, port 0).
+    #[error("invalid remote address")]
+    InvalidRemote,
+}
+
+/// Why a connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcpError {
+    /// RST in answer to our SYN.
+    #[error("connection refused")]
+    Refused,
+    /// RST later on.
+    #[error("connection reset by peer")]
+    Reset,
+    /// The peer did not answer: retransmissions, keepalives or the user timeout ran out.
+    #[error("connection timed out")]
+    TimedOut,
+    /// ICMP said the host or net cannot be reached while connecting.
+    #[error("host unreachable")]
+    HostUnreachable,
+    /// The application aborted it, or the vserver was removed.
+    #[error("connection aborted")]
+    Aborted,
+}
+
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcpSendError {
+    /// The send buffer is full (or the handshake is not done); wait for writable.
+    #[error("would block")]
+    WouldBlock,
+    /// Our side was shut down, or the handle is stale.
+    #[error("broken pipe")]
+    Closed,
+    /// The connection failed.
+    #[error(transparent)]
+    Failed(#[from] TcpError),
+}
+
+/// Why nothing was received. The end of the stream is `Ok(0)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TcpRecvError {
+    /// Nothing waits; wait for readable.
+    #[error("would block")]
+    WouldBlock,
+    /// The handle is stale.
+    #[error("socket is closed")]
+    Closed,
+    /// The connection failed.
+    #[error(transparent)]
+    Failed(#[from] TcpError),
+}
+
+/// An accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its handle.
+    pub id: SocketId,
+    /// The address and port the peer connected to.
+    pub local: SocketAddr,
+    /// The peer.
+    pub peer: SocketAddr,
+    /// The alias the handshake came in on.
+    pub alias: AliasId,
+}
+
+/// Which half to shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutdownHow {
+    /// Discard what arrives from now on.
+    Read,
+    /// Send FIN after what is buffered.
+    Write,
+    /// Both.
+    Both,
+}
+
+/// An option of a connection or listener (a listener passes its options on).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TcpOption {
+    /// Send small segments at once (Nagle off).
+    NoDelay(bool),
+    /// Probe an idle peer: idle time, interval, count. `None` switches it off.
+    KeepAlive(Option<(Duration, Duration, u32)>),
+    /// Send buffer limit in bytes.
+    SendBuffer(usize),
+    /// Receive buffer limit in bytes.
+    RecvBuffer(usize),
+    /// Give up after unacknowledged data has been outstanding this long.
+    UserTimeout(Option<Duration>),
+}
+
+/// RFC 9293 3.3.2 states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum TcpState {
+    Listen,
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    CloseWait,
+    Closing,
+    LastAck,
+    TimeWait,
+    Closed,
+}
+
+impl<P: PathLayer> Stack<P> {
+    /// Listens. An unspecified address takes connections to every address of the vserver (`::`
+    /// takes IPv4 too); port 0 picks a free one. `backlog` bounds the accept queue.
+    pub fn tcp_listen(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        backlog: usize,
+    ) -> Result<SocketId, ListenError> {
+        let _ = (now, local, backlog);
+        todo!()
+    }
+
+    /// Takes the oldest established connection; `None`: none waits. A stale handle gives `None`.
+    pub fn tcp_accept(&mut self, listener: SocketId) -> Option<Accepted> {
+        let _ = listener;
+        todo!()
+    }
+
+    /// Starts a connection. Writable (or an error) follows as an event.
+    pub fn tcp_connect(
+        &mut self,
+        now: Instant,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+    ) -> Result<SocketId, ConnectError> {
+        let _ = (now, local, remote);
+        todo!()
+    }
+
+    /// Copies bytes into the send buffer; returns how many fitted (at least one).
+    pub fn tcp_send(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        data: &[u8],
+    ) -> Result<usize, TcpSendError> {
+        let _ = (now, id, data);
+        todo!()
+    }
+
+    /// Queues shared bytes without copying; takes what fits off the front of `data`.
+    pub fn tcp_send_bytes(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        data: &mut Bytes,
+    ) -> Result<usize, TcpSendError> {
+        let _ = (now, id, data);
+        todo!()
+    }
+
+    /// Copies received bytes out; `Ok(0)` is the end of the stream.
+    pub fn tcp_recv(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        out: &mut [u8],
+    ) -> Result<usize, TcpRecvError> {
+        let _ = (now, id, out);
+        todo!()
+    }
+
+    /// Takes the next received bytes without copying, at most `max`; empty is the end of the
+    /// stream.
+    pub fn tcp_recv_bytes(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        max: usize,
+    ) -> Result<Bytes, TcpRecvError> {
+        let _ = (now, id, max);
+        todo!()
+    }
+
+    /// Shuts a half down.
+    pub fn tcp_shutdown(&mut self, now: Instant, id: SocketId, how: ShutdownHow) {
+        let _ = (now, id, how);
+        todo!()
+    }
+
+    /// Gives the handle up. What is buffered is still sent and acknowledged in the background;
+    /// unread data makes it a reset (RFC 2525 2.17). A listener's pending connections are reset.
+    pub fn tcp_close(&mut self, now: Instant, id: SocketId) {
+        let _ = (now, id);
+        todo!()
+    }
+
+    /// Resets the connection and gives the handle up.
+    pub fn tcp_abort(&mut self, now: Instant, id: SocketId) {
+        let _ = (now, id);
+        todo!()
+    }
+
+    /// Sets an option; `false` for a stale handle.
+    pub fn tcp_set_option(&mut self, now: Instant, id: SocketId, option: TcpOption) -> bool {
+        let _ = (now, id, option);
+        todo!()
+    }
+
+    /// The state; `Closed` for a stale handle.
+    pub fn tcp_state(&self, id: SocketId) -> TcpState {
+        let _ = id;
+        todo!()
+    }
+
+    /// Local and peer address.
+    pub fn tcp_addrs(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
+        let _ = id;
+        todo!()
+    }
+
+    /// Takes the pending error.
+    pub fn tcp_take_error(&mut self, id: SocketId) -> Option<TcpError> {
+        let _ = id;
+        todo!()
+    }
+
+    /// What the socket (of any kind) is ready for now.
+    pub fn readiness(&self, id: SocketId) -> Readiness {
+        let _ = id;
+        todo!()
+    }
+}

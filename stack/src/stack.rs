@@ -1,0 +1,301 @@
+//! The contract of the core, and the wiring; nothing else.
+//!
+//! Methods of [`Stack`] are of four kinds:
+//!
+//! - `handle_*`: things that happened. [`Stack::handle_frame`], [`Stack::handle_timeout`],
+//!   [`Stack::handle_config`].
+//! - application calls: `tcp_*`, `udp_*` (in [`crate::socket`]). They never block.
+//! - `poll_*`: things for the caller to do. After any of the above, call [`Stack::poll_transmit`]
+//!   until it returns 0 (or the burst is full), [`Stack::poll_event`] until `None`, and arm one
+//!   timer for [`Stack::poll_timeout`].
+//! - getters.
+//!
+//! Time is monotonic and the caller's. Every call does bounded work; none allocates per packet after
+//! warm-up. Bad packets are never errors: they are counted by [`DropReason`](crate::drop::DropReason).
+
+use core::net::IpAddr;
+
+use crate::frame::{Frame, FramePool};
+use crate::ip::address::{AliasConfig, AliasId, Cidr};
+use crate::ip::route::Route;
+use crate::path::{Direct, PathLayer};
+use crate::socket::{Event, SocketInfo};
+use crate::stats::Mib;
+use crate::time::Instant;
+
+/// Limits of one vserver: everything that a peer or an application can make grow.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Neighbour entries, v4 and v6 together.
+    pub neighbours: usize,
+    /// Packets that wait for one neighbour.
+    pub neighbour_queue: usize,
+    /// Packets being reassembled.
+    pub reassemblies: usize,
+    /// Bytes held by reassembly.
+    pub reassembly_bytes: usize,
+    /// Routes, configured and learned.
+    pub routes: usize,
+    /// Addresses per alias, configured and learned.
+    pub addresses: usize,
+    /// Multicast groups per alias.
+    pub groups: usize,
+    /// Path MTU cache entries.
+    pub pmtu: usize,
+    /// TCP connections, TIME-WAIT included.
+    pub tcp_connections: usize,
+    /// TCP connections in SYN-RECEIVED, over all listeners.
+    pub tcp_half_open: usize,
+    /// TCP listeners.
+    pub tcp_listeners: usize,
+    /// UDP sockets.
+    pub udp_sockets: usize,
+    /// Bytes a UDP socket may hold unread.
+    pub udp_recv_bytes: usize,
+    /// Frames that wait for [`Stack::poll_transmit`].
+    pub out_queue: usize,
+    /// ICMP errors per second.
+    pub icmp_errors_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            neighbours: 1024,
+            neighbour_queue: 16,
+            reassemblies: 64,
+            reassembly_bytes: 1 << 20,
+            routes: 4096,
+            addresses: 256,
+            groups: 256,
+            pmtu: 1024,
+            tcp_connections: 65_536,
+            tcp_half_open: 1024,
+            tcp_listeners: 1024,
+            udp_sockets: 4096,
+            udp_recv_bytes: 256 << 10,
+            out_queue: 1024,
+            icmp_errors_per_second: 100,
+        }
+    }
+}
+
+/// TCP defaults of one vserver.
+#[derive(Clone, Debug)]
+pub struct TcpConfig {
+    /// Send buffer limit per connection, bytes.
+    pub send_buffer: usize,
+    /// Receive buffer limit per connection, bytes.
+    pub recv_buffer: usize,
+    /// Lower bound of the retransmission timeout, milliseconds (RFC 6298 says 1 s, LANs want less).
+    pub rto_ms_min: u32,
+    /// How long TIME-WAIT lasts, seconds (RFC 9293: 2 MSL).
+    pub time_wait_s: u32,
+    /// How long an ACK may be delayed, milliseconds (RFC 9293: below 500).
+    pub delayed_ack_ms: u32,
+}
+
+impl Default for TcpConfig {
+    fn default() -> TcpConfig {
+        TcpConfig {
+            send_buffer: 1 << 20,
+            recv_buffer: 1 << 20,
+            rto_ms_min: 200,
+            time_wait_s: 60,
+            delayed_ack_ms: 40,
+        }
+    }
+}
+
+/// What a stack is made from.
+#[derive(Clone, Debug)]
+pub struct StackConfig {
+    /// Name of the vserver, for messages.
+    pub name: String,
+    /// Bounds.
+    pub limits: Limits,
+    /// TCP defaults.
+    pub tcp: TcpConfig,
+    /// Forward packets between aliases.
+    pub forwarding: bool,
+    /// Seed of everything random: from the operating system, fixed in tests.
+    pub seed: [u8; 16],
+}
+
+impl Default for StackConfig {
+    fn default() -> StackConfig {
+        StackConfig {
+            name: String::from("vserver"),
+            limits: Limits::default(),
+            tcp: TcpConfig::default(),
+            forwarding: false,
+            seed: [0; 16],
+        }
+    }
+}
+
+/// A change of configuration.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Change {
+    /// Attach to a device.
+    AliasAdd(AliasConfig),
+    /// Detach; addresses, routes and neighbours of the alias go with it.
+    AliasRemove(AliasId),
+    /// The link below an alias changed.
+    AliasLink {
+        /// Which.
+        alias: AliasId,
+        /// Up, with carrier.
+        up: bool,
+        /// Its MTU in bytes.
+        mtu: usize,
+    },
+    /// Add an address (and the route to its network). IPv6 is used after DAD, IPv4 at once, with an
+    /// announcement.
+    AddressAdd {
+        /// Where.
+        alias: AliasId,
+        /// Address and prefix length.
+        cidr: Cidr,
+    },
+    /// Remove an address; connections bound to it are reset.
+    AddressRemove {
+        /// Where.
+        alias: AliasId,
+        /// The address.
+        addr: IpAddr,
+    },
+    /// Add a route, replacing one with equal prefix, metric and alias.
+    RouteAdd(Route),
+    /// Remove a route.
+    RouteRemove(Route),
+    /// Pin a neighbour.
+    NeighbourAdd {
+        /// Where.
+        alias: AliasId,
+        /// Its address.
+        addr: IpAddr,
+        /// Its MAC address.
+        mac: [u8; 6],
+    },
+    /// Switch forwarding between aliases.
+    Forwarding(bool),
+}
+
+/// Why a change was refused; the stack is as before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// No such alias in this stack.
+    #[error("alias {0:?} is not attached to this vserver")]
+    NoAlias(AliasId),
+    /// The alias number is taken.
+    #[error("alias {0:?} is attached already")]
+    AliasExists(AliasId),
+    /// The address is there already.
+    #[error("address {0} is on the alias already")]
+    AddressExists(IpAddr),
+    /// No such address.
+    #[error("address {0} is not on the alias")]
+    NoAddress(IpAddr),
+    /// Not an address a host can have (unspecified, multicast, broadcast).
+    #[error("address {0} cannot be a host's address")]
+    AddressInvalid(IpAddr),
+    /// The next hop is not on a network of the alias.
+    #[error("gateway {0} is not on a network of the alias")]
+    GatewayUnreachable(IpAddr),
+    /// No such route.
+    #[error("no such route to {0}")]
+    NoRoute(Cidr),
+    /// A limit of the vserver.
+    #[error("limit of {0} reached")]
+    Limit(&'static str),
+}
+
+/// Frames on their way out, with the alias each leaves by.
+#[derive(Debug, Default)]
+pub struct TxBurst {
+    /// In order of transmission.
+    pub frames: Vec<(AliasId, Frame)>,
+    /// The stack stops when `frames` is this long.
+    pub max: usize,
+}
+
+impl TxBurst {
+    /// An empty burst of at most `max` frames.
+    pub fn new(max: usize) -> TxBurst {
+        TxBurst { frames: Vec::with_capacity(max), max }
+    }
+}
+
+/// One logical stack of a vserver; see the module documentation.
+pub struct Stack<P: PathLayer = Direct> {
+    path: P,
+    mib: Mib,
+}
+
+impl Stack<Direct> {
+    /// A stack without a multipath shim. Frames it makes come from `pool`.
+    pub fn new(config: StackConfig, pool: FramePool, now: Instant) -> Stack<Direct> {
+        Stack::with_path(config, pool, now, Direct)
+    }
+}
+
+impl<P: PathLayer> Stack<P> {
+    /// A stack over a path layer.
+    pub fn with_path(config: StackConfig, pool: FramePool, now: Instant, path: P) -> Stack<P> {
+        let _ = (config, pool, now);
+        Stack { path, mib: Mib::default() }
+    }
+
+    /// A frame arrived on `alias`.
+    pub fn handle_frame(&mut self, now: Instant, alias: AliasId, frame: Frame) {
+        let _ = (now, alias, frame, &self.path);
+        todo!()
+    }
+
+    /// The instant of [`Stack::poll_timeout`] has come. Calling early is harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let _ = now;
+        todo!()
+    }
+
+    /// Applies one change, or refuses it whole.
+    pub fn handle_config(&mut self, now: Instant, change: Change) -> Result<(), ChangeError> {
+        let _ = (now, change);
+        todo!()
+    }
+
+    /// Moves frames into `burst` until it is full or nothing is left; returns how many.
+    pub fn poll_transmit(&mut self, now: Instant, burst: &mut TxBurst) -> usize {
+        let _ = (now, burst);
+        todo!()
+    }
+
+    /// When to call [`Stack::handle_timeout`]; `None`: nothing is pending.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        todo!()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        todo!()
+    }
+
+    /// Whether [`Stack::poll_transmit`] has something to do.
+    pub fn wants_transmit(&self) -> bool {
+        todo!()
+    }
+
+    /// All counters.
+    pub fn mib(&self) -> &Mib {
+        &self.mib
+    }
+
+    /// Calls `f` for each socket, for dumps. Cost grows with the number of sockets.
+    pub fn for_each_socket(&self, f: impl FnMut(SocketInfo)) {
+        let _ = f;
+        todo!()
+    }
+}

@@ -1,0 +1,335 @@
+//! MIB counters of one stack: RFC 4293 (IP, ICMP), 4022 (TCP), 4113 (UDP) names, and Linux's
+//! `TcpExt`/`IpExt` names where the meaning is the same, so that users of `nstat` recognise them.
+//!
+//! Counters are plain `u64`, per shard, summed when read.
+
+use crate::drop::Drops;
+
+/// Declares a struct of counters, its names, and how shards are summed.
+#[macro_export]
+macro_rules! counters {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident, $prefix:literal {
+        $( $(#[$fmeta:meta])* $field:ident : $label:literal, )*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        $vis struct $name { $( $(#[$fmeta])* pub $field: u64, )* }
+
+        impl $name {
+            /// Calls `f` with the stable name and value of every counter.
+            pub fn for_each(&self, mut f: impl FnMut(&'static str, u64)) {
+                $( f(concat!($prefix, $label), self.$field); )*
+            }
+
+            /// Adds another shard's counters.
+            pub fn merge(&mut self, other: &Self) {
+                $( self.$field += other.$field; )*
+            }
+        }
+    };
+}
+
+counters! {
+    /// What became of every frame. `rx_frames = delivered + forwarded + consumed + dropped on
+    /// receive`, always; see [`Mib::check_sums`].
+    pub struct FrameStats, "Frame" {
+        /// Frames handed to the stack.
+        rx_frames: "InFrames",
+        /// Their bytes, link header included.
+        rx_bytes: "InBytes",
+        /// Ended at a transport or a raw socket.
+        delivered: "InDelivered",
+        /// Sent on to another alias.
+        forwarded: "InForwarded",
+        /// Taken by the stack itself: ARP, ND, echo, IGMP/MLD, a fragment that waits.
+        consumed: "InConsumed",
+        /// Lost on the way in; the reasons are in [`Drops`].
+        rx_dropped: "InDropped",
+        /// Frames given to the caller for transmission.
+        tx_frames: "OutFrames",
+        /// Their bytes.
+        tx_bytes: "OutBytes",
+        /// Lost on the way out; the reasons are in [`Drops`].
+        tx_dropped: "OutDropped",
+    }
+}
+
+counters! {
+    /// IPv4 or IPv6 (RFC 4293).
+    pub struct IpStats, "" {
+        /// Packets received, errors included.
+        in_receives: "InReceives",
+        /// Bytes received.
+        in_octets: "InOctets",
+        /// Discarded for header errors.
+        in_hdr_errors: "InHdrErrors",
+        /// Discarded: no route while forwarding.
+        in_no_routes: "InNoRoutes",
+        /// Discarded: not our address.
+        in_addr_errors: "InAddrErrors",
+        /// Discarded: unknown protocol.
+        in_unknown_protos: "InUnknownProtos",
+        /// Discarded: truncated.
+        in_truncated_pkts: "InTruncatedPkts",
+        /// Discarded for want of resources.
+        in_discards: "InDiscards",
+        /// Delivered to a protocol.
+        in_delivers: "InDelivers",
+        /// Multicast packets received.
+        in_mcast_pkts: "InMcastPkts",
+        /// Packets that protocols asked to send.
+        out_requests: "OutRequests",
+        /// Bytes sent.
+        out_octets: "OutOctets",
+        /// Discarded: no route.
+        out_no_routes: "OutNoRoutes",
+        /// Discarded for want of resources.
+        out_discards: "OutDiscards",
+        /// Handed to the link.
+        out_transmits: "OutTransmits",
+        /// Forwarded.
+        forw_datagrams: "ForwDatagrams",
+        /// Fragments received.
+        reasm_reqds: "ReasmReqds",
+        /// Packets reassembled.
+        reasm_oks: "ReasmOKs",
+        /// Reassemblies given up.
+        reasm_fails: "ReasmFails",
+        /// Packets fragmented.
+        frag_oks: "FragOKs",
+        /// Packets that could not be fragmented.
+        frag_fails: "FragFails",
+        /// Fragments made.
+        frag_creates: "FragCreates",
+    }
+}
+
+counters! {
+    /// ICMPv4 or ICMPv6 (RFC 4293), with neighbour discovery and membership.
+    pub struct IcmpStats, "" {
+        /// Messages received.
+        in_msgs: "InMsgs",
+        /// Received with errors.
+        in_errors: "InErrors",
+        /// Echo requests received.
+        in_echos: "InEchos",
+        /// Echo replies received.
+        in_echo_reps: "InEchoReps",
+        /// Destination unreachable received.
+        in_dest_unreachs: "InDestUnreachs",
+        /// Packet too big (v6) or fragmentation needed (v4) received.
+        in_pkt_too_bigs: "InPktTooBigs",
+        /// Time exceeded received.
+        in_time_excds: "InTimeExcds",
+        /// Messages sent.
+        out_msgs: "OutMsgs",
+        /// Echo requests sent.
+        out_echos: "OutEchos",
+        /// Echo replies sent.
+        out_echo_reps: "OutEchoReps",
+        /// Destination unreachable sent.
+        out_dest_unreachs: "OutDestUnreachs",
+        /// Packet too big sent.
+        out_pkt_too_bigs: "OutPktTooBigs",
+        /// Time exceeded sent.
+        out_time_excds: "OutTimeExcds",
+        /// Errors not sent because of the rate limit.
+        out_rate_limited: "OutRateLimited",
+    }
+}
+
+counters! {
+    /// ARP, neighbour discovery and group membership.
+    pub struct NeighbourStats, "Neigh" {
+        /// ARP requests received.
+        in_arp_requests: "InArpRequests",
+        /// ARP replies received.
+        in_arp_replies: "InArpReplies",
+        /// ARP requests sent.
+        out_arp_requests: "OutArpRequests",
+        /// ARP replies sent.
+        out_arp_replies: "OutArpReplies",
+        /// Neighbour solicitations received.
+        in_solicits: "InSolicits",
+        /// Neighbour advertisements received.
+        in_adverts: "InAdverts",
+        /// Neighbour solicitations sent.
+        out_solicits: "OutSolicits",
+        /// Neighbour advertisements sent.
+        out_adverts: "OutAdverts",
+        /// Router advertisements received.
+        in_router_adverts: "InRouterAdverts",
+        /// Router solicitations sent.
+        out_router_solicits: "OutRouterSolicits",
+        /// Duplicate addresses found (RFC 4862, RFC 5227).
+        duplicate_addresses: "DuplicateAddresses",
+        /// Entries created.
+        created: "Created",
+        /// Entries removed to make room.
+        evicted: "Evicted",
+        /// Resolutions that failed.
+        res_failed: "ResFailed",
+        /// IGMP or MLD queries received.
+        in_group_queries: "InGroupQueries",
+        /// IGMP or MLD reports sent.
+        out_group_reports: "OutGroupReports",
+    }
+}
+
+counters! {
+    /// UDP (RFC 4113), v4 and v6 together.
+    pub struct UdpStats, "Udp" {
+        /// Datagrams delivered to sockets.
+        in_datagrams: "InDatagrams",
+        /// Datagrams to a closed port.
+        no_ports: "NoPorts",
+        /// Malformed datagrams.
+        in_errors: "InErrors",
+        /// Checksum errors.
+        in_csum_errors: "InCsumErrors",
+        /// Lost because a receive buffer was full.
+        rcvbuf_errors: "RcvbufErrors",
+        /// Datagrams sent.
+        out_datagrams: "OutDatagrams",
+        /// Payload bytes delivered.
+        in_octets: "InOctets",
+        /// Payload bytes sent.
+        out_octets: "OutOctets",
+    }
+}
+
+counters! {
+    /// TCP (RFC 4022 names; Linux `TcpExt` names behind them).
+    pub struct TcpStats, "Tcp" {
+        /// Connections we opened.
+        active_opens: "ActiveOpens",
+        /// Connections we accepted.
+        passive_opens: "PassiveOpens",
+        /// Handshakes that failed.
+        attempt_fails: "AttemptFails",
+        /// Established connections that were reset.
+        estab_resets: "EstabResets",
+        /// Connections in ESTABLISHED or CLOSE-WAIT now (a gauge).
+        curr_estab: "CurrEstab",
+        /// Segments received.
+        in_segs: "InSegs",
+        /// Segments sent, retransmissions excluded.
+        out_segs: "OutSegs",
+        /// Segments sent again.
+        retrans_segs: "RetransSegs",
+        /// Segments received with errors.
+        in_errs: "InErrs",
+        /// Checksum errors.
+        in_csum_errors: "InCsumErrors",
+        /// RSTs sent.
+        out_rsts: "OutRsts",
+        /// Payload bytes delivered to applications.
+        in_octets: "InOctets",
+        /// Payload bytes acknowledged by peers.
+        out_octets: "OutOctets",
+        /// Retransmission timeouts.
+        timeouts: "ExtTimeouts",
+        /// Fast retransmissions.
+        fast_retrans: "ExtTCPFastRetrans",
+        /// Segments resent because SACK showed a hole.
+        sack_recovery: "ExtTCPSackRecovery",
+        /// Recoveries started by duplicate ACKs without SACK.
+        reno_recovery: "ExtTCPRenoRecovery",
+        /// Out-of-order segments queued.
+        ofo_queue: "ExtTCPOFOQueue",
+        /// Segments with nothing new.
+        duplicate_segs: "ExtTCPDuplicateSegs",
+        /// Delayed ACKs sent.
+        delayed_acks: "ExtDelayedACKs",
+        /// Challenge ACKs sent (RFC 5961).
+        challenge_acks: "ExtTCPChallengeACK",
+        /// Challenge ACKs not sent because of the limit.
+        challenge_acks_limited: "ExtTCPChallengeACKLimited",
+        /// SYNs refused because the accept queue was full.
+        listen_overflows: "ExtListenOverflows",
+        /// SYNs refused because the SYN queue was full.
+        syn_queue_overflows: "ExtSynQueueOverflows",
+        /// Keepalive probes sent.
+        keepalives: "ExtTCPKeepAlive",
+        /// Zero-window probes sent.
+        window_probes: "ExtTCPWinProbe",
+        /// Connections that entered TIME-WAIT.
+        time_waits: "ExtTW",
+        /// Connections aborted on timeout.
+        abort_on_timeout: "ExtTCPAbortOnTimeout",
+        /// Connections aborted because data came after close.
+        abort_on_data: "ExtTCPAbortOnData",
+        /// Segments rejected by PAWS.
+        paws_rejected: "ExtPAWSEstab",
+    }
+}
+
+/// Every counter of one stack (one shard).
+#[derive(Clone, Debug, Default)]
+pub struct Mib {
+    /// Fate of frames.
+    pub frames: FrameStats,
+    /// IPv4.
+    pub ip4: IpStats,
+    /// IPv6.
+    pub ip6: IpStats,
+    /// ICMPv4.
+    pub icmp4: IcmpStats,
+    /// ICMPv6.
+    pub icmp6: IcmpStats,
+    /// ARP, ND, IGMP, MLD.
+    pub neighbour: NeighbourStats,
+    /// UDP.
+    pub udp: UdpStats,
+    /// TCP.
+    pub tcp: TcpStats,
+    /// Lost packets by reason, both directions.
+    pub drops: Drops,
+}
+
+impl Mib {
+    /// Adds another shard's counters.
+    pub fn merge(&mut self, other: &Mib) {
+        self.frames.merge(&other.frames);
+        self.ip4.merge(&other.ip4);
+        self.ip6.merge(&other.ip6);
+        self.icmp4.merge(&other.icmp4);
+        self.icmp6.merge(&other.icmp6);
+        self.neighbour.merge(&other.neighbour);
+        self.udp.merge(&other.udp);
+        self.tcp.merge(&other.tcp);
+        self.drops.merge(&other.drops);
+    }
+
+    /// Calls `f` with every counter's name and value, drops as `Drop<Reason>`.
+    pub fn for_each(&self, mut f: impl FnMut(&str, u64)) {
+        self.frames.for_each(&mut f);
+        self.ip4.for_each(|n, v| f(&format!("Ip{n}"), v));
+        self.ip6.for_each(|n, v| f(&format!("Ip6{n}"), v));
+        self.icmp4.for_each(|n, v| f(&format!("Icmp{n}"), v));
+        self.icmp6.for_each(|n, v| f(&format!("Icmp6{n}"), v));
+        self.neighbour.for_each(&mut f);
+        self.udp.for_each(&mut f);
+        self.tcp.for_each(&mut f);
+        for (reason, n) in self.drops.iter() {
+            f(&format!("Drop{}", reason.name()), n);
+        }
+    }
+
+    /// Whether every received frame has exactly one fate. Tests call it after every run.
+    pub fn check_sums(&self) -> Result<(), String> {
+        let f = &self.frames;
+        let fates = f.delivered + f.forwarded + f.consumed + f.rx_dropped;
+        if f.rx_frames != fates {
+            return Err(format!(
+                "{} frames came in, {fates} are accounted for: {f:?}",
+                f.rx_frames
+            ));
+        }
+        let dropped = f.rx_dropped + f.tx_dropped;
+        if self.drops.total() != dropped {
+            return Err(format!("{dropped} drops, {} with a reason", self.drops.total()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,4 @@
+//! Segments and datagrams: flow demultiplexing, TCP, UDP.
+
+pub mod tcp;
+pub mod udp;

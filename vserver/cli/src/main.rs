@@ -1,0 +1,2 @@
+//! weft: daemon, operator commands and lab.
+fn main() {}

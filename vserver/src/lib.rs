@@ -1,0 +1,1 @@
+//! The host: many virtual servers on shared devices, and the faces applications use.
