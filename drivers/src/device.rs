@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use weft_stack::frame::{Frame, FramePool};
@@ -105,6 +106,23 @@ pub trait Device: Send {
 
     /// Counters since it was opened.
     fn stats(&self) -> DeviceStats;
+
+    /// Changes which frames come to us on a NIC that is shared with the kernel. A device that
+    /// receives everything has nothing to do.
+    fn steer(&mut self, change: Steer) -> io::Result<()> {
+        let _ = change;
+        Ok(())
+    }
+}
+
+/// A destination (unicast address, or multicast group) whose frames are the vservers', not the
+/// kernel's. ARP follows its target address, neighbour solicitations their solicited-node group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    /// Ours from now on. Adding twice is harmless; the caller counts.
+    Add(IpAddr),
+    /// The kernel's again.
+    Remove(IpAddr),
 }
 
 /// A device behind a pointer: called per burst, not per frame.
@@ -134,6 +152,9 @@ impl Device for AnyDevice {
     }
     fn stats(&self) -> DeviceStats {
         (**self).stats()
+    }
+    fn steer(&mut self, change: Steer) -> io::Result<()> {
+        (**self).steer(change)
     }
 }
 

@@ -1,0 +1,183 @@
+//! What a host is made from. [`HostConfig`] is complete and checked; `parse` makes it from TOML.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use weft_stack::ip::address::Cidr;
+
+/// A whole host.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Where the control socket listens.
+    pub control: PathBuf,
+    /// Workers and their memory.
+    pub workers: Workers,
+    /// Physical components, `eth#`, in order of the file.
+    pub nics: Vec<Nic>,
+    /// `mgmt#`, `data#`, `san#`; the position is the `AliasId`.
+    pub aliases: Vec<Alias>,
+    /// The virtual servers.
+    pub vservers: Vec<Vserver>,
+}
+
+/// Threads and frames.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// Worker threads; each owns queue `i` of every NIC that has it.
+    pub count: usize,
+    /// CPUs to pin workers to, in order; empty: not pinned.
+    pub affinity: Vec<usize>,
+    /// Frames per worker.
+    pub frames: usize,
+    /// Bytes per frame, a power of two from 2048 to 65536 (AF_XDP: at most 4096).
+    pub frame_bytes: usize,
+}
+
+/// What carries a NIC's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Driver {
+    AfXdp,
+    Tap,
+    Tun,
+    Packet,
+    /// A memory pair; the other end is taken with `Host::take_mem_peer` (tests, lab).
+    Mem,
+}
+
+/// How AF_XDP attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Zero-copy, else native copy, else generic.
+    Auto,
+    /// Zero-copy or fail.
+    ZeroCopy,
+    /// Native, copying, or fail.
+    Native,
+    /// Generic (SKB).
+    Generic,
+}
+
+/// How a worker waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollMode {
+    /// Sleep until an interrupt.
+    Interrupt,
+    /// Spin a bounded time after work, then sleep.
+    Adaptive,
+    /// Never sleep (`SO_BUSY_POLL` where the device has it).
+    Busy,
+}
+
+/// A physical component.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    /// `eth#`.
+    pub name: String,
+    /// The kernel's name of the interface (AF_XDP, packet: existing; TAP, TUN: created or taken).
+    pub device: String,
+    /// What carries its frames.
+    pub driver: Driver,
+    /// How AF_XDP attaches.
+    pub xdp: XdpMode,
+    /// Queues used, from 0; at most the number of workers.
+    pub queues: usize,
+    /// How its worker waits.
+    pub poll: PollMode,
+    /// Trust transport checksums of received frames instead of verifying (veth peers with
+    /// transmit offload leave them partial).
+    pub rx_checksum_trust: bool,
+    /// MAC address for TAP and mem devices; others use the interface's.
+    pub mac: Option<[u8; 6]>,
+    /// MTU to set; `None`: the interface's.
+    pub mtu: Option<usize>,
+    /// Write every frame to this pcapng file.
+    pub capture: Option<PathBuf>,
+}
+
+/// Where addresses live.
+#[derive(Clone, Debug)]
+pub struct Alias {
+    /// `mgmt#`, `data#`, `san#`.
+    pub name: String,
+    /// Index into [`HostConfig::nics`].
+    pub nic: usize,
+    /// MTU; `None`: the NIC's.
+    pub mtu: Option<usize>,
+    /// A MAC address of its own; `None`: the NIC's.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// One virtual server.
+#[derive(Clone, Debug)]
+pub struct Vserver {
+    /// Its name.
+    pub name: String,
+    /// Addresses: index into [`HostConfig::aliases`], address and prefix length.
+    pub addresses: Vec<(usize, Cidr)>,
+    /// Aliases (indices) where addresses come from router advertisements too.
+    pub slaac: Vec<usize>,
+    /// Routes besides those to its own networks.
+    pub routes: Vec<RouteSpec>,
+    /// Forward packets between its aliases.
+    pub forwarding: bool,
+    /// Bounds and TCP defaults.
+    pub limits: weft_stack::stack::Limits,
+    /// TCP defaults.
+    pub tcp: weft_stack::stack::TcpConfig,
+    /// Built-in services.
+    pub services: Vec<Service>,
+}
+
+/// A configured route.
+#[derive(Clone, Debug)]
+pub struct RouteSpec {
+    /// Destination network; `default` is 0.0.0.0/0 or ::/0 by the gateway's family.
+    pub to: Cidr,
+    /// Gateway.
+    pub via: Option<IpAddr>,
+    /// Alias index (found from the gateway if the file does not name it).
+    pub alias: usize,
+    /// Preferred source.
+    pub src: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+}
+
+/// A built-in service on a port of the vserver; `listen` defaults to every address.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Where it listens, inside the vserver.
+    pub listen: SocketAddr,
+    /// What it does.
+    pub kind: ServiceKind,
+}
+
+/// The built-in services.
+#[derive(Clone, Debug)]
+pub enum ServiceKind {
+    /// Sends back what it receives, TCP and UDP (RFC 862).
+    Echo,
+    /// Swallows what it receives, TCP and UDP (RFC 863).
+    Discard,
+    /// An endless source, TCP (RFC 864).
+    Chargen,
+    /// Static files.
+    Http {
+        /// Directory served.
+        root: PathBuf,
+        /// Directory that takes PUT; `None`: refused.
+        upload: Option<PathBuf>,
+    },
+    /// Forwards each connection to a local kernel socket.
+    Proxy(ProxyTarget),
+}
+
+/// Where a proxy forwards to.
+#[derive(Clone, Debug)]
+pub enum ProxyTarget {
+    /// A kernel TCP address.
+    Tcp(SocketAddr),
+    /// A unix stream socket.
+    Unix(PathBuf),
+}
