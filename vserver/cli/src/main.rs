@@ -1,2 +1,7 @@
-//! weft: daemon, operator commands and lab.
-fn main() {}
+//! The `weft` program; everything is in the library `weft_cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_cli::main()
+}

@@ -1,0 +1,7 @@
+//! One module per command: its options and what it does.
+
+pub mod check;
+pub mod completions;
+pub mod list;
+pub mod run;
+pub mod stat;

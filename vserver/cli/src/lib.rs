@@ -1,0 +1,117 @@
+//! The `weft` program: daemon, operator commands and lab.
+//!
+//! [`Cli`] is the only definition of the command line; help, completions and the man page come from
+//! it. A command returns [`Error`], whose variants are the exit codes; data goes to standard
+//! output, everything else to standard error.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod commands;
+pub mod lab;
+pub mod output;
+
+/// Many virtual servers, each with its own TCP/IP stack, on shared network interfaces.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, infer_subcommands = true)]
+pub struct Cli {
+    /// The daemon's control socket [default: /run/weft/weft.sock; `run`: what CONFIG says]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands of `weft`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground until SIGTERM or SIGINT
+    Run(commands::run::Args),
+    /// Check a configuration file; print what it makes, or every error in it
+    Check(commands::check::Args),
+    /// List the vservers of the running daemon
+    List(commands::list::Args),
+    /// Show the counters of the vservers
+    Stat(commands::stat::Args),
+    /// Build hosts from network namespaces and run weft between them
+    Lab(lab::Args),
+    /// Print the completion script of a shell
+    Completions(commands::completions::Args),
+    /// Print the manual page in roff
+    #[command(hide = true)]
+    Man,
+}
+
+/// Why a command failed; each variant is an exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// 1: the operation failed.
+    #[error("{0}")]
+    Failed(String),
+    /// 2: the configuration or the command line is wrong. The text may span lines.
+    #[error("{0}")]
+    Config(String),
+    /// 3: no vserver or object of that name.
+    #[error("{0}")]
+    NoSuchObject(String),
+    /// 5: the daemon does not answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// 0: whoever read our output is gone; that is its business.
+    #[error("broken pipe")]
+    BrokenPipe,
+}
+
+impl Error {
+    /// The exit code, the same for every command.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::BrokenPipe => 0,
+            Error::Failed(_) => 1,
+            Error::Config(_) => 2,
+            Error::NoSuchObject(_) => 3,
+            Error::Unreachable(_) => 5,
+        }
+    }
+}
+
+impl From<std::io::Error> for Error {
+    /// For errors of standard output.
+    fn from(e: std::io::Error) -> Error {
+        if e.kind() == std::io::ErrorKind::BrokenPipe {
+            return Error::BrokenPipe;
+        }
+        Error::Failed(format!("writing the output: {e}"))
+    }
+}
+
+/// Parses the command line, runs the command, prints its error.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            if !matches!(e, Error::BrokenPipe) {
+                output::error(&e.to_string());
+            }
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// Runs one command.
+pub fn run(cli: Cli) -> Result<(), Error> {
+    let control = cli.control.as_deref();
+    match cli.command {
+        Command::Run(args) => commands::run::run(control, &args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::List(args) => commands::list::run(control, &args),
+        Command::Stat(args) => commands::stat::run(control, &args),
+        Command::Lab(args) => lab::run(&args),
+        Command::Completions(args) => commands::completions::run(&args),
+        Command::Man => commands::completions::man(),
+    }
+}
