@@ -1,0 +1,16 @@
+//! Sockets of a vserver, in the style of the standard library and of mio.
+//!
+//! Each type blocks by default, and does not after `set_nonblocking(true)`. Registered with a
+//! `mio::Poll` (each is a [`mio::event::Source`]) or with a [`Poller`], readiness is reported by
+//! edges: after a report, use the socket until it says `WouldBlock`. Spurious reports happen.
+//!
+//! [`Poller`] is for many sockets: it is a queue in user space with one descriptor, where a
+//! registered socket costs no system call per event.
+
+mod poller;
+mod tcp;
+mod udp;
+
+pub use poller::{Pollable, Poller, Ready};
+pub use tcp::{TcpListener, TcpStream};
+pub use udp::UdpSocket;

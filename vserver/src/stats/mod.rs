@@ -1,0 +1,5 @@
+//! What operators read: a snapshot of a host.
+
+mod snapshot;
+
+pub use snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};

@@ -1,0 +1,74 @@
+//! A host's facts and counters at one instant, as plain data.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A whole host. Fields are only added; `schema_version` changes when one changes its meaning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostSnapshot {
+    /// 1.
+    pub schema_version: u32,
+    /// Changes when the host is reconfigured.
+    pub generation: u64,
+    /// Milliseconds since the host started.
+    pub uptime_ms: u64,
+    /// NICs in order of the configuration.
+    pub nics: Vec<NicSnapshot>,
+    /// Vservers in order of the configuration.
+    pub vservers: Vec<VserverSnapshot>,
+    /// Frames lost before a vserver was found (or for none), by reason; zeros left out.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One NIC, its queues summed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NicSnapshot {
+    /// `eth0`.
+    pub name: String,
+    /// The kernel's name.
+    pub device: String,
+    /// `af-xdp native copy`, `tap vnet`, `mem`, ...
+    pub mode: String,
+    /// Queues in use.
+    pub queues: usize,
+    /// Up, with carrier.
+    pub up: bool,
+    /// L3 MTU in bytes.
+    pub mtu: usize,
+    /// MAC address, `aa:bb:cc:dd:ee:ff`; `None` on an L3 device.
+    pub mac: Option<String>,
+    /// Names of the aliases that stand on it.
+    pub aliases: Vec<String>,
+    /// Device counters by name (`DeviceInFrames`, ...).
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One vserver, its shards summed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VserverSnapshot {
+    /// Its name.
+    pub name: String,
+    /// `data0 10.0.0.1/24`: addresses in use now.
+    pub addresses: Vec<String>,
+    /// Configured routes as text: `0.0.0.0/0 via 10.0.0.254 dev data0`.
+    pub routes: Vec<String>,
+    /// TCP listeners.
+    pub tcp_listeners: usize,
+    /// TCP connections, TIME-WAIT included.
+    pub tcp_connections: usize,
+    /// UDP sockets.
+    pub udp_sockets: usize,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received, link headers included.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes sent, link headers included.
+    pub tx_bytes: u64,
+    /// Every MIB counter by name (`TcpInSegs`, `IpInReceives`, ...), zeros included.
+    pub counters: BTreeMap<String, u64>,
+    /// Packets lost by reason; zeros left out.
+    pub drops: BTreeMap<String, u64>,
+}
