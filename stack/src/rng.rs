@@ -3,7 +3,7 @@
 //! `Rng` is a keyed SipHash in counter mode, so that what one peer sees of its output (ports, IP
 //! identifiers, jitter) does not tell the next value. `Secrets` are the keys a vserver signs with.
 
-use core::hash::Hasher;
+use core::hash::{BuildHasher, Hasher};
 use siphasher::sip::SipHasher13;
 
 /// Deterministic generator. Not for long-term keys; those come in with [`Secrets`].
@@ -62,6 +62,15 @@ impl Key {
             h.write(part);
         }
         h.finish()
+    }
+}
+
+/// A key as the state of a hash map: peers cannot choose colliding keys.
+impl BuildHasher for Key {
+    type Hasher = SipHasher13;
+
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0, self.1)
     }
 }
 

@@ -15,13 +15,21 @@
 
 use core::net::IpAddr;
 
+use crate::ctx::{Ctx, Outbox, Timer};
 use crate::frame::{Frame, FramePool};
+use crate::ip::Ip;
 use crate::ip::address::{AliasConfig, AliasId, Cidr};
 use crate::ip::route::Route;
+use crate::link::Link;
+use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
+use crate::rng::{Rng, Secrets};
 use crate::socket::{Event, SocketInfo};
 use crate::stats::Mib;
 use crate::time::Instant;
+use crate::timer_wheel::TimerWheel;
+use crate::transport::tcp::Tcp;
+use crate::transport::udp::Udp;
 
 /// Limits of one vserver: everything that a peer or an application can make grow.
 #[derive(Clone, Debug)]
@@ -231,8 +239,18 @@ impl TxBurst {
 
 /// One logical stack of a vserver; see the module documentation.
 pub struct Stack<P: PathLayer = Direct> {
-    path: P,
+    limits: Limits,
+    rng: Rng,
+    secrets: Secrets,
     mib: Mib,
+    pool: FramePool,
+    timers: TimerWheel<Timer>,
+    outbox: Outbox,
+    link: Link,
+    ip: Ip,
+    path: P,
+    pub(crate) tcp: Tcp,
+    pub(crate) udp: Udp,
 }
 
 impl Stack<Direct> {
@@ -245,13 +263,50 @@ impl Stack<Direct> {
 impl<P: PathLayer> Stack<P> {
     /// A stack over a path layer.
     pub fn with_path(config: StackConfig, pool: FramePool, now: Instant, path: P) -> Stack<P> {
-        let _ = (config, pool, now);
-        Stack { path, mib: Mib::default() }
+        let _ = now;
+        let mut rng = Rng::new(config.seed);
+        let secrets = Secrets::generate(&mut rng);
+        let tcp = Tcp::new(&config, &secrets);
+        let ip = Ip::new(&secrets);
+        Stack {
+            limits: config.limits,
+            rng,
+            secrets,
+            mib: Mib::default(),
+            pool,
+            timers: TimerWheel::default(),
+            outbox: Outbox::default(),
+            link: Link::default(),
+            ip,
+            path,
+            tcp,
+            udp: Udp::default(),
+        }
+    }
+
+    /// Everything below the transports, and the transports, borrowed apart.
+    pub(crate) fn parts(&mut self, now: Instant) -> (Lower<'_, P>, &mut Tcp, &mut Udp) {
+        let lower = Lower {
+            ctx: Ctx {
+                now,
+                rng: &mut self.rng,
+                secrets: &self.secrets,
+                limits: &self.limits,
+                mib: &mut self.mib,
+                pool: &self.pool,
+                timers: &mut self.timers,
+                outbox: &mut self.outbox,
+            },
+            link: &mut self.link,
+            ip: &mut self.ip,
+            path: &mut self.path,
+        };
+        (lower, &mut self.tcp, &mut self.udp)
     }
 
     /// A frame arrived on `alias`.
     pub fn handle_frame(&mut self, now: Instant, alias: AliasId, frame: Frame) {
-        let _ = (now, alias, frame, &self.path);
+        let _ = (now, alias, frame);
         todo!()
     }
 

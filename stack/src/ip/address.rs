@@ -4,6 +4,9 @@ use core::fmt;
 use core::net::IpAddr;
 use core::str::FromStr;
 
+use super::multicast::Groups;
+use super::ndp::AliasNdp;
+
 /// An attachment of a stack to a shared device. Chosen by the host, unique within a stack; the
 /// same number means the same alias in every stack of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +45,81 @@ pub struct AliasConfig {
     pub up: bool,
     /// Solicit routers and configure addresses from their advertisements (RFC 4862).
     pub slaac: bool,
+}
+
+/// Where an address is in its life (RFC 4862 5.4, 5.5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressState {
+    /// Duplicate address detection is running; not used.
+    Tentative,
+    /// In use.
+    Preferred,
+    /// In use by old connections, not chosen for new ones.
+    Deprecated,
+    /// Another host has it; not used.
+    Duplicate,
+}
+
+impl AddressState {
+    /// Whether packets to and from the address are taken.
+    pub const fn usable(self) -> bool {
+        matches!(self, AddressState::Preferred | AddressState::Deprecated)
+    }
+}
+
+/// Where an address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Configured.
+    Static,
+    /// Made by the stack: link-local, or from a router's prefix (RFC 4862).
+    Slaac,
+}
+
+/// An address of an alias.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Address and the network it is on.
+    pub cidr: Cidr,
+    /// Whether it may be used.
+    pub state: AddressState,
+    /// Who put it there.
+    pub origin: Origin,
+}
+
+/// An alias with what the stack knows of it.
+#[derive(Debug)]
+pub(crate) struct Alias {
+    pub(crate) config: AliasConfig,
+    /// In order of configuration; few.
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) groups: Groups,
+    pub(crate) ndp: AliasNdp,
+}
+
+impl Alias {
+    /// An alias without addresses.
+    pub(crate) fn new(config: AliasConfig) -> Alias {
+        Alias { config, addresses: Vec::new(), groups: Groups::default(), ndp: AliasNdp::default() }
+    }
+
+    /// An address of the alias, in whatever state.
+    pub(crate) fn address(&self, addr: IpAddr) -> Option<&Address> {
+        self.addresses.iter().find(|a| a.cidr.addr == addr)
+    }
+
+    /// An address of the alias, in whatever state.
+    pub(crate) fn address_mut(&mut self, addr: IpAddr) -> Option<&mut Address> {
+        self.addresses.iter_mut().find(|a| a.cidr.addr == addr)
+    }
+
+    /// Our MAC address; `None` without a link layer.
+    pub(crate) fn mac(&self) -> Option<[u8; 6]> {
+        match self.config.medium {
+            AliasMedium::Ethernet { mac } => Some(mac),
+            AliasMedium::Ip => None,
+        }
+    }
 }
 
 /// An address and its prefix length: `10.0.0.5/24`, `fd00::5/64`. Host bits may be set.

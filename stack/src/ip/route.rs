@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 
 use super::address::{AliasId, Cidr};
+use crate::stack::ChangeError;
 
 /// One route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,4 +20,22 @@ pub struct Route {
     pub metric: u32,
     /// Path MTU cap in bytes; `None`: the alias's.
     pub mtu: Option<usize>,
+}
+
+/// The routing table.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {}
+
+impl Routes {
+    /// Adds a route, replacing one with equal prefix, metric and alias. `Err`: the limit.
+    pub(crate) fn insert(&mut self, route: Route, limit: usize) -> Result<(), ChangeError> {
+        let _ = (route, limit);
+        todo!()
+    }
+
+    /// Removes the route with this prefix, metric, alias and next hop; whether there was one.
+    pub(crate) fn remove(&mut self, route: &Route) -> bool {
+        let _ = route;
+        todo!()
+    }
 }

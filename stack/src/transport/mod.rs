@@ -1,4 +1,4 @@
 //! Segments and datagrams: flow demultiplexing, TCP, UDP.
 
 pub mod tcp;
-pub mod udp;
+pub(crate) mod udp;

@@ -5,3 +5,19 @@
 //! fourth SACK block).
 
 pub mod checksum;
+pub mod frame_sum;
+pub(crate) mod header;
+
+/// IP protocol numbers (IANA).
+pub(crate) mod protocol {
+    pub(crate) const HOP_BY_HOP: u8 = 0;
+    pub(crate) const ICMP: u8 = 1;
+    pub(crate) const IGMP: u8 = 2;
+    pub(crate) const TCP: u8 = 6;
+    pub(crate) const UDP: u8 = 17;
+    pub(crate) const ROUTING: u8 = 43;
+    pub(crate) const FRAGMENT: u8 = 44;
+    pub(crate) const ICMPV6: u8 = 58;
+    pub(crate) const NO_NEXT: u8 = 59;
+    pub(crate) const DEST_OPTIONS: u8 = 60;
+}
