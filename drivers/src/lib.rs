@@ -3,3 +3,4 @@
 //! The way in starts here: a NIC ring, a TUN descriptor or the other end of a memory pair.
 //! All of the project's `unsafe` except the frame module of the stack lives in this crate.
 pub mod device;
+pub mod segment;

@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(sum(&data), 0xddf2);
         assert_eq!(finish(sum(&data)), 0x220d);
         assert_eq!(sum(&[]), 0);
-        assert_eq!(sum(&[0xff; 70_000]), 0xffff);
+        assert_eq!(sum(&vec![0xff; 70_000]), 0xffff);
     }
 
     #[test]
