@@ -3,4 +3,8 @@
 //! The way in starts here: a NIC ring, a TUN descriptor or the other end of a memory pair.
 //! All of the project's `unsafe` except the frame module of the stack lives in this crate.
 pub mod device;
+pub mod ethtool;
+pub mod netlink;
+pub mod netns;
+pub mod nic;
 pub mod segment;
