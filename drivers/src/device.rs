@@ -6,7 +6,19 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use weft_stack::frame::{Frame, FramePool};
+use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
+
+/// Largest super-segment payload that the devices here take: with every header of
+/// [`HEADROOM_BYTES`] it stays within the 16-bit length of an IP packet.
+pub const SUPER_SEGMENT_BYTES_MAX: usize = 65_535 - HEADROOM_BYTES;
+
+/// Longest link header: Ethernet with two VLAN tags.
+pub const LINK_HEADER_BYTES_MAX: usize = 22;
+
+/// Bytes per pool slot for ordinary frames of a link with this MTU, headroom included.
+pub fn slot_bytes(mtu: usize) -> usize {
+    (HEADROOM_BYTES + LINK_HEADER_BYTES_MAX + mtu).max(2048).next_multiple_of(64)
+}
 
 /// What a frame of the device starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +95,10 @@ pub trait Device: Send {
     /// Link state, MTU and MAC as last told by the kernel. No system call.
     fn link(&self) -> Link;
 
+    /// Takes over a link change seen by the owner's [`LinkMonitor`](crate::nic::LinkMonitor); what
+    /// [`Device::link`] says changes, the MAC address of a device that has its own does not.
+    fn set_link(&mut self, link: Link);
+
     /// The pool to build frames from.
     fn pool(&self) -> &FramePool;
 
@@ -134,6 +150,9 @@ impl Device for AnyDevice {
     }
     fn link(&self) -> Link {
         (**self).link()
+    }
+    fn set_link(&mut self, link: Link) {
+        (**self).set_link(link);
     }
     fn pool(&self) -> &FramePool {
         (**self).pool()

@@ -4,6 +4,7 @@
 //! All of the project's `unsafe` except the frame module of the stack lives in this crate.
 pub mod device;
 pub mod ethtool;
+pub mod mem;
 pub mod netlink;
 pub mod netns;
 pub mod nic;

@@ -20,6 +20,8 @@
 //!
 //! [`FrameMeta`]: weft_stack::frame::FrameMeta
 
+use std::collections::VecDeque;
+
 use weft_stack::frame::{Checksum, Frame, FramePool, Gso};
 use weft_stack::wire::checksum::{self, Accumulator, combine};
 
@@ -378,6 +380,27 @@ impl<'a> Payload<'a> {
         }
         sum.sum()
     }
+}
+
+/// Writes all frames of a cut into frames of `pool`, appended to `out`; returns the bytes copied.
+/// `None`: the pool has not enough free frames now, or they are too small; nothing is appended.
+pub fn cut_into_pool(
+    mut cut: Cut<'_>,
+    pool: &FramePool,
+    out: &mut VecDeque<Frame>,
+) -> Option<usize> {
+    let before = out.len();
+    let mut copied = 0;
+    while let Some(len) = cut.next_len() {
+        let Some(mut part) = pool.alloc().filter(|f| f.tailroom() >= len) else {
+            out.truncate(before);
+            return None;
+        };
+        cut.write_next(part.push_back(len));
+        copied += len;
+        out.push_back(part);
+    }
+    Some(copied)
 }
 
 /// Completes a partial checksum in place. `false`: its offsets point outside the linear data, the
