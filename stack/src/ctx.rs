@@ -73,3 +73,63 @@ impl Ctx<'_> {
         self.limits.out_queue.saturating_sub(self.outbox.frames.len())
     }
 }
+
+/// A [`Ctx`] for tests of single layers.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    pub(crate) struct World {
+        pub(crate) now: Instant,
+        pub(crate) rng: Rng,
+        pub(crate) secrets: Secrets,
+        pub(crate) limits: Limits,
+        pub(crate) mib: Mib,
+        pub(crate) pool: FramePool,
+        pub(crate) timers: TimerWheel<Timer>,
+        pub(crate) outbox: Outbox,
+    }
+
+    impl World {
+        pub(crate) fn new() -> World {
+            let mut rng = Rng::from_u64(1);
+            let secrets = Secrets::generate(&mut rng);
+            World {
+                now: Instant::from_millis(1_000),
+                rng,
+                secrets,
+                limits: Limits::default(),
+                mib: Mib::default(),
+                pool: FramePool::heap(256, 2048),
+                timers: TimerWheel::default(),
+                outbox: Outbox::default(),
+            }
+        }
+
+        pub(crate) fn ctx(&mut self) -> Ctx<'_> {
+            Ctx {
+                now: self.now,
+                rng: &mut self.rng,
+                secrets: &self.secrets,
+                limits: &self.limits,
+                mib: &mut self.mib,
+                pool: &self.pool,
+                timers: &mut self.timers,
+                outbox: &mut self.outbox,
+            }
+        }
+
+        /// The oldest frame for the device.
+        pub(crate) fn sent(&mut self) -> Option<Vec<u8>> {
+            self.outbox.frames.pop_front().map(|(_, f)| f.to_heap().data().to_vec())
+        }
+
+        pub(crate) fn all_sent(&mut self) -> Vec<Vec<u8>> {
+            core::iter::from_fn(|| self.sent()).collect()
+        }
+
+        pub(crate) fn events(&mut self) -> Vec<Event> {
+            self.outbox.events.drain(..).collect()
+        }
+    }
+}

@@ -6,12 +6,21 @@ use super::Ip;
 use super::address::AliasId;
 use crate::ctx::{Ctx, Fate};
 use crate::frame::Frame;
-use crate::link::Link;
+use crate::link::{Link, NeighbourTimes};
 use crate::lower::InPacket;
 
 /// Per-alias state of router discovery and SLAAC.
 #[derive(Debug, Default)]
-pub(crate) struct AliasNdp {}
+pub(crate) struct AliasNdp {
+    /// Times of the alias's neighbours.
+    pub(crate) times: NeighbourTimes,
+}
+
+/// Sends what the link layer asked for, and takes note of neighbours that stopped answering. To be
+/// called after every call into the stack that may send.
+pub(crate) fn link_work(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip) {
+    let _ = (ctx, link, ip);
+}
 
 /// ICMPv6 types 133 to 137, checksum verified. `frame` starts with the ICMPv6 header.
 pub(crate) fn input(
