@@ -1,7 +1,22 @@
-//! What a host is made from. [`HostConfig`] is complete and checked; `parse` makes it from TOML.
+//! What a host is made from. [`HostConfig`] is complete and checked; [`load`] makes it from a TOML
+//! file, or reports everything that is wrong with the file.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+mod diagnostic;
+mod interface;
+mod parse;
+mod reader;
+mod route;
+mod service;
+mod vserver;
+
+#[cfg(test)]
+mod tests;
+
+pub use diagnostic::{Diagnostic, Errors};
+pub use parse::{LoadError, load, parse};
 
 use weft_stack::ip::address::Cidr;
 
@@ -32,6 +47,15 @@ pub struct Workers {
     /// Bytes per frame, a power of two from 2048 to 65536 (AF_XDP: at most 4096).
     pub frame_bytes: usize,
 }
+
+impl Default for Workers {
+    fn default() -> Workers {
+        Workers { count: 1, affinity: Vec::new(), frames: 8192, frame_bytes: 4096 }
+    }
+}
+
+/// Where the control socket listens unless the file says otherwise.
+pub const CONTROL_DEFAULT: &str = "/run/weft/weft.sock";
 
 /// What carries a NIC's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +175,17 @@ pub struct Service {
     pub listen: SocketAddr,
     /// What it does.
     pub kind: ServiceKind,
+    /// Connections served at a time; more wait in the backlog.
+    pub connections: usize,
+    /// Seconds without a byte in either direction after which a connection is closed; 0: never.
+    pub idle_s: u32,
+}
+
+impl Service {
+    /// A service with default limits.
+    pub fn new(listen: SocketAddr, kind: ServiceKind) -> Service {
+        Service { listen, kind, connections: 16_384, idle_s: 60 }
+    }
 }
 
 /// The built-in services.
@@ -168,6 +203,8 @@ pub enum ServiceKind {
         root: PathBuf,
         /// Directory that takes PUT; `None`: refused.
         upload: Option<PathBuf>,
+        /// Largest body of one PUT, in bytes.
+        upload_bytes_max: u64,
     },
     /// Forwards each connection to a local kernel socket.
     Proxy(ProxyTarget),

@@ -1,17 +1,111 @@
 //! `weft check CONFIG`.
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use weft_vserver::config::{self, Driver, HostConfig, LoadError, Nic, Service, ServiceKind};
 
 use crate::Error;
+
+/// Vservers listed one by one; of more, the first ones and a count.
+const LISTED_MAX: usize = 20;
 
 /// Options of `weft check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration file (TOML)
     pub config: PathBuf,
+    /// Print nothing if the file is right
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Checks the file; prints a summary or every error.
 pub fn run(args: &Args) -> Result<(), Error> {
-    Err(Error::Failed(format!("check {}: not built yet", args.config.display())))
+    let config = load(&args.config)?;
+    if !args.quiet {
+        std::io::stdout().lock().write_all(summary(&config).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Loads a file; everything that is wrong with it is one [`Error::Config`].
+pub fn load(file: &Path) -> Result<HostConfig, Error> {
+    config::load(file).map_err(|e| match e {
+        LoadError::Read { .. } => Error::Config(e.to_string()),
+        LoadError::Invalid(errors) => {
+            let n = errors.list.len();
+            let noun = if n == 1 { "error" } else { "errors" };
+            Error::Config(format!("{errors}\n{n} {noun}; nothing was applied"))
+        }
+    })
+}
+
+fn summary(c: &HostConfig) -> String {
+    let mut out = String::new();
+    let w = &c.workers;
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{} worker(s) with {} frames of {} bytes each ({} MiB in all), control socket {}",
+        w.count,
+        w.frames,
+        w.frame_bytes,
+        (w.count * w.frames * w.frame_bytes) >> 20,
+        c.control.display()
+    );
+    for (i, nic) in c.nics.iter().enumerate() {
+        let aliases: Vec<_> =
+            c.aliases.iter().filter(|a| a.nic == i).map(|a| a.name.as_str()).collect();
+        let aliases = if aliases.is_empty() { String::from("none") } else { aliases.join(", ") };
+        let _ = writeln!(out, "nic {}: {}, aliases: {aliases}", nic.name, nic_line(nic));
+    }
+    for v in c.vservers.iter().take(LISTED_MAX) {
+        let addresses: Vec<_> = v
+            .addresses
+            .iter()
+            .map(|(a, cidr)| format!("{cidr} on {}", c.aliases[*a].name))
+            .chain(v.slaac.iter().map(|a| format!("slaac on {}", c.aliases[*a].name)))
+            .collect();
+        let services: Vec<_> = v.services.iter().map(service_name).collect();
+        let _ = write!(out, "vserver {}: {}", v.name, addresses.join(", "));
+        let _ = match services.as_slice() {
+            [] => writeln!(out),
+            some => writeln!(out, "; {}", some.join(", ")),
+        };
+    }
+    if c.vservers.len() > LISTED_MAX {
+        let _ = writeln!(out, "... and {} more vservers", c.vservers.len() - LISTED_MAX);
+    }
+    let _ = writeln!(
+        out,
+        "ok: {} NIC(s), {} alias(es), {} vserver(s)",
+        c.nics.len(),
+        c.aliases.len(),
+        c.vservers.len()
+    );
+    out
+}
+
+fn nic_line(nic: &Nic) -> String {
+    let driver = match nic.driver {
+        Driver::AfXdp => "af-xdp",
+        Driver::Tap => "tap",
+        Driver::Tun => "tun",
+        Driver::Packet => "packet",
+        Driver::Mem => "mem",
+    };
+    format!("{driver} on {}, {} queue(s)", nic.device, nic.queues)
+}
+
+fn service_name(s: &Service) -> String {
+    let kind = match s.kind {
+        ServiceKind::Echo => "echo",
+        ServiceKind::Discard => "discard",
+        ServiceKind::Chargen => "chargen",
+        ServiceKind::Http { .. } => "http",
+        ServiceKind::Proxy(_) => "proxy",
+    };
+    format!("{kind} on port {}", s.listen.port())
 }

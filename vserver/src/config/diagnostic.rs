@@ -1,0 +1,117 @@
+//! What is wrong with a configuration file, and where.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong; what would be right.
+    pub message: String,
+    /// The line of the file.
+    source_line: String,
+    /// Characters to underline.
+    width: usize,
+}
+
+/// Everything that is wrong with a file, in order of the file.
+///
+/// Displays as `file:line:column: what is wrong; what would be right`, the line and a caret, for
+/// each.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Errors {
+    /// The file.
+    pub file: PathBuf,
+    /// At least one.
+    pub list: Vec<Diagnostic>,
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, d) in self.list.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            let gutter = d.line.to_string().len().max(3);
+            writeln!(f, "{}:{}:{}: {}", self.file.display(), d.line, d.column, d.message)?;
+            writeln!(f, " {:>gutter$} | {}", d.line, d.source_line)?;
+            // Tabs stay tabs, so that the caret stands below its character at any tab width.
+            let pad: String = d
+                .source_line
+                .chars()
+                .take(d.column - 1)
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect();
+            write!(f, " {:gutter$} | {pad}{}", "", "^".repeat(d.width))?;
+        }
+        Ok(())
+    }
+}
+
+/// Collects what is wrong while a file is read.
+#[derive(Debug)]
+pub(super) struct Report<'i> {
+    source: &'i str,
+    found: Vec<(usize, Diagnostic)>,
+}
+
+impl<'i> Report<'i> {
+    pub(super) fn new(source: &'i str) -> Report<'i> {
+        Report { source, found: Vec::new() }
+    }
+
+    /// `span` is a byte range of the file.
+    pub(super) fn error(&mut self, span: &Range<usize>, message: impl Into<String>) {
+        let start = self.floor(span.start);
+        let line_start = self.source[..start].rfind('\n').map_or(0, |i| i + 1);
+        let rest = &self.source[line_start..];
+        let source_line = rest.lines().next().unwrap_or_default();
+        let end = self
+            .floor(span.end)
+            .clamp(start, line_start + source_line.len().max(start - line_start));
+        let diagnostic = Diagnostic {
+            line: self.source[..line_start].matches('\n').count() + 1,
+            column: self.source[line_start..start].chars().count() + 1,
+            message: message.into(),
+            source_line: source_line.to_owned(),
+            width: self.source[start..end].chars().count().max(1),
+        };
+        if !self.found.iter().any(|(_, d)| *d == diagnostic) {
+            self.found.push((start, diagnostic));
+        }
+    }
+
+    /// The line a byte stands on, from 1, for messages that name another place.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.source[..self.floor(at)].matches('\n').count() + 1
+    }
+
+    /// The span of `part` if it is a slice of the file, else `whole`.
+    pub(super) fn span_of(&self, part: &str, whole: &Range<usize>) -> Range<usize> {
+        let base = self.source.as_ptr() as usize;
+        let at = part.as_ptr() as usize;
+        if at < base || at + part.len() > base + self.source.len() || part.is_empty() {
+            return whole.clone();
+        }
+        at - base..at - base + part.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The errors in order of the file.
+    pub(super) fn into_errors(mut self, file: &Path) -> Errors {
+        self.found.sort_by_key(|(at, _)| *at);
+        Errors { file: file.to_owned(), list: self.found.into_iter().map(|(_, d)| d).collect() }
+    }
+
+    fn floor(&self, at: usize) -> usize {
+        self.source.floor_char_boundary(at.min(self.source.len()))
+    }
+}

@@ -1,0 +1,356 @@
+//! `[nic.*]` and `[alias.*]`.
+
+use std::path::{Path, PathBuf};
+
+use super::diagnostic::Report;
+use super::reader::{At, Section, nearest};
+use super::{Alias, Driver, Nic, PollMode, Workers, XdpMode};
+
+/// Below this no IPv4 packet of a fragment's minimal size fits (RFC 791).
+const MTU_MIN: u64 = 68;
+/// The largest IP packet without a jumbo payload option.
+const MTU_MAX: u64 = 65_535;
+/// Bytes of a UMEM frame that XDP keeps, an Ethernet header and a VLAN tag.
+const XDP_FRAME_OVERHEAD: u64 = 256 + 14 + 4;
+
+pub(super) fn read_nics(
+    report: &mut Report,
+    mut section: Section,
+    workers: &Workers,
+    base: &Path,
+) -> Vec<At<Nic>> {
+    let mut nics: Vec<At<Nic>> = Vec::new();
+    for (name, s) in section.named_tables(report) {
+        let lower = name.value.to_ascii_lowercase();
+        if !numbered(&lower, &["eth"]) {
+            report.error(
+                &name.span,
+                format!("'{}' is no name of a NIC; use eth0, eth1, ...", name.value),
+            );
+        }
+        if let Some(other) = nics.iter().find(|n| n.value.name == lower) {
+            let line = report.line(other.span.start);
+            report.error(
+                &name.span,
+                format!("NIC '{lower}' is at line {line} too; names ignore case"),
+            );
+        }
+        let nic = read_nic(report, s, lower, workers, base, &nics);
+        nics.push(At::new(nic, name.span));
+    }
+    nics
+}
+
+fn read_nic(
+    report: &mut Report,
+    mut s: Section,
+    name: String,
+    workers: &Workers,
+    base: &Path,
+    before: &[At<Nic>],
+) -> Nic {
+    let driver = s
+        .choice(
+            report,
+            "driver",
+            &[
+                ("af-xdp", Driver::AfXdp),
+                ("tap", Driver::Tap),
+                ("tun", Driver::Tun),
+                ("packet", Driver::Packet),
+                ("mem", Driver::Mem),
+            ],
+        )
+        .map_or(Driver::AfXdp, |d| d.value);
+    let device = read_device(report, &mut s, &name, driver, before);
+    let xdp = s.choice(
+        report,
+        "xdp",
+        &[
+            ("auto", XdpMode::Auto),
+            ("zero-copy", XdpMode::ZeroCopy),
+            ("native", XdpMode::Native),
+            ("generic", XdpMode::Generic),
+        ],
+    );
+    if let Some(v) = xdp.as_ref().filter(|_| driver != Driver::AfXdp) {
+        report.error(&v.span, "'xdp' is for driver \"af-xdp\"; remove it");
+    }
+    let poll = s.choice(
+        report,
+        "poll",
+        &[
+            ("interrupt", PollMode::Interrupt),
+            ("adaptive", PollMode::Adaptive),
+            ("busy", PollMode::Busy),
+        ],
+    );
+    let trust = s.choice(report, "rx_checksum", &[("verify", false), ("trust", true)]);
+    let queues = read_queues(report, &mut s, workers);
+    let mac = read_mac(report, &mut s);
+    if let Some(v) = mac.as_ref().filter(|_| !matches!(driver, Driver::Tap | Driver::Mem)) {
+        report.error(
+            &v.span,
+            "'mac' of a NIC is for the drivers \"tap\" and \"mem\"; give it to an alias instead",
+        );
+    }
+    let mtu = read_mtu(report, &mut s, driver, workers);
+    let capture = read_capture(report, &mut s, base);
+    s.finish(report);
+    Nic {
+        name,
+        device,
+        driver,
+        xdp: xdp.map_or(XdpMode::Auto, |v| v.value),
+        queues,
+        poll: poll.map_or(PollMode::Adaptive, |v| v.value),
+        rx_checksum_trust: trust.is_some_and(|v| v.value),
+        mac: mac.map(|v| v.value),
+        mtu,
+        capture,
+    }
+}
+
+fn read_device(
+    report: &mut Report,
+    s: &mut Section,
+    name: &str,
+    driver: Driver,
+    before: &[At<Nic>],
+) -> String {
+    let Some(v) = s.string(report, "device") else {
+        // A memory pair has no interface of the kernel.
+        if driver != Driver::Mem && s.span_of_key("device").is_none() {
+            s.missing(report, "device", "\"<name of the kernel's interface>\"");
+        }
+        return name.to_owned();
+    };
+    // IFNAMSIZ - 1, and the characters the kernel refuses.
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if v.value.is_empty() || v.value.len() > 15 || v.value.contains(bad) || v.value.starts_with('.')
+    {
+        report.error(
+            &v.span,
+            format!("'{}' is no name of an interface; it has 1 to 15 characters, none of them '/', ':' or space", v.value),
+        );
+    }
+    if let Some(other) = before.iter().find(|n| n.value.device == v.value) {
+        let line = report.line(other.span.start);
+        report.error(
+            &v.span,
+            format!(
+                "device '{}' belongs to NIC '{}' at line {line}; one NIC per device, put both aliases over '{}'",
+                v.value, other.value.name, other.value.name
+            ),
+        );
+    }
+    v.value.to_owned()
+}
+
+fn read_queues(report: &mut Report, s: &mut Section, workers: &Workers) -> usize {
+    let Some(v) = s.integer(report, "queues", 1..=64) else { return 1 };
+    let queues = v.value as usize;
+    if queues > workers.count {
+        report.error(
+            &v.span,
+            format!(
+                "{queues} queues for {} worker(s); a worker serves one queue of a NIC, set count = {queues} in [workers]",
+                workers.count
+            ),
+        );
+    }
+    queues
+}
+
+fn read_mtu(
+    report: &mut Report,
+    s: &mut Section,
+    driver: Driver,
+    workers: &Workers,
+) -> Option<usize> {
+    let v = s.integer(report, "mtu", MTU_MIN..=MTU_MAX)?;
+    let room = workers.frame_bytes as u64 - XDP_FRAME_OVERHEAD;
+    if driver == Driver::AfXdp && v.value > room.min(4096 - XDP_FRAME_OVERHEAD) {
+        report.error(
+            &v.span,
+            format!(
+                "mtu {} does not fit a frame of {} bytes over AF_XDP; at most {}",
+                v.value,
+                workers.frame_bytes.min(4096),
+                room.min(4096 - XDP_FRAME_OVERHEAD)
+            ),
+        );
+    }
+    Some(v.value as usize)
+}
+
+fn read_capture(report: &mut Report, s: &mut Section, base: &Path) -> Option<PathBuf> {
+    let v = s.string(report, "capture")?;
+    let path = base.join(v.value);
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        report.error(
+            &v.span,
+            format!(
+                "directory '{}' does not exist; create it or change 'capture'",
+                directory.display()
+            ),
+        );
+    }
+    Some(path)
+}
+
+fn read_mac(report: &mut Report, s: &mut Section) -> Option<At<[u8; 6]>> {
+    let v = s.string(report, "mac")?;
+    let mut mac = [0; 6];
+    let mut parts = v.value.split(':');
+    let mut ok = true;
+    for byte in &mut mac {
+        let part = parts.next().unwrap_or_default();
+        let hex = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        match u8::from_str_radix(part, 16) {
+            Ok(b) if hex => *byte = b,
+            _ => ok = false,
+        }
+    }
+    if !ok || parts.next().is_some() {
+        report.error(
+            &v.span,
+            format!("'{}' is no MAC address; write six pairs like 02:00:00:00:00:01", v.value),
+        );
+        return None;
+    }
+    if mac[0] & 1 != 0 {
+        let right = format!("{:02x}{}", mac[0] & 0xfe, &v.value[2..]);
+        report.error(
+            &v.span,
+            format!("MAC address {} is a multicast address; clear the lowest bit of its first byte: {right}", v.value),
+        );
+        return None;
+    }
+    if mac == [0; 6] {
+        report.error(
+            &v.span,
+            "MAC address 00:00:00:00:00:00 is no host's; use one like 02:00:00:00:00:01",
+        );
+        return None;
+    }
+    Some(At::new(mac, v.span))
+}
+
+pub(super) fn read_aliases(
+    report: &mut Report,
+    mut section: Section,
+    nics: &[At<Nic>],
+) -> Vec<At<Alias>> {
+    let mut aliases: Vec<At<Alias>> = Vec::new();
+    for (name, s) in section.named_tables(report) {
+        let lower = name.value.to_ascii_lowercase();
+        if !numbered(&lower, &["mgmt", "data", "san"]) {
+            report.error(
+                &name.span,
+                format!(
+                    "'{}' is no name of an alias; use mgmt, data or san and a number, like data0",
+                    name.value
+                ),
+            );
+        }
+        if let Some(other) = aliases.iter().find(|a| a.value.name == lower) {
+            let line = report.line(other.span.start);
+            report.error(
+                &name.span,
+                format!("alias '{lower}' is at line {line} too; names ignore case"),
+            );
+        }
+        let alias = read_alias(report, s, lower, nics, &aliases);
+        aliases.push(At::new(alias, name.span));
+    }
+    if let Some(a) = aliases.get(usize::from(u16::MAX)) {
+        report.error(&a.span, format!("more than {} aliases; use fewer", u16::MAX));
+    }
+    aliases
+}
+
+fn read_alias(
+    report: &mut Report,
+    mut s: Section,
+    name: String,
+    nics: &[At<Nic>],
+    before: &[At<Alias>],
+) -> Alias {
+    let nic = read_over(report, &mut s, nics);
+    let mtu = s.integer(report, "mtu", MTU_MIN..=MTU_MAX);
+    let below = nic.and_then(|i| nics[i].value.mtu.map(|m| (m, &nics[i].value.name)));
+    if let (Some(v), Some((most, nic))) = (&mtu, below)
+        && v.value as usize > most
+    {
+        report.error(
+            &v.span,
+            format!("mtu {} is larger than that of {nic}; at most {most}", v.value),
+        );
+    }
+    let mac = read_mac(report, &mut s);
+    if let Some(v) = &mac {
+        if nic.is_some_and(|i| nics[i].value.driver == Driver::Tun) {
+            report.error(&v.span, "a TUN device has no MAC addresses; remove 'mac' or use \"tap\"");
+        }
+        if let Some(other) =
+            before.iter().find(|a| a.value.mac == Some(v.value) && Some(a.value.nic) == nic)
+        {
+            report.error(
+                &v.span,
+                format!(
+                    "alias '{}' on the same NIC has this MAC address; use another",
+                    other.value.name
+                ),
+            );
+        }
+    }
+    s.finish(report);
+    Alias {
+        name,
+        nic: nic.unwrap_or(0),
+        mtu: mtu.map(|v| v.value as usize),
+        mac: mac.map(|v| v.value),
+    }
+}
+
+fn read_over(report: &mut Report, s: &mut Section, nics: &[At<Nic>]) -> Option<usize> {
+    let Some(v) = s.string(report, "over") else {
+        if s.span_of_key("over").is_none() {
+            let first = nics.first().map_or("eth0", |n| n.value.name.as_str());
+            s.missing(report, "over", &format!("\"{first}\", the NIC that carries it"));
+        }
+        return None;
+    };
+    let lower = v.value.to_ascii_lowercase();
+    let found = nics.iter().position(|n| n.value.name == lower);
+    if found.is_none() {
+        let names: Vec<_> = nics.iter().map(|n| n.value.name.as_str()).collect();
+        report.error(
+            &v.span,
+            format!("unknown NIC '{}'; {}", v.value, suggest(&lower, &names, "nic", "eth0")),
+        );
+    }
+    found
+}
+
+/// What to write instead of an unknown name.
+pub(super) fn suggest(word: &str, names: &[&str], table: &str, example: &str) -> String {
+    if names.is_empty() {
+        return format!("there is none; add [{table}.{example}]");
+    }
+    match nearest(word, names) {
+        Some(near) if names.len() > 8 => format!("did you mean '{near}'?"),
+        _ if names.len() > 8 => format!("add [{table}.{word}]"),
+        _ => format!("there is {}; or add [{table}.{word}]", names.join(", ")),
+    }
+}
+
+/// One of the prefixes and a decimal number without leading zeros.
+fn numbered(name: &str, prefixes: &[&str]) -> bool {
+    prefixes
+        .iter()
+        .filter_map(|p| name.strip_prefix(p))
+        .any(|n| n.parse::<u16>().is_ok_and(|v| v.to_string() == n))
+}

@@ -1,0 +1,165 @@
+//! From the text of a file to a [`HostConfig`].
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::diagnostic::{Errors, Report};
+use super::reader::{At, Section};
+use super::{CONTROL_DEFAULT, HostConfig, Workers, interface, vserver};
+
+/// A file larger than this is no configuration.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// The longest path a unix socket can have.
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Why a file gave no configuration. Nothing of it was applied.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It could not be read.
+    #[error("cannot read {}: {error}", .file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It is wrong.
+    #[error(transparent)]
+    Invalid(#[from] Errors),
+}
+
+/// Reads and checks a file. Relative paths in it start at its directory.
+pub fn load(file: &Path) -> Result<HostConfig, LoadError> {
+    let read = |error| LoadError::Read { file: file.to_owned(), error };
+    if std::fs::metadata(file).map_err(read)?.len() > FILE_BYTES_MAX {
+        let text = format!("larger than {FILE_BYTES_MAX} bytes");
+        return Err(read(std::io::Error::new(std::io::ErrorKind::FileTooLarge, text)));
+    }
+    let bytes = std::fs::read(file).map_err(read)?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(parse(&text, file)?),
+        Err(e) => {
+            let at = e.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(e.as_bytes());
+            let mut report = Report::new(&text);
+            // Everything before is valid, so offsets agree.
+            report.error(&(at..at + 1), "a byte that is not UTF-8; save the file as UTF-8");
+            Err(report.into_errors(file).into())
+        }
+    }
+}
+
+/// Checks `text`; `file` is for messages, and relative paths start at its directory.
+pub fn parse(text: &str, file: &Path) -> Result<HostConfig, Errors> {
+    let mut report = Report::new(text);
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    for e in syntax {
+        let mut message = e.message().replace('\n', ", ");
+        if message == "duplicate key" {
+            message.push_str("; keep one of them");
+        }
+        report.error(&e.span().unwrap_or(0..0), format!("not TOML: {message}"));
+    }
+    // What the parser recovered from broken syntax would give errors about nothing.
+    if !report.is_empty() {
+        return Err(report.into_errors(file));
+    }
+    let base = file.parent().unwrap_or(Path::new(""));
+    let root = Section::new(String::new(), 0..0, document.get_ref());
+    let config = read_document(&mut report, root, base);
+    if report.is_empty() { Ok(config) } else { Err(report.into_errors(file)) }
+}
+
+fn read_document(report: &mut Report, mut root: Section, base: &Path) -> HostConfig {
+    let control = root
+        .table(report, "host")
+        .and_then(|s| read_host(report, s, base))
+        .unwrap_or_else(|| PathBuf::from(CONTROL_DEFAULT));
+    let workers = root.table(report, "workers").map(|s| read_workers(report, s));
+    let workers = workers.unwrap_or_default();
+    let nics = root.table(report, "nic").map(|s| interface::read_nics(report, s, &workers, base));
+    let nics = nics.unwrap_or_default();
+    let aliases = root.table(report, "alias").map(|s| interface::read_aliases(report, s, &nics));
+    let aliases = aliases.unwrap_or_default();
+    let vservers = root
+        .table(report, "vserver")
+        .map(|s| vserver::read_vservers(report, s, &nics, &aliases, base))
+        .unwrap_or_default();
+    root.finish(report);
+    HostConfig {
+        control,
+        workers,
+        nics: nics.into_iter().map(|n| n.value).collect(),
+        aliases: aliases.into_iter().map(|a| a.value).collect(),
+        vservers,
+    }
+}
+
+fn read_host(report: &mut Report, mut s: Section, base: &Path) -> Option<PathBuf> {
+    let control =
+        s.string(report, "control").and_then(|v| socket_path(report, "control", &v, base));
+    s.finish(report);
+    control
+}
+
+/// A path that a unix socket can have.
+pub(super) fn socket_path(
+    report: &mut Report,
+    key: &str,
+    v: &At<&str>,
+    base: &Path,
+) -> Option<PathBuf> {
+    let path = base.join(v.value);
+    let len = path.as_os_str().len();
+    if v.value.is_empty() || len > SOCKET_PATH_BYTES_MAX {
+        report.error(
+            &v.span,
+            format!("'{key}' has {len} bytes; a socket path has 1 to {SOCKET_PATH_BYTES_MAX}"),
+        );
+        return None;
+    }
+    Some(path)
+}
+
+fn read_workers(report: &mut Report, mut s: Section) -> Workers {
+    let mut w = Workers::default();
+    if let Some(v) = s.integer(report, "count", 1..=64) {
+        w.count = v.value as usize;
+    }
+    let cpus = s.integers(report, "affinity", &(0..=1023));
+    for (i, cpu) in cpus.iter().enumerate() {
+        if cpus[..i].iter().any(|c| c.value == cpu.value) {
+            let n = cpu.value;
+            report.error(&cpu.span, format!("CPU {n} twice in 'affinity'; name another CPU"));
+        }
+    }
+    if !cpus.is_empty() && cpus.len() != w.count {
+        report.error(
+            &s.span_of_key("affinity").unwrap_or(s.span.clone()),
+            format!(
+                "'affinity' names {} CPUs for {} workers; name one CPU per worker, or none",
+                cpus.len(),
+                w.count
+            ),
+        );
+    }
+    w.affinity = cpus.into_iter().map(|c| c.value as usize).collect();
+    if let Some(v) = s.integer(report, "frames", 64..=16_777_216) {
+        w.frames = v.value as usize;
+    }
+    if let Some(v) = s.integer(report, "frame_bytes", 2048..=65_536) {
+        if v.value.is_power_of_two() {
+            w.frame_bytes = v.value as usize;
+        } else {
+            let near = v.value.next_power_of_two();
+            report.error(
+                &v.span,
+                format!("'frame_bytes' is {}, not a power of two; use {near}", v.value),
+            );
+        }
+    }
+    s.finish(report);
+    w
+}

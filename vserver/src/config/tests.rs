@@ -1,0 +1,196 @@
+//! Exact texts of errors, and what a good file becomes.
+//!
+//! `tests/config_errors.txt` holds one case after another: a title, a file, and what is reported.
+//! `WEFT_BLESS=1 cargo test -p weft-vserver config` writes what is reported now into it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::*;
+
+const CASES: &str = include_str!("../../tests/config_errors.txt");
+const TITLE: &str = "======== ";
+const REPORTED: &str = "-------- reported";
+
+/// What every good file of the cases starts from.
+const GOOD: &str = r#"
+[nic.eth0]
+device = "veth0"
+[alias.data0]
+over = "eth0"
+"#;
+
+fn reported(text: &str) -> String {
+    match parse(text, Path::new("weft.toml")) {
+        Ok(_) => String::from("nothing"),
+        Err(e) => e.to_string(),
+    }
+}
+
+#[test]
+fn every_wrong_line_is_reported_with_its_place() {
+    let mut now = String::new();
+    let mut wrong = Vec::new();
+    for case in CASES.split(TITLE).skip(1) {
+        let (title, rest) = case.split_once('\n').unwrap();
+        let (text, want) = rest.split_once(REPORTED).unwrap();
+        let got = reported(text);
+        if got != want.trim_matches('\n') || got == "nothing" {
+            wrong.push(format!("{title}:\n{got}\ninstead of:\n{}", want.trim_matches('\n')));
+        }
+        write!(now, "{TITLE}{title}\n{text}{REPORTED}\n{got}\n\n").unwrap();
+    }
+    if std::env::var_os("WEFT_BLESS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config_errors.txt");
+        std::fs::write(path, now).unwrap();
+        return;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn a_full_file_becomes_a_host() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("www")).unwrap();
+    let text = r#"
+[host]
+control = "weft.sock"
+[workers]
+count = 2
+affinity = [0, 1]
+frames = 1024
+frame_bytes = 2048
+[nic.ETH1]
+device = "tap7"
+driver = "tap"
+queues = 2
+poll = "busy"
+rx_checksum = "trust"
+mac = "02:00:00:00:00:07"
+mtu = 1400
+capture = "all.pcapng"
+[nic.eth0]
+device = "veth0"
+xdp = "generic"
+[alias.san0]
+over = "eth1"
+mtu = 1300
+mac = "02:00:00:00:01:07"
+[alias.Data0]
+over = "eth0"
+[vserver.files]
+addresses = ["data0 10.0.0.10/24", "DATA0 fd00::10/64", "san0 10.0.0.10/24"]
+slaac = ["data0"]
+forwarding = true
+routes = [
+    { to = "default", via = "10.0.0.1", alias = "data0" },
+    { to = "default", via = "fe80::1", alias = "data0", src = "fd00::10", metric = 5 },
+    { to = "10.9.0.0/16", alias = "san0" },
+]
+[vserver.files.limits]
+tcp_connections = 5
+[vserver.files.tcp]
+rto_ms_min = 50
+[[vserver.files.service]]
+kind = "http"
+port = 80
+root = "www"
+upload = "www"
+upload_bytes_max = 1000
+[[vserver.files.service]]
+kind = "proxy"
+port = 6379
+address = "fd00::10"
+to = "unix:/run/redis.sock"
+connections = 10
+idle_s = 0
+"#;
+    let c = parse(text, &directory.path().join("weft.toml")).map_err(|e| e.to_string()).unwrap();
+    assert_eq!(c.control, directory.path().join("weft.sock"));
+    assert_eq!((c.workers.count, c.workers.affinity.as_slice()), (2, &[0, 1][..]));
+    assert_eq!((c.workers.frames, c.workers.frame_bytes), (1024, 2048));
+    // in order of the file, names in lower case
+    let tap = &c.nics[0];
+    assert_eq!((tap.name.as_str(), tap.device.as_str(), tap.queues), ("eth1", "tap7", 2));
+    assert_eq!((tap.driver, tap.poll, tap.rx_checksum_trust), (Driver::Tap, PollMode::Busy, true));
+    assert_eq!((tap.mac, tap.mtu), (Some([2, 0, 0, 0, 0, 7]), Some(1400)));
+    assert_eq!(tap.capture, Some(directory.path().join("all.pcapng")));
+    assert_eq!((c.nics[1].driver, c.nics[1].xdp), (Driver::AfXdp, XdpMode::Generic));
+    assert_eq!((c.aliases[0].name.as_str(), c.aliases[0].nic), ("san0", 0));
+    assert_eq!((c.aliases[1].name.as_str(), c.aliases[1].nic), ("data0", 1));
+    let v = &c.vservers[0];
+    assert_eq!(v.addresses.len(), 3);
+    assert_eq!(v.addresses[0], (1, "10.0.0.10/24".parse().unwrap()));
+    assert_eq!((v.slaac.as_slice(), v.forwarding), (&[1][..], true));
+    assert_eq!(v.routes[0].to, "0.0.0.0/0".parse().unwrap());
+    assert_eq!(v.routes[1].to, "::/0".parse().unwrap());
+    assert_eq!((v.routes[1].src, v.routes[1].metric), (Some("fd00::10".parse().unwrap()), 5));
+    assert_eq!((v.routes[2].via, v.routes[2].alias), (None, 0));
+    assert_eq!((v.limits.tcp_connections, v.tcp.rto_ms_min), (5, 50));
+    assert_eq!(v.services[0].listen, "[::]:80".parse().unwrap());
+    let ServiceKind::Http { root, upload, upload_bytes_max } = &v.services[0].kind else {
+        panic!("{:?}", v.services[0]);
+    };
+    assert_eq!((root, upload.as_ref()), (&directory.path().join("www"), Some(root)));
+    assert_eq!(*upload_bytes_max, 1000);
+    assert_eq!(v.services[1].listen, "[fd00::10]:6379".parse().unwrap());
+    assert_eq!((v.services[1].connections, v.services[1].idle_s), (10, 0));
+    assert!(matches!(&v.services[1].kind, ServiceKind::Proxy(ProxyTarget::Unix(p))
+        if p == Path::new("/run/redis.sock")));
+}
+
+#[test]
+fn an_empty_file_is_a_host_without_anything() {
+    let c = parse("", Path::new("weft.toml")).unwrap();
+    assert_eq!(c.control, Path::new(CONTROL_DEFAULT));
+    assert!(c.nics.is_empty() && c.aliases.is_empty() && c.vservers.is_empty());
+}
+
+#[test]
+fn one_address_may_be_on_two_links() {
+    let text = format!(
+        "{GOOD}[nic.eth1]\ndevice = \"veth1\"\n[alias.data1]\nover = \"eth1\"\n\
+         [alias.data2]\nover = \"eth0\"\nmac = \"02:00:00:00:00:01\"\n\
+         [vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]\n\
+         [vserver.b]\naddresses = [\"data1 10.0.0.1/24\"]\n\
+         [vserver.c]\naddresses = [\"data2 10.0.0.1/24\"]\n"
+    );
+    assert_eq!(reported(&text), "nothing");
+}
+
+#[test]
+fn a_count_stands_for_many() {
+    let text = format!(
+        "{GOOD}[vserver.web]\ncount = 1000\n\
+         addresses = [\"data0 10.1.0.2/16\", \"data0 fd01::2/64\"]\n\
+         routes = [{{ to = \"default\", via = \"10.1.0.1\" }}]\n\
+         [[vserver.web.service]]\nkind = \"echo\"\nport = 7\n"
+    );
+    let c = parse(&text, Path::new("weft.toml")).unwrap();
+    assert_eq!(c.vservers.len(), 1000);
+    let (first, last) = (&c.vservers[0], &c.vservers[999]);
+    assert_eq!((first.name.as_str(), last.name.as_str()), ("web1", "web1000"));
+    assert_eq!(first.addresses[0].1, "10.1.0.2/16".parse().unwrap());
+    assert_eq!(last.addresses[0].1, "10.1.3.233/16".parse().unwrap());
+    assert_eq!(last.addresses[1].1, "fd01::3e9/64".parse().unwrap());
+    assert_eq!((last.routes.len(), last.services.len()), (1, 1));
+}
+
+#[test]
+fn a_file_that_is_not_utf8_is_reported_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("weft.toml");
+    std::fs::write(&file, b"[host]\ncontrol = \"\xff\"\n").unwrap();
+    let text = load(&file).unwrap_err().to_string();
+    let first = text.lines().next().unwrap();
+    assert!(
+        first.ends_with("weft.toml:2:12: a byte that is not UTF-8; save the file as UTF-8"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_file_that_is_missing_is_named() {
+    let text = load(Path::new("/nonexistent/weft.toml")).unwrap_err().to_string();
+    assert_eq!(text, "cannot read /nonexistent/weft.toml: No such file or directory (os error 2)");
+}

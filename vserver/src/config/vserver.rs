@@ -1,0 +1,466 @@
+//! `[vserver.*]`: addresses, routes, limits. A table with `count` stands for that many vservers.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::path::Path;
+
+use weft_stack::ip::address::Cidr;
+use weft_stack::stack::{Limits, TcpConfig};
+
+use super::diagnostic::Report;
+use super::interface::suggest;
+use super::reader::{At, Section};
+use super::{Alias, Driver, Nic, Vserver, route, service};
+
+/// The most vservers of one host.
+const VSERVERS_MAX: u64 = 65_536;
+
+/// What vservers are checked against.
+pub(super) struct Interfaces<'a> {
+    nics: &'a [At<Nic>],
+    aliases: &'a [At<Alias>],
+}
+
+/// Which vserver has an address of a link, to find it twice.
+type Owners = HashMap<(usize, IpAddr), (String, usize)>;
+
+pub(super) fn read_vservers(
+    report: &mut Report,
+    mut section: Section,
+    nics: &[At<Nic>],
+    aliases: &[At<Alias>],
+    base: &Path,
+) -> Vec<Vserver> {
+    let interfaces = Interfaces { nics, aliases };
+    let mut owners = Owners::new();
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    let mut all = Vec::new();
+    for (name, mut s) in section.named_tables(report) {
+        check_name(report, &name);
+        let count = s.integer(report, "count", 1..=VSERVERS_MAX);
+        let one = read_vserver(report, s, name.value, count.is_some(), &interfaces, base);
+        let line = report.line(name.span.start);
+        for i in 0..count.as_ref().map_or(1, |c| c.value) {
+            let Some(v) = instance(report, &one, count.is_some().then_some(i)) else { break };
+            if let Some(other) = lines.insert(v.name.clone(), line) {
+                report.error(
+                    &name.span,
+                    format!("vserver '{}' is at line {other} too; use another name", v.name),
+                );
+            }
+            if !own_addresses(report, &v, &one, &interfaces, &mut owners) {
+                break;
+            }
+            all.push(v);
+        }
+        if all.len() as u64 > VSERVERS_MAX {
+            report.error(&name.span, format!("more than {VSERVERS_MAX} vservers; use fewer"));
+            break;
+        }
+    }
+    all
+}
+
+/// A vserver as written, with the places of what is checked later.
+struct Written {
+    vserver: Vserver,
+    address_spans: Vec<Range<usize>>,
+    via_spans: Vec<Range<usize>>,
+}
+
+/// The `i`th of a table with `count`: its number, from 1, ends the name, and each address is `i`
+/// higher. `None` if an address leaves its network (reported).
+fn instance(report: &mut Report, written: &Written, i: Option<u64>) -> Option<Vserver> {
+    let mut v = written.vserver.clone();
+    let Some(i) = i else { return Some(v) };
+    v.name = format!("{}{}", v.name, i + 1);
+    for (k, (_, cidr)) in v.addresses.iter_mut().enumerate() {
+        let next = advance(cidr.addr, i).filter(|a| cidr.contains(*a));
+        let valid = next.and_then(|addr| {
+            let moved = Cidr { addr, prefix_len: cidr.prefix_len };
+            not_a_host(&moved).is_none().then_some(moved)
+        });
+        let Some(moved) = valid else {
+            report.error(
+                &written.address_spans[k],
+                format!(
+                    "network {} ends before the address of vserver '{}'; use a shorter prefix or a smaller 'count'",
+                    cidr.network(),
+                    v.name
+                ),
+            );
+            return None;
+        };
+        *cidr = moved;
+    }
+    Some(v)
+}
+
+fn advance(addr: IpAddr, n: u64) -> Option<IpAddr> {
+    Some(match addr {
+        IpAddr::V4(a) => IpAddr::V4(u32::from(a).checked_add(u32::try_from(n).ok()?)?.into()),
+        IpAddr::V6(a) => IpAddr::V6(u128::from(a).checked_add(u128::from(n))?.into()),
+    })
+}
+
+fn check_name(report: &mut Report, name: &At<&str>) {
+    let first = name.value.starts_with(|c: char| c.is_ascii_lowercase());
+    let rest = name
+        .value
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
+    if !first || !rest || name.value.len() > 63 {
+        report.error(
+            &name.span,
+            format!(
+                "'{}' is no name of a vserver; use a lower-case letter and then up to 62 of a-z, 0-9, '-', '_'",
+                name.value
+            ),
+        );
+    }
+    if name.value.starts_with("vs_mgmt") {
+        report.error(
+            &name.span,
+            format!("'{}' starts with the reserved name vs_mgmt; use another name", name.value),
+        );
+    }
+}
+
+fn read_vserver(
+    report: &mut Report,
+    mut s: Section,
+    name: &str,
+    counted: bool,
+    interfaces: &Interfaces,
+    base: &Path,
+) -> Written {
+    let mut addresses = Vec::new();
+    let mut address_spans = Vec::new();
+    for text in s.strings(report, "addresses") {
+        if let Some(a) = read_address(report, &text, interfaces) {
+            addresses.push(a);
+            address_spans.push(text.span);
+        }
+    }
+    let mut slaac = Vec::new();
+    for text in s.strings(report, "slaac") {
+        match find_alias(report, &text, text.value, interfaces) {
+            Some(a) if slaac.contains(&a) => report.error(
+                &text.span,
+                format!("alias '{}' twice in 'slaac'; name it once", text.value),
+            ),
+            Some(a) => slaac.push(a),
+            None => {}
+        }
+    }
+    let written = s.span_of_key("addresses").is_some() || s.span_of_key("slaac").is_some();
+    if !written {
+        s.missing(report, "addresses", &format!("[\"{} 192.0.2.1/24\"]", interfaces.example()));
+    }
+    let forwarding = s.boolean(report, "forwarding").is_some_and(|v| v.value);
+    let limits = s.table(report, "limits").map(|s| read_limits(report, s)).unwrap_or_default();
+    let tcp = s.table(report, "tcp").map(|s| read_tcp(report, s)).unwrap_or_default();
+    check_address_count(report, &addresses, &address_spans, limits.addresses, interfaces);
+    let own = Own { addresses: &addresses, slaac: &slaac, counted };
+    let mut routes = Vec::new();
+    let mut via_spans = Vec::new();
+    for r in s.tables(report, "routes") {
+        if let Some((route, span)) = route::read_route(report, r, &own, interfaces, &routes) {
+            routes.push(route);
+            via_spans.push(span);
+        }
+    }
+    let service_tables = s.tables(report, "service");
+    let services = service::read_services(report, service_tables, &own, base);
+    s.finish(report);
+    let name = name.to_owned();
+    let vserver = Vserver { name, addresses, slaac, routes, forwarding, limits, tcp, services };
+    Written { vserver, address_spans, via_spans }
+}
+
+/// What a vserver calls its own, for routes and services.
+pub(super) struct Own<'a> {
+    pub(super) addresses: &'a [(usize, Cidr)],
+    pub(super) slaac: &'a [usize],
+    /// The table stands for several vservers, so single addresses mean nothing.
+    pub(super) counted: bool,
+}
+
+impl Own<'_> {
+    pub(super) fn has(&self, addr: IpAddr) -> bool {
+        self.addresses.iter().any(|(_, c)| c.addr == addr)
+    }
+
+    /// Its addresses, for messages.
+    pub(super) fn list(&self) -> String {
+        let all: Vec<_> = self.addresses.iter().map(|(_, c)| c.addr.to_string()).collect();
+        all.join(", ")
+    }
+}
+
+impl Interfaces<'_> {
+    pub(super) fn example(&self) -> &str {
+        self.aliases.first().map_or("data0", |a| a.value.name.as_str())
+    }
+
+    pub(super) fn name(&self, alias: usize) -> &str {
+        &self.aliases[alias].value.name
+    }
+
+    /// The device an alias's frames cannot be told apart on: itself if it has a MAC address of its
+    /// own, else the first alias of the same NIC without one.
+    fn link(&self, alias: usize) -> usize {
+        let a = &self.aliases[alias].value;
+        let same = |b: &At<Alias>| b.value.nic == a.nic && b.value.mac == a.mac;
+        self.aliases.iter().position(same).unwrap_or(alias)
+    }
+
+    pub(super) fn is_tun(&self, alias: usize) -> bool {
+        let nic = self.aliases[alias].value.nic;
+        self.nics.get(nic).is_some_and(|n| n.value.driver == Driver::Tun)
+    }
+
+    /// The MTU as far as the file knows it.
+    fn mtu(&self, alias: usize) -> Option<usize> {
+        let a = &self.aliases[alias].value;
+        a.mtu.or_else(|| self.nics.get(a.nic).and_then(|n| n.value.mtu))
+    }
+}
+
+pub(super) fn find_alias(
+    report: &mut Report,
+    text: &At<&str>,
+    name: &str,
+    interfaces: &Interfaces,
+) -> Option<usize> {
+    let lower = name.to_ascii_lowercase();
+    let found = interfaces.aliases.iter().position(|a| a.value.name == lower);
+    if found.is_none() {
+        let names: Vec<_> = interfaces.aliases.iter().map(|a| a.value.name.as_str()).collect();
+        let span = report.span_of(name, &text.span);
+        report.error(
+            &span,
+            format!("unknown alias '{name}'; {}", suggest(&lower, &names, "alias", "data0")),
+        );
+    }
+    found
+}
+
+fn read_address(
+    report: &mut Report,
+    text: &At<&str>,
+    interfaces: &Interfaces,
+) -> Option<(usize, Cidr)> {
+    let mut words = text.value.split_whitespace();
+    let (Some(alias), Some(address), None) = (words.next(), words.next(), words.next()) else {
+        report.error(
+            &text.span,
+            format!(
+                "'{}' is no alias and address; write \"{} 192.0.2.1/24\"",
+                text.value,
+                interfaces.example()
+            ),
+        );
+        return None;
+    };
+    let alias = find_alias(report, text, alias, interfaces);
+    let cidr = read_host_cidr(report, text, address);
+    let (alias, cidr) = (alias?, cidr?);
+    if cidr.addr.is_ipv6()
+        && let Some(mtu) = interfaces.mtu(alias).filter(|m| *m < 1280)
+    {
+        // RFC 8200 5
+        report.error(
+            &text.span,
+            format!("IPv6 needs an MTU of 1280, '{}' has {mtu}; raise it", interfaces.name(alias)),
+        );
+    }
+    Some((alias, cidr))
+}
+
+fn read_host_cidr(report: &mut Report, text: &At<&str>, address: &str) -> Option<Cidr> {
+    let span = report.span_of(address, &text.span);
+    let Some((addr, _)) = address.split_once('/') else {
+        let right = match address.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => format!("add the prefix length, like {address}/24"),
+            Ok(IpAddr::V6(_)) => format!("add the prefix length, like {address}/64"),
+            Err(_) => String::from("write an address like 192.0.2.1/24 or 2001:db8::1/64"),
+        };
+        report.error(&span, format!("'{address}' is no address with a prefix length; {right}"));
+        return None;
+    };
+    let cidr = match address.parse::<Cidr>() {
+        Ok(c) => c,
+        Err(e) => {
+            let right = if addr.contains(':') { "2001:db8::1/64" } else { "192.0.2.1/24" };
+            report.error(&span, format!("{e}; write an address like {right}"));
+            return None;
+        }
+    };
+    if let Some(what) = not_a_host(&cidr) {
+        report.error(&span, format!("{} is {what}; use the address of a host", cidr.addr));
+        return None;
+    }
+    Some(cidr)
+}
+
+/// Why an address cannot be a vserver's.
+fn not_a_host(cidr: &Cidr) -> Option<&'static str> {
+    let a = cidr.addr;
+    if a.is_unspecified() {
+        return Some("the unspecified address");
+    }
+    if a.is_multicast() {
+        return Some("a multicast address");
+    }
+    if a.is_loopback() {
+        return Some("a loopback address");
+    }
+    match a {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => return Some("in 0.0.0.0/8, which has no hosts"),
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => {
+            return Some("in the reserved range 240.0.0.0/4");
+        }
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => return Some("an IPv4-mapped address"),
+        _ => {}
+    }
+    if cidr.prefix_len == 0 {
+        return Some("given with prefix length 0, which makes every host a neighbour");
+    }
+    if cidr.broadcast() == Some(a) {
+        return Some("the broadcast address of its network");
+    }
+    // RFC 4291 2.6.1: the subnet-router anycast address; RFC 3021 and 6164: none on /31 and /127.
+    let host_bits = if a.is_ipv4() { 32 } else { 128 } - cidr.prefix_len;
+    (host_bits > 1 && cidr.network().addr == a).then_some("the address of its network itself")
+}
+
+fn check_address_count(
+    report: &mut Report,
+    addresses: &[(usize, Cidr)],
+    spans: &[Range<usize>],
+    limit: usize,
+    interfaces: &Interfaces,
+) {
+    let mut counts: HashMap<usize, usize> = HashMap::new();
+    for ((alias, _), span) in addresses.iter().zip(spans) {
+        let n = counts.entry(*alias).or_default();
+        *n += 1;
+        if *n == limit + 1 {
+            report.error(
+                span,
+                format!(
+                    "more than {limit} addresses on '{}'; raise 'addresses' in the limits",
+                    interfaces.name(*alias)
+                ),
+            );
+        }
+    }
+}
+
+/// Notes the addresses of a vserver; `false` if one belongs to another (reported).
+fn own_addresses(
+    report: &mut Report,
+    v: &Vserver,
+    written: &Written,
+    interfaces: &Interfaces,
+    owners: &mut Owners,
+) -> bool {
+    for (k, (alias, cidr)) in v.addresses.iter().enumerate() {
+        let span = &written.address_spans[k];
+        let link = interfaces.link(*alias);
+        let owner = (v.name.clone(), span.start);
+        let Some((other, at)) = owners.insert((link, cidr.addr), owner) else { continue };
+        let line = report.line(at);
+        let why = if link == *alias {
+            format!("is on '{}' already", interfaces.name(*alias))
+        } else {
+            format!(
+                "is on '{}' already, which shares a NIC and its MAC address with '{}'",
+                interfaces.name(link),
+                interfaces.name(*alias)
+            )
+        };
+        let right = if link == *alias {
+            "use another address or another alias"
+        } else {
+            "give one of the aliases a 'mac', or use another address"
+        };
+        report.error(
+            span,
+            format!("address {} {why} (vserver '{other}', line {line}); {right}", cidr.addr),
+        );
+        return false;
+    }
+    for (route, span) in v.routes.iter().zip(&written.via_spans) {
+        if v.addresses.iter().any(|(_, c)| Some(c.addr) == route.via) {
+            report.error(
+                span,
+                format!("the gateway is vserver '{}' itself; use the router's address", v.name),
+            );
+            return false;
+        }
+    }
+    true
+}
+
+/// Checks an address that must be the vserver's own.
+pub(super) fn check_source(report: &mut Report, addr: IpAddr, span: &Range<usize>, own: &Own) {
+    if own.counted {
+        report.error(
+            span,
+            format!("{addr} cannot be the address of every vserver of a 'count'; remove it"),
+        );
+    } else if !own.has(addr) && (own.slaac.is_empty() || addr.is_ipv4()) {
+        report.error(
+            span,
+            format!("{addr} is no address of this vserver; use one of {}", own.list()),
+        );
+    }
+}
+
+/// Reads integers into fields of the same name.
+macro_rules! integers {
+    ($report:expr, $section:expr, $target:expr, $( $field:ident: $range:expr, )*) => {
+        $( if let Some(v) = $section.integer($report, stringify!($field), $range) {
+            $target.$field = v.value as _;
+        } )*
+    };
+}
+
+fn read_limits(report: &mut Report, mut s: Section) -> Limits {
+    let mut l = Limits::default();
+    integers!(report, s, l,
+        neighbours: 1..=1_048_576,
+        neighbour_queue: 1..=1024,
+        reassemblies: 1..=65_536,
+        reassembly_bytes: 65_536..=1_073_741_824,
+        routes: 1..=4_194_304,
+        addresses: 1..=65_536,
+        groups: 1..=65_536,
+        pmtu: 1..=1_048_576,
+        tcp_connections: 1..=16_777_216,
+        tcp_half_open: 1..=1_048_576,
+        tcp_listeners: 1..=65_536,
+        udp_sockets: 1..=65_536,
+        udp_recv_bytes: 2048..=1_073_741_824,
+        out_queue: 16..=65_536,
+        icmp_errors_per_second: 0..=1_000_000,
+    );
+    s.finish(report);
+    l
+}
+
+fn read_tcp(report: &mut Report, mut s: Section) -> TcpConfig {
+    let mut t = TcpConfig::default();
+    integers!(report, s, t,
+        send_buffer: 4096..=1_073_741_824,
+        recv_buffer: 4096..=1_073_741_824,
+        rto_ms_min: 1..=60_000,
+        time_wait_s: 0..=240,
+        delayed_ack_ms: 0..=499,
+    );
+    s.finish(report);
+    t
+}
