@@ -7,6 +7,7 @@
 pub mod config;
 mod host;
 pub mod net;
+pub mod service;
 pub mod stats;
 mod vserver;
 

@@ -2,4 +2,4 @@
 
 mod snapshot;
 
-pub use snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
+pub use snapshot::{HostSnapshot, NicSnapshot, ServiceSnapshot, VserverSnapshot};

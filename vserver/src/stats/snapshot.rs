@@ -71,4 +71,22 @@ pub struct VserverSnapshot {
     pub counters: BTreeMap<String, u64>,
     /// Packets lost by reason; zeros left out.
     pub drops: BTreeMap<String, u64>,
+    /// Built-in services; filled in by who runs them, [`crate::service::Services::fill`].
+    #[serde(default)]
+    pub services: Vec<ServiceSnapshot>,
+}
+
+/// One built-in service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSnapshot {
+    /// `echo`, `http`, ...
+    pub kind: String,
+    /// Where it listens: `[::]:80`.
+    pub listen: String,
+    /// Whether it listens now; not while its address is still being checked for duplicates.
+    pub listening: bool,
+    /// Connections open now.
+    pub connections: u64,
+    /// Counters by name (`Accepted`, `InBytes`, ...), zeros included.
+    pub counters: BTreeMap<String, u64>,
 }
