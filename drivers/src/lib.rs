@@ -2,6 +2,7 @@
 //!
 //! The way in starts here: a NIC ring, a TUN descriptor or the other end of a memory pair.
 //! All of the project's `unsafe` except the frame module of the stack lives in this crate.
+pub mod afxdp;
 pub mod device;
 pub mod ethtool;
 pub mod mem;

@@ -96,6 +96,12 @@ impl Headers {
         Ok(Headers { network, ip_version, transport, protocol, payload })
     }
 
+    /// The state of a frame whose checksum field holds the pseudo-header sum only.
+    pub fn partial(&self) -> Checksum {
+        let offset = (self.checksum_offset() - self.transport) as u16;
+        Checksum::Partial { start: self.transport as u16, offset }
+    }
+
     fn checksum_offset(&self) -> usize {
         self.transport + if self.protocol == TCP { 16 } else { 6 }
     }

@@ -1,0 +1,55 @@
+//! AF_XDP: frames between NIC queues and a UMEM, with the kernel keeping the rest of the NIC.
+//!
+//! Three things are opened in this order: a [`UmemPool`] (memory, one per worker, shared by all
+//! its queues), an [`XdpProgram`] (steering, one per NIC) and one [`AfXdp`] per queue, which is
+//! the [`crate::device::Device`]. Nothing outlives the process: program, maps and sockets hang on
+//! descriptors, so that even SIGKILL leaves a NIC as it was.
+//!
+//! Who owns a UMEM slot: the [`weft_stack::frame::FramePool`] (free), a `Frame` (stack or
+//! application), or a device (`rings::Held`: in a ring, with the kernel). Every hand-over between
+//! the last two goes through `Held`, which is also what checks addresses that the kernel returns.
+//!
+//! `docs/af-xdp.md` has the modes, the steering rules and the traps.
+
+mod multicast;
+mod program;
+mod rings;
+mod socket;
+mod steer;
+mod umem;
+
+pub use program::{SteerCounters, XdpProgram};
+pub use socket::AfXdp;
+pub use umem::UmemPool;
+
+/// Which way frames take between driver and socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// The best that works: zero-copy, native with copying, generic.
+    #[default]
+    Auto,
+    /// The NIC writes into the UMEM. The driver must support it (veth does not).
+    ZeroCopy,
+    /// The program runs in the driver, frames are copied into the UMEM.
+    Native,
+    /// The program runs after the kernel made a socket buffer. Works on every interface.
+    Generic,
+}
+
+/// Ring sizes of an [`AfXdp`].
+#[derive(Clone, Copy, Debug)]
+pub struct AfXdpOptions {
+    /// Entries of the receive ring, a power of two.
+    pub rx_ring: u32,
+    /// Entries of the transmit ring, a power of two, at most [`UmemPool::RING_ENTRIES`].
+    pub tx_ring: u32,
+    /// Slots that are kept with the kernel for receiving, at most [`UmemPool::RING_ENTRIES`]. They
+    /// are taken from the pool at open and never lent to anybody. 0: a quarter of the pool.
+    pub fill_frames: u32,
+}
+
+impl Default for AfXdpOptions {
+    fn default() -> AfXdpOptions {
+        AfXdpOptions { rx_ring: 2048, tx_ring: 2048, fill_frames: 0 }
+    }
+}

@@ -1,0 +1,331 @@
+//! The XDP program on a NIC: attaching it, its maps, and what the NIC's sockets share.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::links::FdLink;
+use aya::programs::{ProgramError, SocketFilter, Xdp, xdp};
+use aya::{Ebpf, EbpfLoader};
+use parking_lot::Mutex;
+
+use super::XdpMode;
+use super::multicast::CopySocket;
+use super::rings::os_error;
+use super::steer::{Effect, Steered};
+use crate::device::{DeviceError, Link, Steer};
+use crate::nic::{LinkChange, LinkMonitor, Nic, NicFacts};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// The steering program on one NIC, shared by the [`super::AfXdp`] of its queues. Dropping the last
+/// handle (or the end of the process, however it comes) takes it off the NIC.
+pub struct XdpProgram {
+    ifname: String,
+    facts: NicFacts,
+    requested: XdpMode,
+    generic: bool,
+    note: Option<String>,
+    link: Mutex<Link>,
+    link_generation: AtomicU64,
+    monitor: Mutex<LinkMonitor>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// First, so that the program is off the NIC before its maps go.
+    _attached: FdLink,
+    sockets: XskMap<MapData>,
+    v4: HashMap<MapData, [u8; 4], u8>,
+    v6: HashMap<MapData, [u8; 16], u8>,
+    counters: PerCpuArray<MapData, u64>,
+    steered: Steered,
+    copies: Option<Arc<CopySocket>>,
+    ebpf: Ebpf,
+}
+
+impl fmt::Debug for XdpProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XdpProgram")
+            .field("ifname", &self.ifname)
+            .field("requested", &self.requested)
+            .field("generic", &self.generic)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the program did with the NIC's frames, over all queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SteerCounters {
+    /// Frames redirected to one of our sockets.
+    pub redirected: u64,
+    /// Frames passed to the kernel.
+    pub passed: u64,
+}
+
+impl XdpProgram {
+    /// Puts the program on a NIC of the calling thread's namespace. Nothing is steered yet.
+    ///
+    /// [`XdpMode::Auto`] tries native, then generic (see [`XdpProgram::note`]). A NIC carries one
+    /// XDP program: another one on it is an error.
+    pub fn attach(ifname: &str, mode: XdpMode) -> Result<Arc<XdpProgram>, DeviceError> {
+        let facts = Nic::query(ifname)?;
+        let mut monitor = LinkMonitor::open()?;
+        monitor.poll().map_err(|e| DeviceError::new("watch link", ifname, e))?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("XSKS", facts.rx_queues.max(1) as u32)
+            .load(OBJECT)
+            .map_err(|e| load_error(ifname, os_error(&e)))?;
+        let (attached, generic, note) = attach(&mut ebpf, ifname, facts.index, mode)?;
+        let inner = Inner {
+            _attached: attached,
+            sockets: map(&mut ebpf, "XSKS", ifname)?,
+            v4: map(&mut ebpf, "V4", ifname)?,
+            v6: map(&mut ebpf, "V6", ifname)?,
+            counters: map(&mut ebpf, "COUNTERS", ifname)?,
+            steered: Steered::default(),
+            copies: None,
+            ebpf,
+        };
+        let link = Link { up: facts.up, mtu: facts.mtu, mac: facts.mac };
+        Ok(Arc::new(XdpProgram {
+            ifname: ifname.to_owned(),
+            facts,
+            requested: mode,
+            generic,
+            note,
+            link: Mutex::new(link),
+            link_generation: AtomicU64::new(0),
+            monitor: Mutex::new(monitor),
+            inner: Mutex::new(inner),
+        }))
+    }
+
+    /// The NIC's name.
+    pub fn ifname(&self) -> &str {
+        &self.ifname
+    }
+
+    /// What the NIC was when the program was attached: queues, driver, index.
+    pub fn nic(&self) -> &NicFacts {
+        &self.facts
+    }
+
+    /// Whether it runs in generic mode.
+    pub fn generic(&self) -> bool {
+        self.generic
+    }
+
+    /// Why it does not run in native mode, if that was tried.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// Link facts as last told by the kernel.
+    pub fn link(&self) -> Link {
+        *self.link.lock()
+    }
+
+    /// What became of the NIC's frames so far.
+    pub fn counters(&self) -> io::Result<SteerCounters> {
+        let inner = self.inner.lock();
+        let sum = |index: u32| -> io::Result<u64> {
+            let values = inner.counters.get(&index, 0).map_err(|e| os_error(&e))?;
+            Ok(values.iter().sum())
+        };
+        Ok(SteerCounters { redirected: sum(0)?, passed: sum(1)? })
+    }
+
+    /// Steers frames for an address to us, or back to the kernel. Adding twice is harmless.
+    pub fn steer(&self, change: Steer) -> Result<(), DeviceError> {
+        let (Steer::Add(address) | Steer::Remove(address)) = change;
+        let mut inner = self.inner.lock();
+        inner.steer(change).map_err(|e| {
+            let full = e.raw_os_error() == Some(libc::E2BIG);
+            let hint = if full { "65536 addresses per family and NIC are the most" } else { "" };
+            DeviceError::new("steer", format!("{address} on {}", self.ifname), e).hint(hint)
+        })
+    }
+
+    pub(super) fn requested(&self) -> XdpMode {
+        self.requested
+    }
+
+    pub(super) fn link_generation(&self) -> u64 {
+        self.link_generation.load(Ordering::Acquire)
+    }
+
+    /// Reads what the kernel told about links since the last call. One system call.
+    pub(super) fn refresh_link(&self) -> io::Result<()> {
+        let changes = self.monitor.lock().poll()?;
+        for change in changes {
+            match change {
+                LinkChange::Changed(facts) if facts.index == self.facts.index => {
+                    *self.link.lock() = Link::from(&facts);
+                }
+                LinkChange::Gone(index) if index == self.facts.index => self.link.lock().up = false,
+                // A lost message: the next one of this NIC has all facts again.
+                _ => continue,
+            }
+            self.link_generation.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Runs `f` with the descriptor that polls readable when [`XdpProgram::refresh_link`] is due.
+    pub(super) fn with_monitor_fd<T>(&self, f: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> T) -> T {
+        f(self.monitor.lock().fd())
+    }
+
+    /// Frames of a queue go to this socket, until it is closed.
+    pub(super) fn insert_socket(&self, queue: u32, fd: RawFd) -> io::Result<()> {
+        self.inner.lock().sockets.set(queue, fd, 0).map_err(|e| os_error(&e))
+    }
+
+    /// A socket with the copy filter, receiving already the groups of all steered addresses.
+    /// `ring` is called between filter and bind.
+    pub(super) fn open_copies<T>(
+        &self,
+        ring: impl FnOnce(&Arc<CopySocket>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut inner = self.inner.lock();
+        let socket = Arc::new(CopySocket::open(self.facts.index)?);
+        let filter: &mut SocketFilter =
+            program(&mut inner.ebpf, "copy").map_err(|e| os_error(&e))?;
+        match filter.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(e) => return Err(os_error(&e)),
+        }
+        filter.attach(socket.as_fd()).map_err(|e| os_error(&e))?;
+        let ring = ring(&socket)?;
+        match inner.steered.groups() {
+            Some(mut groups) => groups.try_for_each(|group| socket.join(group))?,
+            None => socket.join_all()?,
+        }
+        socket.start()?;
+        inner.copies = Some(socket);
+        Ok(ring)
+    }
+
+    /// The socket of [`XdpProgram::open_copies`] is no longer read.
+    pub(super) fn close_copies(&self) {
+        self.inner.lock().copies = None;
+    }
+}
+
+impl Inner {
+    fn steer(&mut self, change: Steer) -> io::Result<()> {
+        let many_before = self.steered.groups().is_none();
+        let Effect::Map { group } = self.steered.apply(change) else { return Ok(()) };
+        if let Err(e) = self.change_maps(change) {
+            if let Steer::Add(address) = change {
+                self.steered.apply(Steer::Remove(address));
+            }
+            return Err(e);
+        }
+        let (Some(copies), Some(group)) = (&self.copies, group) else { return Ok(()) };
+        match change {
+            // Once all of multicast comes, it stays so: groups joined before are still held.
+            Steer::Add(_) if self.steered.groups().is_none() && !many_before => copies.join_all(),
+            Steer::Add(_) if many_before => Ok(()),
+            Steer::Add(_) => copies.join(group),
+            Steer::Remove(_) => match copies.leave(group) {
+                // Never joined by itself, while all of multicast came.
+                Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+                result => result,
+            },
+        }
+    }
+
+    fn change_maps(&mut self, change: Steer) -> io::Result<()> {
+        let result = match change {
+            Steer::Add(IpAddr::V4(ip)) => self.v4.insert(ip.octets(), 1, 0),
+            Steer::Add(IpAddr::V6(ip)) => self.v6.insert(ip.octets(), 1, 0),
+            Steer::Remove(IpAddr::V4(ip)) => self.v4.remove(&ip.octets()),
+            Steer::Remove(IpAddr::V6(ip)) => self.v6.remove(&ip.octets()),
+        };
+        result.map_err(|e| os_error(&e))
+    }
+}
+
+fn map<T>(ebpf: &mut Ebpf, name: &'static str, ifname: &str) -> Result<T, DeviceError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).expect("the program declares its maps");
+    T::try_from(map).map_err(|e| load_error(ifname, os_error(&e)))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProgramError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name).expect("the object has its programs").try_into()
+}
+
+fn load_error(ifname: &str, source: io::Error) -> DeviceError {
+    let hint = match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "needs root, or CAP_BPF and CAP_NET_ADMIN outside of user namespaces; \
+             the driver `packet` works without"
+        }
+        _ => "",
+    };
+    DeviceError::new("load XDP program", ifname, source).hint(hint)
+}
+
+type Attached = (FdLink, bool, Option<String>);
+
+fn attach(
+    ebpf: &mut Ebpf,
+    ifname: &str,
+    ifindex: u32,
+    mode: XdpMode,
+) -> Result<Attached, DeviceError> {
+    let load = |e: ProgramError| load_error(ifname, os_error(&e));
+    let program: &mut Xdp = program(ebpf, "steer").map_err(load)?;
+    program.load().map_err(load)?;
+    if mode == XdpMode::Generic {
+        let link = attach_as(program, ifindex, xdp::XdpMode::Skb);
+        return Ok((link.map_err(|e| attach_error(ifname, e))?, true, None));
+    }
+    let native = match attach_as(program, ifindex, xdp::XdpMode::Driver) {
+        Ok(link) => return Ok((link, false, None)),
+        Err(e) => e,
+    };
+    if mode != XdpMode::Auto || is_busy(&native) {
+        return Err(attach_error(ifname, native));
+    }
+    let note = format!("{ifname}: no native XDP ({native}), using generic mode");
+    let link = attach_as(program, ifindex, xdp::XdpMode::Skb);
+    Ok((link.map_err(|e| attach_error(ifname, e))?, true, Some(note)))
+}
+
+/// As a link that hangs on a descriptor: the kernel detaches it when the process ends.
+fn attach_as(program: &mut Xdp, ifindex: u32, mode: xdp::XdpMode) -> io::Result<FdLink> {
+    let id = program.attach_to_if_index(ifindex, mode).map_err(|e| os_error(&e))?;
+    let link = program.take_link(id).map_err(|e| os_error(&e))?;
+    FdLink::try_from(link).map_err(|_| {
+        io::Error::new(io::ErrorKind::Unsupported, "no links for XDP before Linux 5.9")
+    })
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn attach_error(ifname: &str, source: io::Error) -> DeviceError {
+    let hint = match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "another XDP program is on the NIC: stop its owner, or `ip link set dev NIC xdp off`"
+        }
+        Some(libc::ENOSPC) => "a veth needs as many receive queues as its peer has transmit queues",
+        Some(libc::EOPNOTSUPP) => "the driver has no native XDP: use mode auto or generic",
+        _ => "",
+    };
+    DeviceError::new("attach XDP program", ifname, source).hint(hint)
+}
