@@ -5,7 +5,6 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
@@ -17,8 +16,8 @@ use super::XdpMode;
 use super::multicast::CopySocket;
 use super::rings::os_error;
 use super::steer::{Effect, Steered};
-use crate::device::{DeviceError, Link, Steer};
-use crate::nic::{LinkChange, LinkMonitor, Nic, NicFacts};
+use crate::device::{DeviceError, Steer};
+use crate::nic::{Nic, NicFacts};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
@@ -30,9 +29,6 @@ pub struct XdpProgram {
     requested: XdpMode,
     generic: bool,
     note: Option<String>,
-    link: Mutex<Link>,
-    link_generation: AtomicU64,
-    monitor: Mutex<LinkMonitor>,
     inner: Mutex<Inner>,
 }
 
@@ -74,8 +70,6 @@ impl XdpProgram {
     /// XDP program: another one on it is an error.
     pub fn attach(ifname: &str, mode: XdpMode) -> Result<Arc<XdpProgram>, DeviceError> {
         let facts = Nic::query(ifname)?;
-        let mut monitor = LinkMonitor::open()?;
-        monitor.poll().map_err(|e| DeviceError::new("watch link", ifname, e))?;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("XSKS", facts.rx_queues.max(1) as u32)
             .load(OBJECT)
@@ -91,16 +85,12 @@ impl XdpProgram {
             copies: None,
             ebpf,
         };
-        let link = Link { up: facts.up, mtu: facts.mtu, mac: facts.mac };
         Ok(Arc::new(XdpProgram {
             ifname: ifname.to_owned(),
             facts,
             requested: mode,
             generic,
             note,
-            link: Mutex::new(link),
-            link_generation: AtomicU64::new(0),
-            monitor: Mutex::new(monitor),
             inner: Mutex::new(inner),
         }))
     }
@@ -123,11 +113,6 @@ impl XdpProgram {
     /// Why it does not run in native mode, if that was tried.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
-    }
-
-    /// Link facts as last told by the kernel.
-    pub fn link(&self) -> Link {
-        *self.link.lock()
     }
 
     /// What became of the NIC's frames so far.
@@ -153,32 +138,6 @@ impl XdpProgram {
 
     pub(super) fn requested(&self) -> XdpMode {
         self.requested
-    }
-
-    pub(super) fn link_generation(&self) -> u64 {
-        self.link_generation.load(Ordering::Acquire)
-    }
-
-    /// Reads what the kernel told about links since the last call. One system call.
-    pub(super) fn refresh_link(&self) -> io::Result<()> {
-        let changes = self.monitor.lock().poll()?;
-        for change in changes {
-            match change {
-                LinkChange::Changed(facts) if facts.index == self.facts.index => {
-                    *self.link.lock() = Link::from(&facts);
-                }
-                LinkChange::Gone(index) if index == self.facts.index => self.link.lock().up = false,
-                // A lost message: the next one of this NIC has all facts again.
-                _ => continue,
-            }
-            self.link_generation.fetch_add(1, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Runs `f` with the descriptor that polls readable when [`XdpProgram::refresh_link`] is due.
-    pub(super) fn with_monitor_fd<T>(&self, f: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> T) -> T {
-        f(self.monitor.lock().fd())
     }
 
     /// Frames of a queue go to this socket, until it is closed.

@@ -9,7 +9,6 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::epoll;
-use rustix::time::{ClockId, clock_gettime};
 use weft_stack::frame::{Frame, FramePool, Gso};
 use weft_stack::wire::checksum;
 use xsk_rs::Socket;
@@ -20,13 +19,12 @@ use super::multicast::CopyRing;
 use super::rings::{BATCH, Filler, Held, Rings, os_error, reap};
 use super::umem::UmemPool;
 use super::{AfXdpOptions, XdpMode, XdpProgram};
-use crate::device::{Caps, Device, DeviceError, DeviceStats, Link, Medium, Steer};
+use crate::device::{
+    Caps, Device, DeviceError, DeviceStats, LINK_HEADER_BYTES_MAX, Link, Medium,
+    SUPER_SEGMENT_BYTES_MAX, Steer,
+};
 use crate::segment::{Cut, Headers, complete_checksum};
 
-/// Ethernet header and up to two VLAN tags.
-const LINK_HEADER_BYTES_MAX: usize = 22;
-/// Largest payload of a super-segment: an IPv4 packet less its headers.
-const GSO_BYTES_MAX: usize = 65_000;
 /// Descriptor option: the packet goes on in the next descriptor (linux/if_xdp.h).
 const PACKET_CONTINUED: u32 = 1;
 /// Descriptors that the kernel sends per system call, Linux 6.17 and later.
@@ -38,9 +36,6 @@ const SEND_BUFFER_BYTES: libc::c_int = 8 << 20;
 /// The kernel closes queues behind the back of a process that ended: wait that long for it.
 const BIND_TRIES: u32 = 200;
 const BIND_RETRY: Duration = Duration::from_millis(5);
-/// How often an idle queue 0 asks for link changes, in nanoseconds.
-const LINK_CHECK_NS: i64 = 100_000_000;
-
 /// One queue of a NIC, bound to an AF_XDP socket. Made by [`AfXdp::open`].
 ///
 /// Dropping it closes the socket and returns its slots to the pool; the queue can be opened again
@@ -57,8 +52,6 @@ pub struct AfXdp {
     queue: u16,
     caps: Caps,
     link: Link,
-    link_generation: u64,
-    link_checked_ns: i64,
     tx_ring: u32,
     /// Descriptors of frames taken by `transmit`, not yet visible to the kernel.
     queued: Vec<FrameDesc>,
@@ -115,6 +108,7 @@ impl AfXdp {
         umem: &UmemPool,
         options: AfXdpOptions,
     ) -> AfXdp {
+        let nic = program.nic();
         let slots = umem.pool().slots();
         let fill = match options.fill_frames as usize {
             0 => slots / 4,
@@ -136,14 +130,12 @@ impl AfXdp {
             queue: queue as u16,
             caps: Caps {
                 medium: Medium::Ethernet,
-                gso_bytes_max: GSO_BYTES_MAX,
+                gso_bytes_max: SUPER_SEGMENT_BYTES_MAX,
                 tx_checksum: true,
                 rx_checksum: false,
                 mode: mode.to_owned(),
             },
-            link: program.link(),
-            link_generation: program.link_generation(),
-            link_checked_ns: 0,
+            link: Link { up: nic.up, mtu: nic.mtu, mac: nic.mac },
             tx_ring: options.tx_ring,
             queued: Vec::with_capacity(options.tx_ring as usize),
             chain: None,
@@ -156,8 +148,7 @@ impl AfXdp {
         }
     }
 
-    /// Queue 0 also takes the copies of multicast frames and watches the link; its descriptor is
-    /// an epoll over the three.
+    /// Queue 0 also takes the copies of multicast frames; its descriptor is an epoll over both.
     fn open_copies(&mut self) -> io::Result<()> {
         let frame_bytes = self.frame_bytes_max();
         let ring =
@@ -168,7 +159,6 @@ impl AfXdp {
         };
         add(self.socket_fd())?;
         add(ring.fd())?;
-        self.program.with_monitor_fd(add)?;
         self.copies = Some(ring);
         self.epoll = Some(set);
         Ok(())
@@ -202,25 +192,6 @@ impl AfXdp {
     /// Longest frame of the link, link headers included.
     fn frame_bytes_max(&self) -> usize {
         self.link.mtu + LINK_HEADER_BYTES_MAX
-    }
-
-    fn update_link(&mut self) {
-        let generation = self.program.link_generation();
-        if generation != self.link_generation {
-            self.link_generation = generation;
-            self.link = self.program.link();
-        }
-    }
-
-    /// On an idle queue 0, now and then.
-    fn check_link(&mut self) -> io::Result<()> {
-        let now = clock_gettime(ClockId::MonotonicCoarse);
-        let now_ns = now.tv_sec * 1_000_000_000 + now.tv_nsec;
-        if now_ns - self.link_checked_ns >= LINK_CHECK_NS {
-            self.link_checked_ns = now_ns;
-            self.program.refresh_link()?;
-        }
-        Ok(())
     }
 }
 
@@ -536,20 +507,19 @@ impl Device for AfXdp {
         self.link
     }
 
+    fn set_link(&mut self, link: Link) {
+        self.link = link;
+    }
+
     fn pool(&self) -> &FramePool {
         self.umem.pool()
     }
 
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         let before = burst.len();
-        if self.consume(burst, max) == 0 && max > 0 {
-            if self.busy_poll {
-                self.run_busy_poll();
-                self.consume(burst, max);
-            }
-            if self.copies.is_some() {
-                self.check_link()?;
-            }
+        if self.consume(burst, max) == 0 && max > 0 && self.busy_poll {
+            self.run_busy_poll();
+            self.consume(burst, max);
         }
         // At once, before the stack spends the slots that copying out has freed.
         self.filler.refill(&mut self.rings, &self.umem, &mut self.held);
@@ -571,7 +541,6 @@ impl Device for AfXdp {
     }
 
     fn flush(&mut self) -> io::Result<bool> {
-        self.update_link();
         self.submit();
         self.kick()?;
         reap(&mut self.rings, &self.umem, &mut self.held);
@@ -622,7 +591,7 @@ fn bind(
     umem: &UmemPool,
     options: AfXdpOptions,
 ) -> io::Result<Rings> {
-    let jumbo = program.link().mtu + LINK_HEADER_BYTES_MAX > umem.data_bytes();
+    let jumbo = program.nic().mtu + LINK_HEADER_BYTES_MAX > umem.data_bytes();
     let base = BindFlags::XDP_USE_NEED_WAKEUP;
     let copy = base | BindFlags::XDP_COPY | BindFlags::XDP_USE_SG;
     let mut zero_copy = base | BindFlags::XDP_ZEROCOPY;
