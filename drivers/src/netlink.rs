@@ -6,14 +6,17 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    MacVlanMode,
 };
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -122,6 +125,27 @@ impl Netlink {
             .map_err(|e| DeviceError::new("create veth", format!("{} and {}", a.name, b.name), e))
     }
 
+    /// Makes a macvlan (bridge mode: siblings hear each other) on `parent`, down, born in `netns`.
+    pub fn add_macvlan(
+        &mut self,
+        name: &str,
+        parent: &str,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), DeviceError> {
+        let parent_index = self.link(parent)?.index;
+        let message = link_message(vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Link(parent_index),
+            LinkAttribute::NetNsFd(netns.as_raw_fd()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::MacVlan),
+                LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)])),
+            ]),
+        ]);
+        self.create(RouteNetlinkMessage::NewLink(message))
+            .map_err(|e| DeviceError::new("create macvlan", format!("{name} on {parent}"), e))
+    }
+
     /// Deletes an interface; the peer of a veth goes with it.
     pub fn delete_link(&mut self, name: &str) -> Result<(), DeviceError> {
         let message = link_message(vec![LinkAttribute::IfName(name.into())]);
@@ -220,6 +244,25 @@ impl Netlink {
         }
         self.create(RouteNetlinkMessage::NewRoute(message))
             .map_err(|e| DeviceError::new("add route", format!("{to}/{prefix}"), e))
+    }
+
+    /// Adds a permanent neighbour entry, or makes one permanent.
+    pub fn add_neighbour(
+        &mut self,
+        dev: &str,
+        address: IpAddr,
+        mac: [u8; 6],
+    ) -> Result<(), DeviceError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address);
+        message.header.ifindex = self.link(dev)?.index;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::from(address)),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        self.acknowledged(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map_err(|e| DeviceError::new("add neighbour", format!("{address} on {dev}"), e))
     }
 
     /// Facts of one interface.

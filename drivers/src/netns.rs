@@ -123,7 +123,16 @@ pub fn enter_user_namespace() -> Result<(), DeviceError> {
         DeviceError::new("enter", "user namespace", e)
             .hint("unprivileged user namespaces are switched off here, or threads already run")
     };
-    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET).map_err(refused)?;
+    // EINVAL says that the process has a second thread; one that was just joined may still be on
+    // its way out
+    let mut tries = 0;
+    while let Err(e) = unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET) {
+        tries += 1;
+        if e.kind() != io::ErrorKind::InvalidInput || tries == 100 {
+            return Err(refused(e));
+        }
+        thread::yield_now();
+    }
     fs::write("/proc/self/setgroups", "deny").map_err(refused)?;
     fs::write("/proc/self/uid_map", format!("0 {uid} 1")).map_err(refused)?;
     fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(refused)
