@@ -1,0 +1,192 @@
+//! Two counts of the same frames: weft's and the kernel's.
+
+use weft_drivers::device::DeviceError;
+use weft_drivers::netlink::LinkStats;
+use weft_vserver::Host;
+use weft_vserver::stats::{HostSnapshot, VserverSnapshot};
+
+use super::report::{Report, VserverRow};
+use super::topology::{Machine, Topology, WAN};
+
+/// Bytes of an Ethernet header, which IP counters leave out.
+const ETHERNET: u64 = 14;
+
+/// Frames and bytes one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    frames: u64,
+    bytes: u64,
+}
+
+impl Count {
+    fn since(self, before: Count) -> Count {
+        Count { frames: self.frames - before.frames, bytes: self.bytes - before.bytes }
+    }
+
+    fn plus(self, other: Count) -> Count {
+        Count { frames: self.frames + other.frames, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// All counters at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    /// What the client's interface sent and received.
+    client: LinkStats,
+    /// What the machine's own kernel received and sent over IP, on its address beside the vservers.
+    kernel_in: Count,
+    kernel_out: Count,
+    /// weft.
+    pub(crate) host: HostSnapshot,
+}
+
+impl Tally {
+    /// Reads everything, once nothing moves any more (or 2 seconds passed).
+    pub(crate) fn settled(lab: &Topology, host: &Host) -> Result<Tally, DeviceError> {
+        let mut last = Tally::read(lab, host)?;
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let now = Tally::read(lab, host)?;
+            if now.client == last.client {
+                return Ok(now);
+            }
+            last = now;
+        }
+        Ok(last)
+    }
+
+    fn read(lab: &Topology, host: &Host) -> Result<Tally, DeviceError> {
+        let (kernel_in, kernel_out) = ip_counts(&lab.weft)?;
+        let client = lab.client.link_stats(WAN)?;
+        Ok(Tally { client, kernel_in, kernel_out, host: host.snapshot() })
+    }
+}
+
+/// IP packets in and out of a machine's kernel, as frames on a cable.
+fn ip_counts(machine: &Machine) -> Result<(Count, Count), DeviceError> {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+    let texts = machine.netns.enter(|| {
+        Ok::<_, std::io::Error>(format!("{}{}{}", read("snmp")?, read("netstat")?, read("snmp6")?))
+    })?;
+    let text = texts.map_err(|e| DeviceError::new("read", "IP counters of a namespace", e))?;
+    let count = |packets: &[(&str, &str)], octets: &[(&str, &str)]| {
+        let sum = |names: &[(&str, &str)]| -> u64 {
+            names.iter().map(|(group, name)| counter(&text, group, name)).sum()
+        };
+        let frames = sum(packets);
+        Count { frames, bytes: sum(octets) + frames * ETHERNET }
+    };
+    Ok((
+        count(
+            &[("Ip:", "InReceives"), ("", "Ip6InReceives")],
+            &[("IpExt:", "InOctets"), ("", "Ip6InOctets")],
+        ),
+        count(
+            &[("Ip:", "OutTransmits"), ("", "Ip6OutTransmits")],
+            &[("IpExt:", "OutOctets"), ("", "Ip6OutOctets")],
+        ),
+    ))
+}
+
+/// A counter of `/proc/net/snmp` (a line of names, a line of values) or `snmp6` (one per line).
+fn counter(text: &str, group: &str, name: &str) -> u64 {
+    let value = if group.is_empty() {
+        text.lines().find_map(|l| l.strip_prefix(name).filter(|r| r.starts_with([' ', '\t'])))
+    } else {
+        let mut lines = text.lines().filter(|l| l.split(' ').next() == Some(group));
+        let column = lines.next().and_then(|l| l.split(' ').position(|n| n == name));
+        column.and_then(|c| lines.next().and_then(|l| l.split(' ').nth(c)))
+    };
+    value.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A vserver's counters by name.
+pub(crate) fn vserver<'a>(host: &'a HostSnapshot, name: &str) -> &'a VserverSnapshot {
+    host.vservers.iter().find(|v| v.name == name).expect("the lab's own vserver")
+}
+
+/// How much a counter of a vserver grew.
+pub(crate) fn grown(before: &Tally, after: &Tally, name: &str, counter: &str) -> u64 {
+    let read = |t: &Tally| vserver(&t.host, name).counters.get(counter).copied().unwrap_or(0);
+    read(after) - read(before)
+}
+
+/// Compares the two counts of what crossed the first NIC between `before` and `after`.
+///
+/// They agree to the frame and byte. `shared`: the kernel has an address on the NIC and takes its
+/// own frames before weft sees them.
+pub(crate) fn compare(report: &mut Report, before: &Tally, after: &Tally, shared: bool) {
+    let nic = |t: &Tally, frames: &str, bytes: &str| {
+        let counters = &t.host.nics[0].counters;
+        let get = |name: &str| counters.get(name).copied().unwrap_or(0);
+        Count { frames: get(frames), bytes: get(bytes) }
+    };
+    let weft_in = nic(after, "DeviceInFrames", "DeviceInBytes").since(nic(
+        before,
+        "DeviceInFrames",
+        "DeviceInBytes",
+    ));
+    let weft_out = nic(after, "DeviceOutFrames", "DeviceOutBytes").since(nic(
+        before,
+        "DeviceOutFrames",
+        "DeviceOutBytes",
+    ));
+    let sent = |t: &Tally| Count { frames: t.client.tx_packets, bytes: t.client.tx_bytes };
+    let received = |t: &Tally| Count { frames: t.client.rx_packets, bytes: t.client.rx_bytes };
+    let kernel = if shared {
+        (after.kernel_in.since(before.kernel_in), after.kernel_out.since(before.kernel_out))
+    } else {
+        Default::default()
+    };
+    let mut check = |way: &str, client: Count, weft: Count, kernel: Count| {
+        let seen = format!(
+            "client {} frames {} bytes; weft {} frames {} bytes + kernel {} frames {} bytes",
+            client.frames, client.bytes, weft.frames, weft.bytes, kernel.frames, kernel.bytes,
+        );
+        report.check(format!("counters agree, {way}"), client == weft.plus(kernel), seen);
+    };
+    check("client to NIC", sent(after).since(sent(before)), weft_in, kernel.0);
+    check("NIC to client", received(after).since(received(before)), weft_out, kernel.1);
+}
+
+/// The table of what each vserver counted since it started, and whether the sums add up.
+pub(crate) fn table(report: &mut Report, host: &HostSnapshot) {
+    for v in &host.vservers {
+        let get = |name: &str| v.counters.get(name).copied().unwrap_or(0);
+        report.vservers.push(VserverRow {
+            name: v.name.clone(),
+            rx_frames: v.rx_frames,
+            rx_bytes: v.rx_bytes,
+            tx_frames: v.tx_frames,
+            tx_bytes: v.tx_bytes,
+            tcp_in_bytes: get("TcpInOctets"),
+            tcp_out_bytes: get("TcpOutOctets"),
+            retransmitted: get("TcpRetransSegs"),
+            dropped: v.drops.values().sum(),
+        });
+        let fates = ["FrameInDelivered", "FrameInForwarded", "FrameInConsumed", "FrameInDropped"]
+            .map(get)
+            .iter()
+            .sum::<u64>();
+        report.check(
+            format!("every frame of {} has one fate", v.name),
+            fates == v.rx_frames,
+            format!("{} received, {fates} accounted for", v.rx_frames),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counter;
+
+    #[test]
+    fn counters_are_found_in_both_formats() {
+        let text = "Ip: Forwarding InReceives\nIp: 1 42\nIpExt: InOctets\nIpExt: 7\n\
+                    Ip6InReceives                   \t9\nIp6InReceivesX \t1\n";
+        assert_eq!(counter(text, "Ip:", "InReceives"), 42);
+        assert_eq!(counter(text, "IpExt:", "InOctets"), 7);
+        assert_eq!(counter(text, "", "Ip6InReceives"), 9);
+        assert_eq!(counter(text, "Ip:", "Absent"), 0);
+    }
+}
