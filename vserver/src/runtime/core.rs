@@ -1,0 +1,401 @@
+//! Devices, stacks and the demultiplexer of one worker: everything its lock protects.
+//!
+//! [`Core::turn`] does one bounded round of work. Nothing here loops over vservers: a frame marks
+//! the stack it went to as dirty, and only dirty stacks are polled.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use weft_drivers::device::{Device, Link};
+use weft_stack::drop::{DropReason, Drops};
+use weft_stack::frame::Frame;
+use weft_stack::ip::address::AliasId;
+use weft_stack::socket::{Event, SocketId};
+use weft_stack::stack::{Change, TxBurst};
+use weft_stack::time::{Duration, Instant};
+
+use super::deadlines::Deadlines;
+use super::{HostStack, Nic, Notify};
+use crate::demux::{Demux, Target};
+
+/// Frames received from a queue, or taken from a stack, at a time.
+const BURST: usize = 64;
+/// Stacks whose timers run in one round.
+const TIMERS_PER_TURN: usize = 256;
+/// Frames between vservers of this host that may wait.
+const LOCAL_QUEUE: usize = 1024;
+/// When to look again after a device that took no more frames, or has some in flight.
+const RETRY: Duration = Duration::from_millis(1);
+/// Lines of [`Core::problems`] kept.
+const PROBLEMS: usize = 64;
+
+/// One vserver on this worker.
+pub(crate) struct Node {
+    pub(crate) stack: HostStack,
+    /// Sockets that a handle exists for.
+    pub(crate) sockets: HashMap<SocketId, Arc<Notify>>,
+    /// Addresses in use.
+    pub(crate) addresses: Vec<(AliasId, IpAddr)>,
+    /// NICs its aliases stand on.
+    nics: Vec<usize>,
+    dirty: bool,
+    blocked: bool,
+}
+
+impl Node {
+    pub(crate) fn new(stack: HostStack, nics: Vec<usize>) -> Node {
+        Node {
+            stack,
+            sockets: HashMap::new(),
+            addresses: Vec::new(),
+            nics,
+            dirty: false,
+            blocked: false,
+        }
+    }
+}
+
+/// Where an alias stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AliasPlace {
+    pub(crate) nic: usize,
+    /// Its own MTU, if below the NIC's.
+    pub(crate) mtu: Option<usize>,
+}
+
+/// What the worker's thread is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sleep {
+    Awake,
+    Until(Instant),
+    Forever,
+}
+
+pub(crate) struct Core {
+    pub(crate) nics: Vec<Nic>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) demux: Demux,
+    /// Frames lost before a vserver was found.
+    pub(crate) drops: Drops,
+    /// What an operator should know: addresses in conflict, devices that failed.
+    pub(crate) problems: Vec<String>,
+    pub(crate) stopped: bool,
+    pub(crate) sleep: Sleep,
+    aliases: Vec<AliasPlace>,
+    deadlines: Deadlines,
+    dirty: VecDeque<u32>,
+    /// Frames from one vserver of this host to another.
+    local: VecDeque<(Target, Frame)>,
+    rx: Vec<Frame>,
+    tx: TxBurst,
+    targets: Vec<Target>,
+}
+
+impl Core {
+    pub(crate) fn new(nics: Vec<Nic>, aliases: Vec<AliasPlace>, demux: Demux) -> Core {
+        Core {
+            nics,
+            nodes: Vec::new(),
+            demux,
+            drops: Drops::default(),
+            problems: Vec::new(),
+            stopped: false,
+            sleep: Sleep::Awake,
+            aliases,
+            deadlines: Deadlines::default(),
+            dirty: VecDeque::new(),
+            local: VecDeque::new(),
+            rx: Vec::with_capacity(BURST),
+            tx: TxBurst::new(BURST),
+            targets: Vec::new(),
+        }
+    }
+
+    /// One bounded round: receive, timers, transmit. Returns whether there was anything to do.
+    pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        let mut work = false;
+        for nic in 0..self.nics.len() {
+            for port in 0..self.nics[nic].ports.len() {
+                work |= self.receive(now, nic, port) > 0;
+            }
+        }
+        work |= self.run_timers(now);
+        work |= self.run_local(now);
+        work |= self.run_dirty(now);
+        self.flush() || work
+    }
+
+    fn receive(&mut self, now: Instant, nic: usize, port: usize) -> usize {
+        let mut rx = std::mem::take(&mut self.rx);
+        let port = &mut self.nics[nic].ports[port];
+        let got = port.receive(&mut rx, BURST);
+        // The frames' slots went up with them; the next flush refills the ring.
+        port.unflushed |= got > 0;
+        for frame in rx.drain(..) {
+            self.deliver(now, nic, frame);
+        }
+        self.rx = rx;
+        got
+    }
+
+    fn deliver(&mut self, now: Instant, nic: usize, frame: Frame) {
+        self.targets.clear();
+        if let Err(reason) = self.demux.classify(nic, frame.data(), &mut self.targets) {
+            return self.drops.count(reason);
+        }
+        let targets = std::mem::take(&mut self.targets);
+        if let Some((last, more)) = targets.split_last() {
+            for target in more {
+                self.hand_over(now, *target, frame.to_heap());
+            }
+            self.hand_over(now, *last, frame);
+        }
+        self.targets = targets;
+    }
+
+    fn hand_over(&mut self, now: Instant, to: Target, frame: Frame) {
+        self.nodes[to.vserver as usize].stack.handle_frame(now, to.alias, frame);
+        self.mark_dirty(to.vserver);
+    }
+
+    pub(crate) fn mark_dirty(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        if !node.dirty {
+            node.dirty = true;
+            self.dirty.push_back(index);
+        }
+    }
+
+    fn run_timers(&mut self, now: Instant) -> bool {
+        for i in 0..TIMERS_PER_TURN {
+            let Some(index) = self.deadlines.pop_expired(now) else { return i > 0 };
+            self.nodes[index as usize].stack.handle_timeout(now);
+            self.mark_dirty(index);
+        }
+        true
+    }
+
+    fn run_local(&mut self, now: Instant) -> bool {
+        let waiting = self.local.len();
+        for _ in 0..waiting {
+            if let Some((target, frame)) = self.local.pop_front() {
+                self.hand_over(now, target, frame);
+            }
+        }
+        waiting > 0
+    }
+
+    /// Polls every stack that is dirty now, once.
+    fn run_dirty(&mut self, now: Instant) -> bool {
+        let waiting = self.dirty.len();
+        for _ in 0..waiting {
+            if let Some(index) = self.dirty.pop_front() {
+                self.nodes[index as usize].dirty = false;
+                self.poll_node(now, index);
+            }
+        }
+        waiting > 0
+    }
+
+    /// Takes at most a burst of frames, all events and the next deadline from one stack.
+    fn poll_node(&mut self, now: Instant, index: u32) {
+        let room = self.room(index);
+        if room == 0 {
+            self.block(index);
+        } else {
+            let mut tx = std::mem::take(&mut self.tx);
+            tx.max = room.min(BURST);
+            let got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
+            for (alias, frame) in tx.frames.drain(..) {
+                self.emit(index, alias, frame);
+            }
+            if got >= tx.max {
+                self.mark_dirty(index);
+            }
+            self.tx = tx;
+        }
+        while let Some(event) = self.nodes[index as usize].stack.poll_event() {
+            self.handle_event(index, event);
+        }
+        self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
+    }
+
+    /// Frames that every NIC of the vserver has room for, and the local queue.
+    fn room(&mut self, index: u32) -> usize {
+        let mut room = LOCAL_QUEUE.saturating_sub(self.local.len());
+        for nic in &self.nodes[index as usize].nics {
+            let nic = &mut self.nics[*nic];
+            if nic.room() < BURST {
+                nic.transmit(&mut self.drops);
+            }
+            room = room.min(nic.room());
+        }
+        room
+    }
+
+    /// Its NIC takes no more: not polled until it drained. Frames stay in the stack, whose own
+    /// limit is the backpressure that applications see.
+    fn block(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        let full = node.nics.iter().find(|nic| self.nics[**nic].room() == 0);
+        let Some(nic) = full else { return self.mark_dirty(index) };
+        if !node.blocked {
+            node.blocked = true;
+            self.nics[*nic].blocked.push(index);
+        }
+    }
+
+    fn emit(&mut self, sender: u32, alias: AliasId, frame: Frame) {
+        let nic = self.aliases[alias.0 as usize].nic;
+        self.targets.clear();
+        let only_here = self.demux.local(nic, frame.data(), sender, &mut self.targets);
+        for target in &self.targets {
+            // Linear, so that the payload no longer belongs to the sender's buffer.
+            self.local.push_back((*target, frame.to_heap()));
+        }
+        if !only_here {
+            self.nics[nic].enqueue(frame);
+        } else if self.targets.is_empty() {
+            self.drops.count(DropReason::DemuxNoVserver);
+        }
+    }
+
+    /// Gives the devices what waits and ends the batch; returns whether frames moved.
+    fn flush(&mut self) -> bool {
+        let mut moved = false;
+        for i in 0..self.nics.len() {
+            let nic = &mut self.nics[i];
+            moved |= nic.transmit(&mut self.drops) > 0;
+            nic.flush();
+            let unblock = !nic.blocked.is_empty() && nic.room() > 0;
+            for index in if unblock { std::mem::take(&mut nic.blocked) } else { Vec::new() } {
+                self.nodes[index as usize].blocked = false;
+                self.mark_dirty(index);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    /// After an application's call on one stack: transmit what it produced, tell who waits. The
+    /// rest is the worker's; returns whether it has to wake for it.
+    pub(crate) fn settle(&mut self, now: Instant, index: u32) -> bool {
+        self.poll_node(now, index);
+        // What the call sent to a neighbour on this host, and its answer.
+        for _ in 0..2 {
+            if self.run_local(now) {
+                self.run_dirty(now);
+            }
+        }
+        self.flush();
+        match (self.sleep, self.wake_at(now)) {
+            (Sleep::Awake, _) | (_, None) => false,
+            (Sleep::Forever, Some(_)) => true,
+            (Sleep::Until(armed), Some(at)) => at < armed,
+        }
+    }
+
+    /// When the worker must run again on its own; `None`: when something happens.
+    pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        if !self.dirty.is_empty() || !self.local.is_empty() {
+            return Some(now);
+        }
+        let mut ports = self.nics.iter().flat_map(|n| &n.ports);
+        let soon = ports
+            .any(|p| p.failed.is_none() && (p.stalled() || p.in_flight || p.device.fd().is_none()));
+        let retry = soon.then(|| now + RETRY);
+        match (retry, self.deadlines.next()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn handle_event(&mut self, index: u32, event: Event) {
+        let nic = |alias: AliasId| self.aliases[alias.0 as usize].nic;
+        match event {
+            Event::Socket { id, ready } => {
+                if let Some(notify) = self.nodes[index as usize].sockets.get(&id) {
+                    notify.fire(ready);
+                }
+            }
+            Event::AddressAdded { alias, addr } => self.address_added(index, alias, addr),
+            Event::AddressRemoved { alias, addr } => {
+                let addresses = &mut self.nodes[index as usize].addresses;
+                addresses.retain(|a| *a != (alias, addr));
+                self.demux.remove_address(alias, addr, index);
+                let nic = nic(alias);
+                let steered = self.nics[nic].steer_remove(addr);
+                self.report(steered, addr);
+            }
+            Event::AddressDuplicate { alias, addr, mac } => {
+                let mac = crate::stats::mac_text(mac);
+                self.problem(format!("alias {}: {addr} is in use by {mac}; not used", alias.0));
+            }
+            Event::GroupJoined { alias, group } => {
+                self.demux.join(alias, group, index);
+                let nic = nic(alias);
+                let steered = self.nics[nic].steer_add(group);
+                self.report(steered, group);
+            }
+            Event::GroupLeft { alias, group } => {
+                self.demux.leave(alias, group, index);
+                let nic = nic(alias);
+                let steered = self.nics[nic].steer_remove(group);
+                self.report(steered, group);
+            }
+        }
+    }
+
+    fn address_added(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
+        if let Some(owner) = self.demux.add_address(alias, addr, index) {
+            return self.problem(format!(
+                "alias {}: {addr} belongs to vserver number {owner}; not used by number {index}",
+                alias.0
+            ));
+        }
+        let addresses = &mut self.nodes[index as usize].addresses;
+        if !addresses.contains(&(alias, addr)) {
+            addresses.push((alias, addr));
+            let steered = self.nics[self.aliases[alias.0 as usize].nic].steer_add(addr);
+            self.report(steered, addr);
+        }
+    }
+
+    fn report(&mut self, steered: std::io::Result<()>, addr: IpAddr) {
+        if let Err(e) = steered {
+            self.problem(format!("steering of {addr} failed: {e}; its frames go to the kernel"));
+        }
+    }
+
+    pub(crate) fn problem(&mut self, text: String) {
+        if self.problems.len() < PROBLEMS && !self.problems.contains(&text) {
+            self.problems.push(text);
+        }
+    }
+
+    /// The kernel told of a link change; every stack on the NIC learns it.
+    pub(crate) fn set_link(&mut self, now: Instant, nic: usize, mut link: Link) {
+        if link.mtu == 0 {
+            link.mtu = self.nics[nic].link.mtu;
+        }
+        if self.nics[nic].link == link {
+            return;
+        }
+        self.nics[nic].set_link(link);
+        for alias in 0..self.aliases.len() {
+            if self.aliases[alias].nic != nic {
+                continue;
+            }
+            let mtu = self.aliases[alias].mtu.unwrap_or(link.mtu).min(link.mtu);
+            let alias = AliasId(alias as u16);
+            for index in self.demux.attached(alias) {
+                let change = Change::AliasLink { alias, up: link.up, mtu };
+                // The alias is attached, which is all the stack can object to.
+                let _ = self.nodes[index as usize].stack.handle_config(now, change);
+                self.mark_dirty(index);
+            }
+        }
+    }
+}

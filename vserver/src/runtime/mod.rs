@@ -1,0 +1,22 @@
+//! What runs a host: the worker, its lock, its deadlines, its sleep.
+//!
+//! One [`Worker`] owns the devices and a stack per vserver behind one lock. Its thread receives,
+//! runs timers and transmits; application threads take the lock for each call and transmit what
+//! the call produced themselves. `docs/host.md` has the whole picture.
+
+mod core;
+mod deadlines;
+mod links;
+mod nic;
+mod notify;
+pub(crate) mod open;
+mod worker;
+
+pub(crate) use self::core::{AliasPlace, Core, Node};
+pub(crate) use links::Links;
+pub(crate) use nic::Nic;
+pub(crate) use notify::{Notify, Queue};
+pub(crate) use worker::{Clock, Wait, Worker, worker_loop};
+
+/// A stack as the host builds them.
+pub(crate) type HostStack = weft_stack::Stack<weft_shim::Identity>;

@@ -1,0 +1,158 @@
+//! A NIC as a worker uses it: its queues, what waits for them, what is steered to them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use weft_drivers::device::{AnyDevice, Device, DeviceStats, Link, Steer};
+use weft_stack::drop::{DropReason, Drops};
+use weft_stack::frame::Frame;
+
+/// Frames that may wait for one queue of a device. A stack is not asked for more than fits.
+pub(crate) const TX_QUEUE: usize = 512;
+
+/// One queue of a device.
+pub(crate) struct Port {
+    pub(crate) device: AnyDevice,
+    tx: VecDeque<Frame>,
+    /// Frames were given to the device since the last flush, or are in flight.
+    pub(crate) unflushed: bool,
+    /// The device asked to be flushed again soon.
+    pub(crate) in_flight: bool,
+    /// Why the device cannot be used any more.
+    pub(crate) failed: Option<io::Error>,
+}
+
+impl Port {
+    fn new(device: AnyDevice) -> Port {
+        Port { device, tx: VecDeque::new(), unflushed: false, in_flight: false, failed: None }
+    }
+
+    pub(crate) fn room(&self) -> usize {
+        TX_QUEUE.saturating_sub(self.tx.len())
+    }
+
+    /// Frames wait that the device did not take.
+    pub(crate) fn stalled(&self) -> bool {
+        !self.tx.is_empty()
+    }
+
+    pub(crate) fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> usize {
+        if self.failed.is_some() {
+            return 0;
+        }
+        self.device.receive(burst, max).unwrap_or_else(|e| {
+            self.failed = Some(e);
+            0
+        })
+    }
+
+    /// Offers what waits to the device; returns how many frames it took.
+    pub(crate) fn transmit(&mut self, drops: &mut Drops) -> usize {
+        if self.tx.is_empty() {
+            return 0;
+        }
+        let mut taken = 0;
+        if self.failed.is_none() {
+            match self.device.transmit(&mut self.tx) {
+                Ok(n) => taken = n,
+                Err(e) => self.failed = Some(e),
+            }
+        }
+        if self.failed.is_some() {
+            drops.add(DropReason::DeviceTransmitRefused, self.tx.len() as u64);
+            self.tx.clear();
+        }
+        self.unflushed |= taken > 0;
+        taken
+    }
+
+    pub(crate) fn flush(&mut self) {
+        if self.failed.is_some() || !(self.unflushed || self.in_flight) {
+            return;
+        }
+        self.unflushed = false;
+        match self.device.flush() {
+            Ok(in_flight) => self.in_flight = in_flight,
+            Err(e) => self.failed = Some(e),
+        }
+    }
+}
+
+/// One NIC.
+pub(crate) struct Nic {
+    /// Queues, from 0.
+    pub(crate) ports: Vec<Port>,
+    /// How many vservers want each address or group.
+    steered: HashMap<IpAddr, u32>,
+    /// Vservers that had frames when there was no room.
+    pub(crate) blocked: Vec<u32>,
+    /// Link state last told to the stacks.
+    pub(crate) link: Link,
+}
+
+impl Nic {
+    /// # Panics
+    /// If there is no device; the host checks that.
+    pub(crate) fn new(devices: Vec<AnyDevice>) -> Nic {
+        let link = devices.first().expect("a NIC has at least one queue").link();
+        Nic {
+            ports: devices.into_iter().map(Port::new).collect(),
+            steered: HashMap::new(),
+            blocked: Vec::new(),
+            link,
+        }
+    }
+
+    pub(crate) fn set_link(&mut self, link: Link) {
+        self.link = link;
+        self.ports.iter_mut().for_each(|p| p.device.set_link(link));
+    }
+
+    /// Room on the fullest queue.
+    pub(crate) fn room(&self) -> usize {
+        self.ports.iter().map(Port::room).min().unwrap_or(0)
+    }
+
+    /// Queues a frame; its flow hash chooses the queue, so that a flow stays in order.
+    pub(crate) fn enqueue(&mut self, frame: Frame) {
+        let queue = frame.meta.flow_hash as usize % self.ports.len();
+        self.ports[queue].tx.push_back(frame);
+    }
+
+    /// Offers what waits on every queue.
+    pub(crate) fn transmit(&mut self, drops: &mut Drops) -> usize {
+        self.ports.iter_mut().map(|p| p.transmit(drops)).sum()
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.ports.iter_mut().for_each(Port::flush);
+    }
+
+    /// One more vserver wants frames for `addr`. Errors are the device's; the address counts as
+    /// steered.
+    pub(crate) fn steer_add(&mut self, addr: IpAddr) -> io::Result<()> {
+        let count = self.steered.entry(addr).or_insert(0);
+        *count += 1;
+        if *count == 1 { self.ports[0].device.steer(Steer::Add(addr)) } else { Ok(()) }
+    }
+
+    /// One vserver less does.
+    pub(crate) fn steer_remove(&mut self, addr: IpAddr) -> io::Result<()> {
+        let Some(count) = self.steered.get_mut(&addr) else { return Ok(()) };
+        *count -= 1;
+        if *count > 0 {
+            return Ok(());
+        }
+        self.steered.remove(&addr);
+        self.ports[0].device.steer(Steer::Remove(addr))
+    }
+
+    /// Counters of all queues.
+    pub(crate) fn stats(&self) -> DeviceStats {
+        let mut sum = DeviceStats::default();
+        self.ports.iter().for_each(|p| sum.merge(&p.device.stats()));
+        sum
+    }
+}
