@@ -1,15 +1,21 @@
 //! A host: devices, workers, vservers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
+use parking_lot::Mutex;
 use weft_drivers::device::{AnyDevice, DeviceError};
 use weft_stack::socket::SocketInfo;
 use weft_stack::stack::ChangeError;
 
 use crate::Vserver;
 use crate::config::HostConfig;
+use crate::interface::TreeError;
+use crate::runtime::Worker;
 use crate::stats::HostSnapshot;
+
+mod build;
 
 /// Devices by NIC name (`eth0`), one per queue from 0: what [`Host::start_with_devices`] takes
 /// instead of opening those of the configuration.
@@ -27,6 +33,9 @@ pub enum HostError {
         /// Operation, object, reason and hint.
         source: DeviceError,
     },
+    /// Names or places of interfaces are wrong.
+    #[error(transparent)]
+    Interface(#[from] TreeError),
     /// The configuration asks for what this host cannot do.
     #[error("{object}: {problem} ({hint})")]
     Config {
@@ -59,16 +68,34 @@ pub enum HostError {
     },
 }
 
-/// A running host. Dropping it stops the workers, detaches XDP programs and closes the devices;
-/// sockets that outlive it fail.
+/// A running host. Dropping it stops the worker, detaches XDP programs and closes the devices;
+/// sockets that outlive it fail with `NotConnected`.
 #[derive(Debug)]
 pub struct Host {
-    shared: Arc<()>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    peers: Mutex<HashMap<String, AnyPeer>>,
+}
+
+struct AnyPeer(AnyDevice);
+
+impl std::fmt::Debug for AnyPeer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.caps().mode)
+    }
+}
+
+/// What handles on vservers share with the host.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: HostConfig,
+    pub(crate) names: HashMap<String, u32>,
+    pub(crate) worker: Arc<Worker>,
 }
 
 impl Host {
-    /// Opens the devices of `config`, starts the workers, and configures the vservers. Built-in
-    /// services are started by [`crate::service`](crate), not here. IPv6 addresses are usable after
+    /// Opens the devices of `config`, starts the worker, and configures the vservers. Built-in
+    /// services are started by [`crate::service`], not here. IPv6 addresses are usable after
     /// duplicate address detection, about a second later.
     pub fn start(config: HostConfig) -> Result<Host, HostError> {
         Host::start_with_devices(config, Devices::new())
@@ -76,47 +103,59 @@ impl Host {
 
     /// As [`Host::start`], with devices the caller made for the NICs it names; others are opened.
     pub fn start_with_devices(config: HostConfig, devices: Devices) -> Result<Host, HostError> {
-        let _ = (config, devices);
-        todo!()
+        build::start(config, devices)
     }
 
-    /// The far end of a NIC with the `mem` driver (queue 0), once.
+    /// The far end of a NIC with the `mem` driver, once.
     pub fn take_mem_peer(&self, nic: &str) -> Option<AnyDevice> {
-        let _ = (nic, &self.shared);
-        todo!()
+        self.peers.lock().remove(nic).map(|p| p.0)
     }
 
     /// What it was started from.
     pub fn config(&self) -> &HostConfig {
-        todo!()
+        &self.shared.config
     }
 
     /// A handle on the vserver of that name.
     pub fn vserver(&self, name: &str) -> Option<Vserver> {
-        let _ = name;
-        todo!()
+        Some(Vserver::new(Arc::clone(&self.shared), *self.shared.names.get(name)?))
     }
 
     /// Handles on all vservers, in order of the configuration.
     pub fn vservers(&self) -> Vec<Vserver> {
-        todo!()
+        let count = self.shared.config.vservers.len() as u32;
+        (0..count).map(|i| Vserver::new(Arc::clone(&self.shared), i)).collect()
     }
 
-    /// Counters and facts of the whole host, consistent per worker. Takes the worker's lock for
-    /// one vserver at a time, so traffic goes on.
+    /// Counters and facts of the whole host. Takes the worker's lock for one vserver at a time, so
+    /// traffic goes on; each vserver is consistent in itself.
     pub fn snapshot(&self) -> HostSnapshot {
-        todo!()
+        crate::stats::take(&self.shared)
     }
 
     /// The sockets of a vserver, `None` if there is no such vserver.
     pub fn sockets(&self, vserver: &str) -> Option<Vec<SocketInfo>> {
-        let _ = vserver;
-        todo!()
+        let index = *self.shared.names.get(vserver)?;
+        let mut sockets = Vec::new();
+        let core = self.shared.worker.lock();
+        core.nodes[index as usize].stack.for_each_socket(|s| sockets.push(s));
+        Some(sockets)
     }
 
-    /// Stops the workers, detaches and closes the devices. Blocked calls on sockets return with
+    /// Stops the worker, detaches and closes the devices. Blocked calls on sockets return with
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {
-        todo!()
+        self.shared.worker.stop();
+        if let Some(thread) = self.thread.lock().take() {
+            // A worker that panicked has printed why; the devices are closed all the same.
+            let _ = thread.join();
+        }
+        self.shared.worker.close();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -5,8 +5,11 @@
 //! of [`net`], which look like the standard library's.
 
 pub mod config;
+mod demux;
 mod host;
+pub mod interface;
 pub mod net;
+mod runtime;
 pub mod service;
 pub mod stats;
 mod vserver;

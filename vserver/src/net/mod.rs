@@ -8,6 +8,7 @@
 //! registered socket costs no system call per event.
 
 mod poller;
+mod socket;
 mod tcp;
 mod udp;
 

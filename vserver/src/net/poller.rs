@@ -1,20 +1,26 @@
 //! Readiness of many sockets through one descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use weft_stack::socket::Readiness;
 
+use super::socket::Socket;
+use crate::runtime::{Queue, Wait};
+
+/// Keeps [`Pollable`] to this crate.
+pub(crate) trait Sealed {
+    fn socket(&self) -> &Socket;
+}
+
 /// A socket that a [`Poller`] can watch: [`super::TcpListener`], [`super::TcpStream`],
 /// [`super::UdpSocket`].
-pub trait Pollable: sealed::Sealed {}
-
-pub(crate) mod sealed {
-    /// Keeps [`super::Pollable`] to this crate.
-    pub trait Sealed {}
-}
+#[expect(private_bounds, reason = "sealed")]
+pub trait Pollable: Sealed {}
 
 /// One socket's readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,63 +33,77 @@ pub struct Ready {
 
 /// A queue of ready sockets, of any vservers and hosts. Readiness comes by edges.
 #[derive(Debug)]
-pub struct Poller {}
+pub struct Poller {
+    queue: Arc<Queue>,
+}
 
 impl Poller {
     /// An empty poller; it holds one descriptor.
     pub fn new() -> io::Result<Poller> {
-        todo!()
+        Ok(Poller { queue: Queue::new()? })
     }
 
     /// Watches a socket; if it is ready now, that is reported at once. A socket is in one poller
-    /// at most; registering again replaces token and interest.
+    /// at most; registering again replaces token and interest. Errors and closed sides are
+    /// reported whatever the interest.
     pub fn register(
         &self,
         socket: &impl Pollable,
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
-        let _ = (socket, token, interest);
-        todo!()
+        let socket = socket.socket();
+        socket.peek(|node| {
+            let now = node.stack.readiness(socket.id);
+            socket.notify.watch_poller(&self.queue, token, interest, now);
+        })
     }
 
-    /// Stops watching. What is queued already may still be reported. Closing a socket does it too.
+    /// Stops watching: nothing is reported of the socket any more. Closing the socket does it too.
+    /// `NotFound` if it is not watched by this poller.
     pub fn deregister(&self, socket: &impl Pollable) -> io::Result<()> {
-        let _ = socket;
-        todo!()
+        if socket.socket().notify.unwatch_poller(Some(&self.queue)) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "the socket is not in this poller"))
     }
 
     /// Replaces the contents of `ready` by the sockets that became ready, waiting for the first
-    /// at most `timeout` (`None`: for ever). Empty on timeout.
+    /// at most `timeout` (`None`: for ever). Empty on timeout, and sometimes without reason. One
+    /// thread at a time.
     pub fn wait(&self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        let _ = (ready, timeout);
-        todo!()
+        let until = match timeout {
+            None => Wait::Forever,
+            Some(Duration::ZERO) => Wait::Not,
+            Some(timeout) => Wait::Until(Instant::now() + timeout),
+        };
+        self.queue.wait(ready, until);
+        Ok(())
     }
 
     /// Makes a running or the next [`Poller::wait`] return, from any thread.
     pub fn wake(&self) -> io::Result<()> {
-        todo!()
+        self.queue.wake();
+        Ok(())
     }
 }
 
-/// Readable while sockets are ready, so that a poller can stand in another event loop.
+/// Readable while sockets are ready, so that a poller can stand in another event loop; then call
+/// [`Poller::wait`] with a timeout of zero.
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.queue.export()
     }
 }
 
 impl mio::event::Source for Poller {
     fn register(&mut self, registry: &Registry, token: Token, i: Interest) -> io::Result<()> {
-        let _ = (registry, token, i);
-        todo!()
+        SourceFd(&self.as_fd().as_raw_fd()).register(registry, token, i)
     }
     fn reregister(&mut self, registry: &Registry, token: Token, i: Interest) -> io::Result<()> {
-        let _ = (registry, token, i);
-        todo!()
+        SourceFd(&self.as_fd().as_raw_fd()).reregister(registry, token, i)
     }
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        let _ = registry;
-        todo!()
+        SourceFd(&self.as_fd().as_raw_fd()).deregister(registry)
     }
 }

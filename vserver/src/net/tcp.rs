@@ -2,24 +2,33 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant as StdInstant};
 
 use bytes::Bytes;
-use mio::{Interest, Registry, Token};
-use weft_stack::socket::tcp::{TcpOption, TcpState};
+use weft_stack::socket::SocketId;
+use weft_stack::socket::tcp::{ShutdownHow, TcpOption, TcpRecvError, TcpSendError, TcpState};
 
-use super::poller::{Pollable, sealed::Sealed};
+use super::socket::{
+    Direction, Socket, connect_error, listen_error, not_connected, readiness_faces, tcp_error,
+};
 use crate::Vserver;
+use crate::runtime::{Node, Wait};
+
+/// Bytes copied under the worker's lock in one go.
+const COPY_BYTES_MAX: usize = 256 << 10;
 
 /// A listening socket of a vserver.
 #[derive(Debug)]
-pub struct TcpListener {}
+pub struct TcpListener {
+    socket: Socket,
+}
 
 impl TcpListener {
     /// Listens on `addr` with a backlog of 1024. An unspecified address takes connections to every
     /// address of the vserver (`[::]` takes IPv4 too); port 0 picks a free one.
     ///
-    /// Errors: `AddrInUse`, `AddrNotAvailable`, `OutOfMemory` (limit of the vserver).
+    /// Errors: `AddrInUse`, `AddrNotAvailable`, `QuotaExceeded` (limit of the vserver).
     pub fn bind(vserver: &Vserver, addr: SocketAddr) -> io::Result<TcpListener> {
         TcpListener::bind_with_backlog(vserver, addr, 1024)
     }
@@ -30,47 +39,59 @@ impl TcpListener {
         addr: SocketAddr,
         backlog: usize,
     ) -> io::Result<TcpListener> {
-        let _ = (vserver, addr, backlog);
-        todo!()
+        let listen =
+            |node: &mut Node, now| node.stack.tcp_listen(now, addr, backlog).map_err(listen_error);
+        Ok(TcpListener { socket: Socket::open(vserver, listen)? })
     }
 
     /// Takes the oldest established connection and its peer; blocks unless non-blocking. The
     /// stream is blocking.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        todo!()
+        let (accepted, notify) = self.socket.wait(Direction::Read, |node, _| {
+            let accepted = node.stack.tcp_accept(self.socket.id)?;
+            Some(Ok((accepted, Socket::watch(node, accepted.id))))
+        })?;
+        let socket = Socket::adopt(&self.socket.vserver, accepted.id, notify);
+        Ok((TcpStream { socket: Arc::new(socket) }, accepted.peer))
     }
 
     /// The bound address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        todo!()
+        let addrs = self.socket.peek(|node| node.stack.tcp_addrs(self.socket.id))?;
+        addrs.map(|a| a.0).ok_or_else(not_connected)
     }
 
     /// Switches blocking off or on.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        let _ = nonblocking;
-        todo!()
+        self.socket.set_nonblocking(nonblocking);
+        Ok(())
     }
 
     /// Sets an option that accepted connections inherit.
     pub fn set_option(&self, option: TcpOption) -> io::Result<()> {
-        let _ = option;
-        todo!()
+        set_option(&self.socket, option)
     }
+}
+
+fn set_option(socket: &Socket, option: TcpOption) -> io::Result<()> {
+    let set = socket.call(|node, now| node.stack.tcp_set_option(now, socket.id, option))?;
+    if set { Ok(()) } else { Err(not_connected()) }
 }
 
 /// A TCP connection of a vserver. Dropping the last clone closes it; what was written is still
 /// delivered in the background.
 #[derive(Debug)]
-pub struct TcpStream {}
+pub struct TcpStream {
+    socket: Arc<Socket>,
+}
 
 impl TcpStream {
     /// Connects, blocking until the peer answered or the attempt failed.
     ///
     /// Errors: `ConnectionRefused`, `TimedOut`, `NetworkUnreachable`, `HostUnreachable`,
-    /// `AddrNotAvailable`, `InvalidInput`.
+    /// `AddrNotAvailable`, `AddrInUse`, `QuotaExceeded`, `InvalidInput`.
     pub fn connect(vserver: &Vserver, addr: SocketAddr) -> io::Result<TcpStream> {
-        let _ = (vserver, addr);
-        todo!()
+        TcpStream::connect_within(vserver, addr, Wait::Forever)
     }
 
     /// As [`TcpStream::connect`], giving up with `TimedOut` after `timeout`.
@@ -79,8 +100,28 @@ impl TcpStream {
         addr: SocketAddr,
         timeout: Duration,
     ) -> io::Result<TcpStream> {
-        let _ = (vserver, addr, timeout);
-        todo!()
+        TcpStream::connect_within(vserver, addr, Wait::Until(StdInstant::now() + timeout))
+    }
+
+    fn connect_within(vserver: &Vserver, addr: SocketAddr, wait: Wait) -> io::Result<TcpStream> {
+        let stream = TcpStream::start_connect(vserver, None, addr)?;
+        let id = stream.socket.id;
+        let done = stream.socket.wait_for(wait, |node, _| match node.stack.tcp_state(id) {
+            TcpState::SynSent | TcpState::SynReceived => None,
+            state => Some(match node.stack.tcp_take_error(id) {
+                Some(e) => Err(tcp_error(e)),
+                None if state == TcpState::Closed => Err(io::ErrorKind::ConnectionAborted.into()),
+                None => Ok(()),
+            }),
+        });
+        match done {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+            Err(e) => Err(e),
+            Ok(()) => {
+                stream.socket.set_nonblocking(false);
+                Ok(stream)
+            }
+        }
     }
 
     /// Starts a connection, from `local` if given, and returns at once a non-blocking stream. It
@@ -90,38 +131,64 @@ impl TcpStream {
         local: Option<SocketAddr>,
         addr: SocketAddr,
     ) -> io::Result<TcpStream> {
-        let _ = (vserver, local, addr);
-        todo!()
+        let connect =
+            |node: &mut Node, now| node.stack.tcp_connect(now, local, addr).map_err(connect_error);
+        let socket = Socket::open(vserver, connect)?;
+        socket.set_nonblocking(true);
+        Ok(TcpStream { socket: Arc::new(socket) })
+    }
+
+    fn id(&self) -> SocketId {
+        self.socket.id
     }
 
     /// Takes at most `max` received bytes without copying; empty at the end of the stream.
     pub fn recv_bytes(&self, max: usize) -> io::Result<Bytes> {
-        let _ = max;
-        todo!()
+        self.socket.wait(Direction::Read, |node, now| {
+            received(node.stack.tcp_recv_bytes(now, self.id(), max))
+        })
     }
 
     /// Queues `data` without copying. Blocking: all of it; non-blocking: takes what fits off its
     /// front, `WouldBlock` if that is nothing. Returns the bytes taken.
     pub fn send_bytes(&self, data: &mut Bytes) -> io::Result<usize> {
-        let _ = data;
-        todo!()
+        let mut total = 0;
+        while !data.is_empty() {
+            let sent = self.socket.wait(Direction::Write, |node, now| {
+                sent(node.stack.tcp_send_bytes(now, self.id(), data))
+            });
+            match sent {
+                Ok(n) => total += n,
+                Err(_) if total > 0 => break,
+                Err(e) => return Err(e),
+            }
+            if self.socket.is_nonblocking() {
+                break;
+            }
+        }
+        Ok(total)
     }
 
     /// Shuts a half down: `Write` sends FIN after what was written.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let _ = how;
-        todo!()
+        let how = match how {
+            Shutdown::Read => ShutdownHow::Read,
+            Shutdown::Write => ShutdownHow::Write,
+            Shutdown::Both => ShutdownHow::Both,
+        };
+        self.socket.call(|node, now| node.stack.tcp_shutdown(now, self.id(), how))
     }
 
     /// Resets the connection.
     pub fn abort(&self) {
-        todo!()
+        // After the host stopped there is nothing left to reset.
+        let _ = self.socket.call(|node, now| node.stack.tcp_abort(now, self.id()));
     }
 
     /// Switches blocking off or on, for all clones.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        let _ = nonblocking;
-        todo!()
+        self.socket.set_nonblocking(nonblocking);
+        Ok(())
     }
 
     /// Sends small segments at once (Nagle off).
@@ -131,60 +198,92 @@ impl TcpStream {
 
     /// Sets an option.
     pub fn set_option(&self, option: TcpOption) -> io::Result<()> {
-        let _ = option;
-        todo!()
+        set_option(&self.socket, option)
     }
 
     /// How long a blocking read waits; then `WouldBlock`, as the standard library's on Unix.
     /// `None`: for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let _ = timeout;
-        todo!()
+        self.socket.set_timeout(Direction::Read, timeout)
     }
 
     /// How long a blocking write waits; then `WouldBlock`. `None`: for ever.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let _ = timeout;
-        todo!()
+        self.socket.set_timeout(Direction::Write, timeout)
+    }
+
+    fn addrs(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        let addrs = self.socket.peek(|node| node.stack.tcp_addrs(self.id()))?;
+        addrs.ok_or_else(not_connected)
     }
 
     /// Our address. `NotConnected` when the connection is gone.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        todo!()
+        Ok(self.addrs()?.0)
     }
 
     /// The peer's address. `NotConnected` when the connection is gone.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        todo!()
+        Ok(self.addrs()?.1)
     }
 
     /// State of the connection (RFC 9293 3.3.2).
     pub fn state(&self) -> TcpState {
-        todo!()
+        let state = self.socket.peek(|node| node.stack.tcp_state(self.id()));
+        state.unwrap_or(TcpState::Closed)
     }
 
     /// Takes the pending error.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        todo!()
+        let error = self.socket.peek(|node| node.stack.tcp_take_error(self.id()))?;
+        Ok(error.map(tcp_error))
     }
 
-    /// Another handle on the same connection.
+    /// Another handle on the same connection; they share its mode and timeouts.
     pub fn try_clone(&self) -> io::Result<TcpStream> {
-        todo!()
+        Ok(TcpStream { socket: Arc::clone(&self.socket) })
+    }
+}
+
+fn received<T>(result: Result<T, TcpRecvError>) -> Option<io::Result<T>> {
+    match result {
+        Ok(data) => Some(Ok(data)),
+        Err(TcpRecvError::WouldBlock) => None,
+        Err(TcpRecvError::Failed(e)) => Some(Err(tcp_error(e))),
+        Err(_) => Some(Err(not_connected())),
+    }
+}
+
+fn sent(result: Result<usize, TcpSendError>) -> Option<io::Result<usize>> {
+    match result {
+        Ok(n) => Some(Ok(n)),
+        Err(TcpSendError::WouldBlock) => None,
+        Err(TcpSendError::Failed(e)) => Some(Err(tcp_error(e))),
+        Err(_) => Some(Err(io::ErrorKind::BrokenPipe.into())),
     }
 }
 
 impl Read for &TcpStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let _ = buf;
-        todo!()
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let len = buf.len().min(COPY_BYTES_MAX);
+        self.socket.wait(Direction::Read, |node, now| {
+            received(node.stack.tcp_recv(now, self.id(), &mut buf[..len]))
+        })
     }
 }
 
 impl Write for &TcpStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let _ = buf;
-        todo!()
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let len = buf.len().min(COPY_BYTES_MAX);
+        self.socket.wait(Direction::Write, |node, now| {
+            sent(node.stack.tcp_send(now, self.id(), &buf[..len]))
+        })
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
@@ -206,26 +305,5 @@ impl Write for TcpStream {
     }
 }
 
-macro_rules! source_stub {
-    ($t:ty) => {
-        impl Sealed for $t {}
-        impl Pollable for $t {}
-        impl mio::event::Source for $t {
-            fn register(&mut self, r: &Registry, token: Token, i: Interest) -> io::Result<()> {
-                let _ = (r, token, i);
-                todo!()
-            }
-            fn reregister(&mut self, r: &Registry, token: Token, i: Interest) -> io::Result<()> {
-                let _ = (r, token, i);
-                todo!()
-            }
-            fn deregister(&mut self, r: &Registry) -> io::Result<()> {
-                let _ = r;
-                todo!()
-            }
-        }
-    };
-}
-pub(crate) use source_stub;
-source_stub!(TcpListener);
-source_stub!(TcpStream);
+readiness_faces!(TcpListener);
+readiness_faces!(TcpStream);

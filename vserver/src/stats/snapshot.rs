@@ -19,6 +19,8 @@ pub struct HostSnapshot {
     pub vservers: Vec<VserverSnapshot>,
     /// Frames lost before a vserver was found (or for none), by reason; zeros left out.
     pub drops: BTreeMap<String, u64>,
+    /// What an operator should look at: addresses in use elsewhere, failed devices and steering.
+    pub problems: Vec<String>,
 }
 
 /// One NIC, its queues summed.
@@ -49,7 +51,7 @@ pub struct NicSnapshot {
 pub struct VserverSnapshot {
     /// Its name.
     pub name: String,
-    /// `data0 10.0.0.1/24`: addresses in use now.
+    /// Addresses in use now, with their alias: `data0 10.0.0.1`.
     pub addresses: Vec<String>,
     /// Configured routes as text: `0.0.0.0/0 via 10.0.0.254 dev data0`.
     pub routes: Vec<String>,

@@ -1,0 +1,301 @@
+//! From a configuration to a running host.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use weft_drivers::device::{AnyDevice, Caps, Device, Link, Medium};
+use weft_stack::frame::FramePool;
+use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
+use weft_stack::ip::route::Route;
+use weft_stack::stack::{Change, ChangeError, StackConfig};
+use weft_stack::time::Instant;
+
+use super::{AnyPeer, Devices, Host, HostError, Shared};
+use crate::config::{Driver, HostConfig, PollMode, Vserver};
+use crate::demux::Demux;
+use crate::interface::Tree;
+use crate::runtime::{
+    AliasPlace, Clock, Core, HostStack, Links, Nic, Node, Worker, open, worker_loop,
+};
+
+pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, HostError> {
+    let tree = Tree::new(&config)?;
+    check(&config, &devices)?;
+    let mut nics = Vec::new();
+    let mut peers = HashMap::new();
+    let mut kernel = Vec::new();
+    for (i, nic) in config.nics.iter().enumerate() {
+        let opened = if let Some(given) = devices.remove(&nic.name) {
+            given
+        } else {
+            let opened = open::open(nic, &config.workers)
+                .map_err(|source| HostError::Device { nic: nic.name.clone(), source })?;
+            peers.extend(opened.peer.map(|p| (nic.name.clone(), AnyPeer(p))));
+            if nic.driver != Driver::Mem {
+                kernel.push((i, nic.device.clone()));
+            }
+            opened.devices
+        };
+        nics.push(Nic::new(opened));
+    }
+    let links = watch(kernel, &config)?;
+    let clock = Clock::start();
+    let aliases = aliases(&config, &nics)?;
+    let demux = demux(&config, &tree, &aliases);
+    let places = config.aliases.iter().map(|a| AliasPlace { nic: a.nic, mtu: a.mtu }).collect();
+    let mut core = Core::new(nics, places, demux);
+    for index in 0..config.vservers.len() {
+        add_vserver(&mut core, &config, &aliases, index, clock.now())?;
+    }
+    run(config, core, clock, links, peers)
+}
+
+fn config_error(object: String, problem: impl Into<String>, hint: impl Into<String>) -> HostError {
+    HostError::Config { object, problem: problem.into(), hint: hint.into() }
+}
+
+/// What the parser of a file checks with line and column, for configurations made in code.
+fn check(config: &HostConfig, devices: &Devices) -> Result<(), HostError> {
+    if config.workers.count != 1 {
+        return Err(config_error(
+            "workers".into(),
+            format!("count is {}", config.workers.count),
+            "one worker serves all queues of all NICs for now; set count = 1",
+        ));
+    }
+    for (name, queues) in devices {
+        if queues.is_empty() || !config.nics.iter().any(|n| n.name == *name) {
+            let hint = "name a NIC of the configuration and give at least one queue";
+            return Err(config_error(format!("device {name}"), "has no NIC or no queue", hint));
+        }
+    }
+    let mut names = HashSet::new();
+    let mut addresses = HashSet::new();
+    for v in &config.vservers {
+        if !names.insert(&v.name) {
+            return Err(config_error(
+                format!("vserver {}", v.name),
+                "is there twice",
+                "rename one",
+            ));
+        }
+        let aliases = v.addresses.iter().map(|a| a.0).chain(v.slaac.iter().copied());
+        if let Some(bad) = aliases.clone().find(|a| *a >= config.aliases.len()) {
+            let problem = format!("alias number {bad} is not defined");
+            return Err(config_error(format!("vserver {}", v.name), problem, "define it"));
+        }
+        for (alias, cidr) in &v.addresses {
+            // Aliases that share a NIC and its MAC address cannot be told apart by a frame.
+            let a = &config.aliases[*alias];
+            if !addresses.insert((a.nic, a.mac, cidr.addr)) {
+                return Err(config_error(
+                    format!("vserver {}", v.name),
+                    format!("address {} is on {} (or its NIC) already", cidr.addr, a.name),
+                    "an address is on an alias once; give the alias a mac of its own to use it twice on a NIC",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn watch(kernel: Vec<(usize, String)>, config: &HostConfig) -> Result<Option<Links>, HostError> {
+    let Some((first, _)) = kernel.first() else { return Ok(None) };
+    let nic = config.nics[*first].name.clone();
+    Links::open(kernel).map(Some).map_err(|source| HostError::Device { nic, source })
+}
+
+/// What stacks are told of each alias, apart from SLAAC.
+fn aliases(config: &HostConfig, nics: &[Nic]) -> Result<Vec<AliasConfig>, HostError> {
+    let mut out = Vec::new();
+    for (i, alias) in config.aliases.iter().enumerate() {
+        let nic = &config.nics[alias.nic];
+        let device: &AnyDevice = &nics[alias.nic].ports[0].device;
+        let (caps, link): (&Caps, Link) = (device.caps(), device.link());
+        let medium = match (caps.medium, alias.mac.or(link.mac)) {
+            (Medium::Ip, _) => AliasMedium::Ip,
+            (Medium::Ethernet, Some(mac)) => AliasMedium::Ethernet { mac },
+            (Medium::Ethernet, None) => {
+                let hint = "give the NIC or the alias a mac";
+                let problem = format!("{} has no MAC address", nic.device);
+                return Err(config_error(format!("alias {}", alias.name), problem, hint));
+            }
+        };
+        let mtu = alias.mtu.unwrap_or(link.mtu);
+        if mtu > link.mtu {
+            let problem = format!("MTU {mtu} is larger than the {} of {}", link.mtu, nic.name);
+            let hint = "lower it, or raise the NIC's";
+            return Err(config_error(format!("alias {}", alias.name), problem, hint));
+        }
+        out.push(AliasConfig {
+            id: AliasId(i as u16),
+            name: alias.name.clone(),
+            medium,
+            mtu,
+            gso_bytes_max: caps.gso_bytes_max,
+            tx_checksum: caps.tx_checksum,
+            rx_checksum_trust: nic.rx_checksum_trust,
+            up: link.up,
+            slaac: false,
+        });
+    }
+    Ok(out)
+}
+
+fn demux(config: &HostConfig, tree: &Tree, aliases: &[AliasConfig]) -> Demux {
+    let mut demux = Demux::default();
+    for nic in 0..config.nics.len() {
+        demux.add_nic();
+        for alias in tree.aliases_of(nic) {
+            let mac = match aliases[*alias].medium {
+                AliasMedium::Ethernet { mac } => Some(mac),
+                AliasMedium::Ip => None,
+            };
+            demux.add_alias(nic, AliasId(*alias as u16), mac);
+        }
+    }
+    demux
+}
+
+fn add_vserver(
+    core: &mut Core,
+    config: &HostConfig,
+    aliases: &[AliasConfig],
+    index: usize,
+    now: Instant,
+) -> Result<(), HostError> {
+    let v = &config.vservers[index];
+    let used = used_aliases(v);
+    let mut nics: Vec<usize> = used.iter().map(|a| config.aliases[*a].nic).collect();
+    nics.sort_unstable();
+    nics.dedup();
+    let pool = pool(core, &nics);
+    let stack_config = StackConfig {
+        name: v.name.clone(),
+        limits: v.limits.clone(),
+        tcp: v.tcp.clone(),
+        forwarding: v.forwarding,
+        seed: seed()?,
+    };
+    let mut stack = HostStack::with_path(stack_config, pool, now, weft_shim::identity());
+    for (operation, object, change) in changes(v, &used, aliases) {
+        stack.handle_config(now, change).map_err(|source: ChangeError| HostError::Change {
+            vserver: v.name.clone(),
+            operation,
+            object,
+            source,
+        })?;
+    }
+    core.nodes.push(Node::new(stack, nics));
+    attach(core, config, v, &used, index as u32)?;
+    core.mark_dirty(index as u32);
+    Ok(())
+}
+
+/// Aliases (indices) that a vserver is attached to, each once.
+fn used_aliases(v: &Vserver) -> Vec<usize> {
+    let addresses = v.addresses.iter().map(|a| a.0);
+    let routes = v.routes.iter().map(|r| r.alias);
+    let mut used: Vec<_> = addresses.chain(v.slaac.iter().copied()).chain(routes).collect();
+    used.sort_unstable();
+    used.dedup();
+    used
+}
+
+/// Frames come from the pool of the vserver's first NIC; other devices copy them.
+fn pool(core: &Core, nics: &[usize]) -> FramePool {
+    let nic = nics.first().and_then(|n| core.nics.get(*n)).or(core.nics.first());
+    nic.map_or_else(|| FramePool::heap(64, 2048), |n| n.ports[0].device.pool().clone())
+}
+
+fn seed() -> Result<[u8; 16], HostError> {
+    let mut seed = [0; 16];
+    rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| HostError::Os { operation: "read random bytes", source: e.into() })?;
+    Ok(seed)
+}
+
+fn changes(
+    v: &Vserver,
+    used: &[usize],
+    aliases: &[AliasConfig],
+) -> Vec<(&'static str, String, Change)> {
+    let mut out = Vec::new();
+    for alias in used {
+        let mut config = aliases[*alias].clone();
+        config.slaac = v.slaac.contains(alias);
+        out.push(("attach to alias", config.name.clone(), Change::AliasAdd(config)));
+    }
+    for (alias, cidr) in &v.addresses {
+        let alias = AliasId(*alias as u16);
+        out.push(("add address", cidr.to_string(), Change::AddressAdd { alias, cidr: *cidr }));
+    }
+    for r in &v.routes {
+        let route = Route {
+            prefix: r.to.network(),
+            via: r.via,
+            alias: AliasId(r.alias as u16),
+            src: r.src,
+            metric: r.metric,
+            mtu: None,
+        };
+        out.push(("add route to", r.to.to_string(), Change::RouteAdd(route)));
+    }
+    out
+}
+
+fn attach(
+    core: &mut Core,
+    config: &HostConfig,
+    v: &Vserver,
+    used: &[usize],
+    index: u32,
+) -> Result<(), HostError> {
+    for alias in used {
+        let id = AliasId(*alias as u16);
+        core.demux.attach(id, index);
+        if v.forwarding && !core.demux.set_forwarder(id, index) {
+            let alias = &config.aliases[*alias].name;
+            return Err(config_error(
+                format!("vserver {}", v.name),
+                format!("another vserver forwards on {alias} already"),
+                "a frame for a foreign address can go to one of them only; use another alias",
+            ));
+        }
+    }
+    for (alias, cidr) in &v.addresses {
+        if let Some(broadcast @ IpAddr::V4(_)) = cidr.broadcast() {
+            core.demux.join(AliasId(*alias as u16), broadcast, index);
+        }
+    }
+    Ok(())
+}
+
+fn run(
+    config: HostConfig,
+    core: Core,
+    clock: Clock,
+    links: Option<Links>,
+    peers: HashMap<String, AnyPeer>,
+) -> Result<Host, HostError> {
+    let os = |operation| move |source| HostError::Os { operation, source };
+    let mode = config.nics.iter().map(|n| n.poll).max_by_key(|m| match m {
+        PollMode::Interrupt => 0,
+        PollMode::Adaptive => 1,
+        PollMode::Busy => 2,
+    });
+    let mode = mode.unwrap_or(PollMode::Interrupt);
+    let (worker, sleeper) =
+        Worker::new(core, clock, links).map_err(os("make the worker's event queue"))?;
+    let names = config.vservers.iter().enumerate().map(|(i, v)| (v.name.clone(), i as u32));
+    let names = names.collect();
+    let cpu = config.workers.affinity.first().copied();
+    let shared = Arc::new(Shared { config, names, worker: Arc::clone(&worker) });
+    let thread = std::thread::Builder::new()
+        .name("weft-worker-0".into())
+        .spawn(move || worker_loop(&worker, sleeper, mode, cpu))
+        .map_err(os("start the worker's thread"))?;
+    Ok(Host { shared, thread: Mutex::new(Some(thread)), peers: Mutex::new(peers) })
+}

@@ -1,0 +1,252 @@
+//! What the socket types share: the handle on a stack's socket, blocking, readiness.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant as StdInstant};
+
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use weft_stack::socket::tcp::{ConnectError, ListenError, TcpError};
+use weft_stack::socket::udp::BindError;
+use weft_stack::socket::{SocketId, SocketKind};
+use weft_stack::time::Instant;
+
+use crate::Vserver;
+use crate::runtime::{Node, Notify, Wait};
+
+/// A socket of a stack. Dropping it closes the socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) vserver: Vserver,
+    pub(crate) id: SocketId,
+    pub(crate) notify: Arc<Notify>,
+    nonblocking: AtomicBool,
+    /// Nanoseconds; 0: for ever.
+    read_timeout: AtomicU64,
+    write_timeout: AtomicU64,
+}
+
+/// Which of the two timeouts a call has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+impl Socket {
+    /// Makes a socket with `f`.
+    pub(crate) fn open(
+        vserver: &Vserver,
+        f: impl FnOnce(&mut Node, Instant) -> io::Result<SocketId>,
+    ) -> io::Result<Socket> {
+        let made = vserver.worker().call(vserver.index(), |node, now| {
+            let id = f(node, now)?;
+            Ok::<_, io::Error>((id, Socket::watch(node, id)))
+        })?;
+        let (id, notify) = made?;
+        Ok(Socket::adopt(vserver, id, notify))
+    }
+
+    /// Starts to follow the events of a socket, under the same lock that made it.
+    pub(crate) fn watch(node: &mut Node, id: SocketId) -> Arc<Notify> {
+        let notify = Arc::new(Notify::default());
+        node.sockets.insert(id, Arc::clone(&notify));
+        notify
+    }
+
+    /// The handle on a socket that is watched already.
+    pub(crate) fn adopt(vserver: &Vserver, id: SocketId, notify: Arc<Notify>) -> Socket {
+        Socket {
+            vserver: vserver.clone(),
+            id,
+            notify,
+            nonblocking: AtomicBool::new(false),
+            read_timeout: AtomicU64::new(0),
+            write_timeout: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn call<R>(&self, f: impl FnOnce(&mut Node, Instant) -> R) -> io::Result<R> {
+        self.vserver.worker().call(self.vserver.index(), f)
+    }
+
+    pub(crate) fn peek<R>(&self, f: impl FnOnce(&mut Node) -> R) -> io::Result<R> {
+        self.vserver.worker().peek(self.vserver.index(), f)
+    }
+
+    /// Repeats `op` until it gives something, or as long as the socket's mode and timeout allow.
+    pub(crate) fn wait<R>(
+        &self,
+        direction: Direction,
+        op: impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
+    ) -> io::Result<R> {
+        let timeout = match direction {
+            Direction::Read => &self.read_timeout,
+            Direction::Write => &self.write_timeout,
+        };
+        let wait = match timeout.load(Ordering::Relaxed) {
+            _ if self.is_nonblocking() => Wait::Not,
+            0 => Wait::Forever,
+            ns => Wait::Until(StdInstant::now() + Duration::from_nanos(ns)),
+        };
+        self.wait_for(wait, op)
+    }
+
+    pub(crate) fn wait_for<R>(
+        &self,
+        wait: Wait,
+        op: impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
+    ) -> io::Result<R> {
+        self.vserver.worker().wait(self.vserver.index(), &self.notify, wait, op)
+    }
+
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.nonblocking.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_timeout(
+        &self,
+        direction: Direction,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        let ns = match timeout {
+            Some(Duration::ZERO) => {
+                let text = "a timeout of zero; None waits for ever, set_nonblocking not at all";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+            Some(t) => u64::try_from(t.as_nanos()).unwrap_or(0),
+            None => 0,
+        };
+        match direction {
+            Direction::Read => self.read_timeout.store(ns, Ordering::Relaxed),
+            Direction::Write => self.write_timeout.store(ns, Ordering::Relaxed),
+        }
+        Ok(())
+    }
+
+    /// (Re)registers with mio.
+    pub(crate) fn watch_mio(
+        &self,
+        interest: Interest,
+        f: impl FnOnce(RawFd, Interest) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.peek(|node| self.notify.watch_mio(interest, node.stack.readiness(self.id), f))?
+    }
+
+    pub(crate) fn register(&self, r: &Registry, token: Token, i: Interest) -> io::Result<()> {
+        self.watch_mio(i, |fd, i| SourceFd(&fd).register(r, token, i))
+    }
+
+    pub(crate) fn reregister(&self, r: &Registry, token: Token, i: Interest) -> io::Result<()> {
+        self.watch_mio(i, |fd, i| SourceFd(&fd).reregister(r, token, i))
+    }
+
+    pub(crate) fn deregister(&self, r: &Registry) -> io::Result<()> {
+        self.notify.unwatch_mio(|fd| SourceFd(&fd).deregister(r))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.notify.unwatch_poller(None);
+        // After the host stopped there is nothing left to close.
+        let _ = self.call(|node, now| {
+            node.sockets.remove(&self.id);
+            match self.id.kind {
+                SocketKind::Udp => node.stack.udp_close(self.id),
+                SocketKind::TcpListener | SocketKind::TcpStream => {
+                    node.stack.tcp_close(now, self.id);
+                }
+            }
+        });
+    }
+}
+
+/// The error kinds of the standard library for the stack's.
+pub(crate) fn tcp_error(e: TcpError) -> io::Error {
+    let kind = match e {
+        TcpError::Refused => io::ErrorKind::ConnectionRefused,
+        TcpError::Reset => io::ErrorKind::ConnectionReset,
+        TcpError::TimedOut => io::ErrorKind::TimedOut,
+        TcpError::HostUnreachable => io::ErrorKind::HostUnreachable,
+        _ => io::ErrorKind::ConnectionAborted,
+    };
+    io::Error::new(kind, e)
+}
+
+pub(crate) fn connect_error(e: ConnectError) -> io::Error {
+    let kind = match e {
+        ConnectError::Unreachable => io::ErrorKind::NetworkUnreachable,
+        ConnectError::NotAvailable => io::ErrorKind::AddrNotAvailable,
+        ConnectError::InUse => io::ErrorKind::AddrInUse,
+        ConnectError::TooMany => io::ErrorKind::QuotaExceeded,
+        _ => io::ErrorKind::InvalidInput,
+    };
+    io::Error::new(kind, e)
+}
+
+pub(crate) fn listen_error(e: ListenError) -> io::Error {
+    let kind = match e {
+        ListenError::InUse => io::ErrorKind::AddrInUse,
+        ListenError::NotAvailable => io::ErrorKind::AddrNotAvailable,
+        _ => io::ErrorKind::QuotaExceeded,
+    };
+    io::Error::new(kind, e)
+}
+
+pub(crate) fn bind_error(e: BindError) -> io::Error {
+    let kind = match e {
+        BindError::InUse => io::ErrorKind::AddrInUse,
+        BindError::NotAvailable => io::ErrorKind::AddrNotAvailable,
+        _ => io::ErrorKind::QuotaExceeded,
+    };
+    io::Error::new(kind, e)
+}
+
+pub(crate) fn not_connected() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+/// The readiness faces of a socket type with a field `socket`.
+macro_rules! readiness_faces {
+    ($type:ty) => {
+        impl $crate::net::poller::Sealed for $type {
+            fn socket(&self) -> &$crate::net::socket::Socket {
+                &self.socket
+            }
+        }
+        impl $crate::net::Pollable for $type {}
+
+        /// One event descriptor per registered socket. Writable interest is reported together
+        /// with readable; the state is what the next call says.
+        impl mio::event::Source for $type {
+            fn register(
+                &mut self,
+                registry: &mio::Registry,
+                token: mio::Token,
+                interests: mio::Interest,
+            ) -> std::io::Result<()> {
+                self.socket.register(registry, token, interests)
+            }
+            fn reregister(
+                &mut self,
+                registry: &mio::Registry,
+                token: mio::Token,
+                interests: mio::Interest,
+            ) -> std::io::Result<()> {
+                self.socket.reregister(registry, token, interests)
+            }
+            fn deregister(&mut self, registry: &mio::Registry) -> std::io::Result<()> {
+                self.socket.deregister(registry)
+            }
+        }
+    };
+}
+pub(crate) use readiness_faces;

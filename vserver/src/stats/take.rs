@@ -1,0 +1,108 @@
+//! Taking a snapshot.
+
+use std::collections::BTreeMap;
+
+use weft_drivers::device::Device;
+use weft_stack::drop::Drops;
+use weft_stack::socket::SocketKind;
+use weft_stack::stats::Mib;
+
+use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
+use crate::config::HostConfig;
+use crate::host::Shared;
+use crate::runtime::Nic;
+
+/// `aa:bb:cc:dd:ee:ff`.
+pub(crate) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+/// A snapshot of a host. The lock is held for one vserver at a time.
+pub(crate) fn take(shared: &Shared) -> HostSnapshot {
+    let config = &shared.config;
+    let core = shared.worker.lock();
+    let nics = core.nics.iter().enumerate().map(|(i, nic)| of_nic(config, i, nic)).collect();
+    let drops = by_reason(&core.drops);
+    let problems = core.problems.clone();
+    drop(core);
+    HostSnapshot {
+        schema_version: 1,
+        generation: 1,
+        uptime_ms: shared.worker.clock.now().as_millis(),
+        nics,
+        vservers: (0..config.vservers.len()).map(|v| of_vserver(shared, v)).collect(),
+        drops,
+        problems,
+    }
+}
+
+fn by_reason(drops: &Drops) -> BTreeMap<String, u64> {
+    drops.iter().filter(|(_, n)| *n > 0).map(|(r, n)| (r.name().to_owned(), n)).collect()
+}
+
+fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
+    let named = &config.nics[index];
+    let device = &nic.ports[0].device;
+    let mut counters = BTreeMap::new();
+    nic.stats().for_each(|name, n| {
+        counters.insert(name.to_owned(), n);
+    });
+    let on_it = config.aliases.iter().filter(|a| a.nic == index);
+    let failed = nic.ports.iter().any(|p| p.failed.is_some());
+    NicSnapshot {
+        name: named.name.clone(),
+        device: named.device.clone(),
+        mode: device.caps().mode.clone(),
+        queues: nic.ports.len(),
+        up: nic.link.up && !failed,
+        mtu: nic.link.mtu,
+        mac: device.link().mac.map(mac_text),
+        aliases: on_it.map(|a| a.name.clone()).collect(),
+        counters,
+    }
+}
+
+fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
+    let config = &shared.config;
+    let core = shared.worker.lock();
+    let node = &core.nodes[index];
+    let mib: Mib = node.stack.mib().clone();
+    let addresses = node.addresses.clone();
+    let [mut listeners, mut streams, mut datagrams] = [0; 3];
+    node.stack.for_each_socket(|s| match s.id.kind {
+        SocketKind::TcpListener => listeners += 1,
+        SocketKind::TcpStream => streams += 1,
+        SocketKind::Udp => datagrams += 1,
+    });
+    drop(core);
+    let mut counters = BTreeMap::new();
+    mib.for_each(|name, n| {
+        counters.insert(name.to_owned(), n);
+    });
+    let alias = |id: usize| config.aliases[id].name.as_str();
+    VserverSnapshot {
+        name: config.vservers[index].name.clone(),
+        addresses: addresses
+            .iter()
+            .map(|(id, addr)| format!("{} {addr}", alias(id.0 as usize)))
+            .collect(),
+        routes: config.vservers[index].routes.iter().map(|r| route_text(config, r)).collect(),
+        tcp_listeners: listeners,
+        tcp_connections: streams,
+        udp_sockets: datagrams,
+        rx_frames: mib.frames.rx_frames,
+        rx_bytes: mib.frames.rx_bytes,
+        tx_frames: mib.frames.tx_frames,
+        tx_bytes: mib.frames.tx_bytes,
+        counters,
+        drops: by_reason(&mib.drops),
+        services: Vec::new(),
+    }
+}
+
+fn route_text(config: &HostConfig, route: &crate::config::RouteSpec) -> String {
+    let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
+    let metric =
+        if route.metric == 0 { String::new() } else { format!(" metric {}", route.metric) };
+    format!("{}{via} dev {}{metric}", route.to, config.aliases[route.alias].name)
+}
