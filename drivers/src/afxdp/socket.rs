@@ -86,6 +86,11 @@ impl AfXdp {
             return Err(fail("bind AF_XDP socket", source)
                 .hint(format!("`ethtool -l {}` tells, `ethtool -L` changes", program.ifname())));
         }
+        if !umem.is_of_this_namespace().map_err(|e| fail("compare namespaces for", e))? {
+            let source = io::Error::from(io::ErrorKind::InvalidInput);
+            return Err(fail("bind AF_XDP socket", source)
+                .hint("the UMEM was made in another network namespace than the NIC"));
+        }
         let rings = bind(program, queue, umem, options).map_err(|e| bind_error(&object, e))?;
         let zero_copy =
             is_zero_copy(&rings).map_err(|e| fail("ask AF_XDP socket for its mode", e))?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ struct Shared {
     frame_bytes: usize,
     pool: FramePool,
     note: Option<String>,
+    namespace: u64,
 }
 
 struct UmemRegion {
@@ -59,6 +61,8 @@ impl UmemPool {
     /// Each queue keeps [`super::AfXdpOptions::fill_frames`] of them; the rest is for frames on
     /// their way to or from applications. Without a free hugepage it falls back to ordinary
     /// pages, see [`UmemPool::note`].
+    ///
+    /// Belongs to the calling thread's network namespace, as its NICs must.
     pub fn new(frames: u32, frame_bytes: u32, hugepages: bool) -> Result<UmemPool, DeviceError> {
         let object = format!("UMEM of {frames} frames of {frame_bytes} bytes");
         let invalid = |reason: String| {
@@ -80,8 +84,17 @@ impl UmemPool {
             note = Some(format!("no hugepages for the {object}: using ordinary pages"));
             made = Umem::new(config, count, false);
         }
-        let (umem, descs) = made.map_err(|e| create_error(object, &e))?;
-        Ok(UmemPool::over(umem, descs, frame_bytes as usize, note))
+        let (umem, descs) = made.map_err(|e| create_error(object.clone(), &e))?;
+        let namespace = current_namespace()
+            .map_err(|e| DeviceError::new("ask for the network namespace of", object, e))?;
+        Ok(UmemPool::over(umem, descs, frame_bytes as usize, note, namespace))
+    }
+
+    /// Whether it was made in the calling thread's network namespace. The first AF_XDP socket on a
+    /// UMEM is the one that made it: elsewhere it would be bound to whatever interface of its own
+    /// namespace has the NIC's index.
+    pub(super) fn is_of_this_namespace(&self) -> io::Result<bool> {
+        Ok(current_namespace()? == self.shared.namespace)
     }
 
     fn over(
@@ -89,6 +102,7 @@ impl UmemPool {
         mut descs: Vec<FrameDesc>,
         frame_bytes: usize,
         note: Option<String>,
+        namespace: u64,
     ) -> UmemPool {
         let slots = descs.iter_mut().map(|desc| {
             // SAFETY: the descriptor is of this UMEM, and neither the kernel nor anybody else
@@ -104,7 +118,7 @@ impl UmemPool {
         // keeps it mapped. Devices write to a slot only while they own it (`rings::Held`).
         let pool = unsafe { FramePool::from_region(region, slots, frame_bytes) };
         let descs = descs.into_boxed_slice();
-        UmemPool { shared: Arc::new(Shared { umem, descs, frame_bytes, pool, note }) }
+        UmemPool { shared: Arc::new(Shared { umem, descs, frame_bytes, pool, note, namespace }) }
     }
 
     /// The pool of its frames.
@@ -159,6 +173,11 @@ fn config(frame_bytes: u32) -> Result<UmemConfig, Box<dyn std::error::Error>> {
     let mut config = UmemConfig::builder();
     config.frame_size(FrameSize::new(frame_bytes)?).fill_queue_size(ring).comp_queue_size(ring);
     Ok(config.build()?)
+}
+
+/// Identity of the calling thread's network namespace.
+fn current_namespace() -> io::Result<u64> {
+    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
 fn create_error(object: String, error: &UmemCreateError) -> DeviceError {
