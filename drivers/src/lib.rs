@@ -5,8 +5,11 @@
 pub mod afxdp;
 pub mod device;
 pub mod ethtool;
+mod intake;
 pub mod mem;
 pub mod netlink;
 pub mod netns;
 pub mod nic;
 pub mod segment;
+pub mod tuntap;
+mod vnet;

@@ -1,0 +1,293 @@
+//! A very small host on top of a device, to talk to the kernel at the other end: it answers ARP,
+//! sends UDP and TCP over IPv4, and waits for frames with a deadline.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use weft_drivers::device::{Device, Medium};
+use weft_drivers::segment::Headers;
+use weft_stack::frame::{Checksum, Frame, Gso};
+use weft_stack::wire::checksum;
+
+pub const KERNEL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub const OURS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Peer<D> {
+    pub device: D,
+    /// The kernel's MAC address.
+    pub kernel_mac: [u8; 6],
+    waiting: VecDeque<Frame>,
+}
+
+/// How a packet is put together.
+#[derive(Clone, Copy, Default)]
+pub struct How {
+    /// Leave the checksum to the device.
+    pub partial: bool,
+    /// Put the payload into fragments of this size.
+    pub frag: Option<usize>,
+    /// Mark as a super-segment with segments of this size.
+    pub segment: Option<u16>,
+}
+
+impl<D: Device> Peer<D> {
+    pub fn new(device: D, kernel_mac: [u8; 6]) -> Peer<D> {
+        Peer { device, kernel_mac, waiting: VecDeque::new() }
+    }
+
+    fn mac(&self) -> [u8; 6] {
+        self.device.link().mac.unwrap_or_default()
+    }
+
+    /// Sends all, waiting for room as needed.
+    pub fn send(&mut self, frame: Frame) {
+        let mut burst = VecDeque::from([frame]);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.device.transmit(&mut burst).unwrap();
+            if !self.device.flush().unwrap() && burst.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no room for a frame");
+            std::thread::yield_now();
+        }
+    }
+
+    fn link_header(&self, ethertype: u16) -> Vec<u8> {
+        if self.device.caps().medium == Medium::Ip {
+            return Vec::new();
+        }
+        [&self.kernel_mac[..], &self.mac(), &ethertype.to_be_bytes()].concat()
+    }
+
+    /// Sends `header` (its checksum field at `offset` zero) and `payload` as one IPv4 packet.
+    pub fn send_ip(
+        &mut self,
+        protocol: u8,
+        header: &[u8],
+        offset: usize,
+        payload: &[u8],
+        how: How,
+    ) {
+        let len = header.len() + payload.len();
+        let mut ip = vec![0x45, 0];
+        ip.extend(((20 + len) as u16).to_be_bytes());
+        ip.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+        ip.extend(OURS.octets());
+        ip.extend(KERNEL.octets());
+        let sum = checksum::finish(checksum::sum(&ip));
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        let mut header = header.to_vec();
+        let pseudo = checksum::pseudo_v4(OURS, KERNEL, protocol, len);
+        let mut sum = checksum::Accumulator::starting_with(pseudo);
+        sum.add(&header);
+        sum.add(payload);
+        let field = if how.partial { pseudo } else { checksum::finish_udp(sum.sum()) };
+        header[offset..offset + 2].copy_from_slice(&field.to_be_bytes());
+
+        let mut data = self.link_header(0x0800);
+        data.extend(ip);
+        let start = data.len();
+        data.extend(header);
+        let mut frags = Vec::new();
+        match how.frag {
+            Some(size) => frags.extend(payload.chunks(size).map(Bytes::copy_from_slice)),
+            None => data.extend(payload),
+        }
+        let mut frame = Frame::from_heap(32, &data);
+        frame.frags = frags.into();
+        if how.partial {
+            let (start, offset) = (start as u16, offset as u16);
+            frame.meta.checksum = Checksum::Partial { start, offset };
+        }
+        frame.meta.gso = match how.segment {
+            None => Gso::None,
+            Some(mss) if protocol == TCP => Gso::Tcp4 { mss },
+            Some(size) => Gso::Udp { size },
+        };
+        self.send(frame);
+    }
+
+    pub fn send_udp(&mut self, from: u16, to: u16, payload: &[u8], how: How) {
+        let mut header = [from.to_be_bytes(), to.to_be_bytes()].concat();
+        header.extend(((8 + payload.len()) as u16).to_be_bytes());
+        header.extend([0, 0]);
+        self.send_ip(UDP, &header, 6, payload, how);
+    }
+
+    /// The next IPv4 packet of `protocol`. Answers ARP on the way, ignores the rest.
+    pub fn receive(&mut self, protocol: u8) -> Packet {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            while let Some(frame) = self.waiting.pop_front() {
+                if self.answered_arp(&frame) {
+                    continue;
+                }
+                let medium = self.device.caps().medium;
+                let Ok(headers) = Headers::parse(frame.data(), medium) else { continue };
+                if headers.protocol == protocol && headers.ip_version == 4 {
+                    let flat = frame.to_heap();
+                    return Packet { frame, flat, headers };
+                }
+            }
+            self.wait(deadline);
+        }
+    }
+
+    /// Waits until frames came; panics at the deadline.
+    fn wait(&mut self, deadline: Instant) {
+        let mut burst = Vec::new();
+        while self.device.receive(&mut burst, 32).unwrap() == 0 {
+            self.device.flush().unwrap();
+            let left = deadline.checked_duration_since(Instant::now()).expect("no frame came");
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: 1_000_000 };
+            let fd = self.device.fd().unwrap();
+            poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)).unwrap();
+        }
+        self.waiting.extend(burst);
+    }
+
+    fn answered_arp(&mut self, frame: &Frame) -> bool {
+        let data = frame.data();
+        if self.device.caps().medium == Medium::Ip || data[12..14] != [8, 6] {
+            return false;
+        }
+        if data[20..22] == [0, 1] && data[38..42] == OURS.octets() {
+            let mut reply =
+                [&data[6..12], &self.mac(), &data[12..20], &[0, 2], &self.mac()].concat();
+            reply.extend(OURS.octets());
+            reply.extend(&data[22..32]);
+            self.send(Frame::from_heap(0, &reply));
+        }
+        true
+    }
+}
+
+/// A received packet with its headers found.
+pub struct Packet {
+    /// As it came.
+    pub frame: Frame,
+    /// All bytes in one piece.
+    pub flat: Frame,
+    pub headers: Headers,
+}
+
+impl Packet {
+    pub fn payload(&self) -> &[u8] {
+        &self.flat.data()[self.headers.payload..]
+    }
+
+    fn transport(&self) -> &[u8] {
+        &self.flat.data()[self.headers.transport..]
+    }
+
+    pub fn ports(&self) -> (u16, u16) {
+        let t = self.transport();
+        (u16::from_be_bytes([t[0], t[1]]), u16::from_be_bytes([t[2], t[3]]))
+    }
+
+    pub fn seq(&self) -> u32 {
+        u32::from_be_bytes(self.transport()[4..8].try_into().unwrap())
+    }
+
+    pub fn acknowledges(&self) -> u32 {
+        u32::from_be_bytes(self.transport()[8..12].try_into().unwrap())
+    }
+
+    pub fn flags(&self) -> u8 {
+        self.transport()[13]
+    }
+
+    /// Whether the transport checksum in the packet is right as it stands.
+    pub fn checksum_is_complete(&self) -> bool {
+        let t = self.transport();
+        let ip = &self.flat.data()[self.headers.network..];
+        let pseudo = checksum::combine(
+            checksum::sum(&ip[12..20]),
+            checksum::combine(t.len() as u16, u16::from(self.headers.protocol)),
+        );
+        checksum::is_valid(checksum::combine(pseudo, checksum::sum(t)))
+    }
+}
+
+/// The peer's side of one TCP connection: in order, no loss, no timers.
+pub struct Tcp {
+    kernel_port: u16,
+    port: u16,
+    pub seq: u32,
+    pub ack: u32,
+}
+
+pub const ACK: u8 = 0x10;
+const SYN: u8 = 0x02;
+
+impl Tcp {
+    /// Answers the SYN that a kernel client sends to our `port`.
+    pub fn accept<D: Device>(peer: &mut Peer<D>, port: u16) -> Tcp {
+        let syn = loop {
+            let packet = peer.receive(TCP);
+            if packet.flags() & SYN != 0 && packet.ports().1 == port {
+                break packet;
+            }
+        };
+        let mut tcp =
+            Tcp { kernel_port: syn.ports().0, port, seq: 1000, ack: syn.seq().wrapping_add(1) };
+        tcp.send_header(peer, SYN | ACK, &[2, 4, 5, 0xb4, 1, 3, 3, 8], &[], How::default());
+        tcp.seq += 1;
+        tcp
+    }
+
+    fn send_header<D: Device>(
+        &self,
+        peer: &mut Peer<D>,
+        flags: u8,
+        options: &[u8],
+        payload: &[u8],
+        how: How,
+    ) {
+        let mut header = [self.port.to_be_bytes(), self.kernel_port.to_be_bytes()].concat();
+        header.extend(self.seq.to_be_bytes());
+        header.extend(self.ack.to_be_bytes());
+        header.extend([((20 + options.len()) as u8 / 4) << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        header.extend(options);
+        peer.send_ip(TCP, &header, 16, payload, how);
+    }
+
+    pub fn send<D: Device>(&mut self, peer: &mut Peer<D>, payload: &[u8], how: How) {
+        self.send_header(peer, ACK | 8, &[], payload, how);
+        self.seq = self.seq.wrapping_add(payload.len() as u32);
+        // The kernel's receive window is not larger than one call.
+        while peer.receive(TCP).acknowledges() != self.seq {}
+    }
+
+    /// Receives and acknowledges `len` bytes; returns them and the largest frame's metadata.
+    pub fn receive<D: Device>(&mut self, peer: &mut Peer<D>, len: usize) -> (Vec<u8>, Packet) {
+        let mut stream = Vec::new();
+        let mut largest: Option<Packet> = None;
+        while stream.len() < len {
+            let packet = peer.receive(TCP);
+            if packet.seq() != self.ack || packet.payload().is_empty() {
+                continue;
+            }
+            stream.extend(packet.payload());
+            self.ack = self.ack.wrapping_add(packet.payload().len() as u32);
+            self.send_header(peer, ACK, &[], &[], How { partial: true, ..How::default() });
+            if largest.as_ref().is_none_or(|l| l.payload().len() < packet.payload().len()) {
+                largest = Some(packet);
+            }
+        }
+        (stream, largest.unwrap())
+    }
+}
+
+/// Bytes that differ at every offset a cut could confuse.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8 ^ (i / 251) as u8).collect()
+}
