@@ -26,6 +26,7 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
     let mut nics = Vec::new();
     let mut peers = HashMap::new();
     let mut kernel = Vec::new();
+    let mut problems = Vec::new();
     for (i, nic) in config.nics.iter().enumerate() {
         let opened = if let Some(given) = devices.remove(&nic.name) {
             given
@@ -33,9 +34,8 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
             let opened = open::open(nic, &config.workers)
                 .map_err(|source| HostError::Device { nic: nic.name.clone(), source })?;
             peers.extend(opened.peer.map(|p| (nic.name.clone(), AnyPeer(p))));
-            if nic.driver != Driver::Mem {
-                kernel.push((i, nic.device.clone()));
-            }
+            kernel.extend((nic.driver != Driver::Mem).then(|| (i, nic.device.clone())));
+            problems.extend(opened.notes.into_iter().map(|n| format!("nic {}: {n}", nic.name)));
             opened.devices
         };
         nics.push(Nic::new(opened));
@@ -46,6 +46,7 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
     let demux = demux(&config, &tree, &aliases);
     let places = config.aliases.iter().map(|a| AliasPlace { nic: a.nic, mtu: a.mtu }).collect();
     let mut core = Core::new(nics, places, demux);
+    problems.into_iter().for_each(|p| core.problem(p));
     for index in 0..config.vservers.len() {
         add_vserver(&mut core, &config, &aliases, index, clock.now())?;
     }

@@ -1,39 +1,99 @@
 //! Devices from configuration.
 
-use std::io;
-
-use weft_drivers::device::{AnyDevice, DeviceError, Medium};
+use weft_drivers::afxdp::{self, AfXdp, AfXdpOptions, UmemPool, XdpProgram};
+use weft_drivers::device::{AnyDevice, Device, DeviceError, Medium};
 use weft_drivers::mem::{self, MemConfig};
+use weft_drivers::netlink::Netlink;
+use weft_drivers::tuntap::{TunTap, TunTapConfig};
 
-use crate::config::{Driver, Nic, Workers};
+use crate::config::{Driver, Nic, PollMode, Workers, XdpMode};
 
 /// The devices of one NIC, and the far end if it is a memory pair.
 pub(crate) struct Opened {
+    /// One per queue.
     pub(crate) devices: Vec<AnyDevice>,
     pub(crate) peer: Option<AnyDevice>,
+    /// What the configuration asks for and could not be had.
+    pub(crate) notes: Vec<String>,
 }
 
-/// Opens all queues of a NIC.
+impl Opened {
+    fn new(devices: Vec<AnyDevice>) -> Opened {
+        Opened { devices, peer: None, notes: Vec::new() }
+    }
+}
+
+/// Opens all queues of a NIC, in the network namespace of the calling thread.
 pub(crate) fn open(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
     match nic.driver {
         Driver::Mem => open_mem(nic, workers),
-        Driver::AfXdp | Driver::Tap | Driver::Tun | Driver::Packet => Err(DeviceError::new(
-            "open",
-            nic.device.clone(),
-            io::Error::from(io::ErrorKind::Unsupported),
-        )),
+        Driver::AfXdp => open_afxdp(nic, workers),
+        Driver::Tap => open_tuntap(nic, workers, Medium::Ethernet),
+        Driver::Tun => open_tuntap(nic, workers, Medium::Ip),
+        Driver::Packet => {
+            let source = std::io::Error::from(std::io::ErrorKind::Unsupported);
+            Err(DeviceError::new("open", nic.device.clone(), source).hint("use af-xdp or tap"))
+        }
     }
 }
 
 fn open_mem(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
     let defaults = MemConfig::default();
     let config = MemConfig {
-        medium: Medium::Ethernet,
         mtu: nic.mtu.unwrap_or(defaults.mtu),
         pool_frames: workers.frames,
         macs: [nic.mac.unwrap_or(defaults.macs[0]), defaults.macs[1]],
         ..defaults
     };
     let (ours, theirs) = mem::pair(&config)?;
-    Ok(Opened { devices: vec![Box::new(ours)], peer: Some(Box::new(theirs)) })
+    let mut opened = Opened::new(vec![Box::new(ours)]);
+    opened.peer = Some(Box::new(theirs));
+    Ok(opened)
+}
+
+/// Frames of one queue: the NIC's share of the worker's.
+fn frames_per_queue(nic: &Nic, workers: &Workers) -> usize {
+    (workers.frames / nic.queues.max(1)).max(256)
+}
+
+fn open_tuntap(nic: &Nic, workers: &Workers, medium: Medium) -> Result<Opened, DeviceError> {
+    let mut config = TunTapConfig::new(nic.device.clone(), medium);
+    config.queues = nic.queues.max(1);
+    config.pool_frames = frames_per_queue(nic, workers);
+    config.mtu = nic.mtu;
+    config.mac = nic.mac;
+    let queues = TunTap::open(&config)?;
+    Ok(Opened::new(queues.into_iter().map(|q| Box::new(q) as AnyDevice).collect()))
+}
+
+/// One UMEM for all queues of the NIC. Dropping the last of the devices takes the program and its
+/// maps off the NIC.
+fn open_afxdp(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
+    if let Some(mtu) = nic.mtu {
+        Netlink::open()?.set_mtu(&nic.device, mtu)?;
+    }
+    let mode = match nic.xdp {
+        XdpMode::Auto => afxdp::XdpMode::Auto,
+        XdpMode::ZeroCopy => afxdp::XdpMode::ZeroCopy,
+        XdpMode::Native => afxdp::XdpMode::Native,
+        XdpMode::Generic => afxdp::XdpMode::Generic,
+    };
+    let program = XdpProgram::attach(&nic.device, mode)?;
+    let umem = UmemPool::new(workers.frames as u32, workers.frame_bytes as u32, false)?;
+    // A quarter of the frames receives; the rest is for what is on its way.
+    let fill_frames = (workers.frames / 4 / nic.queues.max(1)) as u32;
+    let fill_frames = fill_frames.min(UmemPool::RING_ENTRIES);
+    let options = AfXdpOptions { fill_frames, ..AfXdpOptions::default() };
+    let mut opened = Opened::new(Vec::new());
+    opened.notes.extend(program.note().map(str::to_owned));
+    for queue in 0..nic.queues.max(1) as u32 {
+        let mut device = AfXdp::open(&program, queue, &umem, options)?;
+        if nic.poll == PollMode::Busy
+            && let Err(e) = device.set_busy_poll(64, 20)
+        {
+            opened.notes.push(format!("{e}; the worker polls the ring only"));
+        }
+        opened.devices.push(Box::new(device));
+    }
+    Ok(opened)
 }
