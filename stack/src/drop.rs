@@ -68,6 +68,8 @@ drop_reasons! {
     IcmpErrorUnmatched, "An ICMP error quotes a packet that no socket sent.", "Likely spoofed, or late.";
     IcmpEchoSuppressed, "Echo to a broadcast or multicast address is not answered.", "None needed.";
     NdpInvalid, "A neighbour discovery message fails the checks of RFC 4861.", "Look for spoofed neighbour discovery.";
+    NdpNotForUs, "A neighbour solicitation asks for an address that is not ours.", "None needed.";
+    MembershipInvalid, "An IGMP or MLD message fails the checks of RFC 3376 or RFC 3810.", "Look at the sender.";
     MulticastNotMember, "Nobody joined that group.", "None needed.";
     // transport
     UdpMalformed, "A UDP header with a wrong length or port 0.", "Look at the sender.";

@@ -159,6 +159,8 @@ counters! {
         out_adverts: "OutAdverts",
         /// Router advertisements received.
         in_router_adverts: "InRouterAdverts",
+        /// Redirects received, and ignored.
+        in_redirects: "InRedirects",
         /// Router solicitations sent.
         out_router_solicits: "OutRouterSolicits",
         /// Duplicate addresses found (RFC 4862, RFC 5227).

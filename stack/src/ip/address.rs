@@ -47,6 +47,13 @@ pub struct AliasConfig {
     pub slaac: bool,
 }
 
+impl AliasConfig {
+    /// Whether there is a link with neighbours below.
+    pub(crate) fn has_link(&self) -> bool {
+        matches!(self.medium, AliasMedium::Ethernet { .. })
+    }
+}
+
 /// Where an address is in its life (RFC 4862 5.4, 5.5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressState {

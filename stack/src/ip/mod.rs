@@ -34,6 +34,10 @@ pub(crate) struct Ip {
     local: HashMap<IpAddr, SmallVec<[AliasId; 1]>, Key>,
     /// Addresses that went away; `Stack` tells the transports and empties it.
     pub(crate) removed: Vec<IpAddr>,
+    /// Packets are forwarded between aliases: neighbours are told that we are a router.
+    pub(crate) forwarding: bool,
+    ndp: ndp::Schedule,
+    membership: multicast::Schedule,
 }
 
 impl Ip {
@@ -41,9 +45,12 @@ impl Ip {
     pub(crate) fn new(secrets: &Secrets) -> Ip {
         Ip {
             aliases: HashMap::with_hasher(secrets.flow),
-            routes: Routes::default(),
+            routes: Routes::new(secrets.flow),
             local: HashMap::with_hasher(secrets.flow),
             removed: Vec::new(),
+            forwarding: false,
+            ndp: ndp::Schedule::default(),
+            membership: multicast::Schedule::default(),
         }
     }
 
