@@ -37,6 +37,8 @@ pub(crate) struct Outbox {
     pub(crate) looped: VecDeque<(AliasId, Frame)>,
     /// Address and group events. Socket events are kept as a dirty list by the socket tables.
     pub(crate) events: VecDeque<Event>,
+    /// While transports send into a burst: how long `frames` may grow.
+    pub(crate) burst: Option<usize>,
 }
 
 /// Borrowed by every call into a layer.
@@ -68,9 +70,12 @@ impl Ctx<'_> {
         self.mib.drops.count(reason);
     }
 
-    /// Room in the transmit queue.
+    /// Room in the transmit queues.
     pub(crate) fn out_room(&self) -> usize {
-        self.limits.out_queue.saturating_sub(self.outbox.frames.len())
+        let limit = self.limits.out_queue;
+        let frames = limit.min(self.outbox.burst.unwrap_or(usize::MAX));
+        let frames = frames.saturating_sub(self.outbox.frames.len());
+        frames.min(limit.saturating_sub(self.outbox.looped.len()))
     }
 }
 

@@ -7,9 +7,14 @@ use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::ip::Ip;
-use crate::ip::address::AliasId;
+use crate::ip::address::{AddressState, Alias, AliasId};
+use crate::ip::icmp::{self, Problem};
+use crate::ip::output;
 use crate::link::Link;
-use crate::path::PathLayer;
+use crate::path::{PathAddrs, PathLayer};
+
+/// Largest super-segment payload between sockets of one stack.
+const LOOPED_SUPER_BYTES: usize = 65_000;
 
 /// A packet on its way up. Addresses are ULIDs; the frame that goes with it starts with the
 /// transport header and ends with the IP payload (padding removed), `Frame::network_header` still
@@ -100,39 +105,81 @@ impl<P: PathLayer> Lower<'_, P> {
         dst: IpAddr,
         alias: Option<AliasId>,
     ) -> Result<RouteInfo, DropReason> {
-        let _ = (src, dst, alias, &self.ip, &self.path);
-        todo!()
+        let (loc_src, loc_dst) = match src {
+            Some(src) => {
+                let (a, b) = self.path.locators(src, dst);
+                (Some(a), b)
+            }
+            None => (None, dst),
+        };
+        let way = self.ip.resolve(self.ctx.now, loc_src, loc_dst, alias)?;
+        let src = src.unwrap_or(way.src);
+        let overhead = self.path.overhead_bytes(src, dst);
+        let device = self.ip.aliases.get(&way.alias).filter(|_| !way.local);
+        Ok(RouteInfo {
+            alias: way.alias,
+            src,
+            mtu: way.mtu.saturating_sub(overhead),
+            // A packet to ourselves meets no device: as large as it may be, never summed.
+            gso_bytes_max: device.map_or(LOOPED_SUPER_BYTES, |a| a.config.gso_bytes_max),
+            tx_checksum: device.is_none_or(|a| a.config.tx_checksum),
+        })
     }
 
     /// Sends a packet; `frame` starts with the transport header (its checksum complete, or marked
     /// `Partial` with the pseudo-header sum if [`RouteInfo::tx_checksum`]). Adds path, IP and link
     /// headers, fragments if allowed, queues behind neighbour resolution. A loss is counted here.
-    pub(crate) fn send(&mut self, packet: OutPacket, frame: Frame) -> Result<(), DropReason> {
-        let _ = (packet, frame, &self.link, &self.ctx.now);
-        todo!()
+    pub(crate) fn send(
+        &mut self,
+        mut packet: OutPacket,
+        mut frame: Frame,
+    ) -> Result<(), DropReason> {
+        let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
+        if let Err(reason) = self.path.egress(self.ctx.now, &mut addrs, &mut frame) {
+            self.ctx.drop_out(reason);
+            return Err(reason);
+        }
+        packet.src = addrs.src;
+        packet.dst = addrs.dst;
+        packet.protocol = addrs.protocol;
+        output::send(&mut self.ctx, self.link, self.ip, &packet, frame)
     }
 
     /// Whether `addr` is one of this stack's usable unicast addresses.
     pub(crate) fn is_local(&self, addr: IpAddr) -> bool {
-        let _ = addr;
-        todo!()
+        self.ip.is_local(addr)
+    }
+
+    /// Whether a socket may bind to `addr`: usable, or in duplicate address detection, so that
+    /// services need not wait for it.
+    pub(crate) fn may_bind(&self, addr: IpAddr) -> bool {
+        let waits = |a: &Alias| a.address(addr).is_some_and(|a| a.state == AddressState::Tentative);
+        self.ip.is_local(addr) || self.ip.aliases.values().any(waits)
     }
 
     /// Lowers the path MTU to `dst`, after the transport verified the quote.
     pub(crate) fn lower_pmtu(&mut self, dst: IpAddr, mtu: usize) {
-        let _ = (dst, mtu);
-        todo!()
+        self.ip.lower_pmtu(&self.ctx, dst, mtu);
     }
 
     /// The transport made progress with `dst`: the neighbour is reachable (RFC 4861 7.3.1).
     pub(crate) fn confirm_reachable(&mut self, dst: IpAddr) {
-        let _ = dst;
-        todo!()
+        let Ok(way) = self.ip.resolve(self.ctx.now, None, dst, None) else { return };
+        if let Some(alias) = self.ip.aliases.get(&way.alias).filter(|_| !way.local) {
+            self.link.confirm(&mut self.ctx, alias, way.next_hop);
+        }
     }
 
     /// Answers a received packet with ICMP port unreachable, unless RFC 1122/4443 forbid it.
     pub(crate) fn port_unreachable(&mut self, packet: &InPacket, frame: &Frame) {
-        let _ = (packet, frame);
-        todo!()
+        if !packet.to_many {
+            self.report(packet.alias, Problem::PortUnreachable, frame);
+        }
+    }
+
+    /// Reports a problem with a received packet to its sender, where that is allowed.
+    pub(crate) fn report(&mut self, alias: AliasId, problem: Problem, frame: &Frame) {
+        let packet = frame.network_header();
+        icmp::send_error(&mut self.ctx, self.link, self.ip, alias, problem, packet);
     }
 }

@@ -1,6 +1,6 @@
 //! IPv4 and IPv6: input, output, routes, addresses, reassembly, ICMP, PMTU, multicast.
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -11,57 +11,284 @@ use crate::frame::Frame;
 use crate::link::Link;
 use crate::rng::{Key, Secrets};
 use crate::socket::Event;
-use crate::stack::ChangeError;
+use crate::stack::{ChangeError, StackConfig};
+use crate::time::Instant;
 use crate::wire::header::IpHeader;
 
 pub mod address;
+pub(crate) mod configure;
+mod extension;
+mod forward;
+pub(crate) mod icmp;
+pub(crate) mod input;
 pub(crate) mod multicast;
 pub(crate) mod ndp;
+pub(crate) mod output;
+mod pmtu;
+mod reassembly;
 pub mod route;
+mod source_select;
 
 use address::{Address, AddressState, Alias, AliasId, Cidr, Origin};
-use route::Routes;
+use icmp::ErrorLimit;
+use pmtu::PmtuCache;
+use reassembly::Reassembly;
+use route::{Route, Routes};
 
 /// The aliases of a stack, by number.
 pub(crate) type Aliases = HashMap<AliasId, Alias, Key>;
+
+/// Limited broadcast.
+const BROADCAST: IpAddr = IpAddr::V4(Ipv4Addr::BROADCAST);
+/// What packets to ourselves may measure.
+const LOOPBACK_MTU: usize = 0xffff;
+/// The alias that packets to 127.0.0.1 and ::1 seem to come by.
+pub(crate) const LOOPBACK: AliasId = AliasId(u16::MAX);
+
+/// Addresses, and the aliases each is on.
+type AddressMap = HashMap<IpAddr, SmallVec<[AliasId; 1]>, Key>;
+
+/// The way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) alias: AliasId,
+    /// What the link resolves; the limited broadcast for every IPv4 broadcast.
+    pub(crate) next_hop: IpAddr,
+    pub(crate) src: IpAddr,
+    /// Of the link, the route and the path.
+    pub(crate) mtu: usize,
+    /// The destination is this stack.
+    pub(crate) local: bool,
+}
+
+/// A route applied to a destination.
+#[derive(Clone, Copy)]
+struct Hop {
+    alias: AliasId,
+    next_hop: IpAddr,
+    mtu: usize,
+    src: Option<IpAddr>,
+}
+
+/// 127.0.0.0/8 and ::1.
+fn is_loopback(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(a) => a.is_loopback(),
+        IpAddr::V6(a) => a.is_loopback(),
+    }
+}
+
+fn is_link_local_v6(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+/// Whether a host can have the address: not unspecified, loopback, multicast, or the broadcast or
+/// network address of its prefix.
+fn can_be_host(cidr: Cidr) -> bool {
+    let addr = cidr.addr;
+    let reserved = match addr {
+        IpAddr::V4(a) => {
+            let is_network = cidr.prefix_len < 31 && cidr.network().addr == addr;
+            is_network || a.octets()[0] == 0 || a.octets()[0] >= 224
+        }
+        IpAddr::V6(a) => a.to_ipv4_mapped().is_some(),
+    };
+    let to_many = addr.is_multicast() || cidr.broadcast() == Some(addr);
+    !(reserved || to_many || addr.is_unspecified() || is_loopback(addr))
+}
+
+/// The network an address is on, as a route.
+fn connected_route(alias: AliasId, cidr: Cidr) -> Option<Route> {
+    let host_only = cidr.prefix_len == address::bits(cidr.addr);
+    (!host_only).then(|| Route {
+        prefix: cidr.network(),
+        via: None,
+        alias,
+        src: None,
+        metric: 0,
+        mtu: None,
+    })
+}
 
 /// IP of one stack: addresses, routes, reassembly, PMTU, ICMP, membership.
 #[derive(Debug)]
 pub(crate) struct Ip {
     pub(crate) aliases: Aliases,
     pub(crate) routes: Routes,
-    /// Usable addresses (not tentative, not duplicate), and the aliases each is on.
-    local: HashMap<IpAddr, SmallVec<[AliasId; 1]>, Key>,
+    /// Usable addresses (not tentative, not duplicate).
+    local: AddressMap,
+    /// Directed broadcast addresses of the usable IPv4 addresses.
+    broadcasts: AddressMap,
+    pub(crate) reassembly: Reassembly,
+    pmtu: PmtuCache,
+    error_limit: ErrorLimit,
+    /// Packets are forwarded between aliases; neighbours are told that we are a router.
+    pub(crate) forwarding: bool,
     /// Addresses that went away; `Stack` tells the transports and empties it.
     pub(crate) removed: Vec<IpAddr>,
-    /// Packets are forwarded between aliases: neighbours are told that we are a router.
-    pub(crate) forwarding: bool,
     ndp: ndp::Schedule,
     membership: multicast::Schedule,
 }
 
 impl Ip {
     /// No aliases, no routes.
-    pub(crate) fn new(secrets: &Secrets) -> Ip {
+    pub(crate) fn new(config: &StackConfig, secrets: &Secrets, now: Instant) -> Ip {
+        let key = secrets.flow;
         Ip {
-            aliases: HashMap::with_hasher(secrets.flow),
-            routes: Routes::new(secrets.flow),
-            local: HashMap::with_hasher(secrets.flow),
+            aliases: HashMap::with_hasher(key),
+            routes: Routes::new(key),
+            local: HashMap::with_hasher(key),
+            broadcasts: HashMap::with_hasher(key),
+            reassembly: Reassembly::new(key),
+            pmtu: PmtuCache::new(key),
+            error_limit: ErrorLimit::new(now, config.limits.icmp_errors_per_second),
+            forwarding: config.forwarding,
             removed: Vec::new(),
-            forwarding: false,
             ndp: ndp::Schedule::default(),
             membership: multicast::Schedule::default(),
         }
     }
 
     /// Whether `addr` is a usable address of any alias.
+    #[inline]
     pub(crate) fn is_local(&self, addr: IpAddr) -> bool {
-        self.local.contains_key(&addr)
+        self.local.contains_key(&addr) || is_loopback(addr)
     }
 
     /// Whether `addr` is a usable address of this alias.
     pub(crate) fn is_local_on(&self, alias: AliasId, addr: IpAddr) -> bool {
         self.local.get(&addr).is_some_and(|on| on.contains(&alias))
+            || (alias == LOOPBACK && is_loopback(addr))
+    }
+
+    /// Whether `addr` is the broadcast address of a network of any alias.
+    fn is_broadcast(&self, addr: IpAddr) -> bool {
+        addr == BROADCAST || self.broadcasts.contains_key(&addr)
+    }
+
+    fn is_broadcast_on(&self, alias: AliasId, addr: IpAddr) -> bool {
+        self.broadcasts.get(&addr).is_some_and(|on| on.contains(&alias))
+    }
+
+    /// The way of a packet to `dst`, from `src` if given, out of `alias` if given.
+    pub(crate) fn resolve(
+        &self,
+        now: Instant,
+        src: Option<IpAddr>,
+        dst: IpAddr,
+        alias: Option<AliasId>,
+    ) -> Result<Way, DropReason> {
+        if let Some(src) = src
+            && !self.is_local(src)
+        {
+            return Err(DropReason::IpNoSourceAddress);
+        }
+        if let Some(on) = self.way_to_self(dst, alias) {
+            let src = src.unwrap_or(dst);
+            return Ok(Way { alias: on, next_hop: dst, src, mtu: LOOPBACK_MTU, local: true });
+        }
+        if dst.is_unspecified() || src.is_some_and(is_loopback) {
+            return Err(DropReason::IpNoRoute);
+        }
+        let mut hop = self.hop(src, dst, alias)?;
+        if self.is_broadcast_on(hop.alias, dst) {
+            hop.next_hop = BROADCAST;
+        }
+        let src = match src.or(hop.src) {
+            Some(src) => src,
+            None => {
+                let entry = self.aliases.get(&hop.alias).ok_or(DropReason::AliasUnknown)?;
+                source_select::select(&entry.addresses, dst, hop.next_hop)
+                    .ok_or(DropReason::IpNoSourceAddress)?
+            }
+        };
+        let mtu = hop.mtu.min(self.pmtu.get(now, dst).unwrap_or(usize::MAX));
+        Ok(Way { alias: hop.alias, next_hop: hop.next_hop, src, mtu, local: false })
+    }
+
+    /// The alias by which a packet to ourselves seems to come.
+    #[inline]
+    fn way_to_self(&self, dst: IpAddr, alias: Option<AliasId>) -> Option<AliasId> {
+        if is_loopback(dst) {
+            return Some(LOOPBACK);
+        }
+        let on = self.local.get(&dst)?;
+        match alias {
+            // A link-local address means another host on another link.
+            Some(alias) if is_link_local_v6(dst) => on.contains(&alias).then_some(alias),
+            _ => on.first().copied(),
+        }
+    }
+
+    fn hop(
+        &self,
+        src: Option<IpAddr>,
+        dst: IpAddr,
+        alias: Option<AliasId>,
+    ) -> Result<Hop, DropReason> {
+        if dst.is_multicast() || dst == BROADCAST {
+            return self.hop_to_many(src, dst, alias);
+        }
+        if alias.is_some() {
+            return self.route_to(dst, alias);
+        }
+        // RFC 1122 3.3.4.2, RFC 8028: a host answers by the alias that has the source address.
+        if !self.forwarding
+            && let Some(on) = src.and_then(|src| self.local.get(&src))
+            && let Some(hop) = on.iter().find_map(|a| self.route_to(dst, Some(*a)).ok())
+        {
+            return Ok(hop);
+        }
+        self.route_to(dst, None)
+    }
+
+    /// The best route to `dst`, out of `alias` if given.
+    fn route_to(&self, dst: IpAddr, alias: Option<AliasId>) -> Result<Hop, DropReason> {
+        let usable = |r: &Route| {
+            alias.is_none_or(|a| a == r.alias)
+                && self.aliases.get(&r.alias).is_some_and(|a| a.config.up)
+        };
+        let route = self.routes.lookup(dst, usable).ok_or(DropReason::IpNoRoute)?;
+        let entry = self.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
+        Ok(Hop {
+            alias: route.alias,
+            next_hop: route.via.unwrap_or(dst),
+            mtu: entry.config.mtu.min(route.mtu.unwrap_or(usize::MAX)),
+            src: route.src,
+        })
+    }
+
+    /// Multicast and broadcast leave by the alias asked for, else by the source's, else by a route
+    /// to the group, else by the first that is up.
+    fn hop_to_many(
+        &self,
+        src: Option<IpAddr>,
+        dst: IpAddr,
+        alias: Option<AliasId>,
+    ) -> Result<Hop, DropReason> {
+        let of_src = || src.and_then(|s| self.local.get(&s)).and_then(|on| on.first().copied());
+        let by_route = || self.route_to(dst, None).ok().map(|hop| hop.alias);
+        let first_up = || {
+            let fits = |a: &&Alias| {
+                let family = |x: &Address| x.cidr.addr.is_ipv4() == dst.is_ipv4();
+                a.config.up && a.addresses.iter().any(family)
+            };
+            self.aliases.values().filter(fits).map(|a| a.config.id).min()
+        };
+        let id = alias.or_else(of_src).or_else(by_route).or_else(first_up);
+        let id = id.ok_or(DropReason::IpNoRoute)?;
+        let entry = self.aliases.get(&id).ok_or(DropReason::AliasUnknown)?;
+        Ok(Hop { alias: id, next_hop: dst, mtu: entry.config.mtu, src: None })
+    }
+
+    /// Lowers the path MTU to `dst`.
+    pub(crate) fn lower_pmtu(&mut self, ctx: &Ctx<'_>, dst: IpAddr, mtu: usize) {
+        self.pmtu.lower(ctx.now, dst, mtu, ctx.limits.pmtu);
+    }
+
+    /// Path MTU entries held.
+    pub(crate) fn pmtu_len(&self) -> usize {
+        self.pmtu.len()
     }
 
     /// Adds an address with the route to its network. IPv6 starts tentative, IPv4 is ready at once.
@@ -75,6 +302,18 @@ impl Ip {
         origin: Origin,
     ) -> Result<(), ChangeError> {
         let entry = self.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
+        if !can_be_host(cidr) {
+            return Err(ChangeError::AddressInvalid(cidr.addr));
+        }
+        if entry.address(cidr.addr).is_some() {
+            return Err(ChangeError::AddressExists(cidr.addr));
+        }
+        if entry.addresses.len() >= ctx.limits.addresses {
+            return Err(ChangeError::Limit("addresses"));
+        }
+        if let Some(route) = connected_route(alias, cidr) {
+            self.routes.insert(route, ctx.limits.routes)?;
+        }
         let tentative = cidr.addr.is_ipv6();
         let state = if tentative { AddressState::Tentative } else { AddressState::Preferred };
         entry.addresses.push(Address { cidr, state, origin });
@@ -96,6 +335,12 @@ impl Ip {
             return;
         };
         entry.state = AddressState::Preferred;
+        if let Some(broadcast) = entry.cidr.broadcast() {
+            let on = self.broadcasts.entry(broadcast).or_default();
+            if !on.contains(&alias) {
+                on.push(alias);
+            }
+        }
         let on = self.local.entry(addr).or_default();
         if !on.contains(&alias) {
             on.push(alias);
@@ -130,7 +375,19 @@ impl Ip {
     ) -> Result<(), ChangeError> {
         let entry = self.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
         let at = entry.addresses.iter().position(|a| a.cidr.addr == addr);
-        entry.addresses.remove(at.ok_or(ChangeError::NoAddress(addr))?);
+        let cidr = entry.addresses.remove(at.ok_or(ChangeError::NoAddress(addr))?).cidr;
+        let shared = entry.addresses.iter().any(|a| a.cidr.network() == cidr.network());
+        if let Some(route) = connected_route(alias, cidr).filter(|_| !shared) {
+            self.routes.remove(&route);
+        }
+        if let Some(broadcast) = cidr.broadcast().filter(|_| !shared)
+            && let Some(on) = self.broadcasts.get_mut(&broadcast)
+        {
+            on.retain(|a| *a != alias);
+            if on.is_empty() {
+                self.broadcasts.remove(&broadcast);
+            }
+        }
         if let IpAddr::V6(addr) = addr {
             ndp::address_removed(ctx, link, self, alias, addr);
         }

@@ -12,7 +12,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let world = World::new();
-    let mut ip = Ip::new(&world.secrets);
+    let mut ip = Ip::new(&crate::stack::StackConfig::default(), &world.secrets, world.now);
     let config = AliasConfig {
         id: ID,
         name: "data0".into(),
@@ -198,7 +198,7 @@ fn older_queriers_are_answered_in_their_language() {
     assert_eq!((left.len(), left[0].1[0]), (1, 0x17));
     assert_eq!(left[0].0, [1, 0, 0x5e, 0, 0, 2]);
     // The older querier falls silent: version 3 again.
-    b.pass(Duration::from_mins(5));
+    b.pass(Duration::from_secs(300));
     b.join("239.1.1.7").unwrap();
     assert_eq!(b.pass(Duration::ZERO)[0].1[0], 0x22);
 }

@@ -16,7 +16,7 @@ const RETRIES: u8 = 3;
 /// Addresses made on one alias.
 const MADE_MAX: usize = 16;
 /// RFC 4862 5.5.3 e: an advertisement, which anybody may send, shortens a lifetime to this at most.
-const TWO_HOURS: Duration = Duration::from_hours(2);
+const TWO_HOURS: Duration = Duration::from_secs(2 * 60 * 60);
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 
 /// An address that the stack made.

@@ -1,0 +1,130 @@
+//! Changes of configuration: each is applied whole, or refused and nothing has happened.
+
+use core::net::IpAddr;
+
+use super::address::{Alias, AliasConfig, AliasId, AliasMedium, Origin};
+use super::route::Route;
+use super::{Ip, ndp};
+use crate::ctx::Ctx;
+use crate::link::Link;
+use crate::stack::{Change, ChangeError};
+
+/// Applies one change.
+pub(crate) fn apply(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    change: Change,
+) -> Result<(), ChangeError> {
+    match change {
+        Change::AliasAdd(config) => alias_add(ctx, link, ip, config),
+        Change::AliasRemove(alias) => alias_remove(ctx, link, ip, alias),
+        Change::AliasLink { alias, up, mtu } => alias_link(ctx, link, ip, alias, up, mtu),
+        Change::AddressAdd { alias, cidr } => {
+            ip.add_address(ctx, link, alias, cidr, Origin::Static)
+        }
+        Change::AddressRemove { alias, addr } => ip.remove_address(ctx, link, alias, addr),
+        Change::RouteAdd(route) => route_add(ctx, ip, route),
+        Change::RouteRemove(route) => {
+            known(ip, route.alias)?;
+            let found = ip.routes.remove(&route);
+            if found { Ok(()) } else { Err(ChangeError::NoRoute(route.prefix)) }
+        }
+        Change::NeighbourAdd { alias, addr, mac } => {
+            let entry = known(ip, alias)?;
+            if addr.is_multicast() || addr.is_unspecified() {
+                return Err(ChangeError::AddressInvalid(addr));
+            }
+            link.pin(ctx, entry, addr, mac).map_err(|_| ChangeError::Limit("neighbours"))
+        }
+        Change::Forwarding(on) => {
+            ip.forwarding = on;
+            Ok(())
+        }
+    }
+}
+
+fn known(ip: &Ip, alias: AliasId) -> Result<&Alias, ChangeError> {
+    ip.aliases.get(&alias).ok_or(ChangeError::NoAlias(alias))
+}
+
+fn alias_add(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    config: AliasConfig,
+) -> Result<(), ChangeError> {
+    let (id, up) = (config.id, config.up);
+    if ip.aliases.contains_key(&id) || id == super::LOOPBACK {
+        return Err(ChangeError::AliasExists(id));
+    }
+    ip.aliases.insert(id, Alias::new(config));
+    if up {
+        ndp::alias_up(ctx, link, ip, id);
+    }
+    Ok(())
+}
+
+fn alias_remove(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    alias: AliasId,
+) -> Result<(), ChangeError> {
+    let entry = known(ip, alias)?;
+    let addrs: Vec<IpAddr> = entry.addresses.iter().map(|a| a.cidr.addr).collect();
+    for addr in addrs {
+        ip.remove_address(ctx, link, alias, addr)?;
+    }
+    ndp::alias_down(ctx, link, ip, alias);
+    ip.routes.remove_alias(alias);
+    ip.aliases.remove(&alias);
+    link.alias_down(ctx, alias, true);
+    Ok(())
+}
+
+fn alias_link(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    alias: AliasId,
+    up: bool,
+    mtu: usize,
+) -> Result<(), ChangeError> {
+    let entry = ip.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
+    let was_up = entry.config.up;
+    entry.config.up = up;
+    entry.config.mtu = mtu;
+    if was_up && !up {
+        link.alias_down(ctx, alias, false);
+        ndp::alias_down(ctx, link, ip, alias);
+    } else if up && !was_up {
+        for addr in entry.addresses.iter().filter(|a| a.state.usable()).map(|a| a.cidr.addr) {
+            link.announce(ctx, entry, addr);
+        }
+        ndp::alias_up(ctx, link, ip, alias);
+    }
+    Ok(())
+}
+
+fn route_add(ctx: &mut Ctx<'_>, ip: &mut Ip, route: Route) -> Result<(), ChangeError> {
+    let entry = known(ip, route.alias)?;
+    if let Some(via) = route.via
+        && !reaches(entry, via, route.prefix.addr)
+    {
+        return Err(ChangeError::GatewayUnreachable(via));
+    }
+    if let Some(src) = route.src.filter(|src| entry.address(*src).is_none()) {
+        return Err(ChangeError::NoAddress(src));
+    }
+    ip.routes.insert(route, ctx.limits.routes)
+}
+
+/// Whether `via` can be the next hop of a route of the family of `prefix`.
+fn reaches(alias: &Alias, via: IpAddr, prefix: IpAddr) -> bool {
+    let link_local = matches!(via, IpAddr::V6(a) if a.is_unicast_link_local());
+    let on_link = alias.config.medium == AliasMedium::Ip
+        || link_local
+        || alias.addresses.iter().any(|a| a.cidr.contains(via));
+    on_link && via.is_ipv4() == prefix.is_ipv4() && alias.address(via).is_none()
+}

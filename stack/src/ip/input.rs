@@ -1,0 +1,533 @@
+//! Received packets: checked, assembled, and handed to ICMP, a transport or the way out.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::address::AliasId;
+use super::extension::{self, Refusal};
+use super::icmp::{self, Problem};
+use super::reassembly::{Fragment, FragmentKey, Reassembled, Whole};
+use super::{Ip, forward, multicast, output};
+use crate::ctx::{Ctx, Fate};
+use crate::drop::DropReason;
+use crate::frame::{Frame, Gso};
+use crate::link::Link;
+use crate::lower::{IcmpErrorKind, InPacket};
+use crate::stats::IpStats;
+use crate::wire::header::{IPV4_LEN, IPV6_LEN, IpHeader, MF};
+use crate::wire::{checksum, protocol};
+
+/// What a packet turned out to be.
+pub(crate) enum Input {
+    /// For the path layer and a transport; the frame starts with the transport header.
+    Up {
+        packet: InPacket,
+        frame: Frame,
+        /// Where the header names the protocol, for a parameter problem (IPv6).
+        pointer: u32,
+    },
+    /// An ICMP error; the frame starts with its ICMP header.
+    Error(IcmpErrorKind, Frame),
+    /// Nothing is left to do.
+    Done(Fate),
+}
+
+/// How a packet came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) alias: AliasId,
+    /// From this stack itself.
+    pub(crate) looped: bool,
+}
+
+enum Destination {
+    One,
+    Many,
+    Elsewhere,
+}
+
+/// Everything known of a packet once its header is checked.
+#[derive(Clone, Copy)]
+struct Header {
+    src: IpAddr,
+    dst: IpAddr,
+    traffic_class: u8,
+    hop_limit: u8,
+    /// IPv4: of the payload. IPv6: of the first header.
+    protocol: u8,
+    header_len: usize,
+    total_len: usize,
+    /// IPv4 identification, flags and offset.
+    ident: u16,
+    flags_offset: u16,
+}
+
+/// A packet with its IP header at the front.
+pub(crate) fn input(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    arrival: Arrival,
+    is_v4: bool,
+    mut frame: Frame,
+) -> Input {
+    let stats = output::stats(ctx.mib, is_v4);
+    stats.in_receives += 1;
+    stats.in_octets += frame.total_len() as u64;
+    let header = if is_v4 { parse_v4(&frame, arrival) } else { parse_v6(&frame) };
+    let checked = header.and_then(|h| {
+        trim(&mut frame, h.total_len);
+        frame.mark_network_header();
+        if !arrival.looped {
+            check_source(ip, &h)?;
+        }
+        Ok((h, destination(ip, arrival, h.dst)?))
+    });
+    let (header, destination) = match checked {
+        Ok(checked) => checked,
+        Err(reason) => return lost(ctx, is_v4, reason),
+    };
+    if header.dst.is_multicast() {
+        output::stats(ctx.mib, is_v4).in_mcast_pkts += 1;
+    }
+    let to_many = match destination {
+        Destination::One => false,
+        Destination::Many => true,
+        Destination::Elsewhere => {
+            let addrs = (header.src, header.dst);
+            return Input::Done(forward::forward(ctx, link, ip, arrival.alias, addrs, frame));
+        }
+    };
+    let local = Local { arrival, header, to_many };
+    if is_v4 { local.input_v4(ctx, link, ip, frame) } else { local.input_v6(ctx, link, ip, frame) }
+}
+
+fn lost(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) -> Input {
+    count(output::stats(ctx.mib, is_v4), reason);
+    Input::Done(Fate::Dropped(reason))
+}
+
+/// RFC 4293's counter for a reason.
+fn count(stats: &mut IpStats, reason: DropReason) {
+    match reason {
+        DropReason::IpTruncated => stats.in_truncated_pkts += 1,
+        DropReason::IpSourceInvalid
+        | DropReason::IpSourceIsUs
+        | DropReason::IpDestinationNotOurs
+        | DropReason::MulticastNotMember => stats.in_addr_errors += 1,
+        DropReason::FragmentTooMany => {
+            stats.in_discards += 1;
+            stats.reasm_fails += 1;
+        }
+        DropReason::FragmentOverlap | DropReason::FragmentMalformed => {
+            stats.reasm_fails += 1;
+            stats.in_hdr_errors += 1;
+        }
+        _ => stats.in_hdr_errors += 1,
+    }
+}
+
+fn parse_v4(frame: &Frame, arrival: Arrival) -> Result<Header, DropReason> {
+    let data = frame.data();
+    let Some(h) = data.first_chunk::<IPV4_LEN>() else { return Err(DropReason::IpTruncated) };
+    if h[0] >> 4 != 4 {
+        return Err(DropReason::IpVersionWrong);
+    }
+    let header_len = usize::from(h[0] & 15) * 4;
+    let mut total_len = usize::from(u16::from_be_bytes([h[2], h[3]]));
+    if frame.meta.gso != Gso::None {
+        // The length field of a super-segment may not hold it.
+        total_len = frame.total_len();
+    }
+    if header_len < IPV4_LEN || total_len < header_len {
+        return Err(DropReason::IpHeaderMalformed);
+    }
+    if total_len > frame.total_len() || header_len > data.len() {
+        return Err(DropReason::IpTruncated);
+    }
+    if !arrival.looped && !checksum::is_valid(checksum::sum(&data[..header_len])) {
+        return Err(DropReason::IpChecksumBad);
+    }
+    options_v4(&data[IPV4_LEN..header_len])?;
+    Ok(Header {
+        src: Ipv4Addr::new(h[12], h[13], h[14], h[15]).into(),
+        dst: Ipv4Addr::new(h[16], h[17], h[18], h[19]).into(),
+        traffic_class: h[1],
+        hop_limit: h[8],
+        protocol: h[9],
+        header_len,
+        total_len,
+        ident: u16::from_be_bytes([h[4], h[5]]),
+        flags_offset: u16::from_be_bytes([h[6], h[7]]),
+    })
+}
+
+/// RFC 7126: source routes are refused, everything else is skipped.
+fn options_v4(options: &[u8]) -> Result<(), DropReason> {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const STRICT_SOURCE_ROUTE: u8 = 137;
+    let mut at = 0;
+    while at < options.len() {
+        match options[at] {
+            END => break,
+            NOP => at += 1,
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return Err(DropReason::IpOptionRefused),
+            _ => {
+                let len = options.get(at + 1).map_or(0, |len| usize::from(*len));
+                if len < 2 || at + len > options.len() {
+                    return Err(DropReason::IpHeaderMalformed);
+                }
+                at += len;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn parse_v6(frame: &Frame) -> Result<Header, DropReason> {
+    let Some(h) = frame.data().first_chunk::<IPV6_LEN>() else {
+        return Err(DropReason::IpTruncated);
+    };
+    if h[0] >> 4 != 6 {
+        return Err(DropReason::IpVersionWrong);
+    }
+    let mut total_len = IPV6_LEN + usize::from(u16::from_be_bytes([h[4], h[5]]));
+    if frame.meta.gso != Gso::None {
+        total_len = frame.total_len();
+    }
+    if total_len > frame.total_len() {
+        return Err(DropReason::IpTruncated);
+    }
+    let addr = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&h[at..at + 16]);
+        IpAddr::V6(Ipv6Addr::from(octets))
+    };
+    Ok(Header {
+        src: addr(8),
+        dst: addr(24),
+        traffic_class: h[0] << 4 | h[1] >> 4,
+        hop_limit: h[7],
+        protocol: h[6],
+        header_len: IPV6_LEN,
+        total_len,
+        ident: 0,
+        flags_offset: 0,
+    })
+}
+
+/// Removes what the link padded.
+fn trim(frame: &mut Frame, total_len: usize) {
+    if frame.total_len() <= total_len {
+        return;
+    }
+    if frame.frags.is_empty() || frame.len() >= total_len {
+        frame.frags.clear();
+        frame.truncate(total_len);
+    } else {
+        let mut copy = frame.to_heap();
+        copy.truncate(total_len);
+        *frame = copy;
+    }
+}
+
+/// Addresses that nobody sends from (RFC 1122 3.2.1.3, RFC 4291 2.5.3, RFC 6890).
+fn check_source(ip: &Ip, h: &Header) -> Result<(), DropReason> {
+    let invalid = match (h.src, h.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let [first, ..] = src.octets();
+            // Hosts without an address yet speak IGMP from 0.0.0.0.
+            let nobody = first == 0
+                && !(src.is_unspecified() && dst.is_multicast() && h.protocol == protocol::IGMP);
+            nobody || first == 127 || first >= 224 || dst.is_loopback() || ip.is_broadcast(h.src)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let mapped = |a: Ipv6Addr| a.to_ipv4_mapped().is_some();
+            // RFC 4862 5.4.2: only DAD (to a group) comes from nobody.
+            let nobody = src.is_unspecified() && !dst.is_multicast();
+            let scope_of_host = dst.is_multicast() && dst.octets()[1] & 15 <= 1;
+            nobody
+                || scope_of_host
+                || src.is_multicast()
+                || src.is_loopback()
+                || dst.is_loopback()
+                || mapped(src)
+                || mapped(dst)
+        }
+        _ => true,
+    };
+    if invalid {
+        Err(DropReason::IpSourceInvalid)
+    } else if ip.is_local(h.src) && !link_local(h.src) {
+        Err(DropReason::IpSourceIsUs)
+    } else {
+        Ok(())
+    }
+}
+
+/// Two aliases may have the same link-local address.
+fn link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+/// RFC 1122 3.3.4.2: a host takes packets only on the alias that has the address; a router on all.
+fn destination(ip: &Ip, arrival: Arrival, dst: IpAddr) -> Result<Destination, DropReason> {
+    let ours = ip.is_local_on(arrival.alias, dst)
+        || ((arrival.looped || ip.forwarding) && ip.is_local(dst));
+    if ours {
+        return Ok(Destination::One);
+    }
+    if dst.is_multicast() {
+        let groups = ip.aliases.get(&arrival.alias).map(|a| &a.groups);
+        return match groups {
+            Some(groups) if groups.contains(dst) => Ok(Destination::Many),
+            _ => Err(DropReason::MulticastNotMember),
+        };
+    }
+    if dst == super::BROADCAST || ip.is_broadcast_on(arrival.alias, dst) {
+        return Ok(Destination::Many);
+    }
+    if ip.forwarding && !arrival.looped && !ip.is_broadcast(dst) {
+        return Ok(Destination::Elsewhere);
+    }
+    Err(DropReason::IpDestinationNotOurs)
+}
+
+/// A packet that ends here.
+struct Local {
+    arrival: Arrival,
+    header: Header,
+    to_many: bool,
+}
+
+impl Local {
+    fn packet(&self, protocol: u8, traffic_class: u8) -> InPacket {
+        InPacket {
+            src: self.header.src,
+            dst: self.header.dst,
+            protocol,
+            traffic_class,
+            hop_limit: self.header.hop_limit,
+            alias: self.arrival.alias,
+            to_many: self.to_many,
+        }
+    }
+
+    fn input_v4(&self, ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, mut frame: Frame) -> Input {
+        let h = &self.header;
+        let mut packet = self.packet(h.protocol, h.traffic_class);
+        let offset = usize::from(h.flags_offset & 0x1fff) * 8;
+        let more = h.flags_offset & MF != 0;
+        frame.pull_front(h.header_len);
+        if offset != 0 || more {
+            let fragment = Fragment {
+                key: FragmentKey {
+                    src: h.src,
+                    dst: h.dst,
+                    ident: u32::from(h.ident),
+                    protocol: h.protocol,
+                    alias: self.arrival.alias,
+                },
+                offset,
+                more,
+                ecn: h.traffic_class & 3,
+                next_header: h.protocol,
+            };
+            match reassemble(ctx, ip, &fragment, IPV4_LEN, &frame) {
+                Ok(whole) => {
+                    packet.traffic_class = h.traffic_class & !3 | whole.ecn;
+                    frame = whole.frame;
+                    self.restore_header(&packet, &mut frame);
+                }
+                Err(input) => return input,
+            }
+        }
+        self.deliver(ctx, link, ip, packet, 9, frame)
+    }
+
+    fn input_v6(&self, ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, mut frame: Frame) -> Input {
+        let h = &self.header;
+        let mut packet = self.packet(h.protocol, h.traffic_class);
+        // Once for the packet, once more for what fragments hold. Fragments of fragments are not.
+        for round in 0..2 {
+            let chain = match extension::walk(frame.data(), self.to_many) {
+                Ok(chain) => chain,
+                Err(refusal) => return self.refuse(ctx, link, ip, refusal, &frame),
+            };
+            frame.pull_front(chain.offset);
+            packet.protocol = chain.protocol;
+            if chain.protocol == protocol::FRAGMENT && round == 0 {
+                match self.fragment_v6(ctx, link, ip, frame) {
+                    Ok(whole) => {
+                        packet.traffic_class = h.traffic_class & !3 | whole.ecn;
+                        packet.protocol = whole.next_header;
+                        frame = whole.frame;
+                        self.restore_header(&packet, &mut frame);
+                        frame.push_front(IPV6_LEN);
+                    }
+                    Err(input) => return input,
+                }
+                continue;
+            }
+            return match chain.protocol {
+                protocol::FRAGMENT => lost(ctx, false, DropReason::IpExtensionMalformed),
+                protocol::NO_NEXT => Input::Done(Fate::Consumed),
+                _ if h.src.is_unspecified() && chain.protocol != protocol::ICMPV6 => {
+                    lost(ctx, false, DropReason::IpSourceInvalid)
+                }
+                _ => self.deliver(ctx, link, ip, packet, chain.pointer as u32, frame),
+            };
+        }
+        lost(ctx, false, DropReason::IpExtensionMalformed)
+    }
+
+    fn refuse(
+        &self,
+        ctx: &mut Ctx<'_>,
+        link: &mut Link,
+        ip: &mut Ip,
+        refusal: Refusal,
+        frame: &Frame,
+    ) -> Input {
+        if let Some((code, pointer)) = refusal.problem {
+            let problem = Problem::Parameter { code, pointer };
+            icmp::send_error(ctx, link, ip, self.arrival.alias, problem, frame.network_header());
+        }
+        lost(ctx, false, refusal.reason)
+    }
+
+    /// `frame` starts with the fragment header.
+    fn fragment_v6(
+        &self,
+        ctx: &mut Ctx<'_>,
+        link: &mut Link,
+        ip: &mut Ip,
+        mut frame: Frame,
+    ) -> Result<Whole, Input> {
+        let Some(f) = frame.data().first_chunk::<8>().copied() else {
+            return Err(lost(ctx, false, DropReason::IpExtensionMalformed));
+        };
+        let field = u16::from_be_bytes([f[2], f[3]]);
+        let (offset, more) = (usize::from(field & 0xfff8), field & 1 != 0);
+        frame.pull_front(8);
+        let ecn = self.header.traffic_class & 3;
+        if offset == 0 && !more {
+            // RFC 6946: an atomic fragment stands alone.
+            return Ok(Whole { frame, next_header: f[0], ecn });
+        }
+        // RFC 8200 4.5: the two ways to be malformed, and their pointers.
+        let end = offset + frame.total_len();
+        let pointer = if more && !frame.total_len().is_multiple_of(8) {
+            Some(4)
+        } else if end > 0xffff {
+            Some((self.header.total_len - frame.total_len() - 6) as u32)
+        } else {
+            None
+        };
+        if let Some(pointer) = pointer {
+            let refusal = Refusal {
+                reason: DropReason::FragmentMalformed,
+                problem: Some((extension::ERRONEOUS_FIELD, pointer)),
+            };
+            return Err(self.refuse(ctx, link, ip, refusal, &frame));
+        }
+        let fragment = Fragment {
+            key: FragmentKey {
+                src: self.header.src,
+                dst: self.header.dst,
+                ident: u32::from_be_bytes([f[4], f[5], f[6], f[7]]),
+                protocol: 0,
+                alias: self.arrival.alias,
+            },
+            offset,
+            more,
+            ecn,
+            next_header: f[0],
+        };
+        reassemble(ctx, ip, &fragment, 0, &frame)
+    }
+
+    /// A whole packet gets a plain header in front, for quotes, and pulled again.
+    fn restore_header(&self, packet: &InPacket, frame: &mut Frame) {
+        let mut header =
+            IpHeader::new(packet.src, packet.dst, packet.protocol, self.header.hop_limit);
+        header.traffic_class = packet.traffic_class;
+        header.ident = self.header.ident;
+        let header_len = output::header_len(packet.dst);
+        if frame.headroom() < header_len {
+            *frame = icmp::with_headroom(core::mem::replace(frame, Frame::from_heap(0, &[])));
+        }
+        header.push(frame);
+        frame.pull_front(header_len);
+    }
+
+    /// The packet is whole, `frame` starts with what its IP header carries.
+    fn deliver(
+        &self,
+        ctx: &mut Ctx<'_>,
+        link: &mut Link,
+        ip: &mut Ip,
+        packet: InPacket,
+        pointer: u32,
+        frame: Frame,
+    ) -> Input {
+        match (packet.protocol, packet.dst) {
+            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
+                output::stats(ctx.mib, packet.dst.is_ipv4()).in_delivers += 1;
+                icmp::input(ctx, link, ip, &packet, frame)
+            }
+            (protocol::IGMP, IpAddr::V4(_)) => {
+                ctx.mib.ip4.in_delivers += 1;
+                Input::Done(multicast::input_igmp(ctx, link, ip, &packet, frame))
+            }
+            _ => Input::Up { packet, frame, pointer },
+        }
+    }
+}
+
+/// Adds a fragment; `Ok` when the packet is whole. `header_len`: what counts against 64 KiB beside
+/// the payload.
+fn reassemble(
+    ctx: &mut Ctx<'_>,
+    ip: &mut Ip,
+    fragment: &Fragment,
+    header_len: usize,
+    frame: &Frame,
+) -> Result<Whole, Input> {
+    let is_v4 = fragment.key.src.is_ipv4();
+    let len = frame.total_len();
+    output::stats(ctx.mib, is_v4).reasm_reqds += 1;
+    if len == 0
+        || !frame.frags.is_empty()
+        || (fragment.more && !len.is_multiple_of(8))
+        || fragment.offset + len + header_len > 0xffff
+    {
+        return Err(lost(ctx, is_v4, DropReason::FragmentMalformed));
+    }
+    match ip.reassembly.input(ctx, fragment, frame) {
+        Reassembled::Whole(whole) => {
+            output::stats(ctx.mib, is_v4).reasm_oks += 1;
+            Ok(whole)
+        }
+        Reassembled::Done(fate) => {
+            if let Fate::Dropped(reason) = fate {
+                count(output::stats(ctx.mib, is_v4), reason);
+            }
+            Err(Input::Done(fate))
+        }
+    }
+}
+
+/// `Timer::Reassembly` fired: reports the packets that never became whole.
+pub(crate) fn reassembly_timeout(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip) {
+    while let Some(gone) = ip.reassembly.expire(ctx) {
+        let is_v4 = gone.is_v4;
+        output::stats(ctx.mib, is_v4).reasm_fails += 1;
+        // RFC 792, RFC 4443 3.3: only who has the first fragment may report.
+        if !gone.quote.is_empty() {
+            let problem = Problem::ReassemblyTimeout;
+            icmp::send_error(ctx, link, ip, gone.alias, problem, &gone.quote);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Path MTU cache (RFC 1191, RFC 8201): what routers told, for ten minutes, per destination.
+
+use core::net::IpAddr;
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use crate::rng::Key;
+use crate::time::{Duration, Instant};
+
+/// RFC 8201 4: an increase is tried again after ten minutes.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// The least a router can claim: less would let a forger choke a path (Linux's `min_pmtu`).
+const IPV4_MIN: usize = 552;
+/// RFC 8200 5.
+pub(crate) const IPV6_MIN: usize = 1280;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    mtu: usize,
+    until: Instant,
+}
+
+/// The cache. Bounded; the oldest entry makes room.
+#[derive(Debug)]
+pub(crate) struct PmtuCache {
+    entries: HashMap<IpAddr, Entry, Key>,
+    /// In order of insertion, which is the order of expiry. A refreshed entry is in here twice; the
+    /// older mention is recognised by its `until`.
+    order: VecDeque<(IpAddr, Instant)>,
+}
+
+impl PmtuCache {
+    /// An empty cache.
+    pub(crate) fn new(key: Key) -> PmtuCache {
+        PmtuCache { entries: HashMap::with_hasher(key), order: VecDeque::new() }
+    }
+
+    /// The MTU towards `dst`, if it is known to be lower than the link's.
+    #[inline]
+    pub(crate) fn get(&self, now: Instant, dst: IpAddr) -> Option<usize> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        self.entries.get(&dst).filter(|e| e.until > now).map(|e| e.mtu)
+    }
+
+    /// Lowers the MTU towards `dst`; never raises it.
+    pub(crate) fn lower(&mut self, now: Instant, dst: IpAddr, mtu: usize, limit: usize) {
+        let mtu = mtu.max(if dst.is_ipv4() { IPV4_MIN } else { IPV6_MIN });
+        if self.get(now, dst).is_some_and(|old| old <= mtu) || limit == 0 {
+            return;
+        }
+        let until = now + LIFETIME;
+        self.entries.insert(dst, Entry { mtu, until });
+        self.order.push_back((dst, until));
+        self.trim(now, limit);
+    }
+
+    fn trim(&mut self, now: Instant, limit: usize) {
+        while let Some((dst, until)) = self.order.front().copied() {
+            let current = self.entries.get(&dst).is_some_and(|e| e.until == until);
+            let full = self.entries.len() > limit || self.order.len() > 2 * limit;
+            if current && until > now && !full {
+                break;
+            }
+            self.order.pop_front();
+            if current {
+                self.entries.remove(&dst);
+            }
+        }
+    }
+
+    /// Entries held.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn lowers_ages_and_stays_bounded() {
+        let mut cache = PmtuCache::new(Key::generate(&mut Rng::from_u64(1)));
+        let dst: IpAddr = "192.0.2.1".parse().unwrap();
+        let t0 = Instant::from_millis(1);
+        cache.lower(t0, dst, 1400, 4);
+        cache.lower(t0, dst, 1450, 4);
+        assert_eq!(cache.get(t0, dst), Some(1400));
+        cache.lower(t0, dst, 100, 4);
+        assert_eq!(cache.get(t0, dst), Some(IPV4_MIN));
+        assert_eq!(cache.get(t0 + LIFETIME, dst), None);
+        for i in 0..100u8 {
+            cache.lower(t0, IpAddr::from([10, 0, 0, i]), 1000, 4);
+            assert!(cache.len() <= 4 && cache.order.len() <= 8);
+        }
+        assert_eq!(cache.get(t0, IpAddr::from([10, 0, 0, 99])), Some(1000));
+        cache.lower(t0, "fd00::1".parse().unwrap(), 600, 4);
+        assert_eq!(cache.get(t0, "fd00::1".parse().unwrap()), Some(IPV6_MIN));
+    }
+}
