@@ -81,8 +81,8 @@ impl<P: PathLayer> Stack<P> {
     /// Binds a UDP socket. An unspecified address takes datagrams to every address of the vserver
     /// (`::` takes IPv4 too); port 0 picks a free one.
     pub fn udp_bind(&mut self, now: Instant, local: SocketAddr) -> Result<SocketId, BindError> {
-        let _ = (now, local);
-        todo!()
+        let (mut lower, _, udp) = self.parts(now);
+        udp.bind(&mut lower, local)
     }
 
     /// Fixes the peer: other senders' datagrams are not delivered, ICMP errors are.
@@ -92,11 +92,12 @@ impl<P: PathLayer> Stack<P> {
         id: SocketId,
         peer: SocketAddr,
     ) -> Result<(), UdpSendError> {
-        let _ = (now, id, peer);
-        todo!()
+        let (mut lower, _, udp) = self.parts(now);
+        udp.connect(&mut lower, id, peer)
     }
 
-    /// Sends one datagram; `to` is `None` on a connected socket.
+    /// Sends one datagram; `to` is `None` on a connected socket. What exceeds the path MTU goes in
+    /// fragments. The scope id of a link-local address is the alias number plus one.
     pub fn udp_send(
         &mut self,
         now: Instant,
@@ -104,26 +105,25 @@ impl<P: PathLayer> Stack<P> {
         payload: &[u8],
         to: Option<SocketAddr>,
     ) -> Result<(), UdpSendError> {
-        let _ = (now, id, payload, to);
-        todo!()
+        let (mut lower, _, udp) = self.parts(now);
+        udp.send(&mut lower, id, payload, to)
     }
 
     /// Takes the oldest datagram.
     pub fn udp_recv(&mut self, id: SocketId) -> Result<Datagram, UdpRecvError> {
-        let _ = id;
-        todo!()
+        self.udp.recv(id)
     }
 
     /// The bound address.
     pub fn udp_local(&self, id: SocketId) -> Option<SocketAddr> {
-        let _ = id;
-        todo!()
+        self.udp.local(id)
     }
 
     /// Closes the socket; datagrams not read are lost.
     pub fn udp_close(&mut self, id: SocketId) {
-        let _ = id;
-        todo!()
+        let now = self.now();
+        let (mut lower, _, udp) = self.parts(now);
+        udp.close(&mut lower, id);
     }
 
     /// Joins a multicast group on an alias for this socket.
@@ -134,13 +134,13 @@ impl<P: PathLayer> Stack<P> {
         alias: AliasId,
         group: IpAddr,
     ) -> Result<(), BindError> {
-        let _ = (now, id, alias, group);
-        todo!()
+        let (mut lower, _, udp) = self.parts(now);
+        udp.join(&mut lower, id, alias, group)
     }
 
     /// Leaves a group joined before.
     pub fn udp_leave(&mut self, now: Instant, id: SocketId, alias: AliasId, group: IpAddr) {
-        let _ = (now, id, alias, group);
-        todo!()
+        let (mut lower, _, udp) = self.parts(now);
+        udp.leave(&mut lower, id, alias, group);
     }
 }
