@@ -17,10 +17,11 @@ use core::net::IpAddr;
 
 use crate::ctx::{Ctx, Outbox, Timer};
 use crate::frame::{Frame, FramePool};
-use crate::ip::Ip;
-use crate::ip::address::{AliasConfig, AliasId, Cidr};
+use crate::ip::address::{Address, AliasConfig, AliasId, Cidr};
 use crate::ip::route::Route;
+use crate::ip::{Ip, configure, input, multicast, ndp};
 use crate::link::Link;
+use crate::link::neighbour::NeighbourInfo;
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
@@ -30,6 +31,13 @@ use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
 use crate::transport::tcp::Tcp;
 use crate::transport::udp::Udp;
+
+mod receive;
+
+/// Timers handled by one call; what is left makes [`Stack::poll_timeout`] lie in the past.
+const TIMERS_PER_CALL: usize = 1024;
+/// How often one [`Stack::poll_transmit`] takes up what the stack sent to itself.
+const LOOP_ROUNDS: usize = 4;
 
 /// Limits of one vserver: everything that a peer or an application can make grow.
 #[derive(Clone, Debug)]
@@ -237,8 +245,35 @@ impl TxBurst {
     }
 }
 
+/// What a stack holds, in numbers. All but `neighbours` and `path_mtus`, which are caches, return
+/// to zero when the sockets are closed and the timers have run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// TCP connections, TIME-WAIT included.
+    pub tcp_connections: usize,
+    /// TCP listeners.
+    pub tcp_listeners: usize,
+    /// UDP sockets.
+    pub udp_sockets: usize,
+    /// Bytes that UDP sockets hold unread.
+    pub udp_bytes: usize,
+    /// Packets being reassembled.
+    pub reassemblies: usize,
+    /// Bytes they hold.
+    pub reassembly_bytes: usize,
+    /// Frames that wait for neighbours.
+    pub neighbour_frames: usize,
+    /// Frames that wait for [`Stack::poll_transmit`], and packets of the stack to itself.
+    pub out_frames: usize,
+    /// Entries of the neighbour table.
+    pub neighbours: usize,
+    /// Path MTU entries.
+    pub path_mtus: usize,
+}
+
 /// One logical stack of a vserver; see the module documentation.
 pub struct Stack<P: PathLayer = Direct> {
+    name: String,
     limits: Limits,
     rng: Rng,
     secrets: Secrets,
@@ -251,6 +286,10 @@ pub struct Stack<P: PathLayer = Direct> {
     path: P,
     pub(crate) tcp: Tcp,
     pub(crate) udp: Udp,
+    /// The last instant a caller gave.
+    now: Instant,
+    /// Whose event is next: addresses, TCP, UDP.
+    turn: usize,
 }
 
 impl Stack<Direct> {
@@ -263,12 +302,13 @@ impl Stack<Direct> {
 impl<P: PathLayer> Stack<P> {
     /// A stack over a path layer.
     pub fn with_path(config: StackConfig, pool: FramePool, now: Instant, path: P) -> Stack<P> {
-        let _ = now;
         let mut rng = Rng::new(config.seed);
         let secrets = Secrets::generate(&mut rng);
         let tcp = Tcp::new(&config, &secrets);
-        let ip = Ip::new(&secrets);
+        let ip = Ip::new(&config, &secrets, now);
+        let udp = Udp::new(&secrets);
         Stack {
+            name: config.name,
             limits: config.limits,
             rng,
             secrets,
@@ -280,15 +320,18 @@ impl<P: PathLayer> Stack<P> {
             ip,
             path,
             tcp,
-            udp: Udp::default(),
+            udp,
+            now,
+            turn: 0,
         }
     }
 
     /// Everything below the transports, and the transports, borrowed apart.
     pub(crate) fn parts(&mut self, now: Instant) -> (Lower<'_, P>, &mut Tcp, &mut Udp) {
+        self.now = self.now.max(now);
         let lower = Lower {
             ctx: Ctx {
-                now,
+                now: self.now,
                 rng: &mut self.rng,
                 secrets: &self.secrets,
                 limits: &self.limits,
@@ -304,43 +347,112 @@ impl<P: PathLayer> Stack<P> {
         (lower, &mut self.tcp, &mut self.udp)
     }
 
+    /// The last instant a caller gave.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Whether a datagram can be sent now.
+    pub(crate) fn has_out_room(&self) -> bool {
+        self.outbox.frames.len().max(self.outbox.looped.len()) < self.limits.out_queue
+    }
+
     /// A frame arrived on `alias`.
     pub fn handle_frame(&mut self, now: Instant, alias: AliasId, frame: Frame) {
-        let _ = (now, alias, frame);
-        todo!()
+        let (mut lower, tcp, udp) = self.parts(now);
+        lower.ctx.mib.frames.rx_frames += 1;
+        lower.ctx.mib.frames.rx_bytes += frame.total_len() as u64;
+        let fate = receive::frame(&mut lower, tcp, udp, alias, frame);
+        receive::count(lower.ctx.mib, fate);
+        receive::work_off(&mut lower, tcp, udp);
     }
 
     /// The instant of [`Stack::poll_timeout`] has come. Calling early is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
-        todo!()
+        let (mut lower, tcp, udp) = self.parts(now);
+        for _ in 0..TIMERS_PER_CALL {
+            let Some(timer) = lower.ctx.timers.pop_expired(lower.ctx.now) else { break };
+            match timer {
+                Timer::Tcp { index, generation } => tcp.timeout(&mut lower, index, generation),
+                Timer::Neighbour => lower.link.timeout(&mut lower.ctx, &lower.ip.aliases),
+                Timer::Ndp => ndp::timeout(&mut lower.ctx, lower.link, lower.ip),
+                Timer::Membership => multicast::timeout(&mut lower.ctx, lower.link, lower.ip),
+                Timer::Reassembly => {
+                    input::reassembly_timeout(&mut lower.ctx, lower.link, lower.ip);
+                }
+            }
+        }
+        receive::work_off(&mut lower, tcp, udp);
     }
 
     /// Applies one change, or refuses it whole.
     pub fn handle_config(&mut self, now: Instant, change: Change) -> Result<(), ChangeError> {
-        let _ = (now, change);
-        todo!()
+        let (mut lower, tcp, udp) = self.parts(now);
+        let Lower { ctx, link, ip, .. } = &mut lower;
+        let result = configure::apply(ctx, link, ip, change);
+        receive::work_off(&mut lower, tcp, udp);
+        result
     }
 
     /// Moves frames into `burst` until it is full or nothing is left; returns how many.
     pub fn poll_transmit(&mut self, now: Instant, burst: &mut TxBurst) -> usize {
-        let _ = (now, burst);
-        todo!()
+        let before = burst.frames.len();
+        let (mut lower, tcp, udp) = self.parts(now);
+        for _ in 0..LOOP_ROUNDS {
+            receive::work_off(&mut lower, tcp, udp);
+            let room = burst.max.saturating_sub(burst.frames.len());
+            if tcp.wants_transmit() {
+                lower.ctx.outbox.burst = Some(room);
+                tcp.transmit(&mut lower);
+                lower.ctx.outbox.burst = None;
+                ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
+            }
+            let taken = room.min(lower.ctx.outbox.frames.len());
+            for (alias, frame) in lower.ctx.outbox.frames.drain(..taken) {
+                lower.ctx.mib.frames.tx_frames += 1;
+                lower.ctx.mib.frames.tx_bytes += frame.total_len() as u64;
+                burst.frames.push((alias, frame));
+            }
+            if lower.ctx.outbox.looped.is_empty() || taken == room {
+                break;
+            }
+        }
+        if lower.ctx.out_room() > 0 {
+            udp.room_available();
+        }
+        burst.frames.len() - before
     }
 
     /// When to call [`Stack::handle_timeout`]; `None`: nothing is pending.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        self.timers.next_deadline()
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        let writable = self.has_out_room();
+        for step in 0..3 {
+            let source = (self.turn + step) % 3;
+            let event = match source {
+                0 => self.outbox.events.pop_front(),
+                1 => self.tcp.poll_event(),
+                _ => self.udp.poll_event(writable),
+            };
+            if event.is_some() {
+                // The others come first next time, so that none starves.
+                self.turn = (source + 1) % 3;
+                return event;
+            }
+        }
+        None
     }
 
     /// Whether [`Stack::poll_transmit`] has something to do.
     pub fn wants_transmit(&self) -> bool {
-        todo!()
+        !self.outbox.frames.is_empty()
+            || !self.outbox.looped.is_empty()
+            || !self.link.solicits.is_empty()
+            || self.tcp.wants_transmit()
     }
 
     /// All counters.
@@ -348,9 +460,57 @@ impl<P: PathLayer> Stack<P> {
         &self.mib
     }
 
+    /// Name of the vserver.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Calls `f` for each socket, for dumps. Cost grows with the number of sockets.
-    pub fn for_each_socket(&self, f: impl FnMut(SocketInfo)) {
-        let _ = f;
-        todo!()
+    pub fn for_each_socket(&self, mut f: impl FnMut(SocketInfo)) {
+        self.tcp.for_each_socket(&mut f);
+        self.udp.for_each_socket(&mut f);
+    }
+
+    /// All routes, connected and learned ones too, in no order.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.ip.routes.iter()
+    }
+
+    /// All neighbours.
+    pub fn neighbours(&self) -> impl Iterator<Item = NeighbourInfo> + '_ {
+        self.link.neighbours(self.now)
+    }
+
+    /// The aliases with their addresses, in no order.
+    pub fn aliases(&self) -> impl Iterator<Item = (&AliasConfig, &[Address])> {
+        self.ip.aliases.values().map(|a| (&a.config, &a.addresses[..]))
+    }
+
+    /// Addresses of an alias; none if it is not attached.
+    pub fn addresses(&self, alias: AliasId) -> &[Address] {
+        self.ip.aliases.get(&alias).map_or(&[], |a| &a.addresses[..])
+    }
+
+    /// Whether `addr` is a usable address of this stack.
+    pub fn is_local(&self, addr: IpAddr) -> bool {
+        self.ip.is_local(addr)
+    }
+
+    /// What the stack holds.
+    pub fn memory(&self) -> Memory {
+        let (tcp_connections, tcp_listeners) = self.tcp.held();
+        let (udp_sockets, udp_bytes) = self.udp.held();
+        Memory {
+            tcp_connections,
+            tcp_listeners,
+            udp_sockets,
+            udp_bytes,
+            reassemblies: self.ip.reassembly.len(),
+            reassembly_bytes: self.ip.reassembly.held_bytes(),
+            neighbour_frames: self.link.queued(),
+            out_frames: self.outbox.frames.len() + self.outbox.looped.len(),
+            neighbours: self.link.len(),
+            path_mtus: self.ip.pmtu_len(),
+        }
     }
 }

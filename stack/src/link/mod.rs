@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::Frame;
-use crate::ip::address::{Alias, AliasId, AliasMedium, Aliases};
+use crate::ip::Aliases;
+use crate::ip::address::{Alias, AliasId, AliasMedium};
 use crate::time::Instant;
 
 mod arp;

@@ -1,0 +1,172 @@
+//! Wiring of the way up: link, IP, path, transport.
+
+use crate::ctx::Fate;
+use crate::drop::DropReason;
+use crate::frame::Frame;
+use crate::ip::address::AliasId;
+use crate::ip::icmp::{self, Problem, Quote};
+use crate::ip::input::{self, Arrival, Input};
+use crate::ip::{ndp, output};
+use crate::link::LinkInput;
+use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
+use crate::path::{PathAddrs, PathLayer};
+use crate::stats::Mib;
+use crate::transport::tcp::Tcp;
+use crate::transport::udp::Udp;
+use crate::wire::protocol;
+
+/// Packets of the stack to itself that one call takes up.
+const LOOPED_PER_CALL: usize = 256;
+
+/// Counts what became of a frame.
+pub(super) fn count(mib: &mut Mib, fate: Fate) {
+    match fate {
+        Fate::Delivered => mib.frames.delivered += 1,
+        Fate::Forwarded => mib.frames.forwarded += 1,
+        Fate::Consumed => mib.frames.consumed += 1,
+        Fate::Dropped(reason) => {
+            mib.frames.rx_dropped += 1;
+            mib.drops.count(reason);
+        }
+    }
+}
+
+/// A frame from a device.
+pub(super) fn frame<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    tcp: &mut Tcp,
+    udp: &mut Udp,
+    alias: AliasId,
+    frame: Frame,
+) -> Fate {
+    let Some(entry) = lower.ip.aliases.get(&alias) else {
+        return Fate::Dropped(DropReason::AliasUnknown);
+    };
+    let (is_v4, frame) = match lower.link.input(&mut lower.ctx, entry, frame) {
+        LinkInput::Ip4(frame) => (true, frame),
+        LinkInput::Ip6(frame) => (false, frame),
+        LinkInput::Done(fate) => return fate,
+    };
+    packet(lower, tcp, udp, Arrival { alias, looped: false }, is_v4, frame)
+}
+
+/// A packet, its IP header at the front.
+fn packet<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    tcp: &mut Tcp,
+    udp: &mut Udp,
+    arrival: Arrival,
+    is_v4: bool,
+    frame: Frame,
+) -> Fate {
+    match input::input(&mut lower.ctx, lower.link, lower.ip, arrival, is_v4, frame) {
+        Input::Done(fate) => fate,
+        Input::Error(kind, frame) => match icmp::quoted(frame.data()) {
+            Some(quote) => icmp_error(lower, tcp, udp, kind, &quote),
+            None => Fate::Dropped(DropReason::IcmpMalformed),
+        },
+        Input::Up { packet, frame, pointer } => up(lower, tcp, udp, packet, frame, pointer),
+    }
+}
+
+/// Through the path layer to the transport.
+fn up<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    tcp: &mut Tcp,
+    udp: &mut Udp,
+    mut packet: InPacket,
+    mut frame: Frame,
+    pointer: u32,
+) -> Fate {
+    let is_v4 = packet.dst.is_ipv4();
+    let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
+    if let Err(reason) = lower.path.ingress(lower.ctx.now, &mut addrs, &mut frame) {
+        return Fate::Dropped(reason);
+    }
+    packet.src = addrs.src;
+    packet.dst = addrs.dst;
+    packet.protocol = addrs.protocol;
+    match packet.protocol {
+        protocol::TCP => {
+            output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
+            tcp.input(lower, &packet, frame)
+        }
+        protocol::UDP => {
+            output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
+            udp.input(lower, &packet, frame)
+        }
+        _ => {
+            output::stats(lower.ctx.mib, is_v4).in_unknown_protos += 1;
+            let problem = if is_v4 {
+                Problem::ProtocolUnreachable
+            } else {
+                Problem::Parameter { code: 1, pointer }
+            };
+            lower.report(packet.alias, problem, &frame);
+            Fate::Dropped(DropReason::IpProtocolUnknown)
+        }
+    }
+}
+
+/// An ICMP error, or our own knowledge, about a packet of ours.
+fn icmp_error<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    tcp: &mut Tcp,
+    udp: &mut Udp,
+    kind: IcmpErrorKind,
+    quote: &Quote<'_>,
+) -> Fate {
+    let error = IcmpError {
+        kind,
+        src: quote.src,
+        dst: quote.dst,
+        protocol: quote.protocol,
+        transport: quote.transport,
+    };
+    let known = lower.ip.is_local(quote.src)
+        && match quote.protocol {
+            protocol::TCP => tcp.icmp_error(lower, &error),
+            protocol::UDP => udp.icmp_error(lower, &error),
+            _ => false,
+        };
+    if known { Fate::Consumed } else { Fate::Dropped(DropReason::IcmpErrorUnmatched) }
+}
+
+/// What calls leave behind: packets of the stack to itself, packets whose neighbour is gone,
+/// addresses that went away, questions of the link layer.
+pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, tcp: &mut Tcp, udp: &mut Udp) {
+    for _ in 0..LOOPED_PER_CALL {
+        let Some((alias, frame)) = lower.ctx.outbox.looped.pop_front() else { break };
+        lower.ctx.mib.frames.rx_frames += 1;
+        lower.ctx.mib.frames.rx_bytes += frame.total_len() as u64;
+        let is_v4 = frame.data().first().is_some_and(|b| b >> 4 == 4);
+        let fate = packet(lower, tcp, udp, Arrival { alias, looped: true }, is_v4, frame);
+        count(lower.ctx.mib, fate);
+    }
+    while let Some((alias, frame)) = lower.link.failed.pop_front() {
+        unreachable(lower, tcp, udp, alias, &frame);
+    }
+    while let Some(addr) = lower.ip.removed.pop() {
+        tcp.address_removed(lower, addr);
+    }
+    ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
+}
+
+/// A packet whose next hop did not answer: its sender learns of it, here or far away.
+fn unreachable<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    tcp: &mut Tcp,
+    udp: &mut Udp,
+    alias: AliasId,
+    frame: &Frame,
+) {
+    lower.ctx.drop_out(DropReason::NeighbourUnreachable);
+    let Some(quote) = Quote::parse(frame.data()) else { return };
+    if lower.ip.is_local(quote.src) {
+        // Not a received frame: whoever knows it is told, nothing is counted.
+        let _ = icmp_error(lower, tcp, udp, IcmpErrorKind::HostUnreachable, &quote);
+    } else {
+        let problem = Problem::HostUnreachable;
+        icmp::send_error(&mut lower.ctx, lower.link, lower.ip, alias, problem, frame.data());
+    }
+}
