@@ -86,7 +86,7 @@ fn read_nic(
         ],
     );
     let trust = s.choice(report, "rx_checksum", &[("verify", false), ("trust", true)]);
-    let queues = read_queues(report, &mut s, workers);
+    let queues = read_queues(report, &mut s);
     let mac = read_mac(report, &mut s);
     if let Some(v) = mac.as_ref().filter(|_| !matches!(driver, Driver::Tap | Driver::Mem)) {
         report.error(
@@ -147,19 +147,8 @@ fn read_device(
     v.value.to_owned()
 }
 
-fn read_queues(report: &mut Report, s: &mut Section, workers: &Workers) -> usize {
-    let Some(v) = s.integer(report, "queues", 1..=64) else { return 1 };
-    let queues = v.value as usize;
-    if queues > workers.count {
-        report.error(
-            &v.span,
-            format!(
-                "{queues} queues for {} worker(s); a worker serves one queue of a NIC, set count = {queues} in [workers]",
-                workers.count
-            ),
-        );
-    }
-    queues
+fn read_queues(report: &mut Report, s: &mut Section) -> usize {
+    s.integer(report, "queues", 1..=64).map_or(1, |v| v.value as usize)
 }
 
 fn read_mtu(

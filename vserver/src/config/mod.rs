@@ -38,7 +38,7 @@ pub struct HostConfig {
 /// Threads and frames.
 #[derive(Clone, Debug)]
 pub struct Workers {
-    /// Worker threads; each owns queue `i` of every NIC that has it.
+    /// Worker threads. For now 1: it serves every queue of every NIC.
     pub count: usize,
     /// CPUs to pin workers to, in order; empty: not pinned.
     pub affinity: Vec<usize>,
@@ -104,7 +104,7 @@ pub struct Nic {
     pub driver: Driver,
     /// How AF_XDP attaches.
     pub xdp: XdpMode,
-    /// Queues used, from 0; at most the number of workers.
+    /// Queues used, from 0.
     pub queues: usize,
     /// How its worker waits.
     pub poll: PollMode,

@@ -127,6 +127,10 @@ fn read_workers(report: &mut Report, mut s: Section) -> Workers {
     let mut w = Workers::default();
     if let Some(v) = s.integer(report, "count", 1..=64) {
         w.count = v.value as usize;
+        if w.count > 1 {
+            let text = "one worker serves every queue of every NIC in this version; set count = 1";
+            report.error(&v.span, text.to_owned());
+        }
     }
     let cpus = s.integers(report, "affinity", &(0..=1023));
     for (i, cpu) in cpus.iter().enumerate() {

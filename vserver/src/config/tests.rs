@@ -56,8 +56,8 @@ fn a_full_file_becomes_a_host() {
 [host]
 control = "weft.sock"
 [workers]
-count = 2
-affinity = [0, 1]
+count = 1
+affinity = [1]
 frames = 1024
 frame_bytes = 2048
 [nic.ETH1]
@@ -107,7 +107,7 @@ idle_s = 0
 "#;
     let c = parse(text, &directory.path().join("weft.toml")).map_err(|e| e.to_string()).unwrap();
     assert_eq!(c.control, directory.path().join("weft.sock"));
-    assert_eq!((c.workers.count, c.workers.affinity.as_slice()), (2, &[0, 1][..]));
+    assert_eq!((c.workers.count, c.workers.affinity.as_slice()), (1, &[1][..]));
     assert_eq!((c.workers.frames, c.workers.frame_bytes), (1024, 2048));
     // in order of the file, names in lower case
     let tap = &c.nics[0];

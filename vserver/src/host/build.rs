@@ -46,7 +46,9 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
     let demux = demux(&config, &tree, &aliases);
     let places = config.aliases.iter().map(|a| AliasPlace { nic: a.nic, mtu: a.mtu }).collect();
     let mut core = Core::new(nics, places, demux);
-    problems.into_iter().for_each(|p| core.problem(p));
+    for problem in problems {
+        core.problem(problem);
+    }
     for index in 0..config.vservers.len() {
         add_vserver(&mut core, &config, &aliases, index, clock.now())?;
     }
