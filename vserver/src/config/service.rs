@@ -97,6 +97,10 @@ fn read_service(
     let port = port?;
     let ip = ip.unwrap_or(Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))?;
     let mut service = Service::new(SocketAddr::new(ip, port.value as u16), detail?);
+    if kind == Kind::Proxy {
+        // The server behind it knows how long its clients may be silent.
+        service.idle_s = 0;
+    }
     if let Some(v) = connections {
         service.connections = v.value as usize;
     }
