@@ -51,10 +51,12 @@ pub struct NicSnapshot {
 pub struct VserverSnapshot {
     /// Its name.
     pub name: String,
-    /// Addresses in use now, with their alias: `data0 10.0.0.1`.
+    /// Addresses in use now, with their alias: `data0 10.0.0.1/24`.
     pub addresses: Vec<String>,
-    /// Configured routes as text: `0.0.0.0/0 via 10.0.0.254 dev data0`.
+    /// Routes, connected and learned ones too: `0.0.0.0/0 via 10.0.0.254 dev data0`.
     pub routes: Vec<String>,
+    /// Entries of the neighbour table.
+    pub neighbours: usize,
     /// TCP listeners.
     pub tcp_listeners: usize,
     /// TCP connections, TIME-WAIT included.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use weft_drivers::device::Device;
 use weft_stack::drop::Drops;
-use weft_stack::socket::SocketKind;
+use weft_stack::ip::address::AliasId;
+use weft_stack::ip::route::Route;
 use weft_stack::stats::Mib;
 
 use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
@@ -64,32 +65,33 @@ fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
 
 fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     let config = &shared.config;
+    let alias = |id: AliasId| config.aliases[id.0 as usize].name.as_str();
     let core = shared.worker.lock();
-    let node = &core.nodes[index];
-    let mib: Mib = node.stack.mib().clone();
-    let addresses = node.addresses.clone();
-    let [mut listeners, mut streams, mut datagrams] = [0; 3];
-    node.stack.for_each_socket(|s| match s.id.kind {
-        SocketKind::TcpListener => listeners += 1,
-        SocketKind::TcpStream => streams += 1,
-        SocketKind::Udp => datagrams += 1,
-    });
+    let stack = &core.nodes[index].stack;
+    let mib: Mib = stack.mib().clone();
+    let memory = stack.memory();
+    let routes: Vec<Route> = stack.routes().copied().collect();
+    let mut addresses = Vec::new();
+    for (on, list) in stack.aliases() {
+        let usable = list.iter().filter(|a| a.state.usable());
+        addresses.extend(usable.map(|a| format!("{} {}", alias(on.id), a.cidr)));
+    }
     drop(core);
+    addresses.sort();
     let mut counters = BTreeMap::new();
     mib.for_each(|name, n| {
         counters.insert(name.to_owned(), n);
     });
-    let alias = |id: usize| config.aliases[id].name.as_str();
+    let mut routes: Vec<_> = routes.iter().map(|r| route_text(r, alias(r.alias))).collect();
+    routes.sort();
     VserverSnapshot {
         name: config.vservers[index].name.clone(),
-        addresses: addresses
-            .iter()
-            .map(|(id, addr)| format!("{} {addr}", alias(id.0 as usize)))
-            .collect(),
-        routes: config.vservers[index].routes.iter().map(|r| route_text(config, r)).collect(),
-        tcp_listeners: listeners,
-        tcp_connections: streams,
-        udp_sockets: datagrams,
+        addresses,
+        routes,
+        neighbours: memory.neighbours,
+        tcp_listeners: memory.tcp_listeners,
+        tcp_connections: memory.tcp_connections,
+        udp_sockets: memory.udp_sockets,
         rx_frames: mib.frames.rx_frames,
         rx_bytes: mib.frames.rx_bytes,
         tx_frames: mib.frames.tx_frames,
@@ -100,9 +102,10 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     }
 }
 
-fn route_text(config: &HostConfig, route: &crate::config::RouteSpec) -> String {
+fn route_text(route: &Route, alias: &str) -> String {
     let via = route.via.map(|via| format!(" via {via}")).unwrap_or_default();
+    let src = route.src.map(|src| format!(" src {src}")).unwrap_or_default();
     let metric =
         if route.metric == 0 { String::new() } else { format!(" metric {}", route.metric) };
-    format!("{}{via} dev {}{metric}", route.to, config.aliases[route.alias].name)
+    format!("{}{via} dev {alias}{src}{metric}", route.prefix)
 }
