@@ -11,6 +11,7 @@
 //!
 //! `docs/af-xdp.md` has the modes, the steering rules and the traps.
 
+mod bind;
 mod multicast;
 mod program;
 mod rings;

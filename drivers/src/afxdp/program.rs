@@ -1,5 +1,6 @@
 //! The XDP program on a NIC: attaching it, its maps, and what the NIC's sockets share.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -41,7 +42,21 @@ struct Inner {
     counters: PerCpuArray<MapData, u64>,
     steered: Steered,
     copies: Option<Arc<CopySocket>>,
+    /// Queues that this process has open.
+    open: BTreeSet<u32>,
     ebpf: Ebpf,
+}
+
+/// A queue that is open, until it is dropped.
+pub(super) struct QueueClaim {
+    program: Arc<XdpProgram>,
+    queue: u32,
+}
+
+impl Drop for QueueClaim {
+    fn drop(&mut self) {
+        self.program.inner.lock().open.remove(&self.queue);
+    }
 }
 
 impl fmt::Debug for XdpProgram {
@@ -83,6 +98,7 @@ impl XdpProgram {
             counters: map(&mut ebpf, "COUNTERS", ifname)?,
             steered: Steered::default(),
             copies: None,
+            open: BTreeSet::new(),
             ebpf,
         };
         Ok(Arc::new(XdpProgram {
@@ -138,6 +154,14 @@ impl XdpProgram {
 
     pub(super) fn requested(&self) -> XdpMode {
         self.requested
+    }
+
+    pub(super) fn claim(self: &Arc<XdpProgram>, queue: u32) -> io::Result<QueueClaim> {
+        if !self.inner.lock().open.insert(queue) {
+            let text = "the queue is already open in this process";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
+        Ok(QueueClaim { program: Arc::clone(self), queue })
     }
 
     /// Frames of a queue go to this socket, until it is closed.

@@ -5,20 +5,18 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use rustix::event::epoll;
 use weft_stack::frame::{Frame, FramePool, Gso};
 use weft_stack::wire::checksum;
-use xsk_rs::Socket;
-use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::umem::frame::FrameDesc;
 
+use super::bind::{self, Bound, set_option};
 use super::multicast::CopyRing;
-use super::rings::{BATCH, Filler, Held, Rings, os_error, reap};
-use super::umem::UmemPool;
-use super::{AfXdpOptions, XdpMode, XdpProgram};
+use super::program::QueueClaim;
+use super::rings::{BATCH, Filler, Held, Rings, reap};
+use super::umem::{SocketGuard, UmemPool};
+use super::{AfXdpOptions, XdpProgram};
 use crate::device::{
     Caps, Device, DeviceError, DeviceStats, LINK_HEADER_BYTES_MAX, Link, Medium,
     SUPER_SEGMENT_BYTES_MAX, Steer,
@@ -27,15 +25,8 @@ use crate::segment::{Cut, Headers, complete_checksum};
 
 /// Descriptor option: the packet goes on in the next descriptor (linux/if_xdp.h).
 const PACKET_CONTINUED: u32 = 1;
-/// Descriptors that the kernel sends per system call, Linux 6.17 and later.
-const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// What the kernel sends per call without that option.
 const TX_BATCH: u32 = 32;
-/// Frames in flight in copy mode are bounded by the socket's send buffer too.
-const SEND_BUFFER_BYTES: libc::c_int = 8 << 20;
-/// The kernel closes queues behind the back of a process that ended: wait that long for it.
-const BIND_TRIES: u32 = 200;
-const BIND_RETRY: Duration = Duration::from_millis(5);
 /// One queue of a NIC, bound to an AF_XDP socket. Made by [`AfXdp::open`].
 ///
 /// Dropping it closes the socket and returns its slots to the pool; the queue can be opened again
@@ -43,10 +34,12 @@ const BIND_RETRY: Duration = Duration::from_millis(5);
 pub struct AfXdp {
     /// First: the kernel lets go of the slots before `held` returns them.
     rings: Rings,
+    _socket: SocketGuard,
     held: Held,
     filler: Filler,
     umem: UmemPool,
     program: Arc<XdpProgram>,
+    _claim: QueueClaim,
     copies: Option<CopyRing>,
     epoll: Option<OwnedFd>,
     queue: u16,
@@ -78,24 +71,11 @@ impl AfXdp {
         umem: &UmemPool,
         options: AfXdpOptions,
     ) -> Result<AfXdp, DeviceError> {
-        let object = format!("{} queue {queue}", program.ifname());
-        let fail = |operation, e| DeviceError::new(operation, object.clone(), e);
-        if queue as usize >= program.nic().rx_queues {
-            let text = format!("the NIC has {} receive queues", program.nic().rx_queues);
-            let source = io::Error::new(io::ErrorKind::InvalidInput, text);
-            return Err(fail("bind AF_XDP socket", source)
-                .hint(format!("`ethtool -l {}` tells, `ethtool -L` changes", program.ifname())));
-        }
-        if !umem.is_of_this_namespace().map_err(|e| fail("compare namespaces for", e))? {
-            let source = io::Error::from(io::ErrorKind::InvalidInput);
-            return Err(fail("bind AF_XDP socket", source)
-                .hint("the UMEM was made in another network namespace than the NIC"));
-        }
-        let rings = bind(program, queue, umem, options).map_err(|e| bind_error(&object, e))?;
-        let zero_copy =
-            is_zero_copy(&rings).map_err(|e| fail("ask AF_XDP socket for its mode", e))?;
-        tune(&rings, options.tx_ring);
-        let mut device = AfXdp::over(rings, zero_copy, program, queue, umem, options);
+        let bound = bind::bind(program, queue, umem, options)?;
+        let fail = |operation, e| {
+            DeviceError::new(operation, format!("{} queue {queue}", program.ifname()), e)
+        };
+        let mut device = AfXdp::over(bound, program, umem, options);
         device.filler.refill(&mut device.rings, umem, &mut device.held);
         if queue == 0 {
             device.open_copies().map_err(|e| fail("open socket for multicast copies", e))?;
@@ -106,13 +86,12 @@ impl AfXdp {
     }
 
     fn over(
-        rings: Rings,
-        zero_copy: bool,
+        bound: Bound,
         program: &Arc<XdpProgram>,
-        queue: u32,
         umem: &UmemPool,
         options: AfXdpOptions,
     ) -> AfXdp {
+        let Bound { rings, socket, claim, queue, zero_copy } = bound;
         let nic = program.nic();
         let slots = umem.pool().slots();
         let fill = match options.fill_frames as usize {
@@ -126,10 +105,12 @@ impl AfXdp {
         };
         AfXdp {
             rings,
+            _socket: socket,
             held: Held::new(umem.pool(), zero_copy),
             filler: Filler::new(fill.clamp(1, UmemPool::RING_ENTRIES as usize)),
             umem: umem.clone(),
             program: Arc::clone(program),
+            _claim: claim,
             copies: None,
             epoll: None,
             queue: queue as u16,
@@ -587,146 +568,6 @@ impl Drop for AfXdp {
             self.program.close_copies();
         }
     }
-}
-
-/// Tries the ways to bind that the mode allows, best first.
-fn bind(
-    program: &XdpProgram,
-    queue: u32,
-    umem: &UmemPool,
-    options: AfXdpOptions,
-) -> io::Result<Rings> {
-    let jumbo = program.nic().mtu + LINK_HEADER_BYTES_MAX > umem.data_bytes();
-    let base = BindFlags::XDP_USE_NEED_WAKEUP;
-    let copy = base | BindFlags::XDP_COPY | BindFlags::XDP_USE_SG;
-    let mut zero_copy = base | BindFlags::XDP_ZEROCOPY;
-    if jumbo {
-        // Few drivers chain buffers in zero-copy mode.
-        zero_copy |= BindFlags::XDP_USE_SG;
-    }
-    let ways: &[BindFlags] = match program.requested() {
-        XdpMode::Auto if !program.generic() => &[zero_copy, copy],
-        XdpMode::ZeroCopy => &[zero_copy],
-        _ => &[copy],
-    };
-    let mut result = Err(io::Error::from(io::ErrorKind::Unsupported));
-    for flags in ways {
-        result = bind_patiently(program.ifname(), queue, umem, options, *flags);
-        match &result {
-            Err(e) if e.raw_os_error() != Some(libc::EBUSY) => {}
-            _ => break,
-        }
-    }
-    result
-}
-
-fn bind_patiently(
-    ifname: &str,
-    queue: u32,
-    umem: &UmemPool,
-    options: AfXdpOptions,
-    flags: BindFlags,
-) -> io::Result<Rings> {
-    let mut tries = 0;
-    loop {
-        match bind_as(ifname, queue, umem, options, flags) {
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && tries < BIND_TRIES => {
-                tries += 1;
-                thread::sleep(BIND_RETRY);
-            }
-            result => return result,
-        }
-    }
-}
-
-fn bind_as(
-    ifname: &str,
-    queue: u32,
-    umem: &UmemPool,
-    options: AfXdpOptions,
-    flags: BindFlags,
-) -> io::Result<Rings> {
-    let invalid = |e: &(dyn std::error::Error + 'static)| {
-        io::Error::new(io::ErrorKind::InvalidInput, e.to_string())
-    };
-    let mut config = SocketConfig::builder();
-    config
-        .rx_queue_size(QueueSize::new(options.rx_ring).map_err(|e| invalid(&e))?)
-        .tx_queue_size(QueueSize::new(options.tx_ring).map_err(|e| invalid(&e))?)
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(flags);
-    let interface: Interface = ifname.parse().map_err(|e| invalid(&e))?;
-    // SAFETY: no program of the library's is loaded (the flag above), which is what its contract
-    // is about.
-    let made = unsafe { Socket::new(config.build(), umem.umem(), &interface, queue) };
-    let (tx, rx, fill_and_completion) = made.map_err(|e| os_error(&e))?;
-    let Some((fill, completion)) = fill_and_completion else {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "the queue is already open in this process",
-        ));
-    };
-    Ok(Rings { tx, rx, fill, completion })
-}
-
-fn bind_error(object: &str, source: io::Error) -> DeviceError {
-    let hint = match source.raw_os_error() {
-        Some(libc::EBUSY) => "another process has the queue",
-        Some(libc::EOPNOTSUPP) => {
-            "the driver has no zero-copy; or the other NIC on this UMEM has and this one has not"
-        }
-        Some(libc::EPERM) => "needs root or CAP_NET_RAW",
-        Some(libc::ENOBUFS | libc::ENOMEM) => "raise the locked memory limit: ulimit -l",
-        _ => "",
-    };
-    DeviceError::new("bind AF_XDP socket", object, source).hint(hint)
-}
-
-fn is_zero_copy(rings: &Rings) -> io::Result<bool> {
-    let mut flags = 0u32;
-    let mut len = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the pointers are to live values; XDP_OPTIONS answers with one u32.
-    let result = unsafe {
-        libc::getsockopt(
-            rings.rx.fd().as_raw_fd(),
-            libc::SOL_XDP,
-            libc::XDP_OPTIONS,
-            (&raw mut flags).cast(),
-            &raw mut len,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
-}
-
-/// Settings that help and may be refused: older kernels, fewer rights.
-fn tune(rings: &Rings, tx_ring: u32) {
-    // SAFETY: the ring keeps the descriptor open during this call.
-    let fd = unsafe { BorrowedFd::borrow_raw(rings.rx.fd().as_raw_fd()) };
-    let budget = tx_ring.cast_signed();
-    let _ = set_option(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, budget);
-    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER_BYTES);
-}
-
-fn set_option(
-    fd: BorrowedFd<'_>,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    // SAFETY: pointer and length are of a live c_int, which all these options take.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -3,15 +3,19 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
 use weft_stack::frame::{FramePool, Region};
 use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
 use xsk_rs::umem::frame::FrameDesc;
 use xsk_rs::umem::{Umem, UmemCreateError};
 
+use super::rings::Rings;
 use crate::device::DeviceError;
 
 /// Room that the kernel leaves in front of a received frame (`XDP_PACKET_HEADROOM`). Frames to be
@@ -34,6 +38,7 @@ struct Shared {
     pool: FramePool,
     note: Option<String>,
     namespace: u64,
+    sockets: Mutex<Sockets>,
 }
 
 struct UmemRegion {
@@ -118,7 +123,17 @@ impl UmemPool {
         // keeps it mapped. Devices write to a slot only while they own it (`rings::Held`).
         let pool = unsafe { FramePool::from_region(region, slots, frame_bytes) };
         let descs = descs.into_boxed_slice();
-        UmemPool { shared: Arc::new(Shared { umem, descs, frame_bytes, pool, note, namespace }) }
+        UmemPool {
+            shared: Arc::new(Shared {
+                umem,
+                descs,
+                frame_bytes,
+                pool,
+                note,
+                namespace,
+                sockets: Mutex::default(),
+            }),
+        }
     }
 
     /// The pool of its frames.
@@ -131,8 +146,26 @@ impl UmemPool {
         self.shared.note.as_deref()
     }
 
-    pub(super) fn umem(&self) -> &Umem {
-        &self.shared.umem
+    /// Runs `bind`, which makes a socket on this memory.
+    pub(super) fn with_umem(
+        &self,
+        bind: impl FnOnce(&Umem) -> io::Result<Rings>,
+    ) -> io::Result<(Rings, SocketGuard)> {
+        let mut sockets = self.shared.sockets.lock();
+        if sockets.ended {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "every queue of this UMEM was closed, which ends it: make a new one",
+            ));
+        }
+        let rings = bind(&self.shared.umem)?;
+        let fd = rings.rx.fd().as_raw_fd();
+        if sockets.live.is_empty() {
+            sockets.umem_fd = fd;
+            sockets.behind_umem_fd = fd;
+        }
+        sockets.live.push(fd);
+        Ok((rings, SocketGuard { umem: self.clone(), fd }))
     }
 
     /// Bytes of one descriptor that can be sent or received.
@@ -164,6 +197,56 @@ impl UmemPool {
         data.cursor().set_pos(len);
         data
     }
+}
+
+/// The sockets of a UMEM.
+///
+/// To the kernel the UMEM and the first socket on it are one object, and the library keeps its
+/// descriptor open until the UMEM is unmapped: as long as an application holds a frame. So that
+/// every closed queue is free at once, the descriptor is made to mean another live socket of the
+/// UMEM (which is what later sockets are joined to), or nothing after the last.
+#[derive(Default)]
+struct Sockets {
+    /// The library's descriptor of the UMEM.
+    umem_fd: RawFd,
+    /// Which of `live` it means.
+    behind_umem_fd: RawFd,
+    live: Vec<RawFd>,
+    ended: bool,
+}
+
+/// Closes a socket for good; dropped after its rings.
+pub(super) struct SocketGuard {
+    umem: UmemPool,
+    fd: RawFd,
+}
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        let sockets = &mut *self.umem.shared.sockets.lock();
+        sockets.live.retain(|fd| *fd != self.fd);
+        let heir = sockets.live.first().copied();
+        if let Some(heir) = heir {
+            if sockets.behind_umem_fd == self.fd {
+                replace(heir, sockets.umem_fd);
+                sockets.behind_umem_fd = heir;
+            }
+            return;
+        }
+        sockets.ended = true;
+        // Out of descriptors, the queue stays bound until the UMEM is unmapped.
+        if let Ok(nothing) = eventfd(0, EventfdFlags::CLOEXEC) {
+            replace(nothing.as_raw_fd(), sockets.umem_fd);
+        }
+    }
+}
+
+/// Makes `to` mean what `from` means, closing what it meant before.
+fn replace(from: RawFd, to: RawFd) {
+    // SAFETY: both are open descriptors of this module: `to` is the library's of the UMEM, which
+    // it passes to the kernel as the socket to join and closes at the end, and does nothing else
+    // with once the socket that came with it is deleted.
+    unsafe { libc::dup3(from, to, libc::O_CLOEXEC) };
 }
 
 pub(super) use xsk_rs::umem::frame::DataMut;

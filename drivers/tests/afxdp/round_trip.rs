@@ -1,7 +1,7 @@
 //! Frames to and from the kernel and another device, in every mode and size.
 
 use bytes::Bytes;
-use weft_drivers::afxdp::XdpMode;
+use weft_drivers::afxdp::{AfXdp, AfXdpOptions, XdpMode};
 use weft_drivers::device::{Device, Steer};
 use weft_drivers::segment::Headers;
 use weft_stack::frame::{Frame, Gso};
@@ -63,9 +63,8 @@ fn zero_copy_on_a_driver_without_it_is_an_error_that_says_so() {
     let Some(lab) = Lab::new(1, 1500) else { return };
     let program = lab.attach(XdpMode::ZeroCopy);
     let umem = umem(&lab.near, 512, 2048);
-    let opened = lab.near.enter(|| {
-        weft_drivers::afxdp::AfXdp::open(&program, 0, &umem, Default::default()).map(|_| ())
-    });
+    let opened =
+        lab.near.enter(|| AfXdp::open(&program, 0, &umem, AfXdpOptions::default()).map(|_| ()));
     let error = opened.unwrap().unwrap_err().to_string();
     assert!(error.contains("bind AF_XDP socket on nic queue 0") && error.contains("zero-copy"));
 }
@@ -194,7 +193,7 @@ fn uncut_datagrams_in_generic_mode_are_refused_and_counted() {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, 103, (&raw const size).cast(), 4)
     };
     assert_eq!(set, 0);
-    socket.send_to(&[7; 28_000], (OURS4, 7)).unwrap();
+    socket.send_to(&vec![7; 28_000], (OURS4, 7)).unwrap();
     socket.send_to(b"after it", (OURS4, 7)).unwrap();
     let mut uncut = 0;
     host.wait(|f| {
