@@ -253,6 +253,8 @@ pub struct Memory {
     pub tcp_connections: usize,
     /// TCP listeners.
     pub tcp_listeners: usize,
+    /// Bytes that connections hold in their buffers, whole frames counted.
+    pub tcp_bytes: usize,
     /// UDP sockets.
     pub udp_sockets: usize,
     /// Bytes that UDP sockets hold unread.
@@ -503,6 +505,7 @@ impl<P: PathLayer> Stack<P> {
         Memory {
             tcp_connections,
             tcp_listeners,
+            tcp_bytes: self.tcp.held_bytes(),
             udp_sockets,
             udp_bytes,
             reassemblies: self.ip.reassembly.len(),

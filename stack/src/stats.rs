@@ -263,6 +263,10 @@ counters! {
         abort_on_data: "ExtTCPAbortOnData",
         /// Segments rejected by PAWS.
         paws_rejected: "ExtPAWSEstab",
+        /// Received bytes that were copied: to the application, or to save memory.
+        rcv_copied_octets: "ExtRcvCopiedOctets",
+        /// Bytes copied into send buffers.
+        snd_copied_octets: "ExtSndCopiedOctets",
     }
 }
 

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Readiness, SocketId};
+use super::{Readiness, SocketId, SocketKind};
 use crate::Stack;
 use crate::ip::address::AliasId;
 use crate::path::PathLayer;
@@ -155,6 +155,68 @@ pub enum TcpState {
     Closed,
 }
 
+impl TcpState {
+    /// As `ss` writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TcpState::Listen => "LISTEN",
+            TcpState::SynSent => "SYN-SENT",
+            TcpState::SynReceived => "SYN-RECV",
+            TcpState::Established => "ESTAB",
+            TcpState::FinWait1 => "FIN-WAIT-1",
+            TcpState::FinWait2 => "FIN-WAIT-2",
+            TcpState::CloseWait => "CLOSE-WAIT",
+            TcpState::Closing => "CLOSING",
+            TcpState::LastAck => "LAST-ACK",
+            TcpState::TimeWait => "TIME-WAIT",
+            TcpState::Closed => "CLOSED",
+        }
+    }
+}
+
+/// A connection's inner state, for dumps and tests. Sizes are bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpInfo {
+    /// RFC 9293 state.
+    pub state: TcpState,
+    /// Smoothed round-trip time; zero before the first sample.
+    pub rtt: Duration,
+    /// Its variation.
+    pub rtt_var: Duration,
+    /// Retransmission timeout, backed off.
+    pub rto: Duration,
+    /// Timeouts since the last round-trip sample.
+    pub backoff: u32,
+    /// Payload of a full segment.
+    pub mss: usize,
+    /// Congestion window.
+    pub cwnd: usize,
+    /// Slow start threshold; `usize::MAX` before the first loss.
+    pub ssthresh: usize,
+    /// Window the peer offers.
+    pub send_window: usize,
+    /// Window offered to the peer.
+    pub recv_window: usize,
+    /// Sent and not acknowledged.
+    pub in_flight: usize,
+    /// Written and not sent.
+    pub unsent: usize,
+    /// Received and not read.
+    pub unread: usize,
+    /// Received behind a hole.
+    pub out_of_order: usize,
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// Payload acknowledged by the peer.
+    pub bytes_acked: u64,
+    /// Payload received in order.
+    pub bytes_received: u64,
+    /// RFC 7323 timestamps are in use.
+    pub timestamps: bool,
+    /// SACK is in use.
+    pub sack: bool,
+}
+
 impl<P: PathLayer> Stack<P> {
     /// Listens. An unspecified address takes connections to every address of the vserver (`::`
     /// takes IPv4 too); port 0 picks a free one. `backlog` bounds the accept queue.
@@ -164,14 +226,13 @@ impl<P: PathLayer> Stack<P> {
         local: SocketAddr,
         backlog: usize,
     ) -> Result<SocketId, ListenError> {
-        let _ = (now, local, backlog);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.listen(&mut lower, local, backlog)
     }
 
     /// Takes the oldest established connection; `None`: none waits. A stale handle gives `None`.
     pub fn tcp_accept(&mut self, listener: SocketId) -> Option<Accepted> {
-        let _ = listener;
-        todo!()
+        self.tcp.accept(listener)
     }
 
     /// Starts a connection. Writable (or an error) follows as an event.
@@ -181,30 +242,34 @@ impl<P: PathLayer> Stack<P> {
         local: Option<SocketAddr>,
         remote: SocketAddr,
     ) -> Result<SocketId, ConnectError> {
-        let _ = (now, local, remote);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.connect(&mut lower, local, remote)
     }
 
-    /// Copies bytes into the send buffer; returns how many fitted (at least one).
+    /// Copies bytes into the send buffer; returns how many fitted (at least one, unless `data` is
+    /// empty).
     pub fn tcp_send(
         &mut self,
         now: Instant,
         id: SocketId,
         data: &[u8],
     ) -> Result<usize, TcpSendError> {
-        let _ = (now, id, data);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.write(cx, data))
+            .unwrap_or(Err(TcpSendError::Closed))
     }
 
-    /// Queues shared bytes without copying; takes what fits off the front of `data`.
+    /// Queues shared bytes without copying; takes what fits off the front of `data`. Pieces below
+    /// 2 KiB are copied all the same.
     pub fn tcp_send_bytes(
         &mut self,
         now: Instant,
         id: SocketId,
         data: &mut Bytes,
     ) -> Result<usize, TcpSendError> {
-        let _ = (now, id, data);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.write_bytes(cx, data))
+            .unwrap_or(Err(TcpSendError::Closed))
     }
 
     /// Copies received bytes out; `Ok(0)` is the end of the stream.
@@ -214,68 +279,74 @@ impl<P: PathLayer> Stack<P> {
         id: SocketId,
         out: &mut [u8],
     ) -> Result<usize, TcpRecvError> {
-        let _ = (now, id, out);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.read(cx, out))
+            .unwrap_or(Err(TcpRecvError::Closed))
     }
 
     /// Takes the next received bytes without copying, at most `max`; empty is the end of the
-    /// stream.
+    /// stream. What the caller keeps counts against the receive buffer; beyond it come copies.
     pub fn tcp_recv_bytes(
         &mut self,
         now: Instant,
         id: SocketId,
         max: usize,
     ) -> Result<Bytes, TcpRecvError> {
-        let _ = (now, id, max);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.read_bytes(cx, max))
+            .unwrap_or(Err(TcpRecvError::Closed))
     }
 
     /// Shuts a half down.
     pub fn tcp_shutdown(&mut self, now: Instant, id: SocketId, how: ShutdownHow) {
-        let _ = (now, id, how);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.shut_down(cx, how));
     }
 
     /// Gives the handle up. What is buffered is still sent and acknowledged in the background;
     /// unread data makes it a reset (RFC 2525 2.17). A listener's pending connections are reset.
     pub fn tcp_close(&mut self, now: Instant, id: SocketId) {
-        let _ = (now, id);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.close(&mut lower, id);
     }
 
     /// Resets the connection and gives the handle up.
     pub fn tcp_abort(&mut self, now: Instant, id: SocketId) {
-        let _ = (now, id);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.abort(&mut lower, id);
     }
 
     /// Sets an option; `false` for a stale handle.
     pub fn tcp_set_option(&mut self, now: Instant, id: SocketId, option: TcpOption) -> bool {
-        let _ = (now, id, option);
-        todo!()
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.set_option(&mut lower, id, option)
     }
 
     /// The state; `Closed` for a stale handle.
     pub fn tcp_state(&self, id: SocketId) -> TcpState {
-        let _ = id;
-        todo!()
+        self.tcp.state(id)
     }
 
     /// Local and peer address.
     pub fn tcp_addrs(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
-        let _ = id;
-        todo!()
+        self.tcp.addrs(id)
     }
 
     /// Takes the pending error.
     pub fn tcp_take_error(&mut self, id: SocketId) -> Option<TcpError> {
-        let _ = id;
-        todo!()
+        self.tcp.take_error(id)
+    }
+
+    /// A connection's inner state; `None` for a stale handle or a listener.
+    pub fn tcp_info(&self, id: SocketId) -> Option<TcpInfo> {
+        self.tcp.connection(id).map(|c| c.info())
     }
 
     /// What the socket (of any kind) is ready for now.
     pub fn readiness(&self, id: SocketId) -> Readiness {
-        let _ = id;
-        todo!()
+        match id.kind {
+            SocketKind::TcpListener | SocketKind::TcpStream => self.tcp.readiness(id),
+            SocketKind::Udp => self.udp.readiness(id, self.has_out_room()),
+        }
     }
 }

@@ -1,45 +1,226 @@
-//! TCP (RFC 9293), split by direction.
+//! TCP (RFC 9293) of one stack.
+//!
+//! A [`Connection`](state::Connection) knows nothing of the others; this table finds it (flow
+//! table), hands it segments and time, and sends what it has to say when the way out has room
+//! (dirty list). No call here looks at every connection, but for dumps and removed addresses.
+//!
+//! Invariants: a connection is in the dirty list at most once, has at most one event pending and
+//! at most one timer in the wheel, armed at or before its earliest deadline.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use std::collections::VecDeque;
 
-use crate::ctx::Fate;
-use crate::frame::Frame;
-use crate::lower::{IcmpError, InPacket, Lower};
+use slab::Slab;
+
+use crate::ctx::Timer;
+use crate::lower::{IcmpError, IcmpErrorKind, Lower};
 use crate::path::PathLayer;
 use crate::rng::Secrets;
-use crate::socket::{Event, SocketInfo};
+use crate::seq::SeqNum;
+use crate::socket::tcp::{TcpError, TcpState};
+use crate::socket::{Event, SocketId, SocketInfo, SocketKind};
 use crate::stack::StackConfig;
 
+mod ack;
+mod assembler;
+mod calls;
+pub mod cc;
+mod challenge;
+mod demux;
+mod emit;
+mod flow_table;
+mod input;
+mod isn;
+mod listen;
+mod open;
+mod output;
+mod payload;
+mod ports;
+mod recovery;
+mod recv_buffer;
+mod rtt;
+mod sack;
+mod send_buffer;
+mod state;
+#[cfg(test)]
+mod tests;
+mod time_wait;
+mod timers;
+
+use challenge::ChallengeBudget;
+use flow_table::{Flow, FlowKey, FlowTable};
+use listen::Listeners;
+use output::PathLimits;
+use ports::Ports;
+use state::{BUFFER_BYTES_MIN, Connection, Cx, Owner, RECV_BUFFER_BYTES_MAX, Settings};
+use time_wait::TimeWaits;
+
+/// Frames one connection may send before the next one's turn.
+const BURST_FRAMES: usize = 16;
+
+/// Stands for all of TIME-WAIT in [`Timer::Tcp`].
+const TIME_WAIT_TIMER: u32 = u32::MAX;
+
 /// TCP of one stack: listeners, connections, the flow table.
-#[derive(Debug)]
-pub(crate) struct Tcp {}
+pub(crate) struct Tcp {
+    connections: Slab<Box<Connection>>,
+    flows: FlowTable,
+    listeners: Listeners,
+    time_waits: TimeWaits,
+    time_wait_armed: bool,
+    ports: Ports,
+    challenge: ChallengeBudget,
+    settings: Settings,
+    /// Connections with something to send.
+    dirty: VecDeque<u32>,
+    /// Sockets with something to tell.
+    events: VecDeque<SocketId>,
+    /// Connections in SYN-RECEIVED, over all listeners.
+    half_open: usize,
+    generation: u32,
+}
 
 impl Tcp {
     /// An empty table.
     pub(crate) fn new(config: &StackConfig, secrets: &Secrets) -> Tcp {
-        let _ = (config, secrets);
-        Tcp {}
+        let tcp = &config.tcp;
+        Tcp {
+            connections: Slab::new(),
+            flows: FlowTable::new(secrets.flow),
+            listeners: Listeners::default(),
+            time_waits: TimeWaits::new(Duration::from_secs(u64::from(tcp.time_wait_s))),
+            time_wait_armed: false,
+            ports: Ports::default(),
+            challenge: ChallengeBudget::default(),
+            settings: Settings {
+                send_buffer: tcp.send_buffer.max(BUFFER_BYTES_MIN),
+                recv_buffer: tcp.recv_buffer.clamp(BUFFER_BYTES_MIN, RECV_BUFFER_BYTES_MAX),
+                rto_min: Duration::from_millis(u64::from(tcp.rto_ms_min)),
+                delayed_ack: Duration::from_millis(u64::from(tcp.delayed_ack_ms)),
+                nodelay: false,
+                keepalive: None,
+                user_timeout: None,
+            },
+            dirty: VecDeque::new(),
+            events: VecDeque::new(),
+            half_open: 0,
+            generation: 0,
+        }
     }
 
-    /// A segment arrived; `frame` starts with the TCP header and is as long as the IP payload.
-    pub(crate) fn input<P: PathLayer>(
-        &mut self,
-        lower: &mut Lower<'_, P>,
-        packet: &InPacket,
-        frame: Frame,
-    ) -> Fate {
-        let _ = (lower, packet, frame);
-        todo!()
+    fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
     }
 
-    /// An ICMP error about a segment; whether a connection recognised it.
-    pub(crate) fn icmp_error<P: PathLayer>(
+    fn id_of(c: &Connection, index: u32) -> SocketId {
+        SocketId { kind: SocketKind::TcpStream, index, generation: c.generation }
+    }
+
+    /// The slot of a live handle.
+    pub(crate) fn find(&self, id: SocketId) -> Option<u32> {
+        let live = match id.kind {
+            SocketKind::TcpStream => self
+                .connections
+                .get(id.index as usize)
+                .is_some_and(|c| c.generation == id.generation && c.owner == Owner::App),
+            SocketKind::TcpListener => {
+                self.listeners.get(id.index).is_some_and(|l| l.generation == id.generation)
+            }
+            SocketKind::Udp => false,
+        };
+        live.then_some(id.index)
+    }
+
+    pub(crate) fn connection(&self, id: SocketId) -> Option<&Connection> {
+        let index = self.find(id).filter(|_| id.kind == SocketKind::TcpStream)?;
+        self.connections.get(index as usize).map(|c| &**c)
+    }
+
+    /// Calls `f` on a connection of the application, then sees to what follows from it.
+    pub(crate) fn with_connection<P: PathLayer, R>(
         &mut self,
         lower: &mut Lower<'_, P>,
-        error: &IcmpError<'_>,
-    ) -> bool {
-        let _ = (lower, error);
-        false
+        id: SocketId,
+        f: impl FnOnce(&mut Connection, &mut Cx<'_>) -> R,
+    ) -> Option<R> {
+        let index = self.find(id).filter(|_| id.kind == SocketKind::TcpStream)?;
+        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+        let result = f(&mut self.connections[index as usize], &mut cx);
+        self.settle(lower, index);
+        Some(result)
+    }
+
+    /// Brings the table in line with a connection that something happened to.
+    fn settle<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let Some(c) = self.connections.get(index as usize) else { return };
+        if c.half_open_at.is_some() && c.state != TcpState::SynReceived {
+            self.leave_syn_queue(index);
+        }
+        if self.leave_flow_table(lower, index) {
+            return;
+        }
+        let c = &mut self.connections[index as usize];
+        if std::mem::take(&mut c.wake) && c.owner == Owner::App && !c.event_queued {
+            c.event_queued = true;
+            self.events.push_back(Tcp::id_of(c, index));
+        }
+        if !c.dirty && c.wants_output() {
+            c.dirty = true;
+            self.dirty.push_back(index);
+        }
+        self.arm(lower, index);
+    }
+
+    /// TIME-WAIT shrinks to its entry, CLOSED to nothing; true if the slot is free now.
+    fn leave_flow_table<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) -> bool {
+        let c = &mut self.connections[index as usize];
+        if !matches!(c.state, TcpState::TimeWait | TcpState::Closed) {
+            return false;
+        }
+        if !c.detached {
+            c.detached = true;
+            if c.state == TcpState::TimeWait {
+                let entry = c.time_wait_entry();
+                if std::mem::take(&mut c.ack_now) {
+                    emit::send_header(lower, &entry.key, entry.alias, entry.ack(lower.ctx.now));
+                }
+                let slot = self.time_waits.insert(entry, lower.ctx.now);
+                self.flows.insert(entry.key, Flow::TimeWait(slot));
+                self.arm_time_wait(lower);
+            } else {
+                let key = c.key;
+                self.flows.remove(&key);
+            }
+        }
+        if self.connections[index as usize].owner != Owner::Nobody {
+            return false;
+        }
+        self.free(lower, index);
+        true
+    }
+
+    fn free<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        if let Some(c) = self.connections.try_remove(index as usize)
+            && let Some((_, timer)) = c.armed
+        {
+            lower.ctx.timers.cancel(timer);
+        }
+    }
+
+    /// The wheel is touched only when the deadline moved forward; a timer that fires early finds
+    /// nothing due and is armed again.
+    fn arm<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let c = &mut self.connections[index as usize];
+        let Some(at) = c.next_deadline() else { return };
+        match c.armed {
+            Some((armed, _)) if armed <= at => return,
+            Some((_, timer)) => drop(lower.ctx.timers.cancel(timer)),
+            None => {}
+        }
+        let timer = Timer::Tcp { index, generation: c.generation };
+        c.armed = Some((at, lower.ctx.timers.schedule(at, timer)));
     }
 
     /// `Timer::Tcp` fired.
@@ -49,36 +230,234 @@ impl Tcp {
         index: u32,
         generation: u32,
     ) {
-        let _ = (lower, index, generation);
+        if index == TIME_WAIT_TIMER {
+            self.expire_time_waits(lower);
+            return;
+        }
+        let c = self.connections.get_mut(index as usize).filter(|c| c.generation == generation);
+        let Some(c) = c else { return };
+        c.armed = None;
+        c.on_timer(&mut Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp });
+        self.settle(lower, index);
+    }
+
+    fn expire_time_waits<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
+        self.time_wait_armed = false;
+        while let Some(entry) = self.time_waits.pop_expired(lower.ctx.now) {
+            self.flows.remove(&entry.key);
+        }
+        self.arm_time_wait(lower);
+    }
+
+    fn arm_time_wait<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
+        if self.time_wait_armed {
+            return;
+        }
+        if let Some(at) = self.time_waits.next_deadline() {
+            self.time_wait_armed = true;
+            let timer = Timer::Tcp { index: TIME_WAIT_TIMER, generation: 0 };
+            lower.ctx.timers.schedule(at, timer);
+        }
     }
 
     /// Sends what dirty connections may send while `lower.ctx.out_room() > 0`.
     pub(crate) fn transmit<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
-        let _ = lower;
+        while lower.ctx.out_room() > 0 {
+            let Some(index) = self.dirty.pop_front() else { return };
+            // The slot may be empty or somebody else's by now.
+            let Some(c) = self.connections.get_mut(index as usize).filter(|c| c.dirty) else {
+                continue;
+            };
+            match turn(lower, c) {
+                Turn::Done => c.dirty = false,
+                Turn::More => self.dirty.push_back(index),
+                Turn::NoFrame => {
+                    self.dirty.push_front(index);
+                    return;
+                }
+            }
+            self.arm(lower, index);
+        }
     }
 
     /// Whether [`Tcp::transmit`] has something to do.
     pub(crate) fn wants_transmit(&self) -> bool {
-        false
+        !self.dirty.is_empty()
     }
 
-    /// The next event from the dirty list.
+    /// The next event from the list, with the readiness of now.
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
-        None
+        loop {
+            let id = self.events.pop_front()?;
+            if self.find(id).is_none() {
+                continue;
+            }
+            if let Some(l) = self.listeners.get_mut(id.index).filter(|_| id.kind == SocketKind::TcpListener) {
+                l.event_queued = false;
+            } else if let Some(c) = self.connections.get_mut(id.index as usize) {
+                c.event_queued = false;
+            }
+            return Some(Event::Socket { id, ready: self.readiness(id) });
+        }
     }
 
-    /// The address is gone: its connections are reset, its listeners closed.
+    /// An ICMP error about a segment; whether a connection recognised it (RFC 5927: by address,
+    /// ports and a sequence number in flight).
+    pub(crate) fn icmp_error<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        error: &IcmpError<'_>,
+    ) -> bool {
+        let Some(quote) = error.transport.first_chunk::<8>() else { return false };
+        let port = |at: usize| u16::from_be_bytes([quote[at], quote[at + 1]]);
+        let key = FlowKey {
+            local: error.src,
+            peer: error.dst,
+            local_port: port(0),
+            peer_port: port(2),
+        };
+        let seq = SeqNum(u32::from_be_bytes([quote[4], quote[5], quote[6], quote[7]]));
+        let Some(Flow::Connection(index)) = self.flows.get(&key) else { return false };
+        let c = &mut self.connections[index as usize];
+        if seq < c.snd_una || seq >= c.snd_nxt {
+            return false;
+        }
+        match error.kind {
+            IcmpErrorKind::TooBig { mtu } => {
+                lower.lower_pmtu(key.peer, mtu);
+                lower_mtu(lower, c);
+            }
+            kind => {
+                // RFC 1122 4.2.3.9: soft once there is a connection, however hard it sounds.
+                if c.state == TcpState::SynSent
+                    && let Some(error) = connect_error(kind)
+                {
+                    c.fail(&mut Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp }, error);
+                }
+            }
+        }
+        self.settle(lower, index);
+        true
+    }
+
+    /// The address is gone: its connections fail. Listeners stay, for when it comes back.
     pub(crate) fn address_removed<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, addr: IpAddr) {
-        let _ = (lower, addr);
+        let lost = |(i, c): (usize, &Box<Connection>)| (c.key.local == addr).then_some(i as u32);
+        let lost: Vec<u32> = self.connections.iter().filter_map(lost).collect();
+        for index in lost {
+            let c = &mut self.connections[index as usize];
+            if c.state != TcpState::Closed {
+                let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+                c.fail(&mut cx, TcpError::Aborted);
+            }
+            self.settle(lower, index);
+        }
     }
 
     /// Calls `f` for each socket.
     pub(crate) fn for_each_socket(&self, f: &mut dyn FnMut(SocketInfo)) {
-        let _ = f;
+        let unspecified = |l: SocketAddr| {
+            let any: IpAddr = if l.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+            SocketAddr::new(any, 0)
+        };
+        for (index, l) in self.listeners.iter() {
+            f(SocketInfo {
+                id: SocketId { kind: SocketKind::TcpListener, index, generation: l.generation },
+                state: TcpState::Listen.name(),
+                local: l.local,
+                peer: unspecified(l.local),
+                recv_queue: l.accept_queue.len(),
+                send_queue: l.backlog,
+            });
+        }
+        for (index, c) in self.connections.iter().filter(|(_, c)| c.state != TcpState::TimeWait) {
+            f(SocketInfo {
+                id: Tcp::id_of(c, index as u32),
+                state: c.state.name(),
+                local: c.key.local(),
+                peer: c.key.peer(),
+                recv_queue: c.recv.len(),
+                send_queue: c.send.len(),
+            });
+        }
+        for (index, e) in self.time_waits.iter() {
+            f(SocketInfo {
+                id: SocketId { kind: SocketKind::TcpStream, index, generation: 0 },
+                state: TcpState::TimeWait.name(),
+                local: e.key.local(),
+                peer: e.key.peer(),
+                recv_queue: 0,
+                send_queue: 0,
+            });
+        }
     }
 
     /// Connections (TIME-WAIT included) and listeners held.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (0, 0)
+        (self.connections.len() + self.time_waits.len(), self.listeners.len())
+    }
+
+    /// Bytes of buffers held by connections.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.connections.iter().map(|(_, c)| c.held()).sum()
+    }
+}
+
+/// How a connection's turn at the way out ended.
+enum Turn {
+    /// It has no more to say now.
+    Done,
+    /// It has, but others wait.
+    More,
+    /// The frame pool is empty; nothing was taken.
+    NoFrame,
+}
+
+/// Sends a bounded number of segments of one connection.
+fn turn<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) -> Turn {
+    let (key, alias) = (c.key, c.alias);
+    let route = lower.route(Some(key.local), key.peer, emit::bound_alias(&key, alias));
+    // Without a route segments are built as before and lost below, counted; timers go on.
+    let (mtu, gso, tx_checksum) =
+        route.map_or((c.mtu, 0, false), |r| (r.mtu, r.gso_bytes_max, r.tx_checksum));
+    let limits = PathLimits { mtu, gso_bytes_max: if tx_checksum { gso } else { 0 } };
+    for _ in 0..BURST_FRAMES {
+        if lower.ctx.out_room() == 0 {
+            return Turn::More;
+        }
+        if !c.wants_output() {
+            return Turn::Done;
+        }
+        let Some(frame) = lower.ctx.pool.alloc() else { return Turn::NoFrame };
+        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+        let Some(segment) = c.poll_segment(&mut cx, &limits) else { return Turn::Done };
+        emit::send(lower, &key, alias, emit::build(frame, &key, segment, tx_checksum));
+    }
+    Turn::More
+}
+
+/// Takes a lowered path MTU over at once.
+fn lower_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
+    let hint = emit::bound_alias(&c.key, c.alias);
+    if let Ok(route) = lower.route(Some(c.key.local), c.key.peer, hint)
+        && route.mtu < c.mtu
+    {
+        c.set_mtu(route.mtu);
+        c.resegment();
+    }
+}
+
+/// What an ICMP error means for a connect.
+fn connect_error(kind: IcmpErrorKind) -> Option<TcpError> {
+    match kind {
+        IcmpErrorKind::PortUnreachable | IcmpErrorKind::ProtocolUnreachable => {
+            Some(TcpError::Refused)
+        }
+        IcmpErrorKind::NetUnreachable
+        | IcmpErrorKind::HostUnreachable
+        | IcmpErrorKind::AdminProhibited => Some(TcpError::HostUnreachable),
+        IcmpErrorKind::TooBig { .. }
+        | IcmpErrorKind::TimeExceeded
+        | IcmpErrorKind::ParameterProblem => None,
     }
 }

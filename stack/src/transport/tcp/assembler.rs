@@ -1,0 +1,287 @@
+//! Received out of order: the frames, sorted and disjoint, and the runs they form, from which SACK
+//! blocks are made (RFC 2018 section 4: the run that changed last comes first).
+
+use std::collections::VecDeque;
+
+use crate::frame::Frame;
+use crate::seq::SeqNum;
+use crate::wire::tcp::{SackBlock, SackBlocks};
+
+use super::payload;
+
+/// Holes a peer may leave.
+const RUNS_MAX: usize = 128;
+
+/// How many times the buffer limit the frames may hold in memory.
+const OVERHEAD_MAX: usize = 2;
+
+/// What one queued segment costs beside its bytes.
+const SEGMENT_BYTES: usize = 128;
+
+#[derive(Debug)]
+struct Held {
+    seq: SeqNum,
+    end: SeqNum,
+    frame: Frame,
+}
+
+/// A run of contiguous bytes.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    start: SeqNum,
+    end: SeqNum,
+    /// Grows with every change of a run.
+    stamp: u32,
+}
+
+/// What became of an inserted segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    /// Queued, at least in part; how many bytes were copied to save memory.
+    Queued { copied: usize },
+    /// Every byte was there already: the range to report (RFC 2883).
+    Duplicate(SackBlock),
+    /// Too many holes or too much memory.
+    Full,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    segments: VecDeque<Held>,
+    runs: Vec<Run>,
+    bytes: usize,
+    held: usize,
+    stamp: u32,
+}
+
+impl Assembler {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Bytes queued.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Memory held.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Queues the payload that starts at `seq`; `limit`: the connection's receive buffer.
+    pub(crate) fn insert(&mut self, seq: SeqNum, frame: Frame, limit: usize) -> Inserted {
+        let (mut seq, mut frame) = (seq, frame);
+        let whole = (seq, seq + frame.total_len() as u32);
+        let at = self.segments.iter().rposition(|h| h.seq <= seq).map_or(0, |i| i + 1);
+        // What is there stays: the predecessor cuts the front ...
+        if let Some(before) = at.checked_sub(1).and_then(|i| self.segments.get(i))
+            && before.end > seq
+        {
+            let overlap = (before.end - seq).min(frame.total_len() as u32);
+            payload::trim_front(&mut frame, overlap as usize);
+            seq += overlap;
+        }
+        let mut end = seq + frame.total_len() as u32;
+        if seq == end {
+            return Inserted::Duplicate(whole);
+        }
+        // ... successors that are covered whole give way, and the last one cuts the end.
+        while let Some(next) = self.segments.get(at).filter(|h| h.end <= end) {
+            let next = (next.seq, next.end, payload::footprint(&next.frame));
+            self.segments.remove(at);
+            self.bytes -= (next.1 - next.0) as usize;
+            self.held -= next.2 + SEGMENT_BYTES;
+        }
+        if let Some(next) = self.segments.get(at).filter(|h| h.seq < end) {
+            end = next.seq;
+            payload::truncate(&mut frame, (end - seq) as usize);
+        }
+        self.place(at, seq, end, frame, limit)
+    }
+
+    fn place(
+        &mut self,
+        at: usize,
+        seq: SeqNum,
+        end: SeqNum,
+        frame: Frame,
+        limit: usize,
+    ) -> Inserted {
+        if !self.touches_run(seq, end) && self.runs.len() >= RUNS_MAX {
+            return Inserted::Full;
+        }
+        let mut frame = frame;
+        let mut copied = 0;
+        let len = frame.total_len();
+        let room = (OVERHEAD_MAX * limit).saturating_sub(self.held);
+        if payload::footprint(&frame) > room || payload::footprint(&frame) > 8 * len {
+            let mut small = Frame::heap_with_capacity(0, len);
+            frame.copy_to(small.push_back(len));
+            frame = small;
+            copied = len;
+        }
+        let cost = payload::footprint(&frame) + SEGMENT_BYTES;
+        if cost > room {
+            return Inserted::Full;
+        }
+        self.held += cost;
+        self.bytes += len;
+        self.segments.insert(at, Held { seq, end, frame });
+        self.join_runs(seq, end);
+        Inserted::Queued { copied }
+    }
+
+    fn touches_run(&self, seq: SeqNum, end: SeqNum) -> bool {
+        self.runs.iter().any(|r| r.start <= end && r.end >= seq)
+    }
+
+    fn join_runs(&mut self, seq: SeqNum, end: SeqNum) {
+        self.stamp = self.stamp.wrapping_add(1);
+        let mut run = Run { start: seq, end, stamp: self.stamp };
+        let first = self.runs.partition_point(|r| r.end < seq);
+        let last = self.runs.partition_point(|r| r.start <= end);
+        for old in &self.runs[first..last] {
+            run.start = run.start.min(old.start);
+            run.end = run.end.max(old.end);
+        }
+        self.runs.splice(first..last, [run]);
+    }
+
+    /// Takes the next payload once everything before it has arrived.
+    pub(crate) fn pop(&mut self, rcv_nxt: SeqNum) -> Option<Frame> {
+        loop {
+            if self.segments.front()?.seq > rcv_nxt {
+                return None;
+            }
+            let Held { seq, end, mut frame } = self.segments.pop_front()?;
+            self.bytes -= (end - seq) as usize;
+            self.held -= payload::footprint(&frame) + SEGMENT_BYTES;
+            self.forget_before(end);
+            if end > rcv_nxt {
+                payload::trim_front(&mut frame, (rcv_nxt - seq) as usize);
+                return Some(frame);
+            }
+        }
+    }
+
+    fn forget_before(&mut self, seq: SeqNum) {
+        while let Some(run) = self.runs.first_mut() {
+            if run.end > seq {
+                run.start = run.start.max(seq);
+                return;
+            }
+            self.runs.remove(0);
+        }
+    }
+
+    /// At most `max` blocks, most recent first.
+    pub(crate) fn sack_blocks(&self, max: usize, out: &mut SackBlocks) {
+        let mut before = None;
+        for _ in 0..max {
+            let newest = self.runs.iter().filter(|r| before.is_none_or(|b| r.stamp < b));
+            let Some(run) = newest.max_by_key(|r| r.stamp) else { return };
+            out.push((run.start, run.end));
+            before = Some(run.stamp);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Assembler::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(data: &[u8]) -> Frame {
+        Frame::from_heap(0, data)
+    }
+
+    fn blocks(a: &Assembler) -> Vec<(u32, u32)> {
+        let mut out = SackBlocks::default();
+        a.sack_blocks(4, &mut out);
+        out.as_slice().iter().map(|(s, e)| (s.0, e.0)).collect()
+    }
+
+    fn insert(a: &mut Assembler, seq: u32, len: u32) -> Inserted {
+        let data: Vec<u8> = (seq..seq + len).map(|i| i as u8).collect();
+        a.insert(SeqNum(seq), frame(&data), 1 << 16)
+    }
+
+    #[test]
+    fn the_newest_run_is_reported_first() {
+        let mut a = Assembler::default();
+        insert(&mut a, 100, 10);
+        insert(&mut a, 200, 10);
+        insert(&mut a, 300, 10);
+        assert_eq!(blocks(&a), [(300, 310), (200, 210), (100, 110)]);
+        insert(&mut a, 110, 10);
+        assert_eq!(blocks(&a), [(100, 120), (300, 310), (200, 210)]);
+        insert(&mut a, 210, 90);
+        assert_eq!(blocks(&a), [(200, 310), (100, 120)]);
+    }
+
+    #[test]
+    fn a_duplicate_is_reported_whole() {
+        let mut a = Assembler::default();
+        insert(&mut a, 100, 50);
+        let dup = insert(&mut a, 110, 20);
+        assert_eq!(dup, Inserted::Duplicate((SeqNum(110), SeqNum(130))));
+        assert_eq!(a.bytes(), 50);
+    }
+
+    #[test]
+    fn holes_and_memory_are_bounded() {
+        let mut a = Assembler::default();
+        let fit = (0..1000).filter(|i| insert(&mut a, i * 10, 1) != Inserted::Full).count();
+        assert_eq!(fit, RUNS_MAX);
+        let mut a = Assembler::default();
+        let queued = (0..1000).take_while(|i| {
+            a.insert(SeqNum(1 + i), frame(b"x"), 1000) != Inserted::Full
+        });
+        assert!(queued.count() < 20);
+        assert!(a.held() <= 2000);
+        while a.pop(SeqNum(1000)).is_some() {}
+        assert_eq!((a.held(), a.bytes()), (0, 0));
+    }
+
+    proptest! {
+        /// Random overlapping pieces in random order give back the stream, across the wrap.
+        #[test]
+        fn gives_back_the_stream(
+            pieces in proptest::collection::vec((0..300u32, 1..60u32), 1..80),
+            base in prop_oneof![Just(0u32), Just(u32::MAX - 150)],
+        ) {
+            let base = SeqNum(base);
+            let mut a = Assembler::default();
+            let mut have = vec![false; 400];
+            for (from, len) in pieces {
+                let data: Vec<u8> = (from..from + len).map(|i| i as u8).collect();
+                let result = a.insert(base + from, frame(&data), 1 << 20);
+                let new = have[from as usize..(from + len) as usize].iter().any(|h| !h);
+                let queued = matches!(result, Inserted::Queued { .. });
+                prop_assert_eq!(new, queued);
+                have[from as usize..(from + len) as usize].fill(true);
+                prop_assert_eq!(a.bytes(), have.iter().filter(|h| **h).count());
+                let runs = have.chunk_by(|a, b| a == b).filter(|c| c[0]).count();
+                prop_assert_eq!(a.runs.len(), runs);
+            }
+            let mut at = 0;
+            while at < 400 {
+                while let Some(f) = a.pop(base + at) {
+                    for byte in f.data() {
+                        prop_assert!(have[at as usize]);
+                        prop_assert_eq!(*byte, at as u8);
+                        at += 1;
+                    }
+                }
+                prop_assert!(at >= 400 || !have[at as usize]);
+                at += 1;
+            }
+            prop_assert!(a.is_empty() && a.held() == 0 && a.runs.is_empty());
+        }
+    }
+}

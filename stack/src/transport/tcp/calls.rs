@@ -1,0 +1,221 @@
+//! What an application does with a connection.
+
+use core::time::Duration;
+
+use bytes::Bytes;
+
+use crate::socket::Readiness;
+use crate::socket::tcp::{
+    ShutdownHow, TcpError, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
+};
+
+use super::state::{Connection, Cx, Owner};
+use super::timers::FIN_WAIT_2_ORPHAN;
+
+/// What a close means for the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Nothing more is to be said.
+    Silent,
+    /// Unread data is lost: a RST.
+    Reset,
+    /// FIN, and what goes with it, in the background.
+    Background,
+}
+
+impl Connection {
+    /// Copies bytes into the send buffer.
+    pub(crate) fn write(&mut self, cx: &mut Cx<'_>, data: &[u8]) -> Result<usize, TcpSendError> {
+        self.before_write(cx)?;
+        let taken = self.send.push(data);
+        cx.stats.snd_copied_octets += taken as u64;
+        self.write_blocked = taken < data.len();
+        Ok(taken)
+    }
+
+    /// Queues shared bytes.
+    pub(crate) fn write_bytes(
+        &mut self,
+        cx: &mut Cx<'_>,
+        data: &mut Bytes,
+    ) -> Result<usize, TcpSendError> {
+        self.before_write(cx)?;
+        let (taken, copied) = self.send.push_shared(data);
+        cx.stats.snd_copied_octets += copied as u64;
+        self.write_blocked = !data.is_empty();
+        Ok(taken)
+    }
+
+    fn before_write(&mut self, cx: &Cx<'_>) -> Result<(), TcpSendError> {
+        if let Some(error) = self.error {
+            return Err(TcpSendError::Failed(error));
+        }
+        if matches!(self.state, TcpState::SynSent | TcpState::SynReceived) && !self.fin_queued {
+            return Err(TcpSendError::WouldBlock);
+        }
+        if !self.may_write() {
+            return Err(TcpSendError::Closed);
+        }
+        if self.send.free() == 0 {
+            self.write_blocked = true;
+            return Err(TcpSendError::WouldBlock);
+        }
+        if self.send.len() == 0 {
+            // The user timeout counts from here.
+            self.progress_at = cx.now;
+        }
+        Ok(())
+    }
+
+    /// Copies received bytes out.
+    pub(crate) fn read(&mut self, cx: &mut Cx<'_>, out: &mut [u8]) -> Result<usize, TcpRecvError> {
+        if self.recv.len() == 0 {
+            return self.end_of_stream().map(|()| 0);
+        }
+        let n = self.recv.read(out);
+        cx.stats.in_octets += n as u64;
+        cx.stats.rcv_copied_octets += n as u64;
+        self.window_update();
+        Ok(n)
+    }
+
+    /// Takes received bytes.
+    pub(crate) fn read_bytes(
+        &mut self,
+        cx: &mut Cx<'_>,
+        max: usize,
+    ) -> Result<Bytes, TcpRecvError> {
+        if self.recv.len() == 0 {
+            return self.end_of_stream().map(|()| Bytes::new());
+        }
+        let (bytes, copied) = self.recv.take(max);
+        cx.stats.in_octets += bytes.len() as u64;
+        cx.stats.rcv_copied_octets += copied as u64;
+        self.window_update();
+        Ok(bytes)
+    }
+
+    /// Nothing is buffered: is there ever going to be more?
+    fn end_of_stream(&self) -> Result<(), TcpRecvError> {
+        match self.error {
+            _ if self.fin_received || self.read_shut => Ok(()),
+            Some(error) => Err(TcpRecvError::Failed(error)),
+            None if self.state == TcpState::Closed => Ok(()),
+            None => Err(TcpRecvError::WouldBlock),
+        }
+    }
+
+    pub(crate) fn shut_down(&mut self, cx: &mut Cx<'_>, how: ShutdownHow) {
+        if how != ShutdownHow::Write {
+            self.read_shut = true;
+            self.recv.clear();
+            self.window_update();
+        }
+        if how != ShutdownHow::Read {
+            self.queue_fin(cx);
+        }
+    }
+
+    /// RFC 9293 3.10.4.
+    fn queue_fin(&mut self, cx: &mut Cx<'_>) {
+        if self.fin_queued || self.state == TcpState::Closed {
+            return;
+        }
+        self.fin_queued = true;
+        if self.send.len() == 0 {
+            self.progress_at = cx.now;
+        }
+        match self.state {
+            TcpState::Established => self.set_state(cx, TcpState::FinWait1),
+            TcpState::CloseWait => self.set_state(cx, TcpState::LastAck),
+            _ => {}
+        }
+    }
+
+    /// The application gives its handle up.
+    pub(crate) fn close(&mut self, cx: &mut Cx<'_>) -> Closing {
+        self.owner = Owner::Nobody;
+        match self.state {
+            TcpState::Closed | TcpState::TimeWait | TcpState::Listen | TcpState::SynSent => {
+                Closing::Silent
+            }
+            // RFC 2525 2.17
+            _ if self.recv.len() > 0 => Closing::Reset,
+            _ => {
+                self.queue_fin(cx);
+                if self.state == TcpState::FinWait2 {
+                    self.linger_at = Some(cx.now + FIN_WAIT_2_ORPHAN);
+                }
+                Closing::Background
+            }
+        }
+    }
+
+    pub(crate) fn set_option(&mut self, cx: &Cx<'_>, option: TcpOption) {
+        self.settings.set(option);
+        match option {
+            TcpOption::SendBuffer(_) => {
+                self.send.set_limit(self.settings.send_buffer);
+                self.tell_writable();
+            }
+            TcpOption::RecvBuffer(_) => {
+                self.recv.set_limit(self.settings.recv_buffer);
+                self.window_update();
+            }
+            TcpOption::KeepAlive(_) => self.arm_keepalive(cx.now),
+            TcpOption::NoDelay(_) | TcpOption::UserTimeout(_) => {}
+        }
+    }
+
+    /// What the application can do without waiting.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let mut ready = Readiness::default();
+        let closed = self.state == TcpState::Closed;
+        if self.recv.len() > 0 || self.fin_received || self.read_shut || closed {
+            ready |= Readiness::READABLE;
+        }
+        let writable = self.may_write() && !self.write_blocked && self.send.free() > 0;
+        if writable || self.error.is_some() {
+            ready |= Readiness::WRITABLE;
+        }
+        if self.fin_received || self.read_shut || closed {
+            ready |= Readiness::READ_CLOSED;
+        }
+        if self.fin_queued || closed {
+            ready |= Readiness::WRITE_CLOSED;
+        }
+        if self.error_pending {
+            ready |= Readiness::ERROR;
+        }
+        ready
+    }
+
+    pub(crate) fn take_error(&mut self) -> Option<TcpError> {
+        std::mem::take(&mut self.error_pending).then_some(self.error).flatten()
+    }
+
+    pub(crate) fn info(&self) -> TcpInfo {
+        let (cwnd, ssthresh) = self.windows();
+        TcpInfo {
+            state: self.state,
+            rtt: self.rtt.srtt().unwrap_or(Duration::ZERO),
+            rtt_var: self.rtt.rttvar(),
+            rto: self.rtt.rto(),
+            backoff: self.rtt.backoff(),
+            mss: self.mss_full(),
+            cwnd,
+            ssthresh,
+            send_window: self.snd_wnd as usize,
+            recv_window: self.rcv_wnd() as usize,
+            in_flight: self.flight(),
+            unsent: self.unsent(),
+            unread: self.recv.len(),
+            out_of_order: self.assembler.bytes(),
+            retransmits: self.retransmits,
+            bytes_acked: self.bytes_acked,
+            bytes_received: self.bytes_received,
+            timestamps: self.ts_ok,
+            sack: self.sack_ok,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! From a received packet to the connection, TIME-WAIT entry or listener that takes it.
+
+use core::net::SocketAddr;
+
+use crate::ctx::Fate;
+use crate::drop::DropReason;
+use crate::frame::{Checksum, Frame, Gso};
+use crate::lower::{InPacket, Lower};
+use crate::path::PathLayer;
+use crate::socket::tcp::TcpState;
+use crate::time::Duration;
+use crate::wire::tcp::{Flags, Header};
+use crate::wire::{frame_sum, protocol};
+
+use super::flow_table::{Flow, FlowKey};
+use super::input::{Reply, reset_for};
+use super::state::{Cx, Owner};
+use super::time_wait::Verdict;
+use super::{Tcp, emit};
+
+/// RFC 4861 7.3.1 asks for hints of reachability; one per second is plenty.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+
+impl Tcp {
+    /// A segment arrived; `frame` starts with the TCP header and is as long as the IP payload.
+    pub(crate) fn input<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        mut frame: Frame,
+    ) -> Fate {
+        let (seg, header_len) = match check(lower, packet, &frame) {
+            Ok(parsed) => parsed,
+            Err(reason) => {
+                lower.ctx.mib.tcp.in_segs += 1;
+                lower.ctx.mib.tcp.in_errs += 1;
+                return Fate::Dropped(reason);
+            }
+        };
+        frame.pull_front(header_len);
+        lower.ctx.mib.tcp.in_segs += segments_in(&frame);
+        let key = FlowKey::new(
+            SocketAddr::new(packet.dst, seg.dst_port),
+            SocketAddr::new(packet.src, seg.src_port),
+        );
+        match self.flows.get(&key) {
+            Some(Flow::Connection(index)) => self.to_connection(lower, packet, index, &seg, frame),
+            Some(Flow::TimeWait(slot)) => self.to_time_wait(lower, packet, (key, slot), &seg, &frame),
+            None => self.to_listener(lower, packet, key, &seg, frame.total_len()),
+        }
+    }
+
+    fn to_connection<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        index: u32,
+        seg: &Header,
+        frame: Frame,
+    ) -> Fate {
+        let c = &mut self.connections[index as usize];
+        if c.state == TcpState::SynReceived
+            && let Owner::Listener(slot) = c.owner
+            && seg.flags.has(Flags::ACK)
+            && !seg.flags.has(Flags::RST)
+            && self.listeners.get(slot).is_some_and(super::listen::Listener::is_accept_queue_full)
+        {
+            // The SYN-ACK goes out again; there may be room by then.
+            lower.ctx.mib.tcp.listen_overflows += 1;
+            return Fate::Dropped(DropReason::TcpAcceptQueueFull);
+        }
+        let before = c.snd_una;
+        let now = lower.ctx.now;
+        let outcome = c.on_segment(&mut Cx { now, stats: &mut lower.ctx.mib.tcp }, seg, frame);
+        let (key, alias) = (c.key, c.alias);
+        let confirm = c.snd_una != before && now - c.confirmed_at >= CONFIRM_EVERY;
+        if confirm {
+            c.confirmed_at = now;
+        }
+        match outcome.reply {
+            Reply::None => {}
+            Reply::Challenge => {
+                if self.challenge.take(now, lower.ctx.rng) {
+                    lower.ctx.mib.tcp.challenge_acks += 1;
+                    c.ack_now = true;
+                } else {
+                    lower.ctx.mib.tcp.challenge_acks_limited += 1;
+                }
+            }
+            Reply::Reset(rst) => emit::send_header(lower, &key, alias, rst),
+        }
+        if confirm && packet.alias == alias {
+            lower.confirm_reachable(key.peer);
+        }
+        self.settle(lower, index);
+        outcome.dropped.map_or(Fate::Delivered, Fate::Dropped)
+    }
+
+    fn to_time_wait<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        (key, slot): (FlowKey, u32),
+        seg: &Header,
+        frame: &Frame,
+    ) -> Fate {
+        let Some(entry) = self.time_waits.get(slot).copied() else {
+            return Fate::Dropped(DropReason::TcpStateRefused);
+        };
+        let verdict = entry.judge(seg, frame.total_len());
+        if let Verdict::Reuse(after) = verdict {
+            if self.listeners.lookup(packet.dst, seg.dst_port).is_some() {
+                self.time_waits.remove(slot);
+                self.flows.remove(&key);
+                return self.to_new_connection(lower, packet, key, seg, Some(after));
+            }
+            return self.refuse(lower, packet, key, seg, frame.total_len());
+        }
+        if verdict == Verdict::AckAndRestart {
+            self.time_waits.restart(slot, lower.ctx.now);
+        }
+        if verdict == Verdict::Ignore {
+            return Fate::Dropped(DropReason::TcpStateRefused);
+        }
+        // An ACK that anybody can ask for counts as a challenge.
+        if self.challenge.take(lower.ctx.now, lower.ctx.rng) {
+            emit::send_header(lower, &key, entry.alias, entry.ack(lower.ctx.now));
+        } else {
+            lower.ctx.mib.tcp.challenge_acks_limited += 1;
+        }
+        Fate::Delivered
+    }
+
+    /// RFC 9293 3.10.7.1, 3.10.7.2.
+    fn to_listener<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        key: FlowKey,
+        seg: &Header,
+        payload_len: usize,
+    ) -> Fate {
+        let listens = self.listeners.lookup(packet.dst, seg.dst_port).is_some();
+        if seg.flags.has(Flags::RST) {
+            return Fate::Dropped(DropReason::TcpPortClosed);
+        }
+        if !listens || seg.flags.has(Flags::ACK) {
+            return self.refuse(lower, packet, key, seg, payload_len);
+        }
+        if !seg.flags.has(Flags::SYN) {
+            return Fate::Dropped(DropReason::TcpFlagsInvalid);
+        }
+        self.to_new_connection(lower, packet, key, seg, None)
+    }
+
+    /// Answers with a RST.
+    fn refuse<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        key: FlowKey,
+        seg: &Header,
+        payload_len: usize,
+    ) -> Fate {
+        emit::send_header(lower, &key, packet.alias, reset_for(seg, payload_len));
+        Fate::Dropped(DropReason::TcpPortClosed)
+    }
+}
+
+/// How many segments a received frame stands for.
+fn segments_in(frame: &Frame) -> u64 {
+    match frame.meta.gso {
+        Gso::Tcp4 { mss } | Gso::Tcp6 { mss } if mss > 0 => {
+            frame.total_len().div_ceil(usize::from(mss)).max(1) as u64
+        }
+        _ => 1,
+    }
+}
+
+fn check<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    packet: &InPacket,
+    frame: &Frame,
+) -> Result<(Header, usize), DropReason> {
+    let parsed = Header::parse(frame.data()).ok_or(DropReason::TcpMalformed)?;
+    let trusted = frame.meta.checksum != Checksum::Complete
+        || lower.ip.aliases.get(&packet.alias).is_some_and(|a| a.config.rx_checksum_trust);
+    if !trusted && !frame_sum::is_valid(packet.src, packet.dst, protocol::TCP, frame) {
+        lower.ctx.mib.tcp.in_csum_errors += 1;
+        return Err(DropReason::TcpChecksumBad);
+    }
+    if packet.to_many {
+        return Err(DropReason::TcpStateRefused);
+    }
+    let flags = parsed.0.flags;
+    let syn = flags.has(Flags::SYN);
+    if syn && (flags.has(Flags::FIN) || flags.has(Flags::RST)) {
+        return Err(DropReason::TcpFlagsInvalid);
+    }
+    Ok(parsed)
+}

@@ -1,0 +1,100 @@
+//! A segment becomes a frame: header in the linear part, payload as shared pieces behind it,
+//! checksum complete or left to the device.
+
+use crate::drop::DropReason;
+use crate::frame::{Checksum, Frame, Gso};
+use crate::ip::address::AliasId;
+use crate::lower::{Lower, OutPacket};
+use crate::path::PathLayer;
+use crate::wire::checksum::{finish, pseudo};
+use crate::wire::{frame_sum, protocol};
+use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Header};
+
+use super::flow_table::FlowKey;
+use super::output::SegmentOut;
+
+/// Payloads up to this are copied behind the header: cheaper than a piece of their own.
+const COPY_BYTES_MAX: usize = 256;
+
+/// Writes `segment` into an empty frame.
+pub(crate) fn build(
+    mut frame: Frame,
+    key: &FlowKey,
+    segment: SegmentOut,
+    tx_checksum: bool,
+) -> Frame {
+    let SegmentOut { header, payload, payload_len, mss } = segment;
+    if payload_len <= COPY_BYTES_MAX && payload_len <= frame.tailroom() {
+        for piece in &payload {
+            frame.append(piece);
+        }
+    } else {
+        frame.frags = payload;
+    }
+    let header_len = header.len();
+    header.emit(frame.push_front(header_len));
+    let sum = pseudo(key.local, key.peer, protocol::TCP, header_len + payload_len);
+    if tx_checksum {
+        frame.meta.checksum = Checksum::Partial { start: 0, offset: CHECKSUM_OFFSET as u16 };
+        put_checksum(&mut frame, sum);
+    } else {
+        let sum = frame_sum::sum_from(sum, &frame, 0);
+        put_checksum(&mut frame, finish(sum));
+    }
+    if payload_len > mss {
+        let mss = mss as u16;
+        frame.meta.gso = if key.local.is_ipv4() { Gso::Tcp4 { mss } } else { Gso::Tcp6 { mss } };
+    }
+    frame
+}
+
+fn put_checksum(frame: &mut Frame, value: u16) {
+    frame.data_mut()[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// The alias a packet must leave by: link-local addresses mean nothing elsewhere.
+pub(crate) fn bound_alias(key: &FlowKey, alias: AliasId) -> Option<AliasId> {
+    let link_local = match key.peer {
+        core::net::IpAddr::V6(a) => a.is_unicast_link_local(),
+        core::net::IpAddr::V4(a) => a.is_link_local(),
+    };
+    link_local.then_some(alias)
+}
+
+/// Hands a frame down. A loss is counted below; retransmission makes good for it.
+pub(crate) fn send<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    key: &FlowKey,
+    alias: AliasId,
+    frame: Frame,
+) {
+    let packet = OutPacket {
+        src: key.local,
+        dst: key.peer,
+        protocol: protocol::TCP,
+        traffic_class: 0,
+        hop_limit: None,
+        dont_fragment: true,
+        alias: bound_alias(key, alias),
+    };
+    let _counted_below = lower.send(packet, frame);
+}
+
+/// Sends a segment without payload that belongs to no connection's output: RST, TIME-WAIT's ACK.
+pub(crate) fn send_header<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    key: &FlowKey,
+    alias: AliasId,
+    header: Header,
+) {
+    let Some(frame) = lower.ctx.pool.alloc() else {
+        lower.ctx.drop_out(DropReason::FramePoolEmpty);
+        return;
+    };
+    lower.ctx.mib.tcp.out_segs += 1;
+    if header.flags.has(Flags::RST) {
+        lower.ctx.mib.tcp.out_rsts += 1;
+    }
+    let segment = SegmentOut { header, payload: <_>::default(), payload_len: 0, mss: 1 };
+    send(lower, key, alias, build(frame, key, segment, false));
+}

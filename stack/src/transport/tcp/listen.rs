@@ -1,0 +1,132 @@
+//! Listeners: who takes a SYN, and the two queues it passes, half open and to be accepted.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::{BTreeMap, VecDeque};
+
+use slab::Slab;
+
+use super::state::Settings;
+
+/// A listener may have this many half-open connections, whatever its backlog.
+const HALF_OPEN_MIN: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) local: SocketAddr,
+    pub(crate) backlog: usize,
+    pub(crate) settings: Settings,
+    pub(crate) generation: u32,
+    pub(crate) event_queued: bool,
+    /// Established, oldest first: connection slots.
+    pub(crate) accept_queue: VecDeque<u32>,
+    /// In SYN-RECEIVED, in no order: connection slots, each knows its position.
+    pub(crate) half_open: Vec<u32>,
+}
+
+impl Listener {
+    pub(crate) fn is_accept_queue_full(&self) -> bool {
+        self.accept_queue.len() >= self.backlog
+    }
+
+    pub(crate) fn is_syn_queue_full(&self) -> bool {
+        self.half_open.len() >= self.backlog.max(HALF_OPEN_MIN)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    slots: Slab<Listener>,
+    by_addr: BTreeMap<(IpAddr, u16), u32>,
+}
+
+impl Listeners {
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&Listener> {
+        self.slots.get(slot as usize)
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Listener> {
+        self.slots.get_mut(slot as usize)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Listener)> {
+        self.slots.iter().map(|(i, l)| (i as u32, l))
+    }
+
+    pub(crate) fn is_taken(&self, local: SocketAddr) -> bool {
+        self.by_addr.contains_key(&(local.ip(), local.port()))
+    }
+
+    /// Adds a listener; the address is free ([`Listeners::is_taken`]).
+    pub(crate) fn insert(
+        &mut self,
+        local: SocketAddr,
+        backlog: usize,
+        settings: Settings,
+        generation: u32,
+    ) -> u32 {
+        let slot = self.slots.insert(Listener {
+            local,
+            backlog: backlog.max(1),
+            settings,
+            generation,
+            event_queued: false,
+            accept_queue: VecDeque::new(),
+            half_open: Vec::new(),
+        }) as u32;
+        self.by_addr.insert((local.ip(), local.port()), slot);
+        slot
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<Listener> {
+        let listener = self.slots.try_remove(slot as usize)?;
+        self.by_addr.remove(&(listener.local.ip(), listener.local.port()));
+        Some(listener)
+    }
+
+    /// Who takes a SYN to `addr` and `port`: the exact address, then the wildcard of its family,
+    /// then `::` for both.
+    pub(crate) fn lookup(&self, addr: IpAddr, port: u16) -> Option<u32> {
+        let any4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let any6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let candidates = if addr.is_ipv4() { [addr, any4, any6] } else { [addr, any6, any6] };
+        candidates.iter().find_map(|a| self.by_addr.get(&(*a, port)).copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    fn settings() -> Settings {
+        Settings {
+            send_buffer: 1,
+            recv_buffer: 1,
+            rto_min: Duration::ZERO,
+            delayed_ack: Duration::ZERO,
+            nodelay: false,
+            keepalive: None,
+            user_timeout: None,
+        }
+    }
+
+    #[test]
+    fn exact_before_wildcard_before_dual_stack() {
+        let mut l = Listeners::default();
+        let mut add = |a: &str| l.insert(a.parse().unwrap(), 1, settings(), 0);
+        let (dual, any4) = (add("[::]:80"), add("0.0.0.0:80"));
+        let (exact4, exact6) = (add("10.0.0.1:80"), add("[fd00::1]:80"));
+        let at = |a: &str| l.lookup(a.parse().unwrap(), 80);
+        assert_eq!(at("10.0.0.1"), Some(exact4));
+        assert_eq!(at("10.0.0.2"), Some(any4));
+        assert_eq!(at("fd00::1"), Some(exact6));
+        assert_eq!(at("fd00::2"), Some(dual));
+        assert_eq!(l.lookup("10.0.0.1".parse().unwrap(), 81), None);
+        l.remove(any4);
+        assert_eq!(l.lookup("10.0.0.2".parse().unwrap(), 80), Some(dual));
+    }
+}

@@ -1,0 +1,340 @@
+//! Connections and listeners come and go: connect, listen, accept, close.
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::ctx::Fate;
+use crate::drop::DropReason;
+use crate::lower::{InPacket, Lower};
+use crate::path::PathLayer;
+use crate::seq::SeqNum;
+use crate::socket::tcp::{Accepted, ConnectError, ListenError, TcpError, TcpOption, TcpState};
+use crate::socket::{Readiness, SocketId, SocketKind};
+use crate::wire::tcp::Header;
+
+use super::calls::Closing;
+use super::flow_table::{Flow, FlowKey};
+use super::isn::{initial_sequence, timestamp_offset};
+use super::state::{Connection, Cx, Origin, Owner};
+use super::{Tcp, emit};
+
+/// RFC 6191: a tuple's next incarnation starts this far behind the last one.
+const REUSE_GAP: u32 = 1 << 17;
+
+impl Tcp {
+    /// A SYN for a listener.
+    pub(super) fn to_new_connection<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        key: FlowKey,
+        seg: &Header,
+        after: Option<SeqNum>,
+    ) -> Fate {
+        let Some(slot) = self.listeners.lookup(packet.dst, seg.dst_port) else {
+            return Fate::Dropped(DropReason::TcpPortClosed);
+        };
+        if let Err(reason) = self.admit(lower, slot) {
+            return Fate::Dropped(reason);
+        }
+        let hint = emit::bound_alias(&key, packet.alias);
+        let route = match lower.route(Some(key.local), key.peer, hint) {
+            Ok(route) => route,
+            Err(reason) => return Fate::Dropped(reason),
+        };
+        let now = lower.ctx.now;
+        let clock = initial_sequence(lower.ctx.secrets, &key, now);
+        let iss = after.map_or(clock, |old| clock.max(old + REUSE_GAP));
+        let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
+        let origin = Origin { key, alias: packet.alias, iss, ts_offset, mtu: route.mtu };
+        let generation = self.next_generation();
+        let Some(listener) = self.listeners.get_mut(slot) else {
+            return Fate::Dropped(DropReason::TcpPortClosed);
+        };
+        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp };
+        let syn = (seg.seq, seg.window, &seg.options);
+        let mut c = Connection::accept(origin, listener.settings, slot, syn, &mut cx);
+        c.generation = generation;
+        c.half_open_at = Some(listener.half_open.len() as u32);
+        let index = self.connections.insert(Box::new(c)) as u32;
+        listener.half_open.push(index);
+        self.half_open += 1;
+        self.flows.insert(key, Flow::Connection(index));
+        self.settle(lower, index);
+        Fate::Delivered
+    }
+
+    /// Whether there is room for one more half-open connection of a listener.
+    fn admit<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        slot: u32,
+    ) -> Result<(), DropReason> {
+        let listener = self.listeners.get(slot).ok_or(DropReason::TcpPortClosed)?;
+        let stats = &mut lower.ctx.mib.tcp;
+        if listener.is_accept_queue_full() {
+            stats.listen_overflows += 1;
+            return Err(DropReason::TcpAcceptQueueFull);
+        }
+        if listener.is_syn_queue_full() || self.half_open >= lower.ctx.limits.tcp_half_open {
+            stats.syn_queue_overflows += 1;
+            return Err(DropReason::TcpSynQueueFull);
+        }
+        if !self.make_room(lower.ctx.limits.tcp_connections) {
+            return Err(DropReason::TcpConnectionLimit);
+        }
+        Ok(())
+    }
+
+    /// Whether one more connection fits; TIME-WAIT gives way.
+    fn make_room(&mut self, limit: usize) -> bool {
+        while self.held().0 >= limit {
+            let Some(entry) = self.time_waits.evict() else { return false };
+            self.flows.remove(&entry.key);
+        }
+        true
+    }
+
+    /// A connection is half open no more: to the accept queue, or gone.
+    pub(super) fn leave_syn_queue(&mut self, index: u32) {
+        let c = &mut self.connections[index as usize];
+        let (Some(at), Owner::Listener(slot)) = (c.half_open_at.take(), c.owner) else { return };
+        self.half_open -= 1;
+        let over = c.state == TcpState::Closed;
+        if over {
+            c.owner = Owner::Nobody;
+        }
+        let Some(listener) = self.listeners.get_mut(slot) else { return };
+        listener.half_open.swap_remove(at as usize);
+        if let Some(moved) = listener.half_open.get(at as usize) {
+            self.connections[*moved as usize].half_open_at = Some(at);
+        }
+        if over {
+            return;
+        }
+        listener.accept_queue.push_back(index);
+        if !listener.event_queued {
+            listener.event_queued = true;
+            let generation = listener.generation;
+            let kind = SocketKind::TcpListener;
+            self.events.push_back(SocketId { kind, index: slot, generation });
+        }
+    }
+
+    pub(crate) fn listen<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        local: SocketAddr,
+        backlog: usize,
+    ) -> Result<SocketId, ListenError> {
+        if !local.ip().is_unspecified() && !lower.may_bind(local.ip()) {
+            return Err(ListenError::NotAvailable);
+        }
+        if self.listeners.len() >= lower.ctx.limits.tcp_listeners {
+            return Err(ListenError::TooMany);
+        }
+        let mut local = local;
+        if local.port() == 0 {
+            let seed = (local.ip(), local.ip(), 0);
+            let free = |port| !self.listeners.is_taken(SocketAddr::new(local.ip(), port));
+            let port = self.ports.pick(&lower.ctx.secrets.port, seed, free);
+            local.set_port(port.ok_or(ListenError::InUse)?);
+        } else if self.listeners.is_taken(local) {
+            return Err(ListenError::InUse);
+        }
+        let generation = self.next_generation();
+        let index = self.listeners.insert(local, backlog, self.settings, generation);
+        Ok(SocketId { kind: SocketKind::TcpListener, index, generation })
+    }
+
+    pub(crate) fn accept(&mut self, id: SocketId) -> Option<Accepted> {
+        let slot = self.find(id).filter(|_| id.kind == SocketKind::TcpListener)?;
+        let index = self.listeners.get_mut(slot)?.accept_queue.pop_front()?;
+        let c = self.connections.get_mut(index as usize)?;
+        c.owner = Owner::App;
+        let id = Tcp::id_of(c, index);
+        if !c.event_queued {
+            // Data may wait already.
+            c.event_queued = true;
+            self.events.push_back(id);
+        }
+        let c = &self.connections[index as usize];
+        Some(Accepted { id, local: c.key.local(), peer: c.key.peer(), alias: c.alias })
+    }
+
+    pub(crate) fn connect<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+    ) -> Result<SocketId, ConnectError> {
+        if !can_be_peer(remote) {
+            return Err(ConnectError::InvalidRemote);
+        }
+        let wanted = local.map(|l| l.ip()).filter(|ip| !ip.is_unspecified());
+        if let Some(ip) = wanted
+            && (!lower.is_local(ip) || ip.is_ipv4() != remote.is_ipv4())
+        {
+            return Err(ConnectError::NotAvailable);
+        }
+        let route = lower.route(wanted, remote.ip(), None).map_err(|_| ConnectError::Unreachable)?;
+        if !self.make_room(lower.ctx.limits.tcp_connections) {
+            return Err(ConnectError::TooMany);
+        }
+        let port = local.map_or(0, |l| l.port());
+        let key = self.free_tuple(lower, SocketAddr::new(route.src, port), remote)?;
+        let now = lower.ctx.now;
+        let origin = Origin {
+            key,
+            alias: route.alias,
+            iss: initial_sequence(lower.ctx.secrets, &key, now),
+            ts_offset: timestamp_offset(lower.ctx.secrets, &key),
+            mtu: route.mtu,
+        };
+        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp };
+        let mut c = Connection::connect(origin, self.settings, &mut cx);
+        c.generation = self.next_generation();
+        let index = self.connections.insert(Box::new(c)) as u32;
+        self.flows.insert(key, Flow::Connection(index));
+        self.settle(lower, index);
+        Ok(Tcp::id_of(&self.connections[index as usize], index))
+    }
+
+    fn free_tuple<P: PathLayer>(
+        &mut self,
+        lower: &Lower<'_, P>,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<FlowKey, ConnectError> {
+        let mut key = FlowKey::new(local, remote);
+        if local.port() == 0 {
+            let seed = (local.ip(), remote.ip(), remote.port());
+            let free = |port| !self.flows.contains(&FlowKey { local_port: port, ..key });
+            let port = self.ports.pick(&lower.ctx.secrets.port, seed, free);
+            key.local_port = port.ok_or(ConnectError::InUse)?;
+        } else if self.flows.contains(&key) {
+            return Err(ConnectError::InUse);
+        }
+        Ok(key)
+    }
+
+    /// Gives a handle up.
+    pub(crate) fn close<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, id: SocketId) {
+        let Some(index) = self.find(id) else { return };
+        if id.kind == SocketKind::TcpListener {
+            self.close_listener(lower, index);
+            return;
+        }
+        let c = &mut self.connections[index as usize];
+        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+        match c.close(&mut cx) {
+            Closing::Background => {}
+            Closing::Reset => {
+                cx.stats.abort_on_data += 1;
+                self.reset(lower, index);
+                return;
+            }
+            Closing::Silent => {
+                if c.state == TcpState::SynSent {
+                    cx.stats.attempt_fails += 1;
+                    c.finish(&mut cx);
+                }
+            }
+        }
+        self.settle(lower, index);
+    }
+
+    fn close_listener<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, slot: u32) {
+        let Some(listener) = self.listeners.remove(slot) else { return };
+        for index in &listener.half_open {
+            self.connections[*index as usize].half_open_at = None;
+            self.half_open -= 1;
+        }
+        for index in listener.half_open.into_iter().chain(listener.accept_queue) {
+            self.reset(lower, index);
+        }
+    }
+
+    /// Resets a connection and forgets it.
+    fn reset<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let c = &mut self.connections[index as usize];
+        c.owner = Owner::Nobody;
+        let speaks = !matches!(
+            c.state,
+            TcpState::Closed | TcpState::Listen | TcpState::SynSent | TcpState::TimeWait
+        );
+        if speaks {
+            let (key, alias, rst) = (c.key, c.alias, c.reset_header());
+            let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+            c.fail(&mut cx, TcpError::Aborted);
+            emit::send_header(lower, &key, alias, rst);
+        } else if c.state == TcpState::SynSent {
+            let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+            c.fail(&mut cx, TcpError::Aborted);
+        }
+        self.settle(lower, index);
+    }
+
+    /// Resets a connection and gives its handle up; a listener is closed.
+    pub(crate) fn abort<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, id: SocketId) {
+        match (self.find(id), id.kind) {
+            (Some(index), SocketKind::TcpStream) => self.reset(lower, index),
+            (Some(slot), _) => self.close_listener(lower, slot),
+            (None, _) => {}
+        }
+    }
+
+    pub(crate) fn set_option<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        id: SocketId,
+        option: TcpOption,
+    ) -> bool {
+        if id.kind == SocketKind::TcpListener {
+            let Some(slot) = self.find(id) else { return false };
+            let Some(listener) = self.listeners.get_mut(slot) else { return false };
+            listener.settings.set(option);
+            return true;
+        }
+        self.with_connection(lower, id, |c, cx| c.set_option(cx, option)).is_some()
+    }
+
+    pub(crate) fn state(&self, id: SocketId) -> TcpState {
+        match id.kind {
+            SocketKind::TcpListener if self.find(id).is_some() => TcpState::Listen,
+            _ => self.connection(id).map_or(TcpState::Closed, |c| c.state),
+        }
+    }
+
+    pub(crate) fn addrs(&self, id: SocketId) -> Option<(SocketAddr, SocketAddr)> {
+        if id.kind == SocketKind::TcpListener {
+            let local = self.listeners.get(self.find(id)?)?.local;
+            let any: IpAddr = if local.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+            return Some((local, SocketAddr::new(any, 0)));
+        }
+        self.connection(id).map(|c| (c.key.local(), c.key.peer()))
+    }
+
+    pub(crate) fn take_error(&mut self, id: SocketId) -> Option<TcpError> {
+        let index = self.find(id).filter(|_| id.kind == SocketKind::TcpStream)?;
+        self.connections.get_mut(index as usize)?.take_error()
+    }
+
+    pub(crate) fn readiness(&self, id: SocketId) -> Readiness {
+        if id.kind == SocketKind::TcpListener {
+            let listener = self.find(id).and_then(|slot| self.listeners.get(slot));
+            let waits = listener.is_some_and(|l| !l.accept_queue.is_empty());
+            return if waits { Readiness::READABLE } else { Readiness::default() };
+        }
+        let gone = Readiness::READ_CLOSED | Readiness::WRITE_CLOSED;
+        self.connection(id).map_or(gone, Connection::readiness)
+    }
+}
+
+/// Unicast, specified, with a port.
+fn can_be_peer(remote: SocketAddr) -> bool {
+    let broadcast = matches!(remote.ip(), IpAddr::V4(a) if a.is_broadcast());
+    !(remote.port() == 0
+        || remote.ip().is_unspecified()
+        || remote.ip().is_multicast()
+        || broadcast)
+}

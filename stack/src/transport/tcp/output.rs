@@ -1,0 +1,404 @@
+//! Segments to send: what a connection says next, one (super-)segment at a time.
+//!
+//! Order: handshake, retransmission, new data and FIN, probes, a bare ACK. Whatever goes out
+//! carries the current acknowledgement, so at most one ACK is owed.
+
+use core::time::Duration;
+
+use crate::frame::Frags;
+use crate::seq::SeqNum;
+use crate::socket::tcp::TcpState;
+use crate::wire::tcp::{Flags, HEADER_BYTES, Header, Options};
+
+use super::cc::Controller;
+use super::state::{Connection, Cx, Probe};
+
+/// What the path takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PathLimits {
+    /// Largest IP packet.
+    pub(crate) mtu: usize,
+    /// Largest super-segment payload; 0: one segment at a time.
+    pub(crate) gso_bytes_max: usize,
+}
+
+/// A segment, or several under one header if `payload_len > mss`.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentOut {
+    pub(crate) header: Header,
+    pub(crate) payload: Frags,
+    pub(crate) payload_len: usize,
+    /// Payload of each segment it is cut into.
+    pub(crate) mss: usize,
+}
+
+/// What may be said about new data now.
+enum Grant {
+    /// Send this many bytes.
+    Bytes(usize),
+    /// The window, not us, holds it back: probe.
+    Closed,
+    /// Wait for an acknowledgement or for more data.
+    Wait,
+}
+
+/// The RFC 791 limit on a packet, less IP and TCP headers with options.
+const SEGMENT_BYTES_MAX: usize = 65_535 - 60 - 60;
+
+impl Connection {
+    /// The next segment; `None`: nothing to say now. The state is as if it had been sent.
+    pub(crate) fn poll_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        limits: &PathLimits,
+    ) -> Option<SegmentOut> {
+        self.set_mtu(limits.mtu);
+        match self.state {
+            TcpState::Closed | TcpState::Listen | TcpState::TimeWait => None,
+            TcpState::SynSent | TcpState::SynReceived => self.poll_syn(cx),
+            _ => self
+                .poll_retransmission(cx, limits)
+                .or_else(|| self.poll_new(cx, limits))
+                .or_else(|| self.poll_probe(cx))
+                .or_else(|| self.ack_now.then(|| self.bare(cx, self.snd_nxt))),
+        }
+    }
+
+    /// The path MTU changed (RFC 1191, 8201).
+    pub(crate) fn set_mtu(&mut self, mtu: usize) {
+        if self.mtu != mtu {
+            self.mtu = mtu;
+            let mss = self.mss_full();
+            self.cc.set_mss(mss);
+        }
+    }
+
+    fn poll_syn(&mut self, cx: &mut Cx<'_>) -> Option<SegmentOut> {
+        if !self.syn_pending {
+            return None;
+        }
+        self.syn_pending = false;
+        let active = self.state == TcpState::SynSent;
+        let flags = if active { Flags::SYN } else { Flags::SYN.with(Flags::ACK) };
+        let mut out = self.segment(cx, self.iss, flags, 0);
+        out.header.options = Options {
+            mss: Some(self.mss_advertised() as u16),
+            // Offered by us, or offered by the peer and taken up.
+            window_scale: (active || self.scale_agreed).then_some(self.rcv_wscale),
+            sack_permitted: active || self.sack_ok,
+            timestamp: (active || self.ts_ok)
+                .then(|| (self.timestamp(cx.now), if active { 0 } else { self.ts_recent })),
+            ..Options::default()
+        };
+        // RFC 7323 2.2: never scaled in a SYN.
+        let window = self.recv.limit().min(0xffff) as u16;
+        out.header.window = window;
+        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + u32::from(window));
+        if self.snd_nxt == self.iss {
+            self.snd_nxt = self.iss + 1;
+            self.timed = Some((self.snd_nxt, cx.now));
+            self.progress_at = cx.now;
+            cx.stats.out_segs += 1;
+        } else {
+            cx.stats.retrans_segs += 1;
+            self.retransmits += 1;
+        }
+        self.rtx_at = Some(cx.now + self.rtt.rto());
+        Some(out)
+    }
+
+    /// The next lost bytes, as the congestion window allows (RFC 6675 section 5 step C).
+    fn poll_retransmission(
+        &mut self,
+        cx: &mut Cx<'_>,
+        limits: &PathLimits,
+    ) -> Option<SegmentOut> {
+        let (from, to) = self.next_lost()?;
+        let mss = self.mss_now();
+        let room = self.cc.cwnd().saturating_sub(self.pipe());
+        let forced = self.recovery.force;
+        if room < mss && !forced {
+            return None;
+        }
+        self.recovery.force = false;
+        let budget = if forced { mss } else { room / mss * mss };
+        let fin = self.fin_sent && to == self.snd_nxt;
+        let data = ((to - from) as usize).saturating_sub(usize::from(fin));
+        let len = data.min(budget).min(super_len(mss, limits));
+        let fin = fin && len == data;
+        let mut flags = Flags::ACK;
+        if fin {
+            flags = flags.with(Flags::FIN);
+        }
+        let out = self.data_segment(cx, from, len, flags);
+        self.recovery.rtx_next = from + len as u32 + u32::from(fin);
+        let segments = len.div_ceil(mss).max(1) as u64;
+        cx.stats.retrans_segs += segments;
+        self.retransmits += segments;
+        // RFC 6298 section 3: the timed segment is ambiguous now.
+        self.timed = None;
+        self.arm_retransmission(cx);
+        Some(out)
+    }
+
+    /// Data never sent before, and FIN.
+    fn poll_new(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<SegmentOut> {
+        let unsent = self.unsent();
+        let fin = self.fin_queued && !self.fin_sent;
+        if unsent == 0 && !fin {
+            return None;
+        }
+        self.restart_after_idle(cx);
+        let mss = self.mss_now();
+        let len = match self.grant(unsent, fin, mss, super_len(mss, limits)) {
+            Grant::Bytes(len) => len,
+            Grant::Wait => return None,
+            Grant::Closed => {
+                self.arm_persist(cx);
+                return None;
+            }
+        };
+        self.force_send = false;
+        let from = self.snd_nxt;
+        let last = len == unsent;
+        let fin = fin && last && self.usable_window() > len;
+        let mut flags = Flags::ACK;
+        if last && len > 0 {
+            flags = flags.with(Flags::PSH);
+        }
+        if fin {
+            flags = flags.with(Flags::FIN);
+            self.fin_sent = true;
+        }
+        let out = self.data_segment(cx, from, len, flags);
+        self.snd_nxt = from + len as u32 + u32::from(fin);
+        if !len.is_multiple_of(mss) {
+            self.snd_small_end = self.snd_nxt;
+        }
+        cx.stats.out_segs += len.div_ceil(mss).max(1) as u64;
+        self.timed.get_or_insert((self.snd_nxt, cx.now));
+        (self.persist_at, self.persist_count) = (None, 0);
+        self.arm_retransmission(cx);
+        Some(out)
+    }
+
+    /// Sender's silly-window avoidance and Nagle (RFC 9293 3.8.6.2.1, 3.7.4).
+    fn grant(&self, unsent: usize, fin: bool, mss: usize, super_len: usize) -> Grant {
+        let window = self.usable_window();
+        let idle = self.flight() == 0;
+        let by_window = unsent.min(window);
+        if by_window == 0 && (unsent > 0 || window == 0) {
+            return if idle { Grant::Closed } else { Grant::Wait };
+        }
+        let mut room = self.cc.cwnd().saturating_sub(self.pipe());
+        if idle {
+            room = room.max(mss);
+        }
+        if by_window > room {
+            // Whole segments only where the congestion window is what limits.
+            room = room / mss * mss;
+            if room == 0 {
+                return Grant::Wait;
+            }
+        }
+        let len = by_window.min(room).min(super_len);
+        let (whole, tail) = (len / mss * mss, len % mss);
+        if tail == 0 && len > 0 {
+            return Grant::Bytes(len);
+        }
+        if len == unsent {
+            let small_in_flight = self.snd_small_end > self.snd_una && !idle;
+            if fin || self.settings.nodelay || !small_in_flight || self.force_send {
+                return Grant::Bytes(len);
+            }
+        }
+        if whole > 0 {
+            return Grant::Bytes(whole);
+        }
+        if len < unsent && (self.force_send || len >= self.snd_wnd_max as usize / 2) {
+            return Grant::Bytes(len);
+        }
+        if len < unsent && idle { Grant::Closed } else { Grant::Wait }
+    }
+
+    /// Bytes the peer's window takes now.
+    fn usable_window(&self) -> usize {
+        (self.snd_una + self.snd_wnd).diff(self.snd_nxt).max(0) as usize
+    }
+
+    /// RFC 5681 4.1.
+    fn restart_after_idle(&mut self, cx: &Cx<'_>) {
+        if self.flight() == 0 && cx.now - self.last_sent > self.rtt.rto() {
+            self.cc.on_idle();
+        }
+    }
+
+    fn poll_probe(&mut self, cx: &mut Cx<'_>) -> Option<SegmentOut> {
+        match self.probe.take()? {
+            Probe::KeepAlive => cx.stats.keepalives += 1,
+            Probe::Window => cx.stats.window_probes += 1,
+        }
+        // RFC 9293 3.8.4, 3.8.6.1: an old sequence number makes the peer answer with its window.
+        Some(self.bare(cx, self.snd_una - 1))
+    }
+
+    fn bare(&mut self, cx: &mut Cx<'_>, seq: SeqNum) -> SegmentOut {
+        cx.stats.out_segs += 1;
+        self.segment(cx, seq, Flags::ACK, 0)
+    }
+
+    fn data_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: SeqNum,
+        len: usize,
+        flags: Flags,
+    ) -> SegmentOut {
+        let mut out = self.segment(cx, from, flags, len);
+        if len > 0 {
+            out.payload = self.send.slice((from - self.send_base) as usize, len);
+        }
+        self.last_sent = cx.now;
+        out
+    }
+
+    /// A segment with the current acknowledgement; nothing is owed after it.
+    fn segment(&mut self, cx: &Cx<'_>, seq: SeqNum, flags: Flags, payload_len: usize) -> SegmentOut {
+        let mss = self.mss_now();
+        let mut options = self.options(cx);
+        let acks = flags.has(Flags::ACK);
+        let mut header = Header {
+            src_port: self.key.local_port,
+            dst_port: self.key.peer_port,
+            seq,
+            flags,
+            ..Header::default()
+        };
+        if acks {
+            header.ack = self.rcv_nxt;
+            header.window = self.advertise();
+            self.dsack = None;
+            self.rcv_acked = self.rcv_nxt;
+            (self.ack_now, self.ack_at) = (false, None);
+        } else {
+            options.sack = <_>::default();
+        }
+        header.options = options;
+        SegmentOut { header, payload: Frags::new(), payload_len, mss }
+    }
+
+    /// Timestamps on every segment; SACK blocks while there are holes (RFC 2018 section 4, RFC
+    /// 2883: the duplicate first).
+    fn options(&self, cx: &Cx<'_>) -> Options {
+        let mut options = Options::default();
+        if self.ts_ok {
+            options.timestamp = Some((self.timestamp(cx.now), self.ts_recent));
+        }
+        if self.sack_ok && self.wants_sack() {
+            let mut room = if self.ts_ok { 3 } else { 4 };
+            if let Some(block) = self.dsack {
+                options.sack.push(block);
+                room -= 1;
+            }
+            self.assembler.sack_blocks(room, &mut options.sack);
+        }
+        options
+    }
+
+    fn wants_sack(&self) -> bool {
+        self.dsack.is_some() || !self.assembler.is_empty()
+    }
+
+    /// Payload of a full segment with the options of now.
+    fn mss_now(&self) -> usize {
+        let full = self.mss_full();
+        if !self.sack_ok || !self.wants_sack() {
+            return full;
+        }
+        let mut blocks = Options::default();
+        self.assembler.sack_blocks(if self.ts_ok { 3 } else { 4 }, &mut blocks.sack);
+        let count = blocks.sack.as_slice().len() + usize::from(self.dsack.is_some());
+        let bytes = 4 + 8 * count.min(if self.ts_ok { 3 } else { 4 });
+        // An MSS that the peer named does not count options (RFC 6691).
+        full.saturating_sub(bytes).max(HEADER_BYTES)
+    }
+
+    /// The window field, and the right edge it promises: never moved back, and not forward by
+    /// crumbs (RFC 9293 3.8.6.2.2).
+    fn advertise(&mut self) -> u16 {
+        let edge = self.window_edge();
+        let wanted = edge.diff(self.rcv_nxt).max(0) as u32;
+        let unit = 1u32 << self.rcv_wscale;
+        let mut field = (wanted >> self.rcv_wscale).min(0xffff);
+        if self.rcv_nxt + (field << self.rcv_wscale) < self.rcv_adv && field < 0xffff {
+            // Rounding must not take back what was promised.
+            field = wanted.div_ceil(unit).min(0xffff);
+        }
+        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + (field << self.rcv_wscale));
+        field as u16
+    }
+
+    fn window_edge(&self) -> SeqNum {
+        let free = self.recv.limit().saturating_sub(self.recv.len());
+        let edge = self.rcv_nxt + free as u32;
+        let crumb = (self.recv.limit() / 2).min(self.rcv_mss) as i32;
+        if edge.diff(self.rcv_adv) < crumb { self.rcv_adv } else { edge }
+    }
+
+    /// The application has read: tell the peer once it is worth a segment.
+    pub(crate) fn window_update(&mut self) {
+        if !self.is_synchronised() || self.fin_received {
+            return;
+        }
+        let limit = self.recv.limit();
+        let gain = self.window_edge().diff(self.rcv_adv);
+        let starved = (self.rcv_wnd() as usize) < 2 * self.rcv_mss;
+        if gain > 0 && (starved || gain as usize >= limit / 4) {
+            self.ack_now = true;
+        }
+    }
+
+    /// The RST of an abort (RFC 9293 3.10.5).
+    pub(crate) fn reset_header(&self) -> Header {
+        Header {
+            src_port: self.key.local_port,
+            dst_port: self.key.peer_port,
+            seq: self.snd_nxt,
+            ack: self.rcv_nxt,
+            flags: Flags::RST.with(Flags::ACK),
+            ..Header::default()
+        }
+    }
+
+    fn arm_retransmission(&mut self, cx: &Cx<'_>) {
+        if self.rtx_at.is_none() {
+            self.rtx_at = Some(cx.now + self.rtt.rto());
+        }
+    }
+
+    fn arm_persist(&mut self, cx: &Cx<'_>) {
+        if self.persist_at.is_none() && self.probe.is_none() {
+            let wait = self.rtt.rto().saturating_mul(1 << self.persist_count.min(16));
+            self.persist_at = Some(cx.now + wait.min(PERSIST_MAX));
+        }
+    }
+
+    /// Whether [`Connection::poll_segment`] is worth a call.
+    pub(crate) fn wants_output(&self) -> bool {
+        self.ack_now
+            || self.syn_pending
+            || self.probe.is_some()
+            || self.unsent() > 0
+            || (self.fin_queued && !self.fin_sent)
+            || self.next_lost().is_some()
+    }
+}
+
+/// RFC 9293 3.8.6.1 leaves the limit open; RFC 6298's will do.
+const PERSIST_MAX: Duration = Duration::from_secs(60);
+
+/// Most payload under one header: whole segments, and no longer than an IP packet.
+fn super_len(mss: usize, limits: &PathLimits) -> usize {
+    let most = limits.gso_bytes_max.min(SEGMENT_BYTES_MAX);
+    (most / mss).max(1) * mss
+}

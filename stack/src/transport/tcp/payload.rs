@@ -1,0 +1,73 @@
+//! Cutting a received payload (linear data and fragments) without copying it.
+
+use bytes::Buf;
+
+use crate::frame::Frame;
+
+/// Removes the first `n` bytes; all of them if there are fewer.
+pub(crate) fn trim_front(frame: &mut Frame, n: usize) {
+    let linear = n.min(frame.len());
+    frame.pull_front(linear);
+    let mut left = n - linear;
+    while left > 0 && !frame.frags.is_empty() {
+        let have = frame.frags[0].len();
+        if have > left {
+            frame.frags[0].advance(left);
+            return;
+        }
+        frame.frags.remove(0);
+        left -= have;
+    }
+}
+
+/// Keeps the first `len` bytes.
+pub(crate) fn truncate(frame: &mut Frame, len: usize) {
+    let mut left = len.saturating_sub(frame.len());
+    frame.truncate(len);
+    let mut keep = 0;
+    for frag in &mut frame.frags {
+        if left == 0 {
+            break;
+        }
+        frag.truncate(left);
+        left -= frag.len();
+        keep += 1;
+    }
+    frame.frags.truncate(keep);
+}
+
+/// The memory a frame holds: its whole buffer, not only its data.
+pub(crate) fn footprint(frame: &Frame) -> usize {
+    let linear = frame.headroom() + frame.len() + frame.tailroom();
+    linear + frame.total_len() - frame.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn cutting_matches_a_slice(
+            parts in proptest::collection::vec(0..20usize, 1..5), a in 0..100usize, b in 0..100usize,
+        ) {
+            let mut next = 0u8;
+            let mut part = |n: usize| -> Vec<u8> { (0..n).map(|_| { next += 1; next }).collect() };
+            let mut frame = Frame::from_heap(16, &part(parts[0]));
+            for n in &parts[1..] {
+                frame.frags.push(Bytes::from(part(*n)));
+            }
+            let mut model = vec![0; frame.total_len()];
+            frame.copy_to(&mut model);
+            trim_front(&mut frame, a);
+            model.drain(..a.min(model.len()));
+            truncate(&mut frame, b);
+            model.truncate(b);
+            let mut out = vec![0; frame.total_len()];
+            frame.copy_to(&mut out);
+            prop_assert_eq!(out, model);
+        }
+    }
+}

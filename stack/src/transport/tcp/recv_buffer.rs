@@ -1,0 +1,279 @@
+//! What arrived in order and the application has not read: the received frames themselves, trimmed
+//! to their payload.
+//!
+//! Memory is accounted as held, not as used: a small payload in a large frame is copied out once a
+//! connection holds much more memory than data. Frames lent to the application as [`Bytes`] stay
+//! counted until it drops them; beyond the limit it gets copies.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::frame::Frame;
+
+use super::payload;
+
+/// Copied-out payloads are gathered in blocks of this size.
+const BLOCK_BYTES: usize = 16 << 10;
+
+/// How many times its data a connection may hold in frames before it copies.
+const OVERHEAD_MAX: usize = 4;
+
+/// Below this a connection never copies.
+const OVERHEAD_FREE_BYTES: usize = 64 << 10;
+
+#[derive(Debug)]
+enum Chunk {
+    Frame(Frame),
+    Shared(Bytes),
+    Copied(BytesMut),
+}
+
+impl Chunk {
+    fn data(&self) -> &[u8] {
+        match self {
+            Chunk::Frame(f) => f.data(),
+            Chunk::Shared(b) => b,
+            Chunk::Copied(b) => b,
+        }
+    }
+
+    fn advance(&mut self, n: usize) {
+        match self {
+            Chunk::Frame(f) => f.pull_front(n),
+            Chunk::Shared(b) => b.advance(n),
+            Chunk::Copied(b) => b.advance(n),
+        }
+    }
+
+    fn footprint(&self) -> usize {
+        match self {
+            Chunk::Frame(f) => payload::footprint(f),
+            Chunk::Shared(b) => b.len(),
+            Chunk::Copied(_) => BLOCK_BYTES,
+        }
+    }
+}
+
+/// A frame in the hands of the application.
+struct Lent {
+    frame: Frame,
+    /// Footprints of all frames lent by the connection.
+    lent: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self.frame.data()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.lent.fetch_sub(payload::footprint(&self.frame), Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct RecvBuffer {
+    chunks: VecDeque<Chunk>,
+    len: usize,
+    held: usize,
+    limit: usize,
+    lent: Option<Arc<AtomicUsize>>,
+}
+
+impl RecvBuffer {
+    pub(crate) fn new(limit: usize) -> RecvBuffer {
+        RecvBuffer { limit, ..RecvBuffer::default() }
+    }
+
+    /// Bytes not read.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Memory held, whole frames counted.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Appends a payload; returns how many bytes were copied to save memory.
+    pub(crate) fn push(&mut self, mut frame: Frame) -> usize {
+        let frags = std::mem::take(&mut frame.frags);
+        let mut copied = 0;
+        if !frame.is_empty() {
+            let footprint = payload::footprint(&frame);
+            let data = self.len + frame.len();
+            self.len = data;
+            if self.held + footprint > OVERHEAD_MAX * data + OVERHEAD_FREE_BYTES {
+                copied = frame.len();
+                self.push_copy(frame.data());
+            } else {
+                self.push_chunk(Chunk::Frame(frame));
+            }
+        }
+        for frag in frags {
+            if !frag.is_empty() {
+                self.len += frag.len();
+                self.push_chunk(Chunk::Shared(frag));
+            }
+        }
+        copied
+    }
+
+    fn push_chunk(&mut self, chunk: Chunk) {
+        self.held += chunk.footprint();
+        self.chunks.push_back(chunk);
+    }
+
+    fn push_copy(&mut self, data: &[u8]) {
+        if let Some(Chunk::Copied(block)) = self.chunks.back_mut()
+            && block.capacity() - block.len() >= data.len()
+        {
+            block.extend_from_slice(data);
+            return;
+        }
+        let mut block = BytesMut::with_capacity(BLOCK_BYTES.max(data.len()));
+        block.extend_from_slice(data);
+        self.push_chunk(Chunk::Copied(block));
+    }
+
+    /// Copies bytes out; returns how many.
+    pub(crate) fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut at = 0;
+        while at < out.len() {
+            let Some(chunk) = self.chunks.front_mut() else { break };
+            let data = chunk.data();
+            let n = data.len().min(out.len() - at);
+            out[at..at + n].copy_from_slice(&data[..n]);
+            at += n;
+            if n == data.len() {
+                self.pop_chunk();
+            } else {
+                self.consume_front(n);
+            }
+        }
+        self.len -= at;
+        at
+    }
+
+    fn consume_front(&mut self, n: usize) {
+        if let Some(chunk) = self.chunks.front_mut() {
+            let before = chunk.footprint();
+            chunk.advance(n);
+            self.held = self.held + chunk.footprint() - before;
+        }
+    }
+
+    fn pop_chunk(&mut self) -> Option<Chunk> {
+        let chunk = self.chunks.pop_front()?;
+        self.held -= chunk.footprint();
+        Some(chunk)
+    }
+
+    /// Takes at most `max` bytes, without copying while the application holds less than the limit;
+    /// returns them and how many were copied.
+    pub(crate) fn take(&mut self, max: usize) -> (Bytes, usize) {
+        let Some(chunk) = self.pop_chunk() else { return (Bytes::new(), 0) };
+        let (mut bytes, copied) = match chunk {
+            Chunk::Shared(bytes) => (bytes, 0),
+            Chunk::Copied(block) => (block.freeze(), 0),
+            Chunk::Frame(frame) => self.lend(frame),
+        };
+        if bytes.len() > max {
+            let rest = bytes.split_off(max);
+            self.held += rest.len();
+            self.chunks.push_front(Chunk::Shared(rest));
+        }
+        self.len -= bytes.len();
+        (bytes, copied)
+    }
+
+    fn lend(&mut self, frame: Frame) -> (Bytes, usize) {
+        let lent = self.lent.get_or_insert_default();
+        let footprint = payload::footprint(&frame);
+        if lent.load(Ordering::Relaxed) + footprint > self.limit {
+            return (Bytes::copy_from_slice(frame.data()), frame.len());
+        }
+        lent.fetch_add(footprint, Ordering::Relaxed);
+        (Bytes::from_owner(Lent { frame, lent: Arc::clone(lent) }), 0)
+    }
+
+    /// Drops everything unread.
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
+        (self.len, self.held) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::FramePool;
+
+    fn pool_frame(pool: &FramePool, data: &[u8]) -> Frame {
+        let mut f = pool.alloc().unwrap();
+        f.append(data);
+        f
+    }
+
+    #[test]
+    fn reads_across_frames_and_fragments() {
+        let mut b = RecvBuffer::new(1000);
+        let mut f = Frame::from_heap(0, b"abc");
+        f.frags.push(Bytes::from_static(b"defg"));
+        b.push(f);
+        b.push(Frame::from_heap(0, b"hi"));
+        let mut out = [0; 5];
+        assert_eq!(b.read(&mut out), 5);
+        assert_eq!(&out, b"abcde");
+        assert_eq!(b.read(&mut out), 4);
+        assert_eq!(&out[..4], b"fghi");
+        assert_eq!((b.len(), b.held()), (0, 0));
+    }
+
+    #[test]
+    fn lends_frames_up_to_the_limit_and_copies_beyond() {
+        let pool = FramePool::heap(4, 2048);
+        let mut b = RecvBuffer::new(5000);
+        (0..3).for_each(|_| {
+            b.push(pool_frame(&pool, &[1; 1000]));
+        });
+        let first = b.take(usize::MAX);
+        let second = b.take(usize::MAX);
+        assert_eq!((first.1, second.1), (0, 0));
+        assert_eq!(pool.free(), 1);
+        let third = b.take(usize::MAX);
+        assert_eq!((third.0.len(), third.1), (1000, 1000));
+        assert_eq!(pool.free(), 2);
+        drop((first, second));
+        assert_eq!(pool.free(), 4);
+        b.push(pool_frame(&pool, &[2; 10]));
+        assert_eq!(b.take(4).0, &[2; 4][..]);
+        assert_eq!(b.take(100).0, &[2; 6][..]);
+        assert_eq!((b.len(), b.held()), (0, 0));
+    }
+
+    #[test]
+    fn tiny_payloads_do_not_hold_large_frames() {
+        let pool = FramePool::heap(200, 4096);
+        let mut b = RecvBuffer::new(1 << 20);
+        let copied: usize = (0..150).map(|_| b.push(pool_frame(&pool, b"x"))).sum();
+        assert!(copied > 100, "{copied}");
+        assert!(pool.free() > 180);
+        let mut out = [0; 200];
+        assert_eq!(b.read(&mut out), 150);
+        assert_eq!(b.held(), 0);
+    }
+}

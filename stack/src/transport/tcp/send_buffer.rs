@@ -1,0 +1,231 @@
+//! What the application wrote and the peer has not acknowledged: a queue of shared chunks, sliced
+//! into segments without copying.
+//!
+//! Offsets count from the first unacknowledged byte.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::frame::Frags;
+
+/// Copied writes are gathered in blocks between these sizes.
+const BLOCK_BYTES_MIN: usize = 4 << 10;
+const BLOCK_BYTES_MAX: usize = 64 << 10;
+
+/// Shared bytes shorter than this are copied: a segment then has a bounded number of pieces.
+const SHARE_BYTES_MIN: usize = 2 << 10;
+
+#[derive(Debug, Default)]
+pub(crate) struct SendBuffer {
+    chunks: VecDeque<Bytes>,
+    /// Bytes behind `chunks` that no segment covered yet; the rest of its block takes the next
+    /// small writes.
+    tail: BytesMut,
+    len: usize,
+    limit: usize,
+    /// Where the last slice ended: chunk index and the offset of its first byte.
+    cursor: (usize, usize),
+}
+
+impl SendBuffer {
+    pub(crate) fn new(limit: usize) -> SendBuffer {
+        SendBuffer { limit, ..SendBuffer::default() }
+    }
+
+    /// Bytes held.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Bytes that may be added.
+    pub(crate) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.len)
+    }
+
+    /// Copies as much of `data` as fits; returns how much.
+    pub(crate) fn push(&mut self, data: &[u8]) -> usize {
+        let taken = data.len().min(self.free());
+        let mut data = &data[..taken];
+        while !data.is_empty() {
+            if self.tail.capacity() == self.tail.len() {
+                self.start_block(data.len());
+            }
+            let n = data.len().min(self.tail.capacity() - self.tail.len());
+            self.tail.extend_from_slice(&data[..n]);
+            data = &data[n..];
+        }
+        self.len += taken;
+        taken
+    }
+
+    fn start_block(&mut self, wanted: usize) {
+        self.freeze_tail();
+        let size = wanted.max(self.len / 2).next_power_of_two();
+        self.tail.reserve(size.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX));
+    }
+
+    /// Takes what fits off the front of `data`, shared; returns bytes taken and bytes copied.
+    pub(crate) fn push_shared(&mut self, data: &mut Bytes) -> (usize, usize) {
+        let taken = data.len().min(self.free());
+        let piece = data.split_to(taken);
+        if taken < SHARE_BYTES_MIN {
+            self.push(&piece);
+            return (taken, taken);
+        }
+        self.freeze_tail();
+        self.chunks.push_back(piece);
+        self.len += taken;
+        (taken, 0)
+    }
+
+    fn freeze_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(self.tail.split().freeze());
+        }
+    }
+
+    /// The `len` bytes from `offset`, as pieces in order.
+    pub(crate) fn slice(&mut self, offset: usize, len: usize) -> Frags {
+        debug_assert!(offset + len <= self.len, "slice beyond the buffer");
+        if offset + len > self.len - self.tail.len() {
+            self.freeze_tail();
+        }
+        let (mut index, mut start) = self.cursor;
+        if offset < start || index >= self.chunks.len() {
+            (index, start) = (0, 0);
+        }
+        let (mut offset, mut len) = (offset, len);
+        let mut pieces = Frags::new();
+        while let Some(chunk) = self.chunks.get(index) {
+            let skip = offset - start;
+            if skip < chunk.len() {
+                let n = len.min(chunk.len() - skip);
+                pieces.push(chunk.slice(skip..skip + n));
+                offset += n;
+                len -= n;
+                if len == 0 {
+                    break;
+                }
+            }
+            start += chunk.len();
+            index += 1;
+        }
+        self.cursor = (index, start);
+        pieces
+    }
+
+    /// Drops `n` acknowledged bytes from the front.
+    pub(crate) fn ack(&mut self, n: usize) {
+        debug_assert!(n <= self.len, "more acknowledged than held");
+        if n > self.len - self.tail.len() {
+            self.freeze_tail();
+        }
+        let mut left = n;
+        let mut popped = 0;
+        while left > 0 {
+            let Some(chunk) = self.chunks.front_mut() else { break };
+            if chunk.len() > left {
+                chunk.advance(left);
+                break;
+            }
+            left -= chunk.len();
+            self.chunks.pop_front();
+            popped += 1;
+        }
+        self.len -= n;
+        let (index, start) = self.cursor;
+        // The front chunk starts at 0 again even if it was cut.
+        self.cursor =
+            if index > popped && start >= n { (index - popped, start - n) } else { (0, 0) };
+    }
+
+    /// Drops everything.
+    pub(crate) fn clear(&mut self) {
+        *self = SendBuffer::new(self.limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn joined(pieces: &Frags) -> Vec<u8> {
+        pieces.iter().flat_map(|b| b.iter().copied()).collect()
+    }
+
+    #[test]
+    fn takes_no_more_than_the_limit() {
+        let mut b = SendBuffer::new(10);
+        assert_eq!(b.push(b"12345678"), 8);
+        assert_eq!(b.push(b"abcdef"), 2);
+        assert_eq!(b.free(), 0);
+        assert_eq!(joined(&b.slice(0, 10)), b"12345678ab");
+    }
+
+    #[test]
+    fn large_shared_bytes_are_not_copied() {
+        let mut b = SendBuffer::new(100_000);
+        let original = Bytes::from(vec![7; 50_000]);
+        let (taken, copied) = b.push_shared(&mut original.clone());
+        assert_eq!((taken, copied), (50_000, 0));
+        assert_eq!(b.slice(1000, 500)[0].as_ptr(), original[1000..].as_ptr());
+        assert_eq!(b.push_shared(&mut Bytes::from_static(b"small")), (5, 5));
+    }
+
+    #[test]
+    fn small_writes_share_a_block() {
+        let mut b = SendBuffer::new(1 << 20);
+        (0..100).for_each(|_| {
+            b.push(b"0123456789");
+        });
+        assert_eq!(b.slice(0, 1000).len(), 1);
+        b.ack(1000);
+        assert_eq!(b.len(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_queue_of_bytes(
+            ops in proptest::collection::vec((0..4u8, 0..5000usize, 0..3000usize), 1..60)
+        ) {
+            let mut b = SendBuffer::new(20_000);
+            let mut model = Vec::new();
+            let mut next = 0u8;
+            for (op, x, y) in ops {
+                match op {
+                    0 | 1 => {
+                        let data: Vec<u8> = (0..x).map(|_| { next = next.wrapping_add(1); next }).collect();
+                        let n = if op == 0 { b.push(&data) } else {
+                            b.push_shared(&mut Bytes::from(data.clone())).0
+                        };
+                        prop_assert_eq!(n, x.min(20_000 - model.len()));
+                        model.extend_from_slice(&data[..n]);
+                    }
+                    2 => {
+                        let from = x.min(model.len());
+                        let len = y.min(model.len() - from);
+                        if len > 0 {
+                            prop_assert_eq!(joined(&b.slice(from, len)), &model[from..from + len]);
+                        }
+                    }
+                    _ => {
+                        let n = x.min(model.len());
+                        b.ack(n);
+                        model.drain(..n);
+                    }
+                }
+                prop_assert_eq!(b.len(), model.len());
+            }
+        }
+    }
+}

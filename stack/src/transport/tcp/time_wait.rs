@@ -1,0 +1,260 @@
+//! TIME-WAIT: connections that are over, kept small until old segments have died out.
+//!
+//! Every entry lives equally long, so a queue in order of arrival is a timer; an entry whose
+//! timer was restarted goes to the back again. One wheel timer serves them all.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::ip::address::AliasId;
+use crate::seq::SeqNum;
+use crate::time::Instant;
+use crate::wire::tcp::{Flags, Header, Options};
+
+use super::flow_table::FlowKey;
+
+/// What is left of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: FlowKey,
+    pub(crate) alias: AliasId,
+    pub(crate) snd_nxt: SeqNum,
+    pub(crate) rcv_nxt: SeqNum,
+    /// As in the header, scaled.
+    pub(crate) window: u16,
+    /// Their last timestamp and our clock's offset, if timestamps are in use.
+    pub(crate) timestamp: Option<(u32, u32)>,
+    pub(crate) expires: Instant,
+    serial: u32,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        (key, alias): (FlowKey, AliasId),
+        (snd_nxt, rcv_nxt): (SeqNum, SeqNum),
+        window: u16,
+        timestamp: Option<(u32, u32)>,
+    ) -> Entry {
+        let expires = Instant::ZERO;
+        Entry { key, alias, snd_nxt, rcv_nxt, window, timestamp, expires, serial: 0 }
+    }
+}
+
+/// What to do with a segment for a TIME-WAIT entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// A new connection may take the tuple over (RFC 6191); its ISN starts after this.
+    Reuse(SeqNum),
+    /// Answer with the last ACK.
+    Ack,
+    /// Answer with the last ACK and stay for the full time again.
+    AckAndRestart,
+    Ignore,
+}
+
+impl Entry {
+    /// RFC 9293 3.10.7.4, RFC 6191, RFC 1337 (a RST does not end TIME-WAIT).
+    pub(crate) fn judge(&self, seg: &Header, payload_len: usize) -> Verdict {
+        if seg.flags.has(Flags::RST) {
+            return Verdict::Ignore;
+        }
+        let stale = match (self.timestamp, seg.options.timestamp) {
+            (Some((recent, _)), Some((value, _))) => (value.wrapping_sub(recent) as i32) < 0,
+            _ => false,
+        };
+        if seg.flags.has(Flags::SYN) && !seg.flags.has(Flags::ACK) {
+            let newer = match (self.timestamp, seg.options.timestamp) {
+                (Some((recent, _)), Some((value, _))) if value != recent => !stale,
+                _ => seg.seq > self.rcv_nxt,
+            };
+            return if newer { Verdict::Reuse(self.snd_nxt) } else { Verdict::Ack };
+        }
+        let fin = seg.flags.has(Flags::FIN);
+        if fin && !stale && seg.seq + payload_len as u32 + 1 == self.rcv_nxt {
+            return Verdict::AckAndRestart;
+        }
+        let in_order = seg.seq == self.rcv_nxt;
+        if stale || fin || payload_len > 0 || !in_order { Verdict::Ack } else { Verdict::Ignore }
+    }
+
+    /// The last ACK.
+    pub(crate) fn ack(&self, now: Instant) -> Header {
+        let timestamp = self.timestamp.map(|(recent, offset)| {
+            ((now.as_millis() as u32).wrapping_add(offset), recent)
+        });
+        Header {
+            src_port: self.key.local_port,
+            dst_port: self.key.peer_port,
+            seq: self.snd_nxt,
+            ack: self.rcv_nxt,
+            flags: Flags::ACK,
+            window: self.window,
+            options: Options { timestamp, ..Options::default() },
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct TimeWaits {
+    entries: Slab<Entry>,
+    /// Oldest first: slot, serial, and when to look at it.
+    queue: VecDeque<(u32, u32, Instant)>,
+    duration: Duration,
+    serial: u32,
+}
+
+impl TimeWaits {
+    pub(crate) fn new(duration: Duration) -> TimeWaits {
+        TimeWaits { entries: Slab::new(), queue: VecDeque::new(), duration, serial: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&Entry> {
+        self.entries.get(slot as usize)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        self.entries.iter().map(|(i, e)| (i as u32, e))
+    }
+
+    pub(crate) fn insert(&mut self, mut entry: Entry, now: Instant) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        entry.serial = self.serial;
+        entry.expires = now + self.duration;
+        let slot = self.entries.insert(entry) as u32;
+        self.queue.push_back((slot, self.serial, entry.expires));
+        slot
+    }
+
+    /// Lets an entry live for the full time again.
+    pub(crate) fn restart(&mut self, slot: u32, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(slot as usize) {
+            entry.expires = now + self.duration;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<Entry> {
+        self.entries.try_remove(slot as usize)
+    }
+
+    /// The earliest instant at which [`TimeWaits::pop_expired`] may have something.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.queue.front().map(|(_, _, at)| *at)
+    }
+
+    /// Removes an entry that is over.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Entry> {
+        while self.next_deadline().is_some_and(|at| at <= now) {
+            let (slot, serial, _) = self.queue.pop_front()?;
+            let Some(entry) = self.current(slot, serial) else { continue };
+            if entry.expires <= now {
+                return self.remove(slot);
+            }
+            self.queue.push_back((slot, serial, entry.expires));
+        }
+        None
+    }
+
+    /// Removes the oldest entry, to make room.
+    pub(crate) fn evict(&mut self) -> Option<Entry> {
+        while let Some((slot, serial, _)) = self.queue.pop_front() {
+            if self.current(slot, serial).is_some() {
+                return self.remove(slot);
+            }
+        }
+        None
+    }
+
+    fn current(&self, slot: u32, serial: u32) -> Option<Entry> {
+        self.entries.get(slot as usize).filter(|e| e.serial == serial).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(port: u16, timestamp: Option<(u32, u32)>) -> Entry {
+        let key = FlowKey {
+            local: [10, 0, 0, 1].into(),
+            peer: [10, 0, 0, 2].into(),
+            local_port: 80,
+            peer_port: port,
+        };
+        let seqs = (SeqNum(5000), SeqNum(9000));
+        Entry::new((key, AliasId(0)), seqs, 100, timestamp)
+    }
+
+    fn segment(flags: Flags, seq: u32) -> Header {
+        Header { flags, seq: SeqNum(seq), ..Header::default() }
+    }
+
+    const FIN_ACK: Flags = Flags::FIN.with(Flags::ACK);
+
+    #[test]
+    fn a_repeated_fin_restarts_the_time() {
+        let e = entry(1, None);
+        assert_eq!(e.judge(&segment(FIN_ACK, 8999), 0), Verdict::AckAndRestart);
+        assert_eq!(e.judge(&segment(FIN_ACK, 8899), 100), Verdict::AckAndRestart);
+        assert_eq!(e.judge(&segment(FIN_ACK, 8000), 0), Verdict::Ack);
+    }
+
+    // RFC 1337
+    #[test]
+    fn a_reset_is_ignored() {
+        assert_eq!(entry(1, None).judge(&segment(Flags::RST, 9000), 0), Verdict::Ignore);
+    }
+
+    // RFC 6191
+    #[test]
+    fn a_newer_syn_takes_the_tuple_over() {
+        let reuse = Verdict::Reuse(SeqNum(5000));
+        assert_eq!(entry(1, None).judge(&segment(Flags::SYN, 9001), 0), reuse);
+        assert_eq!(entry(1, None).judge(&segment(Flags::SYN, 8000), 0), Verdict::Ack);
+        let e = entry(1, Some((700, 0)));
+        let mut syn = segment(Flags::SYN, 1);
+        syn.options.timestamp = Some((701, 0));
+        assert_eq!(e.judge(&syn, 0), reuse);
+        syn.options.timestamp = Some((699, 0));
+        assert_eq!(e.judge(&syn, 0), Verdict::Ack);
+    }
+
+    #[test]
+    fn old_data_is_answered_and_a_bare_ack_is_not() {
+        let e = entry(1, None);
+        assert_eq!(e.judge(&segment(Flags::ACK, 8000), 10), Verdict::Ack);
+        assert_eq!(e.judge(&segment(Flags::ACK, 9000), 0), Verdict::Ignore);
+        assert_eq!(e.ack(Instant::ZERO).ack, SeqNum(9000));
+    }
+
+    #[test]
+    fn entries_expire_in_order_unless_restarted() {
+        let mut t = TimeWaits::new(Duration::from_secs(60));
+        let at = |s| Instant::from_millis(s * 1000);
+        let first = t.insert(entry(1, None), at(0));
+        t.insert(entry(2, None), at(1));
+        t.restart(first, at(10));
+        assert!(t.pop_expired(at(59)).is_none());
+        assert_eq!(t.pop_expired(at(61)).unwrap().key.peer_port, 2);
+        assert!(t.pop_expired(at(69)).is_none());
+        assert_eq!(t.pop_expired(at(70)).unwrap().key.peer_port, 1);
+        assert_eq!((t.len(), t.next_deadline()), (0, None));
+    }
+
+    #[test]
+    fn the_oldest_makes_room_and_stale_slots_are_skipped() {
+        let mut t = TimeWaits::new(Duration::from_secs(60));
+        let first = t.insert(entry(1, None), Instant::ZERO);
+        t.insert(entry(2, None), Instant::ZERO);
+        t.remove(first);
+        t.insert(entry(3, None), Instant::ZERO);
+        assert_eq!(t.evict().unwrap().key.peer_port, 2);
+        assert_eq!(t.evict().unwrap().key.peer_port, 3);
+        assert!(t.evict().is_none());
+    }
+}

@@ -1,0 +1,169 @@
+//! Deadlines of a connection: plain instants, of which the table arms the earliest.
+
+use core::time::Duration;
+
+use crate::socket::tcp::{TcpError, TcpState};
+use crate::time::Instant;
+
+use super::state::{Connection, Cx, Owner, Probe};
+
+/// How long an orphan waits for the peer's FIN.
+pub(crate) const FIN_WAIT_2_ORPHAN: Duration = Duration::from_secs(60);
+
+/// RFC 9293 3.8.3 R2: timeouts in a row before a connection is given up (about 15 minutes).
+const RETRIES_MAX: u32 = 15;
+
+/// The same when no application waits.
+const RETRIES_ORPHAN_MAX: u32 = 8;
+
+/// The same for SYN and SYN-ACK.
+const RETRIES_SYN_MAX: u32 = 6;
+const RETRIES_SYN_ACK_MAX: u32 = 5;
+
+impl Connection {
+    /// When [`Connection::on_timer`] is due.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        [
+            self.rtx_at,
+            self.persist_at,
+            self.ack_at,
+            self.keepalive_at,
+            self.linger_at,
+            self.user_timeout_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    pub(crate) fn stop_timers(&mut self) {
+        self.rtx_at = None;
+        self.persist_at = None;
+        self.ack_at = None;
+        self.keepalive_at = None;
+        self.linger_at = None;
+    }
+
+    /// RFC 5482, local only: how long data may wait for its acknowledgement.
+    fn user_timeout_at(&self) -> Option<Instant> {
+        let waits = self.flight() > 0 || self.unsent() > 0;
+        let limit = self.settings.user_timeout.filter(|_| waits && self.state != TcpState::Closed)?;
+        Some(self.progress_at + limit)
+    }
+
+    /// Time has come to `cx.now`: does whatever is due.
+    pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
+        let (rtx, persist) = (due(self.rtx_at), due(self.persist_at));
+        let (keepalive, ack) = (due(self.keepalive_at), due(self.ack_at));
+        if due(self.linger_at) {
+            self.finish(cx);
+            return;
+        }
+        if due(self.user_timeout_at()) {
+            self.time_out(cx);
+            return;
+        }
+        if ack {
+            self.ack_at = None;
+            self.ack_now = true;
+            cx.stats.delayed_acks += 1;
+        }
+        if rtx {
+            self.on_retransmission_timeout(cx);
+        }
+        if persist && self.state != TcpState::Closed {
+            self.on_persist(cx);
+        }
+        if keepalive && self.state != TcpState::Closed {
+            self.on_keepalive(cx);
+        }
+    }
+
+    /// RFC 6298 section 5.
+    fn on_retransmission_timeout(&mut self, cx: &mut Cx<'_>) {
+        self.rtx_at = None;
+        if self.flight() == 0 {
+            return;
+        }
+        cx.stats.timeouts += 1;
+        self.rtx_count += 1;
+        let most = match self.state {
+            TcpState::SynSent => RETRIES_SYN_MAX,
+            TcpState::SynReceived => RETRIES_SYN_ACK_MAX,
+            _ if self.owner == Owner::Nobody => RETRIES_ORPHAN_MAX,
+            _ => RETRIES_MAX,
+        };
+        if self.rtx_count > most {
+            self.time_out(cx);
+            return;
+        }
+        self.rtt.back_off();
+        if self.is_synchronised() {
+            self.enter_timeout_recovery(cx);
+        } else {
+            self.syn_pending = true;
+        }
+        self.rtx_at = Some(cx.now + self.rtt.rto());
+    }
+
+    fn time_out(&mut self, cx: &mut Cx<'_>) {
+        cx.stats.abort_on_timeout += 1;
+        self.fail(cx, TcpError::TimedOut);
+    }
+
+    /// RFC 9293 3.8.6.1: probe a closed window; send into a small one.
+    fn on_persist(&mut self, cx: &mut Cx<'_>) {
+        self.persist_at = None;
+        if self.flight() > 0 {
+            return;
+        }
+        self.persist_count += 1;
+        self.unanswered += 1;
+        let most =
+            if self.owner == Owner::Nobody { RETRIES_ORPHAN_MAX } else { RETRIES_MAX };
+        // A peer that answers may keep its window closed for ever, unless nobody waits for it.
+        let patience = if self.owner == Owner::Nobody { self.persist_count } else { self.unanswered };
+        if patience > most {
+            self.time_out(cx);
+        } else if self.snd_wnd == 0 {
+            self.probe = Some(Probe::Window);
+        } else {
+            self.force_send = true;
+        }
+    }
+
+    /// RFC 9293 3.8.4.
+    fn on_keepalive(&mut self, cx: &mut Cx<'_>) {
+        let Some((idle, interval, count)) = self.settings.keepalive else {
+            self.keepalive_at = None;
+            return;
+        };
+        if self.flight() > 0 || self.persist_count > 0 {
+            // Something else asks the peer already.
+            self.keepalive_at = Some(cx.now + idle);
+            return;
+        }
+        if self.unanswered >= count {
+            self.time_out(cx);
+            return;
+        }
+        self.unanswered += 1;
+        self.probe = Some(Probe::KeepAlive);
+        self.keepalive_at = Some(cx.now + interval);
+    }
+
+    pub(crate) fn arm_keepalive(&mut self, now: Instant) {
+        let on = self.is_synchronised() && self.state != TcpState::TimeWait;
+        self.keepalive_at =
+            self.settings.keepalive.filter(|_| on).map(|(idle, _, _)| now + idle);
+    }
+
+    /// The peer was heard of.
+    pub(crate) fn keepalive_count_reset(&mut self, now: Instant) {
+        if self.keepalive_at.is_some() {
+            self.unanswered = 0;
+            self.arm_keepalive(now);
+        }
+    }
+}

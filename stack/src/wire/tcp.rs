@@ -1,0 +1,334 @@
+//! TCP headers and options (RFC 9293 section 3.1, RFC 7323, RFC 2018), read and written.
+//!
+//! Reading is lenient where the RFC asks for it: an option with an impossible length ends the
+//! list, it does not fail the segment (RFC 9293 MUST-7).
+
+use crate::seq::SeqNum;
+
+/// Bytes of a header without options.
+pub const HEADER_BYTES: usize = 20;
+
+/// Bytes of the largest option list.
+pub const OPTIONS_BYTES_MAX: usize = 40;
+
+/// Where the checksum stands in the header.
+pub const CHECKSUM_OFFSET: usize = 16;
+
+/// Bytes of the timestamp option with its padding, as every segment of a connection carries it.
+pub const TIMESTAMP_BYTES: usize = 12;
+
+/// Control bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// No more data from the sender.
+    pub const FIN: Flags = Flags(0x01);
+    /// Synchronise sequence numbers.
+    pub const SYN: Flags = Flags(0x02);
+    /// Reset the connection.
+    pub const RST: Flags = Flags(0x04);
+    /// Push.
+    pub const PSH: Flags = Flags(0x08);
+    /// The acknowledgement field is significant.
+    pub const ACK: Flags = Flags(0x10);
+    /// The urgent pointer is significant.
+    pub const URG: Flags = Flags(0x20);
+    /// ECN echo (RFC 3168).
+    pub const ECE: Flags = Flags(0x40);
+    /// Congestion window reduced (RFC 3168).
+    pub const CWR: Flags = Flags(0x80);
+
+    /// Both sets.
+    pub const fn with(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    /// All but `other`.
+    pub const fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
+    }
+
+    /// Whether all bits of `other` are set.
+    pub const fn has(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// A SACK block: received bytes `[0, 1)`.
+pub type SackBlock = (SeqNum, SeqNum);
+
+/// At most four SACK blocks (three beside a timestamp).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SackBlocks {
+    blocks: [SackBlock; 4],
+    len: u8,
+}
+
+impl SackBlocks {
+    /// Appends a block; a fifth is ignored.
+    pub fn push(&mut self, block: SackBlock) {
+        if let Some(slot) = self.blocks.get_mut(usize::from(self.len)) {
+            *slot = block;
+            self.len += 1;
+        }
+    }
+
+    /// The blocks, first (most recent) to last.
+    pub fn as_slice(&self) -> &[SackBlock] {
+        &self.blocks[..usize::from(self.len)]
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// The options this stack understands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Maximum segment size; SYN only.
+    pub mss: Option<u16>,
+    /// Window scale shift; SYN only. As received, may exceed 14.
+    pub window_scale: Option<u8>,
+    /// SACK may be sent; SYN only.
+    pub sack_permitted: bool,
+    /// Timestamp value and echo reply.
+    pub timestamp: Option<(u32, u32)>,
+    /// Selective acknowledgements.
+    pub sack: SackBlocks,
+}
+
+impl Options {
+    /// Reads an option list.
+    pub fn parse(bytes: &[u8]) -> Options {
+        let mut options = Options::default();
+        let mut rest = bytes;
+        loop {
+            rest = match *rest {
+                [1, ref tail @ ..] => tail,
+                [kind, len, ..] if kind != 0 && len >= 2 && usize::from(len) <= rest.len() => {
+                    let (option, tail) = rest.split_at(usize::from(len));
+                    options.read(kind, &option[2..]);
+                    tail
+                }
+                _ => return options,
+            };
+        }
+    }
+
+    fn read(&mut self, kind: u8, body: &[u8]) {
+        match (kind, body) {
+            (2, &[a, b]) => self.mss = Some(u16::from_be_bytes([a, b])),
+            (3, &[shift]) => self.window_scale = Some(shift),
+            (4, []) => self.sack_permitted = true,
+            (8, body) if body.len() == 8 => self.timestamp = Some((word(body), word(&body[4..]))),
+            (5, body) if body.len() % 8 == 0 => {
+                for block in body.chunks_exact(8) {
+                    self.sack.push((SeqNum(word(block)), SeqNum(word(&block[4..]))));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes the list takes in a header, padding included.
+    pub fn len(&self) -> usize {
+        let mut len = 0;
+        if self.mss.is_some() {
+            len += 4;
+        }
+        if self.window_scale.is_some() {
+            len += 4;
+        }
+        if self.timestamp.is_some() {
+            // The two bytes of SACK-permitted stand in for the padding.
+            len += TIMESTAMP_BYTES;
+        } else if self.sack_permitted {
+            len += 4;
+        }
+        if !self.sack.is_empty() {
+            len += 4 + 8 * usize::from(self.sack.len);
+        }
+        len
+    }
+
+    /// Whether the list is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes the list; `out` is [`Options::len`] bytes.
+    fn emit(&self, out: &mut [u8]) {
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        if let Some(mss) = self.mss {
+            put(&[2, 4]);
+            put(&mss.to_be_bytes());
+        }
+        if let Some((value, echo)) = self.timestamp {
+            put(if self.sack_permitted { &[4, 2] } else { &[1, 1] });
+            put(&[8, 10]);
+            put(&value.to_be_bytes());
+            put(&echo.to_be_bytes());
+        } else if self.sack_permitted {
+            put(&[1, 1, 4, 2]);
+        }
+        if let Some(shift) = self.window_scale {
+            put(&[1, 3, 3, shift]);
+        }
+        if !self.sack.is_empty() {
+            put(&[1, 1, 5, 2 + 8 * self.sack.len]);
+            for (from, to) in self.sack.as_slice() {
+                put(&from.0.to_be_bytes());
+                put(&to.0.to_be_bytes());
+            }
+        }
+    }
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// A TCP header; the checksum is dealt with beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// Sequence number of the first byte (or of SYN).
+    pub seq: SeqNum,
+    /// Next byte expected; significant with [`Flags::ACK`].
+    pub ack: SeqNum,
+    /// Control bits.
+    pub flags: Flags,
+    /// Receive window, not scaled.
+    pub window: u16,
+    /// Options.
+    pub options: Options,
+}
+
+impl Header {
+    /// Reads the header at the front of `bytes`; also gives its length. `None`: truncated, or an
+    /// impossible data offset.
+    pub fn parse(bytes: &[u8]) -> Option<(Header, usize)> {
+        let fixed: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+        let len = usize::from(fixed[12] >> 4) * 4;
+        if len < HEADER_BYTES || len > bytes.len() {
+            return None;
+        }
+        let header = Header {
+            src_port: u16::from_be_bytes([fixed[0], fixed[1]]),
+            dst_port: u16::from_be_bytes([fixed[2], fixed[3]]),
+            seq: SeqNum(word(&fixed[4..])),
+            ack: SeqNum(word(&fixed[8..])),
+            flags: Flags(fixed[13]),
+            window: u16::from_be_bytes([fixed[14], fixed[15]]),
+            options: Options::parse(&bytes[HEADER_BYTES..len]),
+        };
+        Some((header, len))
+    }
+
+    /// Bytes of the header with its options.
+    pub fn len(&self) -> usize {
+        HEADER_BYTES + self.options.len()
+    }
+
+    /// Never: a header has bytes.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Writes the header with a zero checksum.
+    ///
+    /// # Panics
+    /// If `out` is not [`Header::len`] bytes long.
+    pub fn emit(&self, out: &mut [u8]) {
+        let len = self.len();
+        assert_eq!(out.len(), len, "a TCP header of {len} bytes needs a buffer of that length");
+        out[0..2].copy_from_slice(&self.src_port.to_be_bytes());
+        out[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
+        out[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
+        out[8..12].copy_from_slice(&self.ack.0.to_be_bytes());
+        out[12] = ((len / 4) as u8) << 4;
+        out[13] = self.flags.0;
+        out[14..16].copy_from_slice(&self.window.to_be_bytes());
+        out[16..20].fill(0);
+        self.options.emit(&mut out[HEADER_BYTES..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn round_trip(options: Options) -> Options {
+        let header = Header {
+            src_port: 1,
+            dst_port: 65535,
+            seq: SeqNum(7),
+            ack: SeqNum(u32::MAX),
+            flags: Flags::SYN.with(Flags::CWR),
+            window: 512,
+            options,
+        };
+        let mut bytes = vec![0xff; header.len()];
+        header.emit(&mut bytes);
+        let (parsed, len) = Header::parse(&bytes).unwrap();
+        assert_eq!(len, bytes.len());
+        assert_eq!(parsed, header);
+        parsed.options
+    }
+
+    #[test]
+    fn a_syn_carries_every_option_in_twenty_bytes() {
+        let options = Options {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack_permitted: true,
+            timestamp: Some((1, 2)),
+            sack: SackBlocks::default(),
+        };
+        assert_eq!(options.len(), 20);
+        round_trip(options);
+    }
+
+    #[test]
+    fn three_sack_blocks_fit_beside_a_timestamp() {
+        let mut options = Options { timestamp: Some((3, 4)), ..Options::default() };
+        for i in 0..3 {
+            options.sack.push((SeqNum(i * 10), SeqNum(i * 10 + 5)));
+        }
+        assert_eq!(options.len(), OPTIONS_BYTES_MAX);
+        round_trip(options);
+    }
+
+    #[test]
+    fn an_impossible_option_length_ends_the_list() {
+        let options = Options::parse(&[2, 4, 5, 180, 8, 0, 3, 3, 7, 0]);
+        assert_eq!(options.mss, Some(1460));
+        assert_eq!(options.window_scale, None);
+        assert_eq!(Options::parse(&[8, 10, 1]), Options::default());
+        assert_eq!(Options::parse(&[253, 4, 0, 0, 3, 3, 7]).window_scale, Some(7));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Some((header, len)) = Header::parse(&bytes) {
+                prop_assert!(len <= bytes.len() && len >= HEADER_BYTES);
+                let mut out = vec![0; header.len()];
+                if out.len() <= HEADER_BYTES + OPTIONS_BYTES_MAX {
+                    header.emit(&mut out);
+                }
+            }
+        }
+    }
+}
