@@ -339,7 +339,7 @@ impl<P: PathLayer> Stack<P> {
 
     /// A connection's inner state; `None` for a stale handle or a listener.
     pub fn tcp_info(&self, id: SocketId) -> Option<TcpInfo> {
-        self.tcp.connection(id).map(|c| c.info())
+        self.tcp.connection(id).map(crate::transport::tcp::Connection::info)
     }
 
     /// What the socket (of any kind) is ready for now.

@@ -73,19 +73,20 @@ impl Assembler {
     pub(crate) fn insert(&mut self, seq: SeqNum, frame: Frame, limit: usize) -> Inserted {
         let (mut seq, mut frame) = (seq, frame);
         let whole = (seq, seq + frame.total_len() as u32);
-        let at = self.segments.iter().rposition(|h| h.seq <= seq).map_or(0, |i| i + 1);
-        // What is there stays: the predecessor cuts the front ...
-        if let Some(before) = at.checked_sub(1).and_then(|i| self.segments.get(i))
+        // What is there stays: what lies before cuts the front ...
+        let mut at = self.segments.iter().rposition(|h| h.seq <= seq).map_or(0, |i| i + 1);
+        while let Some(before) = at.checked_sub(1).and_then(|i| self.segments.get(i))
             && before.end > seq
         {
             let overlap = (before.end - seq).min(frame.total_len() as u32);
             payload::trim_front(&mut frame, overlap as usize);
             seq += overlap;
+            if frame.total_len() == 0 {
+                return Inserted::Duplicate(whole);
+            }
+            at += usize::from(self.segments.get(at).is_some_and(|h| h.seq <= seq));
         }
         let mut end = seq + frame.total_len() as u32;
-        if seq == end {
-            return Inserted::Duplicate(whole);
-        }
         // ... successors that are covered whole give way, and the last one cuts the end.
         while let Some(next) = self.segments.get(at).filter(|h| h.end <= end) {
             let next = (next.seq, next.end, payload::footprint(&next.frame));
@@ -239,9 +240,8 @@ mod tests {
         let fit = (0..1000).filter(|i| insert(&mut a, i * 10, 1) != Inserted::Full).count();
         assert_eq!(fit, RUNS_MAX);
         let mut a = Assembler::default();
-        let queued = (0..1000).take_while(|i| {
-            a.insert(SeqNum(1 + i), frame(b"x"), 1000) != Inserted::Full
-        });
+        let queued =
+            (0..1000).take_while(|i| a.insert(SeqNum(1 + i), frame(b"x"), 1000) != Inserted::Full);
         assert!(queued.count() < 20);
         assert!(a.held() <= 2000);
         while a.pop(SeqNum(1000)).is_some() {}

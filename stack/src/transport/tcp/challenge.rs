@@ -35,7 +35,8 @@ mod tests {
     fn a_second_has_a_bounded_random_budget() {
         let mut budget = ChallengeBudget::default();
         let mut rng = Rng::from_u64(1);
-        let mut spend = |ms| (0..5000).filter(|_| budget.take(Instant::from_millis(ms), &mut rng)).count();
+        let mut spend =
+            |ms| (0..5000).filter(|_| budget.take(Instant::from_millis(ms), &mut rng)).count();
         let (first, second) = (spend(0), spend(1000));
         assert!((500..1000).contains(&first) && (500..1000).contains(&second));
         assert_ne!(first, second);

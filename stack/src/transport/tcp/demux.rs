@@ -44,13 +44,17 @@ impl Tcp {
             SocketAddr::new(packet.src, seg.src_port),
         );
         match self.flows.get(&key) {
-            Some(Flow::Connection(index)) => self.to_connection(lower, packet, index, &seg, frame),
-            Some(Flow::TimeWait(slot)) => self.to_time_wait(lower, packet, (key, slot), &seg, &frame),
-            None => self.to_listener(lower, packet, key, &seg, frame.total_len()),
+            Some(Flow::Connection(index)) => {
+                self.give_connection(lower, packet, index, &seg, frame)
+            }
+            Some(Flow::TimeWait(slot)) => {
+                self.give_time_wait(lower, packet, (key, slot), &seg, &frame)
+            }
+            None => self.give_listener(lower, packet, key, &seg, frame.total_len()),
         }
     }
 
-    fn to_connection<P: PathLayer>(
+    fn give_connection<P: PathLayer>(
         &mut self,
         lower: &mut Lower<'_, P>,
         packet: &InPacket,
@@ -96,7 +100,7 @@ impl Tcp {
         outcome.dropped.map_or(Fate::Delivered, Fate::Dropped)
     }
 
-    fn to_time_wait<P: PathLayer>(
+    fn give_time_wait<P: PathLayer>(
         &mut self,
         lower: &mut Lower<'_, P>,
         packet: &InPacket,
@@ -112,9 +116,9 @@ impl Tcp {
             if self.listeners.lookup(packet.dst, seg.dst_port).is_some() {
                 self.time_waits.remove(slot);
                 self.flows.remove(&key);
-                return self.to_new_connection(lower, packet, key, seg, Some(after));
+                return self.open_passive(lower, packet, key, seg, Some(after));
             }
-            return self.refuse(lower, packet, key, seg, frame.total_len());
+            return refuse(lower, packet, key, seg, frame.total_len());
         }
         if verdict == Verdict::AckAndRestart {
             self.time_waits.restart(slot, lower.ctx.now);
@@ -132,7 +136,7 @@ impl Tcp {
     }
 
     /// RFC 9293 3.10.7.1, 3.10.7.2.
-    fn to_listener<P: PathLayer>(
+    fn give_listener<P: PathLayer>(
         &mut self,
         lower: &mut Lower<'_, P>,
         packet: &InPacket,
@@ -145,26 +149,25 @@ impl Tcp {
             return Fate::Dropped(DropReason::TcpPortClosed);
         }
         if !listens || seg.flags.has(Flags::ACK) {
-            return self.refuse(lower, packet, key, seg, payload_len);
+            return refuse(lower, packet, key, seg, payload_len);
         }
         if !seg.flags.has(Flags::SYN) {
             return Fate::Dropped(DropReason::TcpFlagsInvalid);
         }
-        self.to_new_connection(lower, packet, key, seg, None)
+        self.open_passive(lower, packet, key, seg, None)
     }
+}
 
-    /// Answers with a RST.
-    fn refuse<P: PathLayer>(
-        &mut self,
-        lower: &mut Lower<'_, P>,
-        packet: &InPacket,
-        key: FlowKey,
-        seg: &Header,
-        payload_len: usize,
-    ) -> Fate {
-        emit::send_header(lower, &key, packet.alias, reset_for(seg, payload_len));
-        Fate::Dropped(DropReason::TcpPortClosed)
-    }
+/// Answers with a RST.
+fn refuse<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    packet: &InPacket,
+    key: FlowKey,
+    seg: &Header,
+    payload_len: usize,
+) -> Fate {
+    emit::send_header(lower, &key, packet.alias, reset_for(seg, payload_len));
+    Fate::Dropped(DropReason::TcpPortClosed)
 }
 
 /// How many segments a received frame stands for.

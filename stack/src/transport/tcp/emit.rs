@@ -7,8 +7,8 @@ use crate::ip::address::AliasId;
 use crate::lower::{Lower, OutPacket};
 use crate::path::PathLayer;
 use crate::wire::checksum::{finish, pseudo};
-use crate::wire::{frame_sum, protocol};
 use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Header};
+use crate::wire::{frame_sum, protocol};
 
 use super::flow_table::FlowKey;
 use super::output::SegmentOut;

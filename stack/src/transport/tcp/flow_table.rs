@@ -35,9 +35,8 @@ impl FlowKey {
 
     /// A keyed hash of the tuple.
     pub(crate) fn hash(&self, key: &Key) -> u64 {
-        let [a, b] = self.local_port.to_be_bytes();
-        let [c, d] = self.peer_port.to_be_bytes();
-        let ports = [a, b, c, d];
+        let ports = u32::from(self.local_port) << 16 | u32::from(self.peer_port);
+        let ports = ports.to_be_bytes();
         match (self.local, self.peer) {
             (IpAddr::V4(l), IpAddr::V4(p)) => key.hash(&[&l.octets(), &p.octets(), &ports]),
             (IpAddr::V6(l), IpAddr::V6(p)) => key.hash(&[&l.octets(), &p.octets(), &ports]),
@@ -101,7 +100,12 @@ mod tests {
     #[test]
     fn finds_what_was_inserted_and_only_that() {
         let mut t = FlowTable::new(Key::generate(&mut Rng::from_u64(1)));
-        let key = |port| FlowKey::new("10.0.0.1:80".parse().unwrap(), SocketAddr::new([10, 0, 0, 2].into(), port));
+        let key = |port| {
+            FlowKey::new(
+                "10.0.0.1:80".parse().unwrap(),
+                SocketAddr::new([10, 0, 0, 2].into(), port),
+            )
+        };
         (0..1000).for_each(|p| t.insert(key(p), Flow::Connection(u32::from(p))));
         assert_eq!(t.get(&key(7)), Some(Flow::Connection(7)));
         t.insert(key(7), Flow::TimeWait(1));

@@ -13,7 +13,7 @@ use super::payload;
 use super::state::{Connection, Cx, Owner};
 
 /// RFC 7323 5.5: a timestamp this old says nothing any more.
-const PAWS_IDLE_MAX: Duration = Duration::from_secs(24 * 86_400);
+const PAWS_IDLE_MAX: Duration = Duration::from_hours(24 * 24);
 
 /// An answer that the connection does not send itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,7 @@ impl Outcome {
 
 /// The RST that answers `seg` (RFC 9293 3.5.2); `payload_len` counts its data.
 pub(crate) fn reset_for(seg: &Header, payload_len: usize) -> Header {
-    let mut rst =
-        Header { src_port: seg.dst_port, dst_port: seg.src_port, ..Header::default() };
+    let mut rst = Header { src_port: seg.dst_port, dst_port: seg.src_port, ..Header::default() };
     if seg.flags.has(Flags::ACK) {
         (rst.seq, rst.flags) = (seg.ack, Flags::RST);
     } else {
@@ -63,9 +62,7 @@ pub(crate) fn reset_for(seg: &Header, payload_len: usize) -> Header {
 
 /// SEG.LEN: data, SYN and FIN.
 pub(crate) fn sequence_len(seg: &Header, payload_len: usize) -> u32 {
-    payload_len as u32
-        + u32::from(seg.flags.has(Flags::SYN))
-        + u32::from(seg.flags.has(Flags::FIN))
+    payload_len as u32 + u32::from(seg.flags.has(Flags::SYN)) + u32::from(seg.flags.has(Flags::FIN))
 }
 
 impl Connection {
@@ -302,10 +299,7 @@ impl Connection {
         if payload.total_len() == 0 && !fin {
             return Outcome::TAKEN;
         }
-        if !matches!(
-            self.state,
-            TcpState::Established | TcpState::FinWait1 | TcpState::FinWait2
-        ) {
+        if !matches!(self.state, TcpState::Established | TcpState::FinWait1 | TcpState::FinWait2) {
             // The peer has said that there is no more.
             self.ack_now = true;
             return Outcome::TAKEN;

@@ -53,7 +53,8 @@ use flow_table::{Flow, FlowKey, FlowTable};
 use listen::Listeners;
 use output::PathLimits;
 use ports::Ports;
-use state::{BUFFER_BYTES_MIN, Connection, Cx, Owner, RECV_BUFFER_BYTES_MAX, Settings};
+pub(crate) use state::Connection;
+use state::{BUFFER_BYTES_MIN, Cx, Owner, RECV_BUFFER_BYTES_MAX, Settings};
 use time_wait::TimeWaits;
 
 /// Frames one connection may send before the next one's turn.
@@ -292,7 +293,9 @@ impl Tcp {
             if self.find(id).is_none() {
                 continue;
             }
-            if let Some(l) = self.listeners.get_mut(id.index).filter(|_| id.kind == SocketKind::TcpListener) {
+            if let Some(l) =
+                self.listeners.get_mut(id.index).filter(|_| id.kind == SocketKind::TcpListener)
+            {
                 l.event_queued = false;
             } else if let Some(c) = self.connections.get_mut(id.index as usize) {
                 c.event_queued = false;
@@ -310,12 +313,8 @@ impl Tcp {
     ) -> bool {
         let Some(quote) = error.transport.first_chunk::<8>() else { return false };
         let port = |at: usize| u16::from_be_bytes([quote[at], quote[at + 1]]);
-        let key = FlowKey {
-            local: error.src,
-            peer: error.dst,
-            local_port: port(0),
-            peer_port: port(2),
-        };
+        let key =
+            FlowKey { local: error.src, peer: error.dst, local_port: port(0), peer_port: port(2) };
         let seq = SeqNum(u32::from_be_bytes([quote[4], quote[5], quote[6], quote[7]]));
         let Some(Flow::Connection(index)) = self.flows.get(&key) else { return false };
         let c = &mut self.connections[index as usize];
@@ -342,8 +341,8 @@ impl Tcp {
 
     /// The address is gone: its connections fail. Listeners stay, for when it comes back.
     pub(crate) fn address_removed<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, addr: IpAddr) {
-        let lost = |(i, c): (usize, &Box<Connection>)| (c.key.local == addr).then_some(i as u32);
-        let lost: Vec<u32> = self.connections.iter().filter_map(lost).collect();
+        let lost = self.connections.iter().filter(|(_, c)| c.key.local == addr);
+        let lost: Vec<u32> = lost.map(|(i, _)| i as u32).collect();
         for index in lost {
             let c = &mut self.connections[index as usize];
             if c.state != TcpState::Closed {

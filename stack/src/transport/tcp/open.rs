@@ -22,7 +22,7 @@ const REUSE_GAP: u32 = 1 << 17;
 
 impl Tcp {
     /// A SYN for a listener.
-    pub(super) fn to_new_connection<P: PathLayer>(
+    pub(super) fn open_passive<P: PathLayer>(
         &mut self,
         lower: &mut Lower<'_, P>,
         packet: &InPacket,
@@ -176,7 +176,8 @@ impl Tcp {
         {
             return Err(ConnectError::NotAvailable);
         }
-        let route = lower.route(wanted, remote.ip(), None).map_err(|_| ConnectError::Unreachable)?;
+        let route =
+            lower.route(wanted, remote.ip(), None).map_err(|_| ConnectError::Unreachable)?;
         if !self.make_room(lower.ctx.limits.tcp_connections) {
             return Err(ConnectError::TooMany);
         }
@@ -333,8 +334,5 @@ impl Tcp {
 /// Unicast, specified, with a port.
 fn can_be_peer(remote: SocketAddr) -> bool {
     let broadcast = matches!(remote.ip(), IpAddr::V4(a) if a.is_broadcast());
-    !(remote.port() == 0
-        || remote.ip().is_unspecified()
-        || remote.ip().is_multicast()
-        || broadcast)
+    !(remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() || broadcast)
 }

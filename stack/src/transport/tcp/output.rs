@@ -108,11 +108,7 @@ impl Connection {
     }
 
     /// The next lost bytes, as the congestion window allows (RFC 6675 section 5 step C).
-    fn poll_retransmission(
-        &mut self,
-        cx: &mut Cx<'_>,
-        limits: &PathLimits,
-    ) -> Option<SegmentOut> {
+    fn poll_retransmission(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<SegmentOut> {
         let (from, to) = self.next_lost()?;
         let mss = self.mss_now();
         let room = self.cc.cwnd().saturating_sub(self.pipe());
@@ -263,7 +259,13 @@ impl Connection {
     }
 
     /// A segment with the current acknowledgement; nothing is owed after it.
-    fn segment(&mut self, cx: &Cx<'_>, seq: SeqNum, flags: Flags, payload_len: usize) -> SegmentOut {
+    fn segment(
+        &mut self,
+        cx: &Cx<'_>,
+        seq: SeqNum,
+        flags: Flags,
+        payload_len: usize,
+    ) -> SegmentOut {
         let mss = self.mss_now();
         let mut options = self.options(cx);
         let acks = flags.has(Flags::ACK);
@@ -395,7 +397,7 @@ impl Connection {
 }
 
 /// RFC 9293 3.8.6.1 leaves the limit open; RFC 6298's will do.
-const PERSIST_MAX: Duration = Duration::from_secs(60);
+const PERSIST_MAX: Duration = Duration::from_mins(1);
 
 /// Most payload under one header: whole segments, and no longer than an IP packet.
 fn super_len(mss: usize, limits: &PathLimits) -> usize {

@@ -107,7 +107,12 @@ impl Connection {
     }
 
     /// An acknowledgement without progress: duplicate, or with `reported` new bytes by SACK.
-    pub(crate) fn recovery_on_duplicate(&mut self, cx: &mut Cx<'_>, duplicate: bool, reported: usize) {
+    pub(crate) fn recovery_on_duplicate(
+        &mut self,
+        cx: &mut Cx<'_>,
+        duplicate: bool,
+        reported: usize,
+    ) {
         // After a timeout duplicates only echo what was sent twice.
         let counts = self.recovery.phase != Phase::Timeout;
         if counts && duplicate && (!self.sack_ok || reported > 0) {

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 /// Upper bound of the timeout (RFC 6298 2.5 allows no less than 60 s).
-const RTO_MAX: Duration = Duration::from_secs(120);
+const RTO_MAX: Duration = Duration::from_mins(2);
 
 /// RFC 6298 2.1.
 const RTO_INITIAL: Duration = Duration::from_secs(1);
@@ -41,7 +41,6 @@ impl Rtt {
         self.rto = (srtt + self.rttvar * 4).clamp(self.rto_min, RTO_MAX);
         self.backoff = 0;
     }
-
 
     /// RFC 6298 5.5: the timer expired.
     pub(crate) fn back_off(&mut self) {

@@ -21,10 +21,6 @@ pub(crate) struct Scoreboard {
 }
 
 impl Scoreboard {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
-    }
-
     /// Bytes reported.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

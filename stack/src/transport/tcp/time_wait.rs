@@ -81,9 +81,9 @@ impl Entry {
 
     /// The last ACK.
     pub(crate) fn ack(&self, now: Instant) -> Header {
-        let timestamp = self.timestamp.map(|(recent, offset)| {
-            ((now.as_millis() as u32).wrapping_add(offset), recent)
-        });
+        let timestamp = self
+            .timestamp
+            .map(|(recent, offset)| ((now.as_millis() as u32).wrapping_add(offset), recent));
         Header {
             src_port: self.key.local_port,
             dst_port: self.key.peer_port,
@@ -234,8 +234,8 @@ mod tests {
 
     #[test]
     fn entries_expire_in_order_unless_restarted() {
-        let mut t = TimeWaits::new(Duration::from_secs(60));
-        let at = |s| Instant::from_millis(s * 1000);
+        let mut t = TimeWaits::new(Duration::from_mins(1));
+        let at = |s: u64| Instant::from_millis(s * 1000);
         let first = t.insert(entry(1, None), at(0));
         t.insert(entry(2, None), at(1));
         t.restart(first, at(10));
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_oldest_makes_room_and_stale_slots_are_skipped() {
-        let mut t = TimeWaits::new(Duration::from_secs(60));
+        let mut t = TimeWaits::new(Duration::from_mins(1));
         let first = t.insert(entry(1, None), Instant::ZERO);
         t.insert(entry(2, None), Instant::ZERO);
         t.remove(first);

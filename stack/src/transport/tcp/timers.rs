@@ -8,7 +8,7 @@ use crate::time::Instant;
 use super::state::{Connection, Cx, Owner, Probe};
 
 /// How long an orphan waits for the peer's FIN.
-pub(crate) const FIN_WAIT_2_ORPHAN: Duration = Duration::from_secs(60);
+pub(crate) const FIN_WAIT_2_ORPHAN: Duration = Duration::from_mins(1);
 
 /// RFC 9293 3.8.3 R2: timeouts in a row before a connection is given up (about 15 minutes).
 const RETRIES_MAX: u32 = 15;
@@ -47,7 +47,8 @@ impl Connection {
     /// RFC 5482, local only: how long data may wait for its acknowledgement.
     fn user_timeout_at(&self) -> Option<Instant> {
         let waits = self.flight() > 0 || self.unsent() > 0;
-        let limit = self.settings.user_timeout.filter(|_| waits && self.state != TcpState::Closed)?;
+        let limit =
+            self.settings.user_timeout.filter(|_| waits && self.state != TcpState::Closed)?;
         Some(self.progress_at + limit)
     }
 
@@ -120,10 +121,10 @@ impl Connection {
         }
         self.persist_count += 1;
         self.unanswered += 1;
-        let most =
-            if self.owner == Owner::Nobody { RETRIES_ORPHAN_MAX } else { RETRIES_MAX };
+        let most = if self.owner == Owner::Nobody { RETRIES_ORPHAN_MAX } else { RETRIES_MAX };
         // A peer that answers may keep its window closed for ever, unless nobody waits for it.
-        let patience = if self.owner == Owner::Nobody { self.persist_count } else { self.unanswered };
+        let patience =
+            if self.owner == Owner::Nobody { self.persist_count } else { self.unanswered };
         if patience > most {
             self.time_out(cx);
         } else if self.snd_wnd == 0 {
@@ -155,8 +156,7 @@ impl Connection {
 
     pub(crate) fn arm_keepalive(&mut self, now: Instant) {
         let on = self.is_synchronised() && self.state != TcpState::TimeWait;
-        self.keepalive_at =
-            self.settings.keepalive.filter(|_| on).map(|(idle, _, _)| now + idle);
+        self.keepalive_at = self.settings.keepalive.filter(|_| on).map(|(idle, _, _)| now + idle);
     }
 
     /// The peer was heard of.

@@ -33,7 +33,8 @@ impl Controller for NewReno {
     fn on_ack(&mut self, ack: &Acked) {
         // RFC 7661: a window that was not used says nothing about the path.
         let slow_start = self.cwnd < self.ssthresh;
-        let used = if slow_start { ack.flight_before * 2 } else { ack.flight_before + 3 * self.mss };
+        let used =
+            if slow_start { ack.flight_before * 2 } else { ack.flight_before + 3 * self.mss };
         if used < self.cwnd {
             return;
         }
