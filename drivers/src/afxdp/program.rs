@@ -131,6 +131,20 @@ impl XdpProgram {
         self.note.as_deref()
     }
 
+    /// A warning if the NIC spreads frames over queues that nobody here has open: those frames go
+    /// to the kernel. To be asked when all queues are opened.
+    pub fn unserved_queues(&self) -> Option<String> {
+        let open = self.inner.lock().open.len();
+        let all = self.facts.rx_queues;
+        (open < all).then(|| {
+            let name = &self.ifname;
+            format!(
+                "{name}: {open} of {all} receive queues are open, frames on the others go to the \
+                 kernel: open all, or `ethtool -L {name} combined {open}`"
+            )
+        })
+    }
+
     /// What became of the NIC's frames so far.
     pub fn counters(&self) -> io::Result<SteerCounters> {
         let inner = self.inner.lock();
@@ -201,15 +215,26 @@ impl XdpProgram {
 }
 
 impl Inner {
+    /// Applies a change whole or not at all.
     fn steer(&mut self, change: Steer) -> io::Result<()> {
         let many_before = self.steered.groups().is_none();
         let Effect::Map { group } = self.steered.apply(change) else { return Ok(()) };
-        if let Err(e) = self.change_maps(change) {
-            if let Steer::Add(address) = change {
-                self.steered.apply(Steer::Remove(address));
-            }
-            return Err(e);
+        let changed = self.change_maps(change);
+        let result = changed.and_then(|()| self.change_groups(change, group, many_before));
+        if let (Err(_), Steer::Add(address)) = (&result, change) {
+            self.steered.apply(Steer::Remove(address));
+            // Not there if it is the map that refused.
+            let _ = self.change_maps(Steer::Remove(address));
         }
+        result
+    }
+
+    fn change_groups(
+        &self,
+        change: Steer,
+        group: Option<[u8; 6]>,
+        many_before: bool,
+    ) -> io::Result<()> {
         let (Some(copies), Some(group)) = (&self.copies, group) else { return Ok(()) };
         match change {
             // Once all of multicast comes, it stays so: groups joined before are still held.

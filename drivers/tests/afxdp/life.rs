@@ -1,11 +1,14 @@
 //! Opening, holding on, letting go, and being killed.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use weft_drivers::afxdp::{AfXdp, AfXdpOptions, UmemPool, XdpMode, XdpProgram};
 use weft_drivers::device::{Device, Link, Steer};
+use weft_drivers::netlink::Netlink;
 use weft_stack::frame::Frame;
 
 use crate::lab::*;
@@ -159,8 +162,7 @@ fn a_full_transmit_side_is_backpressure_and_recovers() {
     let umem = umem(&lab.near, 1024, 2048);
     let mut host = lab.host(XdpMode::Native, &umem);
     let frame = udp((NIC_MAC, PEER_MAC), (OURS4, 7), (PEER4, 7), b"x");
-    let mut burst: std::collections::VecDeque<_> =
-        (0..3000).map(|_| Frame::from_heap(0, &frame)).collect();
+    let mut burst: VecDeque<_> = (0..3000).map(|_| Frame::from_heap(0, &frame)).collect();
     // 512 of 1024 slots are kept for receiving.
     assert_eq!(host.device.transmit(&mut burst).unwrap(), 512);
     assert_eq!(burst.len(), 2488);
@@ -184,6 +186,49 @@ fn busy_polling_and_link_changes_are_taken_over() {
     let long = udp((NIC_MAC, PEER_MAC), (OURS4, 7), (PEER4, 7), &[0; 1200]);
     send(&mut host.device, [Frame::from_heap(0, &long)]);
     assert_eq!(host.device.stats().tx_dropped, 1);
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_carries_frames_again() {
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let Some(lab) = Lab::new(1, 1500) else { return };
+        let mut host = lab.host(mode, &umem(&lab.near, 1024, 2048));
+        is_served(&lab, &mut host);
+        for up in [false, true] {
+            lab.near.enter(|| Netlink::open().unwrap().set_up("nic", up)).unwrap().unwrap();
+            host.device.set_link(Link { up, ..host.device.link() });
+            let mut burst = VecDeque::from([Frame::from_heap(
+                0,
+                &udp((NIC_MAC, PEER_MAC), (OURS4, 7), (PEER4, 7), b"into a dead link"),
+            )]);
+            host.device.transmit(&mut burst).unwrap();
+            let again = host.device.flush().unwrap();
+            assert!(up || !again, "a dead link asks for no more calls");
+        }
+        is_served(&lab, &mut host);
+        let group = Ipv4Addr::new(224, 0, 0, 1);
+        let frame = udp((PEER_MAC, [1, 0, 0x5e, 0, 0, 1]), (PEER4, 1), (group, 2), b"all hosts");
+        let far_program = lab.far_program();
+        let mut far = lab.far_device(&umem(&lab.far, 2048, 2048), 0, &far_program);
+        send(&mut far, [Frame::from_heap(0, &frame)]);
+        host.wait(|f| (f.data() == frame).then_some(()));
+    }
+}
+
+#[test]
+fn a_nic_that_is_gone_is_an_error_and_nothing_else() {
+    let Some(lab) = Lab::new(1, 1500) else { return };
+    let umem = umem(&lab.near, 1024, 2048);
+    let mut host = lab.host(XdpMode::Native, &umem);
+    is_served(&lab, &mut host);
+    lab.near.enter(|| Netlink::open().unwrap().delete_link("nic")).unwrap().unwrap();
+    let frame = udp((NIC_MAC, PEER_MAC), (OURS4, 7), (PEER4, 7), b"nobody there");
+    let mut burst = VecDeque::from([Frame::from_heap(0, &frame)]);
+    assert_eq!(host.device.transmit(&mut burst).unwrap(), 1);
+    assert!(host.device.flush().is_err());
+    host.program.steer(Steer::Remove(OURS4.into())).unwrap();
+    drop(host);
+    assert_eq!(umem.pool().free(), 1024);
 }
 
 const CHILD: &str = "WEFT_AFXDP_TEST_CHILD";

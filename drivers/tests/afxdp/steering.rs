@@ -161,6 +161,11 @@ fn four_queues_split_their_frames_exactly() {
         }
         assert_eq!(device.receive(&mut Vec::new(), 1).unwrap(), 0);
     }
+    assert!(program.unserved_queues().is_none());
+    near.pop();
+    let text = program.unserved_queues().unwrap();
+    assert!(text.contains("3 of 4") && text.contains("ethtool -L nic combined 3"), "{text}");
+    near.push(lab.open(&program, 3, &near_umem));
     let fifth = lab
         .near
         .enter(|| AfXdp::open(&program, 4, &near_umem, AfXdpOptions::default()).map(|_| ()))
@@ -202,4 +207,20 @@ fn a_frame_goes_from_one_nic_to_another_without_a_copy() {
     assert_eq!(datagram(&got).unwrap().payload, b"forward me");
     assert_eq!(second.stats().copied_bytes, 0);
     assert_eq!(host.device.stats().copied_bytes, copied_before);
+}
+
+#[test]
+fn the_most_addresses_are_a_limit_with_words() {
+    let Some(lab) = Lab::new(1, 1500) else { return };
+    let program = lab.attach(XdpMode::Native);
+    let address = |i: u32| std::net::IpAddr::V4(std::net::Ipv4Addr::from(0x0b00_0000 + i));
+    for i in 0..65_536 {
+        program.steer(Steer::Add(address(i))).unwrap();
+    }
+    for _ in 0..2 {
+        let text = program.steer(Steer::Add(address(65_536))).unwrap_err().to_string();
+        assert!(text.contains("steer on 11.1.0.0 on nic") && text.contains("65536"), "{text}");
+    }
+    program.steer(Steer::Remove(address(7))).unwrap();
+    program.steer(Steer::Add(address(65_536))).unwrap();
 }
