@@ -10,6 +10,7 @@ pub mod mem;
 pub mod netlink;
 pub mod netns;
 pub mod nic;
+pub mod packet;
 pub mod segment;
 pub mod tuntap;
 mod vnet;

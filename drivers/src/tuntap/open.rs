@@ -141,7 +141,7 @@ fn header_len(fd: &OwnedFd, name: &str) -> Result<usize, DeviceError> {
     if result == 0 && known {
         return Ok(len as usize);
     }
-    len = const { vnet::LEN as libc::c_int };
+    len = libc::c_int::from(vnet::LEN as u16);
     // SAFETY: the call reads one int.
     if unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &len) } < 0 {
         return Err(DeviceError::new("set header size of", name, io::Error::last_os_error()));

@@ -1,6 +1,6 @@
 //! A very small host on top of a device, to talk to the kernel at the other end: it answers ARP,
 //! sends UDP and TCP over IPv4, and waits for frames with a deadline.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -24,6 +24,8 @@ pub struct Peer<D> {
     /// The kernel's MAC address.
     pub kernel_mac: [u8; 6],
     waiting: VecDeque<Frame>,
+    /// Addresses that the kernel asked for by ARP.
+    pub asked: Vec<Ipv4Addr>,
 }
 
 /// How a packet is put together.
@@ -38,8 +40,30 @@ pub struct How {
 }
 
 impl<D: Device> Peer<D> {
-    pub fn new(device: D, kernel_mac: [u8; 6]) -> Peer<D> {
-        Peer { device, kernel_mac, waiting: VecDeque::new() }
+    /// Finds the kernel. A new link drops frames silently until the kernel noticed its carrier, so
+    /// it asks until there is an answer.
+    pub fn new(device: D) -> Peer<D> {
+        let mut peer = Peer::unresolved(device);
+        let deadline = Instant::now() + PATIENCE;
+        while peer.device.caps().medium == Medium::Ethernet && peer.kernel_mac == [0xff; 6] {
+            let mut request = peer.link_header(0x0806);
+            request.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+            request.extend([&peer.mac()[..], &OURS.octets(), &[0; 6], &KERNEL.octets()].concat());
+            peer.send(Frame::from_heap(0, &request));
+            peer.wait(Instant::now() + Duration::from_millis(100));
+            assert!(Instant::now() < deadline, "no answer to ARP");
+            while let Some(frame) = peer.waiting.pop_front() {
+                if frame.data()[12..22] == [8, 6, 0, 1, 8, 0, 6, 4, 0, 2] {
+                    peer.kernel_mac.copy_from_slice(&frame.data()[22..28]);
+                }
+            }
+        }
+        peer
+    }
+
+    /// Broadcasts what it sends.
+    pub fn unresolved(device: D) -> Peer<D> {
+        Peer { device, kernel_mac: [0xff; 6], waiting: VecDeque::new(), asked: Vec::new() }
     }
 
     fn mac(&self) -> [u8; 6] {
@@ -127,7 +151,7 @@ impl<D: Device> Peer<D> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             while let Some(frame) = self.waiting.pop_front() {
-                if self.answered_arp(&frame) {
+                if self.answer_arp(&frame) {
                     continue;
                 }
                 let medium = self.device.caps().medium;
@@ -137,28 +161,33 @@ impl<D: Device> Peer<D> {
                     return Packet { frame, flat, headers };
                 }
             }
+            assert!(Instant::now() < deadline, "no frame came");
             self.wait(deadline);
         }
     }
 
-    /// Waits until frames came; panics at the deadline.
+    /// Waits until frames came, or the deadline.
     fn wait(&mut self, deadline: Instant) {
         let mut burst = Vec::new();
         while self.device.receive(&mut burst, 32).unwrap() == 0 {
             self.device.flush().unwrap();
-            let left = deadline.checked_duration_since(Instant::now()).expect("no frame came");
-            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: 1_000_000 };
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
+            let left = Timespec {
+                tv_sec: left.as_secs().cast_signed(),
+                tv_nsec: i64::from(left.subsec_nanos().max(1_000_000)),
+            };
             let fd = self.device.fd().unwrap();
             poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)).unwrap();
         }
         self.waiting.extend(burst);
     }
 
-    fn answered_arp(&mut self, frame: &Frame) -> bool {
+    pub fn answer_arp(&mut self, frame: &Frame) -> bool {
         let data = frame.data();
         if self.device.caps().medium == Medium::Ip || data[12..14] != [8, 6] {
             return false;
         }
+        self.asked.push(<[u8; 4]>::try_from(&data[38..42]).unwrap().into());
         if data[20..22] == [0, 1] && data[38..42] == OURS.octets() {
             let mut reply =
                 [&data[6..12], &self.mac(), &data[12..20], &[0, 2], &self.mac()].concat();

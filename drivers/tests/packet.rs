@@ -1,0 +1,201 @@
+//! AF_PACKET on one end of a veth pair, the kernel on the other.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use common::{How, KERNEL, OURS, Peer, Tcp, UDP, pattern};
+use weft_drivers::device::{Device, Steer};
+use weft_drivers::netlink::{Netlink, VethEnd};
+use weft_drivers::netns::Netns;
+use weft_drivers::packet::{Packet, PacketConfig, PacketReceive};
+use weft_stack::frame::{Checksum, Gso};
+
+/// Runs a test where the kernel has its address on `kernel0`, with a device on `weft0`, which is in
+/// another namespace.
+fn with_device(config: &PacketConfig, test: impl FnOnce(Vec<Packet>) + Send) {
+    let (ours, kernels) = match (Netns::new(), Netns::new()) {
+        (Ok(ours), Ok(kernels)) => (ours, kernels),
+        (Err(e), _) | (_, Err(e)) => return println!("SKIP: {e}"),
+    };
+    let devices = ours
+        .enter(|| {
+            let mut netlink = Netlink::open().unwrap();
+            let near = VethEnd { name: "weft0", netns: None, mac: None };
+            let far = VethEnd { name: "kernel0", netns: Some(kernels.as_fd()), mac: None };
+            netlink.add_veth(&near, &far, 1, 1500).unwrap();
+            netlink.set_up("weft0", true).unwrap();
+            Packet::open(config).unwrap()
+        })
+        .unwrap();
+    kernels
+        .enter(move || {
+            let mut netlink = Netlink::open().unwrap();
+            netlink.set_up("kernel0", true).unwrap();
+            netlink.add_address("kernel0", IpAddr::V4(KERNEL), 24).unwrap();
+            test(devices);
+        })
+        .unwrap();
+}
+
+fn configs() -> Vec<PacketConfig> {
+    let mut configs = Vec::new();
+    for receive in [PacketReceive::Messages, PacketReceive::Ring] {
+        for vnet in [true, false] {
+            configs.push(PacketConfig { receive, vnet, ..PacketConfig::new("weft0") });
+        }
+    }
+    configs
+}
+
+fn kernel_udp() -> UdpSocket {
+    let socket = UdpSocket::bind((KERNEL, 7)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket
+}
+
+#[test]
+fn datagrams_go_both_ways_with_their_checksum_states() {
+    for config in configs() {
+        with_device(&config, |mut devices| {
+            let mut peer = Peer::new(devices.remove(0));
+            let socket = kernel_udp();
+            let mut buffer = [0; 2048];
+            for (i, partial) in [true, false, true].into_iter().enumerate() {
+                let frag = (i > 0).then_some(100);
+                let payload = pattern(300 + i);
+                peer.send_udp(5000, 7, &payload, How { partial, frag, ..How::default() });
+                let (n, from) = socket.recv_from(&mut buffer).unwrap();
+                assert_eq!((&buffer[..n], from.ip()), (&payload[..], IpAddr::V4(OURS)));
+                socket.send_to(&buffer[..n], from).unwrap();
+                let reply = peer.receive(UDP);
+                assert_eq!((reply.payload(), reply.ports()), (&payload[..], (7, 5000)));
+                // A veth never completes what its kernel left to hardware; the state says so.
+                let left = matches!(reply.frame.meta.checksum, Checksum::Partial { .. });
+                assert_ne!(left, reply.checksum_is_complete());
+                assert!(left);
+            }
+            let stats = peer.device.stats();
+            assert_eq!((stats.tx_dropped, stats.rx_errors, stats.rx_dropped), (0, 0, 0));
+        });
+    }
+}
+
+#[test]
+fn tcp_super_segments_cross_whole() {
+    const LEN: usize = 400_000;
+    for config in configs().into_iter().filter(|config| config.vnet) {
+        with_device(&config, |mut devices| {
+            let mut peer = Peer::new(devices.remove(0));
+            let client = std::thread::spawn(|| {
+                let mut stream = TcpStream::connect((OURS, 80)).unwrap();
+                stream.write_all(&pattern(LEN)).unwrap();
+                let mut got = vec![0; 200_000];
+                stream.read_exact(&mut got).unwrap();
+                assert_eq!(got, pattern(200_000));
+            });
+            let mut tcp = Tcp::accept(&mut peer, 80);
+            let (got, largest) = tcp.receive(&mut peer, LEN);
+            assert_eq!(got, pattern(LEN));
+            let Gso::Tcp4 { mss } = largest.frame.meta.gso else { panic!("no super-segment") };
+            assert_eq!(mss, 1460);
+            assert!(largest.payload().len() > 4 * usize::from(mss));
+            let how = How { partial: true, frag: Some(16_384), segment: Some(1460) };
+            for part in pattern(200_000).chunks(40_000) {
+                tcp.send(&mut peer, part, how);
+            }
+            client.join().unwrap();
+            let stats = peer.device.stats();
+            assert!(stats.tx_frames >= 5 * 40_000_u64.div_ceil(1460));
+            assert_eq!((stats.tx_dropped, stats.rx_errors), (0, 0));
+        });
+    }
+}
+
+#[test]
+fn super_segments_are_cut_in_software_without_the_header() {
+    let config = PacketConfig { vnet: false, ..PacketConfig::new("weft0") };
+    with_device(&config, |mut devices| {
+        let mut peer = Peer::new(devices.remove(0));
+        let socket = kernel_udp();
+        let payload = pattern(10 * 1000 + 10);
+        let how = How { partial: true, frag: Some(4096), segment: Some(1000) };
+        peer.send_udp(5000, 7, &payload, how);
+        let mut buffer = [0; 2048];
+        for datagram in payload.chunks(1000) {
+            let n = socket.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..n], datagram);
+        }
+        let stats = peer.device.stats();
+        assert!(stats.tx_frames >= 11 && stats.copied_bytes >= payload.len() as u64);
+    });
+}
+
+#[test]
+fn the_filter_follows_the_steering() {
+    with_device(&PacketConfig::new("weft0"), |mut devices| {
+        let mut peer = Peer::new(devices.remove(0));
+        let socket = kernel_udp();
+        let other = Ipv4Addr::new(10, 9, 0, 3);
+        peer.device.steer(Steer::Add(other.into())).unwrap();
+        peer.device.steer(Steer::Add(OURS.into())).unwrap();
+        peer.device.steer(Steer::Remove(other.into())).unwrap();
+        // The kernel asks for the one that is not ours first; only the other question arrives.
+        socket.send_to(b"lost", (other, 9)).unwrap();
+        socket.send_to(b"found", (OURS, 9)).unwrap();
+        let packet = peer.receive(UDP);
+        assert_eq!(packet.payload(), b"found");
+        assert!(!peer.asked.contains(&other));
+    });
+}
+
+#[test]
+fn flows_are_spread_over_queues_and_nothing_arrives_twice() {
+    let config = PacketConfig { queues: 2, ..PacketConfig::new("weft0") };
+    with_device(&config, |mut devices| {
+        assert_eq!(devices.len(), 2);
+        let mut second = devices.remove(1);
+        let mut first = Peer::unresolved(devices.remove(0));
+        let socket = kernel_udp();
+        let mut flows = 0;
+        let mut burst = Vec::new();
+        let mut arp = std::collections::VecDeque::new();
+        for port in 0..64u16 {
+            socket.send_to(b"x", (OURS, 6000 + port)).unwrap();
+        }
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let mut per_queue = [0; 2];
+        while flows < 64 {
+            for (queue, device) in [&mut first.device, &mut second].into_iter().enumerate() {
+                device.receive(&mut burst, 32).unwrap();
+                for frame in burst.drain(..) {
+                    if frame.data()[12..14] == [8, 6] {
+                        arp.push_back(frame);
+                    } else if frame.data()[23] == UDP && frame.data()[36] >= 0x17 {
+                        flows += 1;
+                        per_queue[queue] += 1;
+                    }
+                }
+            }
+            for request in arp.drain(..) {
+                first.answer_arp(&request);
+            }
+            assert!(std::time::Instant::now() < deadline, "{flows} of 64");
+        }
+        assert!(per_queue[0] > 0 && per_queue[1] > 0, "{per_queue:?}");
+        let total = first.device.stats().rx_frames + second.stats().rx_frames;
+        assert!(total < 64 + 16, "{total} frames for 64 datagrams");
+    });
+}
+
+#[test]
+fn an_absent_interface_is_named() {
+    let Ok(netns) = Netns::new() else { return println!("SKIP: no network namespaces") };
+    let error = netns.enter(|| Packet::open(&PacketConfig::new("nic7")).err()).unwrap().unwrap();
+    assert!(error.to_string().contains("nic7"), "{error}");
+}
