@@ -142,6 +142,11 @@ impl Host {
         Some(sockets)
     }
 
+    /// Whether the worker runs: not after [`Host::stop`], nor after a failure that ended it.
+    pub fn is_running(&self) -> bool {
+        !self.shared.worker.lock().stopped
+    }
+
     /// Stops the worker, detaches and closes the devices. Blocked calls on sockets return with
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {

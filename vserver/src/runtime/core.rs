@@ -26,8 +26,10 @@ const BURST: usize = 64;
 const TIMERS_PER_TURN: usize = 256;
 /// Frames between vservers of this host that may wait.
 const LOCAL_QUEUE: usize = 1024;
-/// When to look again after a device that took no more frames, or has some in flight.
-const RETRY: Duration = Duration::from_millis(1);
+/// When to look again after a device that took no more frames, or has some in flight; twice as
+/// long each time that nothing moved, up to the maximum.
+const RETRY_MIN: Duration = Duration::from_millis(1);
+const RETRY_MAX: Duration = Duration::from_millis(32);
 /// Lines of [`Core::problems`] kept.
 const PROBLEMS: usize = 64;
 
@@ -85,6 +87,7 @@ pub(crate) struct Core {
     pub(crate) sleep: Sleep,
     aliases: Vec<AliasPlace>,
     deadlines: Deadlines,
+    retry: Duration,
     dirty: VecDeque<u32>,
     /// Frames from one vserver of this host to another.
     local: VecDeque<(Target, Frame)>,
@@ -105,6 +108,7 @@ impl Core {
             sleep: Sleep::Awake,
             aliases,
             deadlines: Deadlines::default(),
+            retry: RETRY_MIN,
             dirty: VecDeque::new(),
             local: VecDeque::new(),
             rx: Vec::with_capacity(BURST),
@@ -276,6 +280,7 @@ impl Core {
                 moved = true;
             }
         }
+        self.retry = if moved { RETRY_MIN } else { (self.retry * 2).min(RETRY_MAX) };
         moved
     }
 
@@ -305,7 +310,7 @@ impl Core {
         let mut ports = self.nics.iter().flat_map(|n| &n.ports);
         let soon = ports
             .any(|p| p.failed.is_none() && (p.stalled() || p.in_flight || p.device.fd().is_none()));
-        let retry = soon.then(|| now + RETRY);
+        let retry = soon.then(|| now + self.retry);
         match (retry, self.deadlines.next()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

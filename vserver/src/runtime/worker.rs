@@ -17,6 +17,8 @@ use crate::config::PollMode;
 
 /// How long an adaptive worker looks for more work before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
+/// How often a spinning worker asks for link changes.
+const SPINS_PER_POLL: u32 = 1 << 14;
 const WAKE: Token = Token(usize::MAX);
 const LINKS: Token = Token(usize::MAX - 1);
 
@@ -182,6 +184,17 @@ impl Worker {
     }
 }
 
+/// A worker that panics leaves no application waiting for it.
+struct StopOnPanic<'a>(&'a Worker);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
 /// Runs until [`Worker::stop`].
 pub(crate) fn worker_loop(
     worker: &Worker,
@@ -191,6 +204,8 @@ pub(crate) fn worker_loop(
 ) {
     let mut events = Events::with_capacity(64);
     let mut idle_since: Option<StdInstant> = None;
+    let mut spins = 0u32;
+    let _stop = StopOnPanic(worker);
     let mut core = worker.lock();
     if let Some(cpu) = cpu
         && let Err(e) = pin(cpu)
@@ -210,15 +225,16 @@ pub(crate) fn worker_loop(
             PollMode::Adaptive => idle_since.get_or_insert_with(StdInstant::now).elapsed() < SPIN,
             PollMode::Busy => true,
         };
+        spins = if spin { spins.wrapping_add(1) } else { 0 };
         let at = if spin { Some(now) } else { core.wake_at(now) };
         core.sleep = at.map_or(Sleep::Forever, Sleep::Until);
         let timeout = at.map(|at| at.saturating_since(now));
         let polled = MutexGuard::unlocked_fair(&mut core, || {
-            if spin {
+            if spin && !spins.is_multiple_of(SPINS_PER_POLL) {
                 std::hint::spin_loop();
                 return Ok(());
             }
-            idle_since = None;
+            idle_since = if spin { idle_since } else { None };
             sleeper.poll.poll(&mut events, timeout)
         });
         core.sleep = Sleep::Awake;
