@@ -22,12 +22,11 @@ pub(super) fn forward(
     frame: Frame,
 ) -> Fate {
     let mut problem = None;
-    let quote_len = frame.len().min(1280);
     // An error quotes the packet as it came; headers change below.
     let mut head = [0u8; 128];
-    let head_len = quote_len.min(head.len());
+    let head_len = frame.len().min(head.len());
     head[..head_len].copy_from_slice(&frame.data()[..head_len]);
-    match try_forward(ctx, link, ip, came_by, (src, dst), frame, &mut problem) {
+    match try_forward(ctx, link, ip, (src, dst), frame, &mut problem) {
         Ok(()) => {
             output::stats(ctx.mib, dst.is_ipv4()).forw_datagrams += 1;
             Fate::Forwarded
@@ -60,7 +59,6 @@ fn try_forward(
     ctx: &mut Ctx<'_>,
     link: &mut Link,
     ip: &mut Ip,
-    came_by: AliasId,
     (src, dst): (IpAddr, IpAddr),
     mut frame: Frame,
     problem: &mut Option<Problem>,
@@ -82,7 +80,6 @@ fn try_forward(
     let route = ip.route_to(dst, None).inspect_err(|_| *problem = Some(Problem::NoRoute))?;
     let mtu = route.mtu;
     let alias = ip.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
-    let _ = came_by;
     let super_len = alias.config.gso_bytes_max;
     let tx_checksum = alias.config.tx_checksum;
     let len = frame.total_len();
@@ -107,12 +104,12 @@ fn try_forward(
     stats.out_octets += len as u64;
     if too_big {
         frame_sum::complete(&mut frame);
-        return output::refragment(ctx, link, ip, (route.alias, route.next_hop), mtu, &frame);
+        return output::refragment(ctx, link, ip, (route.alias, route.next), mtu, &frame);
     }
     let mut frame = icmp::with_headroom(frame);
     frame.mark_network_header();
     let alias = ip.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
-    link.output(ctx, alias, route.next_hop, frame)
+    link.output(ctx, alias, route.next, frame)
 }
 
 /// Takes one off the TTL or hop limit; the IPv4 header checksum follows (RFC 1624).

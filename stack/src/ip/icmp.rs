@@ -161,7 +161,7 @@ impl<'a> Quote<'a> {
             return None;
         }
         let addr = |at: usize| IpAddr::from([p[at], p[at + 1], p[at + 2], p[at + 3]]);
-        let first_fragment = u16::from_be_bytes([p[6], p[7]]) & 0x1fff == 0;
+        let first_fragment = u16::from_be_bytes([p[6], p[7]]) << 3 == 0;
         Some(Quote {
             src: addr(12),
             dst: addr(16),
@@ -184,7 +184,7 @@ impl<'a> Quote<'a> {
                 }
                 protocol::FRAGMENT => {
                     let field = p.get(at + 2..at + 4)?;
-                    first_fragment &= u16::from_be_bytes([field[0], field[1]]) & 0xfff8 == 0;
+                    first_fragment &= u16::from_be_bytes([field[0], field[1]]) >> 3 == 0;
                     8
                 }
                 _ => break,
@@ -213,9 +213,7 @@ impl<'a> Quote<'a> {
         };
         let kind = self.transport.first().copied();
         let about_error = match (self.protocol, kind) {
-            (protocol::ICMP, Some(kind)) => {
-                kind != v4::ECHO && kind != v4::ECHO_REPLY && (kind <= 12 && kind >= 3)
-            }
+            (protocol::ICMP, Some(kind)) => kind != v4::ECHO && (3..=12).contains(&kind),
             (protocol::ICMPV6, Some(kind)) => kind < 128 || kind == v6::REDIRECT,
             (protocol::ICMP | protocol::ICMPV6, None) => true,
             _ => false,

@@ -54,7 +54,7 @@ struct Header {
     hop_limit: u8,
     /// IPv4: of the payload. IPv6: of the first header.
     protocol: u8,
-    header_len: usize,
+    len: usize,
     total_len: usize,
     /// IPv4 identification, flags and offset.
     ident: u16,
@@ -84,7 +84,7 @@ pub(crate) fn input(
     });
     let (header, destination) = match checked {
         Ok(checked) => checked,
-        Err(reason) => return lost(ctx, is_v4, reason),
+        Err(reason) => return Input::Done(lost(ctx, is_v4, reason)),
     };
     if header.dst.is_multicast() {
         output::stats(ctx.mib, is_v4).in_mcast_pkts += 1;
@@ -101,9 +101,9 @@ pub(crate) fn input(
     if is_v4 { local.input_v4(ctx, link, ip, frame) } else { local.input_v6(ctx, link, ip, frame) }
 }
 
-fn lost(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) -> Input {
+fn lost(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) -> Fate {
     count(output::stats(ctx.mib, is_v4), reason);
-    Input::Done(Fate::Dropped(reason))
+    Fate::Dropped(reason)
 }
 
 /// RFC 4293's counter for a reason.
@@ -154,7 +154,7 @@ fn parse_v4(frame: &Frame, arrival: Arrival) -> Result<Header, DropReason> {
         traffic_class: h[1],
         hop_limit: h[8],
         protocol: h[9],
-        header_len,
+        len: header_len,
         total_len,
         ident: u16::from_be_bytes([h[4], h[5]]),
         flags_offset: u16::from_be_bytes([h[6], h[7]]),
@@ -210,7 +210,7 @@ fn parse_v6(frame: &Frame) -> Result<Header, DropReason> {
         traffic_class: h[0] << 4 | h[1] >> 4,
         hop_limit: h[7],
         protocol: h[6],
-        header_len: IPV6_LEN,
+        len: IPV6_LEN,
         total_len,
         ident: 0,
         flags_offset: 0,
@@ -319,7 +319,7 @@ impl Local {
         let mut packet = self.packet(h.protocol, h.traffic_class);
         let offset = usize::from(h.flags_offset & 0x1fff) * 8;
         let more = h.flags_offset & MF != 0;
-        frame.pull_front(h.header_len);
+        frame.pull_front(h.len);
         if offset != 0 || more {
             let fragment = Fragment {
                 key: FragmentKey {
@@ -340,10 +340,10 @@ impl Local {
                     frame = whole.frame;
                     self.restore_header(&packet, &mut frame);
                 }
-                Err(input) => return input,
+                Err(fate) => return Input::Done(fate),
             }
         }
-        self.deliver(ctx, link, ip, packet, 9, frame)
+        deliver(ctx, link, ip, packet, 9, frame)
     }
 
     fn input_v6(&self, ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, mut frame: Frame) -> Input {
@@ -353,7 +353,9 @@ impl Local {
         for round in 0..2 {
             let chain = match extension::walk(frame.data(), self.to_many) {
                 Ok(chain) => chain,
-                Err(refusal) => return self.refuse(ctx, link, ip, refusal, &frame),
+                Err(refusal) => {
+                    return Input::Done(self.refuse(ctx, link, ip, refusal, &frame));
+                }
             };
             frame.pull_front(chain.offset);
             packet.protocol = chain.protocol;
@@ -366,20 +368,22 @@ impl Local {
                         self.restore_header(&packet, &mut frame);
                         frame.push_front(IPV6_LEN);
                     }
-                    Err(input) => return input,
+                    Err(fate) => return Input::Done(fate),
                 }
                 continue;
             }
             return match chain.protocol {
-                protocol::FRAGMENT => lost(ctx, false, DropReason::IpExtensionMalformed),
+                protocol::FRAGMENT => {
+                    Input::Done(lost(ctx, false, DropReason::IpExtensionMalformed))
+                }
                 protocol::NO_NEXT => Input::Done(Fate::Consumed),
                 _ if h.src.is_unspecified() && chain.protocol != protocol::ICMPV6 => {
-                    lost(ctx, false, DropReason::IpSourceInvalid)
+                    Input::Done(lost(ctx, false, DropReason::IpSourceInvalid))
                 }
-                _ => self.deliver(ctx, link, ip, packet, chain.pointer as u32, frame),
+                _ => deliver(ctx, link, ip, packet, chain.pointer as u32, frame),
             };
         }
-        lost(ctx, false, DropReason::IpExtensionMalformed)
+        Input::Done(lost(ctx, false, DropReason::IpExtensionMalformed))
     }
 
     fn refuse(
@@ -389,7 +393,7 @@ impl Local {
         ip: &mut Ip,
         refusal: Refusal,
         frame: &Frame,
-    ) -> Input {
+    ) -> Fate {
         if let Some((code, pointer)) = refusal.problem {
             let problem = Problem::Parameter { code, pointer };
             icmp::send_error(ctx, link, ip, self.arrival.alias, problem, frame.network_header());
@@ -404,7 +408,7 @@ impl Local {
         link: &mut Link,
         ip: &mut Ip,
         mut frame: Frame,
-    ) -> Result<Whole, Input> {
+    ) -> Result<Whole, Fate> {
         let Some(f) = frame.data().first_chunk::<8>().copied() else {
             return Err(lost(ctx, false, DropReason::IpExtensionMalformed));
         };
@@ -461,28 +465,27 @@ impl Local {
         header.push(frame);
         frame.pull_front(header_len);
     }
+}
 
-    /// The packet is whole, `frame` starts with what its IP header carries.
-    fn deliver(
-        &self,
-        ctx: &mut Ctx<'_>,
-        link: &mut Link,
-        ip: &mut Ip,
-        packet: InPacket,
-        pointer: u32,
-        frame: Frame,
-    ) -> Input {
-        match (packet.protocol, packet.dst) {
-            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
-                output::stats(ctx.mib, packet.dst.is_ipv4()).in_delivers += 1;
-                icmp::input(ctx, link, ip, &packet, frame)
-            }
-            (protocol::IGMP, IpAddr::V4(_)) => {
-                ctx.mib.ip4.in_delivers += 1;
-                Input::Done(multicast::input_igmp(ctx, link, ip, &packet, frame))
-            }
-            _ => Input::Up { packet, frame, pointer },
+/// The packet is whole, `frame` starts with what its IP header carries.
+fn deliver(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    packet: InPacket,
+    pointer: u32,
+    frame: Frame,
+) -> Input {
+    match (packet.protocol, packet.dst) {
+        (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
+            output::stats(ctx.mib, packet.dst.is_ipv4()).in_delivers += 1;
+            icmp::input(ctx, link, ip, &packet, frame)
         }
+        (protocol::IGMP, IpAddr::V4(_)) => {
+            ctx.mib.ip4.in_delivers += 1;
+            Input::Done(multicast::input_igmp(ctx, link, ip, &packet, frame))
+        }
+        _ => Input::Up { packet, frame, pointer },
     }
 }
 
@@ -494,7 +497,7 @@ fn reassemble(
     fragment: &Fragment,
     header_len: usize,
     frame: &Frame,
-) -> Result<Whole, Input> {
+) -> Result<Whole, Fate> {
     let is_v4 = fragment.key.src.is_ipv4();
     let len = frame.total_len();
     output::stats(ctx.mib, is_v4).reasm_reqds += 1;
@@ -514,7 +517,7 @@ fn reassemble(
             if let Fate::Dropped(reason) = fate {
                 count(output::stats(ctx.mib, is_v4), reason);
             }
-            Err(Input::Done(fate))
+            Err(fate)
         }
     }
 }

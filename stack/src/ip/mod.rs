@@ -65,7 +65,7 @@ pub(crate) struct Way {
 #[derive(Clone, Copy)]
 struct Hop {
     alias: AliasId,
-    next_hop: IpAddr,
+    next: IpAddr,
     mtu: usize,
     src: Option<IpAddr>,
 }
@@ -192,18 +192,17 @@ impl Ip {
         }
         let mut hop = self.hop(src, dst, alias)?;
         if self.is_broadcast_on(hop.alias, dst) {
-            hop.next_hop = BROADCAST;
+            hop.next = BROADCAST;
         }
-        let src = match src.or(hop.src) {
-            Some(src) => src,
-            None => {
-                let entry = self.aliases.get(&hop.alias).ok_or(DropReason::AliasUnknown)?;
-                source_select::select(&entry.addresses, dst, hop.next_hop)
-                    .ok_or(DropReason::IpNoSourceAddress)?
-            }
+        let src = if let Some(src) = src.or(hop.src) {
+            src
+        } else {
+            let entry = self.aliases.get(&hop.alias).ok_or(DropReason::AliasUnknown)?;
+            source_select::select(&entry.addresses, dst, hop.next)
+                .ok_or(DropReason::IpNoSourceAddress)?
         };
         let mtu = hop.mtu.min(self.pmtu.get(now, dst).unwrap_or(usize::MAX));
-        Ok(Way { alias: hop.alias, next_hop: hop.next_hop, src, mtu, local: false })
+        Ok(Way { alias: hop.alias, next_hop: hop.next, src, mtu, local: false })
     }
 
     /// The alias by which a packet to ourselves seems to come.
@@ -252,7 +251,7 @@ impl Ip {
         let entry = self.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
         Ok(Hop {
             alias: route.alias,
-            next_hop: route.via.unwrap_or(dst),
+            next: route.via.unwrap_or(dst),
             mtu: entry.config.mtu.min(route.mtu.unwrap_or(usize::MAX)),
             src: route.src,
         })
@@ -278,7 +277,7 @@ impl Ip {
         let id = alias.or_else(of_src).or_else(by_route).or_else(first_up);
         let id = id.ok_or(DropReason::IpNoRoute)?;
         let entry = self.aliases.get(&id).ok_or(DropReason::AliasUnknown)?;
-        Ok(Hop { alias: id, next_hop: dst, mtu: entry.config.mtu, src: None })
+        Ok(Hop { alias: id, next: dst, mtu: entry.config.mtu, src: None })
     }
 
     /// Lowers the path MTU to `dst`.

@@ -9,7 +9,7 @@ use crate::rng::Key;
 use crate::time::{Duration, Instant};
 
 /// RFC 8201 4: an increase is tried again after ten minutes.
-const LIFETIME: Duration = Duration::from_secs(600);
+const LIFETIME: Duration = Duration::from_mins(10);
 /// The least a router can claim: less would let a forger choke a path (Linux's `min_pmtu`).
 const IPV4_MIN: usize = 552;
 /// RFC 8200 5.

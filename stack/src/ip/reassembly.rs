@@ -21,7 +21,7 @@ use crate::timer_wheel::TimerHandle;
 /// RFC 1122 3.3.2 wants 60 s or more, everybody uses 30 s: identifiers are used again quickly.
 const IPV4_TIMEOUT: Duration = Duration::from_secs(30);
 /// RFC 8200 4.5.
-const IPV6_TIMEOUT: Duration = Duration::from_secs(60);
+const IPV6_TIMEOUT: Duration = Duration::from_mins(1);
 /// What a waiting fragment is charged beside its bytes.
 const FRAGMENT_OVERHEAD_BYTES: usize = 64;
 /// What a waiting packet is charged at least.

@@ -1,0 +1,6 @@
+//! Stacks on cables in virtual time, and packets made by hand.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod fixture;
+mod garbage;
+mod ip;
