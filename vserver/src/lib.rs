@@ -40,6 +40,7 @@
 //! ```
 
 pub mod config;
+pub mod control;
 mod demux;
 mod host;
 pub mod interface;

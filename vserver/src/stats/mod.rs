@@ -1,6 +1,8 @@
 //! What operators read: a snapshot of a host.
 
+pub mod json;
 mod snapshot;
+pub mod table;
 mod take;
 
 pub use snapshot::{HostSnapshot, NicSnapshot, ServiceSnapshot, VserverSnapshot};

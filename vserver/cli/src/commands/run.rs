@@ -1,11 +1,27 @@
 //! `weft run CONFIG`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use weft_vserver::control::{Answer, Command, Daemon, RefusalKind, Socket, SocketLine};
+use weft_vserver::service::Services;
+use weft_vserver::stats::{HostSnapshot, NicSnapshot};
+use weft_vserver::{Host, HostError};
+
+use super::check;
 use crate::Error;
+
+/// Vservers told one by one; of more, the first ones and a count.
+const LISTED_MAX: usize = 20;
 
 /// Options of `weft run`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Stops cleanly on SIGTERM, SIGINT and SIGHUP: connections are closed, the NICs are the kernel's
+again. A second signal ends the program at once.")]
 pub struct Args {
     /// The configuration file (TOML)
     pub config: PathBuf,
@@ -13,6 +29,147 @@ pub struct Args {
 
 /// Runs the daemon until a signal.
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
-    let _ = control;
-    Err(Error::Failed(format!("run {}: not built yet", args.config.display())))
+    let mut config = check::load(&args.config)?;
+    if let Some(path) = control {
+        path.clone_into(&mut config.control);
+    }
+    // Before anything is opened, so that no signal leaves something behind.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|e| Error::Failed(format!("catch signals: {e}")))?;
+    // Before a NIC is touched: a second daemon is found here.
+    let socket = Socket::bind(&config.control).map_err(|e| Error::Failed(e.to_string()))?;
+    let path = config.control.clone();
+    let host = Arc::new(Host::start(config).map_err(host_error)?);
+    let services = Services::start(&host).map_err(|e| Error::Failed(e.to_string()))?;
+    let services = Arc::new(services);
+    let server = socket
+        .serve(answers(Arc::clone(&host), Arc::clone(&services)))
+        .map_err(|e| Error::Failed(e.to_string()))?;
+    tell(&introduction(&filled(&host, &services), &path));
+
+    // The iterator ends only when its handle is closed, which nobody does.
+    let signal = signals.forever().next().unwrap_or(SIGTERM);
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            std::process::exit(1);
+        }
+    });
+    let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
+    tell(&format!("{name}: stopping\n"));
+    drop(server);
+    services.stop();
+    host.stop();
+    tell("stopped\n");
+    Ok(())
+}
+
+fn host_error(e: HostError) -> Error {
+    match e {
+        HostError::Config { .. } | HostError::Change { .. } | HostError::Interface(_) => {
+            Error::Config(e.to_string())
+        }
+        e => Error::Failed(e.to_string()),
+    }
+}
+
+/// The daemon's messages are for whoever looks; without a reader it runs on.
+fn tell(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn filled(host: &Host, services: &Services) -> HostSnapshot {
+    let mut snapshot = host.snapshot();
+    services.fill(&mut snapshot);
+    snapshot
+}
+
+/// What the control socket answers.
+fn answers(host: Arc<Host>, services: Arc<Services>) -> impl Fn(&Command) -> Answer + Send {
+    move |command| match command {
+        Command::Ping => Answer::Pong(Daemon {
+            weft: String::from(env!("CARGO_PKG_VERSION")),
+            pid: std::process::id(),
+        }),
+        Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services))),
+        Command::Sockets { vserver } => sockets(&host, vserver),
+    }
+}
+
+fn sockets(host: &Host, vserver: &str) -> Answer {
+    use weft_stack::socket::SocketKind;
+    let Some(found) = host.sockets(vserver) else {
+        return Answer::refuse(RefusalKind::NoSuchVserver, format!("no vserver '{vserver}'"));
+    };
+    let line = |s: weft_stack::socket::SocketInfo| SocketLine {
+        protocol: String::from(match s.id.kind {
+            SocketKind::TcpListener | SocketKind::TcpStream => "tcp",
+            SocketKind::Udp => "udp",
+        }),
+        state: s.state.to_owned(),
+        recv_queue: s.recv_queue,
+        send_queue: s.send_queue,
+        local: s.local.to_string(),
+        peer: s.peer.to_string(),
+    };
+    Answer::Sockets(found.into_iter().map(line).collect())
+}
+
+/// A line per NIC with the mode in use, a line per vserver, and that it is ready.
+fn introduction(s: &HostSnapshot, control: &Path) -> String {
+    let mut lines: Vec<String> = s.nics.iter().map(nic_line).collect();
+    for v in s.vservers.iter().take(LISTED_MAX) {
+        let services: Vec<_> =
+            v.services.iter().map(|s| format!("{} on {}", s.kind, s.listen)).collect();
+        let addresses = v.addresses.join(", ");
+        let addresses = if addresses.is_empty() { "no address yet" } else { &addresses };
+        let gap = if services.is_empty() { "" } else { "; " };
+        lines.push(format!("vserver {}: {addresses}{gap}{}", v.name, services.join(", ")));
+    }
+    if s.vservers.len() > LISTED_MAX {
+        lines.push(format!("... and {} more vservers", s.vservers.len() - LISTED_MAX));
+    }
+    lines.push(format!("ready: {} vservers, control {}", s.vservers.len(), control.display()));
+    lines.join("\n") + "\n"
+}
+
+fn nic_line(n: &NicSnapshot) -> String {
+    let mac = n.mac.as_deref().map(|m| format!(", mac {m}")).unwrap_or_default();
+    let state = if n.up { "up" } else { "down" };
+    let queues = if n.queues == 1 { "queue" } else { "queues" };
+    format!(
+        "nic {}: {}, {}, {} {queues}, mtu {}{mac}, {state}",
+        n.name, n.device, n.mode, n.queues, n.mtu
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_vserver::stats::VserverSnapshot;
+
+    #[test]
+    fn the_introduction_names_modes_and_ends_ready() {
+        let nic = NicSnapshot {
+            name: String::from("eth0"),
+            device: String::from("veth0"),
+            mode: String::from("af-xdp generic"),
+            queues: 1,
+            up: true,
+            mtu: 1500,
+            ..Default::default()
+        };
+        let v = |i: usize| VserverSnapshot { name: format!("v{i}"), ..Default::default() };
+        let s = HostSnapshot {
+            nics: vec![nic],
+            vservers: (0..22).map(v).collect(),
+            ..Default::default()
+        };
+        let text = introduction(&s, Path::new("/run/w"));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "nic eth0: veth0, af-xdp generic, 1 queue, mtu 1500, up");
+        assert_eq!(lines[1], "vserver v0: no address yet");
+        assert_eq!(lines[21], "... and 2 more vservers");
+        assert_eq!(lines[22], "ready: 22 vservers, control /run/w");
+    }
 }

@@ -1,19 +1,137 @@
 //! `weft stat`.
 
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
-use crate::Error;
+use weft_vserver::stats::{HostSnapshot, VserverSnapshot, json, table};
+
+use super::daemon;
+use crate::{Error, output};
 
 /// Options of `weft stat`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Without a VSERVER: one line for each, then the NICs, then what was lost before a vserver was found.
+With VSERVERs: every counter that is not zero, and every loss with its meaning and remedy.
+All numbers of one call come from one snapshot; counters start at zero with the daemon.")]
 pub struct Args {
-    /// Print JSON
+    /// Which vservers, in detail
+    #[arg(value_name = "VSERVER")]
+    pub vservers: Vec<String>,
+    /// Print JSON: one document with schema_version; with --watch one per line
     #[arg(short, long)]
     pub json: bool,
+    /// Show zeros too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Repeat every SECS seconds
+    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
+          value_parser = seconds)]
+    pub watch: Option<Duration>,
+}
+
+/// From a tenth of a second to a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let s: f64 = text.parse().map_err(|_| String::from("not a number of seconds"))?;
+    if !(0.1..=86_400.0).contains(&s) {
+        return Err(String::from("must be from 0.1 to 86400 seconds"));
+    }
+    Ok(Duration::from_secs_f64(s))
 }
 
 /// Shows counters of the daemon behind `control`.
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
-    let _ = args;
-    Err(Error::Failed(format!("stat {control:?}: not built yet")))
+    let mut connection = daemon::connect(control)?;
+    let terminal = std::io::stdout().is_terminal();
+    loop {
+        let snapshot = daemon::snapshot(&mut connection)?;
+        let text = render(&snapshot, args, output::colour(terminal))?;
+        let mut out = std::io::stdout().lock();
+        if args.watch.is_some() && terminal && !args.json {
+            // Home, then clear to the end of the screen: no flicker.
+            write!(out, "\x1b[H\x1b[J")?;
+        }
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        drop(out);
+        let Some(pause) = args.watch else { return Ok(()) };
+        std::thread::sleep(pause);
+    }
+}
+
+fn render(s: &HostSnapshot, args: &Args, bold: bool) -> Result<String, Error> {
+    let mut chosen: Vec<&VserverSnapshot> = Vec::new();
+    for name in &args.vservers {
+        let found = s.vservers.iter().find(|v| v.name == *name);
+        chosen.push(
+            found.ok_or_else(|| {
+                Error::NoSuchObject(format!("no vserver '{name}'; see 'weft list'"))
+            })?,
+        );
+    }
+    if args.json {
+        return Ok(json::snapshot(s, &args.vservers) + "\n");
+    }
+    if !chosen.is_empty() {
+        let all: Vec<_> = chosen.iter().map(|v| table::details(v, args.all, bold)).collect();
+        return Ok(all.join("\n"));
+    }
+    let every: Vec<_> = s.vservers.iter().collect();
+    let mut out = table::traffic(&every).render(bold);
+    // Writing to a String cannot fail.
+    let _ = write!(out, "\n{}", table::nics(s).render(bold));
+    if args.all || !s.drops.is_empty() {
+        let _ = write!(out, "\nlost before a vserver was found\n");
+        out.push_str(&table::drops(&s.drops, args.all).render(bold));
+    }
+    for p in &s.problems {
+        let _ = writeln!(out, "\nproblem: {p}");
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(vservers: &[&str], json: bool) -> Args {
+        let vservers = vservers.iter().map(|v| String::from(*v)).collect();
+        Args { vservers, json, all: false, watch: None }
+    }
+
+    fn host() -> HostSnapshot {
+        let v = |name: &str| VserverSnapshot { name: name.to_owned(), ..Default::default() };
+        HostSnapshot {
+            vservers: vec![v("a"), v("b")],
+            drops: [(String::from("DemuxNoVserver"), 3)].into(),
+            problems: vec![String::from("address 10.0.0.1 is in use elsewhere")],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_overview_has_vservers_nics_losses_and_problems() {
+        let text = render(&host(), &args(&[], false), false).unwrap();
+        let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} in {text}"));
+        assert!(at("VSERVER") < at("total") && at("total") < at("NIC"));
+        assert!(at("NIC") < at("lost before") && at("lost before") < at("DemuxNoVserver"));
+        assert!(at("DemuxNoVserver") < at("problem: address 10.0.0.1"));
+    }
+
+    #[test]
+    fn named_vservers_must_exist() {
+        let e = render(&host(), &args(&["b", "c"], false), false).unwrap_err();
+        assert_eq!((e.to_string().as_str(), e.exit_code()), ("no vserver 'c'; see 'weft list'", 3));
+        assert!(render(&host(), &args(&["b"], false), false).unwrap().starts_with("vserver b\n"));
+        let json = render(&host(), &args(&["b"], true), false).unwrap();
+        assert!(json.contains("\"b\"") && !json.contains("\"a\"") && json.ends_with('\n'));
+    }
+
+    #[test]
+    fn the_pause_is_bounded() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(seconds("0").is_err() && seconds("x").is_err() && seconds("nan").is_err());
+    }
 }

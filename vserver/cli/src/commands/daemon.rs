@@ -1,0 +1,36 @@
+//! Talking to the daemon.
+
+use std::path::{Path, PathBuf};
+
+use weft_vserver::config::CONTROL_DEFAULT;
+use weft_vserver::control::{Connection, ControlError, RefusalKind};
+use weft_vserver::stats::HostSnapshot;
+
+use crate::Error;
+
+/// Connects to the daemon behind `control`, or behind the usual socket.
+pub fn connect(control: Option<&Path>) -> Result<Connection, Error> {
+    let path = control.map_or_else(|| PathBuf::from(CONTROL_DEFAULT), Path::to_owned);
+    Connection::open(&path).map_err(error)
+}
+
+/// One snapshot.
+pub fn snapshot(connection: &mut Connection) -> Result<HostSnapshot, Error> {
+    connection.snapshot().map_err(error)
+}
+
+/// A failure to talk, with the exit code it deserves and the next step.
+pub fn error(e: ControlError) -> Error {
+    match e {
+        ControlError::Unreachable { .. } => Error::Unreachable(format!(
+            "{e}; start it with 'weft run CONFIG' or name its socket with --control"
+        )),
+        ControlError::Refused(r) if r.kind == RefusalKind::NoSuchVserver => {
+            Error::NoSuchObject(format!("{}; see 'weft list'", r.message))
+        }
+        ControlError::Refused(r) if r.kind == RefusalKind::UnsupportedVersion => {
+            Error::Failed(format!("{}; use the 'weft' of the daemon's version", r.message))
+        }
+        e => Error::Failed(e.to_string()),
+    }
+}
