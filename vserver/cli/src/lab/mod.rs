@@ -95,6 +95,9 @@ pub(crate) enum LabError {
     /// The host did not start.
     #[error(transparent)]
     Host(#[from] weft_vserver::HostError),
+    /// Its services did not start.
+    #[error(transparent)]
+    Services(#[from] weft_vserver::service::ServiceError),
     /// A file or a client program.
     #[error("{operation}: {source}")]
     Io {

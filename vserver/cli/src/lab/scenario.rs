@@ -97,7 +97,7 @@ fn start<'a>(
 /// Starts a host and its services in the calling thread's namespace.
 pub(super) fn start_host(config: HostConfig) -> Result<(Host, Services), LabError> {
     let host = Host::start(config)?;
-    let services = Services::start(&host).map_err(LabError::io("start the services"))?;
+    let services = Services::start(&host)?;
     Ok((host, services))
 }
 
