@@ -1,6 +1,10 @@
 //! Frames to and from the kernel and another device, in every mode and size.
 
+use std::net::Ipv4Addr;
+
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
 use weft_drivers::afxdp::{AfXdp, AfXdpOptions, XdpMode};
 use weft_drivers::device::{Device, Steer};
 use weft_drivers::segment::Headers;
@@ -203,4 +207,64 @@ fn uncut_datagrams_in_generic_mode_are_refused_and_counted() {
     });
     let errors = host.device.stats().rx_errors;
     assert!(errors == 1 && uncut == 0 || errors == 0 && uncut == 20, "{errors} {uncut}");
+}
+
+/// Waits on an edge-triggered epoll of one descriptor, as the worker does; whether it woke.
+fn wakes(set: &impl std::os::fd::AsFd, ms: i64) -> bool {
+    let timeout = Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
+    let mut events = Vec::with_capacity(4);
+    epoll::wait(set, spare_capacity(&mut events), Some(&timeout)).unwrap() > 0
+}
+
+/// Queue 0 has the descriptor of an epoll inside, the others that of the socket.
+#[test]
+fn an_edge_triggered_worker_is_woken_by_every_frame_and_by_nothing_else() {
+    let Some(lab) = Lab::new(2, 1500) else { return };
+    let program = lab.attach(XdpMode::Native);
+    program.steer(Steer::Add(OURS4.into())).unwrap();
+    let far_program = lab.far_program();
+    for queue in [0, 1] {
+        let near_umem = umem(&lab.near, 2048, 2048);
+        let far_umem = umem(&lab.far, 2048, 2048);
+        let mut near = lab.open(&program, queue, &near_umem);
+        let mut far = lab.far_device(&far_umem, queue, &far_program);
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&set, near.fd().unwrap(), epoll::EventData::new_u64(0), flags).unwrap();
+        while wakes(&set, 10) {
+            near.receive(&mut Vec::new(), 64).unwrap();
+        }
+        let unicast = udp((PEER_MAC, NIC_MAC), (PEER4, 1), (OURS4, 2), b"wake up");
+        let all = (Ipv4Addr::new(224, 0, 0, 1), 2);
+        let copied = udp((PEER_MAC, [1, 0, 0x5e, 0, 0, 1]), (PEER4, 1), all, b"wake up");
+        for round in 0..100 {
+            let frame = if queue == 0 && round % 2 == 1 { &copied } else { &unicast };
+            send(&mut far, [Frame::from_heap(0, frame)]);
+            let mut burst = Vec::new();
+            while !burst.iter().any(|f: &Frame| f.data() == frame) {
+                assert!(wakes(&set, 20_000), "asleep on a frame in round {round}");
+                while near.receive(&mut burst, 64).unwrap() > 0 {}
+                near.flush().unwrap();
+            }
+        }
+        while wakes(&set, 10) {
+            near.receive(&mut Vec::new(), 64).unwrap();
+        }
+        assert!(!wakes(&set, 50), "woken for nothing");
+    }
+}
+
+#[test]
+fn a_batch_costs_few_system_calls() {
+    let Some(lab) = Lab::new(1, 1500) else { return };
+    let mut host = lab.host(XdpMode::Native, &umem(&lab.near, 4096, 2048));
+    let frame = udp((NIC_MAC, PEER_MAC), (OURS4, 7), (PEER4, 7), &[0; 1000]);
+    let mut burst = (0..1024).map(|_| Frame::from_heap(0, &frame)).collect();
+    assert_eq!(host.device.transmit(&mut burst).unwrap(), 1024);
+    let before = host.device.stats().kicks;
+    while host.device.flush().unwrap() {}
+    let kicks = host.device.stats().kicks - before;
+    println!("{kicks} system calls for 1024 frames");
+    // One since Linux 6.17, before that one for every 32 frames.
+    assert!((1..=33).contains(&kicks), "{kicks}");
 }
