@@ -101,7 +101,8 @@ impl Bench {
 
     /// Time passes; timers fire in order.
     fn pass(&mut self, time: Duration) {
-        let end = self.world.now + time;
+        // Timers fire within a tick of the wheel, not before.
+        let end = self.world.now + time + Duration::from_micros(100);
         while let Some(at) = self.world.timers.next_deadline().filter(|at| *at <= end) {
             self.world.now = self.world.now.max(at);
             if let Some(timer) = self.world.timers.pop_expired(self.world.now) {

@@ -55,7 +55,7 @@ impl Connection {
         if data > 0 {
             self.send.ack(data);
             self.send_base += data as u32;
-            self.bytes_acked += data as u64;
+            self.totals.bytes_acked += data as u64;
             cx.stats.out_octets += data as u64;
         }
         self.sample_rtt(cx, seg);

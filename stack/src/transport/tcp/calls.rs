@@ -211,9 +211,9 @@ impl Connection {
             unsent: self.unsent(),
             unread: self.recv.len(),
             out_of_order: self.assembler.bytes(),
-            retransmits: self.retransmits,
-            bytes_acked: self.bytes_acked,
-            bytes_received: self.bytes_received,
+            retransmits: self.totals.retransmits,
+            bytes_acked: self.totals.bytes_acked,
+            bytes_received: self.totals.bytes_received,
             timestamps: self.ts_ok,
             sack: self.sack_ok,
         }

@@ -77,9 +77,9 @@ impl Tcp {
         let now = lower.ctx.now;
         let outcome = c.on_segment(&mut Cx { now, stats: &mut lower.ctx.mib.tcp }, seg, frame);
         let (key, alias) = (c.key, c.alias);
-        let confirm = c.snd_una != before && now - c.confirmed_at >= CONFIRM_EVERY;
+        let confirm = c.snd_una != before && now - c.notes.confirmed_at >= CONFIRM_EVERY;
         if confirm {
-            c.confirmed_at = now;
+            c.notes.confirmed_at = now;
         }
         match outcome.reply {
             Reply::None => {}

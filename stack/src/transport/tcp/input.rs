@@ -365,7 +365,7 @@ impl Connection {
     fn deliver(&mut self, cx: &mut Cx<'_>, frame: Frame) {
         let len = frame.total_len();
         self.rcv_nxt += len as u32;
-        self.bytes_received += len as u64;
+        self.totals.bytes_received += len as u64;
         if self.read_shut {
             return;
         }

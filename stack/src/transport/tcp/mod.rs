@@ -116,7 +116,7 @@ impl Tcp {
     }
 
     fn id_of(c: &Connection, index: u32) -> SocketId {
-        SocketId { kind: SocketKind::TcpStream, index, generation: c.generation }
+        SocketId { kind: SocketKind::TcpStream, index, generation: c.notes.generation }
     }
 
     /// The slot of a live handle.
@@ -125,7 +125,7 @@ impl Tcp {
             SocketKind::TcpStream => self
                 .connections
                 .get(id.index as usize)
-                .is_some_and(|c| c.generation == id.generation && c.owner == Owner::App),
+                .is_some_and(|c| c.notes.generation == id.generation && c.owner == Owner::App),
             SocketKind::TcpListener => {
                 self.listeners.get(id.index).is_some_and(|l| l.generation == id.generation)
             }
@@ -156,19 +156,19 @@ impl Tcp {
     /// Brings the table in line with a connection that something happened to.
     fn settle<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
         let Some(c) = self.connections.get(index as usize) else { return };
-        if c.half_open_at.is_some() && c.state != TcpState::SynReceived {
+        if c.notes.half_open_at.is_some() && c.state != TcpState::SynReceived {
             self.leave_syn_queue(index);
         }
         if self.leave_flow_table(lower, index) {
             return;
         }
         let c = &mut self.connections[index as usize];
-        if std::mem::take(&mut c.wake) && c.owner == Owner::App && !c.event_queued {
-            c.event_queued = true;
+        if std::mem::take(&mut c.wake) && c.owner == Owner::App && !c.notes.event_queued {
+            c.notes.event_queued = true;
             self.events.push_back(Tcp::id_of(c, index));
         }
-        if !c.dirty && c.wants_output() {
-            c.dirty = true;
+        if !c.notes.dirty && c.wants_output() {
+            c.notes.dirty = true;
             self.dirty.push_back(index);
         }
         self.arm(lower, index);
@@ -180,8 +180,8 @@ impl Tcp {
         if !matches!(c.state, TcpState::TimeWait | TcpState::Closed) {
             return false;
         }
-        if !c.detached {
-            c.detached = true;
+        if !c.notes.detached {
+            c.notes.detached = true;
             if c.state == TcpState::TimeWait {
                 let entry = c.time_wait_entry();
                 if std::mem::take(&mut c.ack_now) {
@@ -204,7 +204,7 @@ impl Tcp {
 
     fn free<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
         if let Some(c) = self.connections.try_remove(index as usize)
-            && let Some((_, timer)) = c.armed
+            && let Some((_, timer)) = c.notes.armed
         {
             lower.ctx.timers.cancel(timer);
         }
@@ -215,13 +215,13 @@ impl Tcp {
     fn arm<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
         let c = &mut self.connections[index as usize];
         let Some(at) = c.next_deadline() else { return };
-        match c.armed {
+        match c.notes.armed {
             Some((armed, _)) if armed <= at => return,
             Some((_, timer)) => drop(lower.ctx.timers.cancel(timer)),
             None => {}
         }
-        let timer = Timer::Tcp { index, generation: c.generation };
-        c.armed = Some((at, lower.ctx.timers.schedule(at, timer)));
+        let timer = Timer::Tcp { index, generation: c.notes.generation };
+        c.notes.armed = Some((at, lower.ctx.timers.schedule(at, timer)));
     }
 
     /// `Timer::Tcp` fired.
@@ -235,9 +235,10 @@ impl Tcp {
             self.expire_time_waits(lower);
             return;
         }
-        let c = self.connections.get_mut(index as usize).filter(|c| c.generation == generation);
+        let c =
+            self.connections.get_mut(index as usize).filter(|c| c.notes.generation == generation);
         let Some(c) = c else { return };
-        c.armed = None;
+        c.notes.armed = None;
         c.on_timer(&mut Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp });
         self.settle(lower, index);
     }
@@ -266,11 +267,11 @@ impl Tcp {
         while lower.ctx.out_room() > 0 {
             let Some(index) = self.dirty.pop_front() else { return };
             // The slot may be empty or somebody else's by now.
-            let Some(c) = self.connections.get_mut(index as usize).filter(|c| c.dirty) else {
+            let Some(c) = self.connections.get_mut(index as usize).filter(|c| c.notes.dirty) else {
                 continue;
             };
             match turn(lower, c) {
-                Turn::Done => c.dirty = false,
+                Turn::Done => c.notes.dirty = false,
                 Turn::More => self.dirty.push_back(index),
                 Turn::NoFrame => {
                     self.dirty.push_front(index);
@@ -298,7 +299,7 @@ impl Tcp {
             {
                 l.event_queued = false;
             } else if let Some(c) = self.connections.get_mut(id.index as usize) {
-                c.event_queued = false;
+                c.notes.event_queued = false;
             }
             return Some(Event::Socket { id, ready: self.readiness(id) });
         }

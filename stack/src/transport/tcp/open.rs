@@ -53,8 +53,8 @@ impl Tcp {
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp };
         let syn = (seg.seq, seg.window, &seg.options);
         let mut c = Connection::accept(origin, listener.settings, slot, syn, &mut cx);
-        c.generation = generation;
-        c.half_open_at = Some(listener.half_open.len() as u32);
+        c.notes.generation = generation;
+        c.notes.half_open_at = Some(listener.half_open.len() as u32);
         let index = self.connections.insert(Box::new(c)) as u32;
         listener.half_open.push(index);
         self.half_open += 1;
@@ -97,7 +97,9 @@ impl Tcp {
     /// A connection is half open no more: to the accept queue, or gone.
     pub(super) fn leave_syn_queue(&mut self, index: u32) {
         let c = &mut self.connections[index as usize];
-        let (Some(at), Owner::Listener(slot)) = (c.half_open_at.take(), c.owner) else { return };
+        let (Some(at), Owner::Listener(slot)) = (c.notes.half_open_at.take(), c.owner) else {
+            return;
+        };
         self.half_open -= 1;
         let over = c.state == TcpState::Closed;
         if over {
@@ -106,7 +108,7 @@ impl Tcp {
         let Some(listener) = self.listeners.get_mut(slot) else { return };
         listener.half_open.swap_remove(at as usize);
         if let Some(moved) = listener.half_open.get(at as usize) {
-            self.connections[*moved as usize].half_open_at = Some(at);
+            self.connections[*moved as usize].notes.half_open_at = Some(at);
         }
         if over {
             return;
@@ -152,9 +154,9 @@ impl Tcp {
         let c = self.connections.get_mut(index as usize)?;
         c.owner = Owner::App;
         let id = Tcp::id_of(c, index);
-        if !c.event_queued {
+        if !c.notes.event_queued {
             // Data may wait already.
-            c.event_queued = true;
+            c.notes.event_queued = true;
             self.events.push_back(id);
         }
         let c = &self.connections[index as usize];
@@ -193,7 +195,7 @@ impl Tcp {
         };
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp };
         let mut c = Connection::connect(origin, self.settings, &mut cx);
-        c.generation = self.next_generation();
+        c.notes.generation = self.next_generation();
         let index = self.connections.insert(Box::new(c)) as u32;
         self.flows.insert(key, Flow::Connection(index));
         self.settle(lower, index);
@@ -247,7 +249,7 @@ impl Tcp {
     fn close_listener<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, slot: u32) {
         let Some(listener) = self.listeners.remove(slot) else { return };
         for index in &listener.half_open {
-            self.connections[*index as usize].half_open_at = None;
+            self.connections[*index as usize].notes.half_open_at = None;
             self.half_open -= 1;
         }
         for index in listener.half_open.into_iter().chain(listener.accept_queue) {

@@ -101,7 +101,7 @@ impl Connection {
             cx.stats.out_segs += 1;
         } else {
             cx.stats.retrans_segs += 1;
-            self.retransmits += 1;
+            self.totals.retransmits += 1;
         }
         self.rtx_at = Some(cx.now + self.rtt.rto());
         Some(out)
@@ -130,7 +130,7 @@ impl Connection {
         self.recovery.rtx_next = from + len as u32 + u32::from(fin);
         let segments = len.div_ceil(mss).max(1) as u64;
         cx.stats.retrans_segs += segments;
-        self.retransmits += segments;
+        self.totals.retransmits += segments;
         // RFC 6298 section 3: the timed segment is ambiguous now.
         self.timed = None;
         self.arm_retransmission(cx);

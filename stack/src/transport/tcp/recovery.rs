@@ -141,7 +141,7 @@ impl Connection {
     }
 
     fn rtx_never(&self) -> bool {
-        self.retransmits == 0
+        self.totals.retransmits == 0
     }
 
     fn enter_fast_recovery(&mut self, cx: &mut Cx<'_>) {

@@ -184,13 +184,24 @@ pub(crate) struct Connection {
     /// A write did not fit; tell when a third is free.
     pub(crate) write_blocked: bool,
 
-    // Totals for dumps.
+    pub(crate) totals: Totals,
+    pub(crate) notes: Notes,
+}
+
+/// Totals for dumps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    /// Segments.
     pub(crate) retransmits: u64,
     pub(crate) bytes_acked: u64,
     pub(crate) bytes_received: u64,
+}
 
-    // The table's notes.
+/// What the table notes about a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
     pub(crate) generation: u32,
+    /// In the dirty list.
     pub(crate) dirty: bool,
     pub(crate) event_queued: bool,
     pub(crate) armed: Option<(Instant, TimerHandle)>,
@@ -267,16 +278,8 @@ impl Connection {
             force_send: false,
             wake: false,
             write_blocked: true,
-            retransmits: 0,
-            bytes_acked: 0,
-            bytes_received: 0,
-            generation: 0,
-            dirty: false,
-            event_queued: false,
-            armed: None,
-            detached: false,
-            confirmed_at: Instant::ZERO,
-            half_open_at: None,
+            totals: Totals::default(),
+            notes: Notes::default(),
         };
         c.rcv_mss = c.mss_advertised().min(MSS_DEFAULT_V4);
         c
