@@ -88,7 +88,7 @@ pub struct FrameMeta {
     /// Receive queue of the device, or the queue to send on.
     pub queue: u16,
     /// Offset from the linear data to the network header, once known. See [`Frame::network_header`].
-    pub network_offset: i16,
+    pub network_offset: i32,
 }
 
 /// Keeps a memory region mapped for as long as a pool or any of its frames lives.
@@ -367,7 +367,7 @@ impl Frame {
         assert!(n <= self.headroom(), "push of {n} bytes into {} of headroom", self.headroom());
         self.head -= n as u32;
         self.len += n as u32;
-        self.meta.network_offset += n as i16;
+        self.meta.network_offset += n as i32;
         if let Checksum::Partial { start, .. } = &mut self.meta.checksum {
             *start += n as u16;
         }
@@ -382,7 +382,7 @@ impl Frame {
         assert!(n <= self.len(), "pull of {n} bytes from {}", self.len());
         self.head += n as u32;
         self.len -= n as u32;
-        self.meta.network_offset -= n as i16;
+        self.meta.network_offset -= n as i32;
         if let Checksum::Partial { start, .. } = &mut self.meta.checksum {
             *start = start.saturating_sub(n as u16);
         }

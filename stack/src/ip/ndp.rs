@@ -147,7 +147,7 @@ fn on_link(alias: &Alias, addr: Ipv6Addr) -> bool {
 
 /// The source MAC of a received frame, from the link header that still stands in its headroom.
 fn link_source(alias: &Alias, frame: &mut Frame) -> [u8; 6] {
-    let back = usize::from(frame.meta.network_offset.unsigned_abs()) + ethernet::HEADER_BYTES;
+    let back = frame.meta.network_offset.unsigned_abs() as usize + ethernet::HEADER_BYTES;
     if alias.mac().is_none() || frame.meta.network_offset > 0 || frame.headroom() < back {
         return [0; 6];
     }

@@ -124,8 +124,9 @@ impl Link {
             Op::Request => ctx.mib.neighbour.in_arp_requests += 1,
             Op::Reply => ctx.mib.neighbour.in_arp_replies += 1,
         }
-        if packet.sender_mac == mac {
-            // Our own frame, or somebody with our MAC: nothing to learn.
+        // Stacks of one host share their NIC's MAC address; our own frame has our address, too.
+        let own = packet.sender.is_unspecified() || is_ours(alias, packet.sender);
+        if packet.sender_mac == mac && own {
             return Fate::Dropped(DropReason::IpSourceIsUs);
         }
         if is_ours(alias, packet.sender) {
