@@ -93,6 +93,9 @@ impl Filler {
 
     /// Tops the fill ring up from the pool, as far as the pool goes.
     pub(super) fn refill(&mut self, rings: &mut Rings, umem: &UmemPool, held: &mut Held) {
+        if self.missing() == 0 {
+            return;
+        }
         let mut descs = [FrameDesc::default(); BATCH];
         while self.missing() > 0 {
             let n = self.missing().min(BATCH);
@@ -114,6 +117,9 @@ impl Filler {
 
 /// Gives sent slots back to the pool; returns how many.
 pub(super) fn reap(rings: &mut Rings, umem: &UmemPool, held: &mut Held) -> usize {
+    if rings.completion.nb_avail(1) == 0 {
+        return 0;
+    }
     let mut descs = [FrameDesc::default(); BATCH];
     let mut slots = [0; BATCH];
     let mut total = 0;

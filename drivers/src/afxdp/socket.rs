@@ -185,6 +185,9 @@ impl AfXdp {
 impl AfXdp {
     /// Consumes up to `max` descriptors; returns how many there were.
     fn consume(&mut self, burst: &mut Vec<Frame>, max: usize) -> usize {
+        if self.rings.rx.nb_avail(1) == 0 {
+            return 0;
+        }
         let mut descs = std::mem::take(&mut self.rx_descs);
         let mut spare = self.umem.pool().free().saturating_sub(self.reserve);
         let mut total = 0;
@@ -211,6 +214,7 @@ impl AfXdp {
         let located = self.umem.locate(desc.addr());
         let Some((slot, head)) = located.filter(|(slot, _)| self.held.remove(*slot)) else {
             self.stats.rx_errors += 1;
+            self.chain = None;
             return None;
         };
         self.filler.received_one();
@@ -218,6 +222,7 @@ impl AfXdp {
         if head + len > self.umem.pool().slot_bytes() {
             self.umem.pool().give_slots(&[slot]);
             self.stats.rx_errors += 1;
+            self.chain = None;
             return None;
         }
         // SAFETY: the slot was with the kernel (`held`) and came back through the receive ring, so

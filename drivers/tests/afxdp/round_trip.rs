@@ -1,13 +1,15 @@
 //! Frames to and from the kernel and another device, in every mode and size.
 
-use std::net::Ipv4Addr;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use weft_drivers::afxdp::{AfXdp, AfXdpOptions, XdpMode};
 use weft_drivers::device::{Device, Steer};
-use weft_drivers::segment::Headers;
+use weft_drivers::ethtool::{Offload, set_offload};
+use weft_drivers::segment::{Headers, complete_checksum};
 use weft_stack::frame::{Frame, Gso};
 
 use crate::lab::*;
@@ -181,12 +183,7 @@ fn frames_that_no_link_takes_are_refused_and_counted() {
 fn uncut_datagrams_in_generic_mode_are_refused_and_counted() {
     use std::os::fd::AsRawFd;
     let Some(lab) = Lab::new(1, 1500) else { return };
-    lab.far
-        .enter(|| {
-            use weft_drivers::ethtool::{Offload, set_offload};
-            set_offload("peer", Offload::TxChecksum, true).unwrap();
-        })
-        .unwrap();
+    lab.far.enter(|| set_offload("peer", Offload::TxChecksum, true).unwrap()).unwrap();
     let mut host = lab.host(XdpMode::Generic, &umem(&lab.near, 2048, 2048));
     let socket = lab.far_socket(PEER4);
     socket.send_to(b"resolve", (OURS4, 7)).unwrap();
@@ -267,4 +264,41 @@ fn a_batch_costs_few_system_calls() {
     println!("{kicks} system calls for 1024 frames");
     // One since Linux 6.17, before that one for every 32 frames.
     assert!((1..=33).contains(&kicks), "{kicks}");
+}
+
+/// A kernel that leaves segmentation to its NIC; the generic program sees what it never cut.
+#[test]
+fn uncut_tcp_in_generic_mode_arrives_merged_and_can_be_completed() {
+    let Some(lab) = Lab::new(1, 1500) else { return };
+    lab.far
+        .enter(|| {
+            for offload in [Offload::TxChecksum, Offload::Tso, Offload::Gso] {
+                set_offload("peer", offload, true).unwrap();
+            }
+        })
+        .unwrap();
+    let mut host = lab.host(XdpMode::Generic, &umem(&lab.near, 2048, 2048));
+    let data: Vec<u8> = (0..12_000u32).map(|i| (i / 5) as u8).collect();
+    let merged = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let stream = lab.far.enter(|| TcpStream::connect((OURS4, 80))).unwrap();
+            stream.unwrap().write_all(&data).unwrap();
+        });
+        let syn = host.wait(|f| (f.data()[23] == 6 && f.data()[47] & 2 != 0).then(|| f.to_heap()));
+        let syn = syn.data();
+        let seq = u32::from_be_bytes(syn[38..42].try_into().unwrap()).wrapping_add(1);
+        let mut tcp = [&[0, 80][..], &syn[34..36], &[0, 0, 0, 1], &seq.to_be_bytes()].concat();
+        // SYN and ACK, a large window, an MSS of 1460.
+        tcp.extend([0x60, 0x12, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 0x05, 0xb4]);
+        let packet = ip(OURS4.into(), PEER4.into(), 6, &tcp, 16);
+        let answer = ethernet(PEER_MAC, NIC_MAC, 0x0800, &packet);
+        send(&mut host.device, [Frame::from_heap(0, &answer)]);
+        host.wait(|f| (f.data()[23] == 6 && f.total_len() > 3000).then(|| f.to_heap()))
+    });
+    assert_eq!(merged.meta.gso, Gso::Tcp4 { mss: 1460 });
+    let mut merged = merged;
+    assert!(complete_checksum(&mut merged));
+    assert!(transport_checksum_is_valid(merged.data()));
+    assert!(data.starts_with(&merged.data()[54..]));
+    assert_eq!(host.device.stats().rx_errors, 0);
 }
