@@ -91,7 +91,6 @@ drop_reasons! {
     TcpRstInvalid, "A RST outside the exact sequence number (RFC 5961).", "Likely an attack.";
     TcpStateRefused, "The connection's state does not take this segment.", "None needed for single segments.";
     // both ways
-    PathRefused, "The path layer refused the packet.", "See the shim's counters.";
     OutQueueFull, "The stack's transmit queue is full.", "The device is slower than the senders; see its counters.";
     FramePoolEmpty, "No free frame.", "Raise the pool size, or find who holds frames.";
     AliasDown, "The alias or the link below it is down.", "Check the cable or the alias.";

@@ -1,7 +1,7 @@
 //! What a transport may ask of the layers below it, and what it gets from them: the line between
 //! `transport` and `path`/`ip`.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
@@ -13,6 +13,8 @@ use crate::ip::output;
 use crate::link::Link;
 use crate::path::{PathAddrs, PathLayer};
 
+const UNSPECIFIED4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const UNSPECIFIED6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// Largest super-segment payload between sockets of one stack.
 const LOOPED_SUPER_BYTES: usize = 65_000;
 
@@ -105,14 +107,10 @@ impl<P: PathLayer> Lower<'_, P> {
         dst: IpAddr,
         alias: Option<AliasId>,
     ) -> Result<RouteInfo, DropReason> {
-        let (loc_src, loc_dst) = match src {
-            Some(src) => {
-                let (a, b) = self.path.locators(src, dst);
-                (Some(a), b)
-            }
-            None => (None, dst),
-        };
-        let way = self.ip.resolve(self.ctx.now, loc_src, loc_dst, alias)?;
+        let any = if dst.is_ipv4() { UNSPECIFIED4 } else { UNSPECIFIED6 };
+        let (from, to) = self.path.locators(src.unwrap_or(any), dst);
+        let from = Some(from).filter(|_| src.is_some());
+        let way = self.ip.resolve(self.ctx.now, from, to, alias)?;
         let src = src.unwrap_or(way.src);
         let overhead = self.path.overhead_bytes(src, dst);
         let device = self.ip.aliases.get(&way.alias).filter(|_| !way.local);

@@ -123,8 +123,6 @@ counters! {
         in_time_excds: "InTimeExcds",
         /// Messages sent.
         out_msgs: "OutMsgs",
-        /// Echo requests sent.
-        out_echos: "OutEchos",
         /// Echo replies sent.
         out_echo_reps: "OutEchoReps",
         /// Destination unreachable sent.

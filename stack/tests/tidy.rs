@@ -42,8 +42,9 @@ fn walk(dir: &Path, out: &mut Vec<Source>) {
             let text = fs::read_to_string(&path).expect("source files are UTF-8");
             let shown = path.strip_prefix(root()).expect("below the root").display().to_string();
             let test = shown.contains("/tests/") || shown.ends_with("tests.rs");
-            let lines = text.lines().map(str::to_owned);
-            let lines = lines.take_while(|l| !l.starts_with("#[cfg(test)]")).collect();
+            // Up to the test module, if its body is here.
+            let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or("");
+            let lines = text.lines().map(str::to_owned).collect();
             out.push(Source { path: shown, lines, test });
         }
     }

@@ -39,7 +39,8 @@ pub trait PathLayer: Send {
     /// Bytes that [`PathLayer::egress`] may add to a packet between two ULIDs; taken off the MSS.
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize;
 
-    /// The locator pair that a packet between two ULIDs would use now.
+    /// The locator pair that a packet between two ULIDs would use now. An unspecified `src` has
+    /// not been chosen yet and stays so.
     fn locators(&self, src: IpAddr, dst: IpAddr) -> (IpAddr, IpAddr);
 }
 

@@ -284,3 +284,32 @@ pub fn icmp(src: &str, dst: &str, kind: u8, code: u8, body: &[u8]) -> Vec<u8> {
     m[2..4].copy_from_slice(&sum.to_be_bytes());
     m
 }
+
+/// 10.0.0.1 -- 10.0.0.254 (router, MTU 1400 behind) 10.1.0.254 -- 10.1.0.1, and fd00: likewise.
+pub fn routed() -> Net {
+    let mut net = Net::new(3);
+    net.alias(0, alias(A0, 1, 1500));
+    net.alias(1, alias(A0, 2, 1500));
+    net.alias(1, alias(A1, 3, 1400));
+    net.alias(2, alias(A0, 4, 1500));
+    for (stack, on, cidr) in [
+        (0, A0, "10.0.0.1/24"),
+        (0, A0, "fd00:0::1/64"),
+        (1, A0, "10.0.0.254/24"),
+        (1, A0, "fd00:0::fe/64"),
+        (1, A1, "10.1.0.254/24"),
+        (1, A1, "fd00:0:0:1::fe/64"),
+        (2, A0, "10.1.0.1/24"),
+        (2, A0, "fd00:0:0:1::1/64"),
+    ] {
+        net.addr(stack, on, cidr);
+    }
+    net.route(0, A0, "0.0.0.0/0", "10.0.0.254");
+    net.route(0, A0, "::/0", "fd00::fe");
+    net.route(2, A0, "0.0.0.0/0", "10.1.0.254");
+    net.route(2, A0, "::/0", "fd00:0:0:1::fe");
+    net.cable((0, A0), (1, A0));
+    net.cable((1, A1), (2, A0));
+    net.run_for(Duration::from_secs(3));
+    net
+}

@@ -4,3 +4,5 @@
 mod fixture;
 mod garbage;
 mod ip;
+mod path;
+mod tcp;
