@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use mio::{Interest, Token};
 use parking_lot::{Condvar, Mutex};
@@ -44,6 +44,8 @@ fn wanted(interest: Interest) -> u8 {
 pub(crate) struct Notify {
     /// Blocked threads wait here, with the worker's lock.
     pub(crate) changed: Condvar,
+    /// Counts events, so that one between looking and waiting is not missed.
+    fired: AtomicU32,
     watch: Mutex<Watch>,
 }
 
@@ -54,8 +56,14 @@ struct Watch {
 }
 
 impl Notify {
+    /// Changes with each event. Read and compared under the worker's lock.
+    pub(crate) fn fired(&self) -> u32 {
+        self.fired.load(Ordering::Relaxed)
+    }
+
     /// The socket is ready for `ready` now.
     pub(crate) fn fire(&self, ready: Readiness) {
+        self.fired.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_all();
         let watch = self.watch.lock();
         if let Some((fd, wanted)) = &watch.mio

@@ -144,8 +144,13 @@ impl Worker {
         let mut core = self.lock_running()?;
         let mut last = false;
         loop {
+            let seen = notify.fired();
             if let Some(result) = self.call_locked(&mut core, node, &mut op) {
                 return result;
+            }
+            // What the call sent may have been answered already, by a vserver of this host.
+            if notify.fired() != seen {
+                continue;
             }
             match wait {
                 _ if last => return Err(io::ErrorKind::WouldBlock.into()),
