@@ -1,0 +1,177 @@
+//! What the end-to-end tests share: the program, a daemon in the lab's weft machine, what a lab
+//! leaves behind.
+#![allow(dead_code)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use weft_cli::lab::topology::{Machine, nic, v4};
+use weft_drivers::netlink::Netlink;
+use weft_drivers::netns::{Netns, may_make_namespaces};
+
+/// Host number of the daemon's vserver.
+pub(crate) const ALPHA: u16 = 11;
+
+/// The program under test.
+pub(crate) fn weft() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_weft"))
+}
+
+/// Whether namespaces can be made; says that the test is skipped if not.
+pub(crate) fn namespaces() -> bool {
+    let may = may_make_namespaces();
+    if !may {
+        println!("SKIP: network namespaces need root");
+    }
+    may
+}
+
+/// Whether a program is installed; says that the test is skipped if not.
+pub(crate) fn installed(program: &str) -> bool {
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
+    if !found {
+        println!("SKIP: {program} is not installed");
+    }
+    found
+}
+
+/// A daemon: `weft run` in a machine of the lab, killed when dropped.
+pub(crate) struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts it with a configuration; returns once `alpha` accepts connections on `port`.
+    pub(crate) fn start(
+        machine: &Machine,
+        client: &Netns,
+        dir: &Path,
+        config: &str,
+        port: u16,
+    ) -> Daemon {
+        let path = dir.join("weft.toml");
+        fs::write(&path, config).expect("write the configuration");
+        let mut command = machine.netns.command(weft());
+        command.arg("run").arg(&path).stdin(Stdio::null());
+        let mut daemon = Daemon { child: command.spawn().expect("weft run") };
+        let to = SocketAddr::new(v4(ALPHA).into(), port);
+        let begin = Instant::now();
+        loop {
+            let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(300));
+            if client.enter(connect).expect("enter").is_ok() {
+                return daemon;
+            }
+            let ended = daemon.child.try_wait().expect("wait");
+            assert_eq!(ended, None, "weft run ended early");
+            assert!(begin.elapsed() < Duration::from_secs(10), "weft run does not serve {to}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a signal and waits for the end.
+    pub(crate) fn kill(&mut self, signal: Signal) -> ExitStatus {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("kill");
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "weft run does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A process of its own: its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A configuration with vserver `alpha` on the shared NIC; `services` is TOML below it.
+pub(crate) fn alpha(driver: &str, dir: &Path, services: &str) -> String {
+    format!(
+        r#"
+[host]
+control = "{control}"
+[nic.eth0]
+device = "{nic}"
+driver = "{driver}"
+[alias.data0]
+over = "eth0"
+[vserver.alpha]
+addresses = ["data0 {v4}/16", "data0 fd77::{ALPHA:x}/64"]
+{services}
+"#,
+        control = dir.join("weft.sock").display(),
+        nic = nic(0),
+        v4 = v4(ALPHA),
+    )
+}
+
+/// Interfaces of the machine and named namespaces: what a lab could leave behind.
+pub(crate) fn leavings() -> BTreeSet<String> {
+    let links = Netlink::open().and_then(|mut n| n.links()).expect("links");
+    let mut found: BTreeSet<String> = links.into_iter().map(|l| l.name).collect();
+    for dir in ["/var/run/netns", "/run/netns"] {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        found.extend(entries.map(|e| e.path().display().to_string()));
+    }
+    found
+}
+
+/// Processes whose command line contains `text`.
+pub(crate) fn processes_with(text: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let lines = entries.filter_map(|e| fs::read(e.path().join("cmdline")).ok());
+    lines
+        .map(|l| String::from_utf8_lossy(&l).replace('\0', " "))
+        .filter(|l| l.contains(text))
+        .collect()
+}
+
+/// Runs `weft lab` with `args`; on failure shows what it printed.
+pub(crate) fn lab(args: &[&str]) -> serde_json::Value {
+    let output = Command::new(weft())
+        .arg("lab")
+        .args(args)
+        .arg("--json")
+        .stdin(Stdio::null())
+        .output()
+        .expect("weft lab");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let empty = Vec::new();
+    let bad: Vec<_> = report["checks"]
+        .as_array()
+        .unwrap_or(&empty)
+        .iter()
+        .filter(|c| c["ok"] != true)
+        .map(|c| format!("{}: {}", c["name"], c["seen"]))
+        .collect();
+    assert!(
+        output.status.success() && bad.is_empty(),
+        "weft lab {args:?} ended with {}\n{errors}\n{}",
+        output.status,
+        bad.join("\n")
+    );
+    report
+}
