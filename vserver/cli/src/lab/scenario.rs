@@ -16,7 +16,7 @@ use weft_vserver::service::Services;
 use super::client::{self, Curl};
 use super::plan::{self, Plan, SECOND, SHARED};
 use super::report::Report;
-use super::tally::{self, Tally};
+use super::tally::{self, Sharing, Tally};
 use super::topology::{BANNER_PORT, Cabling, KERNEL, Topology, WAN, nic, v4, v6};
 use super::{Args, Carrier, LabError};
 
@@ -28,6 +28,7 @@ struct Bench<'a> {
     dir: PathBuf,
     /// The NIC is a cable with the kernel's own address on it, gateways and a second NIC.
     cabled: bool,
+    sharing: Sharing,
     stop: &'a AtomicBool,
 }
 
@@ -84,7 +85,10 @@ fn start<'a>(
     if !cabled {
         lab.client.number(WAN, super::topology::CLIENT)?;
     }
-    let bench = Bench { lab, host, services, dir: dir.to_owned(), cabled, stop };
+    let shared = args.driver == Carrier::AfXdp;
+    let napi = shared || cabled && args.threaded_napi;
+    let sharing = Sharing { shared, napi, whole: !cabled };
+    let bench = Bench { lab, host, services, dir: dir.to_owned(), cabled, sharing, stop };
     conditions(&bench, args, report)?;
     wait_for_addresses(&bench.host, report, begin, stop)?;
     if cabled {
@@ -223,9 +227,7 @@ fn transfers(
         seen(down_tcp, down_seen),
     );
     report.check("beta received over TCP what curl sent", up_tcp == up_seen, seen(up_tcp, up_seen));
-    // a packet socket sees the kernel's frames too, so there weft counts them itself
-    let shared = bench.cabled;
-    tally::compare(report, &before, &after, shared);
+    tally::compare(report, &before, &after, bench.sharing);
     let _ = fs::remove_file(got);
     Ok(())
 }
