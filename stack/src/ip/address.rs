@@ -4,8 +4,11 @@ use core::fmt;
 use core::net::IpAddr;
 use core::str::FromStr;
 
+use hashbrown::HashMap;
+
 use super::multicast::Groups;
 use super::ndp::AliasNdp;
+use crate::rng::Key;
 
 /// An attachment of a stack to a shared device. Chosen by the host, unique within a stack; the
 /// same number means the same alias in every stack of a host.
@@ -120,6 +123,12 @@ impl Alias {
         self.addresses.iter_mut().find(|a| a.cidr.addr == addr)
     }
 
+    /// Largest packet to `dst`: for IPv6 routers may have said less than the link takes.
+    pub(crate) fn mtu(&self, dst: IpAddr) -> usize {
+        let said = self.ndp.mtu.filter(|_| dst.is_ipv6());
+        said.unwrap_or(usize::MAX).min(self.config.mtu)
+    }
+
     /// Our MAC address; `None` without a link layer.
     pub(crate) fn mac(&self) -> Option<[u8; 6]> {
         match self.config.medium {
@@ -128,6 +137,9 @@ impl Alias {
         }
     }
 }
+
+/// The aliases of a stack, by number.
+pub(crate) type Aliases = HashMap<AliasId, Alias, Key>;
 
 /// An address and its prefix length: `10.0.0.5/24`, `fd00::5/64`. Host bits may be set.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

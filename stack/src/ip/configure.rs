@@ -23,7 +23,7 @@ pub(crate) fn apply(
         Change::AddressAdd { alias, cidr } => {
             ip.add_address(ctx, link, alias, cidr, Origin::Static)
         }
-        Change::AddressRemove { alias, addr } => ip.remove_address(ctx, link, alias, addr),
+        Change::AddressRemove { alias, addr } => ip.remove_address(ctx, alias, addr),
         Change::RouteAdd(route) => route_add(ctx, ip, route),
         Change::RouteRemove(route) => {
             known(ip, route.alias)?;
@@ -74,9 +74,9 @@ fn alias_remove(
     let entry = known(ip, alias)?;
     let addrs: Vec<IpAddr> = entry.addresses.iter().map(|a| a.cidr.addr).collect();
     for addr in addrs {
-        ip.remove_address(ctx, link, alias, addr)?;
+        ip.remove_address(ctx, alias, addr)?;
     }
-    ndp::alias_down(ctx, link, ip, alias);
+    ndp::alias_down(ctx, ip, alias);
     ip.routes.remove_alias(alias);
     ip.aliases.remove(&alias);
     link.alias_down(ctx, alias, true);
@@ -97,7 +97,7 @@ fn alias_link(
     entry.config.mtu = mtu;
     if was_up && !up {
         link.alias_down(ctx, alias, false);
-        ndp::alias_down(ctx, link, ip, alias);
+        ndp::alias_down(ctx, ip, alias);
     } else if up && !was_up {
         for addr in entry.addresses.iter().filter(|a| a.state.usable()).map(|a| a.cidr.addr) {
             link.announce(ctx, entry, addr);

@@ -446,7 +446,7 @@ fn input_v6(
             Input::Done(Fate::Consumed)
         }
         v6::MLD_QUERY..=v6::MLD_DONE | v6::MLDV2_REPORT => {
-            Input::Done(multicast::input_mld(ctx, link, ip, packet, frame))
+            Input::Done(multicast::input_mld(ctx, ip, packet, &frame))
         }
         v6::ROUTER_SOLICIT..=v6::REDIRECT => Input::Done(ndp::input(ctx, link, ip, packet, frame)),
         _ => Input::Done(Fate::Dropped(DropReason::IcmpTypeUnknown)),

@@ -483,7 +483,7 @@ fn deliver(
         }
         (protocol::IGMP, IpAddr::V4(_)) => {
             ctx.mib.ip4.in_delivers += 1;
-            Input::Done(multicast::input_igmp(ctx, link, ip, &packet, frame))
+            Input::Done(multicast::input_igmp(ctx, ip, &packet, &frame))
         }
         _ => Input::Up { packet, frame, pointer },
     }

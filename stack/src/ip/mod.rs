@@ -29,14 +29,11 @@ mod reassembly;
 pub mod route;
 mod source_select;
 
-use address::{Address, AddressState, Alias, AliasId, Cidr, Origin};
+use address::{Address, AddressState, Alias, AliasId, Aliases, Cidr, Origin};
 use icmp::ErrorLimit;
 use pmtu::PmtuCache;
 use reassembly::Reassembly;
 use route::{Route, Routes};
-
-/// The aliases of a stack, by number.
-pub(crate) type Aliases = HashMap<AliasId, Alias, Key>;
 
 /// Limited broadcast.
 const BROADCAST: IpAddr = IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -252,7 +249,7 @@ impl Ip {
         Ok(Hop {
             alias: route.alias,
             next: route.via.unwrap_or(dst),
-            mtu: entry.config.mtu.min(route.mtu.unwrap_or(usize::MAX)),
+            mtu: entry.mtu(dst).min(route.mtu.unwrap_or(usize::MAX)),
             src: route.src,
         })
     }
@@ -277,7 +274,7 @@ impl Ip {
         let id = alias.or_else(of_src).or_else(by_route).or_else(first_up);
         let id = id.ok_or(DropReason::IpNoRoute)?;
         let entry = self.aliases.get(&id).ok_or(DropReason::AliasUnknown)?;
-        Ok(Hop { alias: id, next: dst, mtu: entry.config.mtu, src: None })
+        Ok(Hop { alias: id, next: dst, mtu: entry.mtu(dst), src: None })
     }
 
     /// Lowers the path MTU to `dst`.
@@ -368,7 +365,6 @@ impl Ip {
     pub(crate) fn remove_address(
         &mut self,
         ctx: &mut Ctx<'_>,
-        link: &mut Link,
         alias: AliasId,
         addr: IpAddr,
     ) -> Result<(), ChangeError> {
@@ -388,7 +384,7 @@ impl Ip {
             }
         }
         if let IpAddr::V6(addr) = addr {
-            ndp::address_removed(ctx, link, self, alias, addr);
+            ndp::address_removed(ctx, self, alias, addr);
         }
         if self.forget_local(alias, addr) {
             ctx.outbox.events.push_back(Event::AddressRemoved { alias, addr });

@@ -124,7 +124,6 @@ fn arm(ctx: &mut Ctx<'_>, ip: &mut Ip) {
 /// One more user of `group` on the alias; the first makes a report and `Event::GroupJoined`.
 pub(crate) fn join(
     ctx: &mut Ctx<'_>,
-    _link: &mut Link,
     ip: &mut Ip,
     alias: AliasId,
     group: IpAddr,
@@ -159,13 +158,7 @@ pub(super) fn join_internal(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, grou
 }
 
 /// One user of `group` less; the last makes a report and `Event::GroupLeft`.
-pub(crate) fn leave(
-    ctx: &mut Ctx<'_>,
-    _link: &mut Link,
-    ip: &mut Ip,
-    alias: AliasId,
-    group: IpAddr,
-) {
+pub(crate) fn leave(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, group: IpAddr) {
     let Some(entry) = ip.aliases.get_mut(&alias) else { return };
     let robustness = entry.groups.querier(group.is_ipv4()).robustness;
     let Some(member) = entry.groups.members.get_mut(&group).filter(|m| m.users > 0) else {
@@ -216,14 +209,7 @@ pub(super) fn alias_down(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
 }
 
 /// An IGMP message; `frame` starts with it, the checksum is not verified.
-pub(crate) fn input_igmp(
-    ctx: &mut Ctx<'_>,
-    link: &mut Link,
-    ip: &mut Ip,
-    packet: &InPacket,
-    frame: Frame,
-) -> Fate {
-    let _ = link;
+pub(crate) fn input_igmp(ctx: &mut Ctx<'_>, ip: &mut Ip, packet: &InPacket, frame: &Frame) -> Fate {
     match wire::parse_igmp(frame.data()) {
         Some(message) => input(ctx, ip, packet, message),
         None => Fate::Dropped(DropReason::MembershipInvalid),
@@ -231,14 +217,7 @@ pub(crate) fn input_igmp(
 }
 
 /// ICMPv6 types 130, 131, 132 and 143; `frame` starts with it, the checksum is verified.
-pub(crate) fn input_mld(
-    ctx: &mut Ctx<'_>,
-    link: &mut Link,
-    ip: &mut Ip,
-    packet: &InPacket,
-    frame: Frame,
-) -> Fate {
-    let _ = link;
+pub(crate) fn input_mld(ctx: &mut Ctx<'_>, ip: &mut Ip, packet: &InPacket, frame: &Frame) -> Fate {
     // RFC 3810 6.2: never from beyond the link.
     let near = match packet.src {
         IpAddr::V6(src) => src.is_unicast_link_local() || src.is_unspecified(),

@@ -299,7 +299,7 @@ pub(crate) fn timeout(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip) {
     for alias in aliases {
         dad::timeout(ctx, link, ip, alias);
         router::timeout(ctx, link, ip, alias);
-        slaac::timeout(ctx, link, ip, alias);
+        slaac::timeout(ctx, ip, alias);
     }
     arm(ctx, ip);
 }
@@ -335,8 +335,7 @@ pub(crate) fn alias_up(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: A
 }
 
 /// The alias went down: DAD and router discovery stop.
-pub(crate) fn alias_down(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: AliasId) {
-    let _ = link;
+pub(crate) fn alias_down(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
     if let Some(entry) = ip.aliases.get_mut(&alias) {
         entry.ndp.dad.clear();
         entry.ndp.routers.stop();
@@ -368,18 +367,12 @@ pub(crate) fn address_added(
 }
 
 /// The address left the table: leaves its solicited-node group, ends its DAD.
-pub(crate) fn address_removed(
-    ctx: &mut Ctx<'_>,
-    link: &mut Link,
-    ip: &mut Ip,
-    alias: AliasId,
-    addr: Ipv6Addr,
-) {
+pub(crate) fn address_removed(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, addr: Ipv6Addr) {
     if let Some(entry) = ip.aliases.get_mut(&alias) {
         entry.ndp.dad.retain(|d| d.addr != addr);
         entry.ndp.made.retain(|m| m.addr != addr);
         if entry.mac().is_some() {
-            multicast::leave(ctx, link, ip, alias, solicited_node(addr).into());
+            multicast::leave(ctx, ip, alias, solicited_node(addr).into());
         }
     }
     arm(ctx, ip);

@@ -55,6 +55,12 @@ fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
     ctx.drop_out(reason);
 }
 
+/// RFC 1112 6.1 for groups; RFC 4861 6.3.4: as routers say.
+fn default_hops(ip: &Ip, alias: AliasId, dst: IpAddr) -> u8 {
+    let said = || ip.aliases.get(&alias)?.ndp.hop_limit.filter(|_| dst.is_ipv6());
+    if dst.is_multicast() { 1 } else { said().unwrap_or(HOP_LIMIT) }
+}
+
 fn try_send(
     ctx: &mut Ctx<'_>,
     link: &mut Link,
@@ -67,8 +73,7 @@ fn try_send(
     }
     let src = (!out.src.is_unspecified()).then_some(out.src);
     let way = ip.resolve(ctx.now, src, out.dst, out.alias)?;
-    let default_hops = if out.dst.is_multicast() { 1 } else { HOP_LIMIT };
-    let hop_limit = out.hop_limit.unwrap_or(default_hops);
+    let hop_limit = out.hop_limit.unwrap_or_else(|| default_hops(ip, way.alias, out.dst));
     let mut header = IpHeader::new(out.src, out.dst, out.protocol, hop_limit);
     header.traffic_class = out.traffic_class;
     let len = frame.total_len() + header_len(out.dst);

@@ -19,7 +19,6 @@ pub(super) enum EtherType {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     pub(super) dst: [u8; 6],
-    pub(super) src: [u8; 6],
     pub(super) ethertype: EtherType,
 }
 
@@ -32,8 +31,8 @@ pub(super) fn parse(data: &[u8]) -> Option<Header> {
         [0x86, 0xdd] => EtherType::Ip6,
         _ => EtherType::Other,
     };
-    let mac = |at: usize| core::array::from_fn(|i| header[at + i]);
-    Some(Header { dst: mac(0), src: mac(6), ethertype })
+    let dst = core::array::from_fn(|i| header[i]);
+    Some(Header { dst, ethertype })
 }
 
 /// Puts a header in front.
@@ -93,7 +92,8 @@ mod tests {
         let mut f = Frame::from_heap(14, b"x");
         push(&mut f, [1; 6], [2; 6], EtherType::Ip6);
         let h = parse(f.data()).unwrap();
-        assert_eq!((h.dst, h.src, h.ethertype), ([1; 6], [2; 6], EtherType::Ip6));
+        assert_eq!((h.dst, h.ethertype), ([1; 6], EtherType::Ip6));
+        assert_eq!(f.data()[6..12], [2; 6]);
         assert!(parse(&[0; 13]).is_none());
     }
 }

@@ -11,8 +11,7 @@ use std::collections::VecDeque;
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::Frame;
-use crate::ip::Aliases;
-use crate::ip::address::{Alias, AliasId, AliasMedium};
+use crate::ip::address::{Alias, AliasId, AliasMedium, Aliases};
 use crate::time::Instant;
 
 mod arp;

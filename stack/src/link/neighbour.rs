@@ -537,15 +537,6 @@ impl Neighbours {
         }
     }
 
-    /// RFC 4861 6.3.6: "reachable or probably reachable": any state but INCOMPLETE and FAILED.
-    /// An address never used is given the benefit of the doubt.
-    pub(super) fn probably_reachable(&self, ctx: &Ctx<'_>, alias: AliasId, addr: IpAddr) -> bool {
-        self.find(ctx, alias, addr).is_none_or(|at| {
-            let state = self.entries[at as usize].state;
-            !matches!(state, NeighbourState::Failed | NeighbourState::Incomplete)
-        })
-    }
-
     /// Drops the entries of an alias; of a link that is down only those that were learned.
     pub(super) fn forget_alias(&mut self, ctx: &mut Ctx<'_>, alias: AliasId, permanent: bool) {
         let gone: Vec<u32> = self

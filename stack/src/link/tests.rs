@@ -4,8 +4,7 @@ use super::neighbour::NeighbourState::{self, *};
 use super::*;
 use crate::ctx::Timer;
 use crate::ctx::testing::World;
-use crate::ip::Aliases;
-use crate::ip::address::{Address, AddressState, AliasConfig, Origin};
+use crate::ip::address::{Address, AddressState, AliasConfig, Aliases, Origin};
 use crate::socket::Event;
 use crate::time::Duration;
 

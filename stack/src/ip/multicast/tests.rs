@@ -42,11 +42,11 @@ fn g(s: &str) -> IpAddr {
 
 impl Bench {
     fn join(&mut self, group: &str) -> Result<(), ChangeError> {
-        join(&mut self.world.ctx(), &mut self.link, &mut self.ip, ID, g(group))
+        join(&mut self.world.ctx(), &mut self.ip, ID, g(group))
     }
 
     fn leave(&mut self, group: &str) {
-        leave(&mut self.world.ctx(), &mut self.link, &mut self.ip, ID, g(group));
+        leave(&mut self.world.ctx(), &mut self.ip, ID, g(group));
     }
 
     /// Time passes; returns the messages sent, with their destination MAC.
@@ -73,13 +73,13 @@ impl Bench {
         }
         let packet = self.packet("10.0.0.254", "224.0.0.1", 2);
         let frame = Frame::from_heap(0, &m);
-        input_igmp(&mut self.world.ctx(), &mut self.link, &mut self.ip, &packet, frame)
+        input_igmp(&mut self.world.ctx(), &mut self.ip, &packet, &frame)
     }
 
     fn mld(&mut self, src: &str, message: &[u8]) -> Fate {
         let packet = self.packet(src, "ff02::1", 58);
         let frame = Frame::from_heap(0, message);
-        input_mld(&mut self.world.ctx(), &mut self.link, &mut self.ip, &packet, frame)
+        input_mld(&mut self.world.ctx(), &mut self.ip, &packet, &frame)
     }
 
     fn packet(&self, src: &str, dst: &str, protocol: u8) -> InPacket {
@@ -199,7 +199,7 @@ fn older_queriers_are_answered_in_their_language() {
     assert_eq!((left.len(), left[0].1[0]), (1, 0x17));
     assert_eq!(left[0].0, [1, 0, 0x5e, 0, 0, 2]);
     // The older querier falls silent: version 3 again.
-    b.pass(Duration::from_secs(300));
+    b.pass(Duration::from_mins(5));
     b.join("239.1.1.7").unwrap();
     assert_eq!(b.pass(Duration::ZERO)[0].1[0], 0x22);
 }

@@ -25,7 +25,7 @@ const ROUTER_METRIC: u32 = 1024;
 const PREFIX_METRIC: u32 = 256;
 /// RFC 7559: the first interval between solicitations, and the longest.
 const SOLICIT_INTERVAL: Duration = Duration::from_secs(4);
-const SOLICIT_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+const SOLICIT_INTERVAL_MAX: Duration = Duration::from_hours(1);
 /// RFC 8200 5: no IPv6 link has less.
 const MTU_MIN: usize = 1280;
 
@@ -115,10 +115,10 @@ pub(super) fn advertised(
         ndp.hop_limit = Some(ra.hop_limit);
     }
     if !ra.reachable.is_zero() {
-        ndp.times.reachable = ra.reachable.min(Duration::from_secs(3600));
+        ndp.times.reachable = ra.reachable.min(Duration::from_hours(1));
     }
     if !ra.retrans.is_zero() {
-        ndp.times.retrans = ra.retrans.clamp(Duration::from_millis(100), Duration::from_secs(60));
+        ndp.times.retrans = ra.retrans.clamp(Duration::from_millis(100), Duration::from_mins(1));
     }
     if let Some(mtu) = ra.options.mtu.map(|m| m as usize)
         && (MTU_MIN..=entry.config.mtu).contains(&mtu)

@@ -16,7 +16,7 @@ const RETRIES: u8 = 3;
 /// Addresses made on one alias.
 const MADE_MAX: usize = 16;
 /// RFC 4862 5.5.3 e: an advertisement, which anybody may send, shortens a lifetime to this at most.
-const TWO_HOURS: Duration = Duration::from_secs(2 * 60 * 60);
+const TWO_HOURS: Duration = Duration::from_hours(2);
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 
 /// An address that the stack made.
@@ -110,7 +110,7 @@ pub(super) fn replace(
     }
     let counter = old.counter + 1;
     let new = Made { addr: identifier(ctx, entry, addr, counter), counter, ..old };
-    if ip.remove_address(ctx, link, alias, addr.into()).is_ok() {
+    if ip.remove_address(ctx, alias, addr.into()).is_ok() {
         add(ctx, link, ip, alias, new);
     }
 }
@@ -169,7 +169,7 @@ pub(super) fn refresh_state(ctx: &Ctx<'_>, ip: &mut Ip, alias: AliasId, addr: Ip
 }
 
 /// Deprecates and removes addresses whose lifetimes ran out.
-pub(super) fn timeout(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: AliasId) {
+pub(super) fn timeout(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
     let Some(entry) = ip.aliases.get(&alias) else { return };
     let now = ctx.now;
     let due: Vec<Made> = entry
@@ -182,7 +182,7 @@ pub(super) fn timeout(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: Al
     for made in due {
         if made.valid_until > now {
             refresh_state(ctx, ip, alias, made.addr);
-        } else if ip.remove_address(ctx, link, alias, made.addr.into()).is_err()
+        } else if ip.remove_address(ctx, alias, made.addr.into()).is_err()
             && let Some(entry) = ip.aliases.get_mut(&alias)
         {
             // The operator removed it before.

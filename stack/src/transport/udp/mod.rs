@@ -344,7 +344,7 @@ impl Udp {
             self.bound.remove(&(addr, socket.local.port()));
         }
         for (alias, group) in socket.groups {
-            multicast::leave(&mut lower.ctx, lower.link, lower.ip, alias, group);
+            multicast::leave(&mut lower.ctx, lower.ip, alias, group);
         }
     }
 
@@ -365,7 +365,7 @@ impl Udp {
             return Err(BindError::TooMany);
         }
         use crate::stack::ChangeError;
-        match multicast::join(&mut lower.ctx, lower.link, lower.ip, alias, group) {
+        match multicast::join(&mut lower.ctx, lower.ip, alias, group) {
             Ok(()) => {
                 socket.groups.push((alias, group));
                 Ok(())
@@ -386,7 +386,7 @@ impl Udp {
         let Some(socket) = self.get_mut(id) else { return };
         let Some(at) = socket.groups.iter().position(|g| *g == (alias, group)) else { return };
         socket.groups.swap_remove(at);
-        multicast::leave(&mut lower.ctx, lower.link, lower.ip, alias, group);
+        multicast::leave(&mut lower.ctx, lower.ip, alias, group);
     }
 
     /// A datagram arrived; `frame` starts with the UDP header.

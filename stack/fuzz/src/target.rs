@@ -1,0 +1,290 @@
+//! A stack with everything open that a frame can reach.
+
+use std::net::SocketAddr;
+
+use weft_stack::Stack;
+use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
+use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
+use weft_stack::socket::tcp::TcpState;
+use weft_stack::socket::{Event, SocketId, SocketKind};
+use weft_stack::stack::{Change, Limits, StackConfig, TxBurst};
+use weft_stack::time::{Duration, Instant};
+
+use crate::build::{self, ACK, OUR_MAC, PEER_MAC, SYN};
+
+const ALIAS: AliasId = AliasId(1);
+/// Slots of the pool; a leak empties it soon.
+const SLOTS: usize = 512;
+
+/// See the module documentation.
+pub struct Target {
+    stack: Stack,
+    pool: FramePool,
+    now: Instant,
+    burst: TxBurst,
+    listener: SocketId,
+    udp: SocketId,
+    accepted: Vec<SocketId>,
+    /// The peer's side of the established connection: its port, and what the stack expects next.
+    port: u16,
+    seq: u32,
+    ack: u32,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+impl Default for Target {
+    fn default() -> Target {
+        Target::new()
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        neighbours: 32,
+        reassemblies: 8,
+        reassembly_bytes: 64 << 10,
+        tcp_connections: 64,
+        tcp_half_open: 16,
+        udp_recv_bytes: 16 << 10,
+        groups: 16,
+        addresses: 16,
+        ..Limits::default()
+    }
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+impl Target {
+    /// A stack at 10.0.0.1, fd00::1 and link-local addresses: SLAAC on, a listener on port 80, a
+    /// UDP socket on port 7, a group, a connection from 10.0.0.2, another being opened.
+    ///
+    /// # Panics
+    /// If the stack refuses its configuration.
+    pub fn new() -> Target {
+        let pool = FramePool::heap(SLOTS, 2048);
+        let config = StackConfig { limits: limits(), seed: [7; 16], ..StackConfig::default() };
+        let mut now = Instant::from_millis(1);
+        let mut stack = Stack::new(config, pool.clone(), now);
+        let alias = AliasConfig {
+            id: ALIAS,
+            name: "data0".into(),
+            medium: AliasMedium::Ethernet { mac: OUR_MAC },
+            mtu: 1500,
+            gso_bytes_max: 0,
+            tx_checksum: false,
+            rx_checksum_trust: false,
+            up: true,
+            slaac: true,
+        };
+        let mut change = |c| stack.handle_config(now, c).unwrap_or_else(|e| panic!("{e}"));
+        change(Change::AliasAdd(alias));
+        for cidr in ["10.0.0.1/24", "fd00::1/64"] {
+            let cidr = cidr.parse().unwrap_or_else(|e| panic!("{e}"));
+            change(Change::AddressAdd { alias: ALIAS, cidr });
+        }
+        for _ in 0..30 {
+            now += Duration::from_millis(100);
+            stack.handle_timeout(now);
+        }
+        let listener = stack.tcp_listen(now, addr("[::]:80"), 8).unwrap_or_else(|e| panic!("{e}"));
+        let udp = stack.udp_bind(now, addr("[::]:7")).unwrap_or_else(|e| panic!("{e}"));
+        let group = "239.1.2.3".parse().unwrap_or_else(|e| panic!("{e}"));
+        stack.udp_join(now, udp, ALIAS, group).unwrap_or_else(|e| panic!("{e}"));
+        let (burst, accepted) = (TxBurst::new(64), Vec::new());
+        let (port, seq, ack) = (4000, 0, 0);
+        let mut target =
+            Target { stack, pool, now, burst, listener, udp, accepted, port, seq, ack };
+        target.frame(&build::arp(&build::arp_message(1, build::PEER_V4, build::OUR_V4)));
+        // Its port is ephemeral; the SYN waits for an answer.
+        let _ = target.stack.tcp_connect(now, None, addr("10.0.0.2:90"));
+        target.connect();
+        target
+    }
+
+    /// The peer's port of the established connection.
+    pub fn peer_port(&self) -> u16 {
+        self.port
+    }
+
+    /// What the stack counted.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// The handshake of the peer, from a new port.
+    fn connect(&mut self) {
+        self.port = if self.port >= 4900 { 4000 } else { self.port + 1 };
+        let isn = 0x1000_0000;
+        self.seq = isn;
+        self.take(&build::tcp4(self.port, 80, isn, 0, SYN, &[2, 4, 5, 0xb4, 4, 2, 1, 1], &[]));
+        self.take(&build::tcp4(self.port, 80, isn + 1, self.ack, ACK, &[], &[]));
+    }
+
+    /// Gives a TCP frame for port 80 the port and numbers of the established connection.
+    pub fn aim(&self, frame: &mut [u8]) {
+        let tcp4 = frame.len() >= 54 && frame[12..14] == [8, 0] && frame[23] == 6;
+        if !tcp4 || frame[14] != 0x45 {
+            return;
+        }
+        frame[34..36].copy_from_slice(&self.port.to_be_bytes());
+        frame[36..38].copy_from_slice(&80u16.to_be_bytes());
+        frame[38..42].copy_from_slice(&self.seq.to_be_bytes());
+        frame[42..46].copy_from_slice(&self.ack.to_be_bytes());
+        build::repair(frame);
+    }
+
+    /// A frame arrives; the applications read; everything is checked.
+    pub fn frame(&mut self, frame: &[u8]) {
+        self.take(frame);
+        self.check();
+    }
+
+    fn take(&mut self, frame: &[u8]) {
+        self.now += Duration::from_micros(50);
+        let frame = Frame::from_heap(HEADROOM_BYTES, frame);
+        self.stack.handle_frame(self.now, ALIAS, frame);
+        self.settle();
+    }
+
+    /// Time passes.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..100_000 {
+            let Some(at) = self.stack.poll_timeout().filter(|at| *at <= end) else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(at);
+            self.stack.handle_timeout(self.now);
+            self.settle();
+        }
+        panic!("timers do not come to rest");
+    }
+
+    /// Reads, accepts and sends until the stack is at rest; notes what the peer learns.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            let mut busy = false;
+            while let Some(event) = self.stack.poll_event() {
+                busy = true;
+                self.event(event);
+            }
+            let mut burst = std::mem::take(&mut self.burst);
+            busy |= self.stack.poll_transmit(self.now, &mut burst) > 0;
+            for (_, frame) in burst.frames.drain(..) {
+                self.sent(frame.to_heap().data());
+            }
+            self.burst = burst;
+            if !busy {
+                return;
+            }
+        }
+        panic!("the stack does not come to rest");
+    }
+
+    fn event(&mut self, event: Event) {
+        let Event::Socket { id, .. } = event else { return };
+        match id.kind {
+            SocketKind::TcpListener => {
+                while let Some(accepted) = self.stack.tcp_accept(self.listener) {
+                    self.accepted.push(accepted.id);
+                    if self.accepted.len() > 8 {
+                        let oldest = self.accepted.remove(0);
+                        self.stack.tcp_close(self.now, oldest);
+                    }
+                }
+            }
+            SocketKind::TcpStream => self.echo(id),
+            SocketKind::Udp => while self.stack.udp_recv(self.udp).is_ok() {},
+        }
+    }
+
+    /// Sends back what came; closes when the peer does.
+    fn echo(&mut self, id: SocketId) {
+        for _ in 0..64 {
+            match self.stack.tcp_recv_bytes(self.now, id, 4096) {
+                Ok(data) if !data.is_empty() => {
+                    let _ = self.stack.tcp_send(self.now, id, &data);
+                }
+                Ok(_) => return self.close(id),
+                Err(_) if self.stack.tcp_state(id) == TcpState::Closed => return self.close(id),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn close(&mut self, id: SocketId) {
+        self.accepted.retain(|a| *a != id);
+        self.stack.tcp_close(self.now, id);
+    }
+
+    /// The peer follows the connection by what the stack sends.
+    fn sent(&mut self, frame: &[u8]) {
+        let tcp4 = frame.len() >= 54 && frame[12..14] == [8, 0] && frame[23] == 6;
+        if !tcp4 || frame[36..38] != self.port.to_be_bytes() || frame[..6] != PEER_MAC {
+            return;
+        }
+        let word = |at: usize| {
+            u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]])
+        };
+        let flags = frame[47];
+        let header = usize::from(frame[46] >> 4) * 4;
+        let len = (frame.len() - 34).saturating_sub(header) as u32;
+        let syn_fin = u32::from(flags & SYN != 0) + u32::from(flags & build::FIN != 0);
+        self.ack = word(38).wrapping_add(len + syn_fin);
+        if flags & ACK != 0 {
+            self.seq = word(42);
+        }
+    }
+
+    /// Opens the connection again if a frame ended it.
+    pub fn reconnect(&mut self) {
+        self.connect();
+        self.check();
+    }
+
+    /// What has to hold after every frame.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn check(&self) {
+        self.stack.mib().check_sums().unwrap_or_else(|e| panic!("{e}"));
+        let (held, limits) = (self.stack.memory(), limits());
+        assert!(held.neighbours <= limits.neighbours, "{held:?}");
+        assert!(held.reassemblies <= limits.reassemblies, "{held:?}");
+        assert!(held.reassembly_bytes <= limits.reassembly_bytes, "{held:?}");
+        assert!(held.tcp_connections <= limits.tcp_connections, "{held:?}");
+        assert!(held.udp_bytes <= limits.udp_recv_bytes, "{held:?}");
+        assert!(self.stack.addresses(ALIAS).len() <= limits.addresses);
+    }
+
+    /// Closes everything, lets all timers run out and checks that nothing is held.
+    ///
+    /// # Panics
+    /// If something is.
+    pub fn finish(&mut self) {
+        self.pass(Duration::from_secs(1));
+        self.stack.tcp_close(self.now, self.listener);
+        self.stack.udp_close(self.udp);
+        let mut open = Vec::new();
+        self.stack.for_each_socket(|s| open.push(s.id));
+        for id in open {
+            self.stack.tcp_abort(self.now, id);
+        }
+        self.settle();
+        self.pass(Duration::from_mins(5));
+        self.check();
+        let held = self.stack.memory();
+        let sockets = held.tcp_connections + held.tcp_listeners + held.udp_sockets;
+        let waiting = held.reassemblies + held.neighbour_frames + held.out_frames;
+        assert_eq!((sockets, waiting), (0, 0), "{held:?}");
+        assert_eq!(self.pool.free(), self.pool.slots(), "frames did not come back");
+    }
+}
