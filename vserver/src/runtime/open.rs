@@ -4,6 +4,7 @@ use weft_drivers::afxdp::{self, AfXdp, AfXdpOptions, UmemPool, XdpProgram};
 use weft_drivers::device::{AnyDevice, DeviceError, Medium};
 use weft_drivers::mem::{self, MemConfig};
 use weft_drivers::netlink::Netlink;
+use weft_drivers::packet::{Packet, PacketConfig};
 use weft_drivers::tuntap::{TunTap, TunTapConfig};
 
 use crate::config::{Driver, Nic, PollMode, Workers, XdpMode};
@@ -30,10 +31,7 @@ pub(crate) fn open(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> 
         Driver::AfXdp => open_afxdp(nic, workers),
         Driver::Tap => open_tuntap(nic, workers, Medium::Ethernet),
         Driver::Tun => open_tuntap(nic, workers, Medium::Ip),
-        Driver::Packet => {
-            let source = std::io::Error::from(std::io::ErrorKind::Unsupported);
-            Err(DeviceError::new("open", nic.device.clone(), source).hint("use af-xdp or tap"))
-        }
+        Driver::Packet => open_packet(nic, workers),
     }
 }
 
@@ -66,12 +64,23 @@ fn open_tuntap(nic: &Nic, workers: &Workers, medium: Medium) -> Result<Opened, D
     Ok(Opened::new(queues.into_iter().map(|q| Box::new(q) as AnyDevice).collect()))
 }
 
+fn open_packet(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
+    set_mtu(nic)?;
+    let mut config = PacketConfig::new(nic.device.clone());
+    config.queues = nic.queues.max(1);
+    config.pool_frames = frames_per_queue(nic, workers);
+    let queues = Packet::open(&config)?;
+    Ok(Opened::new(queues.into_iter().map(|q| Box::new(q) as AnyDevice).collect()))
+}
+
+fn set_mtu(nic: &Nic) -> Result<(), DeviceError> {
+    nic.mtu.map_or(Ok(()), |mtu| Netlink::open()?.set_mtu(&nic.device, mtu))
+}
+
 /// One UMEM for all queues of the NIC. Dropping the last of the devices takes the program and its
 /// maps off the NIC.
 fn open_afxdp(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
-    if let Some(mtu) = nic.mtu {
-        Netlink::open()?.set_mtu(&nic.device, mtu)?;
-    }
+    set_mtu(nic)?;
     let mode = match nic.xdp {
         XdpMode::Auto => afxdp::XdpMode::Auto,
         XdpMode::ZeroCopy => afxdp::XdpMode::ZeroCopy,
