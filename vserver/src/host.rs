@@ -1,10 +1,12 @@
 //! A host: devices, workers, vservers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use weft_drivers::capture::CaptureFile;
 use weft_drivers::device::{AnyDevice, DeviceError};
 use weft_stack::socket::SocketInfo;
 use weft_stack::stack::ChangeError;
@@ -86,11 +88,17 @@ impl std::fmt::Debug for AnyPeer {
 }
 
 /// What handles on vservers share with the host.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: HostConfig,
     pub(crate) names: HashMap<String, u32>,
     pub(crate) worker: Arc<Worker>,
+    pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Host {

@@ -231,3 +231,23 @@ fn a_thousand_listeners_accept() {
         assert_eq!(accepted.peer_addr().unwrap(), stream.local_addr().unwrap());
     }
 }
+
+#[test]
+fn a_capture_holds_what_went_over_the_nic() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("eth0.pcapng");
+    let text = nic("eth0", 1)
+        + &format!("capture = \"{}\"\n[alias.data0]\nover = \"eth0\"\n", file.display())
+        + "[vserver.v]\naddresses = [\"data0 10.0.0.1/16\"]\n";
+    let (server, peers) = start(&text);
+    let client = client_on(peers);
+    echo_server(&vs(&server, "v"), addr("10.0.0.1:7"));
+    let mark = b"this text goes over the wire, there and back";
+    echo(&connect(&vs(&client, "c"), addr("10.0.0.1:7")), mark);
+    server.stop();
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!(bytes[..4], [0x0a, 0x0d, 0x0d, 0x0a], "a section header block");
+    let found = bytes.windows(mark.len()).filter(|w| w == mark).count();
+    assert!(found >= 2, "seen {found} times");
+    assert!(server.snapshot().problems.is_empty());
+}

@@ -1,11 +1,15 @@
 //! From a configuration to a running host.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use weft_drivers::device::{AnyDevice, Caps, Device, Link, Medium};
+use weft_drivers::capture::{Capture, CaptureFile};
+use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
 use weft_stack::frame::FramePool;
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
 use weft_stack::ip::route::Route;
@@ -13,46 +17,79 @@ use weft_stack::stack::{Change, ChangeError, StackConfig};
 use weft_stack::time::Instant;
 
 use super::{AnyPeer, Devices, Host, HostError, Shared};
-use crate::config::{Driver, HostConfig, PollMode, Vserver};
+use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
 use crate::interface::Tree;
 use crate::runtime::{
     AliasPlace, Clock, Core, HostStack, Links, Nic, Node, Worker, open, worker_loop,
 };
 
+/// What has been opened so far. Dropping it closes everything.
+#[derive(Default)]
+struct Opening {
+    nics: Vec<Nic>,
+    peers: HashMap<String, AnyPeer>,
+    /// NICs with a kernel interface below them.
+    kernel: Vec<(usize, String)>,
+    problems: Vec<String>,
+    captures: BTreeMap<PathBuf, CaptureFile>,
+}
+
+impl Opening {
+    fn add(
+        &mut self,
+        nic: &config::Nic,
+        workers: &config::Workers,
+        given: Option<Vec<AnyDevice>>,
+    ) -> Result<(), DeviceError> {
+        let mut devices = if let Some(given) = given {
+            given
+        } else {
+            let opened = open::open(nic, workers)?;
+            self.peers.extend(opened.peer.map(|p| (nic.name.clone(), AnyPeer(p))));
+            let below = (nic.driver != Driver::Mem).then(|| (self.nics.len(), nic.device.clone()));
+            self.kernel.extend(below);
+            let notes = opened.notes.into_iter();
+            self.problems.extend(notes.map(|n| format!("nic {}: {n}", nic.name)));
+            opened.devices
+        };
+        if let Some(path) = &nic.capture {
+            let file = match self.captures.entry(path.clone()) {
+                Entry::Occupied(file) => file.into_mut(),
+                Entry::Vacant(vacant) => vacant.insert(CaptureFile::create(path)?),
+            };
+            let wrap = |d| Box::new(Capture::new(d, &nic.name, file)) as AnyDevice;
+            devices = devices.into_iter().map(wrap).collect();
+        }
+        self.nics.push(Nic::new(devices));
+        Ok(())
+    }
+}
+
 pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, HostError> {
     let tree = Tree::new(&config)?;
     check(&config, &devices)?;
-    let mut nics = Vec::new();
-    let mut peers = HashMap::new();
-    let mut kernel = Vec::new();
-    let mut problems = Vec::new();
-    for (i, nic) in config.nics.iter().enumerate() {
-        let opened = if let Some(given) = devices.remove(&nic.name) {
-            given
-        } else {
-            let opened = open::open(nic, &config.workers)
-                .map_err(|source| HostError::Device { nic: nic.name.clone(), source })?;
-            peers.extend(opened.peer.map(|p| (nic.name.clone(), AnyPeer(p))));
-            kernel.extend((nic.driver != Driver::Mem).then(|| (i, nic.device.clone())));
-            problems.extend(opened.notes.into_iter().map(|n| format!("nic {}: {n}", nic.name)));
-            opened.devices
-        };
-        nics.push(Nic::new(opened));
+    let mut opening = Opening::default();
+    for nic in &config.nics {
+        opening
+            .add(nic, &config.workers, devices.remove(&nic.name))
+            .map_err(|source| HostError::Device { nic: nic.name.clone(), source })?;
     }
-    let links = watch(kernel, &config)?;
+    let links = watch(opening.kernel, &config)?;
     let clock = Clock::start();
-    let aliases = aliases(&config, &nics)?;
+    let aliases = aliases(&config, &opening.nics)?;
     let demux = demux(&config, &tree, &aliases);
     let places = config.aliases.iter().map(|a| AliasPlace { nic: a.nic, mtu: a.mtu }).collect();
-    let mut core = Core::new(nics, places, demux);
-    for problem in problems {
+    let mut core = Core::new(opening.nics, places, demux);
+    for problem in opening.problems {
         core.problem(problem);
     }
     for index in 0..config.vservers.len() {
         add_vserver(&mut core, &config, &aliases, index, clock.now())?;
     }
-    run(config, core, clock, links, peers)
+    let captures = opening.captures.into_iter().collect();
+    let (shared, thread) = run(config, core, clock, links, captures)?;
+    Ok(Host { shared, thread: Mutex::new(Some(thread)), peers: Mutex::new(opening.peers) })
 }
 
 fn config_error(object: String, problem: impl Into<String>, hint: impl Into<String>) -> HostError {
@@ -281,8 +318,8 @@ fn run(
     core: Core,
     clock: Clock,
     links: Option<Links>,
-    peers: HashMap<String, AnyPeer>,
-) -> Result<Host, HostError> {
+    captures: Vec<(PathBuf, CaptureFile)>,
+) -> Result<(Arc<Shared>, JoinHandle<()>), HostError> {
     let os = |operation| move |source| HostError::Os { operation, source };
     let mode = config.nics.iter().map(|n| n.poll).max_by_key(|m| match m {
         PollMode::Interrupt => 0,
@@ -295,10 +332,10 @@ fn run(
     let names = config.vservers.iter().enumerate().map(|(i, v)| (v.name.clone(), i as u32));
     let names = names.collect();
     let cpu = config.workers.affinity.first().copied();
-    let shared = Arc::new(Shared { config, names, worker: Arc::clone(&worker) });
+    let shared = Shared { config, names, worker: Arc::clone(&worker), captures };
     let thread = std::thread::Builder::new()
         .name("weft-worker-0".into())
         .spawn(move || worker_loop(&worker, sleeper, mode, cpu))
         .map_err(os("start the worker's thread"))?;
-    Ok(Host { shared, thread: Mutex::new(Some(thread)), peers: Mutex::new(peers) })
+    Ok((Arc::new(shared), thread))
 }

@@ -24,8 +24,12 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     let core = shared.worker.lock();
     let nics = core.nics.iter().enumerate().map(|(i, nic)| of_nic(config, i, nic)).collect();
     let drops = by_reason(&core.drops);
-    let problems = core.problems.clone();
+    let mut problems = core.problems.clone();
     drop(core);
+    let captures = shared.captures.iter();
+    problems.extend(captures.filter_map(|(path, file)| {
+        Some(format!("capture {} ended: {}", path.display(), file.failure()?))
+    }));
     HostSnapshot {
         schema_version: 1,
         generation: 1,
