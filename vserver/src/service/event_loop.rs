@@ -182,6 +182,9 @@ impl EventLoop {
             // Only those that wait now: a new turn comes after the other sockets' events.
             for _ in 0..self.again.len() {
                 if let Some(t) = self.again.pop_front() {
+                    if let Some(queued) = self.queued(t) {
+                        *queued = false;
+                    }
                     self.advance(t, now);
                 }
             }
@@ -244,33 +247,36 @@ impl EventLoop {
         let Some(entry) = self.sockets.get_mut(slot).filter(|e| e.generation == generation) else {
             return;
         };
-        let (queued, again) = match &mut entry.socket {
+        let again = match &mut entry.socket {
             Socket::Listener(_) => return self.accept(t, now),
-            Socket::Datagrams(d) => {
-                let again = d.advance();
-                (&mut d.queued, again)
-            }
+            Socket::Datagrams(d) => d.advance(),
             Socket::Connection(c) => match c.advance(now, &mut self.scratch) {
                 Turn::Over => return self.remove(slot),
                 turn => {
                     self.arm(t);
-                    return self.requeue(t, turn == Turn::Again);
+                    turn == Turn::Again
                 }
             },
         };
-        *queued = false;
-        self.requeue(t, again);
+        if again {
+            self.requeue(t);
+        }
     }
 
-    fn requeue(&mut self, t: Token, again: bool) {
-        let Some(socket) = self.entry(t) else { return };
-        let queued = match socket {
+    /// Whether the socket waits for another turn.
+    fn queued(&mut self, t: Token) -> Option<&mut bool> {
+        Some(match self.entry(t)? {
             Socket::Listener(l) => &mut l.queued,
             Socket::Datagrams(d) => &mut d.queued,
             Socket::Connection(c) => &mut c.queued,
-        };
-        let was = std::mem::replace(queued, again);
-        if again && !was {
+        })
+    }
+
+    /// Gives the socket another turn after the others, once.
+    fn requeue(&mut self, t: Token) {
+        if let Some(queued) = self.queued(t)
+            && !std::mem::replace(queued, true)
+        {
             self.again.push_back(t);
         }
     }
@@ -285,7 +291,7 @@ impl EventLoop {
                     l.paused = true;
                     counters.accept_paused.add(1);
                 }
-                return self.requeue(t, false);
+                return;
             }
             match l.socket.accept() {
                 Ok((stream, _)) => {
@@ -294,10 +300,10 @@ impl EventLoop {
                         counters.failed.add(1);
                     }
                 }
-                Err(_) => return self.requeue(t, false),
+                Err(_) => return,
             }
         }
-        self.requeue(t, true);
+        self.requeue(t);
     }
 
     fn open(&mut self, stream: TcpStream, service: &Arc<Running>, now: Instant) -> io::Result<()> {
@@ -347,7 +353,7 @@ impl EventLoop {
         let t = Token(service.listener.load(Ordering::Relaxed));
         let Some(Socket::Listener(l)) = self.entry(t) else { return };
         if std::mem::take(&mut l.paused) {
-            self.requeue(t, true);
+            self.requeue(t);
         }
     }
 
