@@ -2,10 +2,13 @@
 //! packet, and a large one behind it for what a super-segment has more. An ordinary packet never
 //! pins the large buffer.
 
-use bytes::Bytes;
-use weft_stack::frame::{Frame, FramePool, Gso};
+use std::collections::VecDeque;
 
-use crate::device::DeviceStats;
+use bytes::Bytes;
+use weft_stack::frame::{Checksum, Frame, FramePool, Gso, HEADROOM_BYTES};
+
+use crate::device::{DeviceStats, Medium};
+use crate::segment::Cut;
 use crate::vnet;
 
 /// A super-segment behind the longest link header.
@@ -28,6 +31,42 @@ impl Pools {
             spills: FramePool::heap(spills, SPILL_BYTES),
         }
     }
+
+    /// An empty frame with room for `len` bytes behind its headroom.
+    fn frame(&self, len: usize) -> Frame {
+        let frame = self.frames.alloc().filter(|frame| frame.tailroom() >= len);
+        frame.unwrap_or_else(|| Frame::heap_with_capacity(HEADROOM_BYTES, len))
+    }
+
+    /// Appends a received frame to `out`, several datagrams in one frame as single ones: the stack
+    /// takes super-segments of TCP only.
+    pub(crate) fn split(
+        &self,
+        frame: Frame,
+        medium: Medium,
+        stats: &mut DeviceStats,
+        out: &mut VecDeque<Frame>,
+    ) {
+        if !matches!(frame.meta.gso, Gso::Udp { .. }) {
+            out.push_back(frame);
+            return;
+        }
+        let Ok(mut cut) = Cut::new(&frame, medium) else {
+            stats.rx_errors += 1;
+            return;
+        };
+        stats.rx_frames += cut.frames() as u64 - 1;
+        while let Some(len) = cut.next_len() {
+            let mut part = self.frame(len);
+            cut.write_next(part.push_back(len));
+            stats.copied_bytes += len as u64;
+            if frame.meta.checksum != Checksum::Complete {
+                // It was trusted as a whole, and was summed just now.
+                part.meta.checksum = Checksum::Verified;
+            }
+            out.push_back(part);
+        }
+    }
 }
 
 /// Buffers of one read.
@@ -39,13 +78,13 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Makes sure that both buffers are there. `false`: the frame pool is empty.
-    pub(crate) fn prepare(&mut self, pools: &Pools) -> bool {
+    /// Makes sure that both buffers are there. While a pool is empty, which it counts, the heap
+    /// helps out: a frame left in the kernel would wait for a wake-up that may never come.
+    pub(crate) fn prepare(&mut self, pools: &Pools) {
         if self.frame.is_none() {
-            self.frame = pools.frames.alloc().map(|mut frame| {
-                frame.push_back(frame.tailroom());
-                frame
-            });
+            let mut frame = pools.frame(pools.frames.slot_bytes());
+            frame.push_back(frame.tailroom());
+            self.frame = Some(frame);
         }
         if self.spill.is_none() {
             let mut spill =
@@ -54,13 +93,12 @@ impl Intake {
             spill.push_back(spill.tailroom());
             self.spill = Some(spill);
         }
-        self.frame.is_some()
     }
 
     /// Header, frame and rest, in the order of the read.
     ///
     /// # Panics
-    /// Without a [`Intake::prepare`] that succeeded.
+    /// Without [`Intake::prepare`].
     pub(crate) fn buffers(&mut self, header_len: usize) -> [&mut [u8]; 3] {
         [
             &mut self.header[..header_len],
@@ -119,7 +157,7 @@ mod tests {
     use super::*;
 
     fn read(intake: &mut Intake, pools: &Pools, header: [u8; 10], data: &[u8]) -> Option<Frame> {
-        assert!(intake.prepare(pools));
+        intake.prepare(pools);
         let [h, frame, spill] = intake.buffers(10);
         h.copy_from_slice(&header);
         let n = data.len().min(frame.len());
@@ -156,8 +194,25 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_pool_is_told() {
+    fn an_empty_pool_is_counted_and_the_heap_helps_out() {
         let pools = Pools::new(0, 2048, 0);
-        assert!(!Intake::default().prepare(&pools));
+        let frame = read(&mut Intake::default(), &pools, tcp4(1400), &vec![7; 30_000]).unwrap();
+        assert_eq!((frame.total_len(), pools.frames.exhausted()), (30_000, 1));
+    }
+
+    #[test]
+    fn datagrams_of_one_frame_come_singly() {
+        let pools = Pools::new(2, 2048, 1);
+        let mut packet = vec![0x45, 0, 0x0b, 0xd4, 0, 0, 0, 0, 64, 17, 0, 0];
+        packet.extend([10, 0, 0, 1, 10, 0, 0, 2, 0, 1, 0, 2, 0x0b, 0xc0, 0x12, 0x34]);
+        packet.resize(28 + 3000, 9);
+        let [size, _] = [1200u16.to_ne_bytes(), [0; 2]];
+        let header = [1, 5, 0, 0, size[0], size[1], 20, 0, 6, 0];
+        let frame = read(&mut Intake::default(), &pools, header, &packet).unwrap();
+        let (mut out, mut stats) = (VecDeque::new(), DeviceStats::default());
+        pools.split(frame, Medium::Ip, &mut stats, &mut out);
+        let lengths: Vec<usize> = out.iter().map(Frame::len).collect();
+        assert_eq!((lengths, stats.rx_frames), (vec![1228, 1228, 628], 2));
+        assert!(out.iter().all(|f| f.meta.checksum == Checksum::Verified));
     }
 }

@@ -16,8 +16,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 
 use libc::SOL_PACKET;
+use parking_lot::Mutex;
 use weft_stack::frame::{Frame, FramePool, Gso};
 
 use crate::device::{
@@ -82,11 +84,18 @@ enum Receive {
     Ring(Box<Ring>),
 }
 
+/// The sockets of one interface: what is steered to one is steered to all, because the kernel
+/// chooses among them by flow.
+struct Group {
+    sockets: Vec<Weak<OwnedFd>>,
+    ours: Mutex<BTreeSet<IpAddr>>,
+}
+
 /// One AF_PACKET socket on an interface.
 pub struct Packet {
     // Before the descriptor: a ring is unmapped first.
     receive: Receive,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     caps: Caps,
     link: Link,
     pools: Pools,
@@ -95,7 +104,9 @@ pub struct Packet {
     kernel_drops: Cell<u64>,
     /// Bytes of the virtio-net header, 0 without.
     header_len: usize,
-    ours: BTreeSet<IpAddr>,
+    group: Arc<Group>,
+    /// Received frames that the caller had no room for.
+    arrived: VecDeque<Frame>,
     /// Frames cut or completed in software that wait for room.
     backlog: VecDeque<Frame>,
     /// The pool had no frames for a super-segment, or the kernel no memory.
@@ -107,26 +118,25 @@ impl Packet {
     /// `CAP_NET_RAW` there.
     pub fn open(config: &PacketConfig) -> Result<Vec<Packet>, DeviceError> {
         let facts = Netlink::open()?.link(&config.name)?;
-        let mut devices = Vec::new();
-        let mut fds = Vec::new();
+        let mut sockets = Vec::new();
         for _ in 0..config.queues.max(1) {
-            let (fd, receive, header_len) = open_socket(config, facts.index)?;
-            fds.push(fd);
-            devices.push((receive, header_len));
+            sockets.push(open_socket(config, facts.index)?);
         }
+        let fds: Vec<_> = sockets.iter().map(|(fd, ..)| fd).collect();
         socket::fan_out(&fds).map_err(|e| DeviceError::new("fan out", &config.name, e))?;
-        let devices = fds.into_iter().zip(devices);
-        Ok(devices
-            .map(|(fd, (receive, header))| Packet::new(config, &facts, fd, receive, header))
-            .collect())
+        let group = Arc::new(Group {
+            sockets: fds.into_iter().map(Arc::downgrade).collect(),
+            ours: Mutex::new(BTreeSet::new()),
+        });
+        let device = |socket| Packet::new(config, &facts, socket, Arc::clone(&group));
+        Ok(sockets.into_iter().map(device).collect())
     }
 
     fn new(
         config: &PacketConfig,
         facts: &LinkFacts,
-        fd: OwnedFd,
-        receive: Receive,
-        header_len: usize,
+        (fd, receive, header_len): Socket,
+        group: Arc<Group>,
     ) -> Packet {
         let how = match receive {
             Receive::Messages(_) => "messages",
@@ -149,10 +159,48 @@ impl Packet {
             stats: DeviceStats::default(),
             kernel_drops: Cell::new(0),
             header_len,
-            ours: BTreeSet::new(),
+            group,
+            arrived: VecDeque::new(),
             backlog: VecDeque::new(),
             starved: false,
         }
+    }
+
+    /// Fills `arrived` from up to `max` frames of the kernel.
+    fn take_from_kernel(&mut self, max: usize) -> io::Result<()> {
+        let mut to = Delivery {
+            arrived: &mut self.arrived,
+            header_len: self.header_len,
+            medium: self.caps.medium,
+            pools: &self.pools,
+            stats: &mut self.stats,
+        };
+        let receiver = match &mut self.receive {
+            Receive::Messages(receiver) => receiver,
+            Receive::Ring(ring) => {
+                ring.receive(max, &mut to);
+                return Ok(());
+            }
+        };
+        let mut left = max;
+        while left > 0 {
+            match receiver.receive(&self.fd, left, &mut to) {
+                Ok(n) if n == left.min(BATCH) => left -= n,
+                // The kernel has no more.
+                Ok(_) => break,
+                Err(e) => match e.raw_os_error() {
+                    // ENETDOWN: the interface went down; it may come back.
+                    Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN) => break,
+                    // A kind of super-segment that the header has no word for.
+                    Some(libc::EINVAL) => {
+                        to.stats.rx_errors += 1;
+                        left -= 1;
+                    }
+                    _ => return Err(e),
+                },
+            }
+        }
+        Ok(())
     }
 
     /// Cuts or completes a frame into the backlog. `false`: the pool has not enough frames now.
@@ -250,10 +298,10 @@ enum Verdict {
     Software,
 }
 
-fn open_socket(
-    config: &PacketConfig,
-    index: u32,
-) -> Result<(OwnedFd, Receive, usize), DeviceError> {
+/// A socket, how it receives, and the bytes of its virtio-net header.
+type Socket = (Arc<OwnedFd>, Receive, usize);
+
+fn open_socket(config: &PacketConfig, index: u32) -> Result<Socket, DeviceError> {
     let failed = |operation| move |e| DeviceError::new(operation, &config.name, e);
     let fd = socket::create(&config.name)?;
     socket::prepare(&fd).map_err(failed("set options of packet socket on"))?;
@@ -268,7 +316,7 @@ fn open_socket(
     };
     socket::bind(&fd, index).map_err(failed("bind packet socket to"))?;
     socket::join(&fd, index, config.promiscuous).map_err(failed("receive all addresses on"))?;
-    Ok((fd, receive, header_len))
+    Ok((Arc::new(fd), receive, header_len))
 }
 
 impl Device for Packet {
@@ -289,39 +337,12 @@ impl Device for Packet {
     }
 
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
-        let mut to = Delivery {
-            burst,
-            header_len: self.header_len,
-            medium: self.caps.medium,
-            pools: &self.pools,
-            stats: &mut self.stats,
-        };
-        let receiver = match &mut self.receive {
-            Receive::Messages(receiver) => receiver,
-            Receive::Ring(ring) => return Ok(ring.receive(max, &mut to)),
-        };
-        let mut received = 0;
-        while received < max {
-            let left = max - received;
-            match receiver.receive(&self.fd, left, &mut to) {
-                Ok(n) => {
-                    received += n;
-                    // Fewer than asked for: the kernel has no more, or the pool.
-                    if n < left.min(BATCH) {
-                        break;
-                    }
-                }
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => break,
-                    // The interface went down; it may come back.
-                    Some(libc::ENETDOWN) => break,
-                    // A kind of super-segment that the header has no word for.
-                    Some(libc::EINVAL) => to.stats.rx_errors += 1,
-                    _ => return Err(e),
-                },
-            }
+        if self.arrived.len() < max {
+            self.take_from_kernel(max - self.arrived.len())?;
         }
-        Ok(received)
+        let n = max.min(self.arrived.len());
+        burst.extend(self.arrived.drain(..n));
+        Ok(n)
     }
 
     fn transmit(&mut self, burst: &mut VecDeque<Frame>) -> io::Result<usize> {
@@ -347,14 +368,16 @@ impl Device for Packet {
     }
 
     fn steer(&mut self, change: Steer) -> io::Result<()> {
+        let mut ours = self.group.ours.lock();
         let changed = match change {
-            Steer::Add(address) => self.ours.insert(address),
-            Steer::Remove(address) => self.ours.remove(&address),
+            Steer::Add(address) => ours.insert(address),
+            Steer::Remove(address) => ours.remove(&address),
         };
         if !changed || self.caps.medium == Medium::Ip {
             return Ok(());
         }
-        let program = filter::addresses(&self.ours).unwrap_or_else(filter::incoming);
-        socket::attach_filter(&self.fd, &program)
+        let program = filter::addresses(&ours).unwrap_or_else(filter::incoming);
+        let sockets = self.group.sockets.iter().filter_map(Weak::upgrade);
+        sockets.into_iter().try_for_each(|fd| socket::attach_filter(&fd, &program))
     }
 }

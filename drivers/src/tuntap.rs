@@ -34,8 +34,6 @@ pub struct TunTapConfig {
     pub pool_frames: usize,
     /// Use the virtio-net header and its offloads where the kernel has them.
     pub vnet: bool,
-    /// Also receive several datagrams of one flow as one frame ([`Gso::Udp`]).
-    pub udp_super_segments: bool,
     /// L3 MTU to set; `None` leaves it.
     pub mtu: Option<usize>,
     /// Our MAC address on a TAP; `None` derives one from the interface's, which is the kernel's.
@@ -51,7 +49,6 @@ impl TunTapConfig {
             queues: 1,
             pool_frames: 4096,
             vnet: true,
-            udp_super_segments: false,
             mtu: None,
             mac: None,
         }
@@ -69,6 +66,8 @@ pub struct TunTap {
     stats: DeviceStats,
     /// Bytes of the virtio-net header, 0 without.
     header_len: usize,
+    /// Received frames that the caller had no room for.
+    arrived: VecDeque<Frame>,
     /// Frames cut or completed in software that wait for room.
     backlog: VecDeque<Frame>,
     /// The pool had no frames for a super-segment.
@@ -180,10 +179,12 @@ impl Device for TunTap {
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         let mut received = 0;
         while received < max {
-            if !self.intake.prepare(&self.pools) {
-                // The kernel's queue holds what comes meanwhile.
-                break;
+            if let Some(frame) = self.arrived.pop_front() {
+                burst.push(frame);
+                received += 1;
+                continue;
             }
+            self.intake.prepare(&self.pools);
             let [header, frame, spill] = self.intake.buffers(self.header_len);
             let mut parts =
                 [IoSliceMut::new(header), IoSliceMut::new(frame), IoSliceMut::new(spill)];
@@ -198,8 +199,8 @@ impl Device for TunTap {
             };
             let frame = self.intake.finish(self.header_len, len, &self.pools, &mut self.stats);
             if let Some(frame) = frame {
-                burst.push(frame);
-                received += 1;
+                let (medium, stats) = (self.caps.medium, &mut self.stats);
+                self.pools.split(frame, medium, stats, &mut self.arrived);
             }
         }
         Ok(received)

@@ -137,6 +137,16 @@ fn super_segments_are_cut_in_software_without_the_header() {
 }
 
 #[test]
+fn several_datagrams_in_one_frame_come_singly() {
+    for config in configs().into_iter().filter(|config| config.vnet) {
+        with_device(&config, |mut devices| {
+            let mut peer = Peer::new(devices.remove(0));
+            common::datagrams_come_singly(&mut peer, &kernel_udp());
+        });
+    }
+}
+
+#[test]
 fn the_filter_follows_the_steering() {
     with_device(&PacketConfig::new("weft0"), |mut devices| {
         let mut peer = Peer::new(devices.remove(0));

@@ -128,6 +128,7 @@ fn udp_super_segments_are_cut_by_kernel_or_driver() {
                 let n = socket.recv(&mut buffer).unwrap();
                 assert_eq!(&buffer[..n], datagram);
             }
+            common::datagrams_come_singly(&mut peer, &socket);
         });
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Appends up to `max` frames; returns how many.
+    /// One batch of up to `max` frames; returns how many the kernel had.
     pub(super) fn receive(
         &mut self,
         fd: &OwnedFd,
@@ -53,9 +53,7 @@ impl Receiver {
         let mut messages = [empty_message(); BATCH];
         let mut prepared = 0;
         for (i, intake) in self.intakes.iter_mut().enumerate().take(max) {
-            if !intake.prepare(to.pools) {
-                break;
-            }
+            intake.prepare(to.pools);
             vectors[i] = intake.buffers(to.header_len).map(io_vector);
             let header = &mut messages[i].msg_hdr;
             header.msg_iov = vectors[i].as_mut_ptr();
@@ -63,9 +61,6 @@ impl Receiver {
             header.msg_control = controls[i].as_mut_ptr().cast();
             header.msg_controllen = size_of::<Control>();
             prepared += 1;
-        }
-        if prepared == 0 {
-            return Ok(0);
         }
         // SAFETY: every message points to vectors and control buffers that outlive the call, and
         // the vectors to buffers that the intakes own exclusively.
@@ -75,7 +70,6 @@ impl Receiver {
             libc::recvmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, flags, none)
         };
         let Ok(n) = usize::try_from(n) else { return Err(io::Error::last_os_error()) };
-        let mut received = 0;
         for (message, intake) in messages.iter().zip(&mut self.intakes).take(n) {
             let header = &message.msg_hdr;
             let len = (message.msg_len as usize).checked_sub(to.header_len);
@@ -83,9 +77,9 @@ impl Receiver {
                 to.stats.rx_errors += 1;
                 continue;
             };
-            received += usize::from(to.deliver(intake, len, auxiliary(header)));
+            to.deliver(intake, len, auxiliary(header));
         }
-        Ok(received)
+        Ok(n)
     }
 }
 

@@ -92,28 +92,28 @@ impl Ring {
         self.block = (self.block + 1) % BLOCKS;
     }
 
-    /// Appends up to `max` frames; returns how many.
-    pub(super) fn receive(&mut self, max: usize, to: &mut Delivery<'_>) -> usize {
-        let mut received = 0;
-        while received < max {
-            if self.frames_left == 0 && !self.open_block() {
-                break;
-            }
-            if self.frames_left > 0 {
-                if !self.intake.prepare(to.pools) {
-                    break;
+    /// Takes up to `max` frames.
+    pub(super) fn receive(&mut self, max: usize, to: &mut Delivery<'_>) {
+        for _ in 0..max {
+            while self.frames_left == 0 {
+                if !self.open_block() {
+                    return;
                 }
-                received += usize::from(self.copy_frame(to));
+                // A block whose time was up may be empty.
+                if self.frames_left == 0 {
+                    self.close_block();
+                }
             }
+            self.intake.prepare(to.pools);
+            self.copy_frame(to);
             if self.frames_left == 0 {
                 self.close_block();
             }
         }
-        received
     }
 
-    /// Reads one record of the open block; `false`: the frame is unusable, which is counted.
-    fn copy_frame(&mut self, to: &mut Delivery<'_>) -> bool {
+    /// Reads one record of the open block.
+    fn copy_frame(&mut self, to: &mut Delivery<'_>) {
         let at = self.next;
         // SAFETY: the block is ours since `open_block`; the kernel keeps its records inside.
         let (block, head) = unsafe {
@@ -127,7 +127,7 @@ impl Ring {
         let start = at + usize::from(head.tp_mac);
         if head.tp_snaplen < head.tp_len {
             to.stats.rx_errors += 1;
-            return false;
+            return;
         }
         let parts = self.intake.buffers(to.header_len);
         let mut from = &block[start - to.header_len..start + len];
@@ -138,7 +138,7 @@ impl Ring {
         }
         if !from.is_empty() {
             to.stats.rx_errors += 1;
-            return false;
+            return;
         }
         to.stats.copied_bytes += len as u64;
         let status = Status {
@@ -146,7 +146,7 @@ impl Ring {
             vlan_tci: head.hv1.tp_vlan_tci as u16,
             vlan_tpid: head.hv1.tp_vlan_tpid,
         };
-        to.deliver(&mut self.intake, len, status)
+        to.deliver(&mut self.intake, len, status);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use libc::{SOL_PACKET, SOL_SOCKET, c_int, sock_filter};
 
@@ -118,7 +119,7 @@ pub(super) fn join(fd: &OwnedFd, index: u32, promiscuous: bool) -> io::Result<()
 }
 
 /// Joins the sockets of one NIC: the kernel gives each flow to one of them.
-pub(super) fn fan_out(fds: &[OwnedFd]) -> io::Result<()> {
+pub(super) fn fan_out(fds: &[&Arc<OwnedFd>]) -> io::Result<()> {
     let Some((first, rest)) = fds.split_first().filter(|(_, rest)| !rest.is_empty()) else {
         return Ok(());
     };

@@ -1,6 +1,8 @@
 //! What the kernel says beside a frame: checksum state without the virtio-net header, and the VLAN
 //! tag that it took out.
 
+use std::collections::VecDeque;
+
 use libc::{
     TP_STATUS_CSUM_VALID, TP_STATUS_CSUMNOTREADY, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID,
 };
@@ -12,7 +14,7 @@ use crate::segment::Headers;
 
 /// Where received frames go, and how they are to be read.
 pub(super) struct Delivery<'a> {
-    pub(super) burst: &'a mut Vec<Frame>,
+    pub(super) arrived: &'a mut VecDeque<Frame>,
     /// Bytes of the virtio-net header before each frame, 0 without.
     pub(super) header_len: usize,
     pub(super) medium: Medium,
@@ -21,15 +23,13 @@ pub(super) struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    /// Takes the frame of a read that filled `intake` with `len` bytes behind the header. `false`:
-    /// it was unusable.
-    pub(super) fn deliver(&mut self, intake: &mut Intake, len: usize, status: Status) -> bool {
+    /// Takes the frame of a read that filled `intake` with `len` bytes behind the header.
+    pub(super) fn deliver(&mut self, intake: &mut Intake, len: usize, status: Status) {
         let Some(mut frame) = intake.finish(self.header_len, len, self.pools, self.stats) else {
-            return false;
+            return;
         };
         status.apply(&mut frame, self.medium, self.header_len > 0);
-        self.burst.push(frame);
-        true
+        self.pools.split(frame, self.medium, self.stats, self.arrived);
     }
 }
 

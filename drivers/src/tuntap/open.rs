@@ -23,9 +23,13 @@ const CONTROL: &str = "/dev/net/tun";
 /// Buffers for super-segments that applications may hold at one time, per queue.
 const SPILLS: usize = 64;
 
-/// Offloads of the kernel's side, best first.
-const OFFLOADS: [libc::c_uint; 2] =
-    [TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6];
+const TCP_OFFLOADS: libc::c_uint = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+/// What the kernel may leave to us, best first. Datagrams come in one frame since Linux 6.2.
+const OFFLOADS: [libc::c_uint; 3] = [
+    TCP_OFFLOADS | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6,
+    TCP_OFFLOADS | TUN_F_TSO_ECN,
+    TCP_OFFLOADS,
+];
 
 pub(super) fn open(config: &TunTapConfig) -> Result<Vec<TunTap>, DeviceError> {
     let queues = config.queues.max(1);
@@ -35,7 +39,7 @@ pub(super) fn open(config: &TunTapConfig) -> Result<Vec<TunTap>, DeviceError> {
         fds.push(attach(config.medium, &name, vnet, true)?.0);
     }
     let header_len = if vnet { header_len(&fds[0], &name)? } else { 0 };
-    let offload = vnet && accept_offloads(&fds[0], config.udp_super_segments);
+    let offload = vnet && accept_offloads(&fds[0]);
     let link = bring_up(config, &name)?;
     let mode = mode(config.medium, vnet, offload);
     let device = |fd| TunTap {
@@ -53,6 +57,7 @@ pub(super) fn open(config: &TunTapConfig) -> Result<Vec<TunTap>, DeviceError> {
         intake: Intake::default(),
         stats: DeviceStats::default(),
         header_len,
+        arrived: VecDeque::new(),
         backlog: VecDeque::new(),
         starved: false,
     };
@@ -150,9 +155,8 @@ fn header_len(fd: &OwnedFd, name: &str) -> Result<usize, DeviceError> {
 }
 
 /// Tells the kernel what it may send us; `false`: it takes no offload at all.
-fn accept_offloads(fd: &OwnedFd, udp: bool) -> bool {
-    let udp = udp.then_some(OFFLOADS[0] | TUN_F_USO4 | TUN_F_USO6);
-    udp.into_iter().chain(OFFLOADS).any(|flags| {
+fn accept_offloads(fd: &OwnedFd) -> bool {
+    OFFLOADS.into_iter().any(|flags| {
         // SAFETY: the argument is a plain number.
         unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, libc::c_ulong::from(flags)) == 0 }
     })

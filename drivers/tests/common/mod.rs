@@ -199,6 +199,32 @@ impl<D: Device> Peer<D> {
     }
 }
 
+/// Makes the kernel send several datagrams of `size` bytes as one frame (`UDP_SEGMENT`); `false`
+/// where it cannot.
+pub fn segment_datagrams(socket: &std::net::UdpSocket, size: libc::c_int) -> bool {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the option is one int, of which the length is given.
+    let result = unsafe {
+        let value = std::ptr::from_ref(&size).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, 4)
+    };
+    result == 0
+}
+
+/// Lets the kernel send `payload` in one call, segmented, and receives the datagrams singly.
+pub fn datagrams_come_singly<D: Device>(peer: &mut Peer<D>, socket: &std::net::UdpSocket) {
+    if !segment_datagrams(socket, 1000) {
+        return println!("SKIP: no UDP_SEGMENT");
+    }
+    let payload = pattern(20 * 1000 + 7);
+    socket.send_to(&payload, (OURS, 5000)).unwrap();
+    for datagram in payload.chunks(1000) {
+        let packet = peer.receive(UDP);
+        assert_eq!((packet.payload(), packet.frame.frags.len()), (datagram, 0));
+        assert_eq!(packet.frame.meta.gso, Gso::None);
+    }
+}
+
 /// A received packet with its headers found.
 pub struct Packet {
     /// As it came.
