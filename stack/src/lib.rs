@@ -9,6 +9,7 @@
 mod ctx;
 pub mod drop;
 pub mod frame;
+mod hash;
 pub mod ip;
 pub mod link;
 mod lower;

@@ -70,7 +70,6 @@ pub(crate) struct IcmpError<'a> {
     /// Source of the quoted packet: ours.
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
-    pub(crate) protocol: u8,
     /// The quoted transport header, at least 8 bytes.
     pub(crate) transport: &'a [u8],
 }

@@ -308,7 +308,6 @@ impl<P: PathLayer> Stack<P> {
         let secrets = Secrets::generate(&mut rng);
         let tcp = Tcp::new(&config, &secrets);
         let ip = Ip::new(&config, &secrets, now);
-        let udp = Udp::new(&secrets);
         Stack {
             name: config.name,
             limits: config.limits,
@@ -322,7 +321,7 @@ impl<P: PathLayer> Stack<P> {
             ip,
             path,
             tcp,
-            udp,
+            udp: Udp::default(),
             now,
             turn: 0,
         }

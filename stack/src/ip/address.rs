@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 
 use super::multicast::Groups;
 use super::ndp::AliasNdp;
-use crate::rng::Key;
+use crate::hash::ConfiguredKeys;
 
 /// An attachment of a stack to a shared device. Chosen by the host, unique within a stack; the
 /// same number means the same alias in every stack of a host.
@@ -139,7 +139,7 @@ impl Alias {
 }
 
 /// The aliases of a stack, by number.
-pub(crate) type Aliases = HashMap<AliasId, Alias, Key>;
+pub(crate) type Aliases = HashMap<AliasId, Alias, ConfiguredKeys>;
 
 /// An address and its prefix length: `10.0.0.5/24`, `fd00::5/64`. Host bits may be set.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -16,6 +16,7 @@ pub(crate) fn apply(
     ip: &mut Ip,
     change: Change,
 ) -> Result<(), ChangeError> {
+    ip.changed();
     match change {
         Change::AliasAdd(config) => alias_add(ctx, link, ip, config),
         Change::AliasRemove(alias) => alias_remove(ctx, link, ip, alias),

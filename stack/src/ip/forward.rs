@@ -104,12 +104,12 @@ fn try_forward(
     stats.out_octets += len as u64;
     if too_big {
         frame_sum::complete(&mut frame);
-        return output::refragment(ctx, link, ip, (route.alias, route.next), mtu, &frame);
+        return output::refragment(ctx, link, ip, (route.alias, route.addr), mtu, &frame);
     }
     let mut frame = icmp::with_headroom(frame);
     frame.mark_network_header();
     let alias = ip.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
-    link.output(ctx, alias, route.next, frame)
+    link.output(ctx, alias, route.addr, frame)
 }
 
 /// Takes one off the TTL or hop limit; the IPv4 header checksum follows (RFC 1624).

@@ -8,8 +8,9 @@ use smallvec::SmallVec;
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::Frame;
+use crate::hash::ConfiguredKeys;
 use crate::link::Link;
-use crate::rng::{Key, Secrets};
+use crate::rng::Secrets;
 use crate::socket::Event;
 use crate::stack::{ChangeError, StackConfig};
 use crate::time::Instant;
@@ -28,22 +29,26 @@ mod pmtu;
 mod reassembly;
 pub mod route;
 mod source_select;
+mod way_cache;
 
 use address::{Address, AddressState, Alias, AliasId, Aliases, Cidr, Origin};
 use icmp::ErrorLimit;
 use pmtu::PmtuCache;
 use reassembly::Reassembly;
 use route::{Route, Routes};
+use way_cache::{Question, WayCache};
 
 /// Limited broadcast.
 const BROADCAST: IpAddr = IpAddr::V4(Ipv4Addr::BROADCAST);
+/// RFC 1700; everybody's default.
+const HOP_LIMIT: u8 = 64;
 /// What packets to ourselves may measure.
 const LOOPBACK_MTU: usize = 0xffff;
 /// The alias that packets to 127.0.0.1 and ::1 seem to come by.
 pub(crate) const LOOPBACK: AliasId = AliasId(u16::MAX);
 
 /// Addresses, and the aliases each is on.
-type AddressMap = HashMap<IpAddr, SmallVec<[AliasId; 1]>, Key>;
+type AddressMap = HashMap<IpAddr, SmallVec<[AliasId; 1]>, ConfiguredKeys>;
 
 /// The way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +59,19 @@ pub(crate) struct Way {
     pub(crate) src: IpAddr,
     /// Of the link, the route and the path.
     pub(crate) mtu: usize,
+    /// For unicast, unless the packet asks for another.
+    pub(crate) hop_limit: u8,
     /// The destination is this stack.
     pub(crate) local: bool,
 }
 
 /// A route applied to a destination.
 #[derive(Clone, Copy)]
-struct Hop {
+struct NextHop {
     alias: AliasId,
-    next: IpAddr,
+    addr: IpAddr,
     mtu: usize,
+    hop_limit: u8,
     src: Option<IpAddr>,
 }
 
@@ -77,6 +85,11 @@ fn is_loopback(addr: IpAddr) -> bool {
 
 fn is_link_local_v6(addr: IpAddr) -> bool {
     matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+/// The hop limit of a link: the default, for IPv6 as routers say (RFC 4861 6.3.4).
+fn hop_limit(alias: &Alias, dst: IpAddr) -> u8 {
+    alias.ndp.hop_limit.filter(|_| dst.is_ipv6()).unwrap_or(HOP_LIMIT)
 }
 
 /// Whether a host can have the address: not unspecified, loopback, multicast, or the broadcast or
@@ -118,6 +131,9 @@ pub(crate) struct Ip {
     broadcasts: AddressMap,
     pub(crate) reassembly: Reassembly,
     pmtu: PmtuCache,
+    ways: WayCache,
+    /// Grows with every change of addresses, links and path MTUs.
+    version: u64,
     error_limit: ErrorLimit,
     /// Packets are forwarded between aliases; neighbours are told that we are a router.
     pub(crate) forwarding: bool,
@@ -132,10 +148,12 @@ impl Ip {
     pub(crate) fn new(config: &StackConfig, secrets: &Secrets, now: Instant) -> Ip {
         let key = secrets.flow;
         Ip {
-            aliases: HashMap::with_hasher(key),
-            routes: Routes::new(key),
-            local: HashMap::with_hasher(key),
-            broadcasts: HashMap::with_hasher(key),
+            aliases: Aliases::default(),
+            routes: Routes::default(),
+            local: AddressMap::default(),
+            broadcasts: AddressMap::default(),
+            ways: WayCache::default(),
+            version: 0,
             reassembly: Reassembly::new(key),
             pmtu: PmtuCache::new(key),
             error_limit: ErrorLimit::new(now, config.limits.icmp_errors_per_second),
@@ -169,6 +187,29 @@ impl Ip {
 
     /// The way of a packet to `dst`, from `src` if given, out of `alias` if given.
     pub(crate) fn resolve(
+        &mut self,
+        now: Instant,
+        src: Option<IpAddr>,
+        dst: IpAddr,
+        alias: Option<AliasId>,
+    ) -> Result<Way, DropReason> {
+        let question = Question { src, dst, alias };
+        // Both only grow: equal sums mean that nothing changed.
+        let version = self.version + self.routes.version();
+        if let Some(way) = self.ways.get(now, version, &question) {
+            return Ok(way);
+        }
+        let way = self.find_way(now, src, dst, alias)?;
+        self.ways.put(now, version, question, way);
+        Ok(way)
+    }
+
+    /// To be called when an alias or an address changes, other than by the calls here.
+    pub(crate) fn changed(&mut self) {
+        self.version += 1;
+    }
+
+    fn find_way(
         &self,
         now: Instant,
         src: Option<IpAddr>,
@@ -182,24 +223,38 @@ impl Ip {
         }
         if let Some(on) = self.way_to_self(dst, alias) {
             let src = src.unwrap_or(dst);
-            return Ok(Way { alias: on, next_hop: dst, src, mtu: LOOPBACK_MTU, local: true });
+            return Ok(Way {
+                alias: on,
+                next_hop: dst,
+                src,
+                mtu: LOOPBACK_MTU,
+                hop_limit: HOP_LIMIT,
+                local: true,
+            });
         }
         if dst.is_unspecified() || src.is_some_and(is_loopback) {
             return Err(DropReason::IpNoRoute);
         }
         let mut hop = self.hop(src, dst, alias)?;
         if self.is_broadcast_on(hop.alias, dst) {
-            hop.next = BROADCAST;
+            hop.addr = BROADCAST;
         }
         let src = if let Some(src) = src.or(hop.src) {
             src
         } else {
             let entry = self.aliases.get(&hop.alias).ok_or(DropReason::AliasUnknown)?;
-            source_select::select(&entry.addresses, dst, hop.next)
+            source_select::select(&entry.addresses, dst, hop.addr)
                 .ok_or(DropReason::IpNoSourceAddress)?
         };
         let mtu = hop.mtu.min(self.pmtu.get(now, dst).unwrap_or(usize::MAX));
-        Ok(Way { alias: hop.alias, next_hop: hop.next, src, mtu, local: false })
+        Ok(Way {
+            alias: hop.alias,
+            next_hop: hop.addr,
+            src,
+            mtu,
+            hop_limit: hop.hop_limit,
+            local: false,
+        })
     }
 
     /// The alias by which a packet to ourselves seems to come.
@@ -221,7 +276,7 @@ impl Ip {
         src: Option<IpAddr>,
         dst: IpAddr,
         alias: Option<AliasId>,
-    ) -> Result<Hop, DropReason> {
+    ) -> Result<NextHop, DropReason> {
         if dst.is_multicast() || dst == BROADCAST {
             return self.hop_to_many(src, dst, alias);
         }
@@ -239,17 +294,18 @@ impl Ip {
     }
 
     /// The best route to `dst`, out of `alias` if given.
-    fn route_to(&self, dst: IpAddr, alias: Option<AliasId>) -> Result<Hop, DropReason> {
+    fn route_to(&self, dst: IpAddr, alias: Option<AliasId>) -> Result<NextHop, DropReason> {
         let usable = |r: &Route| {
             alias.is_none_or(|a| a == r.alias)
                 && self.aliases.get(&r.alias).is_some_and(|a| a.config.up)
         };
         let route = self.routes.lookup(dst, usable).ok_or(DropReason::IpNoRoute)?;
         let entry = self.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
-        Ok(Hop {
+        Ok(NextHop {
             alias: route.alias,
-            next: route.via.unwrap_or(dst),
+            addr: route.via.unwrap_or(dst),
             mtu: entry.mtu(dst).min(route.mtu.unwrap_or(usize::MAX)),
+            hop_limit: hop_limit(entry, dst),
             src: route.src,
         })
     }
@@ -261,7 +317,7 @@ impl Ip {
         src: Option<IpAddr>,
         dst: IpAddr,
         alias: Option<AliasId>,
-    ) -> Result<Hop, DropReason> {
+    ) -> Result<NextHop, DropReason> {
         let of_src = || src.and_then(|s| self.local.get(&s)).and_then(|on| on.first().copied());
         let by_route = || self.route_to(dst, None).ok().map(|hop| hop.alias);
         let first_up = || {
@@ -274,11 +330,13 @@ impl Ip {
         let id = alias.or_else(of_src).or_else(by_route).or_else(first_up);
         let id = id.ok_or(DropReason::IpNoRoute)?;
         let entry = self.aliases.get(&id).ok_or(DropReason::AliasUnknown)?;
-        Ok(Hop { alias: id, next: dst, mtu: entry.mtu(dst), src: None })
+        let (mtu, hop_limit) = (entry.mtu(dst), hop_limit(entry, dst));
+        Ok(NextHop { alias: id, addr: dst, mtu, hop_limit, src: None })
     }
 
     /// Lowers the path MTU to `dst`.
     pub(crate) fn lower_pmtu(&mut self, ctx: &Ctx<'_>, dst: IpAddr, mtu: usize) {
+        self.version += 1;
         self.pmtu.lower(ctx.now, dst, mtu, ctx.limits.pmtu);
     }
 
@@ -331,6 +389,7 @@ impl Ip {
             return;
         };
         entry.state = AddressState::Preferred;
+        self.version += 1;
         if let Some(broadcast) = entry.cidr.broadcast() {
             let on = self.broadcasts.entry(broadcast).or_default();
             if !on.contains(&alias) {
@@ -358,7 +417,9 @@ impl Ip {
         entry.state = AddressState::Duplicate;
         ctx.mib.neighbour.duplicate_addresses += 1;
         ctx.outbox.events.push_back(Event::AddressDuplicate { alias, addr, mac });
-        self.forget_local(alias, addr);
+        if self.forget_local(alias, addr) {
+            ctx.outbox.events.push_back(Event::AddressRemoved { alias, addr });
+        }
     }
 
     /// Removes an address and the route to its network.
@@ -394,6 +455,7 @@ impl Ip {
 
     /// Takes an address out of use; whether it was in use.
     fn forget_local(&mut self, alias: AliasId, addr: IpAddr) -> bool {
+        self.version += 1;
         let Some(on) = self.local.get_mut(&addr) else { return false };
         let before = on.len();
         on.retain(|a| *a != alias);

@@ -13,8 +13,6 @@ use crate::stats::{IpStats, Mib};
 use crate::wire::header::{DF, IPV4_LEN, IPV6_LEN, IpHeader, MF};
 use crate::wire::{frame_sum, protocol};
 
-/// RFC 1700; everybody's default.
-const HOP_LIMIT: u8 = 64;
 const FRAGMENT_HEADER_LEN: usize = 8;
 /// The most an IP packet can carry: 16 bits of length. IPv6 does not count its header.
 const LENGTH_MAX: usize = 0xffff;
@@ -55,12 +53,6 @@ fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
     ctx.drop_out(reason);
 }
 
-/// RFC 1112 6.1 for groups; RFC 4861 6.3.4: as routers say.
-fn default_hops(ip: &Ip, alias: AliasId, dst: IpAddr) -> u8 {
-    let said = || ip.aliases.get(&alias)?.ndp.hop_limit.filter(|_| dst.is_ipv6());
-    if dst.is_multicast() { 1 } else { said().unwrap_or(HOP_LIMIT) }
-}
-
 fn try_send(
     ctx: &mut Ctx<'_>,
     link: &mut Link,
@@ -73,7 +65,8 @@ fn try_send(
     }
     let src = (!out.src.is_unspecified()).then_some(out.src);
     let way = ip.resolve(ctx.now, src, out.dst, out.alias)?;
-    let hop_limit = out.hop_limit.unwrap_or_else(|| default_hops(ip, way.alias, out.dst));
+    let default_hops = if out.dst.is_multicast() { 1 } else { way.hop_limit };
+    let hop_limit = out.hop_limit.unwrap_or(default_hops);
     let mut header = IpHeader::new(out.src, out.dst, out.protocol, hop_limit);
     header.traffic_class = out.traffic_class;
     let len = frame.total_len() + header_len(out.dst);

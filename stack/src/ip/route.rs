@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::address::{AliasId, Cidr, bits};
-use crate::rng::Key;
+use crate::hash::ConfiguredKeys;
 use crate::stack::ChangeError;
 
 /// One route.
@@ -27,13 +27,15 @@ pub struct Route {
 }
 
 /// The routing table: one hash lookup per prefix length in use, whatever the number of routes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Routes {
     /// By network; the routes of one network by metric, equal metrics in order of insertion.
-    by_prefix: HashMap<Cidr, SmallVec<[Route; 1]>, Key>,
+    by_prefix: HashMap<Cidr, SmallVec<[Route; 1]>, ConfiguredKeys>,
     v4: Lengths,
     v6: Lengths,
     count: usize,
+    /// Grows with every change.
+    version: u64,
 }
 
 /// Prefix lengths in use, longest first, with the number of networks of each.
@@ -59,14 +61,9 @@ impl Lengths {
 }
 
 impl Routes {
-    /// An empty table.
-    pub(crate) fn new(key: Key) -> Routes {
-        Routes {
-            by_prefix: HashMap::with_hasher(key),
-            v4: Lengths::default(),
-            v6: Lengths::default(),
-            count: 0,
-        }
+    /// Grows with every change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     fn lengths(&mut self, prefix: Cidr) -> &mut Lengths {
@@ -76,6 +73,7 @@ impl Routes {
     /// Adds a route, replacing one with equal prefix, metric and alias. `Err`: the limit.
     pub(crate) fn insert(&mut self, mut route: Route, limit: usize) -> Result<(), ChangeError> {
         route.prefix = route.prefix.network();
+        self.version += 1;
         if let Some(list) = self.by_prefix.get_mut(&route.prefix) {
             let same = |r: &&mut Route| r.metric == route.metric && r.alias == route.alias;
             if let Some(old) = list.iter_mut().find(same) {
@@ -105,6 +103,7 @@ impl Routes {
             |r: &Route| r.metric == route.metric && r.alias == route.alias && r.via == route.via;
         let Some(at) = list.iter().position(same) else { return false };
         list.remove(at);
+        self.version += 1;
         let last = list.is_empty();
         self.count -= 1;
         if last {
@@ -142,11 +141,10 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
     use proptest::prelude::*;
 
     fn table() -> Routes {
-        Routes::new(Key::generate(&mut Rng::from_u64(1)))
+        Routes::default()
     }
 
     fn route(prefix: &str, alias: u16, metric: u32) -> Route {

@@ -44,7 +44,7 @@ fn bench() -> Bench {
             origin: Origin::Static,
         });
     }
-    let mut aliases = Aliases::with_hasher(world.secrets.flow);
+    let mut aliases = Aliases::default();
     aliases.insert(ID, alias);
     Bench { world, link: Link::default(), aliases }
 }

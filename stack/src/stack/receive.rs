@@ -116,13 +116,7 @@ fn icmp_error<P: PathLayer>(
     kind: IcmpErrorKind,
     quote: &Quote<'_>,
 ) -> Fate {
-    let error = IcmpError {
-        kind,
-        src: quote.src,
-        dst: quote.dst,
-        protocol: quote.protocol,
-        transport: quote.transport,
-    };
+    let error = IcmpError { kind, src: quote.src, dst: quote.dst, transport: quote.transport };
     let known = lower.ip.is_local(quote.src)
         && match quote.protocol {
             protocol::TCP => tcp.icmp_error(lower, &error),

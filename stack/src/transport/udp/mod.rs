@@ -13,11 +13,11 @@ use slab::Slab;
 use crate::ctx::Fate;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, HEADROOM_BYTES};
+use crate::hash::ConfiguredKeys;
 use crate::ip::address::AliasId;
 use crate::ip::multicast;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower, OutPacket, RouteInfo};
 use crate::path::PathLayer;
-use crate::rng::{Key, Secrets};
 use crate::socket::udp::{BindError, Datagram, UdpRecvError, UdpSendError};
 use crate::socket::{Event, Readiness, SocketId, SocketInfo, SocketKind};
 use crate::wire::{checksum, frame_sum, protocol};
@@ -53,10 +53,10 @@ struct Socket {
 }
 
 /// UDP of one stack.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Udp {
     sockets: Slab<Socket>,
-    bound: HashMap<(IpAddr, u16), u32, Key>,
+    bound: HashMap<(IpAddr, u16), u32, ConfiguredKeys>,
     dirty: VecDeque<u32>,
     blocked: Vec<u32>,
     generation: u32,
@@ -106,17 +106,6 @@ impl Socket {
 }
 
 impl Udp {
-    /// No sockets.
-    pub(crate) fn new(secrets: &Secrets) -> Udp {
-        Udp {
-            sockets: Slab::new(),
-            bound: HashMap::with_hasher(secrets.flow),
-            dirty: VecDeque::new(),
-            blocked: Vec::new(),
-            generation: 0,
-        }
-    }
-
     fn id(&self, index: u32) -> Option<SocketId> {
         let generation = self.sockets.get(index as usize)?.generation;
         Some(SocketId { kind: SocketKind::Udp, index, generation })
