@@ -14,7 +14,7 @@ use weft_drivers::device::{Device, Steer};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
 use weft_drivers::packet::{Packet, PacketConfig, PacketReceive};
-use weft_stack::frame::{Checksum, Gso};
+use weft_stack::frame::{Checksum, Frame, Gso};
 
 /// Runs a test where the kernel has its address on `kernel0`, with a device on `weft0`, which is in
 /// another namespace.
@@ -208,4 +208,86 @@ fn an_absent_interface_is_named() {
     let Ok(netns) = Netns::new() else { return println!("SKIP: no network namespaces") };
     let error = netns.enter(|| Packet::open(&PacketConfig::new("nic7")).err()).unwrap().unwrap();
     assert!(error.to_string().contains("nic7"), "{error}");
+}
+
+#[test]
+fn a_tag_that_the_kernel_takes_out_is_put_back() {
+    for config in configs() {
+        with_device(&config, |mut devices| {
+            let mut peer = Peer::new(devices.remove(0));
+            let sender = Packet::open(&PacketConfig::new("kernel0")).unwrap().remove(0);
+            let mut sender = Peer::unresolved(sender);
+            let mut tagged = [&peer.device.link().mac.unwrap()[..], &peer.kernel_mac].concat();
+            tagged.extend([0x81, 0, 0x20, 7, 0x88, 0xb5]);
+            tagged.extend(pattern(64));
+            sender.send(Frame::from_heap(0, &tagged));
+            assert_eq!(peer.next_of(0x8100).data(), tagged);
+        });
+    }
+}
+
+#[test]
+fn frames_that_nobody_took_are_counted_as_dropped() {
+    for config in configs().into_iter().filter(|config| config.vnet) {
+        with_device(&config, |mut devices| {
+            let mut peer = Peer::new(devices.remove(0));
+            let socket = kernel_udp();
+            for _ in 0..40_000 {
+                socket.send_to(&[7; 1400], (OURS, 5000)).unwrap();
+            }
+            let mut burst = Vec::new();
+            while peer.device.receive(&mut burst, 64).unwrap() > 0 {
+                burst.clear();
+            }
+            let stats = peer.device.stats();
+            assert!(stats.rx_dropped > 0 && stats.rx_frames > 1000, "{stats:?}");
+            // Reading does not forget.
+            assert!(peer.device.stats().rx_dropped >= stats.rx_dropped);
+        });
+    }
+}
+
+/// Round trips and bulk rate of both ways to receive; the figures in `docs/drivers.md`.
+#[test]
+#[ignore = "measures: run with --ignored --nocapture --test-threads 1"]
+fn measure_receive_modes() {
+    const ROUNDS: usize = 2000;
+    const BULK: usize = 64 << 20;
+    for config in configs().into_iter().filter(|config| config.vnet) {
+        let receive = config.receive;
+        with_device(&config, |mut devices| {
+            let mut peer = Peer::new(devices.remove(0));
+            let socket = kernel_udp();
+            let echo = std::thread::spawn(move || {
+                let mut buffer = [0; 64];
+                for _ in 0..ROUNDS {
+                    let (n, from) = socket.recv_from(&mut buffer).unwrap();
+                    socket.send_to(&buffer[..n], from).unwrap();
+                }
+            });
+            let mut times: Vec<Duration> = (0..ROUNDS)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    peer.send_udp(5000, 7, b"ping", How::default());
+                    peer.receive(UDP);
+                    start.elapsed()
+                })
+                .collect();
+            echo.join().unwrap();
+            times.sort_unstable();
+            let client = std::thread::spawn(|| {
+                let mut stream = TcpStream::connect((OURS, 80)).unwrap();
+                stream.write_all(&vec![7; BULK]).unwrap();
+            });
+            let mut tcp = Tcp::accept(&mut peer, 80);
+            let start = std::time::Instant::now();
+            tcp.receive(&mut peer, BULK);
+            let gbit_s = BULK as f64 * 8e-9 / start.elapsed().as_secs_f64();
+            client.join().unwrap();
+            let (p50, p99) = (times[ROUNDS / 2], times[ROUNDS * 99 / 100]);
+            let stats = peer.device.stats();
+            println!("{receive:?}: round trip {p50:?} p50 {p99:?} p99, bulk {gbit_s:.1} Gbit/s");
+            println!("  {stats:?}");
+        });
+    }
 }

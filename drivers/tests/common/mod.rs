@@ -166,6 +166,20 @@ impl<D: Device> Peer<D> {
         }
     }
 
+    /// The next Ethernet frame of a type.
+    pub fn next_of(&mut self, ethertype: u16) -> Frame {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            while let Some(frame) = self.waiting.pop_front() {
+                if frame.data()[12..14] == ethertype.to_be_bytes() {
+                    return frame;
+                }
+            }
+            assert!(Instant::now() < deadline, "no frame came");
+            self.wait(deadline);
+        }
+    }
+
     /// Waits until frames came, or the deadline.
     fn wait(&mut self, deadline: Instant) {
         let mut burst = Vec::new();
