@@ -36,13 +36,15 @@ pub enum Command {
     List(commands::list::Args),
     /// Show the counters of the vservers
     Stat(commands::stat::Args),
+    /// Show the sockets of a vserver
+    Sockets(commands::sockets::Args),
     /// Build hosts from network namespaces and run weft between them
     Lab(lab::Args),
     /// Print the completion script of a shell
     Completions(commands::completions::Args),
     /// Print the manual page in roff
     #[command(hide = true)]
-    Man,
+    Man(commands::completions::ManArgs),
 }
 
 /// Why a command failed; each variant is an exit code.
@@ -110,8 +112,9 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Check(args) => commands::check::run(&args),
         Command::List(args) => commands::list::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
+        Command::Sockets(args) => commands::sockets::run(control, &args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
-        Command::Man => commands::completions::man(),
+        Command::Man(args) => commands::completions::man(&args),
     }
 }

@@ -23,10 +23,29 @@ pub fn run(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Prints the manual page.
-pub fn man() -> Result<(), Error> {
+/// Options of `weft man`.
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// The command to describe; without it, the program
+    pub command: Option<String>,
+}
+
+/// Prints the manual page of the program or of a command.
+pub fn man(args: &ManArgs) -> Result<(), Error> {
+    let mut program = Cli::command();
+    program.build();
+    let command = match &args.command {
+        None => program,
+        Some(name) => {
+            let found = program.find_subcommand(name).cloned();
+            let found = found.ok_or_else(|| {
+                Error::NoSuchObject(format!("no command '{name}'; see 'weft --help'"))
+            })?;
+            found.name(format!("weft-{name}"))
+        }
+    };
     let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    clap_mangen::Man::new(command).render(&mut page)?;
     std::io::stdout().lock().write_all(&page)?;
     Ok(())
 }

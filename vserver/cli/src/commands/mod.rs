@@ -5,4 +5,5 @@ pub mod completions;
 pub mod daemon;
 pub mod list;
 pub mod run;
+pub mod sockets;
 pub mod stat;

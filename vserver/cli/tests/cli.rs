@@ -1,0 +1,254 @@
+//! The program as an operator meets it: output, errors and exit codes.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+const CONFIG: &str = r#"
+[host]
+control = "weft.sock"
+[workers]
+frames = 1024
+[nic.eth0]
+driver = "mem"
+mac = "02:00:00:00:00:01"
+[alias.data0]
+over = "eth0"
+[vserver.files]
+addresses = ["data0 10.0.0.10/24"]
+[[vserver.files.service]]
+kind = "http"
+port = 80
+root = "."
+[vserver.web]
+count = 2
+addresses = ["data0 10.0.0.20/24"]
+"#;
+
+/// A directory with `weft.toml`.
+fn directory(config: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("weft.toml"), config).unwrap();
+    directory
+}
+
+fn command(directory: &Path, args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_weft"));
+    c.args(args).current_dir(directory).stdin(Stdio::null());
+    c
+}
+
+/// Exit code, standard output, standard error.
+fn weft(directory: &Path, args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command(directory, args).output().unwrap();
+    let text = |b| String::from_utf8(b).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// A running daemon, killed when dropped.
+struct Daemon {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    introduction: String,
+}
+
+impl Daemon {
+    fn start(directory: &Path) -> Daemon {
+        let mut child =
+            command(directory, &["run", "weft.toml"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut introduction = String::new();
+        while !introduction.contains("ready: ") {
+            assert!(stdout.read_line(&mut introduction).unwrap() > 0, "{introduction}");
+        }
+        Daemon { child, stdout, introduction }
+    }
+
+    /// Exit code and the last words.
+    fn end(&mut self, signal: Signal) -> (i32, String) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let mut text = String::new();
+        self.stdout.read_to_string(&mut text).unwrap();
+        (self.child.wait().unwrap().code().unwrap_or(-1), text)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn help_names_every_command() {
+    let d = directory("");
+    let (code, out, err) = weft(d.path(), &["--help"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for name in ["run", "check", "list", "stat", "sockets", "lab", "completions"] {
+        assert!(out.contains(&format!("\n  {name} ")), "{name} in {out}");
+        let (code, help, _) = weft(d.path(), &[name, "--help"]);
+        assert!(code == 0 && help.contains(&format!("Usage: weft {name}")), "{help}");
+    }
+    assert_eq!(weft(d.path(), &["--version"]).1, format!("weft {}\n", env!("CARGO_PKG_VERSION")));
+    let (code, out, err) = weft(d.path(), &["frobnicate"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("unrecognized subcommand 'frobnicate'"), "{err}");
+}
+
+#[test]
+fn completions_and_the_manual_come_from_the_same_definition() {
+    let d = directory("");
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, _) = weft(d.path(), &["completions", shell]);
+        assert!(code == 0 && out.contains("completions") && out.contains("control"), "{shell}");
+    }
+    let (code, out, _) = weft(d.path(), &["man"]);
+    assert!(code == 0 && out.contains(".TH weft 1") && out.contains("stat"), "{out}");
+    let (code, out, _) = weft(d.path(), &["man", "stat"]);
+    assert!(code == 0 && out.contains(".TH weft-stat 1") && out.contains("watch"), "{out}");
+    assert_eq!(weft(d.path(), &["man", "none"]).0, 3);
+}
+
+#[test]
+fn check_tells_what_a_file_makes() {
+    let d = directory(CONFIG);
+    let (code, out, err) = weft(d.path(), &["check", "weft.toml"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(
+        out,
+        "1 worker(s) with 1024 frames of 4096 bytes each (4 MiB in all), control socket weft.sock\n\
+         nic eth0: mem on eth0, 1 queue(s), aliases: data0\n\
+         vserver files: 10.0.0.10/24 on data0; http on port 80\n\
+         vserver web1: 10.0.0.20/24 on data0\n\
+         vserver web2: 10.0.0.21/24 on data0\n\
+         ok: 1 NIC(s), 1 alias(es), 3 vserver(s)\n"
+    );
+    assert_eq!(weft(d.path(), &["check", "-q", "weft.toml"]).1, "");
+}
+
+#[test]
+fn a_wrong_file_is_refused_whole() {
+    let d = directory(&CONFIG.replace("/24", "/33").replace("over", "ovr"));
+    let (code, out, err) = weft(d.path(), &["check", "weft.toml"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert_eq!(
+        err,
+        "weft.toml:10:1: unknown key 'ovr' in [alias.data0]; did you mean 'over'?\n  10 | ovr = \"eth0\"\n     | ^^^\n\
+         weft.toml:12:21: prefix length '33' is not a number from 0 to 32; write an address like 192.0.2.1/24\n  12 | addresses = [\"data0 10.0.0.10/33\"]\n     |                     ^^^^^^^^^^^^\n\
+         weft.toml:19:21: prefix length '33' is not a number from 0 to 32; write an address like 192.0.2.1/24\n  19 | addresses = [\"data0 10.0.0.20/33\"]\n     |                     ^^^^^^^^^^^^\n\
+         3 errors; nothing was applied\n"
+    );
+    let (code, out, err) = weft(d.path(), &["run", "weft.toml"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.ends_with("3 errors; nothing was applied\n"), "{err}");
+    assert!(!d.path().join("weft.sock").exists());
+    let (code, _, err) = weft(d.path(), &["check", "none.toml"]);
+    assert_eq!(code, 2);
+    assert_eq!(err, "weft: cannot read none.toml: No such file or directory (os error 2)\n");
+}
+
+#[test]
+fn without_a_daemon_the_commands_say_so() {
+    let d = directory("");
+    for args in [&["list"][..], &["stat"], &["stat", "files"], &["sockets", "files"]] {
+        let (code, out, err) = weft(d.path(), &[&["--control", "none.sock"], args].concat());
+        assert_eq!((code, out.as_str()), (5, ""));
+        assert_eq!(
+            err,
+            "weft: no daemon answers on none.sock: No such file or directory (os error 2); start it \
+             with 'weft run CONFIG' or name its socket with --control\n"
+        );
+    }
+}
+
+#[test]
+fn a_daemon_serves_operators_and_ends_cleanly() {
+    let d = directory(CONFIG);
+    let mut daemon = Daemon::start(d.path());
+    assert!(daemon.introduction.starts_with("nic eth0: eth0, mem"), "{}", daemon.introduction);
+    assert!(daemon.introduction.contains("\nvserver files: data0 10.0.0.10/24; http on [::]:80\n"));
+    assert!(daemon.introduction.ends_with("ready: 3 vservers, control weft.sock\n"));
+    let ask = |args: &[&str]| weft(d.path(), &[&["--control", "weft.sock"], args].concat());
+
+    let (code, out, _) = ask(&["list"]);
+    assert_eq!(code, 0);
+    let names: Vec<_> = out.lines().map(|l| l.split(' ').next().unwrap()).collect();
+    assert_eq!(names, ["VSERVER", "files", "web1", "web2"]);
+    assert!(out.contains("http:80   data0 10.0.0.10/24"), "{out}");
+
+    let (code, out, _) = ask(&["stat"]);
+    assert!(code == 0 && out.contains("\ntotal ") && out.contains("\neth0 "), "{out}");
+    let (code, out, _) = ask(&["stat", "files", "-a"]);
+    assert!(
+        code == 0
+            && out.contains("TcpInSegs")
+            && out.contains("service http on [::]:80: listening")
+    );
+    let (code, out, _) = ask(&["stat", "-j", "web2"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &json["schema_version"]), (0, &serde_json::json!(1)));
+    assert_eq!(json["vservers"][0]["name"], "web2");
+    assert_eq!(json["vservers"].as_array().unwrap().len(), 1);
+    let (code, out, _) = ask(&["list", "--json"]);
+    assert!(code == 0 && serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{out}");
+    let (code, out, _) = ask(&["sockets", "files"]);
+    assert!(code == 0 && out.contains("tcp    LISTEN       0    1024  [::]:80"), "{out}");
+    for args in [&["stat", "web3"][..], &["sockets", "web3"]] {
+        let (code, out, err) = ask(args);
+        assert_eq!((code, out.as_str()), (3, ""));
+        assert_eq!(err, "weft: no vserver 'web3'; see 'weft list'\n");
+    }
+    let (code, _, err) = weft(d.path(), &["run", "weft.toml"]);
+    assert_eq!(code, 1);
+    assert_eq!(
+        err,
+        "weft: another daemon answers on weft.sock; stop it or choose another socket\n"
+    );
+
+    assert_eq!(daemon.end(Signal::TERM), (0, String::from("SIGTERM: stopping\nstopped\n")));
+    assert!(!d.path().join("weft.sock").exists());
+}
+
+#[test]
+fn a_daemon_follows_one_that_was_killed() {
+    let d = directory(CONFIG);
+    let mut daemon = Daemon::start(d.path());
+    daemon.end(Signal::KILL);
+    assert!(d.path().join("weft.sock").exists());
+    assert_eq!(Daemon::start(d.path()).end(Signal::INT).0, 0);
+}
+
+#[test]
+fn watching_repeats_until_nobody_reads() {
+    let d = directory(CONFIG);
+    let _daemon = Daemon::start(d.path());
+    let args = ["--control", "weft.sock", "stat", "--json", "--watch", "0.1"];
+    let mut child =
+        command(d.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let uptime = |line: Option<std::io::Result<String>>| {
+        let json: serde_json::Value = serde_json::from_str(&line.unwrap().unwrap()).unwrap();
+        json["uptime_ms"].as_u64().unwrap()
+    };
+    let first = uptime(lines.next());
+    assert!(uptime(lines.next()) > first);
+    // A closed pipe is the reader's business: no error, no words.
+    drop(lines);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn colour_is_for_terminals_only() {
+    let d = directory(CONFIG);
+    let _daemon = Daemon::start(d.path());
+    let (_, out, _) = weft(d.path(), &["--control", "weft.sock", "stat"]);
+    assert!(!out.contains('\x1b'));
+    let (_, _, err) = weft(d.path(), &["--control", "none.sock", "stat"]);
+    assert!(!err.contains('\x1b'));
+}
