@@ -66,6 +66,9 @@ pub struct SackBlocks {
 }
 
 impl SackBlocks {
+    /// No blocks.
+    pub const EMPTY: SackBlocks = SackBlocks { blocks: [(SeqNum(0), SeqNum(0)); 4], len: 0 };
+
     /// Appends a block; a fifth is ignored.
     pub fn push(&mut self, block: SackBlock) {
         if let Some(slot) = self.blocks.get_mut(usize::from(self.len)) {

@@ -61,9 +61,10 @@ impl Connection {
         self.sample_rtt(cx, seg);
         self.rtx_count = 0;
         self.progress_at = cx.now;
+        let recovering = self.recovery.phase == Phase::Fast;
         self.recovery_on_advance(acked);
         self.detect_loss(cx);
-        if self.recovery.phase != Phase::Fast {
+        if !recovering && self.recovery.phase != Phase::Fast {
             let srtt = self.rtt.srtt();
             self.cc.on_ack(&Acked { now: cx.now, bytes: acked, flight_before, srtt });
         }
