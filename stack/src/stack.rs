@@ -426,7 +426,11 @@ impl<P: PathLayer> Stack<P> {
 
     /// When to call [`Stack::handle_timeout`]; `None`: nothing is pending.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next_deadline()
+        if self.outbox.looped.is_empty() {
+            return self.timers.next_deadline();
+        }
+        // More than one call may take up waits for the next, whoever makes it.
+        Some(self.now)
     }
 
     /// The next event.

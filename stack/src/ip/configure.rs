@@ -17,6 +17,18 @@ pub(crate) fn apply(
     change: Change,
 ) -> Result<(), ChangeError> {
     ip.changed();
+    let result = apply_one(ctx, link, ip, change);
+    // Again: what was looked up halfway counts no more.
+    ip.changed();
+    result
+}
+
+fn apply_one(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    change: Change,
+) -> Result<(), ChangeError> {
     match change {
         Change::AliasAdd(config) => alias_add(ctx, link, ip, config),
         Change::AliasRemove(alias) => alias_remove(ctx, link, ip, alias),

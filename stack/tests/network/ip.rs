@@ -2,12 +2,14 @@
 
 use crate::fixture::*;
 use weft_stack::drop::DropReason;
-use weft_stack::ip::address::{AliasId, Cidr};
+use weft_stack::frame::{Checksum, Frame, Gso};
+use weft_stack::ip::address::{AliasConfig, AliasId, Cidr};
 use weft_stack::ip::route::Route;
 use weft_stack::socket::udp::{BindError, UdpRecvError, UdpSendError};
 use weft_stack::socket::{Event, Readiness, SocketId};
 use weft_stack::stack::{Change, ChangeError};
 use weft_stack::time::Duration;
+use weft_stack::wire::checksum;
 
 fn bind(net: &mut Net, stack: usize, local: &str) -> SocketId {
     net.stacks[stack].udp_bind(net.now, local.parse().unwrap()).unwrap()
@@ -650,5 +652,111 @@ fn what_leaves_with_an_alias_is_gone() {
     assert_eq!(refused, Err(UdpSendError::Unreachable));
     net.inject(0, A0, &[0; 60]);
     assert_eq!(net.stacks[0].mib().drops.get(DropReason::AliasUnknown), 1);
+    net.check();
+}
+
+#[test]
+fn a_router_completes_partial_checksums_and_passes_super_segments_on() {
+    let mut net = Net::new(1);
+    let big = |id, n| AliasConfig { gso_bytes_max: 65_000, ..alias(id, n, 1500) };
+    net.alias(0, big(A0, 1));
+    net.alias(0, big(A1, 2));
+    net.addr(0, A0, "10.0.0.1/24");
+    net.addr(0, A1, "10.1.0.1/24");
+    let addr = ip("10.1.0.9");
+    net.change(0, Change::NeighbourAdd { alias: A1, addr, mac: mac(8) });
+    net.change(0, Change::Forwarding(true));
+    net.run_for(Duration::from_secs(3));
+    net.sent.clear();
+    // A TCP segment as a local kernel leaves it: the pseudo-header sum in its checksum field.
+    let mut tcp = vec![0u8; 4020];
+    tcp[12] = 0x50;
+    let pseudo = checksum::pseudo(ip("10.0.0.9"), addr, 6, tcp.len());
+    tcp[16..18].copy_from_slice(&pseudo.to_be_bytes());
+    let bytes = ether(&ip4("10.0.0.9", "10.1.0.9", 6, &tcp));
+    for gso in [Gso::Tcp4 { mss: 1000 }, Gso::None] {
+        let mut frame = Frame::from_heap(64, &bytes);
+        frame.meta.checksum = Checksum::Partial { start: 34, offset: 16 };
+        frame.meta.gso = gso;
+        net.stacks[0].handle_frame(net.now, A0, frame);
+        net.run();
+    }
+    // Whole as a super-segment; as one packet too big, and DF says so.
+    net.sent.retain(|(_, alias, _)| *alias == A1);
+    assert_eq!(net.sent.len(), 1);
+    let packet = &net.sent[0].2[14..];
+    assert_eq!((packet.len(), packet[8]), (4040, 63));
+    let sum = checksum::combine(
+        checksum::pseudo(ip("10.0.0.9"), addr, 6, 4020),
+        checksum::sum(&packet[20..]),
+    );
+    assert!(checksum::is_valid(sum) && checksum::is_valid(checksum::sum(&packet[..20])));
+    let mib = net.stacks[0].mib();
+    assert_eq!((mib.frames.forwarded, mib.drops.get(DropReason::IpTooBig)), (1, 1));
+    net.check();
+}
+
+#[test]
+fn changes_take_effect_at_once() {
+    let mut net = Net::alone();
+    let client = bind(&mut net, 0, "0.0.0.0:0");
+    let to = |net: &mut Net| {
+        net.sent.clear();
+        let sent =
+            net.stacks[0].udp_send(net.now, client, b"x", Some("192.0.2.1:9".parse().unwrap()));
+        net.run();
+        sent.map(|()| net.sent.last().unwrap().2[..6].to_vec())
+    };
+    assert_eq!(to(&mut net), Err(UdpSendError::Unreachable));
+    net.route(0, A0, "0.0.0.0/0", "10.0.0.9");
+    assert_eq!(to(&mut net), Ok(mac(9).to_vec()));
+    net.change(0, Change::NeighbourAdd { alias: A0, addr: ip("10.0.0.8"), mac: mac(8) });
+    net.route(0, A0, "192.0.2.0/24", "10.0.0.8");
+    assert_eq!(to(&mut net), Ok(mac(8).to_vec()));
+    net.change(0, Change::AliasLink { alias: A0, up: false, mtu: 1500 });
+    assert_eq!(to(&mut net), Err(UdpSendError::Unreachable));
+    net.change(0, Change::AliasLink { alias: A0, up: true, mtu: 1500 });
+    assert_eq!(to(&mut net), Ok(mac(8).to_vec()));
+    net.change(0, Change::AddressRemove { alias: A0, addr: ip("10.0.0.1") });
+    assert_eq!(to(&mut net), Err(UdpSendError::Unreachable));
+    net.check();
+}
+
+#[test]
+fn the_preferred_source_of_a_route_and_the_alias_of_a_source_count() {
+    let mut net = Net::alone();
+    net.addr(0, A0, "10.0.0.2/24");
+    net.alias(0, alias(A1, 2, 1500));
+    net.addr(0, A1, "10.1.0.1/24");
+    for (on, addr) in [(A0, "10.0.0.9"), (A1, "10.1.0.9")] {
+        net.change(0, Change::NeighbourAdd { alias: on, addr: ip(addr), mac: mac(9) });
+    }
+    net.route(0, A0, "0.0.0.0/0", "10.0.0.9");
+    let mut second = Route {
+        prefix: "0.0.0.0/0".parse().unwrap(),
+        via: Some(ip("10.1.0.9")),
+        alias: A1,
+        src: None,
+        metric: 99,
+        mtu: None,
+    };
+    net.change(0, Change::RouteAdd(second));
+    second.prefix = "198.51.100.0/24".parse().unwrap();
+    second.via = Some(ip("10.0.0.9"));
+    second.alias = A0;
+    second.src = Some(ip("10.0.0.2"));
+    net.change(0, Change::RouteAdd(second));
+    net.run_for(Duration::from_secs(3));
+    let mut leaves = |local: &str, to: &str| {
+        let id = bind(&mut net, 0, local);
+        net.sent.clear();
+        send(&mut net, 0, id, to, b"x");
+        let (_, alias, frame) = &net.sent[0];
+        (*alias, frame[26..30].to_vec())
+    };
+    assert_eq!(leaves("0.0.0.0:0", "192.0.2.1:9"), (A0, vec![10, 0, 0, 1]));
+    assert_eq!(leaves("0.0.0.0:0", "198.51.100.1:9"), (A0, vec![10, 0, 0, 2]));
+    // RFC 1122 3.3.4.2: a source address leaves by its own alias, through that alias's gateway.
+    assert_eq!(leaves("10.1.0.1:0", "192.0.2.1:9"), (A1, vec![10, 1, 0, 1]));
     net.check();
 }
