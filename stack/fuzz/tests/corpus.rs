@@ -12,6 +12,12 @@ use weft_stack::time::Duration;
 /// Frames of each mutating test.
 const ITERATIONS: usize = 200_000;
 
+/// The generator of a test: of `WEFT_SEED` if set, else always the same.
+fn rng(test: u64) -> Rng {
+    let seed = std::env::var("WEFT_SEED").ok().map(|s| s.parse().expect("WEFT_SEED is a number"));
+    Rng::from_u64(test + 1000 * seed.unwrap_or(0u64))
+}
+
 fn corpus() -> Vec<(String, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let entries = fs::read_dir(&dir).expect("the corpus is committed");
@@ -89,7 +95,7 @@ fn good_seeds_are_not_dropped() {
 #[test]
 fn mutated_frames_are_harmless() {
     let seeds: Vec<Vec<u8>> = corpus().iter().flat_map(|f| split(&f.1)).collect();
-    let mut rng = Rng::from_u64(2);
+    let mut rng = rng(2);
     let mut target = Target::new();
     let mut reasons = BTreeSet::new();
     for i in 0..ITERATIONS {
@@ -118,7 +124,7 @@ fn mutated_frames_are_harmless() {
 
 #[test]
 fn random_frames_are_harmless() {
-    let mut rng = Rng::from_u64(3);
+    let mut rng = rng(3);
     let mut target = Target::new();
     for _ in 0..20_000 {
         let len = rng.below(200) as usize;
@@ -135,7 +141,7 @@ fn random_frames_are_harmless() {
 }
 
 fn random_inputs(seed: u64, count: usize, len: u64, f: fn(&mut Target, &[u8])) {
-    let mut rng = Rng::from_u64(seed);
+    let mut rng = rng(seed);
     let mut target = Target::new();
     for i in 0..count {
         let len = rng.below(len);
@@ -158,7 +164,7 @@ fn random_tcp_options_are_harmless() {
 fn random_neighbour_messages_are_harmless() {
     random_inputs(5, 30_000, 80, weft_fuzz::neighbours_into);
     // Messages with a plausible beginning.
-    let mut rng = Rng::from_u64(6);
+    let mut rng = rng(6);
     let mut target = Target::new();
     for _ in 0..20_000 {
         let kind = [133, 134, 135, 136, 137][rng.below(5) as usize];

@@ -24,6 +24,7 @@
 mod actor;
 mod capture;
 mod check;
+mod echo;
 mod link;
 mod net;
 mod peer;
@@ -31,6 +32,7 @@ mod seeds;
 
 pub use actor::{Actor, Io};
 pub use capture::Capture;
+pub use echo::{UdpEcho, UdpRole};
 pub use link::{Burst, LinkSpec, LinkStats, Medium};
 pub use net::{HostId, HostSpec, Net, SegmentId};
 pub use peer::{Peer, Role};

@@ -8,7 +8,7 @@ use weft_stack::frame::{Checksum, Frame, FramePool, HEADROOM_BYTES};
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
 use weft_stack::ip::route::Route;
 use weft_stack::rng::Rng;
-use weft_stack::socket::Event;
+use weft_stack::socket::{Event, SocketKind};
 use weft_stack::stack::{Change, Limits, StackConfig, TcpConfig, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
@@ -306,6 +306,24 @@ impl Net {
         let frame = Frame::from_heap(HEADROOM_BYTES, frame);
         self.hosts[host.0].stack.handle_frame(self.now, alias, frame);
         self.service(host.0);
+    }
+
+    /// Takes the actors off their hosts and aborts every socket that is left.
+    pub fn close_all(&mut self) {
+        for host in 0..self.hosts.len() {
+            let Host { stack, players, .. } = &mut self.hosts[host];
+            players.clear();
+            let mut open = Vec::new();
+            stack.for_each_socket(|s| open.push(s.id));
+            for id in open {
+                match id.kind {
+                    SocketKind::Udp => stack.udp_close(id),
+                    SocketKind::TcpListener => stack.tcp_close(self.now, id),
+                    SocketKind::TcpStream => stack.tcp_abort(self.now, id),
+                }
+            }
+            self.service(host);
+        }
     }
 
     /// Whether every actor is done.

@@ -42,7 +42,7 @@ pub struct Peer {
 }
 
 /// The byte at `offset` of the stream of `key`.
-fn byte(key: u64, offset: u64) -> u8 {
+pub(crate) fn byte(key: u64, offset: u64) -> u8 {
     let mut x = (key ^ (offset / 8)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x ^= x >> 29;
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
