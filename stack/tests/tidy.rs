@@ -230,6 +230,7 @@ fn every_counter_is_counted() {
                 ["+=", "-=", " = "]
                     .iter()
                     .any(|op| l.contains(&format!(".{field} {}", op.trim_start())))
+                    || l.contains(&format!(".{field}.add("))
                     || l.contains(&format!("{field}:")) && !l.contains(": \"")
                     || l.contains(&format!("&mut s.{field}"))
                     || l.contains(&format!("&mut stats.{field}"))

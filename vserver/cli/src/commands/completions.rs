@@ -38,10 +38,9 @@ pub fn man(args: &ManArgs) -> Result<(), Error> {
         None => program,
         Some(name) => {
             let found = program.find_subcommand(name).cloned();
-            let found = found.ok_or_else(|| {
+            found.ok_or_else(|| {
                 Error::NoSuchObject(format!("no command '{name}'; see 'weft --help'"))
-            })?;
-            found.name(format!("weft-{name}"))
+            })?
         }
     };
     let mut page = Vec::new();
