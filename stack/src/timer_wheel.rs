@@ -169,7 +169,7 @@ impl<T> TimerWheel<T> {
             self.link(index, EXPIRED);
             return;
         }
-        let level = (63 - (tick ^ self.elapsed).leading_zeros()) / SLOT_BITS;
+        let level = (tick ^ self.elapsed).ilog2() / SLOT_BITS;
         let slot = (tick >> (level * SLOT_BITS)) as usize % SLOTS;
         self.occupied[level as usize] |= 1 << slot;
         self.link(index, level as usize * SLOTS + slot);

@@ -12,6 +12,7 @@ use weft_stack::socket::tcp::{TcpRecvError, TcpSendError, TcpState};
 use weft_stack::socket::{Event, SocketId};
 use weft_stack::stack::{Change, StackConfig, TxBurst};
 use weft_stack::time::Instant;
+use weft_stack::wire::checksum;
 
 pub const ALIAS: AliasId = AliasId(0);
 pub const A: usize = 0;
@@ -46,6 +47,8 @@ impl Default for Line {
     }
 }
 
+type Filter = Box<dyn FnMut(usize, &Frame) -> bool>;
+
 pub struct Net {
     pub stacks: [Stack; 2],
     pub pools: [FramePool; 2],
@@ -56,8 +59,10 @@ pub struct Net {
     rng: Rng,
     serial: u64,
     /// Called on every frame before it leaves; false drops it.
-    pub filter: Box<dyn FnMut(usize, &Frame) -> bool>,
+    pub filter: Filter,
     pub frames: [u64; 2],
+    /// A router on the line with this MTU: drops larger packets with DF and says so.
+    pub bottleneck: Option<usize>,
 }
 
 pub fn v4(host: usize) -> IpAddr {
@@ -121,6 +126,7 @@ impl Net {
             serial: 0,
             filter: Box::new(|_, _| true),
             frames: [0, 0],
+            bottleneck: None,
         };
         // Duplicate address detection.
         net.run_for(Duration::from_secs(3));
@@ -156,9 +162,14 @@ impl Net {
                     if !(self.filter)(host, &frame) || self.rng.below(1000) < self.line.loss {
                         continue;
                     }
+                    if let Some(mtu) = self.bottleneck.filter(|m| frame.total_len() > *m) {
+                        let answer = too_big(mtu, &frame.to_heap());
+                        self.fly(host, answer);
+                        continue;
+                    }
                     // A wire does not share memory.
                     let mut copy = Frame::from_heap(64, frame.data());
-                    copy.frags = frame.frags.clone();
+                    copy.frags.clone_from(&frame.frags);
                     copy.meta = frame.meta;
                     let frame = if self.line.gso == 0 { copy.to_heap() } else { copy };
                     if self.rng.below(1000) < self.line.duplicate {
@@ -229,12 +240,21 @@ impl Net {
     }
 
     /// Sends `data` from one host while the other reads; also closes the sender's half.
-    pub fn transfer(&mut self, (from, tx): (usize, SocketId), rx: SocketId, data: &[u8]) {
+    pub fn transfer(&mut self, from: (usize, SocketId), rx: SocketId, data: &[u8]) {
+        self.carry(from, rx, data, true);
+    }
+
+    /// The same, leaving the sender's half open.
+    pub fn transfer_open(&mut self, from: (usize, SocketId), rx: SocketId, data: &[u8]) {
+        self.carry(from, rx, data, false);
+    }
+
+    fn carry(&mut self, (from, tx): (usize, SocketId), rx: SocketId, data: &[u8], close: bool) {
         let mut sent = 0;
         let mut got = Vec::new();
-        let mut shut = false;
+        let mut shut = !close;
         let mut out = vec![0; 40_000];
-        self.run_until(Duration::from_secs(7200), |net| {
+        self.run_until(Duration::from_hours(2), |net| {
             while sent < data.len() {
                 let end = data.len().min(sent + 30_000);
                 match net.stacks[from].tcp_send(net.now, tx, &data[sent..end]) {
@@ -251,7 +271,12 @@ impl Net {
             loop {
                 match net.stacks[1 - from].tcp_recv(net.now, rx, &mut out) {
                     Ok(0) => return true,
-                    Ok(n) => got.extend_from_slice(&out[..n]),
+                    Ok(n) => {
+                        got.extend_from_slice(&out[..n]);
+                        if !close && got.len() == data.len() {
+                            return true;
+                        }
+                    }
                     Err(TcpRecvError::WouldBlock) => return false,
                     Err(e) => panic!("receive: {e}"),
                 }
@@ -272,6 +297,38 @@ impl Net {
             assert_eq!(pool.free(), pool.slots());
         }
     }
+}
+
+/// The router's answer (RFC 1191, RFC 4443) to a bare IP packet.
+pub fn too_big(mtu: usize, packet: &Frame) -> Frame {
+    let p = packet.data();
+    let v4 = p[0] >> 4 == 4;
+    let mut icmp = vec![if v4 { 3 } else { 2 }, if v4 { 4 } else { 0 }, 0, 0];
+    icmp.extend((mtu as u32).to_be_bytes());
+    icmp.extend_from_slice(&p[..if v4 { 28 } else { p.len().min(1200) }]);
+    let mut ip;
+    if v4 {
+        ip = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 254];
+        ip.extend_from_slice(&p[12..16]);
+        ip[2..4].copy_from_slice(&(20 + icmp.len() as u16).to_be_bytes());
+        let sum = checksum::finish(checksum::sum(&ip));
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        let sum = checksum::finish(checksum::sum(&icmp));
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        let (src, dst) = (v6(253), <[u8; 16]>::try_from(&p[8..24]).unwrap());
+        ip = vec![0x60, 0, 0, 0];
+        ip.extend((icmp.len() as u16).to_be_bytes());
+        ip.extend([58, 64]);
+        let IpAddr::V6(router) = src else { unreachable!() };
+        ip.extend(router.octets());
+        ip.extend(dst);
+        let pseudo = checksum::pseudo(src, IpAddr::from(dst), 58, icmp.len());
+        let sum = checksum::finish(checksum::combine(pseudo, checksum::sum(&icmp)));
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    ip.extend(icmp);
+    Frame::from_heap(64, &ip)
 }
 
 /// Bytes that differ at every position.

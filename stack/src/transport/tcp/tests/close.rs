@@ -6,7 +6,7 @@ use crate::socket::Readiness;
 use crate::socket::tcp::ShutdownHow;
 
 fn close(b: &mut Bench) -> Closing {
-    b.cx(|c, cx| c.close(cx))
+    b.cx(super::super::state::Connection::close)
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn established_with_reading_shut_data_is_acknowledged_and_discarded() {
 #[test]
 fn fin_wait_1_of_an_orphan_data_is_answered_with_rst() {
     let mut b = Bench::established();
-    b.cx(|c, cx| c.close(cx));
+    b.cx(super::super::state::Connection::close);
     b.recv(1, &[fin(1001, 5001)]);
     let outcome = b.send(2, ack(5001, 1001).data(b"x"));
     assert!(matches!(outcome.reply, Reply::Reset(h) if h.seq.0 == 1002));

@@ -226,7 +226,7 @@ fn simultaneous_open_then_close_sends_fin_after_the_handshake() {
     b.recv(0, &[syn(1000)]);
     b.send(1, syn(5000).mss(1000));
     b.recv(1, &[syn_ack(1000, 5001)]);
-    b.cx(|c, cx| c.close(cx));
+    b.cx(super::super::state::Connection::close);
     b.recv_nothing(2);
     b.send(3, ack(5001, 1001));
     assert_eq!(b.state(), TcpState::FinWait1);

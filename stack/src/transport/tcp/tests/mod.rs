@@ -221,6 +221,7 @@ impl Bench {
     }
 
     /// The peer sends.
+    #[allow(clippy::needless_pass_by_value)]
     fn send(&mut self, ms: u64, seg: Seg) -> Outcome {
         self.at(ms);
         let frame = Frame::from_heap(0, &seg.data);

@@ -158,7 +158,7 @@ fn recovery_ends_with_the_window_at_ssthresh_at_most() {
 fn the_fin_is_sent_again_with_the_lost_data_before_it() {
     let mut b = Bench::established();
     b.write_bytes(500);
-    b.cx(|c, cx| c.close(cx));
+    b.cx(super::super::state::Connection::close);
     b.recv(0, &[fin(1001, 5001).data(&bytes(1001, 500))]);
     b.recv(200, &[fin(1001, 5001).data(&bytes(1001, 500))]);
     b.send(210, ack(5001, 1501));

@@ -74,7 +74,7 @@ fn data_that_arrived_before_a_reset_can_be_read() {
 fn closing_and_last_ack_a_reset_is_no_error() {
     let mut b = Bench::established();
     b.send(1, fin(5001, 1001));
-    b.cx(|c, cx| c.close(cx));
+    b.cx(super::super::state::Connection::close);
     b.recv(1, &[fin(1001, 5002)]);
     b.send(2, rst(5002));
     assert_eq!((b.state(), b.c.error), (TcpState::Closed, None));

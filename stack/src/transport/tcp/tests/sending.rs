@@ -260,7 +260,7 @@ fn a_closed_window_does_not_keep_an_orphan_for_ever() {
     let mut b = Bench::established();
     b.send(0, ack(5001, 1001).win(0));
     b.write_bytes(100);
-    b.cx(|c, cx| c.close(cx));
+    b.cx(super::super::state::Connection::close);
     let mut at = 0;
     while b.state() != TcpState::Closed {
         at += 1000;
@@ -276,7 +276,7 @@ fn a_closed_window_does_not_keep_an_orphan_for_ever() {
 fn a_closed_window_holds_the_fin_too() {
     let mut b = Bench::established();
     b.send(0, ack(5001, 1001).win(0));
-    b.cx(|c, cx| c.close(cx));
+    b.cx(super::super::state::Connection::close);
     b.recv_nothing(0);
     b.recv(1000, &[ack(1000, 5001)]);
     b.send(1001, ack(5001, 1001).win(10));
