@@ -16,7 +16,7 @@ use weft_vserver::service::Services;
 use super::client::{self, Curl};
 use super::plan::{self, Plan, SECOND, SHARED};
 use super::report::Report;
-use super::tally::{self, Sharing, Tally};
+use super::tally::{self, Tally};
 use super::topology::{BANNER_PORT, Cabling, KERNEL, Topology, WAN, nic, v4, v6};
 use super::{Args, Carrier, LabError};
 
@@ -28,7 +28,9 @@ struct Bench<'a> {
     dir: PathBuf,
     /// The NIC is a cable with the kernel's own address on it, gateways and a second NIC.
     cabled: bool,
-    sharing: Sharing,
+    carrier: Carrier,
+    /// The NIC polls its receive queue rather than taking frames in the sender's system call.
+    napi: bool,
     stop: &'a AtomicBool,
 }
 
@@ -85,10 +87,9 @@ fn start<'a>(
     if !cabled {
         lab.client.number(WAN, super::topology::CLIENT)?;
     }
-    let shared = args.driver == Carrier::AfXdp;
-    let napi = shared || cabled && args.threaded_napi;
-    let sharing = Sharing { shared, napi, whole: !cabled };
-    let bench = Bench { lab, host, services, dir: dir.to_owned(), cabled, sharing, stop };
+    let carrier = args.driver;
+    let napi = carrier == Carrier::AfXdp || cabled && args.threaded_napi;
+    let bench = Bench { lab, host, services, dir: dir.to_owned(), cabled, carrier, napi, stop };
     conditions(&bench, args, report)?;
     wait_for_addresses(&bench.host, report, begin, stop)?;
     if cabled {
@@ -227,7 +228,7 @@ fn transfers(
         seen(down_tcp, down_seen),
     );
     report.check("beta received over TCP what curl sent", up_tcp == up_seen, seen(up_tcp, up_seen));
-    tally::compare(report, &before, &after, bench.sharing);
+    tally::compare(report, &before, &after, bench.carrier, bench.napi);
     let _ = fs::remove_file(got);
     Ok(())
 }

@@ -58,11 +58,12 @@ pub struct Machine {
 
 impl Machine {
     /// A machine with nothing but its loopback, quiet: it sends no router
-    /// solicitations and repeats its group reports at once.
+    /// solicitations, looks for no duplicate addresses, and repeats its group reports at once.
     pub fn new(name: &'static str) -> Result<Machine, DeviceError> {
         let machine = Machine { name, netns: Netns::new()? };
         machine.netlink(|n| n.set_up("lo", true))?;
         machine.netns.set_sysctl("net/ipv6/conf/default/router_solicitations", "0")?;
+        machine.netns.set_sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         for key in [
             "net/ipv4/conf/default/igmpv3_unsolicited_report_interval",
             "net/ipv6/conf/default/mldv2_unsolicited_report_interval",
