@@ -14,13 +14,14 @@ pub enum Medium {
     Ip,
 }
 
-/// Losses in bursts (Gilbert and Elliott): a good state without, a bad state with losses.
+/// Losses in bursts. They end by the clock: counted in frames, a burst would last for minutes once
+/// only retransmissions are left.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Burst {
     /// Chance per frame that a burst begins.
     pub enter: f64,
-    /// Chance per frame that it ends.
-    pub leave: f64,
+    /// How long it lasts at most.
+    pub lasts: Duration,
     /// Chance that a frame is lost while it lasts.
     pub loss: f64,
 }
@@ -114,7 +115,7 @@ pub(crate) struct Wire {
 /// One direction of a host's attachment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Direction {
-    in_burst: bool,
+    burst_until: Instant,
     /// When the last byte of the last frame leaves.
     busy_until: Instant,
     last_arrival: Instant,
@@ -150,7 +151,7 @@ impl LinkSpec {
             return Vec::new();
         }
         let Some(leaves) = self.queue(way, stats, now, wire) else { return Vec::new() };
-        if self.loses(way, rng) {
+        if self.loses(way, rng, now) {
             stats.lost += 1;
             return Vec::new();
         }
@@ -197,12 +198,13 @@ impl LinkSpec {
         Some(way.busy_until)
     }
 
-    fn loses(&self, way: &mut Direction, rng: &mut Rng) -> bool {
+    fn loses(&self, way: &mut Direction, rng: &mut Rng, now: Instant) -> bool {
         let mut lost = chance(rng, self.loss);
         if let Some(burst) = self.burst {
-            let turns = if way.in_burst { burst.leave } else { burst.enter };
-            way.in_burst ^= chance(rng, turns);
-            lost |= way.in_burst && chance(rng, burst.loss);
+            if now >= way.burst_until && chance(rng, burst.enter) {
+                way.burst_until = now + up_to(rng, burst.lasts);
+            }
+            lost |= now < way.burst_until && chance(rng, burst.loss);
         }
         lost
     }
@@ -265,7 +267,7 @@ mod tests {
         assert!((400..600).contains(&stats.lost), "{stats:?}");
         assert!((850..1050).contains(&stats.duplicated), "{stats:?}");
         assert!(arrivals.windows(2).any(|w| w[1] < w[0]));
-        let burst = Some(Burst { enter: 0.01, leave: 0.1, loss: 1.0 });
+        let burst = Some(Burst { enter: 0.01, lasts: Duration::from_micros(200), loss: 1.0 });
         let (stats, _) = run(&LinkSpec { burst, ..LinkSpec::default() }, 10_000);
         assert!((600..1300).contains(&stats.lost), "{stats:?}");
     }

@@ -16,7 +16,7 @@ fn exchange(seed: u64, spec: LinkSpec, answered_min: u64) -> Result<Net, String>
     net.run_for(Duration::from_secs(2));
     let server = UdpRole::Server("[::]:7".parse().unwrap(), Duration::from_secs(10));
     net.add_actor(b, UdpEcho::new(server, 0));
-    let remote = if seed % 2 == 0 { "10.0.0.2:7" } else { "[fd00::2]:7" };
+    let remote = if seed.is_multiple_of(2) { "10.0.0.2:7" } else { "[fd00::2]:7" };
     let client = UdpRole::Client { remote: remote.parse().unwrap(), count: 200, size_max: 6_000 };
     net.add_actor(a, UdpEcho::new(client, answered_min));
     net.run_until(Duration::from_mins(2), Net::all_done);
