@@ -1,5 +1,7 @@
 //! The IP layer and UDP, seen from outside: stacks on cables, and packets made by hand.
 
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
 use crate::fixture::*;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::{Checksum, Frame, Gso};
@@ -758,5 +760,48 @@ fn the_preferred_source_of_a_route_and_the_alias_of_a_source_count() {
     assert_eq!(leaves("0.0.0.0:0", "198.51.100.1:9"), (A0, vec![10, 0, 0, 2]));
     // RFC 1122 3.3.4.2: a source address leaves by its own alias, through that alias's gateway.
     assert_eq!(leaves("10.1.0.1:0", "192.0.2.1:9"), (A1, vec![10, 1, 0, 1]));
+    net.check();
+}
+
+#[test]
+fn link_local_peers_carry_their_alias_as_scope() {
+    let mut net = Net::pair();
+    let local = |net: &Net, stack: usize| {
+        let addresses = net.stacks[stack].addresses(A0).iter().map(|a| a.cidr.addr);
+        let mut local =
+            addresses.filter(|a| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local()));
+        local.next().unwrap()
+    };
+    let server = bind(&mut net, 1, "[::]:9");
+    let client = bind(&mut net, 0, "[::]:0");
+    let IpAddr::V6(peer) = local(&net, 1) else { unreachable!() };
+    let scope_id = u32::from(A0.0) + 1;
+    let to = SocketAddrV6::new(peer, 9, 0, scope_id).into();
+    net.stacks[0].udp_send(net.now, client, b"near", Some(to)).unwrap();
+    net.run();
+    let got = net.stacks[1].udp_recv(server).unwrap();
+    let SocketAddr::V6(from) = got.from else { panic!("{:?}", got.from) };
+    assert_eq!((IpAddr::V6(*from.ip()), from.scope_id()), (local(&net, 0), scope_id));
+    net.stacks[1].udp_connect(net.now, server, got.from).unwrap();
+    net.stacks[1].udp_send(net.now, server, b"back", None).unwrap();
+    net.run();
+    assert_eq!(&net.stacks[0].udp_recv(client).unwrap().payload[..], b"back");
+    net.check();
+}
+
+#[test]
+fn a_router_reports_hosts_that_do_not_answer() {
+    let mut net = routed();
+    net.change(1, Change::Forwarding(true));
+    for to in ["10.1.0.77:9", "[fd00:0:0:1::77]:9"] {
+        let client =
+            bind(&mut net, 0, if to.starts_with('[') { "[fd00::1]:0" } else { "10.0.0.1:0" });
+        send(&mut net, 0, client, to, b"x");
+    }
+    net.run_for(Duration::from_secs(10));
+    let (router, host) = (net.stacks[1].mib(), net.stacks[0].mib());
+    assert_eq!(router.drops.get(DropReason::NeighbourUnreachable), 2);
+    assert_eq!((router.icmp4.out_dest_unreachs, router.icmp6.out_dest_unreachs), (1, 1));
+    assert_eq!((host.icmp4.in_dest_unreachs, host.icmp6.in_dest_unreachs), (1, 1));
     net.check();
 }
