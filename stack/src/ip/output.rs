@@ -1,5 +1,6 @@
 //! Packets on their way out: header, fragments, loop or link.
 
+use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
 
 use super::address::AliasId;
@@ -7,6 +8,7 @@ use super::{Ip, Way};
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
+use crate::hash::FoldHasher;
 use crate::link::Link;
 use crate::lower::OutPacket;
 use crate::stats::{IpStats, Mib};
@@ -53,6 +55,18 @@ fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
     ctx.drop_out(reason);
 }
 
+/// What keeps the packets of a flow on one queue and one bond member; never 0.
+fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
+    let mut hasher = FoldHasher::default();
+    (src, dst, number).hash(&mut hasher);
+    if matches!(number, protocol::TCP | protocol::UDP)
+        && let Some(ports) = frame.data().first_chunk::<4>()
+    {
+        hasher.write_u32(u32::from_ne_bytes(*ports));
+    }
+    ((hasher.finish() >> 32) as u32).max(1)
+}
+
 fn try_send(
     ctx: &mut Ctx<'_>,
     link: &mut Link,
@@ -62,6 +76,9 @@ fn try_send(
 ) -> Result<(), DropReason> {
     if out.src.is_ipv4() != out.dst.is_ipv4() {
         return Err(DropReason::IpNoSourceAddress);
+    }
+    if frame.meta.flow_hash == 0 {
+        frame.meta.flow_hash = flow_hash(out.src, out.dst, out.protocol, &frame);
     }
     let src = (!out.src.is_unspecified()).then_some(out.src);
     let way = ip.resolve(ctx.now, src, out.dst, out.alias)?;
@@ -138,6 +155,7 @@ fn fragment(
         let take = step.min(total - offset);
         let more = offset + take < total;
         let mut piece = piece_frame(ctx, take + overhead);
+        piece.meta.flow_hash = frame.meta.flow_hash;
         source.copy(piece.push_back(take));
         push_headers(&mut piece, header, ident, offset, more);
         send_fragment(ctx, link, ip, way, piece)?;

@@ -1,5 +1,6 @@
 //! The IP layer and UDP, seen from outside: stacks on cables, and packets made by hand.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use crate::fixture::*;
@@ -9,7 +10,7 @@ use weft_stack::ip::address::{AliasConfig, AliasId, Cidr};
 use weft_stack::ip::route::Route;
 use weft_stack::socket::udp::{BindError, UdpRecvError, UdpSendError};
 use weft_stack::socket::{Event, Readiness, SocketId};
-use weft_stack::stack::{Change, ChangeError};
+use weft_stack::stack::{Change, ChangeError, TxBurst};
 use weft_stack::time::Duration;
 use weft_stack::wire::checksum;
 
@@ -761,6 +762,27 @@ fn the_preferred_source_of_a_route_and_the_alias_of_a_source_count() {
     // RFC 1122 3.3.4.2: a source address leaves by its own alias, through that alias's gateway.
     assert_eq!(leaves("10.1.0.1:0", "192.0.2.1:9"), (A1, vec![10, 1, 0, 1]));
     net.check();
+}
+
+#[test]
+fn packets_of_a_flow_share_a_hash_and_flows_differ() {
+    let mut net = Net::alone();
+    let mut hashes = Vec::new();
+    for _ in 0..8 {
+        let client = bind(&mut net, 0, "10.0.0.1:0");
+        let to = "10.0.0.9:9".parse().unwrap();
+        // One whole datagram, and one in fragments.
+        for payload in [&[0; 10][..], &[0; 4000]] {
+            net.stacks[0].udp_send(net.now, client, payload, Some(to)).unwrap();
+        }
+        let mut burst = TxBurst::new(16);
+        assert_eq!(net.stacks[0].poll_transmit(net.now, &mut burst), 4);
+        let flow: HashSet<u32> = burst.frames.iter().map(|(_, f)| f.meta.flow_hash).collect();
+        assert_eq!(flow.len(), 1);
+        hashes.extend(flow);
+    }
+    let queues: HashSet<u32> = hashes.iter().map(|h| h % 4).collect();
+    assert!(hashes.iter().all(|h| *h != 0) && queues.len() > 1, "{hashes:x?}");
 }
 
 #[test]
