@@ -58,11 +58,19 @@ impl fmt::Display for Errors {
 pub(super) struct Report<'i> {
     source: &'i str,
     found: Vec<(usize, Diagnostic)>,
+    /// Keys of each table read, for the test of the documentation.
+    #[cfg(test)]
+    pub(super) known: Vec<(String, Vec<&'static str>)>,
 }
 
 impl<'i> Report<'i> {
     pub(super) fn new(source: &'i str) -> Report<'i> {
-        Report { source, found: Vec::new() }
+        Report {
+            source,
+            found: Vec::new(),
+            #[cfg(test)]
+            known: Vec::new(),
+        }
     }
 
     /// `span` is a byte range of the file.

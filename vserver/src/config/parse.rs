@@ -72,7 +72,7 @@ pub fn parse(text: &str, file: &Path) -> Result<HostConfig, Errors> {
     if report.is_empty() { Ok(config) } else { Err(report.into_errors(file)) }
 }
 
-fn read_document(report: &mut Report, mut root: Section, base: &Path) -> HostConfig {
+pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path) -> HostConfig {
     let control = root
         .table(report, "host")
         .and_then(|s| read_host(report, s, base))

@@ -184,6 +184,8 @@ impl<'a, 'i> Section<'a, 'i> {
 
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self, report: &mut Report) {
+        #[cfg(test)]
+        report.known.push((self.name.clone(), self.known.clone()));
         for (key, _) in self.table {
             if self.known.contains(&key.get_ref().as_ref()) {
                 continue;

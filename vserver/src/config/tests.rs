@@ -1,7 +1,8 @@
 //! Exact texts of errors, and what a good file becomes.
 //!
 //! `tests/config_errors.txt` holds one case after another: a title, a file, and what is reported.
-//! `WEFT_BLESS=1 cargo test -p weft-vserver config` writes what is reported now into it.
+//! `WEFT_BLESS=1 cargo test -p weft-vserver config` writes what is reported now into it. The manual
+//! in `docs/` is held against the parser here too.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -193,4 +194,96 @@ fn a_file_that_is_not_utf8_is_reported_with_its_place() {
 fn a_file_that_is_missing_is_named() {
     let text = load(Path::new("/nonexistent/weft.toml")).unwrap_err().to_string();
     assert_eq!(text, "cannot read /nonexistent/weft.toml: No such file or directory (os error 2)");
+}
+
+const MANUAL: &str = include_str!("../../../docs/configuration.md");
+const OPERATING: &str = include_str!("../../../docs/operating.md");
+
+/// The first and second cells of the table rows below a heading.
+fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)> {
+    let (_, below) = manual.split_once(&format!("# `{heading}`\n")).expect(heading);
+    let section = below.split("\n#").next().unwrap();
+    let cells = section.lines().filter_map(|l| l.strip_prefix("| `"));
+    cells
+        .map(|l| {
+            let (key, rest) = l.split_once("` | ").expect(l);
+            (key, rest.split(" | ").next().unwrap().trim_matches('`'))
+        })
+        .collect()
+}
+
+#[test]
+fn the_manual_has_every_key() {
+    // A file with every kind of table, wrong as it is, makes the parser ask for every key.
+    let text = "[host]\n[workers]\n[nic.eth0]\n[alias.data0]\n[vserver.v]\nroutes = [{}]\n\
+                [vserver.v.limits]\n[vserver.v.tcp]\n\
+                [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
+    let mut report = diagnostic::Report::new(text);
+    let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
+    assert!(syntax.is_empty());
+    let root = reader::Section::new(String::new(), 0..0, document.get_ref());
+    parse::read_document(&mut report, root, Path::new(""));
+    for (table, heading) in [
+        ("host", "[host]"),
+        ("workers", "[workers]"),
+        ("nic.eth0", "[nic.eth#]"),
+        ("alias.data0", "[alias.*]"),
+        ("vserver.v", "[vserver.*]"),
+        ("vserver.v.routes", "routes = [{ ... }]"),
+        ("vserver.v.limits", "[vserver.*.limits]"),
+        ("vserver.v.tcp", "[vserver.*.tcp]"),
+        ("vserver.v.service", "[[vserver.*.service]]"),
+    ] {
+        let tables = report.known.iter().filter(|(name, _)| name == table);
+        let mut known: Vec<_> = tables.flat_map(|(_, keys)| keys.iter().copied()).collect();
+        let mut written: Vec<_> = rows(MANUAL, heading).iter().map(|(key, _)| *key).collect();
+        known.sort_unstable();
+        known.dedup();
+        written.sort_unstable();
+        assert_eq!(written, known, "keys of {heading} in docs/configuration.md and in the parser");
+    }
+}
+
+#[test]
+fn the_manual_has_the_right_defaults() {
+    let limits = format!("{:?}", weft_stack::stack::Limits::default());
+    let tcp = format!("{:?}", weft_stack::stack::TcpConfig::default());
+    let workers = format!("{:?}", Workers::default());
+    for (heading, values) in
+        [("[vserver.*.limits]", limits), ("[vserver.*.tcp]", tcp), ("[workers]", workers)]
+    {
+        for (key, default) in rows(MANUAL, heading).iter().filter(|(key, _)| *key != "affinity") {
+            let wanted = format!(" {key}: {default}");
+            let found = values.split(['{', ',', '}']).any(|v| v.trim_end() == wanted);
+            assert!(found, "{key} = {default} in docs/configuration.md, {values} in the program");
+        }
+    }
+    assert_eq!(rows(MANUAL, "[host]")[0].1.trim_matches('"'), CONTROL_DEFAULT);
+}
+
+#[test]
+fn the_examples_of_the_manual_are_right() {
+    let mut examples = 0;
+    for block in MANUAL.split("```toml\n").skip(1) {
+        assert_eq!(reported(block.split("```").next().unwrap()), "nothing");
+        examples += 1;
+    }
+    assert!(examples > 0);
+}
+
+#[test]
+fn the_manual_has_every_drop_reason() {
+    let mut table = String::new();
+    for r in weft_stack::drop::DropReason::ALL {
+        writeln!(table, "| `{}` | {} | {} |", r.name(), r.meaning(), r.remedy()).unwrap();
+    }
+    let start = "| reason | meaning | remedy |\n|---|---|---|\n";
+    let (before, _) = OPERATING.split_once(start).unwrap();
+    let now = format!("{before}{start}{table}");
+    if std::env::var_os("WEFT_BLESS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md");
+        std::fs::write(path, now).unwrap();
+        return;
+    }
+    assert!(OPERATING == now, "WEFT_BLESS=1 writes the table of losses into docs/operating.md");
 }
