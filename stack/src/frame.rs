@@ -467,6 +467,15 @@ impl Frame {
         matches!(self.owner, Owner::Pool(_)).then_some(self.slot)
     }
 
+    /// Whether few frames are left in the frame's pool (less than an eighth): whoever would keep it
+    /// for long copies it instead. Never true for a heap frame.
+    pub fn is_scarce(&self) -> bool {
+        match &self.owner {
+            Owner::Pool(pool) => pool.free.lock().len() * 8 < pool.slots.len(),
+            Owner::Heap => false,
+        }
+    }
+
     /// Gives up the frame but not its slot, which the caller now owns (to pass it to the kernel,
     /// and later to [`FramePool::frame_at`] or [`FramePool::give_slots`]). Fragments are dropped.
     /// `Err` returns a heap frame unchanged.

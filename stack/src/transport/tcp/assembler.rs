@@ -116,7 +116,8 @@ impl Assembler {
         let mut copied = 0;
         let len = frame.total_len();
         let room = (OVERHEAD_MAX * limit).saturating_sub(self.held);
-        if payload::footprint(&frame) > room || payload::footprint(&frame) > 8 * len {
+        let footprint = payload::footprint(&frame);
+        if footprint > room || footprint > 8 * len || frame.is_scarce() {
             let mut small = Frame::heap_with_capacity(0, len);
             frame.copy_to(small.push_back(len));
             frame = small;

@@ -29,7 +29,7 @@ impl Connection {
         self.before_write(cx)?;
         let taken = self.send.push(data);
         cx.stats.snd_copied_octets += taken as u64;
-        self.write_blocked = taken < data.len();
+        self.write_blocked = taken < data.len() || self.send.free() == 0;
         Ok(taken)
     }
 
@@ -42,7 +42,7 @@ impl Connection {
         self.before_write(cx)?;
         let (taken, copied) = self.send.push_shared(data);
         cx.stats.snd_copied_octets += copied as u64;
-        self.write_blocked = !data.is_empty();
+        self.write_blocked = !data.is_empty() || self.send.free() == 0;
         Ok(taken)
     }
 

@@ -15,6 +15,9 @@ use super::state::{Connection, Cx, Owner};
 /// RFC 7323 5.5: a timestamp this old says nothing any more.
 const PAWS_IDLE_MAX: Duration = Duration::from_hours(24 * 24);
 
+/// Bare segments outside the window are answered this often.
+const STRAY_EVERY: Duration = Duration::from_millis(100);
+
 /// An answer that the connection does not send itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
@@ -164,7 +167,7 @@ impl Connection {
     /// First: PAWS and the window. Whatever fails is answered with an ACK, unless it is a RST.
     fn check_sequence(&mut self, cx: &mut Cx<'_>, seg: &Header, len: usize) -> Option<Outcome> {
         let rst = seg.flags.has(Flags::RST);
-        if !rst && let Some(outcome) = self.check_timestamp(cx, seg) {
+        if !rst && let Some(outcome) = self.check_timestamp(cx, seg, len) {
             return Some(outcome);
         }
         // RFC 5961 section 4: a SYN is challenged wherever it lies.
@@ -187,13 +190,22 @@ impl Connection {
             self.process_ack(cx, seg, len);
             self.on_fin_acked(cx);
         }
-        self.ack_now = true;
+        self.answer_stray(cx, len);
         let reason = if full { DropReason::TcpBufferFull } else { DropReason::TcpOutOfWindow };
         Some(Outcome::drop(reason))
     }
 
+    /// An unacceptable segment is answered with an ACK. Two ends that disagree must not answer each
+    /// other's bare ACKs at the speed of the line.
+    fn answer_stray(&mut self, cx: &Cx<'_>, len: usize) {
+        if len > 0 || cx.now - self.stray_answered_at >= STRAY_EVERY {
+            self.stray_answered_at = cx.now;
+            self.ack_now = true;
+        }
+    }
+
     /// RFC 7323 5.3 R1 and 3.2.
-    fn check_timestamp(&mut self, cx: &mut Cx<'_>, seg: &Header) -> Option<Outcome> {
+    fn check_timestamp(&mut self, cx: &mut Cx<'_>, seg: &Header, len: usize) -> Option<Outcome> {
         if !self.ts_ok {
             return None;
         }
@@ -206,7 +218,7 @@ impl Connection {
             return None;
         }
         cx.stats.paws_rejected += 1;
-        self.ack_now = true;
+        self.answer_stray(cx, len);
         Some(Outcome::drop(DropReason::TcpPaws))
     }
 
@@ -342,10 +354,12 @@ impl Connection {
         if len == 0 {
             return Outcome::TAKEN;
         }
-        let merged = payload.meta.gso != Gso::None || !payload.frags.is_empty();
-        if !merged {
-            self.rcv_mss = self.rcv_mss.max(len).min(self.mss_advertised());
-        }
+        let segment = match payload.meta.gso {
+            Gso::Tcp4 { mss } | Gso::Tcp6 { mss } => usize::from(mss),
+            _ if payload.frags.is_empty() => len,
+            _ => 0,
+        };
+        self.rcv_mss = self.rcv_mss.max(segment).min(self.mss_advertised());
         let hole = !self.assembler.is_empty();
         self.deliver(cx, payload);
         while let Some(frame) = self.assembler.pop(self.rcv_nxt) {

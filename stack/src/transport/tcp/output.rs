@@ -74,11 +74,12 @@ impl Connection {
     }
 
     fn poll_syn(&mut self, cx: &mut Cx<'_>) -> Option<SegmentOut> {
+        let active = self.state == TcpState::SynSent;
         if !self.syn_pending {
-            return None;
+            // What does not fit the handshake is answered with an ACK.
+            return (self.ack_now && !active).then(|| self.bare(cx, self.snd_nxt));
         }
         self.syn_pending = false;
-        let active = self.state == TcpState::SynSent;
         let flags = if active { Flags::SYN } else { Flags::SYN.with(Flags::ACK) };
         let mut out = self.segment(cx, self.iss, flags, 0);
         out.header.options = Options {
@@ -387,6 +388,9 @@ impl Connection {
 
     /// Whether [`Connection::poll_segment`] is worth a call.
     pub(crate) fn wants_output(&self) -> bool {
+        if matches!(self.state, TcpState::Closed | TcpState::TimeWait) {
+            return false;
+        }
         self.ack_now
             || self.syn_pending
             || self.probe.is_some()

@@ -2,7 +2,8 @@
 //! to their payload.
 //!
 //! Memory is accounted as held, not as used: a small payload in a large frame is copied out once a
-//! connection holds much more memory than data. Frames lent to the application as [`Bytes`] stay
+//! connection holds much more memory than data, and any payload once its pool runs low, so that
+//! readers who do not read cannot starve the receive rings. Frames lent to the application as [`Bytes`] stay
 //! counted until it drops them; beyond the limit it gets copies.
 
 use std::collections::VecDeque;
@@ -116,7 +117,8 @@ impl RecvBuffer {
             let footprint = payload::footprint(&frame);
             let data = self.len + frame.len();
             self.len = data;
-            if self.held + footprint > OVERHEAD_MAX * data + OVERHEAD_FREE_BYTES {
+            let wasteful = self.held + footprint > OVERHEAD_MAX * data + OVERHEAD_FREE_BYTES;
+            if wasteful || frame.is_scarce() {
                 copied = frame.len();
                 self.push_copy(frame.data());
             } else {
@@ -263,6 +265,14 @@ mod tests {
         assert_eq!(b.take(4).0, &[2; 4][..]);
         assert_eq!(b.take(100).0, &[2; 6][..]);
         assert_eq!((b.len(), b.held()), (0, 0));
+    }
+
+    #[test]
+    fn a_pool_that_runs_low_is_not_held() {
+        let pool = FramePool::heap(64, 2048);
+        let mut b = RecvBuffer::new(1 << 20);
+        let copied: usize = (0..100).map(|_| b.push(pool_frame(&pool, &[1; 1400]))).sum();
+        assert_eq!((pool.free(), copied), (8, (100 - 56) * 1400));
     }
 
     #[test]

@@ -146,6 +146,8 @@ pub(crate) struct Connection {
     pub(crate) ts_offset: u32,
     pub(crate) ts_recent: u32,
     pub(crate) ts_recent_at: Instant,
+    /// When a segment outside the window was last answered.
+    pub(crate) stray_answered_at: Instant,
     pub(crate) mtu: usize,
 
     // Loss and congestion.
@@ -216,7 +218,7 @@ pub(crate) struct Notes {
 impl Connection {
     fn new(origin: Origin, settings: Settings, owner: Owner, now: Instant) -> Connection {
         let Origin { key, alias, iss, ts_offset, mtu } = origin;
-        let mut c = Connection {
+        Connection {
             key,
             alias,
             owner,
@@ -242,7 +244,7 @@ impl Connection {
             rcv_adv: SeqNum(0),
             rcv_acked: SeqNum(0),
             rcv_wscale: scale_for(settings.recv_buffer),
-            rcv_mss: 0,
+            rcv_mss: MSS_DEFAULT_V4,
             recv: RecvBuffer::new(settings.recv_buffer),
             assembler: Assembler::default(),
             dsack: None,
@@ -256,6 +258,7 @@ impl Connection {
             ts_offset,
             ts_recent: 0,
             ts_recent_at: now,
+            stray_answered_at: Instant::ZERO,
             mtu,
             rtt: Rtt::new(settings.rto_min),
             timed: None,
@@ -280,9 +283,7 @@ impl Connection {
             write_blocked: true,
             totals: Totals::default(),
             notes: Notes::default(),
-        };
-        c.rcv_mss = c.mss_advertised().min(MSS_DEFAULT_V4);
-        c
+        }
     }
 
     /// An active open: SYN-SENT, the SYN is not sent yet.

@@ -15,6 +15,9 @@ use crate::wire::tcp::{Flags, Header, Options};
 
 use super::flow_table::FlowKey;
 
+/// Entries that were taken over may leave this many traces in the queue.
+const STALE_MAX: usize = 1024;
+
 /// What is left of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -126,6 +129,12 @@ impl TimeWaits {
         self.serial = self.serial.wrapping_add(1);
         entry.serial = self.serial;
         entry.expires = now + self.duration;
+        if self.queue.len() > 2 * self.entries.len() + STALE_MAX {
+            let entries = &self.entries;
+            self.queue.retain(|(slot, serial, _)| {
+                entries.get(*slot as usize).is_some_and(|e| e.serial == *serial)
+            });
+        }
         let slot = self.entries.insert(entry) as u32;
         self.queue.push_back((slot, self.serial, entry.expires));
         slot
