@@ -43,7 +43,7 @@ pub struct Caps {
     /// Received frames carry `Verified` or `Partial` checksums where the kernel says so.
     pub rx_checksum: bool,
     /// Reported wherever numbers are: `af-xdp zero-copy`, `af-xdp native copy`, `af-xdp generic`,
-    /// `tap vnet`, `tun vnet`, `packet v3`, `mem`.
+    /// `tap vnet`, `tun vnet`, `packet messages vnet`, `packet v3 vnet`, `mem offload`.
     pub mode: String,
 }
 

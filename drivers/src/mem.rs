@@ -187,7 +187,10 @@ impl Mem {
         let mut frame = burst.pop_front().expect("looked at above");
         self.stats.tx_frames += segments - 1;
         if !super_segment && !frame.frags.is_empty() {
-            self.stats.copied_bytes += frame.total_len() as u64;
+            let frags = frame.total_len() - frame.len();
+            let in_place = frags <= frame.tailroom();
+            let copied = if in_place { frags } else { frame.total_len() };
+            self.stats.copied_bytes += copied as u64;
             frame = linearise(frame, &self.pool);
         }
         let FrameMeta { checksum, gso, flow_hash, .. } = frame.meta;

@@ -22,7 +22,7 @@
 
 use std::collections::VecDeque;
 
-use weft_stack::frame::{Checksum, Frame, FramePool, Gso};
+use weft_stack::frame::{Checksum, Frame, FramePool, Gso, HEADROOM_BYTES};
 use weft_stack::wire::checksum::{self, Accumulator, combine};
 
 use crate::device::Medium;
@@ -389,7 +389,8 @@ impl<'a> Payload<'a> {
 }
 
 /// Writes all frames of a cut into frames of `pool`, appended to `out`; returns the bytes copied.
-/// `None`: the pool has not enough free frames now, or they are too small; nothing is appended.
+/// Frames longer than those of the pool (the MTU grew since) come from the heap. `None`: the pool
+/// has not enough free frames now; nothing is appended.
 pub fn cut_into_pool(
     mut cut: Cut<'_>,
     pool: &FramePool,
@@ -398,7 +399,12 @@ pub fn cut_into_pool(
     let before = out.len();
     let mut copied = 0;
     while let Some(len) = cut.next_len() {
-        let Some(mut part) = pool.alloc().filter(|f| f.tailroom() >= len) else {
+        let part = if len + HEADROOM_BYTES > pool.slot_bytes() {
+            Some(Frame::heap_with_capacity(HEADROOM_BYTES, len))
+        } else {
+            pool.alloc()
+        };
+        let Some(mut part) = part else {
             out.truncate(before);
             return None;
         };

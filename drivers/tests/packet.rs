@@ -204,6 +204,21 @@ fn flows_are_spread_over_queues_and_nothing_arrives_twice() {
 }
 
 #[test]
+fn a_dropped_ring_is_unmapped() {
+    let config = PacketConfig { receive: PacketReceive::Ring, ..PacketConfig::new("weft0") };
+    with_device(&config, |devices| {
+        let inode = rustix::fs::fstat(devices[0].fd().unwrap()).unwrap().st_ino;
+        let mapped = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.contains(&format!("socket:[{inode}]"))
+        };
+        assert!(mapped());
+        drop(devices);
+        assert!(!mapped());
+    });
+}
+
+#[test]
 fn an_absent_interface_is_named() {
     let Ok(netns) = Netns::new() else { return println!("SKIP: no network namespaces") };
     let error = netns.enter(|| Packet::open(&PacketConfig::new("nic7")).err()).unwrap().unwrap();

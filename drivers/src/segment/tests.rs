@@ -266,3 +266,19 @@ fn linear_frames_are_not_copied_and_tailroom_is_used() {
     let copied = linearise(foreign, &pool);
     assert!(pool.owns(&copied) && copied.data() == b"headtail");
 }
+
+#[test]
+fn a_cut_goes_into_the_pool_all_or_nothing_and_jumbo_frames_to_the_heap() {
+    let t = Template { v6: true, tcp: true, vlan: false, medium: Medium::Ip, seq: 0, flags: 16 };
+    let frame = t.frame(&[1; 5000], 0, 5000, 1000);
+    let mut out = VecDeque::new();
+    let cut = || Cut::new(&frame, Medium::Ip).unwrap();
+    let small = FramePool::heap(4, 2048);
+    assert_eq!(cut_into_pool(cut(), &small, &mut out), None);
+    assert_eq!((out.len(), small.free()), (0, 4));
+    let enough = FramePool::heap(5, 2048);
+    assert_eq!(cut_into_pool(cut(), &enough, &mut out), Some(5 * 72 + 5000));
+    assert_eq!((out.len(), enough.free()), (5, 0));
+    assert!(cut_into_pool(cut(), &FramePool::heap(0, 1024), &mut out).is_some());
+    assert_eq!(out.len(), 10);
+}
