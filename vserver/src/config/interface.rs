@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
-use super::{Alias, Driver, Nic, PollMode, Workers, XdpMode};
+use super::{Alias, Driver, Nic, PacketReceive, PollMode, Workers, XdpMode};
 
 /// Below this no IPv4 packet of a fragment's minimal size fits (RFC 791).
 const MTU_MIN: u64 = 68;
@@ -76,6 +76,7 @@ fn read_nic(
     if let Some(v) = xdp.as_ref().filter(|_| driver != Driver::AfXdp) {
         report.error(&v.span, "'xdp' is for driver \"af-xdp\"; remove it");
     }
+    let receive = read_receive(report, &mut s, driver);
     let poll = s.choice(
         report,
         "poll",
@@ -102,6 +103,7 @@ fn read_nic(
         device,
         driver,
         xdp: xdp.map_or(XdpMode::Auto, |v| v.value),
+        receive,
         queues,
         poll: poll.map_or(PollMode::Adaptive, |v| v.value),
         rx_checksum_trust: trust.is_some_and(|v| v.value),
@@ -109,6 +111,15 @@ fn read_nic(
         mtu,
         capture,
     }
+}
+
+fn read_receive(report: &mut Report, s: &mut Section, driver: Driver) -> PacketReceive {
+    let choices = [("messages", PacketReceive::Messages), ("ring", PacketReceive::Ring)];
+    let receive = s.choice(report, "receive", &choices);
+    if let Some(v) = receive.as_ref().filter(|_| driver != Driver::Packet) {
+        report.error(&v.span, "'receive' is for driver \"packet\"; remove it");
+    }
+    receive.map_or(PacketReceive::Messages, |v| v.value)
 }
 
 fn read_device(

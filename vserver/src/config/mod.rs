@@ -82,6 +82,15 @@ pub enum XdpMode {
     Generic,
 }
 
+/// How AF_PACKET receives; see `docs/drivers.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketReceive {
+    /// Batches of messages: low latency.
+    Messages,
+    /// A `TPACKET_V3` ring: fewest system calls, a millisecond late.
+    Ring,
+}
+
 /// How a worker waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollMode {
@@ -104,6 +113,8 @@ pub struct Nic {
     pub driver: Driver,
     /// How AF_XDP attaches.
     pub xdp: XdpMode,
+    /// How AF_PACKET receives.
+    pub receive: PacketReceive,
     /// Queues used, from 0.
     pub queues: usize,
     /// How its worker waits.

@@ -4,10 +4,10 @@ use weft_drivers::afxdp::{self, AfXdp, AfXdpOptions, UmemPool, XdpProgram};
 use weft_drivers::device::{AnyDevice, DeviceError, Medium};
 use weft_drivers::mem::{self, MemConfig};
 use weft_drivers::netlink::Netlink;
-use weft_drivers::packet::{Packet, PacketConfig};
+use weft_drivers::packet::{self, Packet, PacketConfig};
 use weft_drivers::tuntap::{TunTap, TunTapConfig};
 
-use crate::config::{Driver, Nic, PollMode, Workers, XdpMode};
+use crate::config::{Driver, Nic, PacketReceive, PollMode, Workers, XdpMode};
 
 /// The devices of one NIC, and the far end if it is a memory pair.
 pub(crate) struct Opened {
@@ -69,6 +69,10 @@ fn open_packet(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
     let mut config = PacketConfig::new(nic.device.clone());
     config.queues = nic.queues.max(1);
     config.pool_frames = frames_per_queue(nic, workers);
+    config.receive = match nic.receive {
+        PacketReceive::Messages => packet::PacketReceive::Messages,
+        PacketReceive::Ring => packet::PacketReceive::Ring,
+    };
     let queues = Packet::open(&config)?;
     Ok(Opened::new(queues.into_iter().map(|q| Box::new(q) as AnyDevice).collect()))
 }
