@@ -44,6 +44,7 @@ pub(crate) struct Node {
     nics: Vec<usize>,
     dirty: bool,
     blocked: bool,
+    starved: bool,
 }
 
 impl Node {
@@ -55,6 +56,7 @@ impl Node {
             nics,
             dirty: false,
             blocked: false,
+            starved: false,
         }
     }
 }
@@ -89,6 +91,8 @@ pub(crate) struct Core {
     deadlines: Deadlines,
     retry: Duration,
     dirty: VecDeque<u32>,
+    /// Vservers that wanted to send and found no free frame.
+    starved: Vec<u32>,
     /// Frames from one vserver of this host to another.
     local: VecDeque<(Target, Frame)>,
     rx: Vec<Frame>,
@@ -110,6 +114,7 @@ impl Core {
             deadlines: Deadlines::default(),
             retry: RETRY_MIN,
             dirty: VecDeque::new(),
+            starved: Vec::new(),
             local: VecDeque::new(),
             rx: Vec::with_capacity(BURST),
             tx: TxBurst::new(BURST),
@@ -120,6 +125,7 @@ impl Core {
     /// One bounded round: receive, timers, transmit. Returns whether there was anything to do.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         let mut work = false;
+        self.feed();
         for nic in 0..self.nics.len() {
             for port in 0..self.nics[nic].ports.len() {
                 work |= self.receive(now, nic, port) > 0;
@@ -191,32 +197,37 @@ impl Core {
         waiting > 0
     }
 
-    /// Polls every stack that is dirty now, once.
+    /// Polls every stack that is dirty now, once; returns whether one had frames.
     fn run_dirty(&mut self, now: Instant) -> bool {
-        let waiting = self.dirty.len();
-        for _ in 0..waiting {
+        let mut moved = false;
+        for _ in 0..self.dirty.len() {
             if let Some(index) = self.dirty.pop_front() {
                 self.nodes[index as usize].dirty = false;
-                self.poll_node(now, index);
+                moved |= self.poll_node(now, index) > 0;
             }
         }
-        waiting > 0
+        moved
     }
 
-    /// Takes at most a burst of frames, all events and the next deadline from one stack.
-    fn poll_node(&mut self, now: Instant, index: u32) {
+    /// Takes at most a burst of frames, all events and the next deadline from one stack; returns
+    /// how many frames.
+    fn poll_node(&mut self, now: Instant, index: u32) -> usize {
         let room = self.room(index);
+        let mut got = 0;
         if room == 0 {
             self.block(index);
         } else {
             let mut tx = std::mem::take(&mut self.tx);
             tx.max = room.min(BURST);
-            let got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
+            got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
             for (alias, frame) in tx.frames.drain(..) {
                 self.emit(index, alias, frame);
             }
             if got >= tx.max {
                 self.mark_dirty(index);
+            } else if self.nodes[index as usize].stack.wants_transmit() {
+                // It found no free frame.
+                self.starve(index);
             }
             self.tx = tx;
         }
@@ -224,6 +235,7 @@ impl Core {
             self.handle_event(index, event);
         }
         self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
+        got
     }
 
     /// Frames that every NIC of the vserver has room for, and the local queue.
@@ -248,6 +260,23 @@ impl Core {
         if !node.blocked {
             node.blocked = true;
             self.nics[*nic].blocked.push(index);
+        }
+    }
+
+    /// Polled again when frames came back to the pool, or after the retry time.
+    fn starve(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        if !node.starved {
+            node.starved = true;
+            self.starved.push(index);
+        }
+    }
+
+    /// Sent frames came back, or time has passed: whoever found no free frame tries again.
+    fn feed(&mut self) {
+        for index in std::mem::take(&mut self.starved) {
+            self.nodes[index as usize].starved = false;
+            self.mark_dirty(index);
         }
     }
 
@@ -310,7 +339,7 @@ impl Core {
         let mut ports = self.nics.iter().flat_map(|n| &n.ports);
         let soon = ports
             .any(|p| p.failed.is_none() && (p.stalled() || p.in_flight || p.device.fd().is_none()));
-        let retry = soon.then(|| now + self.retry);
+        let retry = (soon || !self.starved.is_empty()).then(|| now + self.retry);
         match (retry, self.deadlines.next()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

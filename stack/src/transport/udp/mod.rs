@@ -259,10 +259,7 @@ impl Udp {
             self.block(id.index);
             return Err(UdpSendError::WouldBlock);
         }
-        let Some(frame) = datagram(lower, &info, local.port(), to, payload) else {
-            self.block(id.index);
-            return Err(UdpSendError::WouldBlock);
-        };
+        let frame = datagram(lower, &info, local.port(), to, payload);
         let packet = OutPacket {
             src: info.src,
             dst: to.ip(),
@@ -549,19 +546,20 @@ fn payload(frame: Frame) -> (Bytes, usize) {
     (frame.into_bytes(), charge)
 }
 
-/// A frame that starts with the UDP header; `None`: no frame is free.
+/// A frame that starts with the UDP header.
 fn datagram<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     info: &RouteInfo,
     src_port: u16,
     to: SocketAddr,
     payload: &[u8],
-) -> Option<Frame> {
+) -> Frame {
     let len = HEADER_LEN + payload.len();
-    let mut frame = lower.ctx.pool.alloc()?;
-    if frame.tailroom() < len {
-        frame = Frame::heap_with_capacity(HEADROOM_BYTES, len);
-    }
+    // What others hold of the pool is no reason to wait; the out queue bounds this.
+    let mut frame = match lower.ctx.pool.alloc() {
+        Some(frame) if frame.tailroom() >= len => frame,
+        _ => Frame::heap_with_capacity(HEADROOM_BYTES, len),
+    };
     let data = frame.push_back(len);
     data[0..2].copy_from_slice(&src_port.to_be_bytes());
     data[2..4].copy_from_slice(&to.port().to_be_bytes());
@@ -580,5 +578,5 @@ fn datagram<P: PathLayer>(
         checksum::finish_udp(checksum::combine(pseudo, checksum::combine(header, body)))
     };
     frame.data_mut()[6..8].copy_from_slice(&sum.to_be_bytes());
-    Some(frame)
+    frame
 }
