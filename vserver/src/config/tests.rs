@@ -287,3 +287,40 @@ fn the_manual_has_every_drop_reason() {
     }
     assert!(OPERATING == now, "WEFT_BLESS=1 writes the table of losses into docs/operating.md");
 }
+
+#[test]
+fn mutated_files_are_refused_with_a_place_inside_them() {
+    let files: Vec<_> =
+        CASES.split(TITLE).skip(1).map(|c| c.split(REPORTED).next().unwrap()).collect();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |n: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % n as u64) as usize
+    };
+    for _ in 0..4000 {
+        let mut text: Vec<char> = files[below(files.len())].chars().collect();
+        for _ in 0..=below(6) {
+            let at = below(text.len());
+            match below(4) {
+                0 => text[at] = ['"', '=', '[', ']', '\n', '\\', 'ü', '9', '/', ' '][below(10)],
+                1 => drop(text.splice(at..(at + 5).min(text.len()), [])),
+                2 => text.insert(at, ['"', '.', '{', '-', '\t', ','][below(6)]),
+                _ => text.truncate(at.max(1)),
+            }
+            if text.is_empty() {
+                text.push('x');
+            }
+        }
+        let text: String = text.into_iter().collect();
+        let Err(errors) = parse(&text, Path::new("weft.toml")) else { continue };
+        assert!(!errors.list.is_empty());
+        for d in &errors.list {
+            // The place is in the file, or right behind its end.
+            let line = text.lines().nth(d.line - 1).unwrap_or_default();
+            assert!(d.line <= text.lines().count() + 1, "{errors}\nin\n{text}");
+            assert!(d.column <= line.chars().count() + 1, "{errors}\nin\n{text}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
-use std::os::fd::{AsFd, AsRawFd};
 use weft_stack::socket::Readiness;
+use weft_stack::socket::tcp::TcpOption;
 
 use super::connection::{Connection, Role, Turn};
 use super::datagram::{self, Datagrams};
@@ -32,6 +33,8 @@ const TURN_ACCEPTS: usize = 64;
 const BIND_RETRY: Duration = Duration::from_millis(200);
 /// The longest wait, in case a wake-up is lost.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Idle time, interval and number of keepalive probes.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_mins(1), Duration::from_secs(10), 6);
 /// Bytes read from the kernel at a time.
 const SCRATCH_BYTES: usize = 256 << 10;
 /// The token of the poller in the kernel's queue; sockets' tokens have a generation above 0.
@@ -310,6 +313,10 @@ impl EventLoop {
         stream.set_nonblocking(true)?;
         // Answers are written whole; waiting for an acknowledgment could only delay their end.
         stream.set_nodelay(true)?;
+        if service.config.idle_s == 0 {
+            // Who may be silent for ever must at least be there.
+            stream.set_option(TcpOption::KeepAlive(Some(KEEPALIVE)))?;
+        }
         let Some(role) = role(service) else {
             stream.abort();
             return Ok(());

@@ -129,7 +129,8 @@ fn introduction(s: &HostSnapshot, control: &Path) -> String {
     if s.vservers.len() > LISTED_MAX {
         lines.push(format!("... and {} more vservers", s.vservers.len() - LISTED_MAX));
     }
-    lines.push(format!("ready: {} vservers, control {}", s.vservers.len(), control.display()));
+    let vservers = if s.vservers.len() == 1 { "vserver" } else { "vservers" };
+    lines.push(format!("ready: {} {vservers}, control {}", s.vservers.len(), control.display()));
     lines.join("\n") + "\n"
 }
 

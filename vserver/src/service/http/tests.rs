@@ -376,3 +376,57 @@ fn a_client_that_is_done_is_answered_and_closed() {
     assert!(c.receive().ends_with(b"hello world"));
     assert!(c.ended);
 }
+
+/// Numbers that look random, the same on every run (xorshift).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+}
+
+#[test]
+fn mutated_requests_neither_panic_nor_escape() {
+    const REQUESTS: [&str; 4] = [
+        "GET /hello.txt HTTP/1.1\r\nHost: h\r\nRange: bytes=2-5\r\n\r\n",
+        "PUT /new HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello",
+        "PUT /sub/new HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "HEAD /../dir/%2e%2e/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    ];
+    const PIECES: [&[u8]; 8] =
+        [b"/../", b"%2f", b"\0", b"\r\n", b"\r\n\r\n", b"99999999999", b": ", b"\xff"];
+    let mut c = Client::new();
+    let mut random = Numbers(0x9e37_79b9_7f4a_7c15);
+    for round in 0..3000 {
+        let mut text = REQUESTS[random.below(4)].as_bytes().to_vec();
+        for _ in 0..=random.below(4) {
+            let at = random.below(text.len());
+            match random.below(4) {
+                0 => text[at] = random.below(256) as u8,
+                1 => text.truncate(at.max(1)),
+                2 => drop(text.splice(at..at, PIECES[random.below(8)].iter().copied())),
+                _ => drop(text.splice(at.., REQUESTS[random.below(4)].bytes())),
+            }
+        }
+        c.connection = Connection::new(Arc::clone(&c.connection.site));
+        let mut answer = Vec::new();
+        for piece in text.chunks(1 + random.below(text.len())) {
+            if !c.connection.wants_input() {
+                break;
+            }
+            c.connection.receive(Bytes::copy_from_slice(piece), &c.counters);
+            answer.extend(c.receive());
+        }
+        c.connection.receive_end();
+        answer.extend(c.receive());
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 "), "round {round}");
+        assert!(!answer.windows(6).any(|w| w == b"secret"), "round {round}");
+    }
+    c.connection = Connection::new(Arc::clone(&c.connection.site));
+    assert_eq!(c.parts(), 0);
+    assert_eq!(fs::read(c.directory.path().join("secret")).unwrap(), b"secret");
+}
