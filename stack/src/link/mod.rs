@@ -136,8 +136,8 @@ impl Link {
         }
     }
 
-    /// Sends an IP packet to `next_hop` out of `alias`: maps multicast and broadcast, looks the
-    /// neighbour up, or queues the packet while it is resolved (which is `Ok`). The frame ends in
+    /// Sends an IP packet to `next_hop` (the limited broadcast for every broadcast) out of `alias`:
+    /// maps multicast and broadcast, looks the neighbour up, or queues the packet while it is resolved (which is `Ok`). The frame ends in
     /// `ctx.outbox.frames`. `Err`: lost; the caller counts it.
     pub(crate) fn output(
         &mut self,
@@ -157,9 +157,7 @@ impl Link {
             ctx.outbox.frames.push_back((alias.config.id, frame));
             return Ok(());
         }
-        let group = ethernet::group_mac(next_hop);
-        let group = group.or_else(|| is_broadcast(alias, next_hop).then_some(ethernet::BROADCAST));
-        if let Some(mac) = group {
+        if let Some(mac) = ethernet::group_mac(next_hop) {
             transmit_ip(ctx, alias, mac, frame);
             return Ok(());
         }
@@ -168,7 +166,10 @@ impl Link {
         if let Verdict::Send(mac, frame) = verdict {
             transmit_ip(ctx, alias, mac, frame);
         }
-        self.carry_on(ctx, alias);
+        // To a neighbour in regular use there is nothing to do.
+        if self.neighbours.is_changed() {
+            self.carry_on(ctx, alias);
+        }
         Ok(())
     }
 
@@ -236,7 +237,9 @@ impl Link {
     pub(crate) fn confirm(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, next_hop: IpAddr) {
         let (id, times) = (alias.config.id, alias.ndp.times);
         self.neighbours.confirm(ctx, id, next_hop, times);
-        self.arm(ctx);
+        if self.neighbours.is_changed() {
+            self.arm(ctx);
+        }
     }
 
     /// Marks a known neighbour as a router.

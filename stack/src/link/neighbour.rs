@@ -15,7 +15,7 @@
 //!
 //! Bounds: entries by `Limits::neighbours`, of which at most a quarter may be unresolved
 //! (INCOMPLETE or FAILED), so that a scan of the subnet cannot push out neighbours that exist;
-//! frames by `Limits::neighbour_queue` per entry. A lookup is one hash; timers are an ordered set
+//! frames by `Limits::neighbour_queue` per entry and sixteen times that in all. A lookup is one hash; timers are an ordered set
 //! with one entry of the stack's wheel for the first.
 
 use core::net::IpAddr;
@@ -47,6 +47,9 @@ const INCOMPLETE_PROTECTED: Duration = Duration::from_secs(1);
 const MAC_LOCK: Duration = Duration::from_secs(1);
 /// How many of the least recently used entries are looked at for a stale one.
 const EVICT_SCAN: usize = 16;
+/// All queues together hold as much as this many full ones: frames come from a pool that others
+/// need too.
+const QUEUES_FULL_MAX: usize = 16;
 /// Deadlines handled per call.
 const EXPIRE_BATCH: usize = 64;
 
@@ -173,6 +176,8 @@ pub(super) struct Neighbours {
     incomplete: List,
     failed: List,
     deadlines: BTreeSet<(Instant, u32)>,
+    /// A deadline changed since the timer was set.
+    changed: bool,
     armed: Option<(Instant, TimerHandle)>,
     queued: usize,
     pub(super) asks: VecDeque<Ask>,
@@ -240,6 +245,7 @@ impl Neighbours {
 
     fn set_deadline(&mut self, at: u32, deadline: Option<Instant>) {
         let e = &mut self.entries[at as usize];
+        self.changed |= e.deadline != deadline;
         if let Some(old) = e.deadline.take() {
             self.deadlines.remove(&(old, at));
         }
@@ -374,11 +380,12 @@ impl Neighbours {
     /// RFC 4861 7.2.2: when the queue is full the new packet replaces the oldest.
     fn enqueue(&mut self, ctx: &mut Ctx<'_>, at: u32, frame: Frame) {
         let e = &mut self.entries[at as usize];
-        if e.queue.len() >= ctx.limits.neighbour_queue && e.queue.pop_front().is_some() {
+        let max = ctx.limits.neighbour_queue;
+        if e.queue.len() >= max && e.queue.pop_front().is_some() {
             self.queued -= 1;
             ctx.drop_out(DropReason::NeighbourQueueFull);
         }
-        if ctx.limits.neighbour_queue == 0 {
+        if self.queued >= max * QUEUES_FULL_MAX {
             return ctx.drop_out(DropReason::NeighbourQueueFull);
         }
         self.queued += 1;
@@ -608,6 +615,7 @@ impl Neighbours {
 
     /// Brings the stack's timer in line with the first deadline.
     pub(super) fn arm(&mut self, ctx: &mut Ctx<'_>, other: Option<Instant>) {
+        self.changed = false;
         let first = self.deadlines.first().map(|d| d.0);
         let want = [first, other].into_iter().flatten().min();
         if self.armed.map(|a| a.0) == want {
@@ -617,6 +625,11 @@ impl Neighbours {
             ctx.timers.cancel(handle);
         }
         self.armed = want.map(|at| (at, ctx.timers.schedule(at, Timer::Neighbour)));
+    }
+
+    /// Whether there is something to carry on with: a question always comes with a deadline.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed
     }
 
     pub(super) fn timer_fired(&mut self) {

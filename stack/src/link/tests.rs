@@ -160,6 +160,18 @@ fn the_queue_keeps_the_newest() {
 }
 
 #[test]
+fn all_queues_together_are_bounded() {
+    let mut b = bench();
+    for host in 2..40u8 {
+        for tag in 0..16 {
+            b.output(&format!("10.0.0.{host}"), tag).unwrap();
+        }
+    }
+    assert_eq!(b.link.queued(), 256);
+    assert_eq!(b.world.mib.drops.get(DropReason::NeighbourQueueFull), 38 * 16 - 256);
+}
+
+#[test]
 fn silence_fails_after_three_requests_and_is_remembered() {
     let mut b = bench();
     b.output("10.0.0.2", 1).unwrap();
@@ -357,7 +369,7 @@ fn malformed_frames_are_counted() {
 fn groups_need_no_neighbour_and_tun_no_header() {
     let mut b = bench();
     b.output("224.0.0.22", 0).unwrap();
-    b.output("10.0.0.255", 0).unwrap();
+    b.output("255.255.255.255", 0).unwrap();
     b.output("ff02::1", 0).unwrap();
     let macs: Vec<_> = b.world.all_sent().iter().map(|f| f[..6].to_vec()).collect();
     assert_eq!(macs, [&[1, 0, 0x5e, 0, 0, 22][..], &BROADCAST_MAC, &[0x33, 0x33, 0, 0, 0, 1]]);
