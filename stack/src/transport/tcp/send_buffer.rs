@@ -55,6 +55,10 @@ impl SendBuffer {
     pub(crate) fn push(&mut self, data: &[u8]) -> usize {
         let taken = data.len().min(self.free());
         let mut data = &data[..taken];
+        if self.len == 0 {
+            // Everything was acknowledged: the last block may be all ours again.
+            let _reclaimed = self.tail.try_reclaim(data.len());
+        }
         while !data.is_empty() {
             if self.tail.capacity() == self.tail.len() {
                 self.start_block(data.len());
