@@ -4,13 +4,29 @@ use core::net::IpAddr;
 
 use super::address::AliasId;
 use super::icmp::{self, Problem};
-use super::{Ip, extension, output};
+use super::{Ip, NextHop, extension, output};
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::link::Link;
 use crate::wire::header::DF;
 use crate::wire::{checksum, frame_sum};
+
+/// Why a packet is not forwarded, and what its sender is told.
+struct Refused {
+    reason: DropReason,
+    problem: Option<Problem>,
+}
+
+impl Refused {
+    fn silent(reason: DropReason) -> Refused {
+        Refused { reason, problem: None }
+    }
+
+    fn tell(reason: DropReason, problem: Problem) -> Refused {
+        Refused { reason, problem: Some(problem) }
+    }
+}
 
 /// A valid packet for somebody else, its IP header at the front.
 pub(super) fn forward(
@@ -21,30 +37,32 @@ pub(super) fn forward(
     (src, dst): (IpAddr, IpAddr),
     frame: Frame,
 ) -> Fate {
-    let mut problem = None;
-    // An error quotes the packet as it came; headers change below.
-    let mut head = [0u8; 128];
-    let head_len = frame.len().min(head.len());
-    head[..head_len].copy_from_slice(&frame.data()[..head_len]);
-    match try_forward(ctx, link, ip, (src, dst), frame, &mut problem) {
-        Ok(()) => {
-            output::stats(ctx.mib, dst.is_ipv4()).forw_datagrams += 1;
-            Fate::Forwarded
-        }
-        Err(reason) => {
-            let stats = output::stats(ctx.mib, dst.is_ipv4());
-            match reason {
-                DropReason::IpNoRoute => stats.in_no_routes += 1,
-                DropReason::IpTtlExceeded => stats.in_hdr_errors += 1,
-                DropReason::IpTooBig => stats.frag_fails += 1,
-                _ => stats.out_discards += 1,
+    let refused = match check(ip, (src, dst), &frame) {
+        Ok(hop) => match send(ctx, link, ip, &hop, dst, frame) {
+            Ok(()) => {
+                output::stats(ctx.mib, dst.is_ipv4()).forw_datagrams += 1;
+                return Fate::Forwarded;
             }
-            if let Some(problem) = problem {
-                icmp::send_error(ctx, link, ip, came_by, problem, &head[..head_len]);
+            Err(reason) => Refused::silent(reason),
+        },
+        Err(refused) => {
+            if let Some(problem) = refused.problem {
+                icmp::send_error(ctx, link, ip, came_by, problem, frame.data());
             }
-            Fate::Dropped(reason)
+            refused
         }
+    };
+    let stats = output::stats(ctx.mib, dst.is_ipv4());
+    match refused.reason {
+        DropReason::IpNoRoute => stats.in_no_routes += 1,
+        DropReason::IpDestinationNotOurs => stats.in_addr_errors += 1,
+        DropReason::IpTtlExceeded
+        | DropReason::IpExtensionMalformed
+        | DropReason::IpExtensionUnknown => stats.in_hdr_errors += 1,
+        DropReason::IpTooBig => stats.frag_fails += 1,
+        _ => stats.out_discards += 1,
     }
+    Fate::Dropped(refused.reason)
 }
 
 /// Packets that never leave their link (RFC 3927 7, RFC 4291 2.5.6).
@@ -55,45 +73,55 @@ fn stays_on_link(addr: IpAddr) -> bool {
     }
 }
 
-fn try_forward(
-    ctx: &mut Ctx<'_>,
-    link: &mut Link,
-    ip: &mut Ip,
-    (src, dst): (IpAddr, IpAddr),
-    mut frame: Frame,
-    problem: &mut Option<Problem>,
-) -> Result<(), DropReason> {
+fn ttl_at(dst: IpAddr) -> usize {
+    if dst.is_ipv4() { 8 } else { 7 }
+}
+
+/// Everything that can be wrong before a byte of the packet changes.
+fn check(ip: &Ip, (src, dst): (IpAddr, IpAddr), frame: &Frame) -> Result<NextHop, Refused> {
     if stays_on_link(src) || stays_on_link(dst) {
-        return Err(DropReason::IpDestinationNotOurs);
+        return Err(Refused::silent(DropReason::IpDestinationNotOurs));
     }
     if dst.is_ipv6()
         && let Err(refusal) = extension::hop_by_hop(frame.data(), false)
     {
-        *problem = refusal.problem.map(|(code, pointer)| Problem::Parameter { code, pointer });
-        return Err(refusal.reason);
+        let parameter = |(code, pointer)| Problem::Parameter { code, pointer };
+        return Err(Refused { reason: refusal.reason, problem: refusal.problem.map(parameter) });
     }
-    let ttl_at = if dst.is_ipv4() { 8 } else { 7 };
-    if frame.data()[ttl_at] <= 1 {
-        *problem = Some(Problem::HopLimitExceeded);
-        return Err(DropReason::IpTtlExceeded);
+    if frame.data()[ttl_at(dst)] <= 1 {
+        return Err(Refused::tell(DropReason::IpTtlExceeded, Problem::HopLimitExceeded));
     }
-    let route = ip.route_to(dst, None).inspect_err(|_| *problem = Some(Problem::NoRoute))?;
-    let mtu = route.mtu;
-    let alias = ip.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
-    let super_len = alias.config.gso_bytes_max;
-    let tx_checksum = alias.config.tx_checksum;
+    let hop = ip.route_to(dst, None).map_err(|reason| Refused::tell(reason, Problem::NoRoute))?;
     let len = frame.total_len();
-    if frame.meta.gso != Gso::None && len > super_len {
-        return Err(DropReason::FrameTooLong);
+    if frame.meta.gso != Gso::None {
+        let takes = ip.aliases.get(&hop.alias).map_or(0, |a| a.config.gso_bytes_max);
+        let fits = len <= takes;
+        return if fits { Ok(hop) } else { Err(Refused::silent(DropReason::FrameTooLong)) };
     }
-    let too_big = frame.meta.gso == Gso::None && len > mtu;
-    let may_cut = dst.is_ipv4() && u16::from_be_bytes([frame.data()[6], frame.data()[7]]) & DF == 0;
-    if too_big && !may_cut {
-        *problem = Some(Problem::TooBig { mtu });
-        return Err(DropReason::IpTooBig);
+    if len > hop.mtu && !may_cut(dst, frame) {
+        let problem = Problem::TooBig { mtu: hop.mtu };
+        return Err(Refused::tell(DropReason::IpTooBig, problem));
     }
-    decrement(&mut frame, ttl_at);
-    if !tx_checksum {
+    Ok(hop)
+}
+
+fn may_cut(dst: IpAddr, frame: &Frame) -> bool {
+    dst.is_ipv4() && u16::from_be_bytes([frame.data()[6], frame.data()[7]]) & DF == 0
+}
+
+fn send(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &Ip,
+    hop: &NextHop,
+    dst: IpAddr,
+    mut frame: Frame,
+) -> Result<(), DropReason> {
+    let alias = ip.aliases.get(&hop.alias).ok_or(DropReason::AliasUnknown)?;
+    let len = frame.total_len();
+    let too_big = frame.meta.gso == Gso::None && len > hop.mtu;
+    decrement(&mut frame, ttl_at(dst));
+    if !alias.config.tx_checksum || too_big {
         frame_sum::complete(&mut frame);
     }
     if frame.meta.checksum == Checksum::Verified {
@@ -103,13 +131,11 @@ fn try_forward(
     stats.out_transmits += 1;
     stats.out_octets += len as u64;
     if too_big {
-        frame_sum::complete(&mut frame);
-        return output::refragment(ctx, link, ip, (route.alias, route.addr), mtu, &frame);
+        return output::refragment(ctx, link, alias, hop, &frame);
     }
     let mut frame = icmp::with_headroom(frame);
     frame.mark_network_header();
-    let alias = ip.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
-    link.output(ctx, alias, route.addr, frame)
+    link.output(ctx, alias, hop.addr, frame)
 }
 
 /// Takes one off the TTL or hop limit; the IPv4 header checksum follows (RFC 1624).

@@ -3,8 +3,8 @@
 use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
 
-use super::address::AliasId;
-use super::{Ip, Way};
+use super::address::Alias;
+use super::{Ip, NextHop, Way};
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
@@ -238,15 +238,13 @@ impl Pieces<'_> {
 pub(super) fn refragment(
     ctx: &mut Ctx<'_>,
     link: &mut Link,
-    ip: &Ip,
-    (alias, next_hop): (AliasId, IpAddr),
-    mtu: usize,
+    alias: &Alias,
+    hop: &NextHop,
     frame: &Frame,
 ) -> Result<(), DropReason> {
     let data = frame.data();
     let head_len = usize::from(data[0] & 15) * 4;
-    let step = mtu.saturating_sub(head_len) & !7;
-    let entry = ip.aliases.get(&alias).ok_or(DropReason::AliasUnknown)?;
+    let step = hop.mtu.saturating_sub(head_len) & !7;
     let payload = &data[head_len..];
     if step == 0 || !frame.frags.is_empty() {
         return Err(DropReason::IpTooBig);
@@ -268,7 +266,7 @@ pub(super) fn refragment(
         h[10..12].copy_from_slice(&sum.to_be_bytes());
         piece.mark_network_header();
         ctx.mib.ip4.frag_creates += 1;
-        link.output(ctx, entry, next_hop, piece)?;
+        link.output(ctx, alias, hop.addr, piece)?;
     }
     debug_assert!(field & DF == 0);
     ctx.mib.ip4.frag_oks += 1;
