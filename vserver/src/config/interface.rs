@@ -63,19 +63,7 @@ fn read_nic(
         )
         .map_or(Driver::AfXdp, |d| d.value);
     let device = read_device(report, &mut s, &name, driver, before);
-    let xdp = s.choice(
-        report,
-        "xdp",
-        &[
-            ("auto", XdpMode::Auto),
-            ("zero-copy", XdpMode::ZeroCopy),
-            ("native", XdpMode::Native),
-            ("generic", XdpMode::Generic),
-        ],
-    );
-    if let Some(v) = xdp.as_ref().filter(|_| driver != Driver::AfXdp) {
-        report.error(&v.span, "'xdp' is for driver \"af-xdp\"; remove it");
-    }
+    let xdp = read_xdp(report, &mut s, driver);
     let receive = read_receive(report, &mut s, driver);
     let poll = s.choice(
         report,
@@ -102,7 +90,7 @@ fn read_nic(
         name,
         device,
         driver,
-        xdp: xdp.map_or(XdpMode::Auto, |v| v.value),
+        xdp,
         receive,
         queues,
         poll: poll.map_or(PollMode::Adaptive, |v| v.value),
@@ -111,6 +99,23 @@ fn read_nic(
         mtu,
         capture,
     }
+}
+
+fn read_xdp(report: &mut Report, s: &mut Section, driver: Driver) -> XdpMode {
+    let xdp = s.choice(
+        report,
+        "xdp",
+        &[
+            ("auto", XdpMode::Auto),
+            ("zero-copy", XdpMode::ZeroCopy),
+            ("native", XdpMode::Native),
+            ("generic", XdpMode::Generic),
+        ],
+    );
+    if let Some(v) = xdp.as_ref().filter(|_| driver != Driver::AfXdp) {
+        report.error(&v.span, "'xdp' is for driver \"af-xdp\"; remove it");
+    }
+    xdp.map_or(XdpMode::Auto, |v| v.value)
 }
 
 fn read_receive(report: &mut Report, s: &mut Section, driver: Driver) -> PacketReceive {
