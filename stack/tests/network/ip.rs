@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use crate::fixture::*;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::{Checksum, Frame, Gso};
-use weft_stack::ip::address::{AliasConfig, AliasId, Cidr};
+use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium, Cidr};
 use weft_stack::ip::route::Route;
 use weft_stack::socket::udp::{BindError, UdpRecvError, UdpSendError};
 use weft_stack::socket::{Event, Readiness, SocketId};
@@ -825,5 +825,64 @@ fn a_router_reports_hosts_that_do_not_answer() {
     assert_eq!(router.drops.get(DropReason::NeighbourUnreachable), 2);
     assert_eq!((router.icmp4.out_dest_unreachs, router.icmp6.out_dest_unreachs), (1, 1));
     assert_eq!((host.icmp4.in_dest_unreachs, host.icmp6.in_dest_unreachs), (1, 1));
+    net.check();
+}
+
+#[test]
+fn bare_ip_devices_have_no_neighbours() {
+    let mut net = Net::new(2);
+    for i in 0..2u8 {
+        let config = AliasConfig { medium: AliasMedium::Ip, ..alias(A0, 0, 1500) };
+        net.alias(usize::from(i), config);
+        net.addr(usize::from(i), A0, &format!("10.0.0.{}/24", i + 1));
+        net.addr(usize::from(i), A0, &format!("fd00::{}/64", i + 1));
+    }
+    net.cable((0, A0), (1, A0));
+    // No link, no duplicates to look for: usable at once.
+    for remote in ["10.0.0.2:9", "[fd00::2]:9"] {
+        let server = bind(&mut net, 1, remote);
+        let client = bind(&mut net, 0, "[::]:0");
+        send(&mut net, 0, client, remote, &[1; 3000]);
+        let got = net.stacks[1].udp_recv(server).unwrap();
+        assert_eq!(got.payload[..], [1; 3000]);
+    }
+    assert_eq!(net.stacks[0].memory().neighbours, 0);
+    net.inject(1, A0, &[0x15; 40]);
+    net.inject(1, A0, &[]);
+    let drops = &net.stacks[1].mib().drops;
+    assert_eq!((drops.get(DropReason::IpVersionWrong), drops.get(DropReason::IpTruncated)), (1, 1));
+    net.check();
+}
+
+#[test]
+fn addresses_wait_for_the_link_and_survive_its_loss() {
+    let mut net = Net::new(2);
+    for i in 0..2u8 {
+        let config = AliasConfig { up: i == 1, ..alias(A0, i + 1, 1500) };
+        net.alias(usize::from(i), config);
+        net.addr(usize::from(i), A0, &format!("10.0.0.{}/24", i + 1));
+        net.addr(usize::from(i), A0, &format!("fd00::{}/64", i + 1));
+    }
+    net.cable((0, A0), (1, A0));
+    net.run_for(Duration::from_secs(3));
+    // Services may bind before duplicate address detection has ended.
+    let early = bind(&mut net, 0, "[fd00::1]:7");
+    let client = bind(&mut net, 1, "[::]:0");
+    for _ in 0..2 {
+        net.change(0, Change::AliasLink { alias: A0, up: true, mtu: 1500 });
+        net.run_for(Duration::from_secs(5));
+        send(&mut net, 1, client, "[fd00::1]:7", b"six");
+        assert_eq!(&net.stacks[0].udp_recv(early).unwrap().payload[..], b"six");
+        let four = bind(&mut net, 0, "10.0.0.1:7");
+        send(&mut net, 1, client, "10.0.0.1:7", b"four");
+        assert_eq!(&net.stacks[0].udp_recv(four).unwrap().payload[..], b"four");
+        net.stacks[0].udp_close(four);
+        net.change(0, Change::AliasLink { alias: A0, up: false, mtu: 1500 });
+        net.run();
+        let down = |net: &Net| net.stacks[0].mib().drops.get(DropReason::AliasDown);
+        let before = down(&net);
+        net.inject(0, A0, &[0; 60]);
+        assert_eq!(down(&net), before + 1);
+    }
     net.check();
 }
