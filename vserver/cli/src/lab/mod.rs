@@ -136,6 +136,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     for note in notes {
         report.condition("user", note);
     }
+    if cfg!(debug_assertions) {
+        report.condition("build", "debug; numbers are several times better with --release");
+    }
     let result = run_scenario(&args, &mut report, &stop);
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Failed(format!("lab: {}", LabError::Interrupted)));
