@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::frame::Frags;
 
 /// Copied writes are gathered in blocks between these sizes.
-const BLOCK_BYTES_MIN: usize = 4 << 10;
+const BLOCK_BYTES_MIN: usize = 512;
 const BLOCK_BYTES_MAX: usize = 64 << 10;
 
 /// Shared bytes shorter than this are copied: a segment then has a bounded number of pieces.

@@ -23,17 +23,16 @@ const RETRIES_SYN_ACK_MAX: u32 = 5;
 impl Connection {
     /// When [`Connection::on_timer`] is due.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        [
-            self.rtx_at,
-            self.persist_at,
-            self.ack_at,
-            self.keepalive_at,
-            self.linger_at,
-            self.user_timeout_at(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        // As plain numbers: this is asked after every segment.
+        const NEVER: u64 = u64::MAX;
+        let nanos = |at: Option<Instant>| at.map_or(NEVER, Instant::as_nanos);
+        let first = nanos(self.rtx_at)
+            .min(nanos(self.ack_at))
+            .min(nanos(self.persist_at))
+            .min(nanos(self.keepalive_at))
+            .min(nanos(self.linger_at))
+            .min(nanos(self.user_timeout_at()));
+        (first != NEVER).then(|| Instant::from_nanos(first))
     }
 
     pub(crate) fn stop_timers(&mut self) {
