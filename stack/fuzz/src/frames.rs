@@ -170,6 +170,7 @@ fn tcp() -> Vec<Seed> {
     // MSS, SACK permitted, timestamps, window scale: what Linux sends.
     let linux = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 1, 3, 3, 7];
     let sack = [1, 1, 5, 10, 0, 0, 0, 100, 0, 0, 0, 200];
+    let data = |seq, data: &[u8]| tcp4(4000, 80, seq, 0, ACK, &[], data);
     let stamp = [1, 1, 8, 10, 0, 0, 0, 10, 0, 0, 0, 1];
     vec![
         ("tcp4-syn", vec![tcp4(5001, 80, 1000, 0, SYN, &linux, &[])]),
@@ -180,6 +181,15 @@ fn tcp() -> Vec<Seed> {
         ("tcp4-rst", vec![tcp4(4000, 80, 0, 0, RST, &[], &[])]),
         ("tcp4-closed", vec![tcp4(5002, 81, 7, 0, SYN, &linux, &[])]),
         ("tcp4-syn-ack", vec![tcp4(90, 40000, 7, 1, SYN | ACK, &linux, &[])]),
+        ("tcp4-out-of-order", vec![data(6, b"second"), data(0, b"first "), data(3, b"overlap")]),
+        (
+            "tcp4-fin-then-data",
+            vec![tcp4(4000, 80, 9, 0, ACK | FIN, &[], &[]), data(0, b"123456789")],
+        ),
+        ("tcp4-old-ack", vec![tcp4(4000, 80, 0, 0xffff_ff00, ACK, &[], &[])]),
+        ("tcp4-ack-of-the-future", vec![tcp4(4000, 80, 0, 999, ACK, &[], &[])]),
+        ("tcp4-syn-in-window", vec![tcp4(4000, 80, 5, 0, SYN, &linux, &[])]),
+        ("tcp4-rst-in-window", vec![tcp4(4000, 80, 5, 0, RST, &[], &[])]),
         ("tcp4-window-zero", vec![tcp4(4000, 80, 0, 0, ACK, &stamp, &[])]),
     ]
 }

@@ -40,7 +40,7 @@ pub fn join(frames: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-/// Whole frames, as they are.
+/// Whole frames, as they are, but for TCP segments of the connection, which are [aimed](Target::aim).
 pub fn ingress(data: &[u8]) {
     let mut target = Target::new();
     ingress_into(&mut target, data);
@@ -49,7 +49,8 @@ pub fn ingress(data: &[u8]) {
 
 /// As [`ingress`], into a target that lives on.
 pub fn ingress_into(target: &mut Target, data: &[u8]) {
-    for frame in split(data) {
+    for mut frame in split(data) {
+        target.aim(&mut frame);
         target.frame(&frame);
     }
 }
@@ -67,7 +68,7 @@ pub fn tcp_options_into(target: &mut Target, data: &[u8]) {
     let options = &data[..data.len().min(40)];
     target.frame(&build::tcp4(5000, 80, 1, 0, build::SYN, options, &[]));
     target.frame(&build::tcp6(5000, 80, 1, 0, build::SYN, options, &[]));
-    let mut segment = build::tcp4(target.peer_port(), 80, 0, 0, build::ACK, options, b"data");
+    let mut segment = build::tcp4(4000, 80, 0, 0, build::ACK, options, b"data");
     target.aim(&mut segment);
     target.frame(&segment);
 }

@@ -13,6 +13,8 @@ use weft_stack::time::{Duration, Instant};
 use crate::build::{self, ACK, OUR_MAC, PEER_MAC, SYN};
 
 const ALIAS: AliasId = AliasId(1);
+/// The peer's ports are above; frames from it are aimed.
+const FIRST_PORT: u16 = 4000;
 /// Slots of the pool; a leak empties it soon.
 const SLOTS: usize = 512;
 
@@ -98,7 +100,7 @@ impl Target {
         let group = "239.1.2.3".parse().unwrap_or_else(|e| panic!("{e}"));
         stack.udp_join(now, udp, ALIAS, group).unwrap_or_else(|e| panic!("{e}"));
         let (burst, accepted) = (TxBurst::new(64), Vec::new());
-        let (port, seq, ack) = (4000, 0, 0);
+        let (port, seq, ack) = (FIRST_PORT, 0, 0);
         let mut target =
             Target { stack, pool, now, burst, listener, udp, accepted, port, seq, ack };
         target.frame(&build::arp(&build::arp_message(1, build::PEER_V4, build::OUR_V4)));
@@ -108,11 +110,6 @@ impl Target {
         target
     }
 
-    /// The peer's port of the established connection.
-    pub fn peer_port(&self) -> u16 {
-        self.port
-    }
-
     /// What the stack counted.
     pub fn stack(&self) -> &Stack {
         &self.stack
@@ -120,23 +117,26 @@ impl Target {
 
     /// The handshake of the peer, from a new port.
     fn connect(&mut self) {
-        self.port = if self.port >= 4900 { 4000 } else { self.port + 1 };
+        self.port = if self.port >= 4900 { FIRST_PORT } else { self.port + 1 };
         let isn = 0x1000_0000;
         self.seq = isn;
         self.take(&build::tcp4(self.port, 80, isn, 0, SYN, &[2, 4, 5, 0xb4, 4, 2, 1, 1], &[]));
         self.take(&build::tcp4(self.port, 80, isn + 1, self.ack, ACK, &[], &[]));
     }
 
-    /// Gives a TCP frame for port 80 the port and numbers of the established connection.
+    /// Gives a TCP frame from port 4000 the port of the established connection, and counts its
+    /// sequence and acknowledgement number from what the connection expects next.
     pub fn aim(&self, frame: &mut [u8]) {
-        let tcp4 = frame.len() >= 54 && frame[12..14] == [8, 0] && frame[23] == 6;
-        if !tcp4 || frame[14] != 0x45 {
+        let tcp4 = frame.len() >= 54 && frame[12..15] == [8, 0, 0x45] && frame[23] == 6;
+        if !tcp4 || frame[34..38] != [0x0f, 0xa0, 0, 80] {
             return;
         }
         frame[34..36].copy_from_slice(&self.port.to_be_bytes());
-        frame[36..38].copy_from_slice(&80u16.to_be_bytes());
-        frame[38..42].copy_from_slice(&self.seq.to_be_bytes());
-        frame[42..46].copy_from_slice(&self.ack.to_be_bytes());
+        for (at, base) in [(38, self.seq), (42, self.ack)] {
+            let field = &mut frame[at..at + 4];
+            let offset = field.iter().fold(0u32, |v, b| v << 8 | u32::from(*b));
+            field.copy_from_slice(&base.wrapping_add(offset).to_be_bytes());
+        }
         build::repair(frame);
     }
 

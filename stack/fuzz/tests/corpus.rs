@@ -48,10 +48,7 @@ fn every_seed_is_taken_as_it_is() {
     for (name, data) in corpus() {
         let mut target = Target::new();
         let before = target.stack().mib().frames.clone();
-        for mut frame in split(&data) {
-            target.aim(&mut frame);
-            target.frame(&frame);
-        }
+        weft_fuzz::ingress_into(&mut target, &data);
         let after = target.stack().mib().frames.clone();
         assert!(after.rx_frames > before.rx_frames, "{name}");
         target.finish();
@@ -80,6 +77,9 @@ fn good_seeds_are_not_dropped() {
         "ip6-destination-options",
         "tcp4-syn",
         "tcp6-syn",
+        "tcp4-data",
+        "tcp4-out-of-order",
+        "tcp4-fin-then-data",
     ];
     let corpus = corpus();
     for name in good {

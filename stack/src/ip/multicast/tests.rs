@@ -71,18 +71,18 @@ impl Bench {
             let sum = checksum::finish(checksum::sum(&m));
             m[2..4].copy_from_slice(&sum.to_be_bytes());
         }
-        let packet = self.packet("10.0.0.254", "224.0.0.1", 2);
+        let packet = Self::packet("10.0.0.254", "224.0.0.1", 2);
         let frame = Frame::from_heap(0, &m);
         input_igmp(&mut self.world.ctx(), &mut self.ip, &packet, &frame)
     }
 
     fn mld(&mut self, src: &str, message: &[u8]) -> Fate {
-        let packet = self.packet(src, "ff02::1", 58);
+        let packet = Self::packet(src, "ff02::1", 58);
         let frame = Frame::from_heap(0, message);
         input_mld(&mut self.world.ctx(), &mut self.ip, &packet, &frame)
     }
 
-    fn packet(&self, src: &str, dst: &str, protocol: u8) -> InPacket {
+    fn packet(src: &str, dst: &str, protocol: u8) -> InPacket {
         InPacket {
             src: g(src),
             dst: g(dst),
