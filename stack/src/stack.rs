@@ -25,7 +25,7 @@ use crate::link::neighbour::NeighbourInfo;
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
-use crate::socket::{Event, SocketInfo};
+use crate::socket::{Event, SocketInfo, SocketKind};
 use crate::stats::Mib;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -422,6 +422,20 @@ impl<P: PathLayer> Stack<P> {
             udp.room_available();
         }
         burst.frames.len() - before
+    }
+
+    /// The vserver goes away: resets every connection and closes every socket. What peers are told
+    /// is in the next [`Stack::poll_transmit`]. Cost grows with the number of sockets.
+    pub fn drain(&mut self, now: Instant) {
+        let mut open = Vec::new();
+        self.for_each_socket(|socket| open.push(socket.id));
+        for id in open {
+            match id.kind {
+                SocketKind::TcpStream => self.tcp_abort(now, id),
+                SocketKind::TcpListener => self.tcp_close(now, id),
+                SocketKind::Udp => self.udp_close(id),
+            }
+        }
     }
 
     /// When to call [`Stack::handle_timeout`]; `None`: nothing is pending.

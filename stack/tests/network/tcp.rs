@@ -143,6 +143,24 @@ fn an_address_that_goes_takes_its_connections_along() {
 }
 
 #[test]
+fn a_stack_that_is_drained_resets_its_peers_and_holds_nothing() {
+    let mut net = Net::pair();
+    let listener = listen(&mut net, 1, "[::]:80");
+    let clients: Vec<_> = (0..5).map(|_| connect(&mut net, 0, "10.0.0.2:80")).collect();
+    net.stacks[1].tcp_accept(listener).unwrap();
+    net.stacks[1].udp_bind(net.now, "[::]:9".parse().unwrap()).unwrap();
+    net.stacks[1].drain(net.now);
+    net.run();
+    let held = net.stacks[1].memory();
+    assert_eq!((held.tcp_connections, held.tcp_listeners, held.udp_sockets), (0, 0, 0));
+    for client in clients {
+        assert_eq!(net.stacks[0].tcp_take_error(client), Some(TcpError::Reset));
+        net.stacks[0].tcp_close(net.now, client);
+    }
+    close_all(&mut net, &[]);
+}
+
+#[test]
 fn a_smaller_path_mtu_is_found_by_tcp() {
     let mut net = routed();
     net.change(1, Change::Forwarding(true));
