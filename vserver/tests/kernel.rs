@@ -1,6 +1,6 @@
 //! A host against the kernel, in namespaces that the test makes: every driver, every way to wait,
 //! and what happens when the link changes.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -11,6 +11,7 @@ use common::{
 };
 use mio::{Interest, Token};
 use weft_drivers::device::{AnyDevice, Device};
+use weft_drivers::fault::{Fault, FaultConfig};
 use weft_stack::frame::Frame;
 use weft_vserver::net::{Poller, TcpListener, UdpSocket};
 use weft_vserver::{Devices, Host, HostError};
@@ -250,4 +251,65 @@ fn a_capture_holds_what_went_over_the_nic() {
     let found = bytes.windows(mark.len()).filter(|w| w == mark).count();
     assert!(found >= 2, "seen {found} times");
     assert!(server.snapshot().problems.is_empty());
+}
+
+/// `c` behind one NIC of a router, `far` behind the other; the router is a vserver that forwards.
+#[test]
+fn a_vserver_forwards_between_its_aliases_if_told_to() {
+    let end = |name: &str, mac, net: u8| {
+        nic("eth0", mac)
+            + &format!(
+                "[alias.data0]\nover = \"eth0\"\n[vserver.{name}]\n\
+                 addresses = [\"data0 10.0.{net}.2/24\"]\n\
+                 routes = [{{ to = \"default\", via = \"10.0.{net}.1\" }}]\n"
+            )
+    };
+    for forwarding in [true, false] {
+        let text = nic("eth0", 1)
+            + &nic("eth1", 3)
+            + "[alias.data0]\nover = \"eth0\"\n[alias.data1]\nover = \"eth1\"\n"
+            + "[vserver.r]\naddresses = [\"data0 10.0.1.1/24\", \"data1 10.0.2.1/24\"]\n"
+            + &format!("forwarding = {forwarding}\n");
+        let (router, mut peers) = start(&text);
+        let far = start_on(&end("far", 4, 2), vec![peers.remove(1)]);
+        let near = start_on(&end("c", 2, 1), peers);
+        let socket = UdpSocket::bind(&vs(&far, "far"), addr("10.0.2.2:53")).unwrap();
+        let c = UdpSocket::bind(&vs(&near, "c"), addr("10.0.1.2:0")).unwrap();
+        c.send_to(b"through", addr("10.0.2.2:53")).unwrap();
+        if !forwarding {
+            until("drop", || router.snapshot().drops.contains_key("DemuxNoVserver"));
+            continue;
+        }
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let datagram = socket.recv_datagram().unwrap();
+        assert_eq!(
+            (&datagram.payload[..], datagram.from),
+            (&b"through"[..], c.local_addr().unwrap())
+        );
+        echo_server(&vs(&far, "far"), addr("10.0.2.2:7"));
+        echo(&connect(&vs(&near, "c"), addr("10.0.2.2:7")), &pattern(300_000));
+        assert!(router.snapshot().vservers[0].counters["FrameInForwarded"] > 2);
+    }
+}
+
+/// Every byte arrives once and in order over a link that loses, repeats and swaps frames.
+#[test]
+fn a_bad_link_delays_and_nothing_else() {
+    let text = nic("eth0", 1)
+        + "[alias.data0]\nover = \"eth0\"\n[vserver.v]\naddresses = [\"data0 10.0.0.1/16\"]\n";
+    let (server, mut peers) = start(&text);
+    let faults = FaultConfig {
+        loss: 20,
+        duplicate: 20,
+        reorder: 20,
+        reorder_frames: 4,
+        ..FaultConfig::default()
+    };
+    let bad: AnyDevice = Box::new(Fault::new(peers.remove(0), faults));
+    let client = client_on(vec![bad]);
+    echo_server(&vs(&server, "v"), addr("10.0.0.1:7"));
+    let stream = connect(&vs(&client, "c"), addr("10.0.0.1:7"));
+    for _ in 0..20 {
+        echo(&stream, &pattern(100_000));
+    }
 }
