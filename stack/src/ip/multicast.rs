@@ -186,10 +186,18 @@ pub(super) fn alias_up(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
             join_internal(ctx, ip, alias, group);
         }
     }
+    report_again(ctx, ip, alias, true);
+    report_again(ctx, ip, alias, false);
+}
+
+/// Reports every group of a family: the link is new, or the first report had no source address,
+/// which switches that listen in may not have believed (RFC 3590 4).
+pub(super) fn report_again(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, v4: bool) {
     let Some(entry) = ip.aliases.get_mut(&alias).filter(|a| a.config.has_link()) else { return };
-    let (v4, v6) = (entry.groups.v4.robustness, entry.groups.v6.robustness);
-    for (group, member) in entry.groups.members.iter_mut().filter(|(g, _)| !unreported(**g)) {
-        member.repeats = if group.is_ipv4() { v4 } else { v6 };
+    let robustness = entry.groups.querier(v4).robustness;
+    let wanted = |g: &IpAddr| g.is_ipv4() == v4 && !unreported(*g);
+    for (_, member) in entry.groups.members.iter_mut().filter(|(g, _)| wanted(g)) {
+        member.repeats = robustness;
         member.repeat_at = Some(ctx.now);
     }
     arm(ctx, ip);

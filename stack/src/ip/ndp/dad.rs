@@ -3,8 +3,8 @@
 
 use core::net::Ipv6Addr;
 
-use super::super::Ip;
 use super::super::address::{Alias, AliasId, Origin};
+use super::super::{Ip, multicast};
 use super::message::{Nonce, Solicitation};
 use super::{SOLICITATION_DELAY, send, slaac, solicited_node};
 use crate::ctx::Ctx;
@@ -77,7 +77,10 @@ pub(super) fn timeout(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: Al
         } else {
             ip.address_ready(ctx, alias, d.addr.into());
             super::announce(ctx, link, ip, alias, d.addr);
-            super::slaac::refresh_state(ctx, ip, alias, d.addr);
+            slaac::refresh_state(ctx, ip, alias, d.addr);
+            if d.addr.is_unicast_link_local() {
+                multicast::report_again(ctx, ip, alias, false);
+            }
         }
     }
 }
