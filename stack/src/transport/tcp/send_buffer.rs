@@ -192,7 +192,8 @@ mod tests {
         (0..100).for_each(|_| {
             b.push(b"0123456789");
         });
-        assert_eq!(b.slice(0, 1000).len(), 1);
+        // The first block is small; the next holds the rest.
+        assert_eq!(b.slice(0, 1000).len(), 2);
         b.ack(1000);
         assert_eq!(b.len(), 0);
     }
