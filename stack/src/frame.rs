@@ -479,6 +479,7 @@ impl Frame {
     /// Gives up the frame but not its slot, which the caller now owns (to pass it to the kernel,
     /// and later to [`FramePool::frame_at`] or [`FramePool::give_slots`]). Fragments are dropped.
     /// `Err` returns a heap frame unchanged.
+    #[expect(clippy::result_large_err, reason = "the frame itself comes back")]
     pub fn into_slot(mut self) -> Result<u32, Frame> {
         if matches!(self.owner, Owner::Heap) {
             return Err(self);
