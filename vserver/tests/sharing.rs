@@ -3,16 +3,21 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{
     PATIENCE, addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs,
 };
 use mio::{Interest, Token};
-use weft_drivers::device::{AnyDevice, Device};
+use weft_drivers::device::{AnyDevice, Caps, Device, DeviceStats, Link};
 use weft_drivers::fault::{Fault, FaultConfig};
-use weft_stack::frame::Frame;
+use weft_stack::frame::{Frame, FramePool};
 use weft_vserver::net::{Poller, TcpListener, UdpSocket};
 use weft_vserver::{Devices, Host, HostError};
 
@@ -98,7 +103,7 @@ fn frames_for_nobody_are_counted() {
         + "[alias.data0]\nover = \"eth0\"\n[vserver.v]\naddresses = [\"data0 10.0.0.1/16\"]\n";
     let (server, mut peers) = start(&text);
     let peer = &mut peers[0];
-    let mut burst = std::collections::VecDeque::new();
+    let mut burst = VecDeque::new();
     let mut unicast = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45];
     unicast.resize(34, 0);
     unicast[30..34].copy_from_slice(&[10, 0, 7, 7]);
@@ -312,4 +317,71 @@ fn a_bad_link_delays_and_nothing_else() {
     for _ in 0..20 {
         echo(&stream, &pattern(100_000));
     }
+}
+
+/// A device that goes away while it is in use.
+struct Mortal {
+    inner: AnyDevice,
+    dead: Arc<AtomicBool>,
+}
+
+impl Mortal {
+    fn alive(&self) -> io::Result<()> {
+        let dead = self.dead.load(Ordering::Relaxed);
+        if dead { Err(io::Error::other("the device is gone")) } else { Ok(()) }
+    }
+}
+
+impl Device for Mortal {
+    fn caps(&self) -> &Caps {
+        self.inner.caps()
+    }
+    fn link(&self) -> Link {
+        self.inner.link()
+    }
+    fn set_link(&mut self, link: Link) {
+        self.inner.set_link(link);
+    }
+    fn pool(&self) -> &FramePool {
+        self.inner.pool()
+    }
+    fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
+        self.alive()?;
+        self.inner.receive(burst, max)
+    }
+    fn transmit(&mut self, burst: &mut VecDeque<Frame>) -> io::Result<usize> {
+        self.alive()?;
+        self.inner.transmit(burst)
+    }
+    fn flush(&mut self) -> io::Result<bool> {
+        self.alive()?;
+        self.inner.flush()
+    }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.fd()
+    }
+    fn stats(&self) -> DeviceStats {
+        self.inner.stats()
+    }
+}
+
+#[test]
+fn a_device_that_fails_is_a_link_that_is_down() {
+    let text = nic("eth0", 1)
+        + "[alias.data0]\nover = \"eth0\"\n[vserver.v]\naddresses = [\"data0 10.0.0.1/16\"]\n";
+    let (server, mut peers) = start(&text);
+    let dead = Arc::new(AtomicBool::new(false));
+    let device = Mortal { inner: peers.remove(0), dead: Arc::clone(&dead) };
+    let client = client_on(vec![Box::new(device)]);
+    echo_server(&vs(&server, "v"), addr("10.0.0.1:7"));
+    let stream = connect(&vs(&client, "c"), addr("10.0.0.1:7"));
+    echo(&stream, b"alive");
+    dead.store(true, Ordering::Relaxed);
+    let mut to = &stream;
+    to.write_all(b"dead").unwrap();
+    until("link down", || !client.snapshot().nics[0].up);
+    let snapshot = client.snapshot();
+    assert!(snapshot.problems[0].contains("the device is gone"), "{:?}", snapshot.problems);
+    assert_eq!(snapshot.problems.len(), 1, "told once");
+    assert!(client.is_running());
 }

@@ -134,7 +134,10 @@ impl Core {
         work |= self.run_timers(now);
         work |= self.run_local(now);
         work |= self.run_dirty(now);
-        self.flush() || work
+        work |= self.flush();
+        self.tell_failures(now);
+        self.retry = if work { RETRY_MIN } else { (self.retry * 2).min(RETRY_MAX) };
+        work
     }
 
     fn receive(&mut self, now: Instant, nic: usize, port: usize) -> usize {
@@ -309,8 +312,18 @@ impl Core {
                 moved = true;
             }
         }
-        self.retry = if moved { RETRY_MIN } else { (self.retry * 2).min(RETRY_MAX) };
         moved
+    }
+
+    /// A device that failed is a link that is down, to every stack on it.
+    fn tell_failures(&mut self, now: Instant) {
+        for nic in 0..self.nics.len() {
+            if let Some(why) = self.nics[nic].take_failure() {
+                self.problem(format!("NIC number {nic}: {why}; it is out of use until a restart"));
+                let link = Link { up: false, ..self.nics[nic].link };
+                self.set_link(now, nic, link);
+            }
+        }
     }
 
     /// After an application's call on one stack: transmit what it produced, tell who waits. The
@@ -324,6 +337,8 @@ impl Core {
             }
         }
         self.flush();
+        self.tell_failures(now);
+        self.retry = RETRY_MIN;
         match (self.sleep, self.wake_at(now)) {
             (Sleep::Awake, _) | (_, None) => false,
             (Sleep::Forever, Some(_)) => true,

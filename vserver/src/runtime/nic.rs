@@ -22,11 +22,19 @@ pub(crate) struct Port {
     pub(crate) in_flight: bool,
     /// Why the device cannot be used any more.
     pub(crate) failed: Option<io::Error>,
+    failure_told: bool,
 }
 
 impl Port {
     fn new(device: AnyDevice) -> Port {
-        Port { device, tx: VecDeque::new(), unflushed: false, in_flight: false, failed: None }
+        Port {
+            device,
+            tx: VecDeque::new(),
+            unflushed: false,
+            in_flight: false,
+            failed: None,
+            failure_told: false,
+        }
     }
 
     pub(crate) fn room(&self) -> usize {
@@ -128,6 +136,14 @@ impl Nic {
 
     pub(crate) fn flush(&mut self) {
         self.ports.iter_mut().for_each(Port::flush);
+    }
+
+    /// Why a queue failed, once.
+    pub(crate) fn take_failure(&mut self) -> Option<String> {
+        let fresh = |p: &&mut Port| p.failed.is_some() && !p.failure_told;
+        let port = self.ports.iter_mut().find(fresh)?;
+        port.failure_told = true;
+        port.failed.as_ref().map(io::Error::to_string)
     }
 
     /// One more vserver wants frames for `addr`. Errors are the device's; the address counts as
