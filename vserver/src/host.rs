@@ -159,11 +159,10 @@ impl Host {
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {
         self.shared.worker.stop();
-        if let Some(thread) = self.thread.lock().take() {
-            // A worker that panicked has printed why; the devices are closed all the same.
-            let _ = thread.join();
-        }
-        self.shared.worker.close();
+        // A worker that panicked has printed why; the devices are closed all the same.
+        let thread = self.thread.lock().take();
+        let ended_well = thread.is_none_or(|thread| thread.join().is_ok());
+        self.shared.worker.close(ended_well);
     }
 }
 

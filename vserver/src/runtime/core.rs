@@ -30,6 +30,8 @@ const LOCAL_QUEUE: usize = 1024;
 /// long each time that nothing moved, up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_millis(32);
+/// Bursts that each stack may still send when the host stops.
+const DRAIN_ROUNDS: usize = 1024;
 /// Lines of [`Core::problems`] kept.
 const PROBLEMS: usize = 64;
 
@@ -313,6 +315,20 @@ impl Core {
             }
         }
         moved
+    }
+
+    /// Resets every connection and sends what the devices take of it without waiting.
+    pub(crate) fn drain(&mut self, now: Instant) {
+        for index in 0..self.nodes.len() as u32 {
+            self.nodes[index as usize].stack.drain(now);
+            self.mark_dirty(index);
+        }
+        for _ in 0..DRAIN_ROUNDS {
+            let moved = self.run_dirty(now);
+            if !(self.flush() || moved) {
+                return;
+            }
+        }
     }
 
     /// A device that failed is a link that is down, to every stack on it.

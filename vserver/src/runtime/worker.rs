@@ -182,9 +182,14 @@ impl Worker {
         self.wake();
     }
 
-    /// Closes the devices, after the thread has ended.
-    pub(crate) fn close(&self) {
-        let nics = std::mem::take(&mut self.core.lock().nics);
+    /// Closes the devices, after the thread has ended; if it ended well, tells the peers before.
+    pub(crate) fn close(&self, ended_well: bool) {
+        let mut core = self.core.lock();
+        if ended_well && !core.nics.is_empty() {
+            core.drain(self.clock.now());
+        }
+        let nics = std::mem::take(&mut core.nics);
+        drop(core);
         drop(nics);
     }
 }
