@@ -31,6 +31,7 @@ pub(super) fn run(
         driver: Driver::Mem,
         devices: vec![String::from("mem0")],
         queues: 1,
+        mtu: None,
         captures: args.keep_captures.clone(),
         dir: dir.to_owned(),
         gateways: false,

@@ -35,7 +35,7 @@ pub struct Args {
     /// Size of the files that are downloaded and uploaded, in MiB
     #[arg(long, default_value_t = 256, value_name = "MIB")]
     pub size: u64,
-    /// Queues per NIC, one worker each
+    /// Queues per NIC
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub queues: usize,
     /// L3 MTU of the cables

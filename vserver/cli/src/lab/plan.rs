@@ -30,6 +30,8 @@ pub struct Plan {
     pub devices: Vec<String>,
     /// Queues per NIC.
     pub queues: usize,
+    /// MTU to set on a device that is made for the lab; a cable has its own.
+    pub mtu: Option<usize>,
     /// Where captures go.
     pub captures: Option<PathBuf>,
     /// Where the served files are ([`make_files`]) and the control socket will be.
@@ -47,12 +49,12 @@ impl Plan {
                 |dir: &PathBuf| dir.join(format!("{}-eth{i}.pcapng", driver_name(self.driver)));
             config.nics.push(Nic {
                 queues: self.queues,
+                mtu: self.mtu,
                 capture: self.captures.as_ref().map(capture),
                 ..physical(&format!("eth{i}"), device, self.driver)
             });
             config.aliases.push(alias(&format!("data{i}"), i));
         }
-        config.workers.count = self.queues;
         for (name, n) in SHARED {
             config.vservers.push(self.vserver(name, 0, n));
         }

@@ -1,5 +1,6 @@
 //! What a lab run did and saw: progress while it works, a short result at the end.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
@@ -60,6 +61,7 @@ pub struct VserverRow {
     pub tcp_out_bytes: u64,
     pub retransmitted: u64,
     pub dropped: u64,
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// One measured number.
@@ -142,6 +144,10 @@ impl Report {
         if !self.vservers.is_empty() {
             part(align(&self.vserver_rows()));
         }
+        let drops: Vec<Vec<String>> = self.drop_rows();
+        if drops.len() > 1 {
+            part(align(&drops));
+        }
         if !self.numbers.is_empty() {
             let row = |n: &Number| vec![n.name.clone(), n.value.clone(), n.method.clone()];
             let head = ["NUMBER", "VALUE", "METHOD"].map(str::to_owned).to_vec();
@@ -172,6 +178,16 @@ impl Report {
             ]
         };
         std::iter::once(head).chain(self.transfers.iter().map(row)).collect()
+    }
+
+    fn drop_rows(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![["VSERVER", "DROP", "PACKETS"].map(str::to_owned).to_vec()];
+        for v in &self.vservers {
+            rows.extend(
+                v.drops.iter().map(|(r, n)| vec![v.name.clone(), r.clone(), n.to_string()]),
+            );
+        }
+        rows
     }
 
     fn vserver_rows(&self) -> Vec<Vec<String>> {

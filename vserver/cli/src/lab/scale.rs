@@ -72,7 +72,6 @@ pub(super) fn run(
 
 fn config(args: &Args, n: u16, device: &str, dir: &Path) -> HostConfig {
     let mut config = plan::host(dir.join("weft.sock"));
-    config.workers.count = args.queues;
     let mut eth0 = plan::physical("eth0", device, args.driver.driver());
     eth0.queues = args.queues;
     config.nics.push(eth0);

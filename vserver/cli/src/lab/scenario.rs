@@ -76,6 +76,7 @@ fn start<'a>(
         driver: args.driver.driver(),
         devices,
         queues: args.queues,
+        mtu: (!cabled).then_some(args.mtu),
         captures: args.keep_captures.clone(),
         dir: dir.to_owned(),
         gateways: cabled,

@@ -210,6 +210,7 @@ pub(crate) fn table(report: &mut Report, host: &HostSnapshot) {
             tcp_out_bytes: get("TcpOutOctets"),
             retransmitted: get("TcpRetransSegs"),
             dropped: v.drops.values().sum(),
+            drops: v.drops.clone(),
         });
         let fates = ["FrameInDelivered", "FrameInForwarded", "FrameInConsumed", "FrameInDropped"]
             .map(get)
