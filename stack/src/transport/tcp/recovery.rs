@@ -92,8 +92,7 @@ impl Connection {
             (r.phase, r.dupacks, r.force) = (Phase::Open, 0, false);
             (r.lost_end, r.rtx_next) = (una, una);
             if fast {
-                let flight = self.pipe();
-                self.cc.on_recovered(flight);
+                self.cc.on_recovered();
             }
             return;
         }

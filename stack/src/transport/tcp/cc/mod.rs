@@ -29,7 +29,7 @@ pub trait Controller {
     /// Loss was detected by duplicate or selective acknowledgements; once per recovery.
     fn on_congestion(&mut self, now: Instant, flight: usize);
     /// Fast recovery is over.
-    fn on_recovered(&mut self, flight: usize);
+    fn on_recovered(&mut self);
     /// The retransmission timer expired; `first`: for the first time since progress.
     fn on_timeout(&mut self, now: Instant, flight: usize, first: bool);
     /// Nothing was sent for longer than the retransmission timeout (RFC 5681 section 4.1).
@@ -64,8 +64,8 @@ impl Controller for Algorithm {
     fn on_congestion(&mut self, now: Instant, flight: usize) {
         each!(self, c => c.on_congestion(now, flight));
     }
-    fn on_recovered(&mut self, flight: usize) {
-        each!(self, c => c.on_recovered(flight));
+    fn on_recovered(&mut self) {
+        each!(self, c => c.on_recovered());
     }
     fn on_timeout(&mut self, now: Instant, flight: usize, first: bool) {
         each!(self, c => c.on_timeout(now, flight, first));

@@ -58,9 +58,10 @@ impl Controller for NewReno {
         self.acked = 0;
     }
 
-    fn on_recovered(&mut self, flight: usize) {
-        // RFC 6582 3.2 step 3, option 1: no burst after a full acknowledgement.
-        self.cwnd = self.ssthresh.min(flight.max(self.mss) + self.mss).max(2 * self.mss);
+    fn on_recovered(&mut self) {
+        // RFC 6582 3.2 step 3, option 2: what is in flight says little by now, the path carried
+        // ssthresh.
+        self.cwnd = self.ssthresh;
     }
 
     fn on_timeout(&mut self, _now: Instant, flight: usize, first: bool) {
