@@ -501,8 +501,15 @@ fn reassemble(
     let is_v4 = fragment.key.src.is_ipv4();
     let len = frame.total_len();
     output::stats(ctx.mib, is_v4).reasm_reqds += 1;
+    // A device may give a long frame in several buffers; what waits is copied anyway.
+    let linear;
+    let frame = if frame.frags.is_empty() {
+        frame
+    } else {
+        linear = frame.to_heap();
+        &linear
+    };
     if len == 0
-        || !frame.frags.is_empty()
         || (fragment.more && !len.is_multiple_of(8))
         || fragment.offset + len + header_len > 0xffff
     {

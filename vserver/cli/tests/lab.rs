@@ -80,6 +80,13 @@ fn traffic_over_af_xdp_on_a_shared_nic() {
 }
 
 #[test]
+fn traffic_over_af_xdp_in_frames_of_several_buffers_and_over_several_queues() {
+    if namespaces() {
+        assert_traffic(&lab(&["--mtu", "3000", "--queues", "2", "--size", "8"]));
+    }
+}
+
+#[test]
 fn traffic_over_af_packet() {
     if namespaces() {
         assert_traffic(&lab(&["--driver", "packet", "--size", "8"]));
