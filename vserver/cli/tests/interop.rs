@@ -8,12 +8,12 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{ALPHA, Daemon, alpha, installed, lab, namespaces};
+use common::{ALPHA, Daemon, alpha, installed, lab, tun, xdp};
 use weft_cli::lab::topology::{Cabling, Topology, v4};
 
 #[test]
 fn the_demo_with_a_quarter_of_a_gibibyte_each_way() {
-    if !namespaces() || !installed("curl") {
+    if !xdp() || !installed("curl") {
         return;
     }
     let report = lab(&["--driver", "af-xdp", "--size", "256"]);
@@ -55,7 +55,7 @@ fn judge(dir: &Path) -> usize {
 
 #[test]
 fn tshark_finds_no_fault_in_the_frames_of_any_driver() {
-    if !namespaces() || !installed("tshark") {
+    if !xdp() || !tun() || !installed("tshark") {
         return;
     }
     for driver in ["af-xdp", "packet", "tap", "tun", "mem"] {
@@ -73,7 +73,7 @@ fn tshark_finds_no_fault_in_the_frames_of_any_driver() {
 
 #[test]
 fn a_thousand_vservers_on_one_nic() {
-    if !namespaces() {
+    if !xdp() {
         return;
     }
     let report = lab(&["--driver", "af-xdp", "--vservers", "1000"]);
@@ -85,7 +85,7 @@ fn a_thousand_vservers_on_one_nic() {
 
 #[test]
 fn redis_behind_a_proxy_serves_a_benchmark() {
-    if !namespaces() || !installed("redis-server") || !installed("redis-benchmark") {
+    if !xdp() || !installed("redis-server") || !installed("redis-benchmark") {
         return;
     }
     let dir = tempfile::tempdir().expect("directory");
@@ -136,7 +136,7 @@ fn content(i: usize) -> String {
 
 #[test]
 fn curl_fetches_ten_thousand_files_on_one_connection_and_on_as_many() {
-    if !namespaces() || !installed("curl") {
+    if !xdp() || !installed("curl") {
         return;
     }
     let dir = tempfile::tempdir().expect("directory");

@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Daemon, alpha, lab, leavings, namespaces, processes_with, weft};
+use common::{Daemon, alpha, lab, leavings, namespaces, processes_with, tun, weft, xdp};
 use rustix::process::Signal;
 
 #[test]
@@ -71,7 +71,7 @@ fn assert_traffic(report: &serde_json::Value) {
 
 #[test]
 fn traffic_over_af_xdp_on_a_shared_nic() {
-    if namespaces() {
+    if xdp() {
         let report = lab(&["--driver", "af-xdp", "--size", "8"]);
         assert_traffic(&report);
         assert_eq!(report["driver"], "af-xdp");
@@ -81,7 +81,7 @@ fn traffic_over_af_xdp_on_a_shared_nic() {
 
 #[test]
 fn traffic_over_af_xdp_in_frames_of_several_buffers_and_over_several_queues() {
-    if namespaces() {
+    if xdp() {
         assert_traffic(&lab(&["--mtu", "3000", "--queues", "2", "--size", "8"]));
     }
 }
@@ -95,14 +95,14 @@ fn traffic_over_af_packet() {
 
 #[test]
 fn traffic_over_tap() {
-    if namespaces() {
+    if tun() {
         assert_traffic(&lab(&["--driver", "tap", "--size", "8"]));
     }
 }
 
 #[test]
 fn traffic_over_tun() {
-    if namespaces() {
+    if tun() {
         assert_traffic(&lab(&["--driver", "tun", "--size", "8"]));
     }
 }
@@ -141,7 +141,7 @@ fn an_ordinary_user_runs_the_lab() {
 
 #[test]
 fn a_stopped_or_killed_daemon_leaves_the_nic_to_the_kernel_and_starts_again_at_once() {
-    if !namespaces() {
+    if !xdp() {
         return;
     }
     let dir = tempfile::tempdir().expect("directory");
@@ -182,7 +182,7 @@ fn a_stopped_or_killed_daemon_leaves_the_nic_to_the_kernel_and_starts_again_at_o
 
 #[test]
 fn a_lab_that_is_stopped_or_killed_leaves_nothing_behind() {
-    if !namespaces() {
+    if !xdp() {
         return;
     }
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
@@ -269,7 +269,7 @@ fn a_wrong_configuration_changes_nothing() {
 
 #[test]
 fn a_hundred_vservers_on_one_nic_each_answer() {
-    if namespaces() {
+    if xdp() {
         lab(&["--vservers", "100"]);
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Pid, Signal, kill_process};
 use weft_cli::lab::topology::{Machine, nic, v4};
 use weft_drivers::netlink::Netlink;
@@ -29,6 +30,29 @@ pub(crate) fn namespaces() -> bool {
         println!("SKIP: network namespaces need root");
     }
     may
+}
+
+/// Whether namespaces can be made and have AF_XDP; says that the test is skipped if not.
+pub(crate) fn xdp() -> bool {
+    if !namespaces() {
+        return false;
+    }
+    let family = AddressFamily::from_raw(44);
+    let socket = Netns::new().expect("namespace").enter(|| socket(family, SocketType::RAW, None));
+    if let Err(e) = socket.expect("enter") {
+        println!("SKIP: AF_XDP: {e}");
+        return false;
+    }
+    true
+}
+
+/// Whether namespaces can be made and have TUN; says that the test is skipped if not.
+pub(crate) fn tun() -> bool {
+    if !Path::new("/dev/net/tun").exists() {
+        println!("SKIP: there is no /dev/net/tun");
+        return false;
+    }
+    namespaces()
 }
 
 /// Whether a program is installed; says that the test is skipped if not.
