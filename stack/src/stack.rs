@@ -25,7 +25,7 @@ use crate::link::neighbour::NeighbourInfo;
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
-use crate::socket::{Event, SocketInfo, SocketKind};
+use crate::socket::{Event, SocketInfo};
 use crate::stats::Mib;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -427,14 +427,12 @@ impl<P: PathLayer> Stack<P> {
     /// The vserver goes away: resets every connection and closes every socket. What peers are told
     /// is in the next [`Stack::poll_transmit`]. Cost grows with the number of sockets.
     pub fn drain(&mut self, now: Instant) {
+        let (mut lower, tcp, udp) = self.parts(now);
+        tcp.drain(&mut lower);
         let mut open = Vec::new();
-        self.for_each_socket(|socket| open.push(socket.id));
+        udp.for_each_socket(&mut |socket| open.push(socket.id));
         for id in open {
-            match id.kind {
-                SocketKind::TcpStream => self.tcp_abort(now, id),
-                SocketKind::TcpListener => self.tcp_close(now, id),
-                SocketKind::Udp => self.udp_close(id),
-            }
+            self.udp_close(id);
         }
     }
 

@@ -564,3 +564,23 @@ fn no_reset_leaves_a_healthy_transfer() {
     // From here on a segment that was overtaken may find the connection gone, and be reset.
     net.check_empty();
 }
+
+#[test]
+fn draining_forgets_orphans_and_time_wait_too() {
+    let mut net = Net::new(Line::default(), 25);
+    let (c, s) = net.connected(v4);
+    net.stacks[A].tcp_close(net.now, c);
+    settle(&mut net, 50);
+    net.stacks[B].tcp_close(net.now, s);
+    settle(&mut net, 50);
+    let (c, s) = net.connected(v6);
+    net.stacks[A].tcp_close(net.now, c);
+    settle(&mut net, 50);
+    assert_eq!(net.stacks[A].memory().tcp_connections, 2, "a TIME-WAIT and an orphan");
+    net.stacks[A].drain(net.now);
+    assert_eq!(net.stacks[A].memory().tcp_connections, 0);
+    settle(&mut net, 50);
+    assert_eq!(net.stacks[B].tcp_take_error(s), Some(TcpError::Reset));
+    net.stacks[B].tcp_close(net.now, s);
+    net.check_empty();
+}

@@ -277,6 +277,22 @@ impl Tcp {
         self.settle(lower, index);
     }
 
+    /// Resets every connection, with or without a handle, closes every listener and forgets
+    /// TIME-WAIT.
+    pub(crate) fn drain<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
+        let listeners: Vec<u32> = self.listeners.iter().map(|(slot, _)| slot).collect();
+        for slot in listeners {
+            self.close_listener(lower, slot);
+        }
+        let connections: Vec<u32> = self.connections.iter().map(|(i, _)| i as u32).collect();
+        for index in connections {
+            self.reset(lower, index);
+        }
+        while let Some(entry) = self.time_waits.evict() {
+            self.flows.remove(&entry.key);
+        }
+    }
+
     /// Resets a connection and gives its handle up; a listener is closed.
     pub(crate) fn abort<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, id: SocketId) {
         match (self.find(id), id.kind) {
