@@ -42,6 +42,9 @@ enum Grant {
     Wait,
 }
 
+/// Super-segments in a congestion window, at least.
+const BURSTS_PER_WINDOW: usize = 3;
+
 /// The RFC 791 limit on a packet, less IP and TCP headers with options.
 const SEGMENT_BYTES_MAX: usize = 65_535 - 60 - 60;
 
@@ -121,7 +124,7 @@ impl Connection {
         let budget = if forced { mss } else { room / mss * mss };
         let fin = self.fin_sent && to == self.snd_nxt;
         let data = ((to - from) as usize).saturating_sub(usize::from(fin));
-        let len = data.min(budget).min(super_len(mss, limits));
+        let len = data.min(budget).min(self.super_len(mss, limits));
         let fin = fin && len == data;
         let mut flags = Flags::ACK;
         if fin {
@@ -147,7 +150,7 @@ impl Connection {
         }
         self.restart_after_idle(cx);
         let mss = self.mss_now();
-        let len = match self.grant(unsent, fin, mss, super_len(mss, limits)) {
+        let len = match self.grant(unsent, fin, mss, self.super_len(mss, limits)) {
             Grant::Bytes(len) => len,
             Grant::Wait => return None,
             Grant::Closed => {
@@ -177,6 +180,14 @@ impl Connection {
         (self.persist_at, self.persist_count) = (None, 0);
         self.arm_retransmission(cx);
         Some(out)
+    }
+
+    /// Most payload under one header: whole segments, no longer than an IP packet, and no more than
+    /// a part of the congestion window, so that acknowledgements keep coming and the loss of one
+    /// super-segment is noticed by the next.
+    fn super_len(&self, mss: usize, limits: &PathLimits) -> usize {
+        let most = limits.gso_bytes_max.min(SEGMENT_BYTES_MAX);
+        (most.min(self.cc.cwnd() / BURSTS_PER_WINDOW) / mss).max(1) * mss
     }
 
     /// Sender's silly-window avoidance and Nagle (RFC 9293 3.8.6.2.1, 3.7.4).
@@ -402,9 +413,3 @@ impl Connection {
 
 /// RFC 9293 3.8.6.1 leaves the limit open; RFC 6298's will do.
 const PERSIST_MAX: Duration = Duration::from_mins(1);
-
-/// Most payload under one header: whole segments, and no longer than an IP packet.
-fn super_len(mss: usize, limits: &PathLimits) -> usize {
-    let most = limits.gso_bytes_max.min(SEGMENT_BYTES_MAX);
-    (most / mss).max(1) * mss
-}

@@ -128,17 +128,14 @@ fn sack_blocks_that_lie_do_no_harm() {
 
 #[test]
 fn sack_super_segments_are_sent_again_as_super_segments() {
-    let mut b = Bench::established_sack();
+    let mut b = in_flight(Bench::established_sack());
     b.limits.gso_bytes_max = 60_000;
-    b.write_bytes(10_000);
-    b.recv(0, &[ack(1001, 5001).data(&bytes(1001, 10_000))]);
     b.send(10, ack(5001, 1001).sack(&[(7001, 11_001)]));
-    b.recv(
-        10,
-        &[ack(1001, 5001).data(&bytes(1001, 1000)), ack(2001, 5001).data(&bytes(2001, 4000))],
-    );
-    b.send(20, ack(5001, 6001).sack(&[(7001, 11_001)]));
-    b.recv(20, &full(6001, 1, 5001));
+    b.c.cc = super::super::cc::Algorithm::NewReno(super::super::cc::NewReno::new(1200));
+    // The first one alone, whatever the window; then a third of 12,000 bytes; then the rest.
+    let sent: Vec<_> = (0..3).filter_map(|_| b.poll()).map(|(h, d)| (h.seq.0, d.len())).collect();
+    assert_eq!(sent, [(1001, 1000), (2001, 4000), (6001, 1000)]);
+    assert_eq!(b.stats.retrans_segs, 6);
 }
 
 #[test]

@@ -66,17 +66,26 @@ fn the_initial_window_is_ten_segments() {
 #[test]
 fn super_segments_are_whole_multiples_of_the_segment_size() {
     let mut b = Bench::established();
-    b.limits.gso_bytes_max = 4500;
-    b.write_bytes(9500);
+    b.limits.gso_bytes_max = 2500;
+    b.write_bytes(5500);
     b.recv(
         0,
         &[
-            ack(1001, 5001).data(&bytes(1001, 4000)),
-            ack(5001, 5001).data(&bytes(5001, 4000)),
-            ack(9001, 5001).data(&bytes(9001, 1500)),
+            ack(1001, 5001).data(&bytes(1001, 2000)),
+            ack(3001, 5001).data(&bytes(3001, 2000)),
+            ack(5001, 5001).data(&bytes(5001, 1500)),
         ],
     );
-    assert_eq!(b.stats.out_segs, 2 + 10);
+    assert_eq!(b.stats.out_segs, 2 + 6);
+}
+
+#[test]
+fn a_super_segment_is_a_third_of_the_window_at_most() {
+    let mut b = Bench::established();
+    b.limits.gso_bytes_max = 60_000;
+    b.write_bytes(20_000);
+    let sent = std::iter::from_fn(|| b.poll()).map(|(_, data)| data.len());
+    assert_eq!(sent.collect::<Vec<_>>(), [3000, 3000, 3000, 1000]);
 }
 
 #[test]
@@ -85,7 +94,7 @@ fn a_super_segment_never_exceeds_an_ip_packet() {
     let options = Options { window_scale: Some(7), ..Options::default() };
     let mut b = Bench::established_with(settings, options);
     b.send(0, ack(5001, 1001).win(60_000));
-    b.c.cc = super::super::cc::Algorithm::NewReno(super::super::cc::NewReno::new(10_000));
+    b.c.cc = super::super::cc::Algorithm::NewReno(super::super::cc::NewReno::new(30_000));
     b.limits.gso_bytes_max = 1 << 20;
     b.write_bytes(200_000);
     let (_, data) = b.poll().unwrap();
