@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use crate::ctx::Timer;
+use crate::frame::Frame;
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
 use crate::path::PathLayer;
 use crate::rng::Secrets;
@@ -264,13 +265,15 @@ impl Tcp {
 
     /// Sends what dirty connections may send while `lower.ctx.out_room() > 0`.
     pub(crate) fn transmit<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
+        // Taken from the pool and not needed by a connection that could not send after all.
+        let mut spare = None;
         while lower.ctx.out_room() > 0 {
             let Some(index) = self.dirty.pop_front() else { return };
             // The slot may be empty or somebody else's by now.
             let Some(c) = self.connections.get_mut(index as usize).filter(|c| c.notes.dirty) else {
                 continue;
             };
-            match turn(lower, c) {
+            match turn(lower, c, &mut spare) {
                 Turn::Done => c.notes.dirty = false,
                 Turn::More => self.dirty.push_back(index),
                 Turn::NoFrame => {
@@ -414,7 +417,11 @@ enum Turn {
 }
 
 /// Sends a bounded number of segments of one connection.
-fn turn<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) -> Turn {
+fn turn<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    c: &mut Connection,
+    spare: &mut Option<Frame>,
+) -> Turn {
     let (key, alias) = (c.key, c.alias);
     let route = lower.route(Some(key.local), key.peer, emit::bound_alias(&key, alias));
     // Without a route segments are built as before and lost below, counted; timers go on.
@@ -428,9 +435,14 @@ fn turn<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) -> Turn {
         if !c.wants_output() {
             return Turn::Done;
         }
-        let Some(frame) = lower.ctx.pool.alloc() else { return Turn::NoFrame };
+        let Some(frame) = spare.take().or_else(|| lower.ctx.pool.alloc()) else {
+            return Turn::NoFrame;
+        };
         let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
-        let Some(segment) = c.poll_segment(&mut cx, &limits) else { return Turn::Done };
+        let Some(segment) = c.poll_segment(&mut cx, &limits) else {
+            *spare = Some(frame);
+            return Turn::Done;
+        };
         emit::send(lower, &key, alias, emit::build(frame, &key, segment, tx_checksum));
     }
     Turn::More
