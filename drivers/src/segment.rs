@@ -251,7 +251,8 @@ impl<'a> Cut<'a> {
         let (before, covered) = out.split_at_mut(usize::from(start));
         self.payload.copy(before);
         let sum = self.payload.copy_and_sum(covered);
-        put16(covered, usize::from(offset), checksum::finish_udp(sum));
+        let offset = usize::from(offset);
+        put16(covered, offset, checksum::finish_at(offset, sum));
     }
 
     fn write_part(&mut self, out: &mut [u8], h: Headers, size: usize, pseudo: Option<u16>) {
@@ -273,7 +274,8 @@ impl<'a> Cut<'a> {
         let covered = (h.payload - h.transport + len) as u16;
         let sum = combine(combine(pseudo, covered), header_sum);
         let sum = combine(sum, self.payload.copy_and_sum(payload));
-        put16(head, h.checksum_offset(), checksum::finish_udp(sum));
+        let at = h.checksum_offset();
+        put16(head, at, checksum::finish_at(at - h.transport, sum));
     }
 }
 
@@ -431,7 +433,7 @@ pub fn complete_checksum(frame: &mut Frame) -> bool {
         sum.add(frag);
     }
     let at = usize::from(start) + usize::from(offset);
-    put16(frame.data_mut(), at, checksum::finish_udp(sum.sum()));
+    put16(frame.data_mut(), at, checksum::finish_at(usize::from(offset), sum.sum()));
     frame.meta.checksum = Checksum::Complete;
     true
 }

@@ -29,9 +29,8 @@ pub fn complete(frame: &mut Frame) {
     if field + 2 > frame.len() {
         return;
     }
-    // The field holds the pseudo-header sum, which is thereby part of the sum. A zero goes as all
-    // ones, which UDP demands and everybody accepts.
-    let value = checksum::finish_udp(sum_from(0, frame, start));
+    // The field holds the pseudo-header sum, which is thereby part of the sum.
+    let value = checksum::finish_at(field - start, sum_from(0, frame, start));
     frame.data_mut()[field..field + 2].copy_from_slice(&value.to_be_bytes());
 }
 
