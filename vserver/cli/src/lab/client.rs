@@ -28,6 +28,8 @@ pub struct Pings {
     pub answered: usize,
     /// Best round trip.
     pub best: Duration,
+    /// Sequence numbers without a right answer.
+    pub lost: Vec<u16>,
 }
 
 impl Pings {
@@ -42,7 +44,9 @@ impl Pings {
         if self.answered == 0 {
             return count;
         }
-        format!("{count}, best {:.2} ms", self.best.as_secs_f64() * 1e3)
+        let lost =
+            if self.lost.is_empty() { String::new() } else { format!(", lost {:?}", self.lost) };
+        format!("{count}, best {:.2} ms{lost}", self.best.as_secs_f64() * 1e3)
     }
 }
 
@@ -62,7 +66,10 @@ pub fn ping(netns: &Netns, to: IpAddr, count: usize, bytes: usize) -> io::Result
         let mut answer = vec![0; bytes + 8];
         let received = match recv(&socket, answer.as_mut_slice(), RecvFlags::empty()) {
             Ok((n, _)) => n,
-            Err(rustix::io::Errno::AGAIN) => continue,
+            Err(rustix::io::Errno::AGAIN) => {
+                result.lost.push(sequence);
+                continue;
+            }
             Err(e) => return Err(e.into()),
         };
         let right = received == packet.len()
@@ -72,6 +79,8 @@ pub fn ping(netns: &Netns, to: IpAddr, count: usize, bytes: usize) -> io::Result
         if right {
             result.answered += 1;
             result.best = result.best.min(start.elapsed());
+        } else {
+            result.lost.push(sequence);
         }
     }
     Ok(result)

@@ -52,18 +52,20 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Reads everything, once nothing moves any more (or 2 seconds passed).
+    /// Reads everything, once nothing moves any more (or 4 seconds passed): the client's counters
+    /// are the same 100 ms before and right after the others were read.
     pub(crate) fn settled(lab: &Topology, host: &Host) -> Result<Tally, DeviceError> {
-        let mut last = Tally::read(lab, host)?;
-        for _ in 0..20 {
+        let mut tries = 0;
+        loop {
+            let before = lab.client.link_stats(WAN)?;
             std::thread::sleep(std::time::Duration::from_millis(100));
-            let now = Tally::read(lab, host)?;
-            if now.client == last.client {
-                return Ok(now);
+            let tally = Tally::read(lab, host)?;
+            let still = before == tally.client && lab.client.link_stats(WAN)? == before;
+            tries += 1;
+            if still || tries == 40 {
+                return Ok(tally);
             }
-            last = now;
         }
-        Ok(last)
     }
 
     fn read(lab: &Topology, host: &Host) -> Result<Tally, DeviceError> {

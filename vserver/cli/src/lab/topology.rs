@@ -9,9 +9,10 @@
 //! ```
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use weft_drivers::device::DeviceError;
 use weft_drivers::ethtool::{self, Offload};
@@ -94,6 +95,9 @@ impl Machine {
             netlink.add_address(interface, IpAddr::V4(v4(n)), PREFIX4)?;
             netlink.add_address(interface, IpAddr::V6(v6(n)), PREFIX6)?;
             netlink.set_up(interface, true)
+        })?;
+        self.netns.enter(|| reach(IpAddr::V6(v6(n))))?.map_err(|e| {
+            DeviceError::new("wait for the address of", format!("{} {interface}", self.name), e)
         })
     }
 
@@ -115,6 +119,26 @@ impl Machine {
             }
         })?;
         Ok(())
+    }
+}
+
+/// Waits until the machine receives at its own address: the kernel installs the route to a new IPv6
+/// address some time after it said that the address is there.
+fn reach(own: IpAddr) -> io::Result<()> {
+    let patience = Instant::now() + Duration::from_secs(5);
+    let once = || {
+        let socket = UdpSocket::bind((own, 0))?;
+        socket.connect(socket.local_addr()?)?;
+        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        socket.send(b"?")?;
+        socket.recv(&mut [0; 8])
+    };
+    loop {
+        match once() {
+            Ok(_) => return Ok(()),
+            Err(e) if Instant::now() > patience => return Err(e),
+            Err(_) => thread::sleep(Duration::from_millis(2)),
+        }
     }
 }
 
