@@ -52,3 +52,8 @@ mod vserver;
 
 pub use host::{Devices, Host, HostError};
 pub use vserver::Vserver;
+
+/// The README's program is compiled and run too.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
