@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Daemon, alpha, lab, leavings, namespaces, processes_with, tun, weft, xdp};
+use common::{Daemon, alpha, installed, lab, leavings, namespaces, processes_with, tun, weft, xdp};
 use rustix::process::Signal;
 
 #[test]
@@ -137,6 +137,33 @@ fn an_ordinary_user_runs_the_lab() {
         Some("mem") => println!("SKIP: user namespaces are refused here; the memory driver ran"),
         other => panic!("driver {other:?}"),
     }
+}
+
+#[test]
+fn where_namespaces_are_refused_the_lab_runs_in_memory_and_says_so() {
+    if !installed("unshare") {
+        return;
+    }
+    // a user namespace in which no further namespace may be made
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c"])
+        .arg(
+            "echo 0 >/proc/sys/user/max_user_namespaces && \
+             echo 0 >/proc/sys/user/max_net_namespaces || exit 77; exec \"$0\" lab --size 4",
+        )
+        .arg(weft())
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) || errors.starts_with("unshare:") {
+        return println!("SKIP: no user namespace to try it in");
+    }
+    assert!(output.status.success(), "{errors}");
+    let told = errors.lines().filter(|l| l.contains("memory driver")).count();
+    assert_eq!(told, 1, "{errors}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().any(|l| l.starts_with("mem: ") && l.ends_with(" 0 failed")), "{text}");
 }
 
 #[test]

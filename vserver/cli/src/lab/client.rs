@@ -188,9 +188,9 @@ pub fn curl(
         command.args(["--header", "Expect:", "--upload-file"]).arg(file);
     }
     command.arg(url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|e| {
-        io::Error::new(e.kind(), format!("curl: {e} (install it: apt-get install curl)"))
-    })?;
+    let mut child = command
+        .spawn()
+        .map_err(|e| io::Error::new(e.kind(), format!("{e} (install it: apt-get install curl)")))?;
     wait(&mut child, stop)?;
     let mut text = String::new();
     if let Some(mut stdout) = child.stdout.take() {
