@@ -1,4 +1,5 @@
-//! Every package that weft is built from carries a licence we accept.
+//! Every package that weft is built from carries a licence we accept, and builds with the oldest
+//! Rust we promise.
 #![allow(missing_docs)]
 
 use std::process::Command;
@@ -27,8 +28,7 @@ fn accepted(expression: &str) -> bool {
     })
 }
 
-#[test]
-fn every_dependency_has_an_accepted_licence() {
+fn packages() -> Vec<serde_json::Value> {
     let out = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked"])
         .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
@@ -37,14 +37,36 @@ fn every_dependency_has_an_accepted_licence() {
         .expect("cargo runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&out.stdout).expect("valid JSON");
-    let packages = metadata["packages"].as_array().expect("a list of packages");
+    let packages = metadata["packages"].as_array().expect("a list of packages").clone();
     assert!(packages.len() > 20);
-    let refused: Vec<String> = packages
+    packages
+}
+
+#[test]
+fn every_dependency_has_an_accepted_licence() {
+    let refused: Vec<String> = packages()
         .iter()
         .filter(|p| !accepted(p["license"].as_str().unwrap_or("")))
         .map(|p| format!("{} {}: {}", p["name"], p["version"], p["license"]))
         .collect();
     assert!(refused.is_empty(), "licences to look at:\n{}", refused.join("\n"));
+}
+
+fn minor(version: &str) -> u32 {
+    let minor = version.split('.').nth(1).expect("a version has two parts");
+    minor.parse().expect("versions are numbers")
+}
+
+/// Our own code is held to it by clippy's `incompatible_msrv`.
+#[test]
+fn every_dependency_builds_with_the_oldest_rust_we_promise() {
+    let ours = minor(env!("CARGO_PKG_RUST_VERSION"));
+    let newer: Vec<String> = packages()
+        .iter()
+        .filter(|p| p["rust_version"].as_str().is_some_and(|v| minor(v) > ours))
+        .map(|p| format!("{} {} needs Rust {}", p["name"], p["version"], p["rust_version"]))
+        .collect();
+    assert!(newer.is_empty(), "too new for Rust 1.{ours}:\n{}", newer.join("\n"));
 }
 
 #[test]
