@@ -6,7 +6,7 @@ use super::address::AliasId;
 use super::extension::{self, Refusal};
 use super::icmp::{self, Problem};
 use super::reassembly::{Fragment, FragmentKey, Reassembled, Whole};
-use super::{Ip, forward, multicast, output};
+use super::{Ip, forward, multicast, ndp, output};
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
@@ -351,6 +351,10 @@ impl Local {
         let mut packet = self.packet(h.protocol, h.traffic_class);
         // Once for the packet, once more for what fragments hold. Fragments of fragments are not.
         for round in 0..2 {
+            // RFC 8200 4.1: hop-by-hop options follow the IPv6 header itself.
+            if round > 0 && packet.protocol == protocol::HOP_BY_HOP {
+                break;
+            }
             let chain = match extension::walk(frame.data(), self.to_many) {
                 Ok(chain) => chain,
                 Err(refusal) => {
@@ -377,6 +381,10 @@ impl Local {
                     Input::Done(lost(ctx, false, DropReason::IpExtensionMalformed))
                 }
                 protocol::NO_NEXT => Input::Done(Fate::Consumed),
+                // RFC 6980 5: never in fragments, which switches that guard a link cannot judge.
+                protocol::ICMPV6 if round > 0 && ndp::is_discovery(frame.data()) => {
+                    Input::Done(Fate::Dropped(DropReason::NdpInvalid))
+                }
                 _ if h.src.is_unspecified() && chain.protocol != protocol::ICMPV6 => {
                     Input::Done(lost(ctx, false, DropReason::IpSourceInvalid))
                 }

@@ -199,6 +199,11 @@ pub(crate) fn input(
     done.unwrap_or(INVALID)
 }
 
+/// Whether an ICMPv6 message is one of neighbour discovery.
+pub(super) fn is_discovery(icmp: &[u8]) -> bool {
+    icmp.first().is_some_and(|kind| (message::ROUTER_SOLICIT..=message::REDIRECT).contains(kind))
+}
+
 /// Where a message came from.
 struct Sender {
     src: Ipv6Addr,

@@ -1,7 +1,7 @@
 //! The IP layer and UDP, seen from outside: stacks on cables, and packets made by hand.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::fixture::*;
 use weft_stack::drop::DropReason;
@@ -884,5 +884,28 @@ fn addresses_wait_for_the_link_and_survive_its_loss() {
         net.inject(0, A0, &[0; 60]);
         assert_eq!(down(&net), before + 1);
     }
+    net.check();
+}
+
+// RFC 6980 5, RFC 8200 4.1
+#[test]
+fn fragments_carry_no_neighbour_discovery_and_no_hop_by_hop_options() {
+    let mut net = Net::alone();
+    let target: Ipv6Addr = "fd00::1".parse().unwrap();
+    let body = [&[0; 4][..], &target.octets()].concat();
+    let solicitation = icmp("fd00::9", "fd00::1", 135, 0, &body);
+    let in_fragment = |next: u8, payload: &[u8]| {
+        let fragment = [&[next, 0, 0, 0, 0, 0, 0, 1][..], payload].concat();
+        let mut p = ip6("fd00::9", "fd00::1", 44, &fragment);
+        p[7] = 255;
+        ether(&p)
+    };
+    net.inject(0, A0, &in_fragment(58, &solicitation));
+    assert!(net.sent.is_empty(), "{:02x?}", net.sent);
+    assert_eq!(net.stacks[0].mib().drops.get(DropReason::NdpInvalid), 1);
+    let datagram = udp("fd00::9", "fd00::1", (5, 9), b"x");
+    let hop_by_hop = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &datagram].concat();
+    net.inject(0, A0, &in_fragment(0, &hop_by_hop));
+    assert_eq!(net.stacks[0].mib().drops.get(DropReason::IpExtensionMalformed), 1);
     net.check();
 }
