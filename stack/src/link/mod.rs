@@ -219,7 +219,7 @@ impl Link {
     }
 
     /// An ARP reply or neighbour advertisement (RFC 4861 7.2.5). Returns whether a router stopped
-    /// being one.
+    /// being one. A MAC address that no host can have is not believed.
     pub(crate) fn answered(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -228,6 +228,9 @@ impl Link {
         answer: Answer,
     ) -> bool {
         let (id, times) = (alias.config.id, alias.ndp.times);
+        if answer.mac.is_some_and(|mac| !ethernet::is_host(mac)) {
+            return false;
+        }
         let router_gone = self.neighbours.answered(ctx, id, addr, answer, times);
         self.carry_on(ctx, alias);
         router_gone

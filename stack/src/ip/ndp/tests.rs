@@ -291,6 +291,11 @@ fn neighbours_are_resolved_and_probed_by_unicast() {
     assert_eq!(sent[0].src, v6("fd00::5"), "the source of the packet that waits");
     let ns = Solicitation::parse(&sent[0].icmp).unwrap();
     assert_eq!(ns.options.source_mac, Some(OURS));
+    for nobody in [[0x33, 0x33, 0, 0, 0, 1], [0; 6], [0xff; 6]] {
+        let na = Advertisement::emit(v6("fd00::9"), nobody, false, true);
+        let _ = b.receive("fd00::9", v6("fd00::5"), na.bytes());
+        assert!(b.world.all_sent().is_empty(), "no host has {nobody:x?}");
+    }
     let na = Advertisement::emit(v6("fd00::9"), PEER, false, true);
     assert_eq!(b.receive("fd00::9", v6("fd00::5"), na.bytes()), Fate::Consumed);
     assert_eq!(b.world.all_sent().len(), 1, "the packet");
