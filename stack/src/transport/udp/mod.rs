@@ -541,7 +541,8 @@ fn payload(frame: Frame) -> (Bytes, usize) {
         frame.copy_to(&mut small);
         return (Bytes::copy_from_slice(&small[..len]), len + DATAGRAM_OVERHEAD_BYTES);
     }
-    let frame = if frame.frags.is_empty() { frame } else { frame.to_heap() };
+    let keep = frame.frags.is_empty() && !frame.is_scarce();
+    let frame = if keep { frame } else { frame.to_heap() };
     let charge = frame.headroom() + frame.len() + frame.tailroom() + DATAGRAM_OVERHEAD_BYTES;
     (frame.into_bytes(), charge)
 }
@@ -579,4 +580,24 @@ fn datagram<P: PathLayer>(
     };
     frame.data_mut()[6..8].copy_from_slice(&sum.to_be_bytes());
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::FramePool;
+
+    #[test]
+    fn what_nobody_reads_does_not_hold_a_pool_that_runs_low() {
+        let pool = FramePool::heap(64, 2048);
+        let held: Vec<_> = (0..200)
+            .map(|_| {
+                let mut frame = pool.alloc().expect("some are left");
+                frame.append(&[7; 300]);
+                payload(frame)
+            })
+            .collect();
+        assert!(pool.free() >= 7, "{}", pool.free());
+        assert!(held.iter().all(|(bytes, charge)| bytes[..] == [7; 300] && *charge >= 300));
+    }
 }
