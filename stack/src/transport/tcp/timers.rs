@@ -94,7 +94,11 @@ impl Connection {
             _ if self.owner == Owner::Nobody => RETRIES_ORPHAN_MAX,
             _ => RETRIES_MAX,
         };
-        if self.rtx_count > most {
+        self.unanswered += 1;
+        // RFC 9293 3.8.6.1: a peer that closed its window over them, but answers, is waited for.
+        let waits = self.snd_wnd == 0 && self.is_synchronised() && self.owner != Owner::Nobody;
+        let patience = if waits { self.unanswered } else { self.rtx_count };
+        if patience > most {
             self.time_out(cx);
             return;
         }

@@ -303,3 +303,26 @@ fn a_window_that_shrank_is_respected() {
     b.send(2, ack(5001, 11_001).win(2000));
     b.recv(2, &full(11_001, 2, 5001));
 }
+
+// RFC 9293 3.8.6.1 (MUST-37): also when the window closed over data on its way.
+#[test]
+fn a_window_closed_over_data_in_flight_is_waited_for_while_the_peer_answers() {
+    let mut b = Bench::established();
+    b.write_bytes(1000);
+    let data = [ack(1001, 5001).data(&bytes(1001, 1000))];
+    b.recv(0, &data);
+    for _ in 0..40 {
+        let at = b.c.rtx_at.expect("the data is not given up");
+        let ms = (at - START).as_millis() as u64 + 1;
+        b.recv(ms, &data);
+        b.send(ms, ack(5001, 1001).win(0));
+    }
+    assert_eq!(b.state(), TcpState::Established);
+    // Silence is another matter.
+    for _ in 0..20 {
+        let Some(at) = b.c.rtx_at else { break };
+        b.at((at - START).as_millis() as u64 + 1);
+        while b.poll().is_some() {}
+    }
+    assert_eq!(b.state(), TcpState::Closed);
+}
