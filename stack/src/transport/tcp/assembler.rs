@@ -1,6 +1,7 @@
 //! Received out of order: the frames, sorted and disjoint, and the runs they form, from which SACK
 //! blocks are made (RFC 2018 section 4: the run that changed last comes first).
 
+use core::ops::Range;
 use std::collections::VecDeque;
 
 use crate::frame::Frame;
@@ -23,6 +24,13 @@ struct Held {
     seq: SeqNum,
     end: SeqNum,
     frame: Frame,
+}
+
+impl Held {
+    /// Memory charged for it.
+    fn cost(&self) -> usize {
+        payload::footprint(&self.frame) + SEGMENT_BYTES
+    }
 }
 
 /// A run of contiguous bytes.
@@ -64,6 +72,11 @@ impl Assembler {
         self.bytes
     }
 
+    /// The end of what is queued.
+    pub(crate) fn end(&self) -> Option<SeqNum> {
+        self.runs.last().map(|r| r.end)
+    }
+
     /// Memory held.
     pub(crate) fn held(&self) -> usize {
         self.held
@@ -74,7 +87,7 @@ impl Assembler {
         let (mut seq, mut frame) = (seq, frame);
         let whole = (seq, seq + frame.total_len() as u32);
         // What is there stays: what lies before cuts the front ...
-        let mut at = self.segments.iter().rposition(|h| h.seq <= seq).map_or(0, |i| i + 1);
+        let mut at = self.segments.partition_point(|h| h.seq <= seq);
         while let Some(before) = at.checked_sub(1).and_then(|i| self.segments.get(i))
             && before.end > seq
         {
@@ -88,34 +101,25 @@ impl Assembler {
         }
         let mut end = seq + frame.total_len() as u32;
         // ... successors that are covered whole give way, and the last one cuts the end.
-        while let Some(next) = self.segments.get(at).filter(|h| h.end <= end) {
-            let next = (next.seq, next.end, payload::footprint(&next.frame));
-            self.segments.remove(at);
-            self.bytes -= (next.1 - next.0) as usize;
-            self.held -= next.2 + SEGMENT_BYTES;
-        }
-        if let Some(next) = self.segments.get(at).filter(|h| h.seq < end) {
+        let covered = self.segments.range(at..).take_while(|h| h.end <= end).count();
+        let covered = at..at + covered;
+        if let Some(next) = self.segments.get(covered.end).filter(|h| h.seq < end) {
             end = next.seq;
             payload::truncate(&mut frame, (end - seq) as usize);
         }
-        self.place(at, seq, end, frame, limit)
+        self.place(covered, Held { seq, end, frame }, limit)
     }
 
-    fn place(
-        &mut self,
-        at: usize,
-        seq: SeqNum,
-        end: SeqNum,
-        frame: Frame,
-        limit: usize,
-    ) -> Inserted {
+    /// Puts a segment in the place of those it covers, if it fits.
+    fn place(&mut self, covered: Range<usize>, new: Held, limit: usize) -> Inserted {
+        let Held { seq, end, mut frame } = new;
         if !self.touches_run(seq, end) && self.runs.len() >= RUNS_MAX {
             return Inserted::Full;
         }
-        let mut frame = frame;
         let mut copied = 0;
         let len = frame.total_len();
-        let room = (OVERHEAD_MAX * limit).saturating_sub(self.held);
+        let freed: usize = self.segments.range(covered.clone()).map(Held::cost).sum();
+        let room = (OVERHEAD_MAX * limit).saturating_sub(self.held - freed);
         let footprint = payload::footprint(&frame);
         if footprint > room || footprint > 8 * len || frame.is_scarce() {
             let mut small = Frame::heap_with_capacity(0, len);
@@ -123,13 +127,18 @@ impl Assembler {
             frame = small;
             copied = len;
         }
-        let cost = payload::footprint(&frame) + SEGMENT_BYTES;
-        if cost > room {
+        let new = Held { seq, end, frame };
+        if new.cost() > room {
             return Inserted::Full;
         }
-        self.held += cost;
+        let at = covered.start;
+        for old in self.segments.drain(covered) {
+            self.bytes -= (old.end - old.seq) as usize;
+            self.held -= old.cost();
+        }
+        self.held += new.cost();
         self.bytes += len;
-        self.segments.insert(at, Held { seq, end, frame });
+        self.segments.insert(at, new);
         self.join_runs(seq, end);
         Inserted::Queued { copied }
     }
@@ -156,9 +165,10 @@ impl Assembler {
             if self.segments.front()?.seq > rcv_nxt {
                 return None;
             }
-            let Held { seq, end, mut frame } = self.segments.pop_front()?;
+            let held = self.segments.pop_front()?;
+            self.held -= held.cost();
+            let Held { seq, end, mut frame } = held;
             self.bytes -= (end - seq) as usize;
-            self.held -= payload::footprint(&frame) + SEGMENT_BYTES;
             self.forget_before(end);
             if end > rcv_nxt {
                 payload::trim_front(&mut frame, (rcv_nxt - seq) as usize);
@@ -211,6 +221,17 @@ mod tests {
     fn insert(a: &mut Assembler, seq: u32, len: u32) -> Inserted {
         let data: Vec<u8> = (seq..seq + len).map(|i| i as u8).collect();
         a.insert(SeqNum(seq), frame(&data), 1 << 16)
+    }
+
+    #[test]
+    fn what_does_not_fit_pushes_nothing_out() {
+        let mut a = Assembler::default();
+        let small = |a: &mut Assembler, seq: u32, len: usize| {
+            a.insert(SeqNum(seq), frame(&vec![1; len]), 400)
+        };
+        assert!(matches!(small(&mut a, 1000, 100), Inserted::Queued { .. }));
+        assert_eq!(small(&mut a, 900, 2000), Inserted::Full);
+        assert_eq!((blocks(&a), a.bytes()), (vec![(1000, 1100)], 100));
     }
 
     #[test]

@@ -320,8 +320,10 @@ impl Connection {
             return self.refuse_data(cx);
         }
         let (mut seq, len) = (seg.seq, payload.total_len());
-        if fin && self.peer_fin.is_none() {
-            self.peer_fin = Some(seq + len as u32);
+        let end = seq + len as u32;
+        // A FIN before data that is here already cannot be the end.
+        if fin && self.peer_fin.is_none() && self.assembler.end().is_none_or(|e| e <= end) {
+            self.peer_fin = Some(end);
         }
         if seq < self.rcv_nxt {
             let old = self.rcv_nxt - seq;

@@ -188,3 +188,14 @@ fn closing_before_the_handshake_is_silent() {
     b.recv(0, &[syn(1000)]);
     assert_eq!(close(&mut b), Closing::Silent);
 }
+
+#[test]
+fn a_fin_before_data_that_arrived_is_not_believed() {
+    let mut b = Bench::established();
+    b.send(1, ack(6001, 1001).data(&[2; 1000]));
+    b.send(1, fin(5501, 1001));
+    b.send(2, ack(5001, 1001).data(&[1; 1000]));
+    b.send(3, fin(7001, 1001));
+    assert_eq!(b.read().len(), 2000);
+    assert_eq!(b.state(), TcpState::CloseWait);
+}
