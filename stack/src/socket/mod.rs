@@ -98,7 +98,9 @@ pub enum Event {
         /// The address.
         addr: core::net::IpAddr,
     },
-    /// Another host has the address (DAD, RFC 4862; ACD, RFC 5227). It is not used.
+    /// Another host has the address. An IPv6 address that was being tried (DAD, RFC 4862) is not
+    /// used. An IPv4 address stays in use and is defended (ACD, RFC 5227 2.4 (c)): one
+    /// announcement, and one of these events, every ten seconds while the other host speaks.
     AddressDuplicate {
         /// On which alias.
         alias: AliasId,

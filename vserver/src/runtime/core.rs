@@ -396,7 +396,8 @@ impl Core {
             }
             Event::AddressDuplicate { alias, addr, mac } => {
                 let mac = crate::stats::mac_text(mac);
-                self.problem(format!("alias {}: {addr} is in use by {mac}; not used", alias.0));
+                let what = if addr.is_ipv4() { "kept and defended" } else { "not used" };
+                self.problem(format!("alias {}: {addr} is in use by {mac}; {what}", alias.0));
             }
             Event::GroupJoined { alias, group } => {
                 self.demux.join(alias, group, index);
