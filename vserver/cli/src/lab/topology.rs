@@ -8,8 +8,9 @@
 //!     nic1 ------------------------------------ wan0 of client 2, .2
 //! ```
 
+use std::fs;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -96,7 +97,7 @@ impl Machine {
             netlink.add_address(interface, IpAddr::V6(v6(n)), PREFIX6)?;
             netlink.set_up(interface, true)
         })?;
-        self.netns.enter(|| reach(IpAddr::V6(v6(n))))?.map_err(|e| {
+        self.netns.enter(|| reach(v6(n)))?.map_err(|e| {
             DeviceError::new("wait for the address of", format!("{} {interface}", self.name), e)
         })
     }
@@ -122,25 +123,30 @@ impl Machine {
     }
 }
 
-/// Waits until the machine receives at its own address: the kernel installs the route to a new IPv6
-/// address some time after it said that the address is there.
-fn reach(own: IpAddr) -> io::Result<()> {
+/// Waits until the calling thread's namespace receives at its own address: the kernel installs the
+/// local route of a new IPv6 address some time after it said that the address is there.
+fn reach(own: Ipv6Addr) -> io::Result<()> {
+    let hex = own.octets().iter().fold(String::new(), |text, b| text + &format!("{b:02x}"));
     let patience = Instant::now() + Duration::from_secs(5);
-    let once = || {
-        let socket = UdpSocket::bind((own, 0))?;
-        socket.connect(socket.local_addr()?)?;
-        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-        socket.send(b"?")?;
-        socket.recv(&mut [0; 8])
-    };
     loop {
-        match once() {
-            Ok(_) => return Ok(()),
-            Err(e) if Instant::now() > patience => return Err(e),
-            Err(_) => thread::sleep(Duration::from_millis(2)),
+        // destination, its prefix length, six more columns, flags, interface
+        let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
+        let local = routes.lines().filter(|l| l.starts_with(&format!("{hex} 80 "))).any(|l| {
+            let flags = l.split_whitespace().nth(8).and_then(|f| u32::from_str_radix(f, 16).ok());
+            flags.is_some_and(|f| f & RTF_LOCAL != 0)
+        });
+        if local {
+            return Ok(());
         }
+        if Instant::now() > patience {
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
+        }
+        thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// `RTF_LOCAL` of linux/ipv6_route.h.
+const RTF_LOCAL: u32 = 0x8000_0000;
 
 /// How the lab's cables are made.
 #[derive(Clone, Copy, Debug)]
