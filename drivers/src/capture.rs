@@ -7,15 +7,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use weft_stack::frame::{Frame, FramePool};
+use weft_stack::frame::Frame;
 
-use crate::device::{Caps, Device, DeviceError, DeviceStats, Link, Medium, Steer};
+use crate::device::{Device, DeviceError, Medium};
 use crate::pcapng::{Direction, InterfaceId, Packet, Writer};
 use crate::segment::Cut;
 
@@ -129,21 +128,7 @@ impl<D: Device> Capture<D> {
 }
 
 impl<D: Device> Device for Capture<D> {
-    fn caps(&self) -> &Caps {
-        self.inner.caps()
-    }
-
-    fn link(&self) -> Link {
-        self.inner.link()
-    }
-
-    fn set_link(&mut self, link: Link) {
-        self.inner.set_link(link);
-    }
-
-    fn pool(&self) -> &FramePool {
-        self.inner.pool()
-    }
+    crate::forward_facts!(inner);
 
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         let before = burst.len();
@@ -181,18 +166,6 @@ impl<D: Device> Device for Capture<D> {
 
     fn flush(&mut self) -> io::Result<bool> {
         self.inner.flush()
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.inner.fd()
-    }
-
-    fn stats(&self) -> DeviceStats {
-        self.inner.stats()
-    }
-
-    fn steer(&mut self, change: Steer) -> io::Result<()> {
-        self.inner.steer(change)
     }
 }
 

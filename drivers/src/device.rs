@@ -141,6 +141,35 @@ pub enum Steer {
     Remove(IpAddr),
 }
 
+/// What a wrapper's [`Device`] implementation leaves to the device in its field: everything but
+/// `receive`, `transmit` and `flush`.
+#[macro_export]
+macro_rules! forward_facts {
+    ($inner:ident) => {
+        fn caps(&self) -> &$crate::device::Caps {
+            self.$inner.caps()
+        }
+        fn link(&self) -> $crate::device::Link {
+            self.$inner.link()
+        }
+        fn set_link(&mut self, link: $crate::device::Link) {
+            self.$inner.set_link(link);
+        }
+        fn pool(&self) -> &::weft_stack::frame::FramePool {
+            self.$inner.pool()
+        }
+        fn fd(&self) -> ::std::option::Option<::std::os::fd::BorrowedFd<'_>> {
+            self.$inner.fd()
+        }
+        fn stats(&self) -> $crate::device::DeviceStats {
+            self.$inner.stats()
+        }
+        fn steer(&mut self, change: $crate::device::Steer) -> ::std::io::Result<()> {
+            self.$inner.steer(change)
+        }
+    };
+}
+
 /// A device behind a pointer: called per burst, not per frame.
 pub type AnyDevice = Box<dyn Device>;
 

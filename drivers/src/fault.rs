@@ -6,12 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
 
-use weft_stack::frame::{Checksum, Frame, FramePool, Gso};
+use weft_stack::frame::{Checksum, Frame, Gso};
 use weft_stack::rng::Rng;
 
-use crate::device::{Caps, Device, DeviceStats, Link, Medium, Steer};
+use crate::device::{Device, Medium};
 use crate::segment::Cut;
 
 /// Frames that wait for the device inside before no more are taken.
@@ -201,21 +200,7 @@ impl<D: Device> Fault<D> {
 }
 
 impl<D: Device> Device for Fault<D> {
-    fn caps(&self) -> &Caps {
-        self.inner.caps()
-    }
-
-    fn link(&self) -> Link {
-        self.inner.link()
-    }
-
-    fn set_link(&mut self, link: Link) {
-        self.inner.set_link(link);
-    }
-
-    fn pool(&self) -> &FramePool {
-        self.inner.pool()
-    }
+    crate::forward_facts!(inner);
 
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         let room = max.saturating_sub(self.rx.out.len());
@@ -248,18 +233,6 @@ impl<D: Device> Device for Fault<D> {
         self.inner.transmit(&mut self.tx.out)?;
         let more = self.inner.flush()?;
         Ok(more || !self.tx.is_empty() || !self.rx.is_empty())
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.inner.fd()
-    }
-
-    fn stats(&self) -> DeviceStats {
-        self.inner.stats()
-    }
-
-    fn steer(&mut self, change: Steer) -> io::Result<()> {
-        self.inner.steer(change)
     }
 }
 

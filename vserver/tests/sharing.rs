@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,9 +14,9 @@ use common::{
     PATIENCE, addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs,
 };
 use mio::{Interest, Token};
-use weft_drivers::device::{AnyDevice, Caps, Device, DeviceStats, Link};
+use weft_drivers::device::{AnyDevice, Device};
 use weft_drivers::fault::{Fault, FaultConfig};
-use weft_stack::frame::{Frame, FramePool};
+use weft_stack::frame::Frame;
 use weft_vserver::net::{Poller, TcpListener, UdpSocket};
 use weft_vserver::{Devices, Host, HostError};
 
@@ -333,18 +332,8 @@ impl Mortal {
 }
 
 impl Device for Mortal {
-    fn caps(&self) -> &Caps {
-        self.inner.caps()
-    }
-    fn link(&self) -> Link {
-        self.inner.link()
-    }
-    fn set_link(&mut self, link: Link) {
-        self.inner.set_link(link);
-    }
-    fn pool(&self) -> &FramePool {
-        self.inner.pool()
-    }
+    weft_drivers::forward_facts!(inner);
+
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         self.alive()?;
         self.inner.receive(burst, max)
@@ -356,12 +345,6 @@ impl Device for Mortal {
     fn flush(&mut self) -> io::Result<bool> {
         self.alive()?;
         self.inner.flush()
-    }
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.inner.fd()
-    }
-    fn stats(&self) -> DeviceStats {
-        self.inner.stats()
     }
 }
 
