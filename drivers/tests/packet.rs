@@ -4,44 +4,14 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use common::{How, KERNEL, OURS, Peer, Tcp, UDP, pattern};
+use common::{How, OURS, Peer, Tcp, UDP, pattern};
 use weft_drivers::device::{Device, Steer};
-use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
 use weft_drivers::packet::{Packet, PacketConfig, PacketReceive};
 use weft_stack::frame::{Checksum, Frame, Gso};
-
-/// Runs a test where the kernel has its address on `kernel0`, with a device on `weft0`, which is in
-/// another namespace.
-fn with_device(config: &PacketConfig, test: impl FnOnce(Vec<Packet>) + Send) {
-    let (ours, kernels) = match (Netns::new(), Netns::new()) {
-        (Ok(ours), Ok(kernels)) => (ours, kernels),
-        (Err(e), _) | (_, Err(e)) => return println!("SKIP: {e}"),
-    };
-    let devices = ours
-        .enter(|| {
-            let mut netlink = Netlink::open().unwrap();
-            let near = VethEnd { name: "weft0", netns: None, mac: None };
-            let far = VethEnd { name: "kernel0", netns: Some(kernels.as_fd()), mac: None };
-            netlink.add_veth(&near, &far, 1, 1500).unwrap();
-            netlink.set_up("weft0", true).unwrap();
-            Packet::open(config).unwrap()
-        })
-        .unwrap();
-    kernels
-        .enter(move || {
-            let mut netlink = Netlink::open().unwrap();
-            netlink.set_up("kernel0", true).unwrap();
-            netlink.add_address("kernel0", IpAddr::V4(KERNEL), 24).unwrap();
-            test(devices);
-        })
-        .unwrap();
-}
 
 fn configs() -> Vec<PacketConfig> {
     let mut configs = Vec::new();
@@ -53,28 +23,16 @@ fn configs() -> Vec<PacketConfig> {
     configs
 }
 
-fn kernel_udp() -> UdpSocket {
-    let socket = UdpSocket::bind((KERNEL, 7)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    socket
-}
-
 #[test]
 fn datagrams_go_both_ways_with_their_checksum_states() {
     for config in configs() {
-        with_device(&config, |mut devices| {
+        common::with_packet(&config, |mut devices| {
             let mut peer = Peer::new(devices.remove(0));
-            let socket = kernel_udp();
-            let mut buffer = [0; 2048];
+            let socket = common::kernel_udp();
             for (i, partial) in [true, false, true].into_iter().enumerate() {
                 let frag = (i > 0).then_some(100);
-                let payload = pattern(300 + i);
-                peer.send_udp(5000, 7, &payload, How { partial, frag, ..How::default() });
-                let (n, from) = socket.recv_from(&mut buffer).unwrap();
-                assert_eq!((&buffer[..n], from.ip()), (&payload[..], IpAddr::V4(OURS)));
-                socket.send_to(&buffer[..n], from).unwrap();
-                let reply = peer.receive(UDP);
-                assert_eq!((reply.payload(), reply.ports()), (&payload[..], (7, 5000)));
+                let how = How { partial, frag, ..How::default() };
+                let reply = common::echoed(&mut peer, &socket, &pattern(300 + i), how);
                 // A veth never completes what its kernel left to hardware; the state says so.
                 let left = matches!(reply.frame.meta.checksum, Checksum::Partial { .. });
                 assert_ne!(left, reply.checksum_is_complete());
@@ -90,25 +48,16 @@ fn datagrams_go_both_ways_with_their_checksum_states() {
 fn tcp_super_segments_cross_whole() {
     const LEN: usize = 400_000;
     for config in configs().into_iter().filter(|config| config.vnet) {
-        with_device(&config, |mut devices| {
+        common::with_packet(&config, |mut devices| {
             let mut peer = Peer::new(devices.remove(0));
-            let client = std::thread::spawn(|| {
-                let mut stream = TcpStream::connect((OURS, 80)).unwrap();
-                stream.write_all(&pattern(LEN)).unwrap();
-                let mut got = vec![0; 200_000];
-                stream.read_exact(&mut got).unwrap();
-                assert_eq!(got, pattern(200_000));
-            });
+            let client = common::kernel_client(LEN);
             let mut tcp = Tcp::accept(&mut peer, 80);
             let (got, largest) = tcp.receive(&mut peer, LEN);
             assert_eq!(got, pattern(LEN));
             let Gso::Tcp4 { mss } = largest.frame.meta.gso else { panic!("no super-segment") };
             assert_eq!(mss, 1460);
             assert!(largest.payload().len() > 4 * usize::from(mss));
-            let how = How { partial: true, frag: Some(16_384), segment: Some(1460) };
-            for part in pattern(200_000).chunks(40_000) {
-                tcp.send(&mut peer, part, how);
-            }
+            common::send_to_kernel_client(&mut peer, &mut tcp);
             client.join().unwrap();
             let stats = peer.device.stats();
             assert!(stats.tx_frames >= 5 * 40_000_u64.div_ceil(1460));
@@ -120,17 +69,11 @@ fn tcp_super_segments_cross_whole() {
 #[test]
 fn super_segments_are_cut_in_software_without_the_header() {
     let config = PacketConfig { vnet: false, ..PacketConfig::new("weft0") };
-    with_device(&config, |mut devices| {
+    common::with_packet(&config, |mut devices| {
         let mut peer = Peer::new(devices.remove(0));
-        let socket = kernel_udp();
+        let socket = common::kernel_udp();
         let payload = pattern(10 * 1000 + 10);
-        let how = How { partial: true, frag: Some(4096), segment: Some(1000) };
-        peer.send_udp(5000, 7, &payload, how);
-        let mut buffer = [0; 2048];
-        for datagram in payload.chunks(1000) {
-            let n = socket.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..n], datagram);
-        }
+        common::one_super_segment_arrives_cut(&mut peer, &socket, &payload);
         let stats = peer.device.stats();
         assert!(stats.tx_frames >= 11 && stats.copied_bytes >= payload.len() as u64);
     });
@@ -139,18 +82,18 @@ fn super_segments_are_cut_in_software_without_the_header() {
 #[test]
 fn several_datagrams_in_one_frame_come_singly() {
     for config in configs().into_iter().filter(|config| config.vnet) {
-        with_device(&config, |mut devices| {
+        common::with_packet(&config, |mut devices| {
             let mut peer = Peer::new(devices.remove(0));
-            common::datagrams_come_singly(&mut peer, &kernel_udp());
+            common::datagrams_come_singly(&mut peer, &common::kernel_udp());
         });
     }
 }
 
 #[test]
 fn the_filter_follows_the_steering() {
-    with_device(&PacketConfig::new("weft0"), |mut devices| {
+    common::with_packet(&PacketConfig::new("weft0"), |mut devices| {
         let mut peer = Peer::new(devices.remove(0));
-        let socket = kernel_udp();
+        let socket = common::kernel_udp();
         let other = Ipv4Addr::new(10, 9, 0, 3);
         peer.device.steer(Steer::Add(other.into())).unwrap();
         peer.device.steer(Steer::Add(OURS.into())).unwrap();
@@ -167,11 +110,11 @@ fn the_filter_follows_the_steering() {
 #[test]
 fn flows_are_spread_over_queues_and_nothing_arrives_twice() {
     let config = PacketConfig { queues: 2, ..PacketConfig::new("weft0") };
-    with_device(&config, |mut devices| {
+    common::with_packet(&config, |mut devices| {
         assert_eq!(devices.len(), 2);
         let mut second = devices.remove(1);
         let mut first = Peer::unresolved(devices.remove(0));
-        let socket = kernel_udp();
+        let socket = common::kernel_udp();
         let mut flows = 0;
         let mut burst = Vec::new();
         let mut arp = std::collections::VecDeque::new();
@@ -206,7 +149,7 @@ fn flows_are_spread_over_queues_and_nothing_arrives_twice() {
 #[test]
 fn a_dropped_ring_is_unmapped() {
     let config = PacketConfig { receive: PacketReceive::Ring, ..PacketConfig::new("weft0") };
-    with_device(&config, |devices| {
+    common::with_packet(&config, |devices| {
         let inode = rustix::fs::fstat(devices[0].fd().unwrap()).unwrap().st_ino;
         let mapped = || {
             let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -228,7 +171,7 @@ fn an_absent_interface_is_named() {
 #[test]
 fn a_tag_that_the_kernel_takes_out_is_put_back() {
     for config in configs() {
-        with_device(&config, |mut devices| {
+        common::with_packet(&config, |mut devices| {
             let mut peer = Peer::new(devices.remove(0));
             let sender = Packet::open(&PacketConfig::new("kernel0")).unwrap().remove(0);
             let mut sender = Peer::unresolved(sender);
@@ -244,9 +187,9 @@ fn a_tag_that_the_kernel_takes_out_is_put_back() {
 #[test]
 fn frames_that_nobody_took_are_counted_as_dropped() {
     for config in configs().into_iter().filter(|config| config.vnet) {
-        with_device(&config, |mut devices| {
+        common::with_packet(&config, |mut devices| {
             let mut peer = Peer::new(devices.remove(0));
-            let socket = kernel_udp();
+            let socket = common::kernel_udp();
             for _ in 0..40_000 {
                 socket.send_to(&[7; 1400], (OURS, 5000)).unwrap();
             }
@@ -258,51 +201,6 @@ fn frames_that_nobody_took_are_counted_as_dropped() {
             assert!(stats.rx_dropped > 0 && stats.rx_frames > 1000, "{stats:?}");
             // Reading does not forget.
             assert!(peer.device.stats().rx_dropped >= stats.rx_dropped);
-        });
-    }
-}
-
-/// Round trips and bulk rate of both ways to receive; the figures in `docs/drivers.md`.
-#[test]
-#[ignore = "measures: run with --ignored --nocapture --test-threads 1"]
-fn measure_receive_modes() {
-    const ROUNDS: usize = 2000;
-    const BULK: usize = 64 << 20;
-    for config in configs().into_iter().filter(|config| config.vnet) {
-        let receive = config.receive;
-        with_device(&config, |mut devices| {
-            let mut peer = Peer::new(devices.remove(0));
-            let socket = kernel_udp();
-            let echo = std::thread::spawn(move || {
-                let mut buffer = [0; 64];
-                for _ in 0..ROUNDS {
-                    let (n, from) = socket.recv_from(&mut buffer).unwrap();
-                    socket.send_to(&buffer[..n], from).unwrap();
-                }
-            });
-            let mut times: Vec<Duration> = (0..ROUNDS)
-                .map(|_| {
-                    let start = std::time::Instant::now();
-                    peer.send_udp(5000, 7, b"ping", How::default());
-                    peer.receive(UDP);
-                    start.elapsed()
-                })
-                .collect();
-            echo.join().unwrap();
-            times.sort_unstable();
-            let client = std::thread::spawn(|| {
-                let mut stream = TcpStream::connect((OURS, 80)).unwrap();
-                stream.write_all(&vec![7; BULK]).unwrap();
-            });
-            let mut tcp = Tcp::accept(&mut peer, 80);
-            let start = std::time::Instant::now();
-            tcp.receive(&mut peer, BULK);
-            let gbit_s = BULK as f64 * 8e-9 / start.elapsed().as_secs_f64();
-            client.join().unwrap();
-            let (p50, p99) = (times[ROUNDS / 2], times[ROUNDS * 99 / 100]);
-            let stats = peer.device.stats();
-            println!("{receive:?}: round trip {p50:?} p50 {p99:?} p99, bulk {gbit_s:.1} Gbit/s");
-            println!("  {stats:?}");
         });
     }
 }

@@ -4,11 +4,9 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::IpAddr;
 
-use common::{How, KERNEL, OURS, Peer, Tcp, UDP, pattern};
+use common::{How, KERNEL, Peer, Tcp, pattern};
 use weft_drivers::device::{Device, Medium};
 use weft_drivers::netlink::Netlink;
 use weft_drivers::netns::Netns;
@@ -45,27 +43,15 @@ fn configs() -> Vec<TunTapConfig> {
     configs
 }
 
-fn kernel_udp() -> UdpSocket {
-    let socket = UdpSocket::bind((KERNEL, 7)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    socket
-}
-
 #[test]
 fn datagrams_go_both_ways() {
     for config in configs() {
         with_device(config, |mut peer| {
-            let socket = kernel_udp();
-            let mut buffer = [0; 2048];
+            let socket = common::kernel_udp();
             for (i, partial) in [true, false, true].into_iter().enumerate() {
                 let frag = (i > 0).then_some(100);
-                let payload = pattern(300 + i);
-                peer.send_udp(5000, 7, &payload, How { partial, frag, ..How::default() });
-                let (n, from) = socket.recv_from(&mut buffer).unwrap();
-                assert_eq!((&buffer[..n], from.ip()), (&payload[..], IpAddr::V4(OURS)));
-                socket.send_to(&buffer[..n], from).unwrap();
-                let reply = peer.receive(UDP);
-                assert_eq!((reply.payload(), reply.ports()), (&payload[..], (7, 5000)));
+                let how = How { partial, frag, ..How::default() };
+                let reply = common::echoed(&mut peer, &socket, &pattern(300 + i), how);
                 let left = matches!(reply.frame.meta.checksum, Checksum::Partial { .. });
                 assert_ne!(left, reply.checksum_is_complete());
                 assert_eq!(left, peer.device.caps().rx_checksum);
@@ -83,13 +69,7 @@ fn tcp_super_segments_cross_whole_with_offload_and_cut_without() {
     for config in configs() {
         let vnet = config.vnet;
         with_device(config, |mut peer| {
-            let client = std::thread::spawn(|| {
-                let mut stream = TcpStream::connect((OURS, 80)).unwrap();
-                stream.write_all(&pattern(LEN)).unwrap();
-                let mut got = vec![0; 200_000];
-                stream.read_exact(&mut got).unwrap();
-                assert_eq!(got, pattern(200_000));
-            });
+            let client = common::kernel_client(LEN);
             let mut tcp = Tcp::accept(&mut peer, 80);
             let (got, largest) = tcp.receive(&mut peer, LEN);
             assert_eq!(got, pattern(LEN));
@@ -101,10 +81,7 @@ fn tcp_super_segments_cross_whole_with_offload_and_cut_without() {
             } else {
                 assert!(largest.checksum_is_complete() && largest.payload().len() <= 1460);
             }
-            let how = How { partial: true, frag: Some(16_384), segment: Some(1460) };
-            for part in pattern(200_000).chunks(40_000) {
-                tcp.send(&mut peer, part, how);
-            }
+            common::send_to_kernel_client(&mut peer, &mut tcp);
             client.join().unwrap();
             let stats = peer.device.stats();
             // One packet for each 1460 bytes, however it crossed.
@@ -119,15 +96,9 @@ fn tcp_super_segments_cross_whole_with_offload_and_cut_without() {
 fn udp_super_segments_are_cut_by_kernel_or_driver() {
     for config in configs() {
         with_device(config, |mut peer| {
-            let socket = kernel_udp();
+            let socket = common::kernel_udp();
             let payload = pattern(10 * 1000 + 10);
-            let how = How { partial: true, frag: Some(4096), segment: Some(1000) };
-            peer.send_udp(5000, 7, &payload, how);
-            let mut buffer = [0; 2048];
-            for datagram in payload.chunks(1000) {
-                let n = socket.recv(&mut buffer).unwrap();
-                assert_eq!(&buffer[..n], datagram);
-            }
+            common::one_super_segment_arrives_cut(&mut peer, &socket, &payload);
             common::datagrams_come_singly(&mut peer, &socket);
         });
     }

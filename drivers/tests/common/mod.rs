@@ -3,12 +3,18 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weft_drivers::device::{Device, Medium};
+use weft_drivers::netlink::{Netlink, VethEnd};
+use weft_drivers::netns::Netns;
+use weft_drivers::packet::{self, PacketConfig};
 use weft_drivers::segment::Headers;
 use weft_stack::frame::{Checksum, Frame, Gso};
 use weft_stack::wire::checksum;
@@ -17,6 +23,8 @@ pub const KERNEL: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 pub const OURS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+/// Bytes that [`kernel_client`] reads.
+pub const REPLY_BYTES: usize = 200_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Peer<D> {
@@ -215,7 +223,7 @@ impl<D: Device> Peer<D> {
 
 /// Makes the kernel send several datagrams of `size` bytes as one frame (`UDP_SEGMENT`); `false`
 /// where it cannot.
-pub fn segment_datagrams(socket: &std::net::UdpSocket, size: libc::c_int) -> bool {
+pub fn segment_datagrams(socket: &UdpSocket, size: libc::c_int) -> bool {
     use std::os::fd::AsRawFd;
     // SAFETY: the option is one int, of which the length is given.
     let result = unsafe {
@@ -226,7 +234,7 @@ pub fn segment_datagrams(socket: &std::net::UdpSocket, size: libc::c_int) -> boo
 }
 
 /// Lets the kernel send `payload` in one call, segmented, and receives the datagrams singly.
-pub fn datagrams_come_singly<D: Device>(peer: &mut Peer<D>, socket: &std::net::UdpSocket) {
+pub fn datagrams_come_singly<D: Device>(peer: &mut Peer<D>, socket: &UdpSocket) {
     if !segment_datagrams(socket, 1000) {
         return println!("SKIP: no UDP_SEGMENT");
     }
@@ -359,4 +367,90 @@ impl Tcp {
 /// Bytes that differ at every offset a cut could confuse.
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 251) as u8 ^ (i / 251) as u8).collect()
+}
+
+/// The kernel's end, where [`Peer::send_udp`] sends to.
+pub fn kernel_udp() -> UdpSocket {
+    let socket = UdpSocket::bind((KERNEL, 7)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Sends a datagram to the kernel, which sends it back; returns what came.
+pub fn echoed<D: Device>(
+    peer: &mut Peer<D>,
+    socket: &UdpSocket,
+    payload: &[u8],
+    how: How,
+) -> Packet {
+    let mut buffer = [0; 2048];
+    peer.send_udp(5000, 7, payload, how);
+    let (n, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..n], from.ip()), (payload, IpAddr::V4(OURS)));
+    socket.send_to(&buffer[..n], from).unwrap();
+    let reply = peer.receive(UDP);
+    assert_eq!((reply.payload(), reply.ports()), (payload, (7, 5000)));
+    reply
+}
+
+/// Sends datagrams of 1000 bytes as one super-segment; they arrive singly.
+pub fn one_super_segment_arrives_cut<D: Device>(
+    peer: &mut Peer<D>,
+    socket: &UdpSocket,
+    payload: &[u8],
+) {
+    let how = How { partial: true, frag: Some(4096), segment: Some(1000) };
+    peer.send_udp(5000, 7, payload, how);
+    let mut buffer = [0; 2048];
+    for datagram in payload.chunks(1000) {
+        let n = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..n], datagram);
+    }
+}
+
+/// A kernel client that sends a pattern of `len` bytes to port 80 and expects one of
+/// [`REPLY_BYTES`].
+pub fn kernel_client(len: usize) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut stream = TcpStream::connect((OURS, 80)).unwrap();
+        stream.write_all(&pattern(len)).unwrap();
+        let mut got = vec![0; REPLY_BYTES];
+        stream.read_exact(&mut got).unwrap();
+        assert_eq!(got, pattern(REPLY_BYTES));
+    })
+}
+
+/// What [`kernel_client`] expects, in super-segments of 40,000 bytes.
+pub fn send_to_kernel_client<D: Device>(peer: &mut Peer<D>, tcp: &mut Tcp) {
+    let how = How { partial: true, frag: Some(16_384), segment: Some(1460) };
+    for part in pattern(REPLY_BYTES).chunks(40_000) {
+        tcp.send(peer, part, how);
+    }
+}
+
+/// Runs a test where the kernel has its address on `kernel0`, with a device on `weft0`, which is in
+/// another namespace.
+pub fn with_packet(config: &PacketConfig, test: impl FnOnce(Vec<packet::Packet>) + Send) {
+    let (ours, kernels) = match (Netns::new(), Netns::new()) {
+        (Ok(ours), Ok(kernels)) => (ours, kernels),
+        (Err(e), _) | (_, Err(e)) => return println!("SKIP: {e}"),
+    };
+    let devices = ours
+        .enter(|| {
+            let mut netlink = Netlink::open().unwrap();
+            let near = VethEnd { name: "weft0", netns: None, mac: None };
+            let far = VethEnd { name: "kernel0", netns: Some(kernels.as_fd()), mac: None };
+            netlink.add_veth(&near, &far, 1, 1500).unwrap();
+            netlink.set_up("weft0", true).unwrap();
+            packet::Packet::open(config).unwrap()
+        })
+        .unwrap();
+    kernels
+        .enter(move || {
+            let mut netlink = Netlink::open().unwrap();
+            netlink.set_up("kernel0", true).unwrap();
+            netlink.add_address("kernel0", IpAddr::V4(KERNEL), 24).unwrap();
+            test(devices);
+        })
+        .unwrap();
 }
