@@ -21,6 +21,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv, send,
     socket_with,
@@ -269,7 +270,7 @@ impl Netlink {
     pub fn link(&mut self, name: &str) -> Result<LinkFacts, DeviceError> {
         let message = link_message(vec![LinkAttribute::IfName(name.into())]);
         let replies = self
-            .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)
+            .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST | NLM_F_ACK)
             .map_err(|e| DeviceError::new("find interface", name, e))?;
         replies.iter().find_map(link_facts).ok_or_else(|| {
             DeviceError::new("find interface", name, io::Error::from(io::ErrorKind::NotFound))
@@ -321,8 +322,8 @@ impl Netlink {
         self.request(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(|_| ())
     }
 
-    /// Sends one request and collects its answers up to the acknowledgement, the end of the dump,
-    /// or the single answer.
+    /// Sends one request and collects its answers up to the acknowledgement or the end of the dump,
+    /// one of which `flags` must ask for: an answer alone may be one that cannot be parsed.
     fn request(
         &mut self,
         message: RouteNetlinkMessage,
@@ -336,9 +337,8 @@ impl Netlink {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        send(&self.fd, &bytes, SendFlags::empty())?;
+        retry_on_intr(|| send(&self.fd, &bytes, SendFlags::empty()))?;
 
-        let expects_end = flags & (NLM_F_ACK | NLM_F_DUMP) != 0;
         let mut answers = Vec::new();
         loop {
             for message in receive(self.fd.as_fd())? {
@@ -352,9 +352,6 @@ impl Netlink {
                     NetlinkPayload::InnerMessage(inner) => answers.push(inner),
                     _ => {}
                 }
-            }
-            if !expects_end && !answers.is_empty() {
-                return Ok(answers);
             }
         }
     }
@@ -376,7 +373,7 @@ pub(crate) fn open_socket(groups: u32, flags: SocketFlags) -> io::Result<OwnedFd
 pub(crate) fn receive(fd: BorrowedFd<'_>) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
     // the kernel never makes a dump datagram longer than this
     let mut buffer = vec![0u8; 32 << 10];
-    let (n, _) = recv(fd, buffer.as_mut_slice(), RecvFlags::empty())?;
+    let (n, _) = retry_on_intr(|| recv(fd, buffer.as_mut_slice(), RecvFlags::empty()))?;
     let mut messages = Vec::new();
     let mut rest = buffer.get(..n).unwrap_or_default();
     while let Some(head) = rest.first_chunk::<4>() {

@@ -538,7 +538,11 @@ impl Device for AfXdp {
         self.filler.refill(&mut self.rings, &self.umem, &mut self.held);
         if self.rings.fill.needs_wakeup() {
             self.stats.kicks += 1;
-            self.rings.fill.wakeup(self.rings.rx.fd_mut(), 0)?;
+            match self.rings.fill.wakeup(self.rings.rx.fd_mut(), 0) {
+                // A signal came first; the ring still asks at the next flush.
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
         }
         Ok(self.link.up && self.unsent() > 0)
     }
