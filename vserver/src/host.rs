@@ -159,9 +159,10 @@ impl Host {
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {
         self.shared.worker.stop();
+        // Held to the end: a second caller finds the devices closed, never a thread that uses them.
+        let mut thread = self.thread.lock();
         // A worker that panicked has printed why; the devices are closed all the same.
-        let thread = self.thread.lock().take();
-        let ended_well = thread.is_none_or(|thread| thread.join().is_ok());
+        let ended_well = thread.take().is_none_or(|thread| thread.join().is_ok());
         self.shared.worker.close(ended_well);
     }
 }

@@ -188,6 +188,13 @@ fn mio_reports_edges() {
 }
 
 #[test]
+fn the_longest_timeout_waits_like_none() {
+    let poller = Poller::new().unwrap();
+    poller.wake().unwrap();
+    poller.wait(&mut Vec::new(), Some(Duration::MAX)).unwrap();
+}
+
+#[test]
 fn one_poller_for_many_sockets() {
     let (server, client) = pair();
     let (web, c) = (vs(&server, "web"), vs(&client, "c"));

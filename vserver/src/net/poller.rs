@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -75,7 +75,7 @@ impl Poller {
         let until = match timeout {
             None => Wait::Forever,
             Some(Duration::ZERO) => Wait::Not,
-            Some(timeout) => Wait::Until(Instant::now() + timeout),
+            Some(timeout) => Wait::at_most(timeout),
         };
         self.queue.wait(ready, until);
         Ok(())

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -90,7 +90,7 @@ impl Socket {
         let wait = match timeout.load(Ordering::Relaxed) {
             _ if self.is_nonblocking() => Wait::Not,
             0 => Wait::Forever,
-            ns => Wait::Until(StdInstant::now() + Duration::from_nanos(ns)),
+            ns => Wait::at_most(Duration::from_nanos(ns)),
         };
         self.wait_for(wait, op)
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant as StdInstant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use weft_stack::socket::SocketId;
@@ -100,7 +100,7 @@ impl TcpStream {
         addr: SocketAddr,
         timeout: Duration,
     ) -> io::Result<TcpStream> {
-        TcpStream::connect_within(vserver, addr, Wait::Until(StdInstant::now() + timeout))
+        TcpStream::connect_within(vserver, addr, Wait::at_most(timeout))
     }
 
     fn connect_within(vserver: &Vserver, addr: SocketAddr, wait: Wait) -> io::Result<TcpStream> {

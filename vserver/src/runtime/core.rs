@@ -12,7 +12,7 @@ use weft_drivers::device::{Device, Link};
 use weft_stack::drop::{DropReason, Drops};
 use weft_stack::frame::Frame;
 use weft_stack::ip::address::AliasId;
-use weft_stack::socket::{Event, SocketId};
+use weft_stack::socket::{Event, Readiness, SocketId};
 use weft_stack::stack::{Change, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
@@ -317,6 +317,14 @@ impl Core {
         moved
     }
 
+    /// No more turns and calls; whoever waits for a socket is told.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+        for notify in self.nodes.iter().flat_map(|n| n.sockets.values()) {
+            notify.fire(Readiness::ERROR);
+        }
+    }
+
     /// Resets every connection and sends what the devices take of it without waiting.
     pub(crate) fn drain(&mut self, now: Instant) {
         for index in 0..self.nodes.len() as u32 {
@@ -388,7 +396,9 @@ impl Core {
             Event::AddressAdded { alias, addr } => self.address_added(index, alias, addr),
             Event::AddressRemoved { alias, addr } => {
                 let addresses = &mut self.nodes[index as usize].addresses;
-                addresses.retain(|a| *a != (alias, addr));
+                // One that was another vserver's already was never steered for this one.
+                let Some(at) = addresses.iter().position(|a| *a == (alias, addr)) else { return };
+                addresses.swap_remove(at);
                 self.demux.remove_address(alias, addr, index);
                 let nic = nic(alias);
                 let steered = self.nics[nic].steer_remove(addr);
@@ -442,14 +452,11 @@ impl Core {
     }
 
     /// The kernel told of a link change; every stack on the NIC learns it.
-    pub(crate) fn set_link(&mut self, now: Instant, nic: usize, mut link: Link) {
-        if link.mtu == 0 {
-            link.mtu = self.nics[nic].link.mtu;
-        }
-        if self.nics[nic].link == link {
+    pub(crate) fn set_link(&mut self, now: Instant, nic: usize, link: Link) {
+        if !self.nics[nic].set_link(link) {
             return;
         }
-        self.nics[nic].set_link(link);
+        let link = self.nics[nic].link;
         for alias in 0..self.aliases.len() {
             if self.aliases[alias].nic != nic {
                 continue;

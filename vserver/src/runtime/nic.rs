@@ -56,19 +56,20 @@ impl Port {
         })
     }
 
-    /// Offers what waits to the device; returns how many frames it took.
-    pub(crate) fn transmit(&mut self, drops: &mut Drops) -> usize {
+    /// Offers what waits to the device; returns how many frames it took. Without a link they are
+    /// dropped: a vserver that waits for room here sends nothing on its other NICs either.
+    fn transmit(&mut self, link_up: bool, drops: &mut Drops) -> usize {
         if self.tx.is_empty() {
             return 0;
         }
         let mut taken = 0;
-        if self.failed.is_none() {
+        if self.failed.is_none() && link_up {
             match self.device.transmit(&mut self.tx) {
                 Ok(n) => taken = n,
                 Err(e) => self.failed = Some(e),
             }
         }
-        if self.failed.is_some() {
+        if self.failed.is_some() || !link_up {
             drops.add(DropReason::DeviceTransmitRefused, self.tx.len() as u64);
             self.tx.clear();
         }
@@ -77,7 +78,8 @@ impl Port {
     }
 
     pub(crate) fn flush(&mut self) {
-        if self.failed.is_some() || !(self.unflushed || self.in_flight) {
+        // A device that took nothing may have room after a flush.
+        if self.failed.is_some() || !(self.unflushed || self.in_flight || self.stalled()) {
             return;
         }
         self.unflushed = false;
@@ -113,9 +115,21 @@ impl Nic {
         }
     }
 
-    pub(crate) fn set_link(&mut self, link: Link) {
-        self.link = link;
-        self.ports.iter_mut().for_each(|p| p.device.set_link(link));
+    /// Takes over what the kernel tells of the link. Returns whether state or MTU changed for the
+    /// stacks. A NIC with a queue that failed stays down, and the MAC address is the device's own.
+    pub(crate) fn set_link(&mut self, mut link: Link) -> bool {
+        link.up &= self.ports.iter().all(|p| p.failed.is_none());
+        if link.mtu == 0 {
+            link.mtu = self.link.mtu;
+        }
+        let before = self.link;
+        for port in &mut self.ports {
+            port.device.set_link(link);
+            // What the kernel left lying while the link was down.
+            port.unflushed |= link.up;
+        }
+        self.link = Link { mac: self.ports[0].device.link().mac, ..link };
+        (before.up, before.mtu) != (link.up, link.mtu)
     }
 
     /// Room on the fullest queue.
@@ -131,7 +145,8 @@ impl Nic {
 
     /// Offers what waits on every queue.
     pub(crate) fn transmit(&mut self, drops: &mut Drops) -> usize {
-        self.ports.iter_mut().map(|p| p.transmit(drops)).sum()
+        let up = self.link.up;
+        self.ports.iter_mut().map(|p| p.transmit(up, drops)).sum()
     }
 
     pub(crate) fn flush(&mut self) {
@@ -170,5 +185,59 @@ impl Nic {
         let mut sum = DeviceStats::default();
         self.ports.iter().for_each(|p| sum.merge(&p.device.stats()));
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use weft_drivers::mem::{MemConfig, pair};
+
+    /// A NIC whose only queue takes two frames, and its far end.
+    fn nic() -> (Nic, AnyDevice) {
+        let (near, far) = pair(&MemConfig { queue_frames: 2, ..MemConfig::default() }).unwrap();
+        (Nic::new(vec![Box::new(near)]), Box::new(far))
+    }
+
+    fn fill(nic: &mut Nic, drops: &mut Drops) {
+        while nic.room() > 0 {
+            nic.enqueue(Frame::from_heap(0, &[0; 60]));
+        }
+        nic.transmit(drops);
+    }
+
+    #[test]
+    fn a_nic_without_a_link_blocks_nobody() {
+        let (mut nic, _far) = nic();
+        let mut drops = Drops::default();
+        fill(&mut nic, &mut drops);
+        assert!(nic.ports[0].stalled() && nic.room() < TX_QUEUE);
+        let waiting = (TX_QUEUE - nic.room()) as u64;
+        let up = nic.link;
+        assert!(nic.set_link(Link { up: false, ..up }));
+        nic.transmit(&mut drops);
+        assert_eq!(nic.room(), TX_QUEUE);
+        let lost: u64 = drops.iter().map(|(_, n)| n).sum();
+        assert_eq!(lost, waiting, "every lost frame is counted");
+        assert!(nic.set_link(up) && !nic.set_link(up), "told once");
+    }
+
+    #[test]
+    fn a_nic_that_failed_stays_down_whatever_the_kernel_says() {
+        let (mut nic, _far) = nic();
+        nic.ports[0].failed = Some(io::Error::other("the device is gone"));
+        let up = nic.link;
+        assert!(nic.set_link(Link { up: false, ..up }));
+        assert!(!nic.set_link(up));
+        assert!(!nic.link.up);
+    }
+
+    #[test]
+    fn a_link_that_is_gone_keeps_its_mtu() {
+        let (mut nic, _far) = nic();
+        let before = nic.link;
+        nic.set_link(Link { up: false, mtu: 0, mac: None });
+        assert_eq!(nic.link, Link { up: false, mtu: before.mtu, mac: None });
     }
 }

@@ -19,6 +19,8 @@ use crate::config::PollMode;
 const SPIN: Duration = Duration::from_micros(50);
 /// How often a spinning worker asks for link changes.
 const SPINS_PER_POLL: u32 = 1 << 14;
+/// How often one that always finds work does.
+const TURNS_PER_POLL: u32 = 1 << 10;
 const WAKE: Token = Token(usize::MAX);
 const LINKS: Token = Token(usize::MAX - 1);
 
@@ -48,6 +50,13 @@ pub(crate) enum Wait {
     Not,
     Forever,
     Until(StdInstant),
+}
+
+impl Wait {
+    /// From now on; longer than the clock can tell is for ever.
+    pub(crate) fn at_most(timeout: Duration) -> Wait {
+        StdInstant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until)
+    }
 }
 
 pub(crate) struct Worker {
@@ -173,12 +182,7 @@ impl Worker {
 
     /// Ends the worker's thread soon and every blocked call now.
     pub(crate) fn stop(&self) {
-        let mut core = self.core.lock();
-        core.stopped = true;
-        for notify in core.nodes.iter().flat_map(|n| n.sockets.values()) {
-            notify.fire(weft_stack::socket::Readiness::ERROR);
-        }
-        drop(core);
+        self.core.lock().stop();
         self.wake();
     }
 
@@ -214,7 +218,7 @@ pub(crate) fn worker_loop(
 ) {
     let mut events = Events::with_capacity(64);
     let mut idle_since: Option<StdInstant> = None;
-    let mut spins = 0u32;
+    let (mut spins, mut turns) = (0u32, 0u32);
     let _stop = StopOnPanic(worker);
     let mut core = worker.lock();
     if let Some(cpu) = cpu
@@ -224,19 +228,24 @@ pub(crate) fn worker_loop(
     }
     while !core.stopped {
         let now = worker.clock.now();
-        if core.turn(now) {
+        let worked = core.turn(now);
+        turns = if worked { turns.wrapping_add(1) } else { 0 };
+        if worked {
             idle_since = None;
-            // Hands the lock to an application thread that waits for it.
-            MutexGuard::bump(&mut core);
-            continue;
+            if !turns.is_multiple_of(TURNS_PER_POLL) {
+                // Hands the lock to an application thread that waits for it.
+                MutexGuard::bump(&mut core);
+                continue;
+            }
         }
         let spin = match mode {
+            _ if worked => false,
             PollMode::Interrupt => false,
             PollMode::Adaptive => idle_since.get_or_insert_with(StdInstant::now).elapsed() < SPIN,
             PollMode::Busy => true,
         };
         spins = if spin { spins.wrapping_add(1) } else { 0 };
-        let at = if spin { Some(now) } else { core.wake_at(now) };
+        let at = if spin || worked { Some(now) } else { core.wake_at(now) };
         core.sleep = at.map_or(Sleep::Forever, Sleep::Until);
         let timeout = at.map(|at| at.saturating_since(now));
         let polled = MutexGuard::unlocked_fair(&mut core, || {
@@ -253,7 +262,7 @@ pub(crate) fn worker_loop(
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => {
                 core.problem(format!("waiting for devices failed: {e}"));
-                core.stopped = true;
+                core.stop();
             }
         }
         if let Some(links) = &mut sleeper.links
