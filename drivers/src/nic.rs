@@ -87,15 +87,15 @@ impl LinkMonitor {
         self.fd.as_fd()
     }
 
-    /// The changes of one netlink datagram; empty if nothing waits.
-    pub fn poll(&mut self) -> io::Result<Vec<LinkChange>> {
+    /// The changes of one netlink datagram, which may be none; `None` if no datagram waits.
+    pub fn poll(&mut self) -> io::Result<Option<Vec<LinkChange>>> {
         use netlink_packet_core::NetlinkPayload;
         use netlink_packet_route::RouteNetlinkMessage;
         let messages = match netlink::receive(self.fd.as_fd()) {
             Ok(messages) => messages,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
-                return Ok(vec![LinkChange::Overrun]);
+                return Ok(Some(vec![LinkChange::Overrun]));
             }
             Err(e) => return Err(e),
         };
@@ -109,6 +109,6 @@ impl LinkMonitor {
                 other => changes.extend(netlink::link_facts(other).map(LinkChange::Changed)),
             }
         }
-        Ok(changes)
+        Ok(Some(changes))
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
             .add(nic, &config.workers, devices.remove(&nic.name))
             .map_err(|source| HostError::Device { nic: nic.name.clone(), source })?;
     }
-    let links = watch(opening.kernel, &config)?;
+    let links = watch(&mut opening, &config)?;
     let clock = Clock::start();
     let aliases = aliases(&config, &opening.nics)?;
     let demux = demux(&config, &tree, &aliases);
@@ -141,10 +141,15 @@ fn check(config: &HostConfig, devices: &Devices) -> Result<(), HostError> {
     Ok(())
 }
 
-fn watch(kernel: Vec<(usize, String)>, config: &HostConfig) -> Result<Option<Links>, HostError> {
+fn watch(opening: &mut Opening, config: &HostConfig) -> Result<Option<Links>, HostError> {
+    let kernel = std::mem::take(&mut opening.kernel);
     let Some((first, _)) = kernel.first() else { return Ok(None) };
     let nic = config.nics[*first].name.clone();
-    Links::open(kernel).map(Some).map_err(|source| HostError::Device { nic, source })
+    let (links, now) = Links::open(kernel).map_err(|source| HostError::Device { nic, source })?;
+    for (nic, link) in now {
+        opening.nics[nic].set_link(link);
+    }
+    Ok(Some(links))
 }
 
 /// What stacks are told of each alias, apart from SLAAC.

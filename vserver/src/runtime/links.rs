@@ -3,10 +3,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 
 use weft_drivers::device::{DeviceError, Link};
-use weft_drivers::nic::{LinkChange, LinkMonitor, Nic};
-
-/// Datagrams read per wake-up.
-const READS: usize = 64;
+use weft_drivers::nic::{LinkChange, LinkMonitor, Nic, NicFacts};
 
 /// Watches the kernel's interfaces below a host's NICs.
 pub(crate) struct Links {
@@ -15,14 +12,24 @@ pub(crate) struct Links {
     watched: Vec<(usize, u32, String)>,
 }
 
+fn link_of(facts: &NicFacts) -> Link {
+    Link { up: facts.up, mtu: facts.mtu, mac: facts.mac }
+}
+
 impl Links {
     /// `names`: the kernel interface of each NIC that has one.
-    pub(crate) fn open(names: Vec<(usize, String)>) -> Result<Links, DeviceError> {
+    /// Also returns the links as they are now: they may have changed since the devices were opened.
+    pub(crate) fn open(
+        names: Vec<(usize, String)>,
+    ) -> Result<(Links, Vec<(usize, Link)>), DeviceError> {
         let monitor = LinkMonitor::open()?;
-        let index =
-            |(nic, name): (usize, String)| Nic::query(&name).map(|facts| (nic, facts.index, name));
-        let watched = names.into_iter().map(index).collect::<Result<_, _>>()?;
-        Ok(Links { monitor, watched })
+        let (mut watched, mut now) = (Vec::new(), Vec::new());
+        for (nic, name) in names {
+            let facts = Nic::query(&name)?;
+            now.push((nic, link_of(&facts)));
+            watched.push((nic, facts.index, name));
+        }
+        Ok((Links { monitor, watched }, now))
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -32,13 +39,9 @@ impl Links {
     /// What changed since the last call: NIC number and its link.
     pub(crate) fn changes(&mut self) -> Vec<(usize, Link)> {
         let mut out = Vec::new();
-        for _ in 0..READS {
-            let changes = match self.monitor.poll() {
-                Ok(changes) if changes.is_empty() => break,
-                Ok(changes) => changes,
-                // The next message comes with a fresh wake-up.
-                Err(_) => break,
-            };
+        // To the end: wake-ups come by edges, so none would come for what is left.
+        // After an error the next message comes with a fresh one.
+        while let Ok(Some(changes)) = self.monitor.poll() {
             for change in changes {
                 self.apply(&change, &mut out);
             }
@@ -58,7 +61,7 @@ impl Links {
             LinkChange::Overrun => {
                 for (nic, _, name) in &self.watched {
                     if let Ok(f) = Nic::query(name) {
-                        out.push((*nic, Link { up: f.up, mtu: f.mtu, mac: f.mac }));
+                        out.push((*nic, link_of(&f)));
                     }
                 }
             }
