@@ -127,7 +127,8 @@ fn route_add(ctx: &mut Ctx<'_>, ip: &mut Ip, route: Route) -> Result<(), ChangeE
     {
         return Err(ChangeError::GatewayUnreachable(via));
     }
-    if let Some(src) = route.src.filter(|src| entry.address(*src).is_none()) {
+    let family = |src: &IpAddr| src.is_ipv4() == route.prefix.addr.is_ipv4();
+    if let Some(src) = route.src.filter(|s| entry.address(*s).is_none() || !family(s)) {
         return Err(ChangeError::NoAddress(src));
     }
     ip.routes.insert(route, ctx.limits.routes)

@@ -217,7 +217,7 @@ impl Ip {
         alias: Option<AliasId>,
     ) -> Result<Way, DropReason> {
         if let Some(src) = src
-            && !self.is_local(src)
+            && (!self.is_local(src) || src.is_ipv4() != dst.is_ipv4())
         {
             return Err(DropReason::IpNoSourceAddress);
         }

@@ -909,3 +909,29 @@ fn fragments_carry_no_neighbour_discovery_and_no_hop_by_hop_options() {
     assert_eq!(net.stacks[0].mib().drops.get(DropReason::IpExtensionMalformed), 1);
     net.check();
 }
+
+#[test]
+fn a_socket_of_both_families_that_is_connected_keeps_to_its_peers() {
+    let mut net = Net::pair();
+    let client = bind(&mut net, 0, "[::]:0");
+    net.stacks[0].udp_connect(net.now, client, "10.0.0.2:9".parse().unwrap()).unwrap();
+    for to in ["[fd00::2]:9", "[fd00::1]:9", "[ff02::1]:9"] {
+        let sent = net.stacks[0].udp_send(net.now, client, b"x", Some(to.parse().unwrap()));
+        assert_eq!(sent.unwrap_err(), UdpSendError::Unreachable, "{to}");
+    }
+    // Connected anew it has another source.
+    net.stacks[0].udp_connect(net.now, client, "[fd00::2]:9".parse().unwrap()).unwrap();
+    net.stacks[0].udp_send(net.now, client, b"x", None).unwrap();
+    let route = Route {
+        prefix: "10.9.0.0/16".parse().unwrap(),
+        via: None,
+        alias: A0,
+        src: Some(ip("fd00::1")),
+        metric: 0,
+        mtu: None,
+    };
+    let mixed = net.stacks[0].handle_config(net.now, Change::RouteAdd(route));
+    assert_eq!(mixed, Err(ChangeError::NoAddress(ip("fd00::1"))));
+    net.run();
+    net.check();
+}

@@ -218,7 +218,7 @@ impl Udp {
         if peer.port() == 0 || peer.ip().is_unspecified() {
             return Err(UdpSendError::NoDestination);
         }
-        let src = Some(socket.local.ip()).filter(|ip| !ip.is_unspecified());
+        let src = Some(socket.bound).filter(|ip| !ip.is_unspecified());
         let fits = socket.bound == ANY6 || socket.bound.is_ipv4() == peer.is_ipv4();
         let info = lower.route(src, peer.ip(), scope(peer)).ok().filter(|_| fits);
         let info = info.ok_or(UdpSendError::Unreachable)?;
