@@ -12,8 +12,9 @@ use crate::time::Instant;
 const TICK_BITS: u32 = 16;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// 48 bits of ticks, more than 64 bits of nanoseconds hold.
 const LEVELS: usize = 8;
+/// The end of time: 64 bits of nanoseconds, rounded down so that the levels hold it.
+const TICK_MAX: u64 = u64::MAX >> TICK_BITS;
 /// The list of timers that are due.
 const EXPIRED: usize = LEVELS * SLOTS;
 const NONE: u32 = u32::MAX;
@@ -65,9 +66,10 @@ impl<T> Default for TimerWheel<T> {
 }
 
 impl<T> TimerWheel<T> {
-    /// Adds a timer that fires at or shortly after `at`, never before.
+    /// Adds a timer that fires at or shortly after `at`, never before (but for the last tick of the
+    /// 584 years that an [`Instant`] can name).
     pub fn schedule(&mut self, at: Instant, key: T) -> TimerHandle {
-        let tick = at.as_nanos().div_ceil(1 << TICK_BITS);
+        let tick = at.as_nanos().div_ceil(1 << TICK_BITS).min(TICK_MAX);
         let index = self.take_node(key, tick);
         self.place(index);
         self.len += 1;
@@ -218,6 +220,16 @@ mod tests {
     use proptest::prelude::*;
 
     const TICK: u64 = 1 << TICK_BITS;
+
+    #[test]
+    fn the_end_of_time_can_be_waited_for() {
+        let mut w = TimerWheel::default();
+        for at in [u64::MAX, u64::MAX - TICK, u64::MAX - 1] {
+            w.schedule(Instant::from_nanos(at), at);
+        }
+        assert_eq!(w.pop_expired(Instant::from_nanos(1 << 60)), None);
+        assert!(w.next_deadline().is_some());
+    }
 
     #[test]
     fn a_timer_fires_once_within_a_tick_and_never_before() {
