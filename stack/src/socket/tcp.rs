@@ -128,13 +128,14 @@ pub enum ShutdownHow {
 pub enum TcpOption {
     /// Send small segments at once (Nagle off).
     NoDelay(bool),
-    /// Probe an idle peer: idle time, interval, count. `None` switches it off.
+    /// Probe an idle peer: idle time and interval (at least a millisecond), count (at least one).
+    /// `None` switches it off.
     KeepAlive(Option<(Duration, Duration, u32)>),
-    /// Send buffer limit in bytes.
+    /// Send buffer limit in bytes, 2 KiB to 1 GiB.
     SendBuffer(usize),
     /// Receive buffer limit in bytes.
     RecvBuffer(usize),
-    /// Give up after unacknowledged data has been outstanding this long.
+    /// Give up after unacknowledged data has been outstanding this long. `None` or zero: never.
     UserTimeout(Option<Duration>),
 }
 

@@ -55,7 +55,7 @@ use listen::Listeners;
 use output::PathLimits;
 use ports::Ports;
 pub(crate) use state::Connection;
-use state::{BUFFER_BYTES_MIN, Cx, Owner, RECV_BUFFER_BYTES_MAX, Settings};
+use state::{BUFFER_BYTES_MIN, Cx, Owner, RECV_BUFFER_BYTES_MAX, SEND_BUFFER_BYTES_MAX, Settings};
 use time_wait::TimeWaits;
 
 /// Frames one connection may send before the next one's turn.
@@ -96,7 +96,7 @@ impl Tcp {
             ports: Ports::default(),
             challenge: ChallengeBudget::default(),
             settings: Settings {
-                send_buffer: tcp.send_buffer.max(BUFFER_BYTES_MIN),
+                send_buffer: tcp.send_buffer.clamp(BUFFER_BYTES_MIN, SEND_BUFFER_BYTES_MAX),
                 recv_buffer: tcp.recv_buffer.clamp(BUFFER_BYTES_MIN, RECV_BUFFER_BYTES_MAX),
                 rto_min: Duration::from_millis(u64::from(tcp.rto_ms_min)),
                 delayed_ack: Duration::from_millis(u64::from(tcp.delayed_ack_ms)),

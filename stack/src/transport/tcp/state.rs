@@ -34,6 +34,12 @@ const MSS_MIN: usize = 64;
 /// Smallest buffer of either direction.
 pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
 
+/// Largest send buffer: sequence numbers compare over half their space.
+pub(crate) const SEND_BUFFER_BYTES_MAX: usize = 1 << 30;
+
+/// Shortest idle time and interval of keepalive.
+const KEEPALIVE_MIN: Duration = Duration::from_millis(1);
+
 /// The largest window that scaling can name.
 pub(crate) const RECV_BUFFER_BYTES_MAX: usize = 0xffff << WINDOW_SCALE_MAX;
 
@@ -462,12 +468,20 @@ impl Settings {
     pub(crate) fn set(&mut self, option: TcpOption) {
         match option {
             TcpOption::NoDelay(on) => self.nodelay = on,
-            TcpOption::KeepAlive(times) => self.keepalive = times,
-            TcpOption::SendBuffer(bytes) => self.send_buffer = bytes.max(BUFFER_BYTES_MIN),
+            TcpOption::KeepAlive(times) => {
+                self.keepalive = times.map(|(idle, interval, count)| {
+                    (idle.max(KEEPALIVE_MIN), interval.max(KEEPALIVE_MIN), count.max(1))
+                });
+            }
+            TcpOption::SendBuffer(bytes) => {
+                self.send_buffer = bytes.clamp(BUFFER_BYTES_MIN, SEND_BUFFER_BYTES_MAX);
+            }
             TcpOption::RecvBuffer(bytes) => {
                 self.recv_buffer = bytes.clamp(BUFFER_BYTES_MIN, RECV_BUFFER_BYTES_MAX);
             }
-            TcpOption::UserTimeout(limit) => self.user_timeout = limit,
+            TcpOption::UserTimeout(limit) => {
+                self.user_timeout = limit.filter(|limit| !limit.is_zero());
+            }
         }
     }
 }

@@ -182,3 +182,16 @@ fn a_keepalive_probe_of_the_peer_is_answered() {
     b.send(2, ack(5000, 1001).data(b"x"));
     b.recv(2, &[ack(1001, 5001)]);
 }
+
+#[test]
+fn options_that_would_break_a_connection_are_bounded() {
+    use crate::socket::tcp::TcpOption;
+    let mut s = settings();
+    s.set(TcpOption::SendBuffer(usize::MAX));
+    assert!(s.send_buffer <= 1 << 30, "sequence numbers compare over half their space");
+    s.set(TcpOption::KeepAlive(Some((Duration::ZERO, Duration::ZERO, 0))));
+    let (idle, interval, count) = s.keepalive.unwrap();
+    assert!(!idle.is_zero() && !interval.is_zero() && count > 0, "no spinning, no rash end");
+    s.set(TcpOption::UserTimeout(Some(Duration::ZERO)));
+    assert_eq!(s.user_timeout, None);
+}
