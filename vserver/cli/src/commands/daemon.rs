@@ -1,5 +1,6 @@
 //! Talking to the daemon.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use weft_vserver::config::CONTROL_DEFAULT;
@@ -22,6 +23,14 @@ pub fn snapshot(connection: &mut Connection) -> Result<HostSnapshot, Error> {
 /// A failure to talk, with the exit code it deserves and the next step.
 pub fn error(e: ControlError) -> Error {
     match e {
+        ControlError::Unreachable { path, source }
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Error::Unreachable(format!(
+                "may not talk to the daemon on {}: {source}; run it as the daemon's user or as root",
+                path.display()
+            ))
+        }
         ControlError::Unreachable { .. } => Error::Unreachable(format!(
             "{e}; start it with 'weft run CONFIG' or name its socket with --control"
         )),
@@ -32,5 +41,22 @@ pub fn error(e: ControlError) -> Error {
             Error::Failed(format!("{}; use the 'weft' of the daemon's version", r.message))
         }
         e => Error::Failed(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_rights_are_not_a_missing_daemon() {
+        let told = |kind: io::ErrorKind| {
+            let e = ControlError::Unreachable { path: "weft.sock".into(), source: kind.into() };
+            error(e).to_string()
+        };
+        let denied = told(io::ErrorKind::PermissionDenied);
+        assert!(denied.starts_with("may not talk to the daemon on weft.sock"), "{denied}");
+        assert!(denied.ends_with("or as root"), "{denied}");
+        assert!(told(io::ErrorKind::NotFound).starts_with("no daemon answers"));
     }
 }
