@@ -4,6 +4,9 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Characters of a line that are shown; of a longer one, those around the error.
+const EXCERPT_CHARS: usize = 200;
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -17,6 +20,19 @@ pub struct Diagnostic {
     source_line: String,
     /// Characters to underline.
     width: usize,
+}
+
+impl Diagnostic {
+    /// What to show of the line, and how many characters of it stand before the error. A file that
+    /// is no text must not reach the terminal as control sequences.
+    fn excerpt(&self) -> (String, usize) {
+        let before = self.column - 1;
+        let long = self.source_line.chars().nth(EXCERPT_CHARS).is_some();
+        let skip = if long { before.saturating_sub(EXCERPT_CHARS / 2) } else { 0 };
+        let shown = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+        let text = self.source_line.chars().skip(skip).take(EXCERPT_CHARS).map(shown).collect();
+        (text, before - skip)
+    }
 }
 
 /// Everything that is wrong with a file, in order of the file.
@@ -39,15 +55,13 @@ impl fmt::Display for Errors {
             }
             let gutter = d.line.to_string().len().max(3);
             writeln!(f, "{}:{}:{}: {}", self.file.display(), d.line, d.column, d.message)?;
-            writeln!(f, " {:>gutter$} | {}", d.line, d.source_line)?;
+            let (text, before) = d.excerpt();
+            writeln!(f, " {:>gutter$} | {text}", d.line)?;
             // Tabs stay tabs, so that the caret stands below its character at any tab width.
-            let pad: String = d
-                .source_line
-                .chars()
-                .take(d.column - 1)
-                .map(|c| if c == '\t' { '\t' } else { ' ' })
-                .collect();
-            write!(f, " {:gutter$} | {pad}{}", "", "^".repeat(d.width))?;
+            let pad: String =
+                text.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let width = d.width.min(EXCERPT_CHARS.saturating_sub(before)).max(1);
+            write!(f, " {:gutter$} | {pad}{}", "", "^".repeat(width))?;
         }
         Ok(())
     }
