@@ -9,8 +9,10 @@ use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::link::Link;
-use crate::wire::header::DF;
+use crate::wire::header::{DF, IPV6_LEN};
 use crate::wire::{checksum, frame_sum};
+
+const UDP_LEN: usize = 8;
 
 /// Why a packet is not forwarded, and what its sender is told.
 struct Refused {
@@ -95,6 +97,10 @@ fn check(ip: &Ip, (src, dst): (IpAddr, IpAddr), frame: &Frame) -> Result<NextHop
     let len = frame.total_len();
     if frame.meta.gso != Gso::None {
         let takes = ip.aliases.get(&hop.alias).map_or(0, |a| a.config.gso_bytes_max);
+        if segment_len(frame, dst).is_none_or(|segment| segment > hop.mtu) {
+            let problem = Problem::TooBig { mtu: hop.mtu };
+            return Err(Refused::tell(DropReason::IpTooBig, problem));
+        }
         let fits = len <= takes;
         return if fits { Ok(hop) } else { Err(Refused::silent(DropReason::FrameTooLong)) };
     }
@@ -103,6 +109,19 @@ fn check(ip: &Ip, (src, dst): (IpAddr, IpAddr), frame: &Frame) -> Result<NextHop
         return Err(Refused::tell(DropReason::IpTooBig, problem));
     }
     Ok(hop)
+}
+
+/// Bytes of each packet that a super-segment will be cut into; `None`: it has no whole header.
+fn segment_len(frame: &Frame, dst: IpAddr) -> Option<usize> {
+    let data = frame.data();
+    let network = if dst.is_ipv4() { usize::from(data.first()? & 15) * 4 } else { IPV6_LEN };
+    Some(match frame.meta.gso {
+        Gso::None => frame.total_len(),
+        Gso::Udp { size } => network + UDP_LEN + usize::from(size),
+        Gso::Tcp4 { mss } | Gso::Tcp6 { mss } => {
+            network + usize::from(data.get(network + 12)? >> 4) * 4 + usize::from(mss)
+        }
+    })
 }
 
 fn may_cut(dst: IpAddr, frame: &Frame) -> bool {

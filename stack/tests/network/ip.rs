@@ -935,3 +935,37 @@ fn a_socket_of_both_families_that_is_connected_keeps_to_its_peers() {
     net.run();
     net.check();
 }
+
+#[test]
+fn a_router_does_not_pass_super_segments_whose_segments_are_too_big() {
+    let mut net = Net::new(1);
+    let big = |id, n, mtu| AliasConfig { gso_bytes_max: 65_000, ..alias(id, n, mtu) };
+    net.alias(0, big(A0, 1, 9000));
+    net.alias(0, big(A1, 2, 1500));
+    net.addr(0, A0, "10.0.0.1/24");
+    net.addr(0, A1, "10.1.0.1/24");
+    for (on, addr) in [(A0, "10.0.0.9"), (A1, "10.1.0.9")] {
+        net.change(0, Change::NeighbourAdd { alias: on, addr: ip(addr), mac: mac(8) });
+    }
+    net.change(0, Change::Forwarding(true));
+    net.run_for(Duration::from_secs(3));
+    for (mss, passed) in [(1460, true), (1461, false)] {
+        net.sent.clear();
+        let mut tcp = vec![0u8; 20_020];
+        tcp[12] = 0x50;
+        let bytes = ether(&ip4("10.0.0.9", "10.1.0.9", 6, &tcp));
+        let mut frame = Frame::from_heap(64, &bytes);
+        frame.meta.checksum = Checksum::Partial { start: 34, offset: 16 };
+        frame.meta.gso = Gso::Tcp4 { mss };
+        net.stacks[0].handle_frame(net.now, A0, frame);
+        net.run();
+        assert_eq!(net.sent.len(), 1);
+        let (_, on, bytes) = &net.sent[0];
+        assert_eq!(*on == A1, passed);
+        if !passed {
+            // Fragmentation needed, with the MTU (RFC 1191 4).
+            assert_eq!((&bytes[34..36], &bytes[40..42]), (&[3, 4][..], &1500u16.to_be_bytes()[..]));
+        }
+    }
+    net.check();
+}
