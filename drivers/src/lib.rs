@@ -15,5 +15,6 @@ pub mod nic;
 pub mod packet;
 pub mod pcapng;
 pub mod segment;
+mod sockopt;
 pub mod tuntap;
 mod vnet;

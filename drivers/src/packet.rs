@@ -29,6 +29,7 @@ use crate::device::{
 use crate::intake::Pools;
 use crate::netlink::{LinkFacts, Netlink};
 use crate::segment::{Cut, cut_into_pool};
+use crate::sockopt::set_option;
 use crate::vnet;
 use messages::{BATCH, Receiver, Stop};
 use ring::Ring;
@@ -305,8 +306,7 @@ fn open_socket(config: &PacketConfig, index: u32) -> Result<Socket, DeviceError>
     let failed = |operation| move |e| DeviceError::new(operation, &config.name, e);
     let fd = socket::create(&config.name)?;
     socket::prepare(&fd).map_err(failed("set options of packet socket on"))?;
-    let vnet =
-        config.vnet && socket::set_option(&fd, SOL_PACKET, libc::PACKET_VNET_HDR, &1i32).is_ok();
+    let vnet = config.vnet && set_option(&fd, SOL_PACKET, libc::PACKET_VNET_HDR, &1i32).is_ok();
     let header_len = if vnet { vnet::LEN } else { 0 };
     let receive = match config.receive {
         PacketReceive::Messages => Receive::Messages(Box::default()),

@@ -15,6 +15,7 @@ use super::rings::{Rings, os_error};
 use super::umem::{SocketGuard, UmemPool};
 use super::{AfXdpOptions, XdpMode, XdpProgram};
 use crate::device::{DeviceError, LINK_HEADER_BYTES_MAX};
+use crate::sockopt::{get_option, set_option};
 
 /// Descriptors that the kernel sends per system call, Linux 6.17 and later.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
@@ -152,21 +153,9 @@ fn bind_error(object: &str, source: io::Error) -> DeviceError {
 }
 
 fn is_zero_copy(rings: &Rings) -> io::Result<bool> {
-    let mut flags = 0u32;
-    let mut len = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the pointers are to live values; XDP_OPTIONS answers with one u32.
-    let result = unsafe {
-        libc::getsockopt(
-            rings.rx.fd().as_raw_fd(),
-            libc::SOL_XDP,
-            libc::XDP_OPTIONS,
-            (&raw mut flags).cast(),
-            &raw mut len,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: the ring keeps the descriptor open during this call.
+    let fd = unsafe { BorrowedFd::borrow_raw(rings.rx.fd().as_raw_fd()) };
+    let flags = get_option(fd, libc::SOL_XDP, libc::XDP_OPTIONS, 0u32)?;
     Ok(flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
 }
 
@@ -175,25 +164,6 @@ fn tune(rings: &Rings, tx_ring: u32) {
     // SAFETY: the ring keeps the descriptor open during this call.
     let fd = unsafe { BorrowedFd::borrow_raw(rings.rx.fd().as_raw_fd()) };
     let budget = tx_ring.cast_signed();
-    let _ = set_option(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, budget);
-    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER_BYTES);
-}
-
-pub(super) fn set_option(
-    fd: BorrowedFd<'_>,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    // SAFETY: pointer and length are of a live c_int, which all these options take.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let _ = set_option(fd, libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &budget);
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &SEND_BUFFER_BYTES);
 }

@@ -16,6 +16,7 @@ use weft_stack::frame::{Checksum, Frame, FramePool};
 
 use crate::device::Medium;
 use crate::segment::Headers;
+use crate::sockopt::set_option;
 
 const SLOTS: usize = 128;
 const VLAN_TAG_BYTES: usize = 4;
@@ -80,7 +81,7 @@ impl CopySocket {
             mr_alen: 6,
             mr_address: address,
         };
-        set_option(self.fd.as_fd(), option, &request)
+        set_option(&self.fd, libc::SOL_PACKET, option, &request)
     }
 }
 
@@ -88,21 +89,6 @@ impl AsFd for CopySocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-fn set_option<T>(fd: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: pointer and length are of a live value; the callers pass the plain type that the
-    // option takes.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_PACKET,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as u32,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The receive ring of the socket; one thread reads it.
@@ -122,8 +108,13 @@ impl CopyRing {
     /// A ring for frames of up to `frame_bytes`.
     pub(super) fn new(socket: Arc<CopySocket>, frame_bytes: usize) -> io::Result<CopyRing> {
         let fd = socket.as_fd();
-        set_option(fd, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V2 as libc::c_int))?;
-        set_option(fd, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
+        set_option(
+            fd,
+            libc::SOL_PACKET,
+            libc::PACKET_VERSION,
+            &(libc::tpacket_versions::TPACKET_V2 as libc::c_int),
+        )?;
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32)?;
         let slot_bytes = (frame_bytes + libc::TPACKET2_HDRLEN + 64).next_power_of_two().max(2048);
         let block = slot_bytes.max(4096);
         let request = libc::tpacket_req {
@@ -132,7 +123,7 @@ impl CopyRing {
             tp_frame_size: slot_bytes as u32,
             tp_frame_nr: SLOTS as u32,
         };
-        set_option(fd, libc::PACKET_RX_RING, &request)?;
+        set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
         let (read_write, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice; the result is checked.
         let memory = unsafe {

@@ -11,7 +11,7 @@ use weft_stack::frame::{Frame, FramePool, Gso};
 use weft_stack::wire::checksum;
 use xsk_rs::umem::frame::FrameDesc;
 
-use super::bind::{self, Bound, set_option};
+use super::bind::{self, Bound};
 use super::multicast::CopyRing;
 use super::program::QueueClaim;
 use super::rings::{BATCH, Filler, Held, Rings, reap};
@@ -22,6 +22,7 @@ use crate::device::{
     SUPER_SEGMENT_BYTES_MAX, Steer,
 };
 use crate::segment::{Cut, Headers, complete_checksum};
+use crate::sockopt::set_option;
 
 /// Descriptor option: the packet goes on in the next descriptor (linux/if_xdp.h).
 const PACKET_CONTINUED: u32 = 1;
@@ -161,7 +162,7 @@ impl AfXdp {
             (libc::SO_BUSY_POLL_BUDGET, libc::c_int::from(budget.max(1))),
         ];
         for (option, value) in options {
-            set_option(self.socket_fd(), libc::SOL_SOCKET, option, value).map_err(|e| {
+            set_option(self.socket_fd(), libc::SOL_SOCKET, option, &value).map_err(|e| {
                 let object = format!("{} queue {}", self.program.ifname(), self.queue);
                 DeviceError::new("set busy polling", object, e)
             })?;

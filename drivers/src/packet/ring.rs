@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::{SOL_PACKET, tpacket_block_desc, tpacket3_hdr};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::socket::set_option;
 use super::status::{Delivery, Status};
 use crate::intake::Intake;
+use crate::sockopt::set_option;
 
 /// Holds at least three super-segments.
 const BLOCK_BYTES: usize = 256 << 10;

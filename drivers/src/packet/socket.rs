@@ -9,44 +9,13 @@ use libc::{SOL_PACKET, SOL_SOCKET, c_int, sock_filter};
 
 use super::filter;
 use crate::device::DeviceError;
+use crate::sockopt::{get_option, set_option};
 
 /// Kernel memory for frames on their way to us. A super-segment takes about 70 KiB of it, so the
 /// usual default holds three.
 const RECEIVE_BUFFER_BYTES: c_int = 16 << 20;
 const SEND_BUFFER_BYTES: c_int = 4 << 20;
 const ETH_P_ALL: u16 = 3;
-
-/// Sets one option; `value` is what the option's documentation says.
-pub(super) fn set_option<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes of a live value.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Reads an option that is plain integers.
-fn get_option<T: Copy>(fd: &OwnedFd, name: c_int, mut value: T) -> io::Result<T> {
-    let mut len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes of a live value, and any bytes are a value of
-    // the integer structs used here.
-    let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            SOL_PACKET,
-            name,
-            std::ptr::from_mut(&mut value).cast(),
-            &raw mut len,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
-}
 
 /// A socket that receives nothing yet.
 pub(super) fn create(name: &str) -> Result<OwnedFd, DeviceError> {
@@ -126,7 +95,7 @@ pub(super) fn fan_out(fds: &[&Arc<OwnedFd>]) -> io::Result<()> {
     let kind = libc::PACKET_FANOUT_HASH;
     let unique = (kind | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16;
     set_option(first, SOL_PACKET, libc::PACKET_FANOUT, &unique)?;
-    let group = get_option(first, libc::PACKET_FANOUT, 0u32)? & 0xffff;
+    let group = get_option(first, SOL_PACKET, libc::PACKET_FANOUT, 0u32)? & 0xffff;
     for fd in rest {
         set_option(fd, SOL_PACKET, libc::PACKET_FANOUT, &(group | kind << 16))?;
     }
@@ -137,5 +106,6 @@ pub(super) fn fan_out(fds: &[&Arc<OwnedFd>]) -> io::Result<()> {
 pub(super) fn take_drops(fd: &OwnedFd) -> u64 {
     // The two older versions fill the first two fields only.
     let empty = libc::tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
-    get_option(fd, libc::PACKET_STATISTICS, empty).map_or(0, |stats| u64::from(stats.tp_drops))
+    get_option(fd, SOL_PACKET, libc::PACKET_STATISTICS, empty)
+        .map_or(0, |stats| u64::from(stats.tp_drops))
 }
