@@ -24,8 +24,10 @@ use crate::demux::{Demux, Target};
 const BURST: usize = 64;
 /// Stacks whose timers run in one round.
 const TIMERS_PER_TURN: usize = 256;
-/// Frames between vservers of this host that may wait.
+/// Frames between vservers of this host that may wait before senders wait.
 const LOCAL_QUEUE: usize = 1024;
+/// The same with the copies for members of a group, of which one frame can make many.
+const LOCAL_FRAMES_MAX: usize = 16 * LOCAL_QUEUE;
 /// When to look again after a device that took no more frames, or has some in flight; twice as
 /// long each time that nothing moved, up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(1);
@@ -290,6 +292,10 @@ impl Core {
         self.targets.clear();
         let only_here = self.demux.local(nic, frame.data(), sender, &mut self.targets);
         for target in &self.targets {
+            if self.local.len() >= LOCAL_FRAMES_MAX {
+                self.drops.count(DropReason::OutQueueFull);
+                continue;
+            }
             // Linear, so that the payload no longer belongs to the sender's buffer.
             self.local.push_back((*target, frame.to_heap()));
         }
