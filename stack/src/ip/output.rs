@@ -251,6 +251,10 @@ pub(super) fn refragment(
     }
     let field = u16::from_be_bytes([data[6], data[7]]);
     let (start, was_more) = (usize::from(field & 0x1fff) * 8, field & MF != 0);
+    if start + payload.len() > LENGTH_MAX {
+        // Offsets of its pieces would run into the flags.
+        return Err(DropReason::FragmentMalformed);
+    }
     for (i, part) in payload.chunks(step).enumerate() {
         let more = was_more || (i + 1) * step < payload.len();
         let mut piece = piece_frame(ctx, part.len() + head_len);

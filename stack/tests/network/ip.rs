@@ -969,3 +969,13 @@ fn a_router_does_not_pass_super_segments_whose_segments_are_too_big() {
     }
     net.check();
 }
+
+#[test]
+fn a_router_does_not_cut_a_fragment_that_ends_beyond_a_packet() {
+    let mut net = routed();
+    net.change(1, Change::Forwarding(true));
+    let beyond = ip4_with("10.0.0.1", "10.1.0.1", 17, &[], 0x1fff, &[0; 1480]);
+    net.inject(1, A0, &ether_to(mac(2), &beyond));
+    assert_eq!(net.stacks[1].mib().drops.get(DropReason::FragmentMalformed), 1);
+    net.check();
+}
