@@ -44,6 +44,12 @@ pub(super) fn run(
     let bytes = args.size << 20;
     report.step(&format!("making a file of {} MiB", args.size));
     let sum = plan::make_files(dir, bytes).map_err(LabError::io("write the served files"))?;
+    report.step(match args.driver {
+        Carrier::AfXdp | Carrier::Packet => {
+            "alpha, beta, gamma and the kernel share nic0; delta has alpha's addresses, on nic1"
+        }
+        _ => "alpha, beta, gamma on wan0, whose other end is the client's kernel",
+    });
     let bench = start(args, dir, report, stop)?;
     pings(&bench, report)?;
     transfers(&bench, report, bytes, &sum)?;
@@ -339,7 +345,11 @@ fn kernel_afterwards(bench: &Bench<'_>, report: &mut Report) -> Result<(), LabEr
     let to = SocketAddr::new(IpAddr::V4(v4(KERNEL)), BANNER_PORT);
     let text = client::banner(&bench.lab.client.netns, to);
     let ok = text.as_ref().is_ok_and(|t| t == "weft");
-    report.check("TCP to the kernel after weft stopped", ok, format!("{text:?}"));
+    report.check(
+        "TCP to the kernel after weft stopped",
+        ok,
+        text.unwrap_or_else(|e| e.to_string()),
+    );
     let up = bench.lab.weft.netlink(|n| n.link(nic(0)))?.up;
     report.check("the NIC is still up", up, nic(0));
     Ok(())
