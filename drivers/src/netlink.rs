@@ -271,7 +271,10 @@ impl Netlink {
         let message = link_message(vec![LinkAttribute::IfName(name.into())]);
         let replies = self
             .request(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST | NLM_F_ACK)
-            .map_err(|e| DeviceError::new("find interface", name, e))?;
+            .map_err(|e| {
+                DeviceError::new("find interface", name, e)
+                    .hint("`ip link` lists those of this network namespace")
+            })?;
         replies.iter().find_map(link_facts).ok_or_else(|| {
             DeviceError::new("find interface", name, io::Error::from(io::ErrorKind::NotFound))
         })
