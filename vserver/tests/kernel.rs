@@ -157,5 +157,10 @@ fn link_changes_reach_the_host() {
     until("link up", || host.snapshot().nics[0].up);
     change(&|n| n.delete_link("w0").unwrap());
     until("interface gone", || !host.snapshot().nics[0].up);
+    until("told", || !host.snapshot().problems.is_empty());
+    assert_eq!(
+        host.snapshot().problems,
+        ["interface w0 was removed; restart weft when it is back"]
+    );
     assert!(host.is_running());
 }

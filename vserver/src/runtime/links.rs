@@ -10,6 +10,8 @@ pub(crate) struct Links {
     monitor: LinkMonitor,
     /// NIC number, interface index and name.
     watched: Vec<(usize, u32, String)>,
+    /// Names of interfaces that were removed, until they are told.
+    gone: Vec<String>,
 }
 
 fn link_of(facts: &NicFacts) -> Link {
@@ -29,7 +31,7 @@ impl Links {
             now.push((nic, link_of(&facts)));
             watched.push((nic, facts.index, name));
         }
-        Ok((Links { monitor, watched }, now))
+        Ok((Links { monitor, watched, gone: Vec::new() }, now))
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -49,14 +51,22 @@ impl Links {
         out
     }
 
-    fn apply(&self, change: &LinkChange, out: &mut Vec<(usize, Link)>) {
-        let of = |index: u32| self.watched.iter().filter(move |w| w.1 == index);
+    /// Interfaces removed since the last call. One made later under the same name is another one: the
+    /// devices open here do not come back with it.
+    pub(crate) fn take_gone(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.gone)
+    }
+
+    fn apply(&mut self, change: &LinkChange, out: &mut Vec<(usize, Link)>) {
+        let watched = &self.watched;
+        let of = |index: u32| watched.iter().filter(move |w| w.1 == index);
         match change {
             LinkChange::Changed(facts) => {
                 out.extend(of(facts.index).map(|w| (w.0, Link::from(facts))));
             }
             LinkChange::Gone(index) => {
                 out.extend(of(*index).map(|w| (w.0, Link { up: false, mtu: 0, mac: None })));
+                self.gone.extend(of(*index).map(|w| w.2.clone()));
             }
             LinkChange::Overrun => {
                 for (nic, _, name) in &self.watched {

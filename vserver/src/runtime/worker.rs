@@ -271,6 +271,9 @@ pub(crate) fn worker_loop(
             for (nic, link) in links.changes() {
                 core.set_link(worker.clock.now(), nic, link);
             }
+            for name in links.take_gone() {
+                core.problem(format!("interface {name} was removed; restart weft when it is back"));
+            }
         }
         events.clear();
     }
