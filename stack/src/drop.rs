@@ -86,7 +86,7 @@ drop_reasons! {
     TcpBufferFull, "No room in the receive buffer for the segment.", "Read faster or raise the buffer.";
     TcpReassemblyFull, "Too many holes or bytes out of order.", "Look for loss on the path.";
     TcpSynQueueFull, "Too many half-open connections.", "Raise the backlog, or look for a SYN flood.";
-    TcpAcceptQueueFull, "The application does not accept fast enough.", "Accept faster or raise the backlog.";
+    TcpAcceptQueueFull, "The application does not accept fast enough.", "Accept faster or raise the backlog; of a built-in service, its `connections`.";
     TcpConnectionLimit, "The vserver's connection limit is reached.", "Raise the limit.";
     TcpRstInvalid, "A RST outside the exact sequence number (RFC 5961).", "Likely an attack.";
     TcpStateRefused, "The connection's state does not take this segment.", "None needed for single segments.";
