@@ -8,11 +8,8 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    PATIENCE, addr, connect, echo, echo_server, nic, pair, pattern, start, start_on, until, vs,
-};
+use common::{PATIENCE, addr, connect, echo, echo_server, pair, pattern, until, vs};
 use mio::{Interest, Token};
-use weft_drivers::device::Device;
 use weft_stack::socket::Readiness;
 use weft_vserver::net::{Poller, TcpListener, TcpStream, UdpSocket};
 
@@ -266,36 +263,4 @@ fn a_poller_stands_in_a_mio_loop() {
         };
         assert_eq!(got, round);
     }
-}
-
-/// With no frame free nothing can be sent. A stream that has something to send goes on as soon as
-/// frames come back. (The demo, 256 MiB each way through one pool, is what stalls if it does not.)
-#[test]
-fn a_stream_goes_on_when_frames_come_back() {
-    let one = |name: &str, mac, n: u8| {
-        format!(
-            "[workers]\nframes = 128\n{}[alias.data0]\nover = \"eth0\"\n\
-             [vserver.{name}]\naddresses = [\"data0 10.0.0.{n}/24\"]\n",
-            nic("eth0", mac)
-        )
-    };
-    let (server, peers) = start(&one("web", 1, 1));
-    let pool = peers[0].pool().clone();
-    let client = start_on(&one("c", 2, 2), peers);
-    let listener = TcpListener::bind(&vs(&server, "web"), addr("10.0.0.1:7")).unwrap();
-    let stream = connect(&vs(&client, "c"), addr("10.0.0.1:7"));
-    let (far_end, _) = listener.accept().unwrap();
-
-    let held: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
-    assert!(!held.is_empty());
-    let refused = pool.exhausted();
-    (&stream).write_all(&[2; 4096]).unwrap();
-    assert!(pool.exhausted() > refused, "the stream did not look for a frame");
-    drop(held);
-
-    // No further call on the client: that would poll its stack by itself.
-    far_end.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut got = vec![0; 4096];
-    (&far_end).read_exact(&mut got).unwrap();
-    assert!(got.iter().all(|b| *b == 2));
 }

@@ -478,3 +478,73 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::SocketAddr;
+
+    use weft_drivers::device::{AnyDevice, Medium};
+    use weft_drivers::mem::{MemConfig, pair};
+    use weft_stack::Stack;
+    use weft_stack::frame::FramePool;
+    use weft_stack::ip::address::{AliasConfig, AliasMedium};
+    use weft_stack::stack::StackConfig;
+
+    const ALIAS: AliasId = AliasId(0);
+    const START: Instant = Instant::from_millis(1);
+
+    /// A worker with one vserver on a memory device without neighbours, its pool, the far end.
+    fn worker() -> (Core, FramePool, AnyDevice) {
+        let config = MemConfig { medium: Medium::Ip, ..MemConfig::default() };
+        let (near, far) = pair(&config).unwrap();
+        let places = vec![AliasPlace { nic: 0, mtu: None }];
+        let mut demux = Demux::default();
+        demux.add_nic();
+        demux.add_alias(0, ALIAS, None);
+        demux.attach(ALIAS, 0);
+        let mut core = Core::new(vec![Nic::new(vec![Box::new(near)])], places, demux);
+        let pool = FramePool::heap(4, 2048);
+        let path = weft_shim::identity();
+        let mut stack = Stack::with_path(StackConfig::default(), pool.clone(), START, path);
+        let alias = AliasConfig {
+            id: ALIAS,
+            name: String::from("data0"),
+            medium: AliasMedium::Ip,
+            mtu: 1500,
+            gso_bytes_max: 0,
+            tx_checksum: false,
+            rx_checksum_trust: false,
+            up: true,
+            slaac: false,
+        };
+        let cidr = "10.0.0.1/24".parse().unwrap();
+        for change in [Change::AliasAdd(alias), Change::AddressAdd { alias: ALIAS, cidr }] {
+            stack.handle_config(START, change).unwrap();
+        }
+        core.nodes.push(Node::new(stack, vec![0]));
+        core.settle(START, 0);
+        (core, pool, Box::new(far))
+    }
+
+    #[test]
+    fn a_stack_that_found_no_frame_is_polled_again() {
+        let (mut core, pool, mut far) = worker();
+        let mut got = Vec::new();
+        far.receive(&mut got, 64).unwrap();
+        got.clear();
+
+        let held: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+        let to: SocketAddr = "10.0.0.2:80".parse().unwrap();
+        core.nodes[0].stack.tcp_connect(START, None, to).unwrap();
+        core.settle(START, 0);
+        assert_eq!(far.receive(&mut got, 64).unwrap(), 0, "there was no frame to send");
+
+        let again = core.wake_at(START).expect("the worker comes back by itself");
+        assert!(again <= START + RETRY_MAX, "{again:?}");
+        drop(held);
+        core.turn(again);
+        assert_eq!(far.receive(&mut got, 64).unwrap(), 1, "the SYN");
+    }
+}
