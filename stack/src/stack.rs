@@ -25,6 +25,7 @@ use crate::link::neighbour::NeighbourInfo;
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
+use crate::socket::tcp::CongestionControl;
 use crate::socket::{Event, SocketInfo};
 use crate::stats::Mib;
 use crate::time::Instant;
@@ -64,6 +65,9 @@ pub struct Limits {
     pub tcp_half_open: usize,
     /// TCP listeners.
     pub tcp_listeners: usize,
+    /// Bytes in the buffers of all TCP connections. From three quarters on buffers stop growing and
+    /// what can be collapsed is; at the limit data is refused.
+    pub tcp_bytes: usize,
     /// UDP sockets.
     pub udp_sockets: usize,
     /// Bytes a UDP socket may hold unread.
@@ -88,6 +92,7 @@ impl Default for Limits {
             tcp_connections: 65_536,
             tcp_half_open: 1024,
             tcp_listeners: 1024,
+            tcp_bytes: 512 << 20,
             udp_sockets: 4096,
             udp_recv_bytes: 256 << 10,
             out_queue: 1024,
@@ -99,28 +104,104 @@ impl Default for Limits {
 /// TCP defaults of one vserver.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
-    /// Send buffer limit per connection, bytes.
+    /// Send buffer of a new connection, bytes.
     pub send_buffer: usize,
-    /// Receive buffer limit per connection, bytes.
+    /// How far autotuning lets it grow; not above `send_buffer`: no tuning.
+    pub send_buffer_max: usize,
+    /// Receive buffer of a new connection, bytes.
     pub recv_buffer: usize,
+    /// How far autotuning lets it grow; also decides the window scale.
+    pub recv_buffer_max: usize,
     /// Lower bound of the retransmission timeout, milliseconds (RFC 6298 says 1 s, LANs want less).
     pub rto_ms_min: u32,
     /// How long TIME-WAIT lasts, seconds (RFC 9293: 2 MSL).
     pub time_wait_s: u32,
     /// How long an ACK may be delayed, milliseconds (RFC 9293: below 500).
     pub delayed_ack_ms: u32,
+    /// Congestion controller of new connections.
+    pub congestion: CongestionControl,
+    /// Spread what the window allows over the round trip. BBR is paced whatever this says.
+    pub pacing: bool,
+    /// Explicit congestion notification.
+    pub ecn: EcnMode,
+    /// TCP Fast Open (RFC 7413).
+    pub fast_open: FastOpen,
+    /// When SYNs are answered without keeping state (RFC 4987 section 3.6).
+    pub syn_cookies: SynCookies,
+    /// Packetisation-layer path MTU discovery (RFC 4821, 8899).
+    pub mtu_probing: MtuProbing,
 }
 
 impl Default for TcpConfig {
     fn default() -> TcpConfig {
         TcpConfig {
             send_buffer: 1 << 20,
+            send_buffer_max: 4 << 20,
             recv_buffer: 1 << 20,
+            recv_buffer_max: 6 << 20,
             rto_ms_min: 200,
             time_wait_s: 60,
             delayed_ack_ms: 40,
+            congestion: CongestionControl::Cubic,
+            pacing: true,
+            ecn: EcnMode::Accept,
+            fast_open: FastOpen::Off,
+            syn_cookies: SynCookies::Pressure,
+            mtu_probing: MtuProbing::BlackHole,
         }
     }
+}
+
+/// Explicit congestion notification of a vserver's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EcnMode {
+    /// Neither asked for nor accepted.
+    Off,
+    /// Accepted from peers that ask: accurate (RFC 9768) or classic (RFC 3168).
+    #[default]
+    Accept,
+    /// Classic ECN asked for, either accepted.
+    Classic,
+    /// Accurate ECN asked for; falls back to classic.
+    Accurate,
+}
+
+/// TCP Fast Open of a vserver's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FastOpen {
+    /// Cookies are neither asked for nor given.
+    #[default]
+    Off,
+    /// Connects may carry data.
+    Client,
+    /// Listeners give and take cookies.
+    Server,
+    /// Both.
+    Both,
+}
+
+/// When SYNs are answered by a cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SynCookies {
+    /// Never: a full SYN queue refuses.
+    Off,
+    /// When the SYN queue is full.
+    #[default]
+    Pressure,
+    /// Always; for tests.
+    Always,
+}
+
+/// When the path is probed for its MTU with data segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MtuProbing {
+    /// Never: only ICMP is believed.
+    Off,
+    /// Once full segments vanish although small ones pass.
+    #[default]
+    BlackHole,
+    /// Always, upwards from a safe size.
+    Always,
 }
 
 /// What a stack is made from.

@@ -97,11 +97,11 @@ fn a_reader_that_stops_closes_the_window_and_reopens_it() {
         }
         settle(&mut net, 100);
     }
-    let info = net.stacks[A].tcp_info(c).unwrap();
+    let info = net.stacks[A].tcp_info(net.now, c).unwrap();
     assert_eq!(info.send_window, 0);
     assert!(net.stacks[A].mib().tcp.window_probes > 0);
     // The edge is rounded up to the unit of the window scale.
-    let unread = net.stacks[B].tcp_info(s).unwrap().unread;
+    let unread = net.stacks[B].tcp_info(net.now, s).unwrap().unread;
     assert!((1 << 20..=(1 << 20) + 32).contains(&unread), "{unread}");
     let mut got = Vec::new();
     let mut out = vec![0; 70_000];
@@ -309,7 +309,7 @@ fn a_smaller_mtu_in_the_middle_is_found_by_icmp() {
         net.transfer_open((A, c), s, &pattern(100_000));
         net.bottleneck = Some(1300);
         net.transfer((A, c), s, &pattern(300_000));
-        let info = net.stacks[A].tcp_info(c).unwrap();
+        let info = net.stacks[A].tcp_info(net.now, c).unwrap();
         let headers = if addr(A).is_ipv4() { 40 } else { 60 };
         assert_eq!(info.mss, 1300 - headers - 12);
         assert_eq!(net.stacks[A].mib().tcp.timeouts, 0);
@@ -330,7 +330,7 @@ fn forged_icmp_changes_nothing() {
     quote.extend([1, 2, 3, 4]);
     let frame = net::too_big(576, &Frame::from_heap(0, &quote));
     net.stacks[A].handle_frame(net.now, net::ALIAS, frame);
-    assert_eq!(net.stacks[A].tcp_info(c).unwrap().mss, 1448);
+    assert_eq!(net.stacks[A].tcp_info(net.now, c).unwrap().mss, 1448);
     assert_eq!(net.stacks[A].mib().drops.get(DropReason::IcmpErrorUnmatched), 1);
     net.stacks[A].tcp_close(net.now, c);
     net.stacks[B].tcp_close(net.now, s);

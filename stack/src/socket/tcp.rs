@@ -137,6 +137,42 @@ pub enum TcpOption {
     RecvBuffer(usize),
     /// Give up after unacknowledged data has been outstanding this long. `None` or zero: never.
     UserTimeout(Option<Duration>),
+    /// The congestion controller; its state starts anew.
+    Congestion(CongestionControl),
+}
+
+/// Congestion controllers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CongestionControl {
+    /// RFC 5681, 6582.
+    NewReno,
+    /// RFC 9438, with HyStart++ (RFC 9406).
+    #[default]
+    Cubic,
+    /// BBR version 3 (draft-ietf-ccwg-bbr).
+    Bbr,
+    /// RFC 8257; for networks whose every switch marks.
+    Dctcp,
+}
+
+impl CongestionControl {
+    /// All of them.
+    pub const ALL: [CongestionControl; 4] = [
+        CongestionControl::NewReno,
+        CongestionControl::Cubic,
+        CongestionControl::Bbr,
+        CongestionControl::Dctcp,
+    ];
+
+    /// As the kernel writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CongestionControl::NewReno => "reno",
+            CongestionControl::Cubic => "cubic",
+            CongestionControl::Bbr => "bbr",
+            CongestionControl::Dctcp => "dctcp",
+        }
+    }
 }
 
 /// RFC 9293 3.3.2 states.
@@ -180,42 +216,132 @@ impl TcpState {
 pub struct TcpInfo {
     /// RFC 9293 state.
     pub state: TcpState,
+    /// The congestion controller.
+    pub congestion: CongestionControl,
+    /// `open`, `recovery` (fast) or `loss` (after a timeout).
+    pub phase: &'static str,
     /// Smoothed round-trip time; zero before the first sample.
     pub rtt: Duration,
     /// Its variation.
     pub rtt_var: Duration,
+    /// Smallest round-trip time of the last minutes; zero before the first sample.
+    pub rtt_min: Duration,
     /// Retransmission timeout, backed off.
     pub rto: Duration,
     /// Timeouts since the last round-trip sample.
     pub backoff: u32,
     /// Payload of a full segment.
     pub mss: usize,
+    /// Largest IP packet to the peer.
+    pub pmtu: usize,
+    /// Estimate of the peer's segment size.
+    pub recv_mss: usize,
+    /// Window scale of the peer and ours; `None`: not agreed.
+    pub window_scale: Option<(u8, u8)>,
     /// Congestion window.
     pub cwnd: usize,
     /// Slow start threshold; `usize::MAX` before the first loss.
     pub ssthresh: usize,
+    /// Bytes per second the pacer lets go; `None`: not paced.
+    pub pacing_rate: Option<u64>,
+    /// Newest delivery rate sample, bytes per second; 0: none yet.
+    pub delivery_rate: u64,
+    /// That sample was limited by the application.
+    pub delivery_rate_app_limited: bool,
     /// Window the peer offers.
     pub send_window: usize,
     /// Window offered to the peer.
     pub recv_window: usize,
+    /// Send buffer limit, as tuned.
+    pub send_buffer: usize,
+    /// Receive buffer limit, as tuned.
+    pub recv_buffer: usize,
     /// Sent and not acknowledged.
     pub in_flight: usize,
+    /// Of these, reported by SACK.
+    pub sacked: usize,
+    /// Of these, judged lost and not sent again yet.
+    pub lost: usize,
     /// Written and not sent.
     pub unsent: usize,
     /// Received and not read.
     pub unread: usize,
     /// Received behind a hole.
     pub out_of_order: usize,
-    /// Segments sent again.
-    pub retransmits: u64,
+    /// Segments sent again, by cause.
+    pub retransmits: Retransmits,
+    /// Duplicates that the peer reported (DSACK).
+    pub dsacks: u64,
+    /// Recoveries found spurious and taken back.
+    pub undos: u64,
+    /// Times reordering was seen.
+    pub reordering_seen: u64,
+    /// Segments sent, retransmissions included.
+    pub segments_sent: u64,
+    /// Segments received.
+    pub segments_received: u64,
+    /// Payload sent, retransmissions included.
+    pub bytes_sent: u64,
+    /// Payload sent again.
+    pub bytes_retransmitted: u64,
     /// Payload acknowledged by the peer.
     pub bytes_acked: u64,
     /// Payload received in order.
     pub bytes_received: u64,
+    /// Payload delivered under a CE mark, as the peer reports it.
+    pub bytes_ce: u64,
+    /// Time with data in flight or to send.
+    pub busy: Duration,
+    /// Of that, held back by the peer's window.
+    pub rwnd_limited: Duration,
+    /// Of that, held back by the send buffer.
+    pub sndbuf_limited: Duration,
+    /// Since the last segment with data left; zero: none yet.
+    pub last_sent: Duration,
+    /// Since the last segment arrived.
+    pub last_received: Duration,
     /// RFC 7323 timestamps are in use.
     pub timestamps: bool,
     /// SACK is in use.
     pub sack: bool,
+    /// How congestion marks are reported.
+    pub ecn: EcnState,
+    /// Data went with the SYN and was taken (RFC 7413).
+    pub fast_open: bool,
+}
+
+/// Segments sent again, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retransmits {
+    /// Loss shown by acknowledgements: SACK, RACK, duplicates.
+    pub fast: u64,
+    /// Tail loss probes (RFC 8985 section 7).
+    pub tail_probe: u64,
+    /// After a retransmission timeout.
+    pub timeout: u64,
+    /// SYN and SYN-ACK.
+    pub handshake: u64,
+    /// Cut anew for a smaller path MTU.
+    pub path_mtu: u64,
+}
+
+impl Retransmits {
+    /// All.
+    pub fn total(&self) -> u64 {
+        self.fast + self.tail_probe + self.timeout + self.handshake + self.path_mtu
+    }
+}
+
+/// What was agreed about explicit congestion notification.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EcnState {
+    /// Not in use.
+    #[default]
+    Off,
+    /// RFC 3168.
+    Classic,
+    /// Accurate ECN (RFC 9768).
+    Accurate,
 }
 
 impl<P: PathLayer> Stack<P> {
@@ -339,8 +465,8 @@ impl<P: PathLayer> Stack<P> {
     }
 
     /// A connection's inner state; `None` for a stale handle or a listener.
-    pub fn tcp_info(&self, id: SocketId) -> Option<TcpInfo> {
-        self.tcp.connection(id).map(crate::transport::tcp::Connection::info)
+    pub fn tcp_info(&self, now: Instant, id: SocketId) -> Option<TcpInfo> {
+        self.tcp.connection(id).map(|c| c.info(now))
     }
 
     /// What the socket (of any kind) is ready for now.

@@ -62,11 +62,25 @@ impl Connection {
         self.rtx_count = 0;
         self.progress_at = cx.now;
         let recovering = self.recovery.phase == Phase::Fast;
-        self.recovery_on_advance(acked);
+        self.recovery_on_advance(cx, acked);
         self.detect_loss(cx);
         if !recovering && self.recovery.phase != Phase::Fast {
-            let srtt = self.rtt.srtt();
-            self.cc.on_ack(&Acked { now: cx.now, bytes: acked, flight_before, srtt });
+            self.cc.on_ack(&Acked {
+                now: cx.now,
+                bytes: acked,
+                lost: 0,
+                ce: 0,
+                flight_before,
+                flight: self.flight(),
+                delivered: self.totals.bytes_acked,
+                snd_una: self.snd_una,
+                snd_nxt: self.snd_nxt,
+                rtt: None,
+                srtt: self.rtt.srtt(),
+                rate: None,
+                window_limited: true,
+                recovering: false,
+            });
         }
         // RFC 6298 5.2, 5.3
         self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());

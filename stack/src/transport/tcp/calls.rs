@@ -6,9 +6,11 @@ use bytes::Bytes;
 
 use crate::socket::Readiness;
 use crate::socket::tcp::{
-    ShutdownHow, TcpError, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
+    EcnState, ShutdownHow, TcpError, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
 };
+use crate::time::Instant;
 
+use super::cc::Algorithm;
 use super::state::{Connection, Cx, Owner};
 use super::timers::FIN_WAIT_2_ORPHAN;
 
@@ -163,6 +165,7 @@ impl Connection {
                 self.window_update();
             }
             TcpOption::KeepAlive(_) => self.arm_keepalive(cx.now),
+            TcpOption::Congestion(kind) => self.cc = Algorithm::new(kind, self.mss_full()),
             TcpOption::NoDelay(_) | TcpOption::UserTimeout(_) => {}
         }
     }
@@ -194,28 +197,56 @@ impl Connection {
         std::mem::take(&mut self.error_pending).then_some(self.error).flatten()
     }
 
-    pub(crate) fn info(&self) -> TcpInfo {
+    pub(crate) fn info(&self, now: Instant) -> TcpInfo {
         let (cwnd, ssthresh) = self.windows();
         TcpInfo {
             state: self.state,
+            congestion: self.settings.congestion,
+            phase: "open",
             rtt: self.rtt.srtt().unwrap_or(Duration::ZERO),
             rtt_var: self.rtt.rttvar(),
+            rtt_min: Duration::ZERO,
             rto: self.rtt.rto(),
             backoff: self.rtt.backoff(),
             mss: self.mss_full(),
+            pmtu: self.mtu,
+            recv_mss: self.rcv_mss,
+            window_scale: self.scale_agreed.then_some((self.snd_wscale, self.rcv_wscale)),
             cwnd,
             ssthresh,
+            pacing_rate: None,
+            delivery_rate: 0,
+            delivery_rate_app_limited: false,
             send_window: self.snd_wnd as usize,
             recv_window: self.rcv_wnd() as usize,
+            send_buffer: self.send.limit(),
+            recv_buffer: self.recv.limit(),
             in_flight: self.flight(),
+            sacked: self.scoreboard.bytes(),
+            lost: 0,
             unsent: self.unsent(),
             unread: self.recv.len(),
             out_of_order: self.assembler.bytes(),
             retransmits: self.totals.retransmits,
+            dsacks: 0,
+            undos: 0,
+            reordering_seen: 0,
+            segments_sent: 0,
+            segments_received: 0,
+            bytes_sent: 0,
+            bytes_retransmitted: 0,
             bytes_acked: self.totals.bytes_acked,
             bytes_received: self.totals.bytes_received,
+            bytes_ce: 0,
+            busy: Duration::ZERO,
+            rwnd_limited: Duration::ZERO,
+            sndbuf_limited: Duration::ZERO,
+            last_sent: now.saturating_since(self.last_sent),
+            last_received: Duration::ZERO,
             timestamps: self.ts_ok,
             sack: self.sack_ok,
+            ecn: EcnState::Off,
+            fast_open: false,
         }
     }
 }

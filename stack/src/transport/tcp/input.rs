@@ -116,7 +116,7 @@ impl Connection {
     fn handshake_acked(&mut self, cx: &mut Cx<'_>, seg: &Header) {
         let sent_again = self.rtx_count > 0;
         self.snd_una = seg.ack;
-        self.recovery_on_advance(1);
+        self.recovery_on_advance(cx, 1);
         match self.timed.take() {
             Some((_, sent)) if !sent_again => self.rtt.sample(cx.now - sent),
             _ => self.rtt.syn_was_lost(),

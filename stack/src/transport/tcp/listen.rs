@@ -111,6 +111,7 @@ mod tests {
             nodelay: false,
             keepalive: None,
             user_timeout: None,
+            congestion: crate::socket::tcp::CongestionControl::NewReno,
         }
     }
 

@@ -103,6 +103,7 @@ impl Tcp {
                 nodelay: false,
                 keepalive: None,
                 user_timeout: None,
+                congestion: tcp.congestion,
             },
             dirty: VecDeque::new(),
             events: VecDeque::new(),

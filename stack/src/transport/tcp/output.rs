@@ -11,6 +11,7 @@ use crate::socket::tcp::TcpState;
 use crate::wire::tcp::{Flags, HEADER_BYTES, Header, Options};
 
 use super::cc::Controller;
+use super::recovery::Phase;
 use super::state::{Connection, Cx, Probe};
 
 /// What the path takes.
@@ -105,7 +106,7 @@ impl Connection {
             cx.stats.out_segs += 1;
         } else {
             cx.stats.retrans_segs += 1;
-            self.totals.retransmits += 1;
+            self.totals.retransmits.handshake += 1;
         }
         self.rtx_at = Some(cx.now + self.rtt.rto());
         Some(out)
@@ -134,7 +135,10 @@ impl Connection {
         self.recovery.rtx_next = from + len as u32 + u32::from(fin);
         let segments = len.div_ceil(mss).max(1) as u64;
         cx.stats.retrans_segs += segments;
-        self.totals.retransmits += segments;
+        match self.recovery.phase {
+            Phase::Timeout => self.totals.retransmits.timeout += segments,
+            _ => self.totals.retransmits.fast += segments,
+        }
         // RFC 6298 section 3: the timed segment is ambiguous now.
         self.timed = None;
         self.arm_retransmission(cx);
@@ -236,8 +240,9 @@ impl Connection {
 
     /// RFC 5681 4.1.
     fn restart_after_idle(&mut self, cx: &Cx<'_>) {
-        if self.flight() == 0 && cx.now - self.last_sent > self.rtt.rto() {
-            self.cc.on_idle();
+        let idle = cx.now - self.last_sent;
+        if self.flight() == 0 && idle > self.rtt.rto() {
+            self.cc.on_idle(cx.now, idle);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::seq::SeqNum;
 
-use super::cc::Controller;
+use super::cc::{Cause, Congestion, Controller};
 use super::state::{Connection, Cx};
 
 /// RFC 5681 section 3.2.
@@ -77,7 +77,7 @@ impl Connection {
     }
 
     /// `acked` new bytes were acknowledged, `snd_una` has moved.
-    pub(crate) fn recovery_on_advance(&mut self, acked: usize) {
+    pub(crate) fn recovery_on_advance(&mut self, cx: &Cx<'_>, acked: usize) {
         let una = self.snd_una;
         let mss = self.mss_full();
         let r = &mut self.recovery;
@@ -92,7 +92,7 @@ impl Connection {
             (r.phase, r.dupacks, r.force) = (Phase::Open, 0, false);
             (r.lost_end, r.rtx_next) = (una, una);
             if fast {
-                self.cc.on_recovered();
+                self.cc.on_recovered(cx.now);
             }
             return;
         }
@@ -140,7 +140,7 @@ impl Connection {
     }
 
     fn rtx_never(&self) -> bool {
-        self.totals.retransmits == 0
+        self.totals.retransmits.total() == 0
     }
 
     fn enter_fast_recovery(&mut self, cx: &mut Cx<'_>) {
@@ -151,8 +151,9 @@ impl Connection {
             cx.stats.reno_recovery += 1;
         }
         let mss = self.mss_full() as u32;
-        self.cc.on_congestion(cx.now, self.flight());
         let (una, nxt) = (self.snd_una, self.snd_nxt);
+        let (now, flight) = (cx.now, self.flight());
+        self.cc.on_congestion(&Congestion { now, cause: Cause::Loss, flight, snd_nxt: nxt });
         let r = &mut self.recovery;
         (r.phase, r.recover, r.rtx_next, r.force) = (Phase::Fast, nxt, una, true);
         // RFC 6675 section 5 step 4.3: the first segment goes whatever is proved about it.

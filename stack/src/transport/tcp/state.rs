@@ -8,14 +8,14 @@ use core::time::Duration;
 
 use crate::ip::address::AliasId;
 use crate::seq::SeqNum;
-use crate::socket::tcp::{TcpError, TcpOption, TcpState};
+use crate::socket::tcp::{CongestionControl, Retransmits, TcpError, TcpOption, TcpState};
 use crate::stats::TcpStats;
 use crate::time::Instant;
 use crate::timer_wheel::TimerHandle;
 use crate::wire::tcp::{HEADER_BYTES, Options, SackBlock, TIMESTAMP_BYTES};
 
 use super::assembler::Assembler;
-use super::cc::{Algorithm, Controller, NewReno};
+use super::cc::{Algorithm, Controller};
 use super::flow_table::FlowKey;
 use super::recovery::Recovery;
 use super::recv_buffer::RecvBuffer;
@@ -63,6 +63,7 @@ pub(crate) struct Settings {
     /// Idle time, interval, count.
     pub(crate) keepalive: Option<(Duration, Duration, u32)>,
     pub(crate) user_timeout: Option<Duration>,
+    pub(crate) congestion: CongestionControl,
 }
 
 /// Who answers for a connection.
@@ -199,8 +200,7 @@ pub(crate) struct Connection {
 /// Totals for dumps.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
-    /// Segments.
-    pub(crate) retransmits: u64,
+    pub(crate) retransmits: Retransmits,
     pub(crate) bytes_acked: u64,
     pub(crate) bytes_received: u64,
 }
@@ -270,7 +270,7 @@ impl Connection {
             timed: None,
             scoreboard: Scoreboard::default(),
             recovery: Recovery::new(iss),
-            cc: Algorithm::NewReno(NewReno::new(MSS_DEFAULT_V4)),
+            cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4),
             rtx_at: None,
             rtx_count: 0,
             persist_at: None,
@@ -341,7 +341,7 @@ impl Connection {
         self.snd_wnd = u32::from(window);
         self.snd_wnd_max = self.snd_wnd;
         self.snd_wl1 = seq;
-        self.cc = Algorithm::NewReno(NewReno::new(self.mss_full()));
+        self.cc = Algorithm::new(self.settings.congestion, self.mss_full());
     }
 
     /// Every change of state goes through here, for the gauge and the events.
@@ -482,6 +482,7 @@ impl Settings {
             TcpOption::UserTimeout(limit) => {
                 self.user_timeout = limit.filter(|limit| !limit.is_zero());
             }
+            TcpOption::Congestion(kind) => self.congestion = kind,
         }
     }
 }

@@ -1,45 +1,128 @@
 //! Congestion control: one of the three trait seams of the project. A controller decides how many
-//! bytes may be in flight; what is lost and what is sent again is decided elsewhere.
+//! bytes may be in flight and how fast they leave; what is lost and what is sent again is decided
+//! elsewhere (`recovery`), and so is the window of fast recovery (`prr`) unless the controller
+//! asks for it.
 
 use core::time::Duration;
 
+use crate::seq::SeqNum;
+use crate::socket::tcp::CongestionControl;
 use crate::time::Instant;
 
 mod newreno;
 
 pub use newreno::NewReno;
 
-/// What a controller learns from an acknowledgement of new data.
+/// A sample of the delivery rate (draft-ietf-ccwg-bbr, section 4.1).
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Delivered bytes per second over the sample's interval.
+    pub bytes_per_s: u64,
+    /// All bytes delivered by the connection when the newest acknowledged segment left.
+    pub prior_delivered: u64,
+    /// Bytes in flight when that segment left, itself included.
+    pub flight_at_send: usize,
+    /// Bytes judged lost since that segment left.
+    pub lost: u64,
+    /// Bytes reported CE-marked since that segment left.
+    pub ce: u64,
+    /// Bytes delivered since that segment left.
+    pub delivered: u64,
+    /// The application, not the path, held that segment's flight back.
+    pub app_limited: bool,
+}
+
+/// What a controller learns from an acknowledgement. Sizes are bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Acked {
     /// Now.
     pub now: Instant,
-    /// Bytes newly acknowledged, cumulatively.
+    /// Newly delivered, cumulatively or by SACK, each byte once.
     pub bytes: usize,
-    /// Bytes in flight before the acknowledgement.
+    /// Newly judged lost.
+    pub lost: usize,
+    /// Newly reported as CE-marked (exact with AccECN, per ECE-marked ACK with RFC 3168).
+    pub ce: usize,
+    /// In flight before the acknowledgement.
     pub flight_before: usize,
+    /// In flight after it.
+    pub flight: usize,
+    /// All bytes delivered, this acknowledgement included.
+    pub delivered: u64,
+    /// First unacknowledged and next new sequence number, for rounds.
+    pub snd_una: SeqNum,
+    /// See `snd_una`.
+    pub snd_nxt: SeqNum,
+    /// Round-trip sample of this acknowledgement.
+    pub rtt: Option<Duration>,
     /// Smoothed round-trip time, once known.
     pub srtt: Option<Duration>,
+    /// Delivery rate, if this acknowledgement gave a sample.
+    pub rate: Option<Rate>,
+    /// The congestion window was what held the sender back (RFC 7661).
+    pub window_limited: bool,
+    /// Fast or timeout recovery is going on; loss-based controllers leave their window alone in
+    /// fast recovery.
+    pub recovering: bool,
+}
+
+/// Why a window shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Loss, shown by acknowledgements.
+    Loss,
+    /// Congestion was marked (RFC 3168 6.1.2, once per round trip).
+    Ecn,
+}
+
+/// Congestion, once per round trip.
+#[derive(Clone, Copy, Debug)]
+pub struct Congestion {
+    /// Now.
+    pub now: Instant,
+    /// Why.
+    pub cause: Cause,
+    /// Bytes in flight (RFC 5681 FlightSize).
+    pub flight: usize,
+    /// Next new sequence number: recovery ends when it is acknowledged.
+    pub snd_nxt: SeqNum,
 }
 
 /// A congestion controller of one connection. Sizes are bytes.
 pub trait Controller {
-    /// New data was acknowledged outside fast recovery.
+    /// Bytes were delivered, or judged lost.
     fn on_ack(&mut self, ack: &Acked);
-    /// Loss was detected by duplicate or selective acknowledgements; once per recovery.
-    fn on_congestion(&mut self, now: Instant, flight: usize);
+    /// Congestion was detected; once per recovery. What the window was is remembered for
+    /// [`Controller::undo`].
+    fn on_congestion(&mut self, c: &Congestion);
     /// Fast recovery is over.
-    fn on_recovered(&mut self);
+    fn on_recovered(&mut self, now: Instant);
     /// The retransmission timer expired; `first`: for the first time since progress.
     fn on_timeout(&mut self, now: Instant, flight: usize, first: bool);
-    /// Nothing was sent for longer than the retransmission timeout (RFC 5681 section 4.1).
-    fn on_idle(&mut self);
+    /// The last congestion or timeout was spurious (RFC 3522, 4015, 5682): take the reaction back.
+    fn undo(&mut self, now: Instant);
+    /// About to send new data with `flight` bytes in flight.
+    fn on_send(&mut self, now: Instant, flight: usize, app_limited: bool);
+    /// Nothing was sent for `idle`, longer than the retransmission timeout (RFC 5681 4.1).
+    fn on_idle(&mut self, now: Instant, idle: Duration);
     /// The segment size changed.
     fn set_mss(&mut self, mss: usize);
     /// How many bytes may be in flight.
     fn cwnd(&self) -> usize;
-    /// The slow start threshold.
+    /// The slow start threshold; `usize::MAX` before the first congestion.
     fn ssthresh(&self) -> usize;
+    /// Bytes per second to send at; `None`: the pacer derives it from window and round trip.
+    fn pacing_rate(&self) -> Option<u64> {
+        None
+    }
+    /// It sets the window in fast recovery itself, instead of proportional rate reduction.
+    fn governs_recovery(&self) -> bool {
+        false
+    }
+    /// It reacts to every single mark (RFC 8257), not once per round trip.
+    fn wants_every_mark(&self) -> bool {
+        false
+    }
 }
 
 /// The controllers a connection can run.
@@ -47,6 +130,14 @@ pub trait Controller {
 pub enum Algorithm {
     /// RFC 5681 and 6582.
     NewReno(NewReno),
+}
+
+impl Algorithm {
+    /// A controller of the `kind`, in its initial state, for segments of `mss` bytes.
+    pub fn new(kind: CongestionControl, mss: usize) -> Algorithm {
+        let _only_one_yet = kind;
+        Algorithm::NewReno(NewReno::new(mss))
+    }
 }
 
 macro_rules! each {
@@ -61,17 +152,23 @@ impl Controller for Algorithm {
     fn on_ack(&mut self, ack: &Acked) {
         each!(self, c => c.on_ack(ack));
     }
-    fn on_congestion(&mut self, now: Instant, flight: usize) {
-        each!(self, c => c.on_congestion(now, flight));
+    fn on_congestion(&mut self, congestion: &Congestion) {
+        each!(self, c => c.on_congestion(congestion));
     }
-    fn on_recovered(&mut self) {
-        each!(self, c => c.on_recovered());
+    fn on_recovered(&mut self, now: Instant) {
+        each!(self, c => c.on_recovered(now));
     }
     fn on_timeout(&mut self, now: Instant, flight: usize, first: bool) {
         each!(self, c => c.on_timeout(now, flight, first));
     }
-    fn on_idle(&mut self) {
-        each!(self, c => c.on_idle());
+    fn undo(&mut self, now: Instant) {
+        each!(self, c => c.undo(now));
+    }
+    fn on_send(&mut self, now: Instant, flight: usize, app_limited: bool) {
+        each!(self, c => c.on_send(now, flight, app_limited));
+    }
+    fn on_idle(&mut self, now: Instant, idle: Duration) {
+        each!(self, c => c.on_idle(now, idle));
     }
     fn set_mss(&mut self, mss: usize) {
         each!(self, c => c.set_mss(mss));
@@ -81,5 +178,39 @@ impl Controller for Algorithm {
     }
     fn ssthresh(&self) -> usize {
         each!(self, c => c.ssthresh())
+    }
+    fn pacing_rate(&self) -> Option<u64> {
+        each!(self, c => c.pacing_rate())
+    }
+    fn governs_recovery(&self) -> bool {
+        each!(self, c => c.governs_recovery())
+    }
+    fn wants_every_mark(&self) -> bool {
+        each!(self, c => c.wants_every_mark())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// An ACK of `bytes` at time zero with `flight` bytes in flight before it.
+    pub(crate) fn acked(bytes: usize, flight: usize) -> Acked {
+        Acked {
+            now: Instant::ZERO,
+            bytes,
+            lost: 0,
+            ce: 0,
+            flight_before: flight,
+            flight: flight.saturating_sub(bytes),
+            delivered: bytes as u64,
+            snd_una: SeqNum(0),
+            snd_nxt: SeqNum(0),
+            rtt: None,
+            srtt: None,
+            rate: None,
+            window_limited: true,
+            recovering: false,
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! Slow start, congestion avoidance and the window of fast recovery (RFC 5681, 6582, 6928).
 
+use core::time::Duration;
+
 use crate::time::Instant;
 
-use super::{Acked, Controller};
+use super::{Acked, Congestion, Controller};
 
 /// RFC 6928: ten segments.
 const INITIAL_WINDOW_SEGMENTS: usize = 10;
@@ -15,12 +17,15 @@ pub struct NewReno {
     ssthresh: usize,
     /// Bytes acknowledged towards the next increase in congestion avoidance.
     acked: usize,
+    /// Window and threshold before the last reaction.
+    prior: (usize, usize),
 }
 
 impl NewReno {
     /// A controller for segments of `mss` bytes, in slow start.
     pub fn new(mss: usize) -> NewReno {
-        NewReno { mss, cwnd: INITIAL_WINDOW_SEGMENTS * mss, ssthresh: usize::MAX, acked: 0 }
+        let cwnd = INITIAL_WINDOW_SEGMENTS * mss;
+        NewReno { mss, cwnd, ssthresh: usize::MAX, acked: 0, prior: (cwnd, usize::MAX) }
     }
 
     /// RFC 5681 equation 4.
@@ -31,6 +36,9 @@ impl NewReno {
 
 impl Controller for NewReno {
     fn on_ack(&mut self, ack: &Acked) {
+        if ack.bytes == 0 || ack.recovering {
+            return;
+        }
         // RFC 7661: a window that was not used says nothing about the path.
         let slow_start = self.cwnd < self.ssthresh;
         let used =
@@ -52,13 +60,14 @@ impl Controller for NewReno {
         }
     }
 
-    fn on_congestion(&mut self, _now: Instant, flight: usize) {
-        self.ssthresh = self.half_of(flight);
+    fn on_congestion(&mut self, c: &Congestion) {
+        self.prior = (self.cwnd, self.ssthresh);
+        self.ssthresh = self.half_of(c.flight);
         self.cwnd = self.ssthresh;
         self.acked = 0;
     }
 
-    fn on_recovered(&mut self) {
+    fn on_recovered(&mut self, _now: Instant) {
         // RFC 6582 3.2 step 3, option 2: what is in flight says little by now, the path carried
         // ssthresh.
         self.cwnd = self.ssthresh;
@@ -67,13 +76,21 @@ impl Controller for NewReno {
     fn on_timeout(&mut self, _now: Instant, flight: usize, first: bool) {
         // RFC 5681 3.1: ssthresh falls once per loss event.
         if first {
+            self.prior = (self.cwnd, self.ssthresh);
             self.ssthresh = self.half_of(flight);
         }
         self.cwnd = self.mss;
         self.acked = 0;
     }
 
-    fn on_idle(&mut self) {
+    fn undo(&mut self, _now: Instant) {
+        self.cwnd = self.cwnd.max(self.prior.0);
+        self.ssthresh = self.ssthresh.max(self.prior.1);
+    }
+
+    fn on_send(&mut self, _now: Instant, _flight: usize, _app_limited: bool) {}
+
+    fn on_idle(&mut self, _now: Instant, _idle: Duration) {
         self.cwnd = self.cwnd.min(INITIAL_WINDOW_SEGMENTS * self.mss);
     }
 
@@ -96,11 +113,17 @@ impl Controller for NewReno {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Cause, testing::acked};
     use super::*;
+    use crate::seq::SeqNum;
 
     fn ack(cc: &mut NewReno, bytes: usize) {
-        let flight_before = cc.cwnd();
-        cc.on_ack(&Acked { now: Instant::ZERO, bytes, flight_before, srtt: None });
+        let flight = cc.cwnd();
+        cc.on_ack(&acked(bytes, flight));
+    }
+
+    fn congestion(flight: usize) -> Congestion {
+        Congestion { now: Instant::ZERO, cause: Cause::Loss, flight, snd_nxt: SeqNum(0) }
     }
 
     #[test]
@@ -114,7 +137,7 @@ mod tests {
     #[test]
     fn congestion_avoidance_adds_a_segment_per_window() {
         let mut cc = NewReno::new(1000);
-        cc.on_congestion(Instant::ZERO, 20_000);
+        cc.on_congestion(&congestion(20_000));
         assert_eq!((cc.cwnd(), cc.ssthresh()), (10_000, 10_000));
         (0..10).for_each(|_| ack(&mut cc, 1000));
         assert_eq!(cc.cwnd(), 11_000);
@@ -132,7 +155,7 @@ mod tests {
     #[test]
     fn an_unused_window_does_not_grow() {
         let mut cc = NewReno::new(1000);
-        cc.on_ack(&Acked { now: Instant::ZERO, bytes: 1000, flight_before: 1000, srtt: None });
+        cc.on_ack(&acked(1000, 1000));
         assert_eq!(cc.cwnd(), 10_000);
     }
 
@@ -151,5 +174,13 @@ mod tests {
         let mut cc = NewReno::new(1000);
         cc.set_mss(500);
         assert_eq!(cc.cwnd(), 5000);
+    }
+
+    #[test]
+    fn a_spurious_reaction_is_taken_back() {
+        let mut cc = NewReno::new(1000);
+        cc.on_congestion(&congestion(10_000));
+        cc.undo(Instant::ZERO);
+        assert_eq!((cc.cwnd(), cc.ssthresh()), (10_000, usize::MAX));
     }
 }

@@ -154,6 +154,7 @@ fn settings() -> Settings {
         nodelay: false,
         keepalive: None,
         user_timeout: None,
+        congestion: crate::socket::tcp::CongestionControl::NewReno,
     }
 }
 
