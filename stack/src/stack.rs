@@ -25,8 +25,8 @@ use crate::link::neighbour::NeighbourInfo;
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
+use crate::socket::Event;
 use crate::socket::tcp::CongestionControl;
-use crate::socket::{Event, SocketInfo};
 use crate::stats::Mib;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
@@ -357,7 +357,7 @@ pub struct Memory {
 /// One logical stack of a vserver; see the module documentation.
 pub struct Stack<P: PathLayer = Direct> {
     name: String,
-    limits: Limits,
+    pub(crate) limits: Limits,
     rng: Rng,
     secrets: Secrets,
     mib: Mib,
@@ -511,7 +511,7 @@ impl<P: PathLayer> Stack<P> {
         let (mut lower, tcp, udp) = self.parts(now);
         tcp.drain(&mut lower);
         let mut open = Vec::new();
-        udp.for_each_socket(&mut |socket| open.push(socket.id));
+        udp.for_each_id(|id| open.push(id));
         for id in open {
             self.udp_close(id);
         }
@@ -561,12 +561,6 @@ impl<P: PathLayer> Stack<P> {
     /// Name of the vserver.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Calls `f` for each socket, for dumps. Cost grows with the number of sockets.
-    pub fn for_each_socket(&self, mut f: impl FnMut(SocketInfo)) {
-        self.tcp.for_each_socket(&mut f);
-        self.udp.for_each_socket(&mut f);
     }
 
     /// All routes, connected and learned ones too, in no order.

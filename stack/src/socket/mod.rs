@@ -3,13 +3,15 @@
 //! The calls stand on [`crate::Stack`]: `socket/tcp.rs` and `socket/udp.rs` extend it. None of them
 //! blocks; `WouldBlock` means "wait for the event".
 
-use core::net::SocketAddr;
 use core::ops::{BitOr, BitOrAssign};
 
 use crate::ip::address::AliasId;
 
+mod dump;
 pub mod tcp;
 pub mod udp;
+
+pub use dump::{SocketCursor, SocketInfo, SocketMemory, SocketTimer};
 
 /// Which table a socket is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,21 +125,4 @@ pub enum Event {
         /// The group.
         group: core::net::IpAddr,
     },
-}
-
-/// One line of a socket dump (`ss`).
-#[derive(Clone, Debug)]
-pub struct SocketInfo {
-    /// Handle.
-    pub id: SocketId,
-    /// `LISTEN`, `ESTAB`, ... (ss names); `UNCONN` for UDP.
-    pub state: &'static str,
-    /// Local address.
-    pub local: SocketAddr,
-    /// Peer, unspecified if none.
-    pub peer: SocketAddr,
-    /// Bytes the application has not read (listener: connections not accepted).
-    pub recv_queue: usize,
-    /// Bytes not acknowledged (listener: the backlog).
-    pub send_queue: usize,
 }

@@ -56,6 +56,11 @@ impl Listeners {
         self.slots.iter().map(|(i, l)| (i as u32, l))
     }
 
+    /// Slots, free ones counted.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.capacity()
+    }
+
     pub(crate) fn is_taken(&self, local: SocketAddr) -> bool {
         self.by_addr.contains_key(&(local.ip(), local.port()))
     }

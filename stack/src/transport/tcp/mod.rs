@@ -20,7 +20,7 @@ use crate::path::PathLayer;
 use crate::rng::Secrets;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{TcpError, TcpState};
-use crate::socket::{Event, SocketId, SocketInfo, SocketKind};
+use crate::socket::{Event, SocketId, SocketKind};
 use crate::stack::StackConfig;
 
 mod ack;
@@ -29,6 +29,7 @@ mod calls;
 pub mod cc;
 mod challenge;
 mod demux;
+mod dump;
 mod emit;
 mod flow_table;
 mod input;
@@ -63,6 +64,11 @@ const BURST_FRAMES: usize = 16;
 
 /// Stands for all of TIME-WAIT in [`Timer::Tcp`].
 const TIME_WAIT_TIMER: u32 = u32::MAX;
+
+/// The unspecified address of the family.
+fn any_of(addr: SocketAddr) -> IpAddr {
+    if addr.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() }
+}
 
 /// TCP of one stack: listeners, connections, the flow table.
 pub(crate) struct Tcp {
@@ -355,44 +361,6 @@ impl Tcp {
                 c.fail(&mut cx, TcpError::Aborted);
             }
             self.settle(lower, index);
-        }
-    }
-
-    /// Calls `f` for each socket.
-    pub(crate) fn for_each_socket(&self, f: &mut dyn FnMut(SocketInfo)) {
-        let unspecified = |l: SocketAddr| {
-            let any: IpAddr = if l.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-            SocketAddr::new(any, 0)
-        };
-        for (index, l) in self.listeners.iter() {
-            f(SocketInfo {
-                id: SocketId { kind: SocketKind::TcpListener, index, generation: l.generation },
-                state: TcpState::Listen.name(),
-                local: l.local,
-                peer: unspecified(l.local),
-                recv_queue: l.accept_queue.len(),
-                send_queue: l.backlog,
-            });
-        }
-        for (index, c) in self.connections.iter().filter(|(_, c)| c.state != TcpState::TimeWait) {
-            f(SocketInfo {
-                id: Tcp::id_of(c, index as u32),
-                state: c.state.name(),
-                local: c.key.local(),
-                peer: c.key.peer(),
-                recv_queue: c.recv.len(),
-                send_queue: c.send.len(),
-            });
-        }
-        for (index, e) in self.time_waits.iter() {
-            f(SocketInfo {
-                id: SocketId { kind: SocketKind::TcpStream, index, generation: 0 },
-                state: TcpState::TimeWait.name(),
-                local: e.key.local(),
-                peer: e.key.peer(),
-                recv_queue: 0,
-                send_queue: 0,
-            });
         }
     }
 

@@ -121,8 +121,9 @@ impl TimeWaits {
         self.entries.get(slot as usize)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
-        self.entries.iter().map(|(i, e)| (i as u32, e))
+    /// Slots, free ones counted.
+    pub(crate) fn slots(&self) -> usize {
+        self.entries.capacity()
     }
 
     pub(crate) fn insert(&mut self, mut entry: Entry, now: Instant) -> u32 {

@@ -19,7 +19,8 @@ use crate::ip::multicast;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower, OutPacket, RouteInfo};
 use crate::path::PathLayer;
 use crate::socket::udp::{BindError, Datagram, UdpRecvError, UdpSendError};
-use crate::socket::{Event, Readiness, SocketId, SocketInfo, SocketKind};
+use crate::socket::{Event, Readiness, SocketId, SocketInfo, SocketKind, SocketMemory};
+use crate::stack::Limits;
 use crate::wire::{checksum, frame_sum, protocol};
 
 const HEADER_LEN: usize = 8;
@@ -470,22 +471,39 @@ impl Udp {
     }
 
     /// Calls `f` for each socket.
-    pub(crate) fn for_each_socket(&self, f: &mut dyn FnMut(SocketInfo)) {
-        for (index, socket) in &self.sockets {
-            let any = if socket.local.is_ipv4() { ANY4 } else { ANY6 };
-            f(SocketInfo {
-                id: SocketId {
-                    kind: SocketKind::Udp,
-                    index: index as u32,
-                    generation: socket.generation,
-                },
-                state: if socket.peer.is_some() { "ESTAB" } else { "UNCONN" },
-                local: socket.local,
-                peer: socket.peer.unwrap_or(SocketAddr::new(any, 0)),
-                recv_queue: socket.queue.iter().map(|(d, _)| d.payload.len()).sum(),
-                send_queue: 0,
-            });
+    pub(crate) fn for_each_id(&self, mut f: impl FnMut(SocketId)) {
+        for (index, _) in &self.sockets {
+            if let Some(id) = self.id(index as u32) {
+                f(id);
+            }
         }
+    }
+
+    /// Slots of sockets, free ones counted.
+    pub(crate) fn slots(&self) -> usize {
+        self.sockets.capacity()
+    }
+
+    /// The socket in a slot.
+    pub(crate) fn dump(&self, index: u32, limits: &Limits) -> Option<SocketInfo> {
+        let socket = self.sockets.get(index as usize)?;
+        let any = if socket.local.is_ipv4() { ANY4 } else { ANY6 };
+        Some(SocketInfo {
+            id: self.id(index)?,
+            state: if socket.peer.is_some() { "ESTAB" } else { "UNCONN" },
+            local: socket.local,
+            peer: socket.peer.unwrap_or(SocketAddr::new(any, 0)),
+            recv_queue: socket.queue.iter().map(|(d, _)| d.payload.len()).sum(),
+            send_queue: 0,
+            alias: None,
+            timer: None,
+            memory: SocketMemory {
+                recv_held: socket.held_bytes,
+                recv_limit: limits.udp_recv_bytes,
+                ..SocketMemory::default()
+            },
+            owned: true,
+        })
     }
 
     /// Sockets, and bytes they hold unread.
