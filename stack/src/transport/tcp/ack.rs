@@ -80,6 +80,7 @@ impl Connection {
                 rate: None,
                 window_limited: true,
                 recovering: false,
+                sack: self.sack_ok,
             });
         }
         // RFC 6298 5.2, 5.3

@@ -165,7 +165,9 @@ impl Connection {
                 self.window_update();
             }
             TcpOption::KeepAlive(_) => self.arm_keepalive(cx.now),
-            TcpOption::Congestion(kind) => self.cc = Algorithm::new(kind, self.mss_full()),
+            TcpOption::Congestion(kind) => {
+                self.cc = Algorithm::new(kind, self.mss_full(), self.cc_seed());
+            }
             TcpOption::NoDelay(_) | TcpOption::UserTimeout(_) => {}
         }
     }

@@ -270,7 +270,7 @@ impl Connection {
             timed: None,
             scoreboard: Scoreboard::default(),
             recovery: Recovery::new(iss),
-            cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4),
+            cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, u64::from(iss.0)),
             rtx_at: None,
             rtx_count: 0,
             persist_at: None,
@@ -341,7 +341,12 @@ impl Connection {
         self.snd_wnd = u32::from(window);
         self.snd_wnd_max = self.snd_wnd;
         self.snd_wl1 = seq;
-        self.cc = Algorithm::new(self.settings.congestion, self.mss_full());
+        self.cc = Algorithm::new(self.settings.congestion, self.mss_full(), self.cc_seed());
+    }
+
+    /// What the controller's random choices are made from.
+    pub(crate) fn cc_seed(&self) -> u64 {
+        u64::from(self.iss.0) << 32 | u64::from(self.ts_offset)
     }
 
     /// Every change of state goes through here, for the gauge and the events.

@@ -61,9 +61,28 @@ pub struct Acked {
     pub rate: Option<Rate>,
     /// The congestion window was what held the sender back (RFC 7661).
     pub window_limited: bool,
-    /// Fast or timeout recovery is going on; loss-based controllers leave their window alone in
-    /// fast recovery.
+    /// Fast recovery is going on: loss-based controllers leave their window alone. Not so in
+    /// recovery from a timeout, where slow start rules.
     pub recovering: bool,
+    /// The peer reports selectively: more than one loss shows per round trip.
+    pub sack: bool,
+}
+
+/// A segment that is judged lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// Its first sequence number.
+    pub seq: SeqNum,
+    /// Its length.
+    pub bytes: usize,
+    /// Bytes in flight when it left, itself included.
+    pub flight_at_send: usize,
+    /// Bytes judged lost since it left, itself included.
+    pub lost: u64,
+    /// All bytes delivered by the connection until now.
+    pub delivered: u64,
+    /// The application, not the path, held the flight back when it left.
+    pub app_limited: bool,
 }
 
 /// Why a window shrinks.
@@ -92,6 +111,12 @@ pub struct Congestion {
 pub trait Controller {
     /// Bytes were delivered, or judged lost.
     fn on_ack(&mut self, ack: &Acked);
+    /// A segment is judged lost. Called for each, in order of the sequence, before
+    /// [`Controller::on_congestion`] and before the [`Controller::on_ack`] of the same
+    /// acknowledgement; not for what a timeout declares lost without evidence.
+    fn on_lost(&mut self, lost: &Lost) {
+        let _ = lost;
+    }
     /// Congestion was detected; once per recovery. What the window was is remembered for
     /// [`Controller::undo`].
     fn on_congestion(&mut self, c: &Congestion);
@@ -134,8 +159,9 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// A controller of the `kind`, in its initial state, for segments of `mss` bytes.
-    pub fn new(kind: CongestionControl, mss: usize) -> Algorithm {
-        let _only_one_yet = kind;
+    /// `seed` makes the random choices of BBR; an outsider should not know it.
+    pub fn new(kind: CongestionControl, mss: usize, seed: u64) -> Algorithm {
+        let _only_one_yet = (kind, seed);
         Algorithm::NewReno(NewReno::new(mss))
     }
 }
@@ -151,6 +177,9 @@ macro_rules! each {
 impl Controller for Algorithm {
     fn on_ack(&mut self, ack: &Acked) {
         each!(self, c => c.on_ack(ack));
+    }
+    fn on_lost(&mut self, lost: &Lost) {
+        each!(self, c => c.on_lost(lost));
     }
     fn on_congestion(&mut self, congestion: &Congestion) {
         each!(self, c => c.on_congestion(congestion));
@@ -211,6 +240,7 @@ pub(crate) mod testing {
             rate: None,
             window_limited: true,
             recovering: false,
+            sack: true,
         }
     }
 }
