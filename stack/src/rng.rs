@@ -87,12 +87,16 @@ pub struct Secrets {
     pub isn: Key,
     /// Ephemeral ports (RFC 6056 algorithm 3).
     pub port: Key,
-    /// Timestamp offsets (RFC 7323 7.1) and SYN cookies.
-    pub cookie: Key,
+    /// Timestamp offsets (RFC 7323 7.1).
+    pub timestamp: Key,
     /// Flow-table hashing, against chosen collisions.
     pub flow: Key,
     /// Stable opaque interface identifiers (RFC 7217).
     pub address: Key,
+    /// SYN cookies (RFC 4987 section 3.6).
+    pub syn_cookie: Key,
+    /// Fast Open cookies (RFC 7413 section 4.1.2).
+    pub fast_open: Key,
 }
 
 impl Secrets {
@@ -101,9 +105,11 @@ impl Secrets {
         Secrets {
             isn: Key::generate(rng),
             port: Key::generate(rng),
-            cookie: Key::generate(rng),
+            timestamp: Key::generate(rng),
             flow: Key::generate(rng),
             address: Key::generate(rng),
+            syn_cookie: Key::generate(rng),
+            fast_open: Key::generate(rng),
         }
     }
 }

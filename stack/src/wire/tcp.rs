@@ -88,6 +88,47 @@ impl SackBlocks {
     }
 }
 
+/// Longest cookie of Fast Open (RFC 7413 section 4.1.1).
+pub const FAST_OPEN_COOKIE_BYTES_MAX: usize = 16;
+
+/// The Fast Open option (RFC 7413 section 4.1.1): a cookie, or the request for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FastOpenCookie {
+    bytes: [u8; FAST_OPEN_COOKIE_BYTES_MAX],
+    len: u8,
+}
+
+impl FastOpenCookie {
+    /// Asks for a cookie.
+    pub const REQUEST: FastOpenCookie =
+        FastOpenCookie { bytes: [0; FAST_OPEN_COOKIE_BYTES_MAX], len: 0 };
+
+    /// A cookie of 4 to 16 bytes, an even number, or none at all; `None`: another length.
+    pub fn new(bytes: &[u8]) -> Option<FastOpenCookie> {
+        if !matches!(bytes.len(), 0 | 4..=FAST_OPEN_COOKIE_BYTES_MAX) || bytes.len() % 2 == 1 {
+            return None;
+        }
+        let mut cookie = FastOpenCookie { len: bytes.len() as u8, ..FastOpenCookie::REQUEST };
+        cookie.bytes[..bytes.len()].copy_from_slice(bytes);
+        Some(cookie)
+    }
+
+    /// The cookie; empty: a request.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Whether it asks for a cookie.
+    pub const fn is_request(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes in a header, padding included.
+    pub(crate) const fn option_bytes(&self) -> usize {
+        (2 + self.len as usize).next_multiple_of(4)
+    }
+}
+
 /// The options this stack understands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -101,6 +142,8 @@ pub struct Options {
     pub timestamp: Option<(u32, u32)>,
     /// Selective acknowledgements.
     pub sack: SackBlocks,
+    /// Fast Open cookie or the request for one; SYN only.
+    pub fast_open: Option<FastOpenCookie>,
 }
 
 impl Options {
@@ -127,6 +170,7 @@ impl Options {
             (3, &[shift]) => self.window_scale = Some(shift),
             (4, []) => self.sack_permitted = true,
             (8, body) if body.len() == 8 => self.timestamp = Some((word(body), word(&body[4..]))),
+            (34, body) => self.fast_open = FastOpenCookie::new(body),
             (5, body) if body.len() % 8 == 0 => {
                 for block in body.chunks_exact(8) {
                     self.sack.push((SeqNum(word(block)), SeqNum(word(&block[4..]))));
@@ -153,6 +197,9 @@ impl Options {
         }
         if !self.sack.is_empty() {
             len += 4 + 8 * usize::from(self.sack.len);
+        }
+        if let Some(cookie) = self.fast_open {
+            len += cookie.option_bytes();
         }
         len
     }
@@ -190,6 +237,12 @@ impl Options {
                 put(&from.0.to_be_bytes());
                 put(&to.0.to_be_bytes());
             }
+        }
+        if let Some(cookie) = self.fast_open {
+            let padding = cookie.option_bytes() - 2 - usize::from(cookie.len);
+            put(&[1, 1][..padding]);
+            put(&[34, 2 + cookie.len]);
+            put(cookie.as_slice());
         }
     }
 }
@@ -297,10 +350,30 @@ mod tests {
             window_scale: Some(7),
             sack_permitted: true,
             timestamp: Some((1, 2)),
-            sack: SackBlocks::default(),
+            ..Options::default()
         };
         assert_eq!(options.len(), 20);
         round_trip(options);
+        let cookie = FastOpenCookie::new(&[7; 16]).unwrap();
+        let options = Options { fast_open: Some(cookie), ..options };
+        assert_eq!(options.len(), OPTIONS_BYTES_MAX);
+        round_trip(options);
+    }
+
+    // RFC 7413 4.1.1
+    #[test]
+    fn a_fast_open_cookie_has_an_even_length_from_four_to_sixteen() {
+        for len in 0..=18 {
+            let legal = len == 0 || (4..=16).contains(&len) && len % 2 == 0;
+            let cookie = FastOpenCookie::new(&vec![9; len]);
+            assert_eq!(cookie.is_some(), legal, "{len}");
+            let mut list = vec![34, 2 + len as u8];
+            list.extend(vec![9; len]);
+            assert_eq!(Options::parse(&list).fast_open, cookie);
+            if cookie.is_some() {
+                round_trip(Options { fast_open: cookie, ..Options::default() });
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) fn initial_sequence(secrets: &Secrets, flow: &FlowKey, now: Instant) 
 /// RFC 7323 section 7.1: the timestamp clock of a connection starts at a keyed offset; the same for
 /// each incarnation of a tuple, so that RFC 6191 can compare them.
 pub(crate) fn timestamp_offset(secrets: &Secrets, flow: &FlowKey) -> u32 {
-    flow.hash(&secrets.cookie) as u32
+    flow.hash(&secrets.timestamp) as u32
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ const ALL: Options = Options {
     sack_permitted: true,
     timestamp: Some((700, 0)),
     sack: crate::wire::tcp::SackBlocks::EMPTY,
+    fast_open: None,
 };
 
 #[test]
