@@ -1,0 +1,2 @@
+//! Every script under `scripts/`, each a test of its own.
+fn main() {}
