@@ -27,6 +27,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
+use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::HostSnapshot;
 
 /// Version of requests and answers.
@@ -51,11 +52,10 @@ pub enum Command {
     Ping,
     /// Counters and facts of the whole host.
     Snapshot,
-    /// The sockets of a vserver.
-    Sockets {
-        /// Which.
-        vserver: String,
-    },
+    /// Sockets, a page at a time.
+    Sockets(SocketQuery),
+    /// How many sockets there are.
+    SocketSummary(SocketQuery),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,7 +74,9 @@ pub enum Answer {
     /// To [`Command::Snapshot`].
     Snapshot(Box<HostSnapshot>),
     /// To [`Command::Sockets`].
-    Sockets(Vec<SocketLine>),
+    Sockets(SocketPage),
+    /// To [`Command::SocketSummary`].
+    SocketSummary(SocketSummary),
     /// Refused.
     Error(Refusal),
 }
@@ -93,23 +95,6 @@ pub struct Daemon {
     pub weft: String,
     /// Process id.
     pub pid: u32,
-}
-
-/// One socket, in the words of `ss`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SocketLine {
-    /// `tcp` or `udp`.
-    pub protocol: String,
-    /// `LISTEN`, `ESTAB`, `UNCONN`, ...
-    pub state: String,
-    /// Bytes not read by the application; of a listener, connections not accepted.
-    pub recv_queue: usize,
-    /// Bytes not acknowledged; of a listener, its backlog.
-    pub send_queue: usize,
-    /// Local address.
-    pub local: String,
-    /// Peer.
-    pub peer: String,
 }
 
 /// Why a request was refused.
@@ -132,10 +117,23 @@ pub enum RefusalKind {
     UnsupportedVersion,
     /// No vserver of that name.
     NoSuchVserver,
+    /// A filter that cannot be read.
+    BadFilter,
     /// The request line is too long.
     TooLong,
     /// Too many clients.
     Busy,
+}
+
+impl From<QueryError> for Answer {
+    fn from(e: QueryError) -> Answer {
+        let kind = match e {
+            QueryError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
+            QueryError::Filter(_) => RefusalKind::BadFilter,
+            QueryError::NoSuchProtocol(_) => RefusalKind::BadRequest,
+        };
+        Answer::refuse(kind, e.to_string())
+    }
 }
 
 impl Answer {
@@ -545,8 +543,8 @@ mod tests {
             Command::Snapshot => {
                 Answer::Snapshot(Box::new(HostSnapshot { generation: 9, ..Default::default() }))
             }
-            Command::Sockets { vserver } => {
-                Answer::refuse(RefusalKind::NoSuchVserver, format!("no vserver '{vserver}'"))
+            Command::Sockets(query) | Command::SocketSummary(query) => {
+                QueryError::NoSuchVserver(query.vserver.clone().unwrap_or_default()).into()
             }
         }
     }
@@ -573,7 +571,8 @@ mod tests {
         let mut c = Connection::open(&path).unwrap();
         assert_eq!(c.snapshot().unwrap().generation, 9);
         assert!(matches!(c.ask(Command::Ping).unwrap(), Answer::Pong(Daemon { pid: 7, .. })));
-        let refused = c.ask(Command::Sockets { vserver: String::from("x") }).unwrap_err();
+        let query = SocketQuery { vserver: Some(String::from("x")), ..SocketQuery::default() };
+        let refused = c.ask(Command::Sockets(query)).unwrap_err();
         assert_eq!(refused.to_string(), "no vserver 'x'");
         assert_eq!(c.snapshot().unwrap().generation, 9);
     }

@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use weft_drivers::capture::CaptureFile;
 use weft_drivers::device::{AnyDevice, DeviceError};
-use weft_stack::socket::SocketInfo;
 use weft_stack::stack::ChangeError;
 
 use crate::Vserver;
 use crate::config::HostConfig;
 use crate::interface::TreeError;
 use crate::runtime::Worker;
+use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::HostSnapshot;
 
 mod build;
@@ -141,13 +141,26 @@ impl Host {
         crate::stats::take(&self.shared)
     }
 
-    /// The sockets of a vserver, `None` if there is no such vserver.
-    pub fn sockets(&self, vserver: &str) -> Option<Vec<SocketInfo>> {
-        let index = *self.shared.names.get(vserver)?;
-        let mut sockets = Vec::new();
-        let core = self.shared.worker.lock();
-        core.nodes[index as usize].stack.for_each_socket(|s| sockets.push(s));
-        Some(sockets)
+    /// The next sockets of a query. Takes the worker's lock for a thousand slots at a time.
+    pub fn socket_page(&self, query: &SocketQuery) -> Result<SocketPage, QueryError> {
+        sockets::page(&self.shared, query)
+    }
+
+    /// How many sockets a query finds. `after` and `tcp_info` mean nothing here.
+    pub fn socket_summary(&self, query: &SocketQuery) -> Result<SocketSummary, QueryError> {
+        sockets::summary(&self.shared, query)
+    }
+
+    /// All sockets of a vserver, `None` if there is no such vserver.
+    pub fn sockets(&self, vserver: &str) -> Option<Vec<SocketLine>> {
+        let mut query = SocketQuery { vserver: Some(vserver.to_owned()), ..Default::default() };
+        let mut all = Vec::new();
+        loop {
+            let page = self.socket_page(&query).ok()?;
+            all.extend(page.sockets);
+            let Some(next) = page.next else { return Some(all) };
+            query.after = Some(next);
+        }
     }
 
     /// Whether the worker runs: not after [`Host::stop`], nor after a failure that ended it.

@@ -47,6 +47,7 @@ pub mod interface;
 pub mod net;
 mod runtime;
 pub mod service;
+pub mod sockets;
 pub mod stats;
 mod vserver;
 

@@ -196,8 +196,26 @@ fn a_daemon_serves_operators_and_ends_cleanly() {
     assert_eq!(json["vservers"].as_array().unwrap().len(), 1);
     let (code, out, _) = ask(&["list", "--json"]);
     assert!(code == 0 && serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{out}");
-    let (code, out, _) = ask(&["sockets", "files"]);
-    assert!(code == 0 && out.contains("tcp    LISTEN       0    1024  [::]:80"), "{out}");
+    for args in [&["-l"][..], &["-a", "sport", "80"], &["state", "listening"], &["-lt"]] {
+        let (code, out, _) = ask(&[&["sockets", "files"], args].concat());
+        assert!(code == 0 && out.contains("tcp    LISTEN       0    1024  [::]:80"), "{out}");
+    }
+    assert_eq!(ask(&["sockets", "files", "-H"]), (0, String::new(), String::new()));
+    assert_eq!(ask(&["sockets", "files", "-lH", "sport = :81"]).1, "");
+    let (code, out, _) = ask(&["sockets", "--all", "-lj", "sport", "80"]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, json[0]["vserver"].as_str(), json.as_array().unwrap().len()),
+        (0, Some("files"), 1)
+    );
+    let (code, out, _) = ask(&["sockets", "-s"]);
+    assert!(code == 0 && out.starts_with("Total: ") && out.contains("listen 1"), "{out}");
+    let (code, out, err) = ask(&["sockets", "files", "dst 10.0.0.0/8", "and", "sport", "x"]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(
+        err.ends_with("found 'x'\n  dst 10.0.0.0/8 and sport x\n                           ^\n"),
+        "{err}"
+    );
     for args in [&["stat", "web3"][..], &["sockets", "web3"]] {
         let (code, out, err) = ask(args);
         assert_eq!((code, out.as_str()), (3, ""));

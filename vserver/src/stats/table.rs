@@ -5,11 +5,10 @@ use std::fmt::Write as _;
 use weft_stack::drop::DropReason;
 
 use super::{HostSnapshot, ServiceSnapshot, VserverSnapshot};
-use crate::control::SocketLine;
 
 /// Where the text of a column stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Align {
+pub(crate) enum Align {
     Left,
     Right,
 }
@@ -22,11 +21,11 @@ pub struct Table {
 }
 
 impl Table {
-    fn new(columns: &[(&'static str, Align)]) -> Table {
+    pub(crate) fn new(columns: &[(&'static str, Align)]) -> Table {
         Table { columns: columns.to_vec(), rows: Vec::new() }
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
     }
@@ -214,29 +213,6 @@ pub fn drops(found: &std::collections::BTreeMap<String, u64>, zeros: bool) -> Ta
     for (n, r) in reasons {
         let cells = [r.name(), &n.to_string(), r.meaning(), r.remedy()];
         t.row(cells.iter().map(|c| String::from(*c)).collect());
-    }
-    t
-}
-
-/// One line per socket, in the words of `ss`.
-pub fn sockets(found: &[SocketLine]) -> Table {
-    let mut t = Table::new(&[
-        ("NETID", Left),
-        ("STATE", Left),
-        ("RECV-Q", Right),
-        ("SEND-Q", Right),
-        ("LOCAL", Left),
-        ("PEER", Left),
-    ]);
-    for s in found {
-        t.row(vec![
-            s.protocol.clone(),
-            s.state.clone(),
-            s.recv_queue.to_string(),
-            s.send_queue.to_string(),
-            s.local.clone(),
-            s.peer.clone(),
-        ]);
     }
     t
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use weft_vserver::control::{Answer, Command, Daemon, RefusalKind, Socket, SocketLine};
+use weft_vserver::control::{Answer, Command, Daemon, Socket};
 use weft_vserver::service::Services;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
 use weft_vserver::{Host, HostError};
@@ -92,27 +92,13 @@ fn answers(host: Arc<Host>, services: Arc<Services>) -> impl Fn(&Command) -> Ans
             pid: std::process::id(),
         }),
         Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services))),
-        Command::Sockets { vserver } => sockets(&host, vserver),
+        Command::Sockets(query) => {
+            host.socket_page(query).map_or_else(Answer::from, Answer::Sockets)
+        }
+        Command::SocketSummary(query) => {
+            host.socket_summary(query).map_or_else(Answer::from, Answer::SocketSummary)
+        }
     }
-}
-
-fn sockets(host: &Host, vserver: &str) -> Answer {
-    use weft_stack::socket::SocketKind;
-    let Some(found) = host.sockets(vserver) else {
-        return Answer::refuse(RefusalKind::NoSuchVserver, format!("no vserver '{vserver}'"));
-    };
-    let line = |s: weft_stack::socket::SocketInfo| SocketLine {
-        protocol: String::from(match s.id.kind {
-            SocketKind::TcpListener | SocketKind::TcpStream => "tcp",
-            SocketKind::Udp => "udp",
-        }),
-        state: s.state.to_owned(),
-        recv_queue: s.recv_queue,
-        send_queue: s.send_queue,
-        local: s.local.to_string(),
-        peer: s.peer.to_string(),
-    };
-    Answer::Sockets(found.into_iter().map(line).collect())
 }
 
 /// A line per NIC with the mode in use, a line per vserver, and that it is ready.
