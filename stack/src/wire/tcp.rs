@@ -19,7 +19,7 @@ pub const TIMESTAMP_BYTES: usize = 12;
 
 /// Control bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(pub u8);
+pub struct Flags(pub u16);
 
 impl Flags {
     /// No more data from the sender.
@@ -38,6 +38,10 @@ impl Flags {
     pub const ECE: Flags = Flags(0x40);
     /// Congestion window reduced (RFC 3168).
     pub const CWR: Flags = Flags(0x80);
+    /// Accurate ECN (RFC 9768), the former nonce sum.
+    pub const AE: Flags = Flags(0x100);
+    /// The three flags of congestion marks; on an AccECN connection they are the ACE field.
+    pub const ACE: Flags = Flags(0x1c0);
 
     /// Both sets.
     pub const fn with(self, other: Flags) -> Flags {
@@ -52,6 +56,87 @@ impl Flags {
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Flags) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Flags that show `count` modulo 8 in the ACE field (RFC 9768 section 3.2.2).
+    pub const fn with_ace(self, count: u32) -> Flags {
+        Flags(self.0 & !Flags::ACE.0 | ((count & 7) as u16) << 6)
+    }
+
+    /// The ACE field (RFC 9768 section 3.2.2): AE is its highest bit, ECE its lowest.
+    pub const fn ace(self) -> u8 {
+        ((self.0 >> 6) & 7) as u8
+    }
+}
+
+/// The AccECN option (RFC 9768 section 3.2.3): bytes received under each codepoint, modulo 2^24.
+/// What was left out at its end is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccEcnOption {
+    /// ECT(1) first (kind 174), not ECT(0) (kind 172). CE is in the middle in either order.
+    pub ect1_first: bool,
+    /// How many of the counters are there, 0 to 3.
+    len: u8,
+    /// In the order of the header.
+    counters: [u32; 3],
+}
+
+impl AccEcnOption {
+    /// Values of a counter are modulo this.
+    pub const MODULUS: u32 = 1 << 24;
+
+    /// The first `len` counters, at most three, of this order; higher bits are cut.
+    pub fn new(ect1_first: bool, counters: [u32; 3], len: usize) -> AccEcnOption {
+        let len = len.min(3);
+        let mut option = AccEcnOption { ect1_first, len: len as u8, counters: [0; 3] };
+        for (to, from) in option.counters.iter_mut().zip(&counters[..len]) {
+            *to = from % Self::MODULUS;
+        }
+        option
+    }
+
+    fn parse(ect1_first: bool, body: &[u8]) -> Option<AccEcnOption> {
+        // RFC 9768 3.2.3: other lengths are ignored.
+        if body.len() > 9 || !body.len().is_multiple_of(3) {
+            return None;
+        }
+        let mut option = AccEcnOption { ect1_first, ..AccEcnOption::default() };
+        for (to, from) in option.counters.iter_mut().zip(body.chunks_exact(3)) {
+            *to = u32::from_be_bytes([0, from[0], from[1], from[2]]);
+            option.len += 1;
+        }
+        Some(option)
+    }
+
+    /// The counters that are there, in the order of the header.
+    pub fn as_slice(&self) -> &[u32] {
+        &self.counters[..usize::from(self.len)]
+    }
+
+    /// Bytes under ECT(0).
+    pub fn ect0(&self) -> Option<u32> {
+        self.as_slice().get(if self.ect1_first { 2 } else { 0 }).copied()
+    }
+
+    /// Bytes under CE.
+    pub fn ce(&self) -> Option<u32> {
+        self.as_slice().get(1).copied()
+    }
+
+    /// Bytes under ECT(1).
+    pub fn ect1(&self) -> Option<u32> {
+        self.as_slice().get(if self.ect1_first { 0 } else { 2 }).copied()
+    }
+
+    /// With as many counters as `room` bytes of a header take; `None`: not even the first.
+    pub fn fit(self, room: usize) -> Option<AccEcnOption> {
+        let shorter = |len| AccEcnOption::new(self.ect1_first, self.counters, len);
+        (1..=usize::from(self.len)).rev().map(shorter).find(|o| o.option_bytes() <= room)
+    }
+
+    /// Bytes in a header, padding included.
+    pub(crate) const fn option_bytes(&self) -> usize {
+        (2 + 3 * self.len as usize).next_multiple_of(4)
     }
 }
 
@@ -144,6 +229,8 @@ pub struct Options {
     pub sack: SackBlocks,
     /// Fast Open cookie or the request for one; SYN only.
     pub fast_open: Option<FastOpenCookie>,
+    /// Counters of Accurate ECN; not on a SYN.
+    pub accurate_ecn: Option<AccEcnOption>,
 }
 
 impl Options {
@@ -170,6 +257,7 @@ impl Options {
             (3, &[shift]) => self.window_scale = Some(shift),
             (4, []) => self.sack_permitted = true,
             (8, body) if body.len() == 8 => self.timestamp = Some((word(body), word(&body[4..]))),
+            (172 | 174, body) => self.accurate_ecn = AccEcnOption::parse(kind == 174, body),
             (34, body) => self.fast_open = FastOpenCookie::new(body),
             (5, body) if body.len() % 8 == 0 => {
                 for block in body.chunks_exact(8) {
@@ -201,7 +289,15 @@ impl Options {
         if let Some(cookie) = self.fast_open {
             len += cookie.option_bytes();
         }
+        if let Some(accurate) = self.accurate_ecn {
+            len += accurate.option_bytes();
+        }
         len
+    }
+
+    /// Bytes that other options may still take.
+    pub fn room(&self) -> usize {
+        OPTIONS_BYTES_MAX.saturating_sub(self.len())
     }
 
     /// Whether the list is empty.
@@ -230,6 +326,14 @@ impl Options {
         }
         if let Some(shift) = self.window_scale {
             put(&[1, 3, 3, shift]);
+        }
+        if let Some(accurate) = self.accurate_ecn {
+            let len = 2 + 3 * accurate.len;
+            put(&[1, 1, 1][..accurate.option_bytes() - usize::from(len)]);
+            put(&[if accurate.ect1_first { 174 } else { 172 }, len]);
+            for counter in accurate.as_slice() {
+                put(&counter.to_be_bytes()[1..]);
+            }
         }
         if !self.sack.is_empty() {
             put(&[1, 1, 5, 2 + 8 * self.sack.len]);
@@ -266,6 +370,11 @@ pub struct Header {
     pub flags: Flags,
     /// Receive window, not scaled.
     pub window: u16,
+    /// Urgent pointer; significant with [`Flags::URG`].
+    pub urgent: u16,
+    /// ECN codepoint (RFC 3168 section 5) of the IP packet around it. No part of these bytes: it
+    /// travels with them from and to the IP header. 0: not ECN-capable, 1: ECT(1), 2: ECT(0), 3: CE.
+    pub ecn: u8,
     /// Options.
     pub options: Options,
 }
@@ -284,8 +393,11 @@ impl Header {
             dst_port: u16::from_be_bytes([fixed[2], fixed[3]]),
             seq: SeqNum(word(&fixed[4..])),
             ack: SeqNum(word(&fixed[8..])),
-            flags: Flags(fixed[13]),
+            // The other reserved bits are ignored (RFC 9293 3.1).
+            flags: Flags(u16::from_be_bytes([fixed[12] & 1, fixed[13]])),
             window: u16::from_be_bytes([fixed[14], fixed[15]]),
+            urgent: u16::from_be_bytes([fixed[18], fixed[19]]),
+            ecn: 0,
             options: Options::parse(&bytes[HEADER_BYTES..len]),
         };
         Some((header, len))
@@ -312,10 +424,11 @@ impl Header {
         out[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
         out[4..8].copy_from_slice(&self.seq.0.to_be_bytes());
         out[8..12].copy_from_slice(&self.ack.0.to_be_bytes());
-        out[12] = ((len / 4) as u8) << 4;
-        out[13] = self.flags.0;
+        let [ae, flags] = self.flags.0.to_be_bytes();
+        (out[12], out[13]) = (((len / 4) as u8) << 4 | ae & 1, flags);
         out[14..16].copy_from_slice(&self.window.to_be_bytes());
-        out[16..20].fill(0);
+        out[16..18].fill(0);
+        out[18..20].copy_from_slice(&self.urgent.to_be_bytes());
         self.options.emit(&mut out[HEADER_BYTES..]);
     }
 }
@@ -331,8 +444,10 @@ mod tests {
             dst_port: 65535,
             seq: SeqNum(7),
             ack: SeqNum(u32::MAX),
-            flags: Flags::SYN.with(Flags::CWR),
+            flags: Flags::SYN.with(Flags::CWR).with(Flags::AE),
             window: 512,
+            urgent: 77,
+            ecn: 0,
             options,
         };
         let mut bytes = vec![0xff; header.len()];
@@ -374,6 +489,60 @@ mod tests {
                 round_trip(Options { fast_open: cookie, ..Options::default() });
             }
         }
+    }
+
+    // RFC 9768 3.2.3
+    #[test]
+    fn the_accecn_option_has_none_to_three_counters_in_either_order() {
+        for (kind, ect1_first) in [(172, false), (174, true)] {
+            for len in 0..=12 {
+                let mut list = vec![kind, 2 + len];
+                list.extend((1..=len).map(|i| i * 16));
+                let option = Options::parse(&list).accurate_ecn;
+                assert_eq!(option.is_some(), len % 3 == 0 && len <= 9, "{len}");
+                let Some(option) = option else { continue };
+                let counters = [0x0010_2030, 0x0040_5060, 0x0070_8090];
+                assert_eq!(option, AccEcnOption::new(ect1_first, counters, usize::from(len / 3)));
+                assert_eq!(option.ce(), (len >= 6).then_some(counters[1]));
+                let (first, last) = ((len >= 3).then_some(counters[0]), option.ect0());
+                let last = if ect1_first { last } else { option.ect1() };
+                assert_eq!(last, (len >= 9).then_some(counters[2]));
+                assert_eq!(first, if ect1_first { option.ect1() } else { option.ect0() });
+                round_trip(Options { accurate_ecn: Some(option), ..Options::default() });
+            }
+        }
+    }
+
+    // RFC 9768 3.2.3.3
+    #[test]
+    fn the_accecn_option_takes_the_room_that_others_leave() {
+        let whole = AccEcnOption::new(false, [1 << 25 | 5, 6, 7], 3);
+        assert_eq!(whole.ect0(), Some(5), "modulo 2^24");
+        let counters = |room| whole.fit(room).map(|o| o.as_slice().len());
+        assert_eq!(
+            [40, 12, 11, 8, 7, 4].map(counters),
+            [Some(3), Some(3), Some(2), Some(2), None, None]
+        );
+        let cookie = FastOpenCookie::new(&[7; 8]);
+        let mut options = Options {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack_permitted: true,
+            timestamp: Some((1, 2)),
+            fast_open: cookie,
+            ..Options::default()
+        };
+        options.accurate_ecn = whole.fit(options.room());
+        assert_eq!(options.len(), OPTIONS_BYTES_MAX);
+        round_trip(options);
+    }
+
+    // RFC 9768 3.2.2
+    #[test]
+    fn the_ace_field_is_three_flags() {
+        let flags = Flags::ACK.with(Flags::ECE);
+        assert_eq!((flags.ace(), flags.with_ace(14).ace()), (1, 6));
+        assert_eq!(flags.with_ace(6), Flags::ACK.with(Flags::AE).with(Flags::CWR));
     }
 
     #[test]

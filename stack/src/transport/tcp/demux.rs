@@ -29,7 +29,7 @@ impl Tcp {
         packet: &InPacket,
         mut frame: Frame,
     ) -> Fate {
-        let (seg, header_len) = match check(lower, packet, &frame) {
+        let (mut seg, header_len) = match check(lower, packet, &frame) {
             Ok(parsed) => parsed,
             Err(reason) => {
                 lower.ctx.mib.tcp.in_segs += 1;
@@ -37,6 +37,9 @@ impl Tcp {
                 return Fate::Dropped(reason);
             }
         };
+        // A merged super-segment has one codepoint: receive offload joins only what is alike
+        // (RFC 9768 3.2.2.2.1).
+        seg.ecn = packet.traffic_class & 3;
         frame.pull_front(header_len);
         lower.ctx.mib.tcp.in_segs += segments_in(&frame);
         let key = FlowKey::new(

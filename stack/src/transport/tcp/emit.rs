@@ -61,18 +61,19 @@ pub(crate) fn bound_alias(key: &FlowKey, alias: AliasId) -> Option<AliasId> {
     link_local.then_some(alias)
 }
 
-/// Hands a frame down. A loss is counted below; retransmission makes good for it.
+/// Hands a frame down; each segment of a super-segment gets the codepoint `ecn`. A loss is counted below; retransmission makes good for it.
 pub(crate) fn send<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     key: &FlowKey,
     alias: AliasId,
+    ecn: u8,
     frame: Frame,
 ) {
     let packet = OutPacket {
         src: key.local,
         dst: key.peer,
         protocol: protocol::TCP,
-        traffic_class: 0,
+        traffic_class: ecn,
         hop_limit: None,
         dont_fragment: true,
         alias: bound_alias(key, alias),
@@ -96,5 +97,5 @@ pub(crate) fn send_header<P: PathLayer>(
         lower.ctx.mib.tcp.out_rsts += 1;
     }
     let segment = SegmentOut { header, payload: <_>::default(), payload_len: 0, mss: 1 };
-    send(lower, key, alias, build(frame, key, segment, false));
+    send(lower, key, alias, segment.header.ecn, build(frame, key, segment, false));
 }

@@ -412,7 +412,8 @@ fn turn<P: PathLayer>(
             *spare = Some(frame);
             return Turn::Done;
         };
-        emit::send(lower, &key, alias, emit::build(frame, &key, segment, tx_checksum));
+        let ecn = segment.header.ecn;
+        emit::send(lower, &key, alias, ecn, emit::build(frame, &key, segment, tx_checksum));
     }
     Turn::More
 }

@@ -95,6 +95,7 @@ impl Entry {
             flags: Flags::ACK,
             window: self.window,
             options: Options { timestamp, ..Options::default() },
+            ..Header::default()
         }
     }
 }

@@ -11,6 +11,7 @@ const ALL: Options = Options {
     timestamp: Some((700, 0)),
     sack: crate::wire::tcp::SackBlocks::EMPTY,
     fast_open: None,
+    accurate_ecn: None,
 };
 
 #[test]

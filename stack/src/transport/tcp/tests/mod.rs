@@ -86,6 +86,7 @@ impl Seg {
             flags: self.flags,
             window: self.win.unwrap_or(30_000),
             options,
+            ..Header::default()
         }
     }
 
