@@ -235,6 +235,14 @@ counters! {
         sack_recovery: "ExtTCPSackRecovery",
         /// Recoveries started by duplicate ACKs without SACK.
         reno_recovery: "ExtTCPRenoRecovery",
+        /// Segments lost again after they were sent again (RACK).
+        lost_retransmit: "ExtTCPLostRetransmit",
+        /// Duplicates reported by peers (RFC 2883).
+        dsack_recv: "ExtTCPDSACKRecv",
+        /// SACK blocks that were not noted in full because a connection's records were at their limit.
+        sack_blocks_ignored: "ExtSackBlocksIgnored",
+        /// Segments that share a record because a connection's records were at their limit.
+        sent_records_shared: "ExtSentRecordsShared",
         /// Out-of-order segments queued.
         ofo_queue: "ExtTCPOFOQueue",
         /// Segments with nothing new.

@@ -5,9 +5,19 @@ use core::time::Duration;
 use crate::socket::tcp::TcpState;
 use crate::wire::tcp::{Flags, Header};
 
-use super::cc::{Acked, Controller};
+use super::cc::{Acked, Controller, Rate};
+use super::rate::Newly;
 use super::recovery::Phase;
 use super::state::{Connection, Cx};
+
+/// What an acknowledgement found.
+struct Before {
+    pipe: usize,
+    flight: usize,
+    /// Total of lost bytes.
+    lost: u64,
+    fast: bool,
+}
 
 impl Connection {
     /// RFC 5961 section 5: whether the acknowledgement number can be the peer's.
@@ -16,41 +26,52 @@ impl Connection {
         seg.ack >= oldest && seg.ack <= self.snd_nxt
     }
 
-    /// Takes an acceptable acknowledgement (RFC 9293 3.10.7.4, RFC 5681, RFC 6675).
+    /// Takes an acceptable acknowledgement (RFC 9293 3.10.7.4, RFC 5681, 6675, 8985).
     pub(crate) fn process_ack(&mut self, cx: &mut Cx<'_>, seg: &Header, payload_len: usize) {
         self.unanswered = 0;
-        let reported = self.take_sack(seg);
-        if seg.ack > self.snd_una {
-            self.advance(cx, seg);
-        } else {
-            let window = u32::from(seg.window) << self.snd_wscale;
-            // RFC 5681 section 2: what counts as a duplicate.
-            let duplicate = seg.ack == self.snd_una
-                && self.flight() > 0
-                && payload_len == 0
-                && !seg.flags.has(Flags::FIN)
-                && (window == self.snd_wnd || reported > 0);
-            if self.flight() > 0 {
-                self.recovery_on_duplicate(cx, duplicate, reported);
-            }
+        if self.flight() > 0 {
+            self.take_ack(cx, seg, payload_len);
         }
         self.update_window(seg);
     }
 
-    fn take_sack(&mut self, seg: &Header) -> usize {
-        if !self.sack_ok || seg.options.sack.is_empty() {
-            return 0;
+    /// An acknowledgement while something is in flight.
+    fn take_ack(&mut self, cx: &mut Cx<'_>, seg: &Header, payload_len: usize) {
+        let before = Before {
+            pipe: self.pipe(),
+            flight: self.flight(),
+            lost: self.delivery.lost,
+            fast: self.recovery.phase == Phase::Fast,
+        };
+        let mut newly = Newly::default();
+        let dsack = self.take_sack(cx, seg, &mut newly);
+        if dsack.is_some() {
+            self.on_dsack(cx);
         }
-        let (una, nxt) = (self.snd_una.max(seg.ack), self.snd_nxt);
-        let blocks = seg.options.sack.as_slice();
-        blocks.iter().map(|b| self.scoreboard.add(*b, una, nxt)).sum()
+        let window = u32::from(seg.window) << self.snd_wscale;
+        // RFC 5681 section 2: what counts as a duplicate.
+        let duplicate = seg.ack == self.snd_una
+            && payload_len == 0
+            && !seg.flags.has(Flags::FIN)
+            && (window == self.snd_wnd || newly.bytes > 0);
+        let acked = if seg.ack > self.snd_una { self.advance(cx, seg, &mut newly) } else { 0 };
+        let rtt = self.sample_rtt(cx, seg, &newly, before.flight);
+        self.rack_update(cx, &newly, seg.options.timestamp.map(|(_, echo)| echo));
+        let rate = self.delivery.sample(cx.now, &newly, self.rtt.min());
+        self.recovery_on_ack(cx, acked, duplicate, &newly);
+        self.tell_controller(cx, acked, &newly, &before, (rtt, rate));
+        if acked > 0 {
+            // RFC 6298 5.2, 5.3
+            self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
+            self.tell_writable();
+        }
     }
 
-    fn advance(&mut self, cx: &mut Cx<'_>, seg: &Header) {
-        let flight_before = self.flight();
+    /// `snd_una` moves to the acknowledgement; returns by how much.
+    fn advance(&mut self, cx: &mut Cx<'_>, seg: &Header, newly: &mut Newly) -> usize {
         let acked = (seg.ack - self.snd_una) as usize;
         self.snd_una = seg.ack;
-        self.scoreboard.advance(seg.ack);
+        self.sent.ack(seg.ack, |sent| newly.take(sent, true));
         let data = seg.ack.diff(self.send_base).clamp(0, self.send.len() as i32) as usize;
         if data > 0 {
             self.send.ack(data);
@@ -58,54 +79,84 @@ impl Connection {
             self.totals.bytes_acked += data as u64;
             cx.stats.out_octets += data as u64;
         }
-        self.sample_rtt(cx, seg);
         self.rtx_count = 0;
         self.progress_at = cx.now;
-        let recovering = self.recovery.phase == Phase::Fast;
-        self.recovery_on_advance(cx, acked);
-        self.detect_loss(cx);
-        if !recovering && self.recovery.phase != Phase::Fast {
-            self.cc.on_ack(&Acked {
-                now: cx.now,
-                bytes: acked,
-                lost: 0,
-                ce: 0,
-                flight_before,
-                flight: self.flight(),
-                delivered: self.totals.bytes_acked,
-                snd_una: self.snd_una,
-                snd_nxt: self.snd_nxt,
-                rtt: None,
-                srtt: self.rtt.srtt(),
-                rate: None,
-                window_limited: true,
-                recovering: false,
-                sack: self.sack_ok,
-            });
-        }
-        // RFC 6298 5.2, 5.3
-        self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
-        self.tell_writable();
+        acked
     }
 
-    /// RFC 6298 section 3 (Karn), RFC 7323 section 4: one timed segment per round trip; after a
-    /// retransmission only the timestamp can tell which transmission was acknowledged.
-    fn sample_rtt(&mut self, cx: &mut Cx<'_>, seg: &Header) {
-        match self.timed {
-            Some((end, sent)) if seg.ack >= end => {
-                self.timed = None;
-                self.rtt.sample(cx.now - sent);
-            }
-            None if self.ts_ok => {
-                let Some((_, echo)) = seg.options.timestamp else { return };
-                let elapsed = self.timestamp(cx.now).wrapping_sub(echo);
-                // An echo from the future or from long ago is no measurement.
-                if echo != 0 && elapsed < 1 << 20 {
-                    self.rtt.sample(Duration::from_millis(u64::from(elapsed.max(1))));
-                }
-            }
-            _ => {}
+    fn tell_controller(
+        &mut self,
+        cx: &Cx<'_>,
+        acked: usize,
+        newly: &Newly,
+        before: &Before,
+        (rtt, rate): (Option<Duration>, Option<Rate>),
+    ) {
+        let lost = (self.delivery.lost - before.lost) as usize;
+        // The mark's owner says how many bytes this acknowledgement reports as marked.
+        let ce = 0;
+        if newly.bytes == 0 && lost == 0 && ce == 0 {
+            return;
         }
+        let slow_start = self.cc.cwnd() < self.cc.ssthresh();
+        let half_used = slow_start && before.pipe * 2 >= self.cc.cwnd();
+        let window_limited = self.delivery.was_window_limited(self.snd_una) || half_used;
+        self.cc.on_ack(&Acked {
+            now: cx.now,
+            bytes: newly.bytes,
+            lost,
+            ce,
+            flight_before: before.pipe,
+            flight: self.pipe(),
+            delivered: self.delivery.delivered,
+            snd_una: self.snd_una,
+            snd_nxt: self.snd_nxt,
+            rtt,
+            srtt: self.rtt.srtt(),
+            rate,
+            window_limited,
+            advanced: acked > 0,
+            recovering: before.fast || self.recovery.phase == Phase::Fast,
+            sack: self.sack_ok,
+        });
+    }
+
+    /// RFC 6298 section 3 (Karn), RFC 7323 section 4: only the timestamp can tell which
+    /// transmission of a segment sent twice was acknowledged. Returns the sample of the newest
+    /// segment delivered, which waited least for its acknowledgement.
+    fn sample_rtt(
+        &mut self,
+        cx: &Cx<'_>,
+        seg: &Header,
+        newly: &Newly,
+        flight: usize,
+    ) -> Option<Duration> {
+        let newest = newly.newest_once.map(|at| cx.now - at);
+        if let Some(rtt) = newest {
+            self.rtt.observe_min(cx.now, rtt);
+        }
+        if let Some(at) = newly.oldest_once {
+            // An acknowledgement of every second segment.
+            let per_round = flight.div_ceil(2 * self.mss_full()) as u32;
+            self.rtt.sample(cx.now - at, per_round);
+        } else if newly.resent && self.ts_ok {
+            let (_, echo) = seg.options.timestamp?;
+            let elapsed = self.timestamp(cx.now).wrapping_sub(echo);
+            // An echo from the future or from long ago is no measurement.
+            if echo != 0 && elapsed < 1 << 20 {
+                let rtt = Duration::from_millis(u64::from(elapsed.max(1)));
+                self.rtt.sample(rtt, 1);
+                return Some(rtt);
+            }
+        }
+        newest
+    }
+
+    /// The peer reports a segment that it had received before.
+    fn on_dsack(&mut self, cx: &mut Cx<'_>) {
+        cx.stats.dsack_recv += 1;
+        self.totals.dsacks += 1;
+        self.rack.on_dsack(self.snd_una, self.snd_nxt);
     }
 
     /// RFC 9293 3.10.7.4: older segments must not shrink the window.

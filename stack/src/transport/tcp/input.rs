@@ -116,10 +116,13 @@ impl Connection {
     fn handshake_acked(&mut self, cx: &mut Cx<'_>, seg: &Header) {
         let sent_again = self.rtx_count > 0;
         self.snd_una = seg.ack;
-        self.recovery_on_advance(cx, 1);
-        match self.timed.take() {
-            Some((_, sent)) if !sent_again => self.rtt.sample(cx.now - sent),
-            _ => self.rtt.syn_was_lost(),
+        if sent_again {
+            self.rtt.syn_was_lost();
+        } else {
+            // The time of the first SYN.
+            let rtt = cx.now - self.progress_at;
+            self.rtt.sample(rtt, 1);
+            self.rtt.observe_min(cx.now, rtt);
         }
         (self.rtx_at, self.rtx_count) = (None, 0);
         self.rtt.end_backoff();

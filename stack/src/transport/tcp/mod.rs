@@ -39,11 +39,15 @@ mod open;
 mod output;
 mod payload;
 mod ports;
+mod rack;
+mod rate;
 mod recovery;
 mod recv_buffer;
+mod retransmit;
 mod rtt;
 mod sack;
 mod send_buffer;
+mod sent;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -425,7 +429,7 @@ fn lower_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
         && route.mtu < c.mtu
     {
         c.set_mtu(route.mtu);
-        c.resegment();
+        c.resegment(lower.ctx.now);
     }
 }
 

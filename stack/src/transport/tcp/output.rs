@@ -11,7 +11,6 @@ use crate::socket::tcp::TcpState;
 use crate::wire::tcp::{Flags, HEADER_BYTES, Header, Options};
 
 use super::cc::Controller;
-use super::recovery::Phase;
 use super::state::{Connection, Cx, Probe};
 
 /// What the path takes.
@@ -101,7 +100,6 @@ impl Connection {
         self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + u32::from(window));
         if self.snd_nxt == self.iss {
             self.snd_nxt = self.iss + 1;
-            self.timed = Some((self.snd_nxt, cx.now));
             self.progress_at = cx.now;
             cx.stats.out_segs += 1;
         } else {
@@ -112,51 +110,22 @@ impl Connection {
         Some(out)
     }
 
-    /// The next lost bytes, as the congestion window allows (RFC 6675 section 5 step C).
-    fn poll_retransmission(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<SegmentOut> {
-        let (from, to) = self.next_lost()?;
-        let mss = self.mss_now();
-        let room = self.cc.cwnd().saturating_sub(self.pipe());
-        let forced = self.recovery.force;
-        if room < mss && !forced {
-            return None;
-        }
-        self.recovery.force = false;
-        let budget = if forced { mss } else { room / mss * mss };
-        let fin = self.fin_sent && to == self.snd_nxt;
-        let data = ((to - from) as usize).saturating_sub(usize::from(fin));
-        let len = data.min(budget).min(self.super_len(mss, limits));
-        let fin = fin && len == data;
-        let mut flags = Flags::ACK;
-        if fin {
-            flags = flags.with(Flags::FIN);
-        }
-        let out = self.data_segment(cx, from, len, flags);
-        self.recovery.rtx_next = from + len as u32 + u32::from(fin);
-        let segments = len.div_ceil(mss).max(1) as u64;
-        cx.stats.retrans_segs += segments;
-        match self.recovery.phase {
-            Phase::Timeout => self.totals.retransmits.timeout += segments,
-            _ => self.totals.retransmits.fast += segments,
-        }
-        // RFC 6298 section 3: the timed segment is ambiguous now.
-        self.timed = None;
-        self.arm_retransmission(cx);
-        Some(out)
-    }
-
     /// Data never sent before, and FIN.
     fn poll_new(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<SegmentOut> {
         let unsent = self.unsent();
         let fin = self.fin_queued && !self.fin_sent;
         if unsent == 0 && !fin {
+            self.note_limit();
             return None;
         }
         self.restart_after_idle(cx);
         let mss = self.mss_now();
         let len = match self.grant(unsent, fin, mss, self.super_len(mss, limits)) {
             Grant::Bytes(len) => len,
-            Grant::Wait => return None,
+            Grant::Wait => {
+                self.note_limit();
+                return None;
+            }
             Grant::Closed => {
                 self.arm_persist(cx);
                 return None;
@@ -175,12 +144,13 @@ impl Connection {
             self.fin_sent = true;
         }
         let out = self.data_segment(cx, from, len, flags);
-        self.snd_nxt = from + len as u32 + u32::from(fin);
+        let end = from + len as u32 + u32::from(fin);
+        self.on_send_new(cx, end);
+        self.snd_nxt = end;
         if !len.is_multiple_of(mss) {
             self.snd_small_end = self.snd_nxt;
         }
         cx.stats.out_segs += len.div_ceil(mss).max(1) as u64;
-        self.timed.get_or_insert((self.snd_nxt, cx.now));
         (self.persist_at, self.persist_count) = (None, 0);
         self.arm_retransmission(cx);
         Some(out)
@@ -189,9 +159,9 @@ impl Connection {
     /// Most payload under one header: whole segments, no longer than an IP packet, and no more than
     /// a part of the congestion window, so that acknowledgements keep coming and the loss of one
     /// super-segment is noticed by the next.
-    fn super_len(&self, mss: usize, limits: &PathLimits) -> usize {
+    pub(crate) fn super_len(&self, mss: usize, limits: &PathLimits) -> usize {
         let most = limits.gso_bytes_max.min(SEGMENT_BYTES_MAX);
-        (most.min(self.cc.cwnd() / BURSTS_PER_WINDOW) / mss).max(1) * mss
+        (most.min(self.window() / BURSTS_PER_WINDOW) / mss).max(1) * mss
     }
 
     /// Sender's silly-window avoidance and Nagle (RFC 9293 3.8.6.2.1, 3.7.4).
@@ -202,7 +172,7 @@ impl Connection {
         if by_window == 0 && (unsent > 0 || window == 0) {
             return if idle { Grant::Closed } else { Grant::Wait };
         }
-        let mut room = self.cc.cwnd().saturating_sub(self.pipe());
+        let mut room = self.window().saturating_sub(self.pipe());
         if idle {
             room = room.max(mss);
         }
@@ -260,7 +230,7 @@ impl Connection {
         self.segment(cx, seq, Flags::ACK, 0)
     }
 
-    fn data_segment(
+    pub(crate) fn data_segment(
         &mut self,
         cx: &mut Cx<'_>,
         from: SeqNum,
@@ -329,7 +299,7 @@ impl Connection {
     }
 
     /// Payload of a full segment with the options of now.
-    fn mss_now(&self) -> usize {
+    pub(crate) fn mss_now(&self) -> usize {
         let full = self.mss_full();
         if !self.sack_ok || !self.wants_sack() {
             return full;
@@ -389,7 +359,7 @@ impl Connection {
         }
     }
 
-    fn arm_retransmission(&mut self, cx: &Cx<'_>) {
+    pub(crate) fn arm_retransmission(&mut self, cx: &Cx<'_>) {
         if self.rtx_at.is_none() {
             self.rtx_at = Some(cx.now + self.rtt.rto());
         }
@@ -412,7 +382,7 @@ impl Connection {
             || self.probe.is_some()
             || self.unsent() > 0
             || (self.fin_queued && !self.fin_sent)
-            || self.next_lost().is_some()
+            || self.sent.lost() > 0
     }
 }
 

@@ -1,9 +1,12 @@
-//! What to send again and how much is in flight: fast recovery with SACK (RFC 6675) or without
-//! (RFC 6582), and recovery after a timeout (RFC 5681, 6298).
+//! From loss to its repair: fast recovery, proved by RACK (RFC 8985) or without SACK by three
+//! duplicates (RFC 5681, 6582), and recovery after a timeout (RFC 6298). What is lost stands in
+//! the records (`sent`), what may leave in `window`.
 
 use crate::seq::SeqNum;
+use crate::socket::tcp::TcpState;
 
 use super::cc::{Cause, Congestion, Controller};
+use super::rate::Newly;
 use super::state::{Connection, Cx};
 
 /// RFC 5681 section 3.2.
@@ -12,10 +15,23 @@ const DUP_THRESH: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
-    /// Loss was shown by duplicate acknowledgements.
+    /// Loss was shown by acknowledgements.
     Fast,
     /// Loss was shown by a timeout.
     Timeout,
+    /// What was in flight is cut anew for a smaller path MTU.
+    Resegment,
+}
+
+impl Phase {
+    /// As dumps show it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Phase::Open | Phase::Resegment => "open",
+            Phase::Fast => "recovery",
+            Phase::Timeout => "loss",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -23,10 +39,7 @@ pub(crate) struct Recovery {
     pub(crate) phase: Phase,
     /// Recovery ends when this is acknowledged.
     pub(crate) recover: SeqNum,
-    /// Unreported bytes below this are lost.
-    pub(crate) lost_end: SeqNum,
-    /// Lost bytes below this were sent again (RFC 6675 `HighRxt`).
-    pub(crate) rtx_next: SeqNum,
+    /// Duplicate acknowledgements, each of which stands for a segment that arrived (without SACK).
     pub(crate) dupacks: u32,
     /// The first segment goes out whatever the window says.
     pub(crate) force: bool,
@@ -34,64 +47,60 @@ pub(crate) struct Recovery {
 
 impl Recovery {
     pub(crate) fn new(iss: SeqNum) -> Recovery {
-        Recovery {
-            phase: Phase::Open,
-            recover: iss,
-            lost_end: iss,
-            rtx_next: iss,
-            dupacks: 0,
-            force: false,
-        }
+        Recovery { phase: Phase::Open, recover: iss, dupacks: 0, force: false }
     }
 }
 
 impl Connection {
-    /// Bytes in flight (RFC 6675 `SetPipe`; without SACK each duplicate acknowledgement stands
-    /// for one segment that left the network).
+    /// Bytes in flight: sent, and neither acknowledged, reported nor lost (RFC 6675 `SetPipe`).
+    /// Without SACK each duplicate acknowledgement stands for one segment that left the network.
     pub(crate) fn pipe(&self) -> usize {
-        let flight = self.flight();
-        let r = &self.recovery;
-        if self.sack_ok {
-            if r.phase == Phase::Open {
-                return flight - self.scoreboard.bytes().min(flight);
-            }
-            let from = r.lost_end.max(self.snd_una);
-            return self.scoreboard.unreported(from, self.snd_nxt)
-                + self.scoreboard.unreported(self.snd_una, r.rtx_next);
-        }
-        if r.phase == Phase::Open && r.dupacks == 0 {
-            return flight;
-        }
-        let left = (r.dupacks as usize).saturating_mul(self.mss_full());
-        let lost = r.lost_end.diff(r.rtx_next).max(0) as usize;
-        flight.saturating_sub(left).saturating_sub(lost)
+        let gone = self.sent.sacked() + self.sent.lost();
+        let unreported = if self.sack_ok || self.recovery.dupacks == 0 {
+            0
+        } else {
+            (self.recovery.dupacks as usize).saturating_mul(self.mss_full())
+        };
+        self.flight().saturating_sub(gone).saturating_sub(unreported)
     }
 
-    /// The next lost bytes that were not sent again.
-    pub(crate) fn next_lost(&self) -> Option<(SeqNum, SeqNum)> {
-        let r = &self.recovery;
-        if r.phase == Phase::Open {
-            return None;
-        }
-        self.scoreboard.next_hole(r.rtx_next.max(self.snd_una), r.lost_end)
+    /// How many bytes may be in flight.
+    pub(crate) fn window(&self) -> usize {
+        self.cc.cwnd()
     }
 
-    /// `acked` new bytes were acknowledged, `snd_una` has moved.
-    pub(crate) fn recovery_on_advance(&mut self, cx: &Cx<'_>, acked: usize) {
-        let una = self.snd_una;
+    /// An acknowledgement moved `snd_una` by `acked`, or is a `duplicate`, and delivers `newly`.
+    pub(crate) fn recovery_on_ack(
+        &mut self,
+        cx: &mut Cx<'_>,
+        acked: usize,
+        duplicate: bool,
+        newly: &Newly,
+    ) {
+        if acked > 0 {
+            self.recovery_on_advance(cx, acked);
+        } else if duplicate
+            // After a timeout duplicates only echo what was sent twice.
+            && self.recovery.phase != Phase::Timeout
+            && (!self.sack_ok || newly.bytes > 0)
+        {
+            self.recovery.dupacks += 1;
+        }
+        self.detect_loss(cx);
+    }
+
+    fn recovery_on_advance(&mut self, cx: &Cx<'_>, acked: usize) {
         let mss = self.mss_full();
         let r = &mut self.recovery;
-        r.lost_end = r.lost_end.max(una);
-        r.rtx_next = r.rtx_next.max(una);
         if r.phase == Phase::Open {
             r.dupacks = 0;
             return;
         }
-        if una >= r.recover {
+        if self.snd_una >= r.recover {
             let fast = r.phase == Phase::Fast;
             (r.phase, r.dupacks, r.force) = (Phase::Open, 0, false);
-            (r.lost_end, r.rtx_next) = (una, una);
             if fast {
+                self.rack.on_recovered();
                 self.cc.on_recovered(cx.now);
             }
             return;
@@ -99,48 +108,42 @@ impl Connection {
         // RFC 6582 3.2 step 3, partial acknowledgement: the next segment is lost as well.
         if !self.sack_ok && r.phase == Phase::Fast {
             r.dupacks = r.dupacks.saturating_sub((acked.div_ceil(mss) as u32).max(1) - 1);
-            r.lost_end = (una + mss as u32).min(self.snd_nxt);
-            r.rtx_next = una;
             r.force = true;
+            self.lose_first();
         }
     }
 
-    /// An acknowledgement without progress: duplicate, or with `reported` new bytes by SACK.
-    pub(crate) fn recovery_on_duplicate(
-        &mut self,
-        cx: &mut Cx<'_>,
-        duplicate: bool,
-        reported: usize,
-    ) {
-        // After a timeout duplicates only echo what was sent twice.
-        let counts = self.recovery.phase != Phase::Timeout;
-        if counts && duplicate && (!self.sack_ok || reported > 0) {
-            self.recovery.dupacks += 1;
-        }
-        self.detect_loss(cx);
-    }
-
-    /// Moves the loss watermark and starts fast recovery where loss is proved.
+    /// Asks for what is lost by now, and starts fast recovery where there is some.
     pub(crate) fn detect_loss(&mut self, cx: &mut Cx<'_>) {
-        let mss = self.mss_full();
-        let proved = if self.sack_ok { self.scoreboard.lost_below(mss) } else { None };
-        if let Some(below) = proved {
-            let r = &mut self.recovery;
-            r.lost_end = r.lost_end.max(below);
-        }
-        if self.recovery.phase != Phase::Open || self.flight() == 0 {
+        if self.flight() == 0 {
+            self.rack.at = None;
             return;
         }
-        let by_count = self.recovery.dupacks >= DUP_THRESH
+        let judged = self.rack_judge(cx);
+        let starts = match self.recovery.phase {
+            Phase::Open if self.sack_ok => self.sent.lost() > 0,
             // RFC 6582 3.2 step 2: not for what an earlier recovery sent twice.
-            && (self.sack_ok || self.snd_una > self.recovery.recover || self.rtx_never());
-        if by_count || proved.is_some_and(|below| below > self.snd_una) {
+            Phase::Open => {
+                self.recovery.dupacks >= DUP_THRESH && self.snd_una > self.recovery.recover
+            }
+            Phase::Resegment => judged.lost > 0,
+            Phase::Fast | Phase::Timeout => false,
+        };
+        if starts {
             self.enter_fast_recovery(cx);
         }
     }
 
-    fn rtx_never(&self) -> bool {
-        self.totals.retransmits.total() == 0
+    /// Without SACK: the first segment is lost.
+    fn lose_first(&mut self) {
+        let mss = self.mss_full() as u32;
+        let (delivery, cc) = (&mut self.delivery, &mut self.cc);
+        self.sent.lose_front(mss, |sent| cc.on_lost(&delivery.lose(sent)));
+    }
+
+    /// RACK's timer.
+    pub(crate) fn on_reorder_timer(&mut self, cx: &mut Cx<'_>) {
+        self.detect_loss(cx);
     }
 
     fn enter_fast_recovery(&mut self, cx: &mut Cx<'_>) {
@@ -149,44 +152,40 @@ impl Connection {
             cx.stats.sack_recovery += 1;
         } else {
             cx.stats.reno_recovery += 1;
+            self.lose_first();
         }
-        let mss = self.mss_full() as u32;
-        let (una, nxt) = (self.snd_una, self.snd_nxt);
+        let nxt = self.snd_nxt;
         let (now, flight) = (cx.now, self.flight());
         self.cc.on_congestion(&Congestion { now, cause: Cause::Loss, flight, snd_nxt: nxt });
         let r = &mut self.recovery;
-        (r.phase, r.recover, r.rtx_next, r.force) = (Phase::Fast, nxt, una, true);
-        // RFC 6675 section 5 step 4.3: the first segment goes whatever is proved about it.
-        r.lost_end = r.lost_end.max((una + mss).min(nxt));
+        (r.phase, r.recover, r.force) = (Phase::Fast, nxt, true);
     }
 
-    /// The retransmission timer expired: everything unreported is lost.
+    /// The retransmission timer expired (RFC 6298 section 5, RFC 8985 6.3).
     pub(crate) fn enter_timeout_recovery(&mut self, cx: &mut Cx<'_>) {
         let first = self.rtx_count == 1;
         self.cc.on_timeout(cx.now, self.flight(), first);
         // RFC 2018 section 8: the peer may have dropped what it reported.
-        if !first || self.scoreboard.reneged(self.snd_una) {
-            self.scoreboard.clear();
-        }
-        let (una, nxt) = (self.snd_una, self.snd_nxt);
+        let void = !first || self.sent.reneged();
+        let until = if self.sack_ok && !void { self.rack_timeout_until(cx.now) } else { cx.now };
+        self.delivery.lost += u64::from(self.sent.lose_all(until, void));
         let r = &mut self.recovery;
-        (r.phase, r.recover, r.lost_end, r.rtx_next) = (Phase::Timeout, nxt, nxt, una);
-        (r.dupacks, r.force) = (0, true);
-        self.timed = None;
+        (r.phase, r.recover, r.dupacks, r.force) = (Phase::Timeout, self.snd_nxt, 0, true);
     }
 
     /// The path takes less than was sent: cut it again, without a sign of congestion (RFC 1191
     /// section 6.4).
-    pub(crate) fn resegment(&mut self) {
-        if self.flight() == 0 || !self.is_synchronised() {
+    pub(crate) fn resegment(&mut self, now: crate::time::Instant) {
+        let synchronised =
+            self.is_synchronised() && self.state != TcpState::TimeWait && !self.sent.is_empty();
+        if !synchronised {
             return;
         }
-        let (una, nxt) = (self.snd_una, self.snd_nxt);
+        self.sent.lose_all(now, false);
         let r = &mut self.recovery;
         if r.phase == Phase::Open {
-            (r.phase, r.recover) = (Phase::Timeout, nxt);
+            (r.phase, r.recover) = (Phase::Resegment, self.snd_nxt);
         }
-        (r.lost_end, r.rtx_next, r.dupacks, r.force) = (nxt, una, 0, true);
-        self.timed = None;
+        (r.dupacks, r.force) = (0, true);
     }
 }

@@ -2,44 +2,88 @@
 
 use core::time::Duration;
 
+use crate::time::Instant;
+
 /// Upper bound of the timeout (RFC 6298 2.5 allows no less than 60 s).
 const RTO_MAX: Duration = Duration::from_mins(2);
 
 /// RFC 6298 2.1.
 const RTO_INITIAL: Duration = Duration::from_secs(1);
 
-/// RTT estimate of one connection.
+/// RFC 6298 5.7.
+const RTO_AFTER_LOST_SYN: Duration = Duration::from_secs(3);
+
+/// The smallest round trip is that of the last two halves of this.
+const MIN_WINDOW: Duration = Duration::from_mins(5);
+
+/// Not measured yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// RTT estimate of one connection, in nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Rtt {
-    srtt: Option<Duration>,
-    rttvar: Duration,
-    rto: Duration,
-    rto_min: Duration,
+    srtt: u64,
+    rttvar: u64,
+    rto: u64,
+    /// Smallest of this half of the window and of the one before.
+    min: (u64, u64),
+    /// When this half began.
+    min_since: Instant,
+    rto_min_us: u32,
     /// Timeouts since the last progress.
     backoff: u32,
 }
 
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn known(nanos: u64) -> Option<Duration> {
+    (nanos != UNKNOWN).then(|| Duration::from_nanos(nanos))
+}
+
 impl Rtt {
     pub(crate) fn new(rto_min: Duration) -> Rtt {
-        let rto = RTO_INITIAL.max(rto_min);
-        Rtt { srtt: None, rttvar: Duration::ZERO, rto, rto_min, backoff: 0 }
+        Rtt {
+            srtt: UNKNOWN,
+            rttvar: 0,
+            rto: nanos(RTO_INITIAL.max(rto_min)),
+            min: (UNKNOWN, UNKNOWN),
+            min_since: Instant::ZERO,
+            rto_min_us: u32::try_from(rto_min.as_micros()).unwrap_or(u32::MAX),
+            backoff: 0,
+        }
     }
 
-    /// RFC 6298 2.2, 2.3; a valid sample also ends the backoff (section 5).
-    pub(crate) fn sample(&mut self, rtt: Duration) {
-        match self.srtt {
-            None => {
-                self.srtt = Some(rtt);
-                self.rttvar = rtt / 2;
-            }
-            Some(srtt) => {
-                self.rttvar = (self.rttvar * 3 + srtt.abs_diff(rtt)) / 4;
-                self.srtt = Some((srtt * 7 + rtt) / 8);
-            }
+    /// RFC 6298 2.2, 2.3; a valid sample also ends the backoff (section 5). `per_round` samples
+    /// share the weight of one (RFC 7323 appendix G).
+    pub(crate) fn sample(&mut self, rtt: Duration, per_round: u32) {
+        let rtt = nanos(rtt);
+        if self.srtt == UNKNOWN {
+            (self.srtt, self.rttvar) = (rtt, rtt / 2);
+        } else {
+            let n = u64::from(per_round.clamp(1, 1 << 16));
+            let away = self.srtt.abs_diff(rtt);
+            self.rttvar = (self.rttvar * (4 * n - 1) + away) / (4 * n);
+            self.srtt = (self.srtt * (8 * n - 1) + rtt) / (8 * n);
         }
-        let srtt = self.srtt.unwrap_or(rtt);
-        self.rto = (srtt + self.rttvar * 4).clamp(self.rto_min, RTO_MAX);
+        let rto_min = u64::from(self.rto_min_us) * 1000;
+        self.rto = (self.srtt + self.rttvar * 4).clamp(rto_min, nanos(RTO_MAX));
         self.backoff = 0;
+    }
+
+    /// A round trip that is none of the samples above, or one of them, may be the smallest.
+    pub(crate) fn observe_min(&mut self, now: Instant, rtt: Duration) {
+        if now.saturating_since(self.min_since) > MIN_WINDOW / 2 {
+            self.min = (UNKNOWN, self.min.0);
+            self.min_since = now;
+        }
+        self.min.0 = self.min.0.min(nanos(rtt));
+    }
+
+    /// The smallest round trip of the last minutes.
+    pub(crate) fn min(&self) -> Option<Duration> {
+        known(self.min.0.min(self.min.1))
     }
 
     /// RFC 6298 5.5: the timer expired.
@@ -49,14 +93,15 @@ impl Rtt {
 
     /// RFC 6298 5.7: after a SYN had to be sent again, data starts with 3 seconds.
     pub(crate) fn syn_was_lost(&mut self) {
-        if self.srtt.is_none() {
-            self.rto = self.rto.max(Duration::from_secs(3));
+        if self.srtt == UNKNOWN {
+            self.rto = self.rto.max(nanos(RTO_AFTER_LOST_SYN));
         }
     }
 
     /// The timeout to arm now, backed off.
     pub(crate) fn rto(&self) -> Duration {
-        self.rto.saturating_mul(1 << self.backoff.min(16)).min(RTO_MAX)
+        let rto = self.rto.saturating_mul(1 << self.backoff.min(16));
+        Duration::from_nanos(rto).min(RTO_MAX)
     }
 
     /// The handshake is done; what its segments waited for is over.
@@ -69,11 +114,11 @@ impl Rtt {
     }
 
     pub(crate) fn srtt(&self) -> Option<Duration> {
-        self.srtt
+        known(self.srtt)
     }
 
     pub(crate) fn rttvar(&self) -> Duration {
-        self.rttvar
+        Duration::from_nanos(self.rttvar)
     }
 }
 
@@ -87,7 +132,7 @@ mod tests {
     fn the_first_sample_gives_three_times_the_rtt() {
         let mut rtt = Rtt::new(200 * MS);
         assert_eq!(rtt.rto(), 1000 * MS);
-        rtt.sample(100 * MS);
+        rtt.sample(100 * MS, 1);
         assert_eq!(rtt.rto(), 300 * MS);
         assert_eq!(rtt.srtt(), Some(100 * MS));
     }
@@ -95,7 +140,7 @@ mod tests {
     #[test]
     fn a_steady_rtt_converges_to_the_minimum() {
         let mut rtt = Rtt::new(200 * MS);
-        (0..50).for_each(|_| rtt.sample(20 * MS));
+        (0..50).for_each(|_| rtt.sample(20 * MS, 1));
         assert_eq!(rtt.rto(), 200 * MS);
         assert!(rtt.rttvar() < MS);
     }
@@ -103,7 +148,7 @@ mod tests {
     #[test]
     fn timeouts_double_up_to_the_maximum_and_a_sample_ends_it() {
         let mut rtt = Rtt::new(200 * MS);
-        rtt.sample(100 * MS);
+        rtt.sample(100 * MS, 1);
         let steps: Vec<_> = (0..4)
             .map(|_| {
                 rtt.back_off();
@@ -113,7 +158,7 @@ mod tests {
         assert_eq!(steps, [600, 1200, 2400, 4800]);
         (0..40).for_each(|_| rtt.back_off());
         assert_eq!(rtt.rto(), RTO_MAX);
-        rtt.sample(100 * MS);
+        rtt.sample(100 * MS, 1);
         assert!(rtt.rto() < 300 * MS);
     }
 

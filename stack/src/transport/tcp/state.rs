@@ -17,11 +17,13 @@ use crate::wire::tcp::{HEADER_BYTES, Options, SackBlock, TIMESTAMP_BYTES};
 use super::assembler::Assembler;
 use super::cc::{Algorithm, Controller};
 use super::flow_table::FlowKey;
+use super::rack::Rack;
+use super::rate::Delivery;
 use super::recovery::Recovery;
 use super::recv_buffer::RecvBuffer;
 use super::rtt::Rtt;
-use super::sack::Scoreboard;
 use super::send_buffer::SendBuffer;
+use super::sent::SentQueue;
 use super::time_wait::Entry;
 
 /// RFC 9293 3.7.1: what a peer that names no MSS accepts.
@@ -159,9 +161,9 @@ pub(crate) struct Connection {
 
     // Loss and congestion.
     pub(crate) rtt: Rtt,
-    /// The segment being timed: its end and when it left.
-    pub(crate) timed: Option<(SeqNum, Instant)>,
-    pub(crate) scoreboard: Scoreboard,
+    pub(crate) sent: SentQueue,
+    pub(crate) delivery: Delivery,
+    pub(crate) rack: Rack,
     pub(crate) recovery: Recovery,
     pub(crate) cc: Algorithm,
 
@@ -201,8 +203,11 @@ pub(crate) struct Connection {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) retransmits: Retransmits,
+    pub(crate) bytes_retransmitted: u64,
     pub(crate) bytes_acked: u64,
     pub(crate) bytes_received: u64,
+    pub(crate) dsacks: u32,
+    pub(crate) undos: u32,
 }
 
 /// What the table notes about a connection.
@@ -267,8 +272,9 @@ impl Connection {
             stray_answered_at: Instant::ZERO,
             mtu,
             rtt: Rtt::new(settings.rto_min),
-            timed: None,
-            scoreboard: Scoreboard::default(),
+            sent: SentQueue::default(),
+            delivery: Delivery::new(now),
+            rack: Rack::new(iss),
             recovery: Recovery::new(iss),
             cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, u64::from(iss.0)),
             rtx_at: None,
@@ -384,7 +390,7 @@ impl Connection {
         self.stop_timers();
         self.send.clear();
         self.assembler.clear();
-        self.scoreboard.clear();
+        self.sent.clear();
         (self.ack_now, self.syn_pending, self.probe) = (false, false, None);
         self.wake = true;
     }

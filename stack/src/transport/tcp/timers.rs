@@ -27,6 +27,7 @@ impl Connection {
         const NEVER: u64 = u64::MAX;
         let nanos = |at: Option<Instant>| at.map_or(NEVER, Instant::as_nanos);
         let first = nanos(self.rtx_at)
+            .min(nanos(self.rack.at))
             .min(nanos(self.ack_at))
             .min(nanos(self.persist_at))
             .min(nanos(self.keepalive_at))
@@ -37,6 +38,7 @@ impl Connection {
 
     pub(crate) fn stop_timers(&mut self) {
         self.rtx_at = None;
+        self.rack.at = None;
         self.persist_at = None;
         self.ack_at = None;
         self.keepalive_at = None;
@@ -55,6 +57,7 @@ impl Connection {
     pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
         let (rtx, persist) = (due(self.rtx_at), due(self.persist_at));
+        let reorder = due(self.rack.at);
         let (keepalive, ack) = (due(self.keepalive_at), due(self.ack_at));
         if due(self.linger_at) {
             self.finish(cx);
@@ -69,6 +72,9 @@ impl Connection {
             self.ack_now = true;
             cx.stats.delayed_acks += 1;
         }
+        if reorder {
+            self.on_reorder_timer(cx);
+        }
         if rtx {
             self.on_retransmission_timeout(cx);
         }
@@ -77,6 +83,10 @@ impl Connection {
         }
         if keepalive && self.state != TcpState::Closed {
             self.on_keepalive(cx);
+        }
+        if cx.now - self.last_sent >= self.rtt.rto() {
+            // Idle: the timer that was armed for the last segment.
+            self.sent.release();
         }
     }
 

@@ -61,8 +61,11 @@ pub struct Acked {
     pub rate: Option<Rate>,
     /// The congestion window was what held the sender back (RFC 7661).
     pub window_limited: bool,
-    /// Fast recovery is going on: loss-based controllers leave their window alone. Not so in
-    /// recovery from a timeout, where slow start rules.
+    /// `snd_una` moved. What SACK reports without that is not a reason to grow (RFC 5681 3.2,
+    /// RFC 3042).
+    pub advanced: bool,
+    /// Fast recovery goes on, or ended with this acknowledgement: loss-based controllers leave
+    /// their window alone. Not set in recovery after a timeout, in which windows grow again.
     pub recovering: bool,
     /// The peer reports selectively: more than one loss shows per round trip.
     pub sack: bool,
@@ -239,6 +242,7 @@ pub(crate) mod testing {
             srtt: None,
             rate: None,
             window_limited: true,
+            advanced: true,
             recovering: false,
             sack: true,
         }

@@ -36,7 +36,7 @@ impl NewReno {
 
 impl Controller for NewReno {
     fn on_ack(&mut self, ack: &Acked) {
-        if ack.bytes == 0 || ack.recovering {
+        if ack.bytes == 0 || ack.recovering || !ack.advanced {
             return;
         }
         // RFC 7661: a window that was not used says nothing about the path.

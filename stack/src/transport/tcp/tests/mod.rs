@@ -192,6 +192,11 @@ impl Bench {
         b.send(0, syn_ack(5000, 1001).opt(options));
         b.recv(0, &[ack(1001, 5001)]);
         assert_eq!(b.c.state, TcpState::Established);
+        // The handshake above took no time, which no path does.
+        let rtt = Duration::from_millis(30);
+        b.c.rtt = super::rtt::Rtt::new(b.c.settings.rto_min);
+        b.c.rtt.sample(rtt, 1);
+        b.c.rtt.observe_min(b.now, rtt);
         b
     }
 

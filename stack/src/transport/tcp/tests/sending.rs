@@ -159,7 +159,7 @@ fn a_lowered_path_mtu_sends_what_is_in_flight_again_in_smaller_segments() {
     b.recv(0, &full(1001, 2, 5001));
     b.limits.mtu = 540;
     b.c.set_mtu(540);
-    b.c.resegment();
+    b.c.resegment(b.now);
     let again = (0..4).map(|i| ack(1001 + i * 500, 5001).data(&bytes(1001 + i * 500, 500)));
     b.recv(1, &again.collect::<Vec<_>>());
     assert_eq!(b.stats.timeouts, 0);

@@ -1,0 +1,470 @@
+//! What was sent and not acknowledged: one record per (super-)segment, in sequence order, with all
+//! that is remembered about its last transmission.
+//!
+//! Invariants: records are not empty, do not overlap and leave no gap; `sacked` and `lost` are the
+//! bytes of the records of that fate; no record below `resend_from` is lost; every first
+//! transmission below `judge_from` was judged by RACK.
+//!
+//! What an acknowledgement costs does not grow with the window: totals are running, places are
+//! found by binary search, runs of reported records are jumped over, and RACK looks at first
+//! transmissions in sequence order (which is their order in time) and at repeated ones in a queue.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use crate::seq::SeqNum;
+use crate::time::Instant;
+use crate::wire::tcp::SackBlock;
+
+/// SACK blocks split records up to this many records; what they report beyond is ignored, which
+/// costs retransmissions only.
+const SPLIT_RECORDS_MAX: usize = 4096;
+
+/// From this many on, small segments share a record.
+const PUSH_RECORDS_MAX: usize = 16_384;
+
+/// A shared record is no longer than this.
+const SHARED_BYTES_MAX: u32 = 64 << 10;
+
+/// Capacity kept when nothing is in flight; it goes when the connection is idle.
+const RECORDS_KEPT: usize = 64;
+
+/// What is known of a record's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    InFlight,
+    /// The peer has them (RFC 2018).
+    Sacked,
+    /// Judged lost, and not sent again yet.
+    Lost,
+}
+
+/// The state of the connection when something left (draft-ietf-ccwg-bbr, section 4.1.1.2).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) sent_at: Instant,
+    pub(crate) delivered: u64,
+    pub(crate) delivered_at: Instant,
+    pub(crate) first_sent_at: Instant,
+    /// Bytes in flight, these included.
+    pub(crate) flight: u32,
+    /// Totals of lost and CE-marked bytes, modulo 2^32.
+    pub(crate) lost: u32,
+    pub(crate) ce: u32,
+    pub(crate) app_limited: bool,
+}
+
+/// One record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) stamp: Stamp,
+    pub(crate) start: SeqNum,
+    pub(crate) end: SeqNum,
+    /// Of a reported record: everything up to here is reported.
+    run_end: SeqNum,
+    pub(crate) fate: Fate,
+    /// How often it was sent again.
+    pub(crate) resent: u8,
+}
+
+impl Sent {
+    pub(crate) fn bytes(&self) -> u32 {
+        self.end - self.start
+    }
+
+    /// RFC 8985 6.2 `RACK_sent_after`: whether it left after the transmission `other`.
+    pub(crate) fn is_after(&self, other: (Instant, SeqNum)) -> bool {
+        let at = self.stamp.sent_at;
+        at > other.0 || (at == other.0 && self.end > other.1)
+    }
+}
+
+/// A repeated transmission.
+#[derive(Clone, Copy, Debug)]
+struct Resent {
+    at: Instant,
+    start: SeqNum,
+    end: SeqNum,
+}
+
+impl Resent {
+    fn is_after(&self, other: (Instant, SeqNum)) -> bool {
+        self.at > other.0 || (self.at == other.0 && self.end > other.1)
+    }
+}
+
+/// What RACK found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// Bytes newly lost.
+    pub(crate) lost: u32,
+    /// Records among them that were sent more than once.
+    pub(crate) lost_again: u32,
+    /// How long until the next one is lost.
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct SentQueue {
+    records: VecDeque<Sent>,
+    /// Repeated transmissions in the order of time; some are out of date.
+    resent: VecDeque<Resent>,
+    sacked: u32,
+    lost: u32,
+    resend_from: SeqNum,
+    judge_from: SeqNum,
+}
+
+impl SentQueue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Bytes reported by SACK.
+    pub(crate) fn sacked(&self) -> usize {
+        self.sacked as usize
+    }
+
+    /// Bytes judged lost and not sent again.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost as usize
+    }
+
+    /// The oldest record.
+    pub(crate) fn first(&self) -> Option<&Sent> {
+        self.records.front()
+    }
+
+    /// The newest record.
+    pub(crate) fn last(&self) -> Option<&Sent> {
+        self.records.back()
+    }
+
+    /// Bytes were sent for the first time. Returns whether they share a record with those before.
+    pub(crate) fn push(&mut self, start: SeqNum, end: SeqNum, stamp: Stamp) -> bool {
+        if self.records.is_empty() {
+            (self.resend_from, self.judge_from) = (start, start);
+        } else if self.records.len() >= PUSH_RECORDS_MAX
+            && let Some(last) = self.records.back_mut()
+            && last.fate == Fate::InFlight
+            && last.resent == 0
+            && last.bytes() < SHARED_BYTES_MAX
+        {
+            // The older state makes rates smaller, the newer time makes loss later.
+            last.end = end;
+            last.stamp.sent_at = stamp.sent_at;
+            return true;
+        }
+        let fate = Fate::InFlight;
+        self.records.push_back(Sent { stamp, start, end, run_end: start, fate, resent: 0 });
+        false
+    }
+
+    /// Everything is forgotten, memory too.
+    pub(crate) fn clear(&mut self) {
+        *self = SentQueue::default();
+    }
+
+    /// Gives memory back if nothing is in flight.
+    pub(crate) fn release(&mut self) {
+        if self.records.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Where `seq` is, or would be.
+    fn index_of(&self, seq: SeqNum) -> usize {
+        match self.records.front() {
+            Some(first) if first.end <= seq => self.records.partition_point(|r| r.end <= seq),
+            _ => 0,
+        }
+    }
+
+    fn uncount(&mut self, fate: Fate, bytes: u32) {
+        match fate {
+            Fate::InFlight => {}
+            Fate::Sacked => self.sacked -= bytes,
+            Fate::Lost => self.lost -= bytes,
+        }
+    }
+
+    /// Everything below `una` was acknowledged; `f` sees what that delivers, piece by piece.
+    pub(crate) fn ack(&mut self, una: SeqNum, mut f: impl FnMut(&Sent)) {
+        while let Some(first) = self.records.front_mut() {
+            let whole = first.end <= una;
+            let mut gone = *first;
+            if !whole {
+                if first.start >= una {
+                    break;
+                }
+                gone.end = una;
+                first.start = una;
+            }
+            self.uncount(gone.fate, gone.bytes());
+            f(&gone);
+            if !whole {
+                break;
+            }
+            self.records.pop_front();
+        }
+        if self.records.is_empty() {
+            self.resent.clear();
+            if self.records.capacity() > RECORDS_KEPT {
+                self.clear();
+            }
+        }
+    }
+
+    /// The peer reports a block within the flight; `f` sees what that delivers, as it was before.
+    /// Returns whether all of it could be noted.
+    pub(crate) fn sack(&mut self, block: SackBlock, mut f: impl FnMut(&Sent)) -> bool {
+        let (start, end) = block;
+        let mut i = self.index_of(start);
+        let mut reached = end;
+        while let Some(r) = self.records.get(i).copied().filter(|r| r.start < end) {
+            if r.fate == Fate::Sacked {
+                // A run known from earlier reports.
+                i = if r.run_end > r.end { self.index_of(r.run_end) } else { i + 1 };
+                continue;
+            }
+            let full = self.records.len() >= SPLIT_RECORDS_MAX;
+            if r.start < start {
+                if full {
+                    reached = start;
+                    break;
+                }
+                self.split(i, start);
+                i += 1;
+                continue;
+            }
+            if r.end > end {
+                if full {
+                    reached = r.start;
+                    break;
+                }
+                self.split(i, end);
+            }
+            let r = &mut self.records[i];
+            f(r);
+            let (fate, bytes) = (r.fate, r.bytes());
+            (r.fate, r.run_end) = (Fate::Sacked, r.end);
+            self.uncount(fate, bytes);
+            self.sacked += bytes;
+            i += 1;
+        }
+        let first = self.index_of(start);
+        if let Some(r) = self.records.get_mut(first).filter(|r| r.fate == Fate::Sacked) {
+            r.run_end = r.run_end.max(reached);
+        }
+        reached == end
+    }
+
+    /// Cuts record `i` at `at`, which is inside.
+    fn split(&mut self, i: usize, at: SeqNum) {
+        let left = &mut self.records[i];
+        let mut right = *left;
+        left.end = at;
+        right.start = at;
+        if left.fate == Fate::Sacked {
+            left.run_end = at;
+        }
+        self.records.insert(i + 1, right);
+    }
+
+    /// The front record is reported although it was not acknowledged: the peer dropped what it
+    /// had reported (RFC 2018 section 8).
+    pub(crate) fn reneged(&self) -> bool {
+        self.records.front().is_some_and(|r| r.fate == Fate::Sacked)
+    }
+
+    fn mark_lost(&mut self, i: usize, mut f: impl FnMut(&Sent)) {
+        let r = &mut self.records[i];
+        if r.fate != Fate::InFlight {
+            return;
+        }
+        f(r);
+        r.fate = Fate::Lost;
+        let (start, bytes) = (r.start, r.bytes());
+        self.resend_from = if self.lost == 0 { start } else { self.resend_from.min(start) };
+        self.lost += bytes;
+    }
+
+    /// The first `bytes` in flight are lost, whatever is known about them; `f` sees them if they
+    /// were not known to be.
+    pub(crate) fn lose_front(&mut self, bytes: u32, f: impl FnMut(&Sent)) {
+        if let Some(first) = self.records.front().filter(|r| r.fate == Fate::InFlight) {
+            if first.bytes() > bytes {
+                let at = first.start + bytes;
+                self.split(0, at);
+            }
+            self.mark_lost(0, f);
+        }
+    }
+
+    /// Everything in flight that left at or before `until`, and the first record, is lost; with
+    /// `reports_void`, so is what was reported. Returns bytes newly lost.
+    pub(crate) fn lose_all(&mut self, until: Instant, reports_void: bool) -> u32 {
+        let before = self.lost;
+        for i in 0..self.records.len() {
+            let r = &mut self.records[i];
+            if reports_void && r.fate == Fate::Sacked {
+                r.fate = Fate::InFlight;
+                self.sacked -= r.bytes();
+            }
+            if i == 0 || self.records[i].stamp.sent_at <= until {
+                self.mark_lost(i, |_| {});
+            }
+        }
+        if let Some(first) = self.records.front() {
+            self.judge_from = first.start;
+        }
+        self.lost - before
+    }
+
+    /// Nothing was lost after all: what waits to be sent again is in flight. Returns how many
+    /// bytes.
+    pub(crate) fn unlose(&mut self) -> u32 {
+        let before = self.lost;
+        if before > 0 {
+            for r in self.records.iter_mut().filter(|r| r.fate == Fate::Lost) {
+                r.fate = Fate::InFlight;
+            }
+            self.lost = 0;
+        }
+        if let Some(first) = self.records.front() {
+            self.judge_from = first.start;
+        }
+        before
+    }
+
+    /// The first bytes that are lost and not sent again: whole records, no longer than `most` if
+    /// there are several.
+    pub(crate) fn next_lost(&mut self, most: u32) -> Option<(SeqNum, SeqNum)> {
+        if self.lost == 0 {
+            return None;
+        }
+        let mut i = self.index_of(self.resend_from);
+        while let Some(r) = self.records.get(i).filter(|r| r.fate != Fate::Lost) {
+            i = if r.run_end > r.end { self.index_of(r.run_end) } else { i + 1 };
+        }
+        let first = self.records.get(i)?;
+        let (start, mut end) = (first.start, first.end);
+        self.resend_from = start;
+        let lost = self.records.range(i + 1..).take_while(|r| r.fate == Fate::Lost);
+        for r in lost {
+            if end - start >= most {
+                break;
+            }
+            end = r.end;
+        }
+        Some((start, end))
+    }
+
+    /// `[start, end)` was sent again.
+    pub(crate) fn resend(&mut self, start: SeqNum, end: SeqNum, stamp: Stamp) {
+        let mut i = self.index_of(start);
+        if self.records.get(i).is_some_and(|r| r.start < start) {
+            self.split(i, start);
+            i += 1;
+        }
+        while let Some(r) = self.records.get(i).filter(|r| r.start < end) {
+            if r.end > end {
+                self.split(i, end);
+            }
+            let r = &mut self.records[i];
+            let (fate, bytes) = (r.fate, r.bytes());
+            if fate != Fate::Sacked {
+                r.fate = Fate::InFlight;
+                r.stamp = stamp;
+                r.resent = r.resent.saturating_add(1);
+                self.uncount(fate, bytes);
+            }
+            i += 1;
+        }
+        if self.resend_from == start {
+            self.resend_from = end;
+        }
+        self.drop_stale();
+        // Twice as many as there are records: most are out of date, and a timeout sees the rest.
+        if self.resent.len() < 2 * self.records.len() + RECORDS_KEPT {
+            self.resent.push_back(Resent { at: stamp.sent_at, start, end });
+        }
+    }
+
+    /// The first record of a repeated transmission that is still in flight, from `i` on.
+    fn next_live(&self, mut i: usize, t: Resent) -> Option<usize> {
+        loop {
+            let r = self.records.get(i).filter(|r| r.start < t.end)?;
+            if r.fate == Fate::InFlight && r.stamp.sent_at == t.at {
+                return Some(i);
+            }
+            i += 1;
+        }
+    }
+
+    fn drop_stale(&mut self) {
+        while let Some(t) = self.resent.front().copied() {
+            if self.next_live(self.index_of(t.start), t).is_some() {
+                return;
+            }
+            self.resent.pop_front();
+        }
+    }
+
+    /// RFC 8985 6.2 step 5: what left before the `newest` delivered transmission, and `patience`
+    /// or longer ago, is lost; `f` sees it.
+    pub(crate) fn judge(
+        &mut self,
+        newest: (Instant, SeqNum),
+        patience: Duration,
+        now: Instant,
+        mut f: impl FnMut(&Sent),
+    ) -> Judged {
+        let before = self.lost;
+        let mut judged = Judged::default();
+        let mut wait = |sent_at: Instant| {
+            let left = (sent_at + patience).saturating_since(now);
+            if !left.is_zero() {
+                judged.wait = Some(judged.wait.map_or(left, |w| w.min(left)));
+            }
+            left.is_zero()
+        };
+        let mut i = self.index_of(self.judge_from);
+        while let Some(r) = self.records.get(i) {
+            if r.fate == Fate::InFlight && r.resent == 0 {
+                if r.is_after(newest) || !wait(r.stamp.sent_at) {
+                    break;
+                }
+                self.judge_from = r.end;
+                self.mark_lost(i, &mut f);
+                i += 1;
+                continue;
+            }
+            let jump = r.fate == Fate::Sacked && r.run_end > r.end;
+            self.judge_from = if jump { r.run_end } else { r.end };
+            i = if jump { self.index_of(r.run_end) } else { i + 1 };
+        }
+        let mut lost_again = 0;
+        while let Some(t) = self.resent.front().copied() {
+            let mut live = self.next_live(self.index_of(t.start), t);
+            if live.is_some() && (t.is_after(newest) || !wait(t.at)) {
+                break;
+            }
+            while let Some(i) = live {
+                lost_again += 1;
+                self.mark_lost(i, &mut f);
+                live = self.next_live(i + 1, t);
+            }
+            self.resent.pop_front();
+        }
+        judged.lost_again = lost_again;
+        judged.lost = self.lost - before;
+        judged
+    }
+
+    /// Whether `[start, end)` left only once and is neither reported nor lost.
+    #[cfg(test)]
+    pub(crate) fn fates(&self) -> Vec<(u32, u32, Fate, u8)> {
+        self.records.iter().map(|r| (r.start.0, r.end.0, r.fate, r.resent)).collect()
+    }
+}
