@@ -118,6 +118,7 @@ impl Connection {
             advanced: acked > 0,
             recovering: before.fast || self.recovery.phase == Phase::Fast,
             sack: self.sack_ok,
+            paced: false,
         });
     }
 

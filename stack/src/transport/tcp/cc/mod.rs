@@ -9,9 +9,17 @@ use crate::seq::SeqNum;
 use crate::socket::tcp::CongestionControl;
 use crate::time::Instant;
 
+mod cubic;
+mod dctcp;
+mod hystart;
 mod newreno;
 
+pub use cubic::Cubic;
+pub use dctcp::Dctcp;
 pub use newreno::NewReno;
+
+/// RFC 6928: the initial window, in segments.
+const INITIAL_WINDOW_SEGMENTS: usize = 10;
 
 /// A sample of the delivery rate (draft-ietf-ccwg-bbr, section 4.1).
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +77,8 @@ pub struct Acked {
     pub recovering: bool,
     /// The peer reports selectively: more than one loss shows per round trip.
     pub sack: bool,
+    /// Segments leave paced: what the window grows by at once makes no burst.
+    pub paced: bool,
 }
 
 /// A segment that is judged lost.
@@ -158,14 +168,22 @@ pub trait Controller {
 pub enum Algorithm {
     /// RFC 5681 and 6582.
     NewReno(NewReno),
+    /// RFC 9438.
+    Cubic(Cubic),
+    /// RFC 8257.
+    Dctcp(Dctcp),
 }
 
 impl Algorithm {
     /// A controller of the `kind`, in its initial state, for segments of `mss` bytes.
     /// `seed` makes the random choices of BBR; an outsider should not know it.
     pub fn new(kind: CongestionControl, mss: usize, seed: u64) -> Algorithm {
-        let _only_one_yet = (kind, seed);
-        Algorithm::NewReno(NewReno::new(mss))
+        let _ = seed;
+        match kind {
+            CongestionControl::NewReno => Algorithm::NewReno(NewReno::new(mss)),
+            CongestionControl::Cubic | CongestionControl::Bbr => Algorithm::Cubic(Cubic::new(mss)),
+            CongestionControl::Dctcp => Algorithm::Dctcp(Dctcp::new(mss)),
+        }
     }
 }
 
@@ -173,8 +191,32 @@ macro_rules! each {
     ($self:ident, $c:ident => $call:expr) => {
         match $self {
             Algorithm::NewReno($c) => $call,
+            Algorithm::Cubic($c) => $call,
+            Algorithm::Dctcp($c) => $call,
         }
     };
+}
+
+/// A window that was not used says nothing about the path, and does not grow (RFC 7661 4.2: half
+/// of it must have been in flight).
+fn was_used(ack: &Acked, cwnd: usize) -> bool {
+    ack.advanced && ack.bytes > 0 && ack.window_limited && ack.flight_before * 2 >= cwnd
+}
+
+/// What slow start adds for an acknowledgement (RFC 3465 2.2, 2.3): all of it where segments are
+/// paced, but one segment after a timeout if the bytes may have been lying at the peer for long,
+/// which only selective reports tell.
+fn grow_by(ack: &Acked, mss: usize, restarting: bool) -> usize {
+    match (restarting && !ack.sack, ack.paced) {
+        (true, _) => ack.bytes.min(mss),
+        (false, true) => ack.bytes,
+        (false, false) => ack.bytes.min(2 * mss),
+    }
+}
+
+/// A slow start threshold as callers see it.
+fn threshold(ssthresh: u32) -> usize {
+    if ssthresh == u32::MAX { usize::MAX } else { ssthresh as usize }
 }
 
 impl Controller for Algorithm {
@@ -245,6 +287,12 @@ pub(crate) mod testing {
             advanced: true,
             recovering: false,
             sack: true,
+            paced: true,
         }
+    }
+
+    /// Congestion at time zero with `flight` bytes in flight.
+    pub(crate) fn congestion(flight: usize, cause: Cause) -> Congestion {
+        Congestion { now: Instant::ZERO, cause, flight, snd_nxt: SeqNum(0) }
     }
 }
