@@ -269,6 +269,8 @@ counters! {
         abort_on_data: "ExtTCPAbortOnData",
         /// Segments rejected by PAWS.
         paws_rejected: "ExtPAWSEstab",
+        /// Times that the memory of all connections came to three quarters of its limit.
+        memory_pressures: "ExtTCPMemoryPressures",
         /// Received bytes that were copied: to the application, or to save memory.
         rcv_copied_octets: "ExtRcvCopiedOctets",
         /// Bytes copied into send buffers.

@@ -128,15 +128,36 @@ pub enum ShutdownHow {
 pub enum TcpOption {
     /// Send small segments at once (Nagle off).
     NoDelay(bool),
+    /// Send full segments only. What is short of one goes out when this is switched off, when our
+    /// side is shut down, or after 200 ms.
+    Cork(bool),
+    /// Acknowledge every segment at once, until switched off.
+    QuickAck(bool),
     /// Probe an idle peer: idle time and interval (at least a millisecond), count (at least one).
     /// `None` switches it off.
     KeepAlive(Option<(Duration, Duration, u32)>),
-    /// Send buffer limit in bytes, 2 KiB to 1 GiB.
+    /// Send buffer limit in bytes, 2 KiB to 1 GiB; it is not tuned any more.
     SendBuffer(usize),
-    /// Receive buffer limit in bytes.
+    /// Receive buffer limit in bytes, 2 KiB to 1 GiB; it is not tuned any more. The window scale
+    /// can follow it only if it is set before the handshake (on the listener, or before the first
+    /// [`crate::Stack::poll_transmit`] after a connect).
     RecvBuffer(usize),
     /// Give up after unacknowledged data has been outstanding this long. `None` or zero: never.
     UserTimeout(Option<Duration>),
+    /// What a close does: `None` delivers in the background for as long as that takes; a time ends
+    /// it with a reset if the peer has not acknowledged everything by then; zero resets at once.
+    Linger(Option<Duration>),
+    /// A listener's: a connection is offered for acceptance when its first data arrives, or when
+    /// this time has passed. `None` or zero: when its handshake is done.
+    DeferAccept(Option<Duration>),
+    /// The connection is writable while fewer bytes than this wait to be sent for the first time.
+    /// `None`: the send buffer alone decides.
+    NotSentLowat(Option<usize>),
+    /// Bytes per second that data leaves with at most. `None`: no bound of its own.
+    PacingRateMax(Option<u64>),
+    /// Largest segment payload, 64 bytes and more: bounds what is sent, and if it is set before
+    /// the handshake also what is asked for. `None`: what the path takes.
+    MaxSegment(Option<u16>),
     /// The congestion controller; its state starts anew.
     Congestion(CongestionControl),
 }

@@ -168,7 +168,7 @@ impl Connection {
             TcpOption::Congestion(kind) => {
                 self.cc = Algorithm::new(kind, self.mss_full(), self.cc_seed());
             }
-            TcpOption::NoDelay(_) | TcpOption::UserTimeout(_) => {}
+            _ => {}
         }
     }
 
@@ -216,7 +216,7 @@ impl Connection {
             window_scale: self.scale_agreed.then_some((self.snd_wscale, self.rcv_wscale)),
             cwnd,
             ssthresh,
-            pacing_rate: None,
+            pacing_rate: self.pacing_rate(),
             delivery_rate: self.delivery.rate,
             delivery_rate_app_limited: self.delivery.rate_app_limited,
             send_window: self.snd_wnd as usize,

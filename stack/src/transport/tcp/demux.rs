@@ -78,7 +78,11 @@ impl Tcp {
         }
         let before = c.snd_una;
         let now = lower.ctx.now;
-        let outcome = c.on_segment(&mut Cx { now, stats: &mut lower.ctx.mib.tcp }, seg, frame);
+        let outcome = c.on_segment(
+            &mut Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget },
+            seg,
+            frame,
+        );
         let (key, alias) = (c.key, c.alias);
         let confirm = c.snd_una != before && now - c.notes.confirmed_at >= CONFIRM_EVERY;
         if confirm {

@@ -201,8 +201,8 @@ impl Connection {
     /// An unacceptable segment is answered with an ACK. Two ends that disagree must not answer each
     /// other's bare ACKs at the speed of the line.
     fn answer_stray(&mut self, cx: &Cx<'_>, len: usize) {
-        if len > 0 || cx.now - self.stray_answered_at >= STRAY_EVERY {
-            self.stray_answered_at = cx.now;
+        if len > 0 || cx.now - self.notes.stray_answered_at >= STRAY_EVERY {
+            self.notes.stray_answered_at = cx.now;
             self.ack_now = true;
         }
     }

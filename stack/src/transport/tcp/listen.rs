@@ -105,19 +105,9 @@ impl Listeners {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::time::Duration;
 
     fn settings() -> Settings {
-        Settings {
-            send_buffer: 1,
-            recv_buffer: 1,
-            rto_min: Duration::ZERO,
-            delayed_ack: Duration::ZERO,
-            nodelay: false,
-            keepalive: None,
-            user_timeout: None,
-            congestion: crate::socket::tcp::CongestionControl::NewReno,
-        }
+        Settings::new(&crate::stack::TcpConfig::default())
     }
 
     #[test]

@@ -37,8 +37,10 @@ mod isn;
 mod listen;
 mod open;
 mod output;
+mod pacing;
 mod payload;
 mod ports;
+mod pressure;
 mod rack;
 mod rate;
 mod recovery;
@@ -48,6 +50,7 @@ mod rtt;
 mod sack;
 mod send_buffer;
 mod sent;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -59,8 +62,9 @@ use flow_table::{Flow, FlowKey, FlowTable};
 use listen::Listeners;
 use output::PathLimits;
 use ports::Ports;
+use pressure::Budget;
 pub(crate) use state::Connection;
-use state::{BUFFER_BYTES_MIN, Cx, Owner, RECV_BUFFER_BYTES_MAX, SEND_BUFFER_BYTES_MAX, Settings};
+use state::{Cx, Owner, Settings};
 use time_wait::TimeWaits;
 
 /// Frames one connection may send before the next one's turn.
@@ -84,6 +88,7 @@ pub(crate) struct Tcp {
     ports: Ports,
     challenge: ChallengeBudget,
     settings: Settings,
+    budget: Budget,
     /// Connections with something to send.
     dirty: VecDeque<u32>,
     /// Sockets with something to tell.
@@ -96,25 +101,16 @@ pub(crate) struct Tcp {
 impl Tcp {
     /// An empty table.
     pub(crate) fn new(config: &StackConfig, secrets: &Secrets) -> Tcp {
-        let tcp = &config.tcp;
         Tcp {
             connections: Slab::new(),
             flows: FlowTable::new(secrets.flow),
             listeners: Listeners::default(),
-            time_waits: TimeWaits::new(Duration::from_secs(u64::from(tcp.time_wait_s))),
+            time_waits: TimeWaits::new(Duration::from_secs(u64::from(config.tcp.time_wait_s))),
             time_wait_armed: false,
             ports: Ports::default(),
             challenge: ChallengeBudget::default(),
-            settings: Settings {
-                send_buffer: tcp.send_buffer.clamp(BUFFER_BYTES_MIN, SEND_BUFFER_BYTES_MAX),
-                recv_buffer: tcp.recv_buffer.clamp(BUFFER_BYTES_MIN, RECV_BUFFER_BYTES_MAX),
-                rto_min: Duration::from_millis(u64::from(tcp.rto_ms_min)),
-                delayed_ack: Duration::from_millis(u64::from(tcp.delayed_ack_ms)),
-                nodelay: false,
-                keepalive: None,
-                user_timeout: None,
-                congestion: tcp.congestion,
-            },
+            settings: Settings::new(&config.tcp),
+            budget: Budget::new(config.limits.tcp_bytes),
             dirty: VecDeque::new(),
             events: VecDeque::new(),
             half_open: 0,
@@ -159,7 +155,7 @@ impl Tcp {
         f: impl FnOnce(&mut Connection, &mut Cx<'_>) -> R,
     ) -> Option<R> {
         let index = self.find(id).filter(|_| id.kind == SocketKind::TcpStream)?;
-        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         let result = f(&mut self.connections[index as usize], &mut cx);
         self.settle(lower, index);
         Some(result)
@@ -167,6 +163,9 @@ impl Tcp {
 
     /// Brings the table in line with a connection that something happened to.
     fn settle<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        if self.account(index) {
+            lower.ctx.mib.tcp.memory_pressures += 1;
+        }
         let Some(c) = self.connections.get(index as usize) else { return };
         if c.notes.half_open_at.is_some() && c.state != TcpState::SynReceived {
             self.leave_syn_queue(index);
@@ -215,9 +214,9 @@ impl Tcp {
     }
 
     fn free<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
-        if let Some(c) = self.connections.try_remove(index as usize)
-            && let Some((_, timer)) = c.notes.armed
-        {
+        let Some(c) = self.connections.try_remove(index as usize) else { return };
+        self.release(c.notes.charged);
+        if let Some((_, timer)) = c.notes.armed {
             lower.ctx.timers.cancel(timer);
         }
     }
@@ -251,7 +250,11 @@ impl Tcp {
             self.connections.get_mut(index as usize).filter(|c| c.notes.generation == generation);
         let Some(c) = c else { return };
         c.notes.armed = None;
-        c.on_timer(&mut Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp });
+        c.on_timer(&mut Cx {
+            now: lower.ctx.now,
+            stats: &mut lower.ctx.mib.tcp,
+            budget: self.budget,
+        });
         self.settle(lower, index);
     }
 
@@ -284,7 +287,7 @@ impl Tcp {
             let Some(c) = self.connections.get_mut(index as usize).filter(|c| c.notes.dirty) else {
                 continue;
             };
-            match turn(lower, c, &mut spare) {
+            match turn(lower, c, self.budget, &mut spare) {
                 Turn::Done => c.notes.dirty = false,
                 Turn::More => self.dirty.push_back(index),
                 Turn::NoFrame => {
@@ -346,7 +349,14 @@ impl Tcp {
                 if c.state == TcpState::SynSent
                     && let Some(error) = connect_error(kind)
                 {
-                    c.fail(&mut Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp }, error);
+                    c.fail(
+                        &mut Cx {
+                            now: lower.ctx.now,
+                            stats: &mut lower.ctx.mib.tcp,
+                            budget: self.budget,
+                        },
+                        error,
+                    );
                 }
             }
         }
@@ -361,7 +371,8 @@ impl Tcp {
         for index in lost {
             let c = &mut self.connections[index as usize];
             if c.state != TcpState::Closed {
-                let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+                let mut cx =
+                    Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
                 c.fail(&mut cx, TcpError::Aborted);
             }
             self.settle(lower, index);
@@ -371,11 +382,6 @@ impl Tcp {
     /// Connections (TIME-WAIT included) and listeners held.
     pub(crate) fn held(&self) -> (usize, usize) {
         (self.connections.len() + self.time_waits.len(), self.listeners.len())
-    }
-
-    /// Bytes of buffers held by connections.
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.connections.iter().map(|(_, c)| c.held()).sum()
     }
 }
 
@@ -393,6 +399,7 @@ enum Turn {
 fn turn<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     c: &mut Connection,
+    budget: Budget,
     spare: &mut Option<Frame>,
 ) -> Turn {
     let (key, alias) = (c.key, c.alias);
@@ -411,7 +418,7 @@ fn turn<P: PathLayer>(
         let Some(frame) = spare.take().or_else(|| lower.ctx.pool.alloc()) else {
             return Turn::NoFrame;
         };
-        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget };
         let Some(segment) = c.poll_segment(&mut cx, &limits) else {
             *spare = Some(frame);
             return Turn::Done;

@@ -50,7 +50,7 @@ impl Tcp {
         let Some(listener) = self.listeners.get_mut(slot) else {
             return Fate::Dropped(DropReason::TcpPortClosed);
         };
-        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp };
+        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         let syn = (seg.seq, seg.window, &seg.options);
         let mut c = Connection::accept(origin, listener.settings, slot, syn, &mut cx);
         c.notes.generation = generation;
@@ -193,7 +193,7 @@ impl Tcp {
             ts_offset: timestamp_offset(lower.ctx.secrets, &key),
             mtu: route.mtu,
         };
-        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp };
+        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         let mut c = Connection::connect(origin, self.settings, &mut cx);
         c.notes.generation = self.next_generation();
         let index = self.connections.insert(Box::new(c)) as u32;
@@ -228,7 +228,7 @@ impl Tcp {
             return;
         }
         let c = &mut self.connections[index as usize];
-        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         match c.close(&mut cx) {
             Closing::Background => {}
             Closing::Reset => {
@@ -267,11 +267,13 @@ impl Tcp {
         );
         if speaks {
             let (key, alias, rst) = (c.key, c.alias, c.reset_header());
-            let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+            let mut cx =
+                Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
             c.fail(&mut cx, TcpError::Aborted);
             emit::send_header(lower, &key, alias, rst);
         } else if c.state == TcpState::SynSent {
-            let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp };
+            let mut cx =
+                Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
             c.fail(&mut cx, TcpError::Aborted);
         }
         self.settle(lower, index);

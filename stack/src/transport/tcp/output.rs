@@ -119,6 +119,9 @@ impl Connection {
             return None;
         }
         self.restart_after_idle(cx);
+        if unsent > 0 && !self.may_send_paced(cx.now) {
+            return None;
+        }
         let mss = self.mss_now();
         let len = match self.grant(unsent, fin, mss, self.super_len(mss, limits)) {
             Grant::Bytes(len) => len,
@@ -161,7 +164,8 @@ impl Connection {
     /// super-segment is noticed by the next.
     pub(crate) fn super_len(&self, mss: usize, limits: &PathLimits) -> usize {
         let most = limits.gso_bytes_max.min(SEGMENT_BYTES_MAX);
-        (most.min(self.window() / BURSTS_PER_WINDOW) / mss).max(1) * mss
+        let most = most.min(self.window() / BURSTS_PER_WINDOW).min(self.paced_len(mss));
+        (most / mss).max(1) * mss
     }
 
     /// Sender's silly-window avoidance and Nagle (RFC 9293 3.8.6.2.1, 3.7.4).
@@ -213,6 +217,7 @@ impl Connection {
         let idle = cx.now - self.last_sent;
         if self.flight() == 0 && idle > self.rtt.rto() {
             self.cc.on_idle(cx.now, idle);
+            self.pacer_on_idle();
         }
     }
 
@@ -241,6 +246,7 @@ impl Connection {
         if len > 0 {
             out.payload = self.send.slice((from - self.send_base) as usize, len);
         }
+        self.charge_pacer(cx.now, len);
         self.last_sent = cx.now;
         out
     }
@@ -312,24 +318,30 @@ impl Connection {
         full.saturating_sub(bytes).max(HEADER_BYTES)
     }
 
-    /// The window field, and the right edge it promises: never moved back, and not forward by
-    /// crumbs (RFC 9293 3.8.6.2.2).
+    /// The window field, and the right edge it promises: never moved back by a unit of the scale or
+    /// more (RFC 7323 2.4), and not forward by crumbs (RFC 9293 3.8.6.2.2).
     fn advertise(&mut self) -> u16 {
         let edge = self.window_edge();
         let wanted = edge.diff(self.rcv_nxt).max(0) as u32;
         let unit = 1u32 << self.rcv_wscale;
-        let mut field = (wanted >> self.rcv_wscale).min(0xffff);
-        if self.rcv_nxt + (field << self.rcv_wscale) < self.rcv_adv && field < 0xffff {
-            // Rounding must not take back what was promised.
-            field = wanted.div_ceil(unit).min(0xffff);
+        let (mut field, up) = (wanted >> self.rcv_wscale, wanted.div_ceil(unit).min(0xffff));
+        let takes_back = self.rcv_nxt + (field << self.rcv_wscale) < self.rcv_adv;
+        // Rounding up every time would let the edge creep beyond the buffer.
+        if takes_back && self.rcv_nxt + (up << self.rcv_wscale) <= self.free_edge() + unit {
+            field = up;
         }
+        let field = field.min(0xffff);
         self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + (field << self.rcv_wscale));
         field as u16
     }
 
+    /// Where the receive buffer ends.
+    fn free_edge(&self) -> SeqNum {
+        self.rcv_nxt + self.recv.limit().saturating_sub(self.recv.len()) as u32
+    }
+
     fn window_edge(&self) -> SeqNum {
-        let free = self.recv.limit().saturating_sub(self.recv.len());
-        let edge = self.rcv_nxt + free as u32;
+        let edge = self.free_edge();
         let crumb = (self.recv.limit() / 2).min(self.rcv_mss) as i32;
         if edge.diff(self.rcv_adv) < crumb { self.rcv_adv } else { edge }
     }
@@ -377,12 +389,12 @@ impl Connection {
         if matches!(self.state, TcpState::Closed | TcpState::TimeWait) {
             return false;
         }
+        let data = self.unsent() > 0 || self.sent.lost() > 0;
         self.ack_now
             || self.syn_pending
             || self.probe.is_some()
-            || self.unsent() > 0
-            || (self.fin_queued && !self.fin_sent)
-            || self.sent.lost() > 0
+            || (data && (!self.pacer.is_waiting() || self.recovery.force))
+            || (self.fin_queued && !self.fin_sent && self.unsent() == 0)
     }
 }
 

@@ -23,6 +23,9 @@ impl Connection {
             self.note_limit();
             return None;
         }
+        if !forced && !self.may_send_paced(cx.now) {
+            return None;
+        }
         let budget = if forced { mss } else { room / mss * mss };
         let budget = budget.min(self.super_len(mss, limits));
         let (from, to) = self.sent.next_lost(budget as u32)?;

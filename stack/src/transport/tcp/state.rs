@@ -4,11 +4,9 @@
 //!
 //! A connection is sans-IO: segments and time go in, segments and one deadline come out.
 
-use core::time::Duration;
-
 use crate::ip::address::AliasId;
 use crate::seq::SeqNum;
-use crate::socket::tcp::{CongestionControl, Retransmits, TcpError, TcpOption, TcpState};
+use crate::socket::tcp::{Retransmits, TcpError, TcpState};
 use crate::stats::TcpStats;
 use crate::time::Instant;
 use crate::timer_wheel::TimerHandle;
@@ -17,6 +15,8 @@ use crate::wire::tcp::{HEADER_BYTES, Options, SackBlock, TIMESTAMP_BYTES};
 use super::assembler::Assembler;
 use super::cc::{Algorithm, Controller};
 use super::flow_table::FlowKey;
+use super::pacing::Pacer;
+use super::pressure::Budget;
 use super::rack::Rack;
 use super::rate::Delivery;
 use super::recovery::Recovery;
@@ -24,48 +24,20 @@ use super::recv_buffer::RecvBuffer;
 use super::rtt::Rtt;
 use super::send_buffer::SendBuffer;
 use super::sent::SentQueue;
+pub(crate) use super::settings::Settings;
+use super::settings::{MSS_MIN, WINDOW_SCALE_MAX};
 use super::time_wait::Entry;
 
 /// RFC 9293 3.7.1: what a peer that names no MSS accepts.
 const MSS_DEFAULT_V4: usize = 536;
 const MSS_DEFAULT_V6: usize = 1220;
 
-/// A peer that asks for less gets this: tiny segments are an attack on our CPU.
-const MSS_MIN: usize = 64;
-
-/// Smallest buffer of either direction.
-pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
-
-/// Largest send buffer: sequence numbers compare over half their space.
-pub(crate) const SEND_BUFFER_BYTES_MAX: usize = 1 << 30;
-
-/// Shortest idle time and interval of keepalive.
-const KEEPALIVE_MIN: Duration = Duration::from_millis(1);
-
-/// The largest window that scaling can name.
-pub(crate) const RECV_BUFFER_BYTES_MAX: usize = 0xffff << WINDOW_SCALE_MAX;
-
-/// RFC 7323 2.3.
-const WINDOW_SCALE_MAX: u8 = 14;
-
 /// What a connection's code may touch outside it.
 pub(crate) struct Cx<'a> {
     pub(crate) now: Instant,
     pub(crate) stats: &'a mut TcpStats,
-}
-
-/// Options of a connection, inherited from its listener.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings {
-    pub(crate) send_buffer: usize,
-    pub(crate) recv_buffer: usize,
-    pub(crate) rto_min: Duration,
-    pub(crate) delayed_ack: Duration,
-    pub(crate) nodelay: bool,
-    /// Idle time, interval, count.
-    pub(crate) keepalive: Option<(Duration, Duration, u32)>,
-    pub(crate) user_timeout: Option<Duration>,
-    pub(crate) congestion: CongestionControl,
+    /// Memory of the stack's connections.
+    pub(crate) budget: Budget,
 }
 
 /// Who answers for a connection.
@@ -155,8 +127,6 @@ pub(crate) struct Connection {
     pub(crate) ts_offset: u32,
     pub(crate) ts_recent: u32,
     pub(crate) ts_recent_at: Instant,
-    /// When a segment outside the window was last answered.
-    pub(crate) stray_answered_at: Instant,
     pub(crate) mtu: usize,
 
     // Loss and congestion.
@@ -166,6 +136,7 @@ pub(crate) struct Connection {
     pub(crate) rack: Rack,
     pub(crate) recovery: Recovery,
     pub(crate) cc: Algorithm,
+    pub(crate) pacer: Pacer,
 
     // Deadlines.
     pub(crate) rtx_at: Option<Instant>,
@@ -214,12 +185,16 @@ pub(crate) struct Totals {
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     pub(crate) generation: u32,
+    /// Memory charged to the stack's account.
+    pub(crate) charged: usize,
     /// In the dirty list.
     pub(crate) dirty: bool,
     pub(crate) event_queued: bool,
     pub(crate) armed: Option<(Instant, TimerHandle)>,
     /// The flow table no longer leads here.
     pub(crate) detached: bool,
+    /// When a segment outside the window was last answered.
+    pub(crate) stray_answered_at: Instant,
     /// When the neighbour was last confirmed by our progress.
     pub(crate) confirmed_at: Instant,
     /// Position in the listener's list of half-open connections.
@@ -254,7 +229,7 @@ impl Connection {
             rcv_nxt: SeqNum(0),
             rcv_adv: SeqNum(0),
             rcv_acked: SeqNum(0),
-            rcv_wscale: scale_for(settings.recv_buffer),
+            rcv_wscale: settings.window_scale(),
             rcv_mss: MSS_DEFAULT_V4,
             recv: RecvBuffer::new(settings.recv_buffer),
             assembler: Assembler::default(),
@@ -269,7 +244,6 @@ impl Connection {
             ts_offset,
             ts_recent: 0,
             ts_recent_at: now,
-            stray_answered_at: Instant::ZERO,
             mtu,
             rtt: Rtt::new(settings.rto_min),
             sent: SentQueue::default(),
@@ -277,6 +251,7 @@ impl Connection {
             rack: Rack::new(iss),
             recovery: Recovery::new(iss),
             cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, u64::from(iss.0)),
+            pacer: Pacer::default(),
             rtx_at: None,
             rtx_count: 0,
             persist_at: None,
@@ -411,7 +386,7 @@ impl Connection {
     /// The MSS we ask for (RFC 9293 3.7.1, RFC 6691: options not subtracted).
     pub(crate) fn mss_advertised(&self) -> usize {
         let mss = self.mtu.saturating_sub(self.ip_header_bytes() + HEADER_BYTES);
-        mss.clamp(MSS_MIN, usize::from(u16::MAX))
+        mss.clamp(MSS_MIN, usize::from(self.settings.mss_max))
     }
 
     /// Payload of a full segment with the options that every segment has.
@@ -466,34 +441,5 @@ impl Connection {
     /// Congestion window and slow start threshold.
     pub(crate) fn windows(&self) -> (usize, usize) {
         (self.cc.cwnd(), self.cc.ssthresh())
-    }
-}
-
-/// The smallest shift that lets 16 bits name the whole buffer.
-fn scale_for(recv_buffer: usize) -> u8 {
-    (0..WINDOW_SCALE_MAX).find(|s| recv_buffer >> s <= 0xffff).unwrap_or(WINDOW_SCALE_MAX)
-}
-
-impl Settings {
-    /// Takes an option of the application; sizes get a floor that keeps a connection usable.
-    pub(crate) fn set(&mut self, option: TcpOption) {
-        match option {
-            TcpOption::NoDelay(on) => self.nodelay = on,
-            TcpOption::KeepAlive(times) => {
-                self.keepalive = times.map(|(idle, interval, count)| {
-                    (idle.max(KEEPALIVE_MIN), interval.max(KEEPALIVE_MIN), count.max(1))
-                });
-            }
-            TcpOption::SendBuffer(bytes) => {
-                self.send_buffer = bytes.clamp(BUFFER_BYTES_MIN, SEND_BUFFER_BYTES_MAX);
-            }
-            TcpOption::RecvBuffer(bytes) => {
-                self.recv_buffer = bytes.clamp(BUFFER_BYTES_MIN, RECV_BUFFER_BYTES_MAX);
-            }
-            TcpOption::UserTimeout(limit) => {
-                self.user_timeout = limit.filter(|limit| !limit.is_zero());
-            }
-            TcpOption::Congestion(kind) => self.congestion = kind,
-        }
     }
 }

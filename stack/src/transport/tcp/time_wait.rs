@@ -94,6 +94,7 @@ impl Entry {
             ack: self.rcv_nxt,
             flags: Flags::ACK,
             window: self.window,
+            urgent: 0,
             options: Options { timestamp, ..Options::default() },
             ..Header::default()
         }

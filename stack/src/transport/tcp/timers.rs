@@ -32,7 +32,8 @@ impl Connection {
             .min(nanos(self.persist_at))
             .min(nanos(self.keepalive_at))
             .min(nanos(self.linger_at))
-            .min(nanos(self.user_timeout_at()));
+            .min(nanos(self.user_timeout_at()))
+            .min(nanos(self.pacer.deadline()));
         (first != NEVER).then(|| Instant::from_nanos(first))
     }
 
@@ -43,6 +44,7 @@ impl Connection {
         self.ack_at = None;
         self.keepalive_at = None;
         self.linger_at = None;
+        self.pacer.stop();
     }
 
     /// RFC 5482, local only: how long data may wait for its acknowledgement.
@@ -59,6 +61,7 @@ impl Connection {
         let (rtx, persist) = (due(self.rtx_at), due(self.persist_at));
         let reorder = due(self.rack.at);
         let (keepalive, ack) = (due(self.keepalive_at), due(self.ack_at));
+        self.pacer.on_timer(cx.now);
         if due(self.linger_at) {
             self.finish(cx);
             return;

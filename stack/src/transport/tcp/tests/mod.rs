@@ -16,6 +16,7 @@ use crate::wire::tcp::{Flags, Header, Options};
 use super::flow_table::FlowKey;
 use super::input::{Outcome, Reply};
 use super::output::PathLimits;
+use super::pressure::Budget;
 use super::state::{Connection, Cx, Origin, Settings};
 
 mod close;
@@ -35,6 +36,7 @@ struct Seg {
     ack: Option<u32>,
     data: Vec<u8>,
     win: Option<u16>,
+    urgent: Option<u16>,
     ts: Option<(u32, u32)>,
     sack: Option<Vec<(u32, u32)>>,
     options: Option<Options>,
@@ -65,6 +67,10 @@ impl Seg {
         let options = self.options.unwrap_or_default();
         self.opt(Options { mss: Some(mss), ..options })
     }
+    fn urgent(mut self, pointer: u16) -> Seg {
+        self.urgent = Some(pointer);
+        self.flag(Flags::URG)
+    }
     fn flag(mut self, flags: Flags) -> Seg {
         self.flags = self.flags.with(flags);
         self
@@ -85,6 +91,7 @@ impl Seg {
             ack: SeqNum(self.ack.unwrap_or(0)),
             flags: self.flags,
             window: self.win.unwrap_or(30_000),
+            urgent: self.urgent.unwrap_or(0),
             options,
             ..Header::default()
         }
@@ -101,6 +108,9 @@ impl Seg {
         assert!(data == self.data, "payload of {got}");
         if let Some(win) = self.win {
             assert_eq!(header.window, win, "window of {got}");
+        }
+        if let Some(urgent) = self.urgent {
+            assert_eq!(header.urgent, urgent, "urgent pointer of {got}");
         }
         if let Some(ts) = self.ts {
             assert_eq!(header.options.timestamp, Some(ts), "timestamp of {got}");
@@ -142,7 +152,10 @@ struct Bench {
     now: Instant,
     stats: TcpStats,
     limits: PathLimits,
+    budget: Budget,
 }
+
+const UNLIMITED: Budget = Budget::new(1 << 40);
 
 const START: Instant = Instant::from_millis(100_000);
 
@@ -156,6 +169,11 @@ fn settings() -> Settings {
         keepalive: None,
         user_timeout: None,
         congestion: crate::socket::tcp::CongestionControl::NewReno,
+        // The tests of pacing and of autotuning switch them on.
+        pacing: false,
+        send_buffer_max: 0,
+        recv_buffer_max: 0,
+        ..Settings::new(&crate::stack::TcpConfig::default())
     }
 }
 
@@ -169,8 +187,14 @@ fn origin() -> Origin {
 impl Bench {
     fn new(make: impl FnOnce(&mut Cx<'_>) -> Connection) -> Bench {
         let mut stats = TcpStats::default();
-        let c = make(&mut Cx { now: START, stats: &mut stats });
-        Bench { c, now: START, stats, limits: PathLimits { mtu: 1500, gso_bytes_max: 0 } }
+        let c = make(&mut Cx { now: START, stats: &mut stats, budget: UNLIMITED });
+        Bench {
+            c,
+            now: START,
+            stats,
+            limits: PathLimits { mtu: 1500, gso_bytes_max: 0 },
+            budget: UNLIMITED,
+        }
     }
 
     /// SYN-SENT, the SYN not sent yet.
@@ -221,7 +245,7 @@ impl Bench {
         assert!(to >= self.now, "time goes back");
         while let Some(at) = self.c.next_deadline().filter(|at| *at <= to) {
             self.now = self.now.max(at);
-            let mut cx = Cx { now: self.now, stats: &mut self.stats };
+            let mut cx = Cx { now: self.now, stats: &mut self.stats, budget: self.budget };
             self.c.on_timer(&mut cx);
         }
         self.now = to;
@@ -232,7 +256,7 @@ impl Bench {
     fn send(&mut self, ms: u64, seg: Seg) -> Outcome {
         self.at(ms);
         let frame = Frame::from_heap(0, &seg.data);
-        let mut cx = Cx { now: self.now, stats: &mut self.stats };
+        let mut cx = Cx { now: self.now, stats: &mut self.stats, budget: self.budget };
         let outcome = self.c.on_segment(&mut cx, &seg.header(), frame);
         if outcome.reply == Reply::Challenge {
             self.c.ack_now = true;
@@ -241,7 +265,7 @@ impl Bench {
     }
 
     fn poll(&mut self) -> Option<(Header, Vec<u8>)> {
-        let mut cx = Cx { now: self.now, stats: &mut self.stats };
+        let mut cx = Cx { now: self.now, stats: &mut self.stats, budget: self.budget };
         let out = self.c.poll_segment(&mut cx, &self.limits)?;
         let data: Vec<u8> = out.payload.iter().flat_map(|b| b.iter().copied()).collect();
         assert_eq!(data.len(), out.payload_len);
@@ -270,7 +294,7 @@ impl Bench {
     }
 
     fn write(&mut self, data: &[u8]) -> usize {
-        let mut cx = Cx { now: self.now, stats: &mut self.stats };
+        let mut cx = Cx { now: self.now, stats: &mut self.stats, budget: self.budget };
         self.c.write(&mut cx, data).unwrap()
     }
 
@@ -282,14 +306,14 @@ impl Bench {
 
     fn read(&mut self) -> Vec<u8> {
         let mut out = vec![0; 100_000];
-        let mut cx = Cx { now: self.now, stats: &mut self.stats };
+        let mut cx = Cx { now: self.now, stats: &mut self.stats, budget: self.budget };
         let n = self.c.read(&mut cx, &mut out).unwrap_or(0);
         out.truncate(n);
         out
     }
 
     fn cx<R>(&mut self, f: impl FnOnce(&mut Connection, &mut Cx<'_>) -> R) -> R {
-        let mut cx = Cx { now: self.now, stats: &mut self.stats };
+        let mut cx = Cx { now: self.now, stats: &mut self.stats, budget: self.budget };
         f(&mut self.c, &mut cx)
     }
 

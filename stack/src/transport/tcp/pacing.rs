@@ -1,0 +1,156 @@
+//! Pacing: data leaves at a rate instead of in bursts of a window, so that queues on the path stay
+//! short. The timer wheel is the clock.
+//!
+//! A debt in time: what was sent is paid for at `paid_at`. Data may run a quantum ahead of it, and
+//! then waits until all is paid, so that there is one timer per quantum and not one per segment. A
+//! timer that comes late finds the time it missed as credit, up to a quantum.
+
+use crate::time::{Duration, Instant};
+
+use super::cc::Controller;
+use super::state::Connection;
+
+/// A quantum is what the rate gives in this time, and two segments at least.
+const QUANTUM: Duration = Duration::from_millis(1);
+
+/// Below this a quantum is more than the window, and pacing by the window means nothing.
+const RTT_MIN: Duration = Duration::from_millis(1);
+
+/// The first segments of a connection, and after idleness, are not delayed: there is no estimate
+/// yet, or an old one (RFC 6928).
+const UNPACED_SEGMENTS: u8 = 10;
+
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
+/// The pacer of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pacer {
+    /// When everything sent so far is paid for.
+    paid_at: Instant,
+    /// No data before this.
+    open_at: Instant,
+    /// So many segments are free.
+    unpaced: u8,
+}
+
+impl Default for Pacer {
+    fn default() -> Pacer {
+        Pacer { paid_at: Instant::ZERO, open_at: NEVER, unpaced: UNPACED_SEGMENTS }
+    }
+}
+
+impl Pacer {
+    /// When data may go on, while it waits.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        (self.open_at != NEVER).then_some(self.open_at)
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.open_at != NEVER
+    }
+
+    /// Time has come to `now`.
+    pub(crate) fn on_timer(&mut self, now: Instant) {
+        if self.open_at <= now {
+            self.open_at = NEVER;
+        }
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.open_at = NEVER;
+    }
+
+    fn may_send(&mut self, now: Instant, quantum: Duration) -> bool {
+        self.on_timer(now);
+        if self.is_waiting() {
+            return false;
+        }
+        if self.unpaced == 0 && self.paid_at >= now + quantum {
+            self.open_at = self.paid_at;
+            return false;
+        }
+        true
+    }
+
+    fn charge(&mut self, now: Instant, cost: Duration, quantum: Duration, segments: usize) {
+        if self.unpaced > 0 {
+            self.unpaced = self.unpaced.saturating_sub(segments.min(255) as u8);
+            return;
+        }
+        let credit = Instant::from_nanos(now.as_nanos().saturating_sub(nanos(quantum)));
+        self.paid_at = self.paid_at.max(credit) + cost;
+    }
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How long `bytes` take at `rate`.
+fn time_of(bytes: u64, rate: u64) -> Duration {
+    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
+
+impl Connection {
+    /// Bytes per second that may leave; `None`: not paced.
+    pub(crate) fn pacing_rate(&self) -> Option<u64> {
+        let most = self.settings.pacing_rate_max;
+        match self.cc.pacing_rate().or_else(|| self.window_rate()) {
+            Some(rate) => Some(rate.min(most).max(1)),
+            None => (most != u64::MAX).then_some(most),
+        }
+    }
+
+    /// The window over the round trip, and enough more for the window to grow: twice as much in
+    /// slow start, a fifth more later.
+    fn window_rate(&self) -> Option<u64> {
+        let srtt = self.rtt.srtt().filter(|srtt| self.settings.pacing && *srtt >= RTT_MIN)?;
+        let cwnd = self.cc.cwnd();
+        let percent = if cwnd < self.cc.ssthresh() / 2 { 200 } else { 120 };
+        let window = cwnd.max(self.flight()) as u128;
+        let rate = window * percent * 10_000_000 / srtt.as_nanos().max(1);
+        Some(u64::try_from(rate).unwrap_or(u64::MAX))
+    }
+
+    /// What may leave at once at a rate.
+    fn quantum_bytes(&self, rate: u64) -> u64 {
+        let bytes = u128::from(rate) * QUANTUM.as_nanos() / 1_000_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX).max(2 * self.mss_full() as u64)
+    }
+
+    /// Whether data may leave now; if not, a timer is set.
+    pub(crate) fn may_send_paced(&mut self, now: Instant) -> bool {
+        let Some(rate) = self.pacing_rate() else {
+            self.pacer.stop();
+            return true;
+        };
+        let quantum = time_of(self.quantum_bytes(rate), rate);
+        self.pacer.may_send(now, quantum)
+    }
+
+    /// `len` bytes of data leave now.
+    pub(crate) fn charge_pacer(&mut self, now: Instant, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let segments = len.div_ceil(self.mss_full());
+        let Some(rate) = self.pacing_rate() else {
+            self.pacer.unpaced = self.pacer.unpaced.saturating_sub(segments.min(255) as u8);
+            return;
+        };
+        let quantum = time_of(self.quantum_bytes(rate), rate);
+        self.pacer.charge(now, time_of(len as u64, rate), quantum, segments);
+    }
+
+    /// Nothing was sent for longer than the retransmission timeout.
+    pub(crate) fn pacer_on_idle(&mut self) {
+        self.pacer.unpaced = UNPACED_SEGMENTS;
+    }
+
+    /// A super-segment is a quantum at most: what is one frame to us is a burst to the path.
+    pub(crate) fn paced_len(&self, mss: usize) -> usize {
+        let quantum = self.pacing_rate().map_or(u64::MAX, |rate| self.quantum_bytes(rate));
+        usize::try_from(quantum).unwrap_or(usize::MAX).max(2 * mss)
+    }
+}

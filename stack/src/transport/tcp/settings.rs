@@ -1,0 +1,126 @@
+//! Options of a connection, inherited from its listener or from the vserver's defaults.
+
+use core::time::Duration;
+
+use crate::socket::tcp::{CongestionControl, TcpOption};
+use crate::stack::TcpConfig;
+
+/// Smallest buffer of either direction.
+pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
+
+/// Largest send buffer: sequence numbers compare over half their space.
+pub(crate) const SEND_BUFFER_BYTES_MAX: usize = 1 << 30;
+
+/// RFC 7323 2.3.
+pub(crate) const WINDOW_SCALE_MAX: u8 = 14;
+
+/// The largest window that scaling can name.
+pub(crate) const RECV_BUFFER_BYTES_MAX: usize = 0xffff << WINDOW_SCALE_MAX;
+
+/// Shortest idle time and interval of keepalive.
+const KEEPALIVE_MIN: Duration = Duration::from_millis(1);
+
+/// A segment size below this is an attack on our CPU, whoever asks for it.
+pub(crate) const MSS_MIN: usize = 64;
+
+/// What applications and the vserver's defaults decide about a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) send_buffer: usize,
+    /// Autotuning ends here; not above `send_buffer`: no tuning.
+    pub(crate) send_buffer_max: usize,
+    pub(crate) recv_buffer: usize,
+    /// The same of the receive side.
+    pub(crate) recv_buffer_max: usize,
+    pub(crate) rto_min: Duration,
+    pub(crate) delayed_ack: Duration,
+    /// Idle time, interval, count.
+    pub(crate) keepalive: Option<(Duration, Duration, u32)>,
+    pub(crate) user_timeout: Option<Duration>,
+    /// What close waits for acknowledgements before it resets.
+    pub(crate) linger: Option<Duration>,
+    /// How long a listener keeps a connection without data from its accept queue.
+    pub(crate) defer_accept: Option<Duration>,
+    /// Unsent bytes from which on the connection is not writable.
+    pub(crate) notsent_lowat: usize,
+    /// Bytes per second; `u64::MAX`: no bound.
+    pub(crate) pacing_rate_max: u64,
+    /// Bound of both segment sizes.
+    pub(crate) mss_max: u16,
+    pub(crate) nodelay: bool,
+    pub(crate) cork: bool,
+    pub(crate) quickack: bool,
+    pub(crate) pacing: bool,
+    pub(crate) congestion: CongestionControl,
+}
+
+impl Settings {
+    /// The vserver's defaults.
+    pub(crate) fn new(tcp: &TcpConfig) -> Settings {
+        Settings {
+            send_buffer: tcp.send_buffer.clamp(BUFFER_BYTES_MIN, SEND_BUFFER_BYTES_MAX),
+            send_buffer_max: tcp.send_buffer_max.min(SEND_BUFFER_BYTES_MAX),
+            recv_buffer: tcp.recv_buffer.clamp(BUFFER_BYTES_MIN, RECV_BUFFER_BYTES_MAX),
+            recv_buffer_max: tcp.recv_buffer_max.min(RECV_BUFFER_BYTES_MAX),
+            rto_min: Duration::from_millis(u64::from(tcp.rto_ms_min)),
+            delayed_ack: Duration::from_millis(u64::from(tcp.delayed_ack_ms)),
+            keepalive: None,
+            user_timeout: None,
+            linger: None,
+            defer_accept: None,
+            notsent_lowat: usize::MAX,
+            pacing_rate_max: u64::MAX,
+            mss_max: u16::MAX,
+            nodelay: false,
+            cork: false,
+            quickack: false,
+            pacing: tcp.pacing,
+            congestion: tcp.congestion,
+        }
+    }
+
+    /// Takes an option of the application; sizes get a floor that keeps a connection usable.
+    pub(crate) fn set(&mut self, option: TcpOption) {
+        match option {
+            TcpOption::NoDelay(on) => self.nodelay = on,
+            TcpOption::Cork(on) => self.cork = on,
+            TcpOption::QuickAck(on) => self.quickack = on,
+            TcpOption::KeepAlive(times) => {
+                self.keepalive = times.map(|(idle, interval, count)| {
+                    (idle.max(KEEPALIVE_MIN), interval.max(KEEPALIVE_MIN), count.max(1))
+                });
+            }
+            TcpOption::SendBuffer(bytes) => {
+                self.send_buffer = bytes.clamp(BUFFER_BYTES_MIN, SEND_BUFFER_BYTES_MAX);
+                self.send_buffer_max = 0;
+            }
+            TcpOption::RecvBuffer(bytes) => {
+                self.recv_buffer = bytes.clamp(BUFFER_BYTES_MIN, RECV_BUFFER_BYTES_MAX);
+                self.recv_buffer_max = 0;
+            }
+            TcpOption::UserTimeout(limit) => {
+                self.user_timeout = limit.filter(|limit| !limit.is_zero());
+            }
+            TcpOption::Linger(limit) => self.linger = limit,
+            TcpOption::DeferAccept(limit) => {
+                self.defer_accept = limit.filter(|limit| !limit.is_zero());
+            }
+            TcpOption::NotSentLowat(bytes) => {
+                self.notsent_lowat = bytes.unwrap_or(usize::MAX).max(1);
+            }
+            TcpOption::PacingRateMax(rate) => {
+                self.pacing_rate_max = rate.unwrap_or(u64::MAX).max(1);
+            }
+            TcpOption::MaxSegment(mss) => {
+                self.mss_max = mss.unwrap_or(u16::MAX).max(MSS_MIN as u16);
+            }
+            TcpOption::Congestion(kind) => self.congestion = kind,
+        }
+    }
+
+    /// The smallest shift that lets 16 bits name the largest window there may be.
+    pub(crate) fn window_scale(&self) -> u8 {
+        let most = self.recv_buffer.max(self.recv_buffer_max);
+        (0..WINDOW_SCALE_MAX).find(|s| most >> s <= 0xffff).unwrap_or(WINDOW_SCALE_MAX)
+    }
+}
