@@ -7,6 +7,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use weft_stack::socket::tcp::CongestionControl;
+use weft_stack::stack::{EcnMode, FastOpen, MtuProbing, SynCookies};
+
 use super::*;
 
 const CASES: &str = include_str!("../../tests/config_errors.txt");
@@ -99,8 +102,16 @@ routes = [
 ]
 [vserver.files.limits]
 tcp_connections = 5
+tcp_bytes = 1000000
 [vserver.files.tcp]
 rto_ms_min = 50
+recv_buffer_max = 8000000
+congestion = "bbr"
+pacing = false
+ecn = "accurate"
+fast_open = "server"
+syn_cookies = "off"
+mtu_probing = "always"
 [[vserver.files.service]]
 kind = "http"
 port = 80
@@ -137,6 +148,10 @@ idle_s = 0
     assert_eq!((v.routes[1].src, v.routes[1].metric), (Some("fd00::10".parse().unwrap()), 5));
     assert_eq!((v.routes[2].via, v.routes[2].alias), (None, 0));
     assert_eq!((v.limits.tcp_connections, v.tcp.rto_ms_min), (5, 50));
+    assert_eq!((v.limits.tcp_bytes, v.tcp.recv_buffer_max), (1_000_000, 8_000_000));
+    assert_eq!((v.tcp.congestion, v.tcp.pacing), (CongestionControl::Bbr, false));
+    assert_eq!((v.tcp.ecn, v.tcp.fast_open), (EcnMode::Accurate, FastOpen::Server));
+    assert_eq!((v.tcp.syn_cookies, v.tcp.mtu_probing), (SynCookies::Off, MtuProbing::Always));
     assert_eq!(v.services[0].listen, "[::]:80".parse().unwrap());
     let ServiceKind::Http { root, upload, upload_bytes_max } = &v.services[0].kind else {
         panic!("{:?}", v.services[0]);
@@ -262,8 +277,10 @@ fn the_manual_has_the_right_defaults() {
         [("[vserver.*.limits]", limits), ("[vserver.*.tcp]", tcp), ("[workers]", workers)]
     {
         for (key, default) in rows(MANUAL, heading).iter().filter(|(key, _)| *key != "affinity") {
-            let wanted = format!(" {key}: {default}");
-            let found = values.split(['{', ',', '}']).any(|v| v.trim_end() == wanted);
+            // Words are the names of variants: "black-hole" is BlackHole.
+            let wanted = format!(" {key}: {default}").replace(['"', '-'], "");
+            let same = |v: &str| v.trim_end().eq_ignore_ascii_case(&wanted);
+            let found = values.split(['{', ',', '}']).any(same);
             assert!(found, "{key} = {default} in docs/configuration.md, {values} in the program");
         }
     }

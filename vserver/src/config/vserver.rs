@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use weft_stack::ip::address::Cidr;
-use weft_stack::stack::{Limits, TcpConfig};
+use weft_stack::socket::tcp::CongestionControl;
+use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, SynCookies, TcpConfig};
 
 use super::diagnostic::Report;
 use super::interface::suggest;
@@ -443,6 +444,7 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
         tcp_connections: 1..=16_777_216,
         tcp_half_open: 1..=1_048_576,
         tcp_listeners: 1..=65_536,
+        tcp_bytes: 65_536..=1_099_511_627_776,
         udp_sockets: 1..=65_536,
         udp_recv_bytes: 2048..=1_073_741_824,
         out_queue: 16..=65_536,
@@ -452,15 +454,59 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
     l
 }
 
+/// Reads words into fields of the same name.
+macro_rules! choices {
+    ($report:expr, $section:expr, $target:expr, $( $field:ident: [$( $word:literal => $value:expr ),*], )*) => {
+        $( if let Some(v) = $section.choice($report, stringify!($field), &[$( ($word, $value) ),*]) {
+            $target.$field = v.value;
+        } )*
+    };
+}
+
 fn read_tcp(report: &mut Report, mut s: Section) -> TcpConfig {
     let mut t = TcpConfig::default();
     integers!(report, s, t,
         send_buffer: 4096..=1_073_741_824,
+        send_buffer_max: 4096..=1_073_741_824,
         recv_buffer: 4096..=1_073_741_824,
+        recv_buffer_max: 4096..=1_073_741_824,
         rto_ms_min: 1..=60_000,
         time_wait_s: 0..=240,
         delayed_ack_ms: 0..=499,
     );
+    choices!(report, s, t,
+        congestion: [
+            "reno" => CongestionControl::NewReno,
+            "cubic" => CongestionControl::Cubic,
+            "bbr" => CongestionControl::Bbr,
+            "dctcp" => CongestionControl::Dctcp
+        ],
+        ecn: [
+            "off" => EcnMode::Off,
+            "accept" => EcnMode::Accept,
+            "classic" => EcnMode::Classic,
+            "accurate" => EcnMode::Accurate
+        ],
+        fast_open: [
+            "off" => FastOpen::Off,
+            "client" => FastOpen::Client,
+            "server" => FastOpen::Server,
+            "both" => FastOpen::Both
+        ],
+        syn_cookies: [
+            "off" => SynCookies::Off,
+            "pressure" => SynCookies::Pressure,
+            "always" => SynCookies::Always
+        ],
+        mtu_probing: [
+            "off" => MtuProbing::Off,
+            "black-hole" => MtuProbing::BlackHole,
+            "always" => MtuProbing::Always
+        ],
+    );
+    if let Some(v) = s.boolean(report, "pacing") {
+        t.pacing = v.value;
+    }
     s.finish(report);
     t
 }
