@@ -61,7 +61,7 @@ pub struct Limits {
     pub pmtu: usize,
     /// TCP connections, TIME-WAIT included.
     pub tcp_connections: usize,
-    /// TCP connections in SYN-RECEIVED, over all listeners.
+    /// TCP connections in SYN-RECEIVED, over all listeners: about 110 bytes each.
     pub tcp_half_open: usize,
     /// TCP listeners.
     pub tcp_listeners: usize,
@@ -330,7 +330,7 @@ impl TxBurst {
 /// to zero when the sockets are closed and the timers have run out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// TCP connections, TIME-WAIT included.
+    /// TCP connections, half-open ones and TIME-WAIT included.
     pub tcp_connections: usize,
     /// TCP listeners.
     pub tcp_listeners: usize,

@@ -255,14 +255,22 @@ counters! {
         challenge_acks_limited: "ExtTCPChallengeACKLimited",
         /// SYNs refused because the accept queue was full.
         listen_overflows: "ExtListenOverflows",
-        /// SYNs refused because the SYN queue was full.
+        /// SYNs refused because the SYN queue was full and cookies are off.
         syn_queue_overflows: "ExtSynQueueOverflows",
+        /// SYNs answered by a cookie.
+        syncookies_sent: "ExtSyncookiesSent",
+        /// Cookies that came back and made a connection.
+        syncookies_recv: "ExtSyncookiesRecv",
+        /// ACKs that looked like cookies and were not.
+        syncookies_failed: "ExtSyncookiesFailed",
         /// Keepalive probes sent.
         keepalives: "ExtTCPKeepAlive",
         /// Zero-window probes sent.
         window_probes: "ExtTCPWinProbe",
         /// Connections that entered TIME-WAIT.
         time_waits: "ExtTW",
+        /// TIME-WAIT entries that made room for connections.
+        time_wait_overflows: "ExtTCPTimeWaitOverflow",
         /// Connections aborted on timeout.
         abort_on_timeout: "ExtTCPAbortOnTimeout",
         /// Connections aborted because data came after close.

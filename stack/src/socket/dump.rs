@@ -63,19 +63,20 @@ pub struct SocketMemory {
 /// Where a dump goes on; the default is the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketCursor {
-    /// Which table: datagram sockets come first, then listeners, connections, TIME-WAIT.
+    /// Which table: datagram sockets come first, then listeners, half-open connections,
+    /// connections, TIME-WAIT.
     pub table: u8,
     /// The next slot in it.
     pub slot: u32,
 }
 
 /// Tables in the order of a dump.
-const TABLES: u8 = 4;
+const TABLES: u8 = 5;
 
 impl<P: PathLayer> Stack<P> {
     /// Calls `f` for the sockets in the next `slots` slots from `from` on, as of `now`; returns
     /// where to go on, `None` at the end. Sockets made or closed between two calls may be missing;
-    /// none comes twice, unless it moves from a connection to TIME-WAIT meanwhile.
+    /// none comes twice, unless it moves to a later table meanwhile.
     pub fn dump_sockets(
         &self,
         now: Instant,
@@ -104,7 +105,8 @@ impl<P: PathLayer> Stack<P> {
         match table {
             0 => self.udp.slots(),
             1 => self.tcp.listener_slots(),
-            2 => self.tcp.connection_slots(),
+            2 => self.tcp.half_open_slots(),
+            3 => self.tcp.connection_slots(),
             _ => self.tcp.time_wait_slots(),
         }
     }
@@ -113,7 +115,8 @@ impl<P: PathLayer> Stack<P> {
         match at.table {
             0 => self.udp.dump(at.slot, &self.limits),
             1 => self.tcp.dump_listener(at.slot),
-            2 => self.tcp.dump_connection(at.slot, now),
+            2 => self.tcp.dump_half_open(at.slot, now),
+            3 => self.tcp.dump_connection(at.slot, now),
             _ => self.tcp.dump_time_wait(at.slot, now),
         }
     }

@@ -148,7 +148,8 @@ pub enum TcpOption {
     /// it with a reset if the peer has not acknowledged everything by then; zero resets at once.
     Linger(Option<Duration>),
     /// A listener's: a connection is offered for acceptance when its first data arrives, or when
-    /// this time has passed. `None` or zero: when its handshake is done.
+    /// this time since its SYN has passed, rounded up to the next retransmission of a SYN-ACK (1, 3,
+    /// 7, 15, 31 or 63 s). `None` or zero: when its handshake is done.
     DeferAccept(Option<Duration>),
     /// The connection is writable while fewer bytes than this wait to be sent for the first time.
     /// `None`: the send buffer alone decides.

@@ -7,14 +7,13 @@ use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::lower::{InPacket, Lower};
 use crate::path::PathLayer;
-use crate::socket::tcp::TcpState;
 use crate::time::Duration;
 use crate::wire::tcp::{Flags, Header};
 use crate::wire::{frame_sum, protocol};
 
 use super::flow_table::{Flow, FlowKey};
 use super::input::{Reply, reset_for};
-use super::state::{Cx, Owner};
+use super::state::Cx;
 use super::time_wait::Verdict;
 use super::{Tcp, emit};
 
@@ -46,18 +45,19 @@ impl Tcp {
             SocketAddr::new(packet.dst, seg.dst_port),
             SocketAddr::new(packet.src, seg.src_port),
         );
-        match self.flows.get(&key) {
+        match self.flow(&key) {
             Some(Flow::Connection(index)) => {
                 self.give_connection(lower, packet, index, &seg, frame)
             }
             Some(Flow::TimeWait(slot)) => {
                 self.give_time_wait(lower, packet, (key, slot), &seg, &frame)
             }
-            None => self.give_listener(lower, packet, key, &seg, frame.total_len()),
+            Some(Flow::HalfOpen(slot)) => self.give_half_open(lower, packet, slot, &seg, frame),
+            None => self.give_listener(lower, packet, key, &seg, frame),
         }
     }
 
-    fn give_connection<P: PathLayer>(
+    pub(super) fn give_connection<P: PathLayer>(
         &mut self,
         lower: &mut Lower<'_, P>,
         packet: &InPacket,
@@ -66,16 +66,6 @@ impl Tcp {
         frame: Frame,
     ) -> Fate {
         let c = &mut self.connections[index as usize];
-        if c.state == TcpState::SynReceived
-            && let Owner::Listener(slot) = c.owner
-            && seg.flags.has(Flags::ACK)
-            && !seg.flags.has(Flags::RST)
-            && self.listeners.get(slot).is_some_and(super::listen::Listener::is_accept_queue_full)
-        {
-            // The SYN-ACK goes out again; there may be room by then.
-            lower.ctx.mib.tcp.listen_overflows += 1;
-            return Fate::Dropped(DropReason::TcpAcceptQueueFull);
-        }
         let before = c.snd_una;
         let now = lower.ctx.now;
         let outcome = c.on_segment(
@@ -121,9 +111,7 @@ impl Tcp {
         let verdict = entry.judge(seg, frame.total_len());
         if let Verdict::Reuse(after) = verdict {
             if self.listeners.lookup(packet.dst, seg.dst_port).is_some() {
-                self.time_waits.remove(slot);
-                self.flows.remove(&key);
-                return self.open_passive(lower, packet, key, seg, Some(after));
+                return self.open_passive(lower, packet, key, seg, Some((slot, after)));
             }
             return refuse(lower, packet, key, seg, frame.total_len());
         }
@@ -149,14 +137,21 @@ impl Tcp {
         packet: &InPacket,
         key: FlowKey,
         seg: &Header,
-        payload_len: usize,
+        frame: Frame,
     ) -> Fate {
         let listens = self.listeners.lookup(packet.dst, seg.dst_port).is_some();
         if seg.flags.has(Flags::RST) {
             return Fate::Dropped(DropReason::TcpPortClosed);
         }
+        if listens && seg.flags.has(Flags::ACK) && !seg.flags.has(Flags::SYN) {
+            match self.open_by_cookie(lower, packet, key, seg) {
+                Some(Ok(index)) => return self.give_connection(lower, packet, index, seg, frame),
+                Some(Err(reason)) => return Fate::Dropped(reason),
+                None => {}
+            }
+        }
         if !listens || seg.flags.has(Flags::ACK) {
-            return refuse(lower, packet, key, seg, payload_len);
+            return refuse(lower, packet, key, seg, frame.total_len());
         }
         if !seg.flags.has(Flags::SYN) {
             return Fate::Dropped(DropReason::TcpFlagsInvalid);

@@ -1,4 +1,4 @@
-//! What dumps show of listeners, connections and TIME-WAIT, slot by slot.
+//! What dumps show of listeners, the SYN queue, connections and TIME-WAIT, slot by slot.
 
 use core::net::SocketAddr;
 
@@ -13,6 +13,11 @@ impl Tcp {
     /// Slots of listeners, free ones counted.
     pub(crate) fn listener_slots(&self) -> usize {
         self.listeners.slots()
+    }
+
+    /// Slots of the SYN queue, free ones counted.
+    pub(crate) fn half_open_slots(&self) -> usize {
+        self.half_open.slots()
     }
 
     /// Slots of connections, free ones counted.
@@ -43,6 +48,24 @@ impl Tcp {
                 ..SocketMemory::default()
             },
             owned: true,
+        })
+    }
+
+    /// The half-open connection in a slot.
+    pub(crate) fn dump_half_open(&self, index: u32, now: Instant) -> Option<SocketInfo> {
+        let r = self.half_open.get(index)?;
+        let (left, retries) = r.timer(now);
+        Some(SocketInfo {
+            id: SocketId { kind: SocketKind::TcpStream, index, generation: 0 },
+            state: TcpState::SynReceived.name(),
+            local: r.key.local(),
+            peer: r.key.peer(),
+            recv_queue: 0,
+            send_queue: 0,
+            alias: Some(r.alias),
+            timer: Some(SocketTimer { kind: "on", left, retries }),
+            memory: SocketMemory::default(),
+            owned: false,
         })
     }
 

@@ -46,17 +46,59 @@ impl FlowKey {
     }
 }
 
-/// Where a flow's state is.
+/// Where a flow's state is. Slots are below 2^30.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// Slot of a connection.
     Connection(u32),
     /// Slot of a TIME-WAIT entry.
     TimeWait(u32),
+    /// Slot of a SYN that waits for its ACK.
+    HalfOpen(u32),
+}
+
+const KIND_SHIFT: u32 = 30;
+
+impl Flow {
+    fn pack(self) -> u32 {
+        let (kind, slot) = match self {
+            Flow::Connection(slot) => (0, slot),
+            Flow::TimeWait(slot) => (1, slot),
+            Flow::HalfOpen(slot) => (2, slot),
+        };
+        debug_assert!(slot >> KIND_SHIFT == 0);
+        kind << KIND_SHIFT | slot
+    }
+
+    fn unpack(word: u32) -> Flow {
+        let slot = word & ((1 << KIND_SHIFT) - 1);
+        match word >> KIND_SHIFT {
+            0 => Flow::Connection(slot),
+            1 => Flow::TimeWait(slot),
+            _ => Flow::HalfOpen(slot),
+        }
+    }
+}
+
+/// Eight bytes a flow: the names stand with the flows' state, which whoever looks one up reads
+/// next. A table of millions stays small enough for caches and page tables, and grows without
+/// touching any state.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// The low half of the keyed hash.
+    hash: u32,
+    flow: u32,
+}
+
+impl Entry {
+    /// All bits of the table's hash from the half that is kept.
+    fn spread(hash: u32) -> u64 {
+        u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 pub(crate) struct FlowTable {
-    table: HashTable<(FlowKey, Flow)>,
+    table: HashTable<Entry>,
     key: Key,
 }
 
@@ -65,28 +107,33 @@ impl FlowTable {
         FlowTable { table: HashTable::new(), key }
     }
 
-    pub(crate) fn get(&self, flow: &FlowKey) -> Option<Flow> {
-        let found = self.table.find(flow.hash(&self.key), |(k, _)| k == flow);
-        found.map(|(_, f)| *f)
+    /// The flow of this name; `is` tells whether a flow has it.
+    pub(crate) fn get(&self, name: &FlowKey, is: impl Fn(Flow) -> bool) -> Option<Flow> {
+        let hash = name.hash(&self.key) as u32;
+        let same = |e: &Entry| e.hash == hash && is(Flow::unpack(e.flow));
+        self.table.find(Entry::spread(hash), same).map(|e| Flow::unpack(e.flow))
     }
 
-    pub(crate) fn contains(&self, flow: &FlowKey) -> bool {
-        self.get(flow).is_some()
+    /// Adds a flow whose name no other has.
+    pub(crate) fn insert(&mut self, name: &FlowKey, flow: Flow) {
+        let hash = name.hash(&self.key) as u32;
+        let entry = Entry { hash, flow: flow.pack() };
+        self.table.insert_unique(Entry::spread(hash), entry, |e| Entry::spread(e.hash));
     }
 
-    /// Adds or replaces.
-    pub(crate) fn insert(&mut self, flow: FlowKey, to: Flow) {
-        let hash = flow.hash(&self.key);
-        if let Some((_, old)) = self.table.find_mut(hash, |(k, _)| *k == flow) {
-            *old = to;
-            return;
+    /// The name leads elsewhere from now on.
+    pub(crate) fn replace(&mut self, name: &FlowKey, from: Flow, to: Flow) {
+        let hash = name.hash(&self.key) as u32;
+        let same = |e: &Entry| e.flow == from.pack();
+        if let Some(entry) = self.table.find_mut(Entry::spread(hash), same) {
+            entry.flow = to.pack();
         }
-        let key = self.key;
-        self.table.insert_unique(hash, (flow, to), |(k, _)| k.hash(&key));
     }
 
-    pub(crate) fn remove(&mut self, flow: &FlowKey) {
-        if let Ok(entry) = self.table.find_entry(flow.hash(&self.key), |(k, _)| k == flow) {
+    pub(crate) fn remove(&mut self, name: &FlowKey, flow: Flow) {
+        let hash = name.hash(&self.key) as u32;
+        let same = |e: &Entry| e.flow == flow.pack();
+        if let Ok(entry) = self.table.find_entry(Entry::spread(hash), same) {
             entry.remove();
         }
     }
@@ -100,19 +147,25 @@ mod tests {
     #[test]
     fn finds_what_was_inserted_and_only_that() {
         let mut t = FlowTable::new(Key::generate(&mut Rng::from_u64(1)));
-        let key = |port| {
+        let key = |port: u16| {
             FlowKey::new(
                 "10.0.0.1:80".parse().unwrap(),
                 SocketAddr::new([10, 0, 0, 2].into(), port),
             )
         };
-        (0..1000).for_each(|p| t.insert(key(p), Flow::Connection(u32::from(p))));
-        assert_eq!(t.get(&key(7)), Some(Flow::Connection(7)));
-        t.insert(key(7), Flow::TimeWait(1));
-        assert_eq!(t.get(&key(7)), Some(Flow::TimeWait(1)));
-        t.remove(&key(7));
-        assert!(!t.contains(&key(7)) && t.contains(&key(8)));
+        let slot = |flow| match flow {
+            Flow::Connection(slot) | Flow::TimeWait(slot) | Flow::HalfOpen(slot) => slot,
+        };
+        let get = |t: &FlowTable, port: u16| t.get(&key(port), |f| slot(f) == u32::from(port));
+        (0..1000).for_each(|p| t.insert(&key(p), Flow::Connection(u32::from(p))));
+        assert_eq!(get(&t, 7), Some(Flow::Connection(7)));
+        t.replace(&key(7), Flow::Connection(7), Flow::TimeWait(7));
+        assert_eq!(get(&t, 7), Some(Flow::TimeWait(7)));
+        t.replace(&key(7), Flow::TimeWait(7), Flow::HalfOpen(7));
+        assert_eq!(get(&t, 7), Some(Flow::HalfOpen(7)));
+        t.remove(&key(7), Flow::HalfOpen(7));
+        assert_eq!((get(&t, 7), get(&t, 8)), (None, Some(Flow::Connection(8))));
         let v6 = FlowKey::new("[fd00::1]:80".parse().unwrap(), "[fd00::2]:7".parse().unwrap());
-        assert!(!t.contains(&v6));
+        assert_eq!(t.get(&v6, |_| false), None);
     }
 }

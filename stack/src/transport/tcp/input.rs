@@ -68,6 +68,21 @@ pub(crate) fn sequence_len(seg: &Header, payload_len: usize) -> u32 {
     payload_len as u32 + u32::from(seg.flags.has(Flags::SYN)) + u32::from(seg.flags.has(Flags::FIN))
 }
 
+/// RFC 9293 3.10.7.4, the table of four cases, for a window of `wnd` bytes from `nxt`.
+pub(crate) fn in_window(nxt: SeqNum, wnd: u32, seg: &Header, payload_len: usize) -> bool {
+    let len = sequence_len(seg, payload_len);
+    if wnd == 0 {
+        return len == 0 && seg.seq == nxt;
+    }
+    let inside = |seq: SeqNum| seq.in_range(nxt, nxt + wnd);
+    if len == 0 {
+        return inside(seg.seq);
+    }
+    inside(seg.seq) || inside(seg.seq + (len - 1))
+        // It covers the whole window.
+        || (seg.seq < nxt && seg.seq + len > nxt + wnd)
+}
+
 impl Connection {
     /// A segment of this connection arrived; `payload` is the frame without TCP header.
     pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &Header, payload: Frame) -> Outcome {
@@ -118,7 +133,7 @@ impl Connection {
         self.snd_una = seg.ack;
         if sent_again {
             self.rtt.syn_was_lost();
-        } else {
+        } else if !self.notes.opening.untimed {
             // The time of the first SYN.
             let rtt = cx.now - self.progress_at;
             self.rtt.sample(rtt, 1);
@@ -174,7 +189,8 @@ impl Connection {
             return Some(outcome);
         }
         // RFC 5961 section 4: a SYN is challenged wherever it lies.
-        if self.is_in_window(seg, len) || (seg.flags.has(Flags::SYN) && !rst) {
+        if in_window(self.rcv_nxt, self.rcv_wnd(), seg, len) || (seg.flags.has(Flags::SYN) && !rst)
+        {
             return None;
         }
         if rst {
@@ -223,22 +239,6 @@ impl Connection {
         cx.stats.paws_rejected += 1;
         self.answer_stray(cx, len);
         Some(Outcome::drop(DropReason::TcpPaws))
-    }
-
-    /// RFC 9293 3.10.7.4, the table of four cases.
-    fn is_in_window(&self, seg: &Header, payload_len: usize) -> bool {
-        let len = sequence_len(seg, payload_len);
-        let (nxt, wnd) = (self.rcv_nxt, self.rcv_wnd());
-        if wnd == 0 {
-            return len == 0 && seg.seq == nxt;
-        }
-        let inside = |seq: SeqNum| seq.in_range(nxt, nxt + wnd);
-        if len == 0 {
-            return inside(seg.seq);
-        }
-        inside(seg.seq) || inside(seg.seq + (len - 1))
-            // It covers the whole window.
-            || (seg.seq < nxt && seg.seq + len > nxt + wnd)
     }
 
     /// Then RST, SYN and the acknowledgement number.

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use slab::Slab;
 
+use crate::time::Instant;
+
 use super::state::Settings;
 
 /// A listener may have this many half-open connections, whatever its backlog.
@@ -19,8 +21,10 @@ pub(crate) struct Listener {
     pub(crate) event_queued: bool,
     /// Established, oldest first: connection slots.
     pub(crate) accept_queue: VecDeque<u32>,
-    /// In SYN-RECEIVED, in no order: connection slots, each knows its position.
-    pub(crate) half_open: Vec<u32>,
+    /// Its entries in the SYN queue.
+    pub(crate) half_open: usize,
+    /// When a SYN was last answered by a cookie: ACKs without a connection may bring one.
+    pub(crate) cookie_sent_at: Option<Instant>,
 }
 
 impl Listener {
@@ -29,7 +33,7 @@ impl Listener {
     }
 
     pub(crate) fn is_syn_queue_full(&self) -> bool {
-        self.half_open.len() >= self.backlog.max(HALF_OPEN_MIN)
+        self.half_open >= self.backlog.max(HALF_OPEN_MIN)
     }
 }
 
@@ -80,7 +84,8 @@ impl Listeners {
             generation,
             event_queued: false,
             accept_queue: VecDeque::new(),
-            half_open: Vec::new(),
+            half_open: 0,
+            cookie_sent_at: None,
         }) as u32;
         self.by_addr.insert((local.ip(), local.port()), slot);
         slot
@@ -105,10 +110,7 @@ impl Listeners {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn settings() -> Settings {
-        Settings::new(&crate::stack::TcpConfig::default())
-    }
+    use crate::transport::tcp::tests::settings;
 
     #[test]
     fn exact_before_wildcard_before_dual_stack() {

@@ -21,7 +21,9 @@ use crate::rng::Secrets;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{TcpError, TcpState};
 use crate::socket::{Event, SocketId, SocketKind};
-use crate::stack::StackConfig;
+use crate::stack::{StackConfig, SynCookies};
+use crate::time::Instant;
+use crate::timer_wheel::TimerHandle;
 
 mod ack;
 mod assembler;
@@ -31,13 +33,16 @@ mod challenge;
 mod demux;
 mod dump;
 mod emit;
+mod fast_open;
 mod flow_table;
+mod half_open;
 mod input;
 mod isn;
 mod listen;
 mod open;
 mod output;
 mod pacing;
+mod passive;
 mod payload;
 mod ports;
 mod pressure;
@@ -52,6 +57,7 @@ mod send_buffer;
 mod sent;
 mod settings;
 mod state;
+mod syn_cookie;
 #[cfg(test)]
 mod tests;
 mod time_wait;
@@ -59,6 +65,7 @@ mod timers;
 
 use challenge::ChallengeBudget;
 use flow_table::{Flow, FlowKey, FlowTable};
+use half_open::HalfOpen;
 use listen::Listeners;
 use output::PathLimits;
 use ports::Ports;
@@ -72,6 +79,9 @@ const BURST_FRAMES: usize = 16;
 
 /// Stands for all of TIME-WAIT in [`Timer::Tcp`].
 const TIME_WAIT_TIMER: u32 = u32::MAX;
+
+/// Stands for the SYN queue in [`Timer::Tcp`].
+const HALF_OPEN_TIMER: u32 = u32::MAX - 1;
 
 /// The unspecified address of the family.
 fn any_of(addr: SocketAddr) -> IpAddr {
@@ -93,8 +103,10 @@ pub(crate) struct Tcp {
     dirty: VecDeque<u32>,
     /// Sockets with something to tell.
     events: VecDeque<SocketId>,
-    /// Connections in SYN-RECEIVED, over all listeners.
-    half_open: usize,
+    /// The SYN queues of all listeners.
+    half_open: HalfOpen,
+    half_open_armed: Option<(Instant, TimerHandle)>,
+    syn_cookies: SynCookies,
     generation: u32,
 }
 
@@ -113,7 +125,9 @@ impl Tcp {
             budget: Budget::new(config.limits.tcp_bytes),
             dirty: VecDeque::new(),
             events: VecDeque::new(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
+            half_open_armed: None,
+            syn_cookies: config.tcp.syn_cookies,
             generation: 0,
         }
     }
@@ -167,8 +181,8 @@ impl Tcp {
             lower.ctx.mib.tcp.memory_pressures += 1;
         }
         let Some(c) = self.connections.get(index as usize) else { return };
-        if c.notes.half_open_at.is_some() && c.state != TcpState::SynReceived {
-            self.leave_syn_queue(index);
+        if c.notes.embryo && c.state != TcpState::SynReceived {
+            self.leave_handshake(index);
         }
         if self.leave_flow_table(lower, index) {
             return;
@@ -199,11 +213,12 @@ impl Tcp {
                     emit::send_header(lower, &entry.key, entry.alias, entry.ack(lower.ctx.now));
                 }
                 let slot = self.time_waits.insert(entry, lower.ctx.now);
-                self.flows.insert(entry.key, Flow::TimeWait(slot));
+                let (from, to) = (Flow::Connection(index), Flow::TimeWait(slot));
+                self.flows.replace(&entry.key, from, to);
                 self.arm_time_wait(lower);
             } else {
                 let key = c.key;
-                self.flows.remove(&key);
+                self.flows.remove(&key, Flow::Connection(index));
             }
         }
         if self.connections[index as usize].owner != Owner::Nobody {
@@ -246,6 +261,10 @@ impl Tcp {
             self.expire_time_waits(lower);
             return;
         }
+        if index == HALF_OPEN_TIMER {
+            self.expire_half_open(lower);
+            return;
+        }
         let c =
             self.connections.get_mut(index as usize).filter(|c| c.notes.generation == generation);
         let Some(c) = c else { return };
@@ -260,8 +279,8 @@ impl Tcp {
 
     fn expire_time_waits<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
         self.time_wait_armed = false;
-        while let Some(entry) = self.time_waits.pop_expired(lower.ctx.now) {
-            self.flows.remove(&entry.key);
+        while let Some((slot, entry)) = self.time_waits.pop_expired(lower.ctx.now) {
+            self.flows.remove(&entry.key, Flow::TimeWait(slot));
         }
         self.arm_time_wait(lower);
     }
@@ -334,7 +353,14 @@ impl Tcp {
         let key =
             FlowKey { local: error.src, peer: error.dst, local_port: port(0), peer_port: port(2) };
         let seq = SeqNum(u32::from_be_bytes([quote[4], quote[5], quote[6], quote[7]]));
-        let Some(Flow::Connection(index)) = self.flows.get(&key) else { return false };
+        let index = match self.flow(&key) {
+            Some(Flow::Connection(index)) => index,
+            // RFC 5461 2.2 applies: the SYN-ACK goes out again.
+            Some(Flow::HalfOpen(slot)) => {
+                return self.half_open.get(slot).is_some_and(|r| r.iss == seq);
+            }
+            Some(Flow::TimeWait(_)) | None => return false,
+        };
         let c = &mut self.connections[index as usize];
         if seq < c.snd_una || seq >= c.snd_nxt {
             return false;
@@ -366,6 +392,7 @@ impl Tcp {
 
     /// The address is gone: its connections fail. Listeners stay, for when it comes back.
     pub(crate) fn address_removed<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, addr: IpAddr) {
+        lower.ctx.mib.tcp.attempt_fails += self.forget_half_open_if(|r| r.key.local == addr);
         let lost = self.connections.iter().filter(|(_, c)| c.key.local == addr);
         let lost: Vec<u32> = lost.map(|(i, _)| i as u32).collect();
         for index in lost {
@@ -379,9 +406,19 @@ impl Tcp {
         }
     }
 
-    /// Connections (TIME-WAIT included) and listeners held.
+    /// Connections (half-open ones and TIME-WAIT included) and listeners held.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (self.connections.len() + self.time_waits.len(), self.listeners.len())
+        let connections = self.connections.len() + self.half_open.len() + self.time_waits.len();
+        (connections, self.listeners.len())
+    }
+
+    /// Where the state of a four-tuple is.
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.get(key, |flow| match flow {
+            Flow::Connection(i) => self.connections.get(i as usize).is_some_and(|c| c.key == *key),
+            Flow::TimeWait(slot) => self.time_waits.get(slot).is_some_and(|e| e.key == *key),
+            Flow::HalfOpen(slot) => self.half_open.get(slot).is_some_and(|r| r.key == *key),
+        })
     }
 }
 

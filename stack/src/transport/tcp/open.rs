@@ -2,14 +2,10 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use crate::ctx::Fate;
-use crate::drop::DropReason;
-use crate::lower::{InPacket, Lower};
+use crate::lower::Lower;
 use crate::path::PathLayer;
-use crate::seq::SeqNum;
 use crate::socket::tcp::{Accepted, ConnectError, ListenError, TcpError, TcpOption, TcpState};
 use crate::socket::{Readiness, SocketId, SocketKind};
-use crate::wire::tcp::Header;
 
 use super::calls::Closing;
 use super::flow_table::{Flow, FlowKey};
@@ -17,111 +13,7 @@ use super::isn::{initial_sequence, timestamp_offset};
 use super::state::{Connection, Cx, Origin, Owner};
 use super::{Tcp, emit};
 
-/// RFC 6191: a tuple's next incarnation starts this far behind the last one.
-const REUSE_GAP: u32 = 1 << 17;
-
 impl Tcp {
-    /// A SYN for a listener.
-    pub(super) fn open_passive<P: PathLayer>(
-        &mut self,
-        lower: &mut Lower<'_, P>,
-        packet: &InPacket,
-        key: FlowKey,
-        seg: &Header,
-        after: Option<SeqNum>,
-    ) -> Fate {
-        let Some(slot) = self.listeners.lookup(packet.dst, seg.dst_port) else {
-            return Fate::Dropped(DropReason::TcpPortClosed);
-        };
-        if let Err(reason) = self.admit(lower, slot) {
-            return Fate::Dropped(reason);
-        }
-        let hint = emit::bound_alias(&key, packet.alias);
-        let route = match lower.route(Some(key.local), key.peer, hint) {
-            Ok(route) => route,
-            Err(reason) => return Fate::Dropped(reason),
-        };
-        let now = lower.ctx.now;
-        let clock = initial_sequence(lower.ctx.secrets, &key, now);
-        let iss = after.map_or(clock, |old| clock.max(old + REUSE_GAP));
-        let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
-        let origin = Origin { key, alias: packet.alias, iss, ts_offset, mtu: route.mtu };
-        let generation = self.next_generation();
-        let Some(listener) = self.listeners.get_mut(slot) else {
-            return Fate::Dropped(DropReason::TcpPortClosed);
-        };
-        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
-        let syn = (seg.seq, seg.window, &seg.options);
-        let mut c = Connection::accept(origin, listener.settings, slot, syn, &mut cx);
-        c.notes.generation = generation;
-        c.notes.half_open_at = Some(listener.half_open.len() as u32);
-        let index = self.connections.insert(Box::new(c)) as u32;
-        listener.half_open.push(index);
-        self.half_open += 1;
-        self.flows.insert(key, Flow::Connection(index));
-        self.settle(lower, index);
-        Fate::Delivered
-    }
-
-    /// Whether there is room for one more half-open connection of a listener.
-    fn admit<P: PathLayer>(
-        &mut self,
-        lower: &mut Lower<'_, P>,
-        slot: u32,
-    ) -> Result<(), DropReason> {
-        let listener = self.listeners.get(slot).ok_or(DropReason::TcpPortClosed)?;
-        let stats = &mut lower.ctx.mib.tcp;
-        if listener.is_accept_queue_full() {
-            stats.listen_overflows += 1;
-            return Err(DropReason::TcpAcceptQueueFull);
-        }
-        if listener.is_syn_queue_full() || self.half_open >= lower.ctx.limits.tcp_half_open {
-            stats.syn_queue_overflows += 1;
-            return Err(DropReason::TcpSynQueueFull);
-        }
-        if !self.make_room(lower.ctx.limits.tcp_connections) {
-            return Err(DropReason::TcpConnectionLimit);
-        }
-        Ok(())
-    }
-
-    /// Whether one more connection fits; TIME-WAIT gives way.
-    fn make_room(&mut self, limit: usize) -> bool {
-        while self.held().0 >= limit {
-            let Some(entry) = self.time_waits.evict() else { return false };
-            self.flows.remove(&entry.key);
-        }
-        true
-    }
-
-    /// A connection is half open no more: to the accept queue, or gone.
-    pub(super) fn leave_syn_queue(&mut self, index: u32) {
-        let c = &mut self.connections[index as usize];
-        let (Some(at), Owner::Listener(slot)) = (c.notes.half_open_at.take(), c.owner) else {
-            return;
-        };
-        self.half_open -= 1;
-        let over = c.state == TcpState::Closed;
-        if over {
-            c.owner = Owner::Nobody;
-        }
-        let Some(listener) = self.listeners.get_mut(slot) else { return };
-        listener.half_open.swap_remove(at as usize);
-        if let Some(moved) = listener.half_open.get(at as usize) {
-            self.connections[*moved as usize].notes.half_open_at = Some(at);
-        }
-        if over {
-            return;
-        }
-        listener.accept_queue.push_back(index);
-        if !listener.event_queued {
-            listener.event_queued = true;
-            let generation = listener.generation;
-            let kind = SocketKind::TcpListener;
-            self.events.push_back(SocketId { kind, index: slot, generation });
-        }
-    }
-
     pub(crate) fn listen<P: PathLayer>(
         &mut self,
         lower: &mut Lower<'_, P>,
@@ -180,7 +72,7 @@ impl Tcp {
         }
         let route =
             lower.route(wanted, remote.ip(), None).map_err(|_| ConnectError::Unreachable)?;
-        if !self.make_room(lower.ctx.limits.tcp_connections) {
+        if !self.make_room(lower) {
             return Err(ConnectError::TooMany);
         }
         let port = local.map_or(0, |l| l.port());
@@ -197,7 +89,7 @@ impl Tcp {
         let mut c = Connection::connect(origin, self.settings, &mut cx);
         c.notes.generation = self.next_generation();
         let index = self.connections.insert(Box::new(c)) as u32;
-        self.flows.insert(key, Flow::Connection(index));
+        self.flows.insert(&key, Flow::Connection(index));
         self.settle(lower, index);
         Ok(Tcp::id_of(&self.connections[index as usize], index))
     }
@@ -211,10 +103,12 @@ impl Tcp {
         let mut key = FlowKey::new(local, remote);
         if local.port() == 0 {
             let seed = (local.ip(), remote.ip(), remote.port());
-            let free = |port| !self.flows.contains(&FlowKey { local_port: port, ..key });
-            let port = self.ports.pick(&lower.ctx.secrets.port, seed, free);
+            let mut ports = std::mem::take(&mut self.ports);
+            let free = |port| self.flow(&FlowKey { local_port: port, ..key }).is_none();
+            let port = ports.pick(&lower.ctx.secrets.port, seed, free);
+            self.ports = ports;
             key.local_port = port.ok_or(ConnectError::InUse)?;
-        } else if self.flows.contains(&key) {
+        } else if self.flow(&key).is_some() {
             return Err(ConnectError::InUse);
         }
         Ok(key)
@@ -248,11 +142,9 @@ impl Tcp {
 
     fn close_listener<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, slot: u32) {
         let Some(listener) = self.listeners.remove(slot) else { return };
-        for index in &listener.half_open {
-            self.connections[*index as usize].notes.half_open_at = None;
-            self.half_open -= 1;
-        }
-        for index in listener.half_open.into_iter().chain(listener.accept_queue) {
+        let refused = self.forget_half_open_if(|r| r.listener == slot);
+        lower.ctx.mib.tcp.attempt_fails += refused;
+        for index in listener.accept_queue {
             self.reset(lower, index);
         }
     }
@@ -290,8 +182,8 @@ impl Tcp {
         for index in connections {
             self.reset(lower, index);
         }
-        while let Some(entry) = self.time_waits.evict() {
-            self.flows.remove(&entry.key);
+        while let Some((slot, entry)) = self.time_waits.evict() {
+            self.flows.remove(&entry.key, Flow::TimeWait(slot));
         }
     }
 

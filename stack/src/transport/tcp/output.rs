@@ -95,7 +95,7 @@ impl Connection {
             ..Options::default()
         };
         // RFC 7323 2.2: never scaled in a SYN.
-        let window = self.recv.limit().min(0xffff) as u16;
+        let window = self.window_of_syn();
         out.header.window = window;
         self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + u32::from(window));
         if self.snd_nxt == self.iss {

@@ -118,6 +118,11 @@ impl Settings {
         }
     }
 
+    /// The window that a SYN or SYN-ACK offers: never scaled (RFC 7323 2.2).
+    pub(crate) fn window_of_syn(&self) -> u16 {
+        self.recv_buffer.min(usize::from(u16::MAX)) as u16
+    }
+
     /// The smallest shift that lets 16 bits name the largest window there may be.
     pub(crate) fn window_scale(&self) -> u8 {
         let most = self.recv_buffer.max(self.recv_buffer_max);

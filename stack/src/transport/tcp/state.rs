@@ -14,6 +14,7 @@ use crate::wire::tcp::{HEADER_BYTES, Options, SackBlock, TIMESTAMP_BYTES};
 
 use super::assembler::Assembler;
 use super::cc::{Algorithm, Controller};
+use super::fast_open::Opening;
 use super::flow_table::FlowKey;
 use super::pacing::Pacer;
 use super::pressure::Budget;
@@ -197,8 +198,9 @@ pub(crate) struct Notes {
     pub(crate) stray_answered_at: Instant,
     /// When the neighbour was last confirmed by our progress.
     pub(crate) confirmed_at: Instant,
-    /// Position in the listener's list of half-open connections.
-    pub(crate) half_open_at: Option<u32>,
+    /// Of a listener, and not in its accept queue yet.
+    pub(crate) embryo: bool,
+    pub(crate) opening: Opening,
 }
 
 impl Connection {
@@ -290,7 +292,6 @@ impl Connection {
         cx: &mut Cx<'_>,
     ) -> Connection {
         let mut c = Connection::new(origin, settings, Owner::Listener(listener), cx.now);
-        cx.stats.passive_opens += 1;
         c.take_syn(cx.now, seq, window, options);
         c.set_state(cx, TcpState::SynReceived);
         c
@@ -378,15 +379,9 @@ impl Connection {
         )
     }
 
-    /// Bytes of IP header before ours.
-    fn ip_header_bytes(&self) -> usize {
-        if self.key.local.is_ipv4() { 20 } else { 40 }
-    }
-
     /// The MSS we ask for (RFC 9293 3.7.1, RFC 6691: options not subtracted).
     pub(crate) fn mss_advertised(&self) -> usize {
-        let mss = self.mtu.saturating_sub(self.ip_header_bytes() + HEADER_BYTES);
-        mss.clamp(MSS_MIN, usize::from(self.settings.mss_max))
+        mss_of_mtu(self.mtu, self.key.local.is_ipv4()).min(usize::from(self.settings.mss_max))
     }
 
     /// Payload of a full segment with the options that every segment has.
@@ -442,4 +437,10 @@ impl Connection {
     pub(crate) fn windows(&self) -> (usize, usize) {
         (self.cc.cwnd(), self.cc.ssthresh())
     }
+}
+
+/// RFC 9293 3.7.1, RFC 6691: what we ask for; options are not subtracted.
+pub(crate) fn mss_of_mtu(mtu: usize, v4: bool) -> usize {
+    let ip_header_bytes = if v4 { 20 } else { 40 };
+    mtu.saturating_sub(ip_header_bytes + HEADER_BYTES).clamp(MSS_MIN, usize::from(u16::MAX))
 }

@@ -159,24 +159,24 @@ impl TimeWaits {
         self.queue.front().map(|(_, _, at)| *at)
     }
 
-    /// Removes an entry that is over.
-    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Entry> {
+    /// Removes an entry that is over; tells its slot.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<(u32, Entry)> {
         while self.next_deadline().is_some_and(|at| at <= now) {
             let (slot, serial, _) = self.queue.pop_front()?;
             let Some(entry) = self.current(slot, serial) else { continue };
             if entry.expires <= now {
-                return self.remove(slot);
+                return self.remove(slot).map(|e| (slot, e));
             }
             self.queue.push_back((slot, serial, entry.expires));
         }
         None
     }
 
-    /// Removes the oldest entry, to make room.
-    pub(crate) fn evict(&mut self) -> Option<Entry> {
+    /// Removes the oldest entry, to make room; tells its slot.
+    pub(crate) fn evict(&mut self) -> Option<(u32, Entry)> {
         while let Some((slot, serial, _)) = self.queue.pop_front() {
             if self.current(slot, serial).is_some() {
-                return self.remove(slot);
+                return self.remove(slot).map(|e| (slot, e));
             }
         }
         None
@@ -252,9 +252,9 @@ mod tests {
         t.insert(entry(2, None), at(1));
         t.restart(first, at(10));
         assert!(t.pop_expired(at(59)).is_none());
-        assert_eq!(t.pop_expired(at(61)).unwrap().key.peer_port, 2);
+        assert_eq!(t.pop_expired(at(61)).unwrap().1.key.peer_port, 2);
         assert!(t.pop_expired(at(69)).is_none());
-        assert_eq!(t.pop_expired(at(70)).unwrap().key.peer_port, 1);
+        assert_eq!(t.pop_expired(at(70)).unwrap().1.key.peer_port, 1);
         assert_eq!((t.len(), t.next_deadline()), (0, None));
     }
 
@@ -265,8 +265,8 @@ mod tests {
         t.insert(entry(2, None), Instant::ZERO);
         t.remove(first);
         t.insert(entry(3, None), Instant::ZERO);
-        assert_eq!(t.evict().unwrap().key.peer_port, 2);
-        assert_eq!(t.evict().unwrap().key.peer_port, 3);
+        assert_eq!(t.evict().unwrap().1.key.peer_port, 2);
+        assert_eq!(t.evict().unwrap().1.key.peer_port, 3);
         assert!(t.evict().is_none());
     }
 }

@@ -159,7 +159,7 @@ const UNLIMITED: Budget = Budget::new(1 << 40);
 
 const START: Instant = Instant::from_millis(100_000);
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         send_buffer: 100_000,
         recv_buffer: 60_000,
