@@ -33,6 +33,8 @@ use crate::timer_wheel::TimerWheel;
 use crate::transport::tcp::Tcp;
 use crate::transport::udp::Udp;
 
+#[cfg(any(test, feature = "check"))]
+mod check;
 mod receive;
 
 /// Timers handled by one call; what is left makes [`Stack::poll_timeout`] lie in the past.

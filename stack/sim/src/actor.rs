@@ -39,6 +39,11 @@ pub trait Actor {
     /// Whether it has nothing more to do.
     fn done(&self) -> bool;
 
+    /// How far it has come, in bytes or whatever it counts; never goes back.
+    fn progress(&self) -> u64 {
+        0
+    }
+
     /// What it found wrong so far.
     fn verdict(&self) -> Result<(), String> {
         Ok(())

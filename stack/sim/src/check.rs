@@ -33,6 +33,11 @@ impl Net {
         self.held()
     }
 
+    /// How many segments the [witness](crate::Witness) of the wire has judged.
+    pub fn judged(&self) -> u64 {
+        self.witness.judged()
+    }
+
     fn sums(&self) -> Result<(), String> {
         for host in &self.hosts {
             host.stack.mib().check_sums().map_err(|e| format!("{}: {e}", host.name))?;

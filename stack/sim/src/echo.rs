@@ -7,7 +7,7 @@ use weft_stack::socket::{Event, SocketId};
 use weft_stack::time::{Duration, Instant};
 
 use crate::actor::{Actor, Io};
-use crate::peer::byte;
+use crate::peer::stream_byte as byte;
 
 /// Which side of a datagram exchange a [`UdpEcho`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

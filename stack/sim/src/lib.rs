@@ -22,18 +22,34 @@
 //! ```
 
 mod actor;
+mod bulk;
 mod capture;
 mod check;
 mod echo;
+mod fate;
+mod host;
 mod link;
 mod net;
 mod peer;
+mod queue;
+mod run;
 mod seeds;
+mod station;
+mod timeline;
+pub mod topology;
+mod witness;
 
 pub use actor::{Actor, Io};
+pub use bulk::{Sink, Source};
 pub use capture::Capture;
 pub use echo::{UdpEcho, UdpRole};
-pub use link::{Burst, LinkSpec, LinkStats, Medium};
-pub use net::{HostId, HostSpec, Net, SegmentId};
-pub use peer::{Peer, Role};
+pub use fate::{Blackhole, Burst, GilbertElliott};
+pub use host::HostSpec;
+pub use link::{LinkSpec, LinkStats, Medium};
+pub use net::{ActorId, HostId, Net, SegmentId};
+pub use peer::{Manner, Peer, Role, stream_byte, stream_bytes};
+pub use queue::Discipline;
 pub use seeds::each_seed;
+pub use station::{Fate, Fates, Station};
+pub use timeline::Fault;
+pub use witness::{Seen, Witness};

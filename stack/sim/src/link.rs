@@ -4,6 +4,10 @@ use weft_stack::frame::{Checksum, FrameMeta};
 use weft_stack::rng::Rng;
 use weft_stack::time::{Duration, Instant};
 
+use crate::fate::{Blackhole, Burst, GilbertElliott, Losses, chance, up_to};
+use crate::queue::{Backlog, Discipline, Signal};
+use crate::witness::Seen;
+
 /// What frames of a segment start with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Medium {
@@ -12,18 +16,6 @@ pub enum Medium {
     Ethernet,
     /// Bare IP packets between two hosts (TUN).
     Ip,
-}
-
-/// Losses in bursts. They end by the clock: counted in frames, a burst would last for minutes once
-/// only retransmissions are left.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Burst {
-    /// Chance per frame that a burst begins.
-    pub enter: f64,
-    /// How long it lasts at most.
-    pub lasts: Duration,
-    /// Chance that a frame is lost while it lasts.
-    pub loss: f64,
 }
 
 /// Properties and faults of a segment, per direction. The default is a clean gigabit-like link of
@@ -36,8 +28,12 @@ pub struct LinkSpec {
     pub jitter: Duration,
     /// Chance that a frame is lost.
     pub loss: f64,
-    /// Losses in bursts, besides.
+    /// Losses in bursts that end by the clock, besides.
     pub burst: Option<Burst>,
+    /// Losses in bursts that end by frames, besides.
+    pub gilbert: Option<GilbertElliott>,
+    /// What vanishes always.
+    pub blackhole: Blackhole,
     /// Chance that a frame is held back so that others overtake it.
     pub reorder: f64,
     /// How long at most.
@@ -50,8 +46,8 @@ pub struct LinkSpec {
     pub rate: Option<u64>,
     /// Bytes that may wait for the rate; more are dropped at the tail.
     pub queue_bytes: usize,
-    /// Bytes waiting from which ECN-capable packets are marked.
-    pub ecn_mark_bytes: Option<usize>,
+    /// What else that queue does.
+    pub discipline: Discipline,
     /// Largest IP packet the segment carries; longer ones vanish. Hosts believe this MTU too.
     pub mtu: usize,
     /// What the hosts believe instead of `mtu` (a black hole for what is between).
@@ -69,13 +65,15 @@ impl Default for LinkSpec {
             jitter: Duration::ZERO,
             loss: 0.0,
             burst: None,
+            gilbert: None,
+            blackhole: Blackhole::Off,
             reorder: 0.0,
             reorder_delay: Duration::from_millis(2),
             duplicate: 0.0,
             corrupt: 0.0,
             rate: None,
             queue_bytes: 256 << 10,
-            ecn_mark_bytes: None,
+            discipline: Discipline::Tail,
             mtu: 1500,
             host_mtu: None,
             offload: false,
@@ -89,10 +87,16 @@ impl Default for LinkSpec {
 pub struct LinkStats {
     /// Frames the hosts sent.
     pub sent: u64,
+    /// Bytes of these frames.
+    pub sent_bytes: u64,
     /// Lost by chance, also in bursts.
     pub lost: u64,
+    /// Swallowed by a [`Blackhole`].
+    pub swallowed: u64,
     /// Dropped because the queue was full.
     pub queue_full: u64,
+    /// Dropped by the queue's [`Discipline`].
+    pub queue_early: u64,
     /// Dropped because they were longer than the segment carries.
     pub too_long: u64,
     /// Delivered twice.
@@ -110,24 +114,23 @@ pub struct LinkStats {
 pub(crate) struct Wire {
     pub(crate) data: Vec<u8>,
     pub(crate) meta: FrameMeta,
+    /// What it said when it was sent, if it is a TCP segment.
+    pub(crate) seen: Option<Box<Seen>>,
 }
 
 /// One direction of a host's attachment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Direction {
-    burst_until: Instant,
-    /// When the last byte of the last frame leaves.
-    busy_until: Instant,
+    losses: Losses,
+    backlog: Backlog,
     last_arrival: Instant,
 }
 
-fn chance(rng: &mut Rng, p: f64) -> bool {
-    // No number is drawn for what cannot happen: switching a fault off leaves the rest of a run be.
-    p > 0.0 && (rng.below(1 << 32) as f64) < p * f64::from(2.0f32).powi(32)
-}
-
-fn up_to(rng: &mut Rng, max: Duration) -> Duration {
-    if max.is_zero() { max } else { Duration::from_nanos(rng.below(max.as_nanos() as u64)) }
+/// When the copies of a frame arrive: none, one or two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Arrivals {
+    pub(crate) first: Option<Instant>,
+    pub(crate) again: Option<Instant>,
 }
 
 impl LinkSpec {
@@ -143,17 +146,23 @@ impl LinkSpec {
         rng: &mut Rng,
         now: Instant,
         wire: &mut Wire,
-    ) -> Vec<Instant> {
+    ) -> Arrivals {
         stats.sent += 1;
+        stats.sent_bytes += wire.data.len() as u64;
+        let none = Arrivals::default();
         let super_segment = self.offload && wire.data.len() > self.mtu;
         if !super_segment && wire.data.len() > self.mtu + self.header_bytes() {
             stats.too_long += 1;
-            return Vec::new();
+            return none;
         }
-        let Some(leaves) = self.queue(way, stats, now, wire) else { return Vec::new() };
+        if self.blackhole.takes(wire.data.get(self.header_bytes()..).unwrap_or(&[])) {
+            stats.swallowed += 1;
+            return none;
+        }
+        let Some(leaves) = self.queue(way, stats, rng, now, wire) else { return none };
         if self.loses(way, rng, now) {
             stats.lost += 1;
-            return Vec::new();
+            return none;
         }
         if chance(rng, self.corrupt) && self.flip_a_bit(rng, wire) {
             stats.corrupted += 1;
@@ -166,45 +175,48 @@ impl LinkSpec {
             at = at.max(way.last_arrival);
             way.last_arrival = at;
         }
-        let mut arrivals = vec![at];
-        if chance(rng, self.duplicate) {
+        let again = chance(rng, self.duplicate).then(|| {
             stats.duplicated += 1;
-            arrivals.push(at + up_to(rng, self.reorder_delay));
-        }
-        arrivals
+            at + up_to(rng, self.reorder_delay)
+        });
+        Arrivals { first: Some(at), again }
     }
 
-    /// When the last byte is on the wire; `None`: the queue is full.
+    /// When the last byte is on the wire; `None`: dropped by the queue.
     fn queue(
         &self,
         way: &mut Direction,
         stats: &mut LinkStats,
+        rng: &mut Rng,
         now: Instant,
         wire: &mut Wire,
     ) -> Option<Instant> {
         let Some(rate) = self.rate else { return Some(now) };
-        let backlog = way.busy_until.saturating_since(now);
-        let waiting = (backlog.as_nanos() * u128::from(rate) / 8_000_000_000) as usize;
+        let backlog = &mut way.backlog;
+        let waiting = backlog.bytes(now, rate);
         if waiting + wire.data.len() > self.queue_bytes {
             stats.queue_full += 1;
             return None;
         }
-        if self.ecn_mark_bytes.is_some_and(|from| waiting > from) && self.mark(wire) {
-            stats.marked += 1;
+        let signal = backlog.signal(&self.discipline, waiting, rng, now);
+        if signal != Signal::Pass {
+            if self.mark(wire) {
+                stats.marked += 1;
+            } else if signal == Signal::Congested && self.ecn(wire) != 3 {
+                stats.queue_early += 1;
+                return None;
+            }
         }
-        let bits = wire.data.len() as u64 * 8;
-        let lasts = Duration::from_nanos(bits * 1_000_000_000 / rate);
-        way.busy_until = way.busy_until.max(now) + lasts;
-        Some(way.busy_until)
+        Some(backlog.push(now, rate, wire.data.len()))
     }
 
     fn loses(&self, way: &mut Direction, rng: &mut Rng, now: Instant) -> bool {
         let mut lost = chance(rng, self.loss);
-        if let Some(burst) = self.burst {
-            if now >= way.burst_until && chance(rng, burst.enter) {
-                way.burst_until = now + up_to(rng, burst.lasts);
-            }
-            lost |= now < way.burst_until && chance(rng, burst.loss);
+        if let Some(burst) = &self.burst {
+            lost |= way.losses.burst(burst, rng, now);
+        }
+        if let Some(gilbert) = &self.gilbert {
+            lost |= way.losses.gilbert(gilbert, rng);
         }
         lost
     }
@@ -220,6 +232,15 @@ impl LinkSpec {
         let bit = rng.below((wire.data.len() - header) as u64 * 8) as usize;
         wire.data[header + bit / 8] ^= 1 << (bit % 8);
         true
+    }
+
+    /// The ECN field; 0 for what is not IP.
+    fn ecn(&self, wire: &Wire) -> u8 {
+        match wire.data.get(self.header_bytes()..) {
+            Some([first, second, ..]) if first >> 4 == 4 => second & 3,
+            Some([first, second, ..]) if first >> 4 == 6 => second >> 4 & 3,
+            _ => 0,
+        }
     }
 
     /// RFC 3168: ECT becomes CE. Returns whether it did.
@@ -248,14 +269,19 @@ impl LinkSpec {
 mod tests {
     use super::*;
 
+    fn wire(data: Vec<u8>) -> Wire {
+        Wire { data, meta: FrameMeta::default(), seen: None }
+    }
+
     fn run(spec: &LinkSpec, frames: usize) -> (LinkStats, Vec<Instant>) {
         let (mut way, mut stats) = (Direction::default(), LinkStats::default());
         let mut rng = Rng::from_u64(5);
         let mut arrivals = Vec::new();
         for i in 0..frames {
             let now = Instant::from_micros(i as u64 * 10);
-            let mut wire = Wire { data: vec![0x45; 1000], meta: FrameMeta::default() };
-            arrivals.extend(spec.pass(&mut way, &mut stats, &mut rng, now, &mut wire));
+            let mut wire = wire(vec![0x45; 1000]);
+            let copies = spec.pass(&mut way, &mut stats, &mut rng, now, &mut wire);
+            arrivals.extend(copies.first.into_iter().chain(copies.again));
         }
         (stats, arrivals)
     }
@@ -287,7 +313,7 @@ mod tests {
         let mut ip = vec![0x45, 2, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         let sum = checksum::finish(checksum::sum(&ip));
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        let mut wire = Wire { data: [vec![0; 14], ip].concat(), meta: FrameMeta::default() };
+        let mut wire = wire([vec![0; 14], ip].concat());
         assert!(LinkSpec::default().mark(&mut wire));
         assert_eq!(wire.data[15], 3);
         assert!(checksum::is_valid(checksum::sum(&wire.data[14..])));

@@ -1,20 +1,26 @@
-//! The event loop: hosts, segments, time.
+//! The network: hosts, segments, and how both are built and used.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::net::IpAddr;
 
 use weft_stack::Stack;
-use weft_stack::frame::{Checksum, Frame, FramePool, HEADROOM_BYTES};
-use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
+use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
+use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium, Cidr};
 use weft_stack::ip::route::Route;
 use weft_stack::rng::Rng;
-use weft_stack::socket::{Event, SocketKind};
-use weft_stack::stack::{Change, Limits, StackConfig, TcpConfig, TxBurst};
+use weft_stack::socket::SocketKind;
+use weft_stack::stack::{Change, StackConfig, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
-use crate::actor::{Actor, Io};
+use crate::actor::Actor;
 use crate::capture::Capture;
+use crate::host::{Clock, Host, HostSpec, Player};
 use crate::link::{Direction, LinkSpec, LinkStats, Medium, Wire};
+use crate::seeds;
+use crate::station::{Fates, Station};
+use crate::timeline::Timeline;
+use crate::witness::Witness;
 
 /// Names a host of a [`Net`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,69 +30,42 @@ pub struct HostId(pub(crate) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SegmentId(pub(crate) usize);
 
-/// What a host is made from.
-#[derive(Clone, Debug)]
-pub struct HostSpec {
-    /// Its name, for messages.
-    pub name: String,
-    /// Bounds of its stack.
-    pub limits: Limits,
-    /// TCP defaults.
-    pub tcp: TcpConfig,
-    /// Forward packets between its attachments.
-    pub forwarding: bool,
-    /// Frames in its pool.
-    pub frames: usize,
+/// Names an application of a [`Net`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ActorId(usize, usize);
+
+/// Who is at a port of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Host(usize, AliasId),
+    Station(usize),
 }
 
-impl HostSpec {
-    /// A host with default limits.
-    pub fn named(name: &str) -> HostSpec {
-        HostSpec {
-            name: name.to_owned(),
-            limits: Limits::default(),
-            tcp: TcpConfig::default(),
-            forwarding: false,
-            frames: 4096,
-        }
-    }
-}
-
-struct Attachment {
-    alias: AliasId,
-    segment: usize,
-    mac: [u8; 6],
-    way: Direction,
+/// An attachment to a segment.
+pub(crate) struct Port {
+    pub(crate) place: Place,
+    pub(crate) segment: usize,
+    pub(crate) mac: [u8; 6],
+    pub(crate) way: Direction,
+    /// Faults of what leaves here, instead of the segment's.
+    pub(crate) egress: Option<LinkSpec>,
     /// Interface number in the capture.
-    interface: usize,
-}
-
-struct Player {
-    actor: Box<dyn Actor>,
-    rng: Rng,
-    wake_at: Option<Instant>,
-}
-
-pub(crate) struct Host {
-    pub(crate) name: String,
-    pub(crate) stack: Stack,
-    pub(crate) pool: FramePool,
-    attachments: Vec<Attachment>,
-    players: Vec<Player>,
+    pub(crate) interface: usize,
+    addresses: Vec<IpAddr>,
 }
 
 pub(crate) struct Segment {
-    spec: LinkSpec,
+    pub(crate) spec: LinkSpec,
     pub(crate) stats: LinkStats,
+    pub(crate) ports: Vec<usize>,
 }
 
 /// A frame that arrives.
-struct Arrival {
-    at: Instant,
-    serial: u64,
-    host: usize,
-    alias: AliasId,
-    wire: Wire,
+pub(crate) struct Arrival {
+    pub(crate) at: Instant,
+    pub(crate) serial: u64,
+    pub(crate) port: usize,
+    pub(crate) wire: Wire,
 }
 
 impl PartialEq for Arrival {
@@ -108,20 +87,25 @@ impl Ord for Arrival {
 
 /// A network of stacks; see the crate documentation.
 pub struct Net {
-    now: Instant,
-    seed: u64,
-    rng: Rng,
+    pub(crate) now: Instant,
+    pub(crate) seed: u64,
+    pub(crate) rng: Rng,
+    template: HostSpec,
     pub(crate) hosts: Vec<Host>,
+    pub(crate) stations: Vec<Box<dyn Station>>,
     pub(crate) segments: Vec<Segment>,
-    arrivals: BinaryHeap<Reverse<Arrival>>,
-    serial: u64,
-    capture: Option<Capture>,
-    interfaces: usize,
-    burst: TxBurst,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) arrivals: BinaryHeap<Reverse<Arrival>>,
+    pub(crate) timeline: Timeline,
+    pub(crate) fates: Option<Box<dyn Fates>>,
+    pub(crate) serial: u64,
+    pub(crate) capture: Option<Capture>,
+    pub(crate) burst: TxBurst,
+    pub(crate) witness: Witness,
+    pub(crate) checked: bool,
+    pub(crate) steps: u64,
 }
 
-/// Rounds of one host within one instant after which it counts as spinning.
-const ROUNDS_MAX: usize = 10_000;
 /// Bytes of a pool slot: a full Ethernet frame with headroom.
 const SLOT_BYTES: usize = 2048;
 
@@ -136,19 +120,28 @@ impl std::fmt::Debug for Net {
 }
 
 impl Net {
-    /// An empty network. Everything random in it follows from `seed`.
+    /// An empty network. Everything random in it follows from `seed`. If `WEFT_SEED` is set it
+    /// records what happens, and writes it to a file when it is dropped; see
+    /// [`each_seed`](crate::each_seed).
     pub fn new(seed: u64) -> Net {
         Net {
             now: Instant::from_millis(1),
             seed,
             rng: Rng::from_u64(seed),
+            template: HostSpec::named(""),
             hosts: Vec::new(),
+            stations: Vec::new(),
             segments: Vec::new(),
+            ports: Vec::new(),
             arrivals: BinaryHeap::new(),
+            timeline: Timeline::default(),
+            fates: None,
             serial: 0,
-            capture: None,
-            interfaces: 0,
+            capture: seeds::replaying().then(Capture::default),
             burst: TxBurst::new(64),
+            witness: Witness::default(),
+            checked: true,
+            steps: 0,
         }
     }
 
@@ -162,6 +155,16 @@ impl Net {
         &mut self.rng
     }
 
+    /// How many things have happened: frames that arrived, timers, wake-ups, faults.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Leaves out the checks after every step, for measurements of speed.
+    pub fn unchecked(&mut self) {
+        self.checked = false;
+    }
+
     /// Records every frame from now on; call it before [`Net::attach`].
     pub fn start_capture(&mut self) {
         self.capture = Some(Capture::default());
@@ -170,6 +173,16 @@ impl Net {
     /// What was recorded.
     pub fn capture(&self) -> Option<&Capture> {
         self.capture.as_ref()
+    }
+
+    /// What the hosts of [topologies](crate::topology) are made from, but for their names.
+    pub fn set_template(&mut self, template: HostSpec) {
+        self.template = template;
+    }
+
+    pub(crate) fn host_like_template(&mut self, name: &str, forwarding: bool) -> HostId {
+        let template = self.template.clone();
+        self.add_host(HostSpec { name: name.to_owned(), forwarding, ..template })
     }
 
     /// Adds a host.
@@ -186,14 +199,24 @@ impl Net {
             seed,
         };
         let stack = Stack::new(config, pool.clone(), self.now);
-        let (attachments, players) = (Vec::new(), Vec::new());
-        self.hosts.push(Host { name: spec.name, stack, pool, attachments, players });
+        self.hosts.push(Host {
+            name: spec.name,
+            stack,
+            pool,
+            players: Vec::new(),
+            clock: Clock::default(),
+            forwarding: spec.forwarding,
+            ports: Vec::new(),
+            seized: Vec::new(),
+            next_at: None,
+        });
         HostId(self.hosts.len() - 1)
     }
 
     /// Adds a segment.
     pub fn add_segment(&mut self, spec: LinkSpec) -> SegmentId {
-        self.segments.push(Segment { spec, stats: LinkStats::default() });
+        let stats = LinkStats::default();
+        self.segments.push(Segment { spec, stats, ports: Vec::new() });
         SegmentId(self.segments.len() - 1)
     }
 
@@ -202,9 +225,26 @@ impl Net {
         self.segments[segment.0].spec = spec;
     }
 
+    /// A segment's properties.
+    pub fn segment(&self, segment: SegmentId) -> LinkSpec {
+        self.segments[segment.0].spec
+    }
+
+    /// Gives what a host sends into an attachment (counted from 0) properties of its own: a path
+    /// that is not the same both ways. `None`: those of the segment.
+    pub fn set_egress(&mut self, host: HostId, attachment: usize, spec: Option<LinkSpec>) {
+        let port = self.hosts[host.0].ports[attachment];
+        self.ports[port].egress = spec;
+    }
+
     /// What a segment did so far.
     pub fn link_stats(&self, segment: SegmentId) -> LinkStats {
         self.segments[segment.0].stats
+    }
+
+    /// Lets `fates` decide what becomes of every frame, instead of the segments' properties.
+    pub fn set_fates(&mut self, fates: impl Fates + 'static) {
+        self.fates = Some(Box::new(fates));
     }
 
     /// Attaches a host to a segment, with addresses (`10.0.0.1/24`).
@@ -224,7 +264,7 @@ impl Net {
         configure: impl FnOnce(&mut AliasConfig),
     ) -> AliasId {
         let spec = self.segments[segment.0].spec;
-        let index = self.hosts[host.0].attachments.len();
+        let index = self.hosts[host.0].ports.len();
         let alias = AliasId(index as u16);
         let mac = [2, 0, 0, 0, host.0 as u8 + 1, index as u8 + 1];
         let medium = match spec.medium {
@@ -243,20 +283,53 @@ impl Net {
             slaac: false,
         };
         configure(&mut config);
-        if let Some(capture) = &mut self.capture {
-            let ethernet = spec.medium == Medium::Ethernet;
-            capture.interface(&format!("{}.{}", self.hosts[host.0].name, config.name), ethernet);
-        }
+        let name = format!("{}.{}", self.hosts[host.0].name, config.name);
+        let port = self.add_port(Place::Host(host.0, alias), segment, mac, &name);
+        self.hosts[host.0].ports.push(port);
         self.change(host, Change::AliasAdd(config));
-        let (way, interface) = (Direction::default(), self.interfaces);
-        self.interfaces += 1;
-        let attachment = Attachment { alias, segment: segment.0, mac, way, interface };
-        self.hosts[host.0].attachments.push(attachment);
         for address in addresses {
-            let cidr = address.parse().unwrap_or_else(|e| panic!("{e}"));
+            let cidr: Cidr = address.parse().unwrap_or_else(|e| panic!("{e}"));
+            self.ports[port].addresses.push(cidr.addr);
             self.change(host, Change::AddressAdd { alias, cidr });
         }
         alias
+    }
+
+    fn add_port(&mut self, place: Place, segment: SegmentId, mac: [u8; 6], name: &str) -> usize {
+        let index = self.ports.len();
+        let ethernet = self.segments[segment.0].spec.medium == Medium::Ethernet;
+        if let Some(capture) = &mut self.capture {
+            capture.interface(name, ethernet);
+        }
+        self.segments[segment.0].ports.push(index);
+        self.ports.push(Port {
+            place,
+            segment: segment.0,
+            mac,
+            way: Direction::default(),
+            egress: None,
+            interface: index,
+            addresses: Vec::new(),
+        });
+        index
+    }
+
+    /// Puts a TCP/IP implementation of somebody else on a segment, with a MAC address if that is an
+    /// Ethernet.
+    pub fn add_station(&mut self, station: impl Station + 'static, on: SegmentId, mac: [u8; 6]) {
+        self.add_port(Place::Station(self.stations.len()), on, mac, "station");
+        self.stations.push(Box::new(station));
+        self.poll_station(self.stations.len() - 1);
+    }
+
+    /// The first address of a family on an attachment (counted from 0) of a host.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn address(&self, host: HostId, attachment: usize, v6: bool) -> IpAddr {
+        let port = self.hosts[host.0].ports[attachment];
+        let mut of_family = self.ports[port].addresses.iter().filter(|a| a.is_ipv6() == v6);
+        *of_family.next().unwrap_or_else(|| panic!("no address of that family"))
     }
 
     /// Adds a route (`0.0.0.0/0` through `via`).
@@ -275,18 +348,35 @@ impl Net {
     /// # Panics
     /// If the change is refused.
     pub fn change(&mut self, host: HostId, change: Change) {
-        let now = self.now;
-        let stack = &mut self.hosts[host.0].stack;
-        stack.handle_config(now, change).unwrap_or_else(|e| panic!("{e}"));
-        self.service(host.0);
+        self.with_stack(host, |s, now| s.handle_config(now, change))
+            .unwrap_or_else(|e| panic!("{e}"));
     }
 
     /// Puts an application on a host and starts it.
-    pub fn add_actor(&mut self, host: HostId, actor: impl Actor + 'static) {
+    pub fn add_actor(&mut self, host: HostId, actor: impl Actor + 'static) -> ActorId {
         let rng = Rng::from_u64(self.rng.next_u64());
-        let player = Player { actor: Box::new(actor), rng, wake_at: Some(self.now) };
-        self.hosts[host.0].players.push(player);
+        let wake_at = Some(self.hosts[host.0].clock.read(self.now));
+        let players = &mut self.hosts[host.0].players;
+        players.push(Player { actor: Box::new(actor), rng, wake_at });
+        let id = ActorId(host.0, players.len() - 1);
         self.service(host.0);
+        id
+    }
+
+    /// How far an application has come; what it counts is its own affair (bytes, mostly).
+    pub fn progress(&self, actor: ActorId) -> u64 {
+        self.hosts[actor.0].players[actor.1].actor.progress()
+    }
+
+    /// Applications that are not done, with how far they have come.
+    pub fn unfinished(&self) -> Vec<(ActorId, u64)> {
+        let mut out = Vec::new();
+        for (h, host) in self.hosts.iter().enumerate() {
+            for (p, player) in host.players.iter().enumerate().filter(|p| !p.1.actor.done()) {
+                out.push((ActorId(h, p), player.actor.progress()));
+            }
+        }
+        out
     }
 
     /// A host's stack.
@@ -294,75 +384,63 @@ impl Net {
         &self.hosts[host.0].stack
     }
 
-    /// Lets `f` use a host's stack, and carries out what follows from it.
+    /// A host's name.
+    pub fn host_name(&self, host: HostId) -> &str {
+        &self.hosts[host.0].name
+    }
+
+    /// Lets `f` use a host's stack at the host's time, and carries out what follows from it.
     pub fn with_stack<T>(&mut self, host: HostId, f: impl FnOnce(&mut Stack, Instant) -> T) -> T {
-        let result = f(&mut self.hosts[host.0].stack, self.now);
+        let host_mut = &mut self.hosts[host.0];
+        let result = f(&mut host_mut.stack, host_mut.clock.read(self.now));
         self.service(host.0);
         result
+    }
+
+    /// Looks again whether a host has something to do.
+    pub(crate) fn wake(&mut self, host: HostId) {
+        self.service(host.0);
     }
 
     /// A frame from nowhere arrives at a host now.
     pub fn inject(&mut self, host: HostId, alias: AliasId, frame: &[u8]) {
         let frame = Frame::from_heap(HEADROOM_BYTES, frame);
-        self.hosts[host.0].stack.handle_frame(self.now, alias, frame);
-        self.service(host.0);
+        self.with_stack(host, |s, now| s.handle_frame(now, alias, frame));
     }
 
     /// Takes the actors off their hosts and aborts every socket that is left.
     pub fn close_all(&mut self) {
         for host in 0..self.hosts.len() {
-            let Host { stack, players, .. } = &mut self.hosts[host];
+            let Host { stack, players, clock, .. } = &mut self.hosts[host];
+            let now = clock.read(self.now);
             players.clear();
             let mut open = Vec::new();
             stack.for_each_socket(|s| open.push(s.id));
             for id in open {
                 match id.kind {
                     SocketKind::Udp => stack.udp_close(id),
-                    SocketKind::TcpListener => stack.tcp_close(self.now, id),
-                    SocketKind::TcpStream => stack.tcp_abort(self.now, id),
+                    SocketKind::TcpListener => stack.tcp_close(now, id),
+                    SocketKind::TcpStream => stack.tcp_abort(now, id),
                 }
             }
             self.service(host);
         }
     }
 
-    /// Whether every actor is done.
+    /// Whether every actor and station is done.
     pub fn all_done(&self) -> bool {
-        self.hosts.iter().flat_map(|h| &h.players).all(|p| p.actor.done())
+        self.hosts.iter().all(|h| h.players.iter().all(|p| p.actor.done()))
+            && self.stations.iter().all(|s| s.done())
     }
 
-    /// What the actors found wrong.
+    /// What the actors and stations found wrong.
     pub(crate) fn verdicts(&self) -> Result<(), String> {
         for host in &self.hosts {
             for player in &host.players {
                 player.actor.verdict().map_err(|e| format!("{}: {e}", host.name))?;
             }
         }
-        Ok(())
-    }
-
-    /// Moves to the next thing that happens, at `until` at the latest. `false`: nothing did.
-    fn step(&mut self, until: Instant) -> bool {
-        let wakes = |h: &Host| h.players.iter().filter_map(|p| p.wake_at).min();
-        let host_next = |h: &Host| h.stack.poll_timeout().into_iter().chain(wakes(h)).min();
-        let timer = self.hosts.iter().enumerate().filter_map(|(i, h)| Some((host_next(h)?, i)));
-        let timer = timer.min();
-        let arrival = self.arrivals.peek().map(|Reverse(a)| a.at);
-        let next = timer.map(|t| t.0).into_iter().chain(arrival).min();
-        let Some(next) = next.filter(|at| *at <= until) else {
-            self.now = self.now.max(until);
-            return false;
-        };
-        self.now = self.now.max(next);
-        if arrival.is_some_and(|at| at <= next)
-            && let Some(Reverse(arrival)) = self.arrivals.pop()
-        {
-            self.deliver(&arrival);
-        } else if let Some((_, host)) = timer {
-            self.hosts[host].stack.handle_timeout(self.now);
-            self.service(host);
-        }
-        true
+        self.stations.iter().try_for_each(|s| s.verdict().map_err(|e| format!("station: {e}")))
     }
 
     /// Runs for a while.
@@ -384,104 +462,19 @@ impl Net {
         }
     }
 
-    fn deliver(&mut self, arrival: &Arrival) {
-        let host = &mut self.hosts[arrival.host];
-        let data = &arrival.wire.data;
-        let frame = host.pool.alloc().filter(|f| f.tailroom() >= data.len());
-        let mut frame =
-            frame.unwrap_or_else(|| Frame::heap_with_capacity(HEADROOM_BYTES, data.len()));
-        frame.append(data);
-        frame.meta = arrival.wire.meta;
-        if let Some(capture) = &mut self.capture
-            && let Some(a) = host.attachments.iter().find(|a| a.alias == arrival.alias)
-        {
-            capture.frame(a.interface, self.now.as_nanos(), data);
-        }
-        host.stack.handle_frame(self.now, arrival.alias, frame);
-        self.service(arrival.host);
-    }
-
-    /// Runs a host's actors and sends its frames until it has nothing to do in this instant.
-    ///
-    /// # Panics
-    /// If it does not come to rest.
-    fn service(&mut self, host: usize) {
-        for _ in 0..ROUNDS_MAX {
-            let played = self.play(host);
-            let sent = self.transmit(host);
-            if !played && !sent {
-                return;
-            }
-        }
-        panic!("{} does not come to rest at {:?}", self.hosts[host].name, self.now);
-    }
-
-    fn play(&mut self, host: usize) -> bool {
-        let Host { stack, players, .. } = &mut self.hosts[host];
-        let mut played = false;
-        let now = self.now;
-        for player in players.iter_mut().filter(|p| p.wake_at.is_some_and(|at| at <= now)) {
-            player.wake_at = None;
-            let wake_at = &mut player.wake_at;
-            player.actor.run(&mut Io { stack, now, rng: &mut player.rng, wake_at }, None);
-            played = true;
-        }
-        while let Some(event) = stack.poll_event() {
-            played = true;
-            run_all(stack, players, now, &event);
-        }
-        played
-    }
-
-    fn transmit(&mut self, host: usize) -> bool {
-        let mut burst = std::mem::take(&mut self.burst);
-        let sent = self.hosts[host].stack.poll_transmit(self.now, &mut burst) > 0;
-        for (alias, frame) in burst.frames.drain(..) {
-            self.carry(host, alias, &frame);
-        }
-        self.burst = burst;
-        sent
-    }
-
-    /// A frame leaves a host.
-    fn carry(&mut self, from: usize, alias: AliasId, frame: &Frame) {
-        let mut data = vec![0; frame.total_len()];
-        frame.copy_to(&mut data);
-        let mut wire = Wire { data, meta: frame.meta };
-        wire.meta.network_offset = 0;
-        let sender = self.hosts[from].attachments.iter_mut().find(|a| a.alias == alias);
-        let Some(sender) = sender else { return };
-        let Segment { spec, stats } = &mut self.segments[sender.segment];
-        if !spec.offload {
-            let offloaded = wire.meta.checksum != Checksum::Complete;
-            assert!(!offloaded, "a frame for a plain link leaves work to the device");
-        }
-        if let Some(capture) = &mut self.capture {
-            capture.frame(sender.interface, self.now.as_nanos(), &wire.data);
-        }
-        let arrivals = spec.pass(&mut sender.way, stats, &mut self.rng, self.now, &mut wire);
-        let (segment, ethernet) = (sender.segment, spec.medium == Medium::Ethernet);
-        let dst: [u8; 6] = std::array::from_fn(|i| wire.data.get(i).copied().unwrap_or(0));
-        let to_all = !ethernet || dst[0] & 1 != 0;
-        for (host, h) in self.hosts.iter().enumerate() {
-            for a in h.attachments.iter().filter(|a| a.segment == segment) {
-                let self_sent = host == from && a.alias == alias;
-                if self_sent || !(to_all || a.mac == dst) {
-                    continue;
-                }
-                for at in &arrivals {
-                    self.serial += 1;
-                    let (serial, alias, wire) = (self.serial, a.alias, wire.clone());
-                    self.arrivals.push(Reverse(Arrival { at: *at, serial, host, alias, wire }));
-                }
-            }
+    /// Runs until every [`Fault`](crate::Fault) with a date has happened.
+    pub fn run_timeline(&mut self) {
+        while let Some(at) = self.timeline.next() {
+            let left = at - self.now;
+            self.run_for(left);
         }
     }
 }
 
-fn run_all(stack: &mut Stack, players: &mut [Player], now: Instant, event: &Event) {
-    for player in players {
-        let wake_at = &mut player.wake_at;
-        player.actor.run(&mut Io { stack, now, rng: &mut player.rng, wake_at }, Some(event));
+impl Drop for Net {
+    fn drop(&mut self) {
+        if let Some(capture) = self.capture.as_ref().filter(|_| seeds::replaying()) {
+            seeds::keep(self.seed, capture);
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Links and hosts at their worst: every byte once and in order all the same, or a clean end.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use weft_sim::{Burst, HostId, HostSpec, LinkSpec, Medium, Net, Peer, Role, SegmentId, each_seed};
+use weft_sim::{
+    Burst, Discipline, HostId, HostSpec, LinkSpec, Medium, Net, Peer, Role, SegmentId, each_seed,
+};
 use weft_stack::stack::{Change, TcpConfig};
 use weft_stack::time::Duration;
 
@@ -67,7 +69,7 @@ fn a_narrow_queue_with_marks() {
         latency: Duration::from_millis(10),
         rate: Some(10_000_000),
         queue_bytes: 20_000,
-        ecn_mark_bytes: Some(8_000),
+        discipline: Discipline::Step(8_000),
         ..LinkSpec::default()
     };
     each_seed("a_narrow_queue_with_marks", 30, |seed| simple(seed, spec, 300_000));

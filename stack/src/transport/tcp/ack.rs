@@ -165,7 +165,11 @@ impl Connection {
         if seg.ack < self.snd_una || seg.ack > self.snd_nxt {
             return;
         }
-        let newer = self.snd_wl1 < seg.seq || (self.snd_wl1 == seg.seq && self.snd_wl2 <= seg.ack);
+        // A retransmission with a newer acknowledgement tells the newer window too: the old one,
+        // counted from the new snd_una, would reach beyond the edge that the peer promised.
+        let newer = self.snd_wl2 < seg.ack
+            || self.snd_wl1 < seg.seq
+            || (self.snd_wl1 == seg.seq && self.snd_wl2 <= seg.ack);
         if !newer {
             return;
         }

@@ -30,6 +30,8 @@ mod assembler;
 mod calls;
 pub mod cc;
 mod challenge;
+#[cfg(any(test, feature = "check"))]
+mod check;
 mod demux;
 mod dump;
 mod emit;

@@ -108,3 +108,15 @@ fn an_old_segment_does_not_change_the_send_window() {
     b.send(3, ack(5004, 1001).win(9000));
     assert_eq!(b.c.snd_wnd, 4000);
 }
+
+// RFC 9293 3.8.6
+#[test]
+fn a_retransmission_with_a_newer_acknowledgement_brings_its_window() {
+    let mut b = small_buffer(10_000);
+    b.write(&[7; 2000]);
+    b.recv(1, &[ack(1001, 5001).data(&[7; 1000]), ack(2001, 5001).data(&[7; 1000])]);
+    // The peer sends at 5001 (lost) and 6001; that one gives a window from 1001 on.
+    b.send(2, ack(6001, 1001).data(&[0; 1000]).win(2500));
+    b.send(3, ack(5001, 3001).data(&[0; 1000]).win(500));
+    assert_eq!(b.c.snd_una + b.c.snd_wnd, crate::seq::SeqNum(3501));
+}

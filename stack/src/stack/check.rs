@@ -1,0 +1,32 @@
+//! The checker of invariants, for simulations and fuzzing.
+
+use super::Stack;
+use crate::path::PathLayer;
+
+impl<P: PathLayer> Stack<P> {
+    /// Whether everything holds that must hold between two calls: every received frame has one
+    /// fate, gauges equal what they count, held memory is within its limits, and no connection has
+    /// windows out of order or waits without a timer. With the feature `check` only. For use when
+    /// [`Stack::poll_transmit`] and [`Stack::poll_event`] have nothing more; the cost grows with
+    /// the number of connections.
+    pub fn check(&self) -> Result<(), String> {
+        self.mib.check_sums()?;
+        self.tcp.check(self.mib.tcp.curr_estab)?;
+        let (held, limits) = (self.memory(), &self.limits);
+        let bounds = [
+            ("TCP connections", held.tcp_connections, limits.tcp_connections),
+            ("TCP listeners", held.tcp_listeners, limits.tcp_listeners),
+            ("UDP sockets", held.udp_sockets, limits.udp_sockets),
+            ("packets in reassembly", held.reassemblies, limits.reassemblies),
+            ("bytes in reassembly", held.reassembly_bytes, limits.reassembly_bytes),
+            ("neighbours", held.neighbours, limits.neighbours),
+            ("path MTUs", held.path_mtus, limits.pmtu),
+        ];
+        for (what, held, limit) in bounds {
+            if held > limit {
+                return Err(format!("{held} {what}, the limit is {limit}"));
+            }
+        }
+        Ok(())
+    }
+}
