@@ -239,6 +239,22 @@ counters! {
         lost_retransmit: "ExtTCPLostRetransmit",
         /// Duplicates reported by peers (RFC 2883).
         dsack_recv: "ExtTCPDSACKRecv",
+        /// Reported segments that a peer dropped again (RFC 2018 section 8).
+        sack_reneging: "ExtTCPSACKReneging",
+        /// Tail loss probes sent (RFC 8985 section 7).
+        loss_probes: "ExtTCPLossProbes",
+        /// Losses that a tail loss probe repaired.
+        loss_probe_recovery: "ExtTCPLossProbeRecovery",
+        /// Timeouts found spurious by what arrived next (F-RTO, RFC 5682).
+        spurious_rtos: "ExtTCPSpuriousRTOs",
+        /// Timeouts found spurious by timestamps (RFC 3522).
+        loss_undo: "ExtTCPLossUndo",
+        /// Fast recoveries found spurious by timestamps (RFC 3522).
+        full_undo: "ExtTCPFullUndo",
+        /// Recoveries found spurious by duplicates that the peer reported (RFC 3708).
+        dsack_undo: "ExtTCPDSACKUndo",
+        /// Times reordering was seen in the order of SACK reports.
+        sack_reorder: "ExtTCPSACKReorder",
         /// SACK blocks that were not noted in full because a connection's records were at their limit.
         sack_blocks_ignored: "ExtSackBlocksIgnored",
         /// Segments that share a record because a connection's records were at their limit.

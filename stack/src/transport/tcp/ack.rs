@@ -9,6 +9,7 @@ use super::cc::{Acked, Controller, Rate};
 use super::rate::Newly;
 use super::recovery::Phase;
 use super::state::{Connection, Cx};
+use super::tail_probe::Duplicate;
 
 /// What an acknowledgement found.
 struct Before {
@@ -48,6 +49,7 @@ impl Connection {
         if dsack.is_some() {
             self.on_dsack(cx);
         }
+        let echo = seg.options.timestamp.map(|(_, echo)| echo);
         let window = u32::from(seg.window) << self.snd_wscale;
         // RFC 5681 section 2: what counts as a duplicate.
         let duplicate = seg.ack == self.snd_una
@@ -56,8 +58,12 @@ impl Connection {
             && (window == self.snd_wnd || newly.bytes > 0);
         let acked = if seg.ack > self.snd_una { self.advance(cx, seg, &mut newly) } else { 0 };
         let rtt = self.sample_rtt(cx, seg, &newly, before.flight);
-        self.rack_update(cx, &newly, seg.options.timestamp.map(|(_, echo)| echo));
+        self.rack_update(cx, &newly, echo);
         let rate = self.delivery.sample(cx.now, &newly, self.rtt.min());
+        self.find_spurious(cx, acked > 0, echo, dsack);
+        let bare = duplicate && seg.options.sack.is_empty();
+        let reported_end = dsack.map(|(_, end)| end);
+        self.probe_on_ack(cx, seg, Duplicate { reported_end, bare });
         self.recovery_on_ack(cx, acked, duplicate, &newly);
         self.tell_controller(cx, acked, &newly, &before, (rtt, rate));
         if acked > 0 {
@@ -65,6 +71,7 @@ impl Connection {
             self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
             self.tell_writable();
         }
+        self.schedule_probe(cx.now);
     }
 
     /// `snd_una` moves to the acknowledgement; returns by how much.

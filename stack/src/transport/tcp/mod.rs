@@ -48,6 +48,7 @@ mod passive;
 mod payload;
 mod ports;
 mod pressure;
+mod prr;
 mod rack;
 mod rate;
 mod recovery;
@@ -60,10 +61,12 @@ mod sent;
 mod settings;
 mod state;
 mod syn_cookie;
+mod tail_probe;
 #[cfg(test)]
 mod tests;
 mod time_wait;
 mod timers;
+mod undo;
 
 use challenge::ChallengeBudget;
 use flow_table::{Flow, FlowKey, FlowTable};

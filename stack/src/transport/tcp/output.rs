@@ -61,6 +61,7 @@ impl Connection {
             TcpState::SynSent | TcpState::SynReceived => self.poll_syn(cx),
             _ => self
                 .poll_retransmission(cx, limits)
+                .or_else(|| self.poll_tail_probe(cx, limits))
                 .or_else(|| self.poll_new(cx, limits))
                 .or_else(|| self.poll_probe(cx))
                 .or_else(|| self.ack_now.then(|| self.bare(cx, self.snd_nxt))),
@@ -135,9 +136,14 @@ impl Connection {
             }
         };
         self.force_send = false;
-        let from = self.snd_nxt;
-        let last = len == unsent;
-        let fin = fin && last && self.usable_window() > len;
+        Some(self.new_segment(cx, len))
+    }
+
+    /// The next `len` new bytes, and FIN if they are the last.
+    pub(crate) fn new_segment(&mut self, cx: &mut Cx<'_>, len: usize) -> SegmentOut {
+        let (mss, from) = (self.mss_now(), self.snd_nxt);
+        let last = len == self.unsent();
+        let fin = self.fin_queued && !self.fin_sent && last && self.usable_window() > len;
         let mut flags = Flags::ACK;
         if last && len > 0 {
             flags = flags.with(Flags::PSH);
@@ -156,7 +162,7 @@ impl Connection {
         cx.stats.out_segs += len.div_ceil(mss).max(1) as u64;
         (self.persist_at, self.persist_count) = (None, 0);
         self.arm_retransmission(cx);
-        Some(out)
+        out
     }
 
     /// Most payload under one header: whole segments, no longer than an IP packet, and no more than
@@ -208,7 +214,7 @@ impl Connection {
     }
 
     /// Bytes the peer's window takes now.
-    fn usable_window(&self) -> usize {
+    pub(crate) fn usable_window(&self) -> usize {
         (self.snd_una + self.snd_wnd).diff(self.snd_nxt).max(0) as usize
     }
 
@@ -375,6 +381,7 @@ impl Connection {
         if self.rtx_at.is_none() {
             self.rtx_at = Some(cx.now + self.rtt.rto());
         }
+        self.schedule_probe(cx.now);
     }
 
     fn arm_persist(&mut self, cx: &Cx<'_>) {
@@ -393,6 +400,7 @@ impl Connection {
         self.ack_now
             || self.syn_pending
             || self.probe.is_some()
+            || self.rack.probe.due
             || (data && (!self.pacer.is_waiting() || self.recovery.force))
             || (self.fin_queued && !self.fin_sent && self.unsent() == 0)
     }

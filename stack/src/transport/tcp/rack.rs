@@ -13,6 +13,7 @@ use super::rate::Newly;
 use super::recovery::Phase;
 use super::sent::Judged;
 use super::state::{Connection, Cx};
+use super::tail_probe::TailProbe;
 
 /// RFC 8985 6.2 step 4: segments reported before reordering is ruled out.
 const DUP_THRESH: usize = 3;
@@ -38,6 +39,7 @@ pub(crate) struct Rack {
     dsack_round: Option<SeqNum>,
     /// When the next record is lost.
     pub(crate) at: Option<Instant>,
+    pub(crate) probe: TailProbe,
 }
 
 impl Rack {
@@ -51,6 +53,7 @@ impl Rack {
             reo_wnd_persist: 0,
             dsack_round: None,
             at: None,
+            probe: TailProbe::default(),
         }
     }
 
@@ -87,6 +90,11 @@ impl Rack {
         }
     }
 
+    /// The newest delivered transmission may be another one.
+    pub(crate) fn forget(&mut self) {
+        self.newest = None;
+    }
+
     /// A recovery is over.
     pub(crate) fn on_recovered(&mut self) {
         self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
@@ -111,7 +119,7 @@ impl Connection {
     }
 
     /// An acknowledgement delivered something.
-    pub(crate) fn rack_update(&mut self, cx: &Cx<'_>, newly: &Newly, echo: Option<u32>) {
+    pub(crate) fn rack_update(&mut self, cx: &mut Cx<'_>, newly: &Newly, echo: Option<u32>) {
         let echoed = echo.filter(|_| self.ts_ok).map(|echo| {
             // The latest time at which our clock showed the echoed value.
             let age = self.timestamp(cx.now).wrapping_sub(echo);
@@ -119,7 +127,9 @@ impl Connection {
             Instant::from_nanos(Instant::from_millis(end).as_nanos() - 1)
         });
         let rtt_min = self.rtt.min().unwrap_or_default();
+        let before = self.rack.reordered;
         self.rack.update(cx.now, newly, rtt_min, echoed);
+        cx.stats.sack_reorder += u64::from(self.rack.reordered - before);
     }
 
     /// RFC 8985 6.2 step 5: marks what is lost and arms the timer for what may be soon.

@@ -7,6 +7,7 @@ use crate::seq::SeqNum;
 use crate::time::Instant;
 
 use super::cc::{Controller, Lost, Rate};
+use super::recovery::Phase;
 use super::sent::{Fate, Sent, Stamp};
 use super::state::{Connection, Cx};
 
@@ -196,6 +197,11 @@ impl Connection {
         let stamp = self.delivery.stamp(cx.now, pipe, end - start);
         let shared = self.sent.push(start, end, stamp);
         cx.stats.sent_records_shared += u64::from(shared);
+        if self.recovery.phase == Phase::Fast
+            && let Some(e) = &mut self.recovery.episode
+        {
+            e.prr.on_send(end - start);
+        }
     }
 
     /// Output stopped: was it the window, or is there nothing to send

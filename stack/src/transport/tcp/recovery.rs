@@ -6,8 +6,10 @@ use crate::seq::SeqNum;
 use crate::socket::tcp::TcpState;
 
 use super::cc::{Cause, Congestion, Controller};
+use super::prr::{Progress, Prr};
 use super::rate::Newly;
 use super::state::{Connection, Cx};
+use super::undo::{Episode, Frto};
 
 /// RFC 5681 section 3.2.
 const DUP_THRESH: u32 = 3;
@@ -43,11 +45,13 @@ pub(crate) struct Recovery {
     pub(crate) dupacks: u32,
     /// The first segment goes out whatever the window says.
     pub(crate) force: bool,
+    /// The last recovery, until the connection is idle.
+    pub(crate) episode: Option<Box<Episode>>,
 }
 
 impl Recovery {
     pub(crate) fn new(iss: SeqNum) -> Recovery {
-        Recovery { phase: Phase::Open, recover: iss, dupacks: 0, force: false }
+        Recovery { phase: Phase::Open, recover: iss, dupacks: 0, force: false, episode: None }
     }
 }
 
@@ -66,7 +70,14 @@ impl Connection {
 
     /// How many bytes may be in flight.
     pub(crate) fn window(&self) -> usize {
-        self.cc.cwnd()
+        self.reduction().map_or_else(|| self.cc.cwnd(), Prr::window)
+    }
+
+    /// Proportional rate reduction, while it rules.
+    fn reduction(&self) -> Option<&Prr> {
+        let rules = self.recovery.phase == Phase::Fast && self.sack_ok;
+        let episode = self.recovery.episode.as_ref().filter(|_| rules)?;
+        (!self.cc.governs_recovery()).then_some(&episode.prr)
     }
 
     /// An acknowledgement moved `snd_una` by `acked`, or is a `duplicate`, and delivers `newly`.
@@ -77,6 +88,11 @@ impl Connection {
         duplicate: bool,
         newly: &Newly,
     ) {
+        if self.recovery.phase == Phase::Timeout
+            && self.frto_on_ack(cx, acked > 0, duplicate, newly)
+        {
+            return;
+        }
         if acked > 0 {
             self.recovery_on_advance(cx, acked);
         } else if duplicate
@@ -86,7 +102,17 @@ impl Connection {
         {
             self.recovery.dupacks += 1;
         }
-        self.detect_loss(cx);
+        let lost = self.detect_loss(cx, newly.bytes);
+        self.reduce(acked > 0 && lost == 0, newly.bytes);
+    }
+
+    fn reduce(&mut self, safe: bool, delivered: usize) {
+        let (pipe, ssthresh, mss) = (self.pipe(), self.cc.ssthresh(), self.mss_full());
+        if self.recovery.phase == Phase::Fast
+            && let Some(e) = &mut self.recovery.episode
+        {
+            e.prr.on_ack(&Progress { delivered, pipe, ssthresh, mss, safe });
+        }
     }
 
     fn recovery_on_advance(&mut self, cx: &Cx<'_>, acked: usize) {
@@ -113,25 +139,27 @@ impl Connection {
         }
     }
 
-    /// Asks for what is lost by now, and starts fast recovery where there is some.
-    pub(crate) fn detect_loss(&mut self, cx: &mut Cx<'_>) {
+    /// Asks for what is lost by now, and starts fast recovery where there is some; `delivered`
+    /// bytes are new. Returns how many bytes are newly lost.
+    fn detect_loss(&mut self, cx: &mut Cx<'_>, delivered: usize) -> u32 {
         if self.flight() == 0 {
             self.rack.at = None;
-            return;
+            return 0;
         }
-        let judged = self.rack_judge(cx);
+        let lost = self.rack_judge(cx).lost;
         let starts = match self.recovery.phase {
             Phase::Open if self.sack_ok => self.sent.lost() > 0,
             // RFC 6582 3.2 step 2: not for what an earlier recovery sent twice.
             Phase::Open => {
                 self.recovery.dupacks >= DUP_THRESH && self.snd_una > self.recovery.recover
             }
-            Phase::Resegment => judged.lost > 0,
+            Phase::Resegment => lost > 0,
             Phase::Fast | Phase::Timeout => false,
         };
         if starts {
-            self.enter_fast_recovery(cx);
+            self.enter_fast_recovery(cx, delivered);
         }
+        lost
     }
 
     /// Without SACK: the first segment is lost.
@@ -143,10 +171,10 @@ impl Connection {
 
     /// RACK's timer.
     pub(crate) fn on_reorder_timer(&mut self, cx: &mut Cx<'_>) {
-        self.detect_loss(cx);
+        self.detect_loss(cx, 0);
     }
 
-    fn enter_fast_recovery(&mut self, cx: &mut Cx<'_>) {
+    fn enter_fast_recovery(&mut self, cx: &mut Cx<'_>, delivered: usize) {
         cx.stats.fast_retrans += 1;
         if self.sack_ok {
             cx.stats.sack_recovery += 1;
@@ -157,7 +185,12 @@ impl Connection {
         let nxt = self.snd_nxt;
         let (now, flight) = (cx.now, self.flight());
         self.cc.on_congestion(&Congestion { now, cause: Cause::Loss, flight, snd_nxt: nxt });
+        // RFC 9937 6.1: what was reported before is not delivered in recovery.
+        let recover_fs = (flight + delivered).saturating_sub(self.sent.sacked());
+        let prr = Prr::new(recover_fs, self.pipe(), self.mss_full());
+        self.rack.probe.forget();
         let r = &mut self.recovery;
+        r.episode = Some(Box::new(Episode::new(self.snd_una, false, prr)));
         (r.phase, r.recover, r.force) = (Phase::Fast, nxt, true);
     }
 
@@ -167,9 +200,19 @@ impl Connection {
         self.cc.on_timeout(cx.now, self.flight(), first);
         // RFC 2018 section 8: the peer may have dropped what it reported.
         let void = !first || self.sent.reneged();
+        cx.stats.sack_reneging += u64::from(self.sent.reneged());
         let until = if self.sack_ok && !void { self.rack_timeout_until(cx.now) } else { cx.now };
         self.delivery.lost += u64::from(self.sent.lose_all(until, void));
+        self.rack.probe.forget();
         let r = &mut self.recovery;
+        // RFC 5682 2.1 step 1: not in a recovery that a timeout began.
+        let again = r.phase == Phase::Timeout && r.recover > self.snd_una;
+        if first || r.episode.is_none() {
+            r.episode = Some(Box::new(Episode::new(self.snd_una, true, Prr::default())));
+        }
+        if let Some(e) = &mut r.episode {
+            e.frto = if again || void { Frto::Off } else { Frto::Resent };
+        }
         (r.phase, r.recover, r.dupacks, r.force) = (Phase::Timeout, self.snd_nxt, 0, true);
     }
 

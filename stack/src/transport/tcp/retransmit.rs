@@ -13,7 +13,7 @@ impl Connection {
         cx: &mut Cx<'_>,
         limits: &PathLimits,
     ) -> Option<SegmentOut> {
-        if self.sent.lost() == 0 {
+        if self.sent.lost() == 0 || self.frto_holds() {
             return None;
         }
         let mss = self.mss_now();
@@ -39,6 +39,7 @@ impl Connection {
         let stamp = self.stamp(cx, end - from);
         let out = self.data_segment(cx, from, len, flags);
         self.sent.resend(from, end, stamp);
+        self.episode_resends(cx, end - from);
         self.count_resent(cx, len, mss);
         self.arm_retransmission(cx);
         Some(out)

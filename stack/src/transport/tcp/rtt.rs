@@ -72,6 +72,15 @@ impl Rtt {
         self.backoff = 0;
     }
 
+    /// A timeout was spurious: the estimate starts again from the round trip that it missed (RFC
+    /// 4015 section 3.3), if that is longer.
+    pub(crate) fn restart(&mut self, rtt: Duration) {
+        if self.srtt == UNKNOWN || nanos(rtt) > self.srtt {
+            self.srtt = UNKNOWN;
+            self.sample(rtt, 1);
+        }
+    }
+
     /// A round trip that is none of the samples above, or one of them, may be the smallest.
     pub(crate) fn observe_min(&mut self, now: Instant, rtt: Duration) {
         if now.saturating_since(self.min_since) > MIN_WINDOW / 2 {

@@ -130,11 +130,6 @@ impl SentQueue {
         self.lost as usize
     }
 
-    /// The oldest record.
-    pub(crate) fn first(&self) -> Option<&Sent> {
-        self.records.front()
-    }
-
     /// The newest record.
     pub(crate) fn last(&self) -> Option<&Sent> {
         self.records.back()
@@ -462,7 +457,7 @@ impl SentQueue {
         judged
     }
 
-    /// Whether `[start, end)` left only once and is neither reported nor lost.
+    /// All records: place, fate and how often sent again.
     #[cfg(test)]
     pub(crate) fn fates(&self) -> Vec<(u32, u32, Fate, u8)> {
         self.records.iter().map(|r| (r.start.0, r.end.0, r.fate, r.resent)).collect()

@@ -28,6 +28,7 @@ impl Connection {
         let nanos = |at: Option<Instant>| at.map_or(NEVER, Instant::as_nanos);
         let first = nanos(self.rtx_at)
             .min(nanos(self.rack.at))
+            .min(nanos(self.rack.probe.at))
             .min(nanos(self.ack_at))
             .min(nanos(self.persist_at))
             .min(nanos(self.keepalive_at))
@@ -40,6 +41,7 @@ impl Connection {
     pub(crate) fn stop_timers(&mut self) {
         self.rtx_at = None;
         self.rack.at = None;
+        self.rack.probe.forget();
         self.persist_at = None;
         self.ack_at = None;
         self.keepalive_at = None;
@@ -59,7 +61,7 @@ impl Connection {
     pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
         let (rtx, persist) = (due(self.rtx_at), due(self.persist_at));
-        let reorder = due(self.rack.at);
+        let (reorder, probe) = (due(self.rack.at), due(self.rack.probe.at));
         let (keepalive, ack) = (due(self.keepalive_at), due(self.ack_at));
         self.pacer.on_timer(cx.now);
         if due(self.linger_at) {
@@ -78,7 +80,10 @@ impl Connection {
         if reorder {
             self.on_reorder_timer(cx);
         }
-        if rtx {
+        if probe {
+            // It may be due together with the timeout, and then goes first (RFC 8985 7.2).
+            self.on_probe_timer(cx);
+        } else if rtx {
             self.on_retransmission_timeout(cx);
         }
         if persist && self.state != TcpState::Closed {
@@ -90,6 +95,9 @@ impl Connection {
         if cx.now - self.last_sent >= self.rtt.rto() {
             // Idle: the timer that was armed for the last segment.
             self.sent.release();
+            if self.sent.is_empty() {
+                self.recovery.episode = None;
+            }
         }
     }
 

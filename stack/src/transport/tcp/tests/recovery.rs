@@ -130,16 +130,21 @@ fn sack_blocks_that_lie_do_no_harm() {
     assert_eq!((b.c.sent.sacked(), b.stats.fast_retrans), (0, 0));
 }
 
+// The window of recovery is what was just delivered (RFC 9937 6.2): 11 segments.
 #[test]
 fn sack_super_segments_are_sent_again_as_super_segments() {
-    let mut b = in_flight(Bench::established_sack());
+    let mut b = Bench::established_sack();
+    b.send(0, ack(5001, 1001).win(60_000));
+    b.c.cc = super::super::cc::Algorithm::NewReno(super::super::cc::NewReno::new(4000));
+    b.write_bytes(40_000);
+    b.recv(0, &full(1001, 40, 5001));
     b.limits.gso_bytes_max = 60_000;
-    b.send(10, ack(5001, 1001).sack(&[(7001, 11_001)]));
-    b.c.cc = super::super::cc::Algorithm::NewReno(super::super::cc::NewReno::new(1200));
-    // The first one alone, whatever the window; then a third of 12,000 bytes; then the rest.
-    let sent: Vec<_> = (0..3).filter_map(|_| b.poll()).map(|(h, d)| (h.seq.0, d.len())).collect();
-    assert_eq!(sent, [(1001, 1000), (2001, 4000), (6001, 1000)]);
-    assert_eq!(b.stats.retrans_segs, 6);
+    b.send(10, ack(5001, 1001).sack(&[(30_001, 41_001)]).win(60_000));
+    let sent: Vec<_> = std::iter::from_fn(|| b.poll()).map(|(h, d)| (h.seq.0, d.len())).collect();
+    // The first one alone, whatever the window; then thirds of the window; then the rest.
+    let thirds = [(2001, 3000), (5001, 3000), (8001, 3000)];
+    assert_eq!(sent, [&[(1001, 1000)][..], &thirds, &[(11_001, 1000)]].concat());
+    assert_eq!(b.stats.retrans_segs, 11);
 }
 
 #[test]

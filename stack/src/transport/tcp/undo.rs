@@ -1,0 +1,185 @@
+//! Recoveries that were not needed, found out and taken back: by timestamps (RFC 3522), by
+//! duplicates that the peer reports (RFC 3708), after a timeout by what arrives next (F-RTO, RFC
+//! 5682). The response is the controller's (RFC 4015).
+
+use core::time::Duration;
+
+use crate::seq::SeqNum;
+use crate::wire::tcp::SackBlock;
+
+use super::cc::Controller;
+use super::prr::Prr;
+use super::rate::Newly;
+use super::recovery::Phase;
+use super::state::{Connection, Cx};
+
+/// F-RTO (RFC 5682 sections 2.1 and 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frto {
+    Off,
+    /// The first segment was sent again; nothing else is until it is acknowledged.
+    Resent,
+    /// New data was sent instead of more retransmissions.
+    NewData,
+}
+
+/// What is remembered of the last recovery: it can be taken back after its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Episode {
+    pub(crate) prr: Prr,
+    pub(crate) frto: Frto,
+    timeout: bool,
+    /// `snd_una` at the start.
+    una: SeqNum,
+    /// Bytes sent again that the peer did not report as duplicates.
+    unproven: u32,
+    resent: bool,
+    /// Our timestamp when the first was sent again.
+    resent_ts: u32,
+    /// The first acknowledgement after that was looked at (RFC 3522 section 3.2 step 3).
+    examined: bool,
+    /// Taken back.
+    undone: bool,
+}
+
+impl Episode {
+    pub(crate) fn new(una: SeqNum, timeout: bool, prr: Prr) -> Episode {
+        Episode {
+            prr,
+            frto: Frto::Off,
+            timeout,
+            una,
+            unproven: 0,
+            resent: false,
+            resent_ts: 0,
+            examined: false,
+            undone: false,
+        }
+    }
+}
+
+/// How it was found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    Timestamp,
+    Duplicates,
+    Frto,
+}
+
+impl Connection {
+    /// `bytes` are sent again in recovery.
+    pub(crate) fn episode_resends(&mut self, cx: &Cx<'_>, bytes: u32) {
+        let now = self.timestamp(cx.now);
+        if let Some(e) = &mut self.recovery.episode {
+            if !e.resent {
+                (e.resent, e.resent_ts) = (true, now);
+            }
+            e.unproven = e.unproven.saturating_add(bytes);
+            e.prr.on_send(bytes);
+        }
+    }
+
+    /// Looks for proof that the last recovery was spurious.
+    pub(crate) fn find_spurious(
+        &mut self,
+        cx: &mut Cx<'_>,
+        advanced: bool,
+        echo: Option<u32>,
+        duplicate: Option<SackBlock>,
+    ) {
+        let recovering = matches!(self.recovery.phase, Phase::Fast | Phase::Timeout);
+        let Some(e) = self.recovery.episode.as_mut().filter(|e| e.resent && !e.undone) else {
+            return;
+        };
+        // RFC 3708 section 3: every byte sent again had arrived before.
+        if let Some((start, end)) = duplicate.filter(|(start, _)| *start >= e.una) {
+            let known = e.unproven > 0;
+            e.unproven = e.unproven.saturating_sub(end - start);
+            if known && e.unproven == 0 {
+                self.undo(cx, Proof::Duplicates);
+                return;
+            }
+        }
+        // RFC 3522 section 3.2: the acknowledgement was caused by what was sent before.
+        if advanced && recovering && !e.examined {
+            e.examined = true;
+            let older = |echo: u32| (echo.wrapping_sub(e.resent_ts) as i32) < 0;
+            let timeout = e.timeout;
+            if let Some(echo) = echo.filter(|echo| self.ts_ok && *echo != 0 && older(*echo)) {
+                self.undo(cx, Proof::Timestamp);
+                if timeout {
+                    // RFC 4015 section 3.3: the path became slower, which the estimate missed.
+                    let rtt = self.timestamp(cx.now).wrapping_sub(echo);
+                    self.rtt.restart(Duration::from_millis(u64::from(rtt)));
+                }
+            }
+        }
+    }
+
+    /// F-RTO: an acknowledgement in recovery after a timeout. True if it took recovery back.
+    pub(crate) fn frto_on_ack(
+        &mut self,
+        cx: &mut Cx<'_>,
+        advanced: bool,
+        duplicate: bool,
+        newly: &Newly,
+    ) -> bool {
+        let can_send = self.unsent() > 0 && self.usable_window() > 0;
+        let recover = self.recovery.recover;
+        let done = self.snd_una >= recover;
+        let Some(e) = self.recovery.episode.as_mut().filter(|e| e.timeout) else { return false };
+        match e.frto {
+            Frto::Off => {}
+            // RFC 5682 2.1, 3.1 step 2; duplicates only say what else arrived.
+            Frto::Resent if advanced => {
+                e.frto = if can_send && !done { Frto::NewData } else { Frto::Off };
+            }
+            Frto::Resent if duplicate && !self.sack_ok => e.frto = Frto::Off,
+            Frto::Resent => {}
+            // Step 3: something arrived that was sent once, before the timeout.
+            Frto::NewData => {
+                if newly.original_end.is_some_and(|end| end <= recover) {
+                    e.frto = Frto::Off;
+                    self.undo(cx, Proof::Frto);
+                    return true;
+                }
+                if advanced || duplicate || newly.bytes > 0 {
+                    e.frto = Frto::Off;
+                }
+            }
+        }
+        false
+    }
+
+    /// New data goes before what is called lost (RFC 5682 2.1 step 2b).
+    pub(crate) fn frto_holds(&self) -> bool {
+        self.recovery.phase == Phase::Timeout
+            && self.recovery.episode.as_ref().is_some_and(|e| e.frto == Frto::NewData)
+    }
+
+    fn undo(&mut self, cx: &mut Cx<'_>, proof: Proof) {
+        let Some(e) = &mut self.recovery.episode else { return };
+        (e.undone, e.frto) = (true, Frto::Off);
+        let stats = &mut *cx.stats;
+        match (proof, e.timeout) {
+            (Proof::Duplicates, _) => stats.dsack_undo += 1,
+            (Proof::Frto, _) => stats.spurious_rtos += 1,
+            (Proof::Timestamp, true) => stats.loss_undo += 1,
+            (Proof::Timestamp, false) => stats.full_undo += 1,
+        }
+        self.totals.undos = self.totals.undos.saturating_add(1);
+        if e.timeout {
+            // What was delivered last may be either transmission.
+            self.rack.forget();
+        } else {
+            // What looked lost was late.
+            self.rack.reordered = self.rack.reordered.saturating_add(1);
+        }
+        self.cc.undo(cx.now);
+        let r = &mut self.recovery;
+        if matches!(r.phase, Phase::Fast | Phase::Timeout) {
+            (r.phase, r.dupacks, r.force) = (Phase::Open, 0, false);
+            self.sent.unlose();
+        }
+    }
+}
