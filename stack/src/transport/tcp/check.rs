@@ -19,16 +19,25 @@ macro_rules! ensure {
 impl Tcp {
     /// The table: gauges equal what they count, no connection waits for a turn that never comes.
     pub(crate) fn check(&self, established: u64) -> Result<(), String> {
-        let (mut estab, mut half_open, mut dirty) = (0, 0, 0);
+        let (mut estab, mut dirty, mut held, mut holders) = (0, 0, 0, 0);
         for (_, c) in &self.connections {
             let told = |e| format!("{} -> {} {:?}: {e}", c.key.local(), c.key.peer(), c.state);
             c.check().map_err(told)?;
             estab += u64::from(matches!(c.state, TcpState::Established | TcpState::CloseWait));
-            half_open += usize::from(c.notes.half_open_at.is_some());
             dirty += usize::from(c.notes.dirty);
+            held += c.notes.charged;
+            holders += usize::from(c.notes.charged > 0);
         }
         ensure!(estab == established, "{estab} established, the gauge says {established}");
-        ensure!(half_open == self.half_open, "{half_open} half open, not {}", self.half_open);
+        let waits = self.half_open.next_deadline().is_some();
+        ensure!(!waits || self.half_open_armed.is_some(), "half-open connections without a timer");
+        let waits = self.time_waits.next_deadline().is_some();
+        ensure!(!waits || self.time_wait_armed, "TIME-WAIT without a timer");
+        let total = (self.budget.held, self.budget.holders);
+        ensure!(
+            (held, holders) == total,
+            "{held} bytes by {holders} held, the account says {total:?}"
+        );
         ensure!(dirty <= self.dirty.len(), "{dirty} dirty, {} in the list", self.dirty.len());
         Ok(())
     }
