@@ -4,9 +4,21 @@
 //! results follow, each at its time. [`parse`] reads it; errors name file, line and column.
 #![deny(unsafe_code)]
 
+mod assertions;
+mod errno;
+mod flow;
+pub mod host;
+mod packet;
 pub mod parse;
+pub mod run;
 pub mod script;
+pub mod settings;
+mod show;
+mod symbols;
 pub mod token;
 
+pub use errno::Errno;
 pub use parse::{ScriptError, parse};
+pub use run::{Summary, run};
 pub use script::Script;
+pub use settings::Settings;
