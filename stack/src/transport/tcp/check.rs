@@ -62,6 +62,9 @@ impl Connection {
         ensure!(!self.fin_sent || self.fin_queued, "a FIN nobody asked for");
         let (pipe, flight) = (self.pipe(), self.flight());
         ensure!(pipe <= flight.saturating_mul(2), "pipe {pipe} of {flight} in flight");
+        if self.is_synchronised() {
+            self.sent.check(una, nxt)?;
+        }
         ensure!(self.cc.cwnd() > 0, "no congestion window");
         Ok(())
     }

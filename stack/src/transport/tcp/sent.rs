@@ -323,8 +323,14 @@ impl SentQueue {
         if before > 0 {
             for r in self.records.iter_mut().filter(|r| r.fate == Fate::Lost) {
                 r.fate = Fate::InFlight;
+                if r.resent > 0 {
+                    // RACK had taken it out when it was lost again.
+                    let (start, end) = (r.start, r.end);
+                    self.resent.push_back(Resent { at: r.stamp.sent_at, start, end });
+                }
             }
             self.lost = 0;
+            self.resent.make_contiguous().sort_by_key(|t| (t.at, t.end.0));
         }
         if let Some(first) = self.records.front() {
             self.judge_from = first.start;
@@ -457,9 +463,238 @@ impl SentQueue {
         judged
     }
 
-    /// All records: place, fate and how often sent again.
-    #[cfg(test)]
-    pub(crate) fn fates(&self) -> Vec<(u32, u32, Fate, u8)> {
-        self.records.iter().map(|r| (r.start.0, r.end.0, r.fate, r.resent)).collect()
+    /// What has to hold between `una` and `nxt`.
+    #[cfg(any(test, feature = "check"))]
+    pub(crate) fn check(&self, una: SeqNum, nxt: SeqNum) -> Result<(), String> {
+        let mut at = una;
+        let (mut sacked, mut lost) = (0, 0);
+        for r in &self.records {
+            if r.start != at || r.end <= r.start {
+                return Err(format!("a record of {:?}..{:?} after {at:?}", r.start, r.end));
+            }
+            at = r.end;
+            match r.fate {
+                Fate::InFlight => {}
+                Fate::Sacked => sacked += r.bytes(),
+                Fate::Lost => lost += r.bytes(),
+            }
+            if r.fate == Fate::Lost && r.start < self.resend_from {
+                return Err(format!("{:?} is lost, below {:?}", r.start, self.resend_from));
+            }
+        }
+        if !self.records.is_empty() && at != nxt {
+            return Err(format!("records end at {at:?}, not {nxt:?}"));
+        }
+        if (sacked, lost) != (self.sacked, self.lost) {
+            return Err(format!("{sacked} reported, {lost} lost; totals say {self:?}"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SPACE: u32 = 600;
+
+    fn stamp(ms: u64) -> Stamp {
+        let at = Instant::from_millis(ms);
+        Stamp {
+            sent_at: at,
+            delivered: 0,
+            delivered_at: at,
+            first_sent_at: at,
+            flight: 0,
+            lost: 0,
+            ce: 0,
+            app_limited: false,
+        }
+    }
+
+    fn sent(lens: &[u32]) -> SentQueue {
+        let mut q = SentQueue::default();
+        let mut at = SeqNum(0);
+        for (i, len) in lens.iter().enumerate() {
+            q.push(at, at + *len, stamp(i as u64));
+            at += *len;
+        }
+        q
+    }
+
+    fn fates(q: &SentQueue) -> Vec<(u32, u32, Fate)> {
+        q.records.iter().map(|r| (r.start.0, r.end.0, r.fate)).collect()
+    }
+
+    // RFC 2018 4
+    #[test]
+    fn a_report_inside_a_super_segment_splits_it() {
+        let mut q = sent(&[1000]);
+        let mut delivered = 0;
+        q.sack((SeqNum(300), SeqNum(500)), |r| delivered += r.bytes());
+        assert_eq!(delivered, 200);
+        let expected =
+            [(0, 300, Fate::InFlight), (300, 500, Fate::Sacked), (500, 1000, Fate::InFlight)];
+        assert_eq!(fates(&q), expected);
+    }
+
+    #[test]
+    fn reports_beyond_the_limit_of_records_are_ignored_and_told() {
+        let mut q = sent(&[20_000]);
+        let noted =
+            (0..9000u32).filter(|i| q.sack((SeqNum(1 + i * 2), SeqNum(2 + i * 2)), |_| {})).count();
+        assert!(noted < 2100, "{noted}");
+        assert!(q.records.len() <= SPLIT_RECORDS_MAX + 2);
+        q.check(SeqNum(0), SeqNum(20_000)).unwrap();
+    }
+
+    #[test]
+    fn tiny_segments_beyond_the_limit_share_a_record() {
+        let mut q = SentQueue::default();
+        let shared = (0..40_000u32)
+            .filter(|i| q.push(SeqNum(*i), SeqNum(i + 1), stamp(u64::from(*i))))
+            .count();
+        assert_eq!((q.records.len(), shared), (PUSH_RECORDS_MAX, 40_000 - PUSH_RECORDS_MAX));
+        q.check(SeqNum(0), SeqNum(40_000)).unwrap();
+    }
+
+    #[test]
+    fn an_empty_queue_keeps_little_memory_and_an_idle_one_none() {
+        let mut q = sent(&[1; 1000]);
+        q.ack(SeqNum(1000), |_| {});
+        assert!(q.records.capacity() <= RECORDS_KEPT);
+        let mut q = sent(&[1; 10]);
+        q.ack(SeqNum(10), |_| {});
+        q.release();
+        assert_eq!((q.records.capacity(), q.resent.capacity()), (0, 0));
+    }
+
+    /// A byte: when it left, how often again, what is known.
+    type Byte = (u64, u8, Fate);
+
+    /// The same by the byte, without any cleverness.
+    struct Model {
+        bytes: Vec<Byte>,
+        una: usize,
+        nxt: usize,
+    }
+
+    impl Model {
+        fn count(&self, fate: Fate) -> usize {
+            self.flight().iter().filter(|b| b.2 == fate).count()
+        }
+        fn flight(&self) -> &[Byte] {
+            &self.bytes[self.una..self.nxt]
+        }
+        fn set(&mut self, from: usize, to: usize, of: Fate, fate: Fate) -> usize {
+            let part = self.bytes[from..to].iter_mut().filter(|b| b.2 == of);
+            part.map(|b| b.2 = fate).count()
+        }
+        fn first_lost(&self) -> Option<usize> {
+            (self.una..self.nxt).find(|i| self.bytes[*i].2 == Fate::Lost)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_model_of_single_bytes(
+            ops in proptest::collection::vec((0..8u8, 0..SPACE, 1..90u32, 0..20u64), 1..80),
+            base in prop_oneof![Just(0u32), Just(u32::MAX - 200)],
+        ) {
+            let base = SeqNum(base);
+            let mut q = SentQueue::default();
+            let mut m = Model { bytes: vec![(0, 0, Fate::InFlight); SPACE as usize], una: 0, nxt: 0 };
+            for (clock, (op, a, n, back)) in ops.into_iter().enumerate() {
+                let now = 100 + clock as u64 * 3;
+                let flight = m.nxt - m.una;
+                match op {
+                    0 | 1 => {
+                        let end = (m.nxt + n as usize).min(SPACE as usize);
+                        if end > m.nxt {
+                            q.push(base + m.nxt as u32, base + end as u32, stamp(now));
+                            m.bytes[m.nxt..end].fill((now, 0, Fate::InFlight));
+                            m.nxt = end;
+                        }
+                    }
+                    2 | 3 if flight > 1 => {
+                        let from = m.una + 1 + a as usize % (flight - 1);
+                        let to = (from + n as usize).min(m.nxt);
+                        let mut new = 0;
+                        let block = (base + from as u32, base + to as u32);
+                        prop_assert!(q.sack(block, |r| new += r.bytes() as usize));
+                        let expected = m.set(from, to, Fate::InFlight, Fate::Sacked)
+                            + m.set(from, to, Fate::Lost, Fate::Sacked);
+                        prop_assert_eq!(new, expected);
+                    }
+                    4 if flight > 0 => {
+                        let to = m.una + a as usize % (flight + 1);
+                        let mut new = 0;
+                        q.ack(base + to as u32, |r| {
+                            new += if r.fate == Fate::Sacked { 0 } else { r.bytes() as usize };
+                        });
+                        let part = &m.bytes[m.una..to];
+                        prop_assert_eq!(new, part.iter().filter(|b| b.2 != Fate::Sacked).count());
+                        m.una = to;
+                    }
+                    5 => {
+                        let newest = (Instant::from_millis(now - back), base + SPACE);
+                        let patience = Duration::from_millis(u64::from(n) / 8);
+                        let judged =
+                            q.judge(newest, patience, Instant::from_millis(now), |_| {});
+                        let until = (now - back).min(now - u64::from(n) / 8);
+                        let (una, nxt) = (m.una, m.nxt);
+                        let late = m.bytes[una..nxt].iter_mut();
+                        let late = late.filter(|b| b.2 == Fate::InFlight && b.0 <= until);
+                        prop_assert_eq!(judged.lost as usize, late.map(|b| b.2 = Fate::Lost).count());
+                    }
+                    6 => {
+                        let first = m.first_lost().map(|i| base + i as u32);
+                        let next = q.next_lost(n);
+                        prop_assert_eq!(next.map(|n| n.0), first);
+                        if let Some((from, to)) = next {
+                            let to = to.min(from + n);
+                            let run = (from - base) as usize..(to - base) as usize;
+                            prop_assert!(m.bytes[run.clone()].iter().all(|b| b.2 == Fate::Lost));
+                            q.resend(from, to, stamp(now));
+                            for b in &mut m.bytes[run] {
+                                *b = (now, b.1 + 1, Fate::InFlight);
+                            }
+                        }
+                    }
+                    7 if back < 4 && flight > 0 => {
+                        if back < 2 {
+                            let void = back == 0;
+                            let first_end = q.records[0].end;
+                            q.lose_all(Instant::from_millis(now - 10), void);
+                            let (una, nxt) = (m.una, m.nxt);
+                            if void {
+                                m.set(una, nxt, Fate::Sacked, Fate::InFlight);
+                            }
+                            for i in una..nxt {
+                                let first = base + (i as u32) < first_end;
+                                let b = &mut m.bytes[i];
+                                if b.2 == Fate::InFlight && (first || b.0 <= now - 10) {
+                                    b.2 = Fate::Lost;
+                                }
+                            }
+                        } else {
+                            let (una, nxt) = (m.una, m.nxt);
+                            prop_assert_eq!(q.unlose() as usize, m.count(Fate::Lost));
+                            m.set(una, nxt, Fate::Lost, Fate::InFlight);
+                        }
+                    }
+                    _ => {}
+                }
+                if let Err(wrong) = q.check(base + m.una as u32, base + m.nxt as u32) {
+                    prop_assert!(false, "{}", wrong);
+                }
+                let bytes = q.records.iter().flat_map(|r| {
+                    let at = r.stamp.sent_at.as_millis();
+                    std::iter::repeat_n((at, r.resent, r.fate), r.bytes() as usize)
+                });
+                prop_assert_eq!(bytes.collect::<Vec<_>>(), m.flight());
+            }
+        }
     }
 }
