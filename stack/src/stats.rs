@@ -291,6 +291,12 @@ counters! {
         abort_on_timeout: "ExtTCPAbortOnTimeout",
         /// Connections aborted because data came after close.
         abort_on_data: "ExtTCPAbortOnData",
+        /// Connections reset because their time to linger was over.
+        abort_on_linger: "ExtTCPAbortOnLinger",
+        /// Corked tails sent because they had waited for 200 ms.
+        cork_timeouts: "ExtTCPCorkTimeouts",
+        /// Urgent pointers received that announced something new.
+        urgent_marks: "ExtTCPUrgentMarks",
         /// Segments rejected by PAWS.
         paws_rejected: "ExtPAWSEstab",
         /// Times that the memory of all connections came to three quarters of its limit.

@@ -51,6 +51,9 @@ impl Readiness {
     /// An error is pending.
     pub const ERROR: Readiness = Readiness(16);
 
+    /// Urgent data is announced and not read yet (RFC 9293 3.8.5).
+    pub const PRIORITY: Readiness = Readiness(32);
+
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Readiness) -> bool {
         self.0 & other.0 == other.0

@@ -408,6 +408,40 @@ impl<P: PathLayer> Stack<P> {
             .unwrap_or(Err(TcpSendError::Closed))
     }
 
+    /// As [`Stack::tcp_send`]; more will follow, so that what is short of a full segment waits for
+    /// the next call, but no longer than 200 ms.
+    pub fn tcp_send_more(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        data: &[u8],
+    ) -> Result<usize, TcpSendError> {
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.write_more(cx, data))
+            .unwrap_or(Err(TcpSendError::Closed))
+    }
+
+    /// As [`Stack::tcp_send`]; the end of what was taken is announced as urgent (RFC 9293 3.8.5).
+    /// For old protocols only: middleboxes clear the mark, and receivers differ in what they make of
+    /// it (RFC 6093).
+    pub fn tcp_send_urgent(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        data: &[u8],
+    ) -> Result<usize, TcpSendError> {
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.write_urgent(cx, data))
+            .unwrap_or(Err(TcpSendError::Closed))
+    }
+
+    /// Bytes to read before the end of the peer's urgent data; `None`: none is announced, or it was
+    /// read. The data itself stays in the stream, as RFC 6093 says, and reads do not stop there.
+    /// Announcements show as [`Readiness::PRIORITY`].
+    pub fn tcp_urgent(&self, id: SocketId) -> Option<usize> {
+        self.tcp.connection(id)?.urgent_left()
+    }
+
     /// Queues shared bytes without copying; takes what fits off the front of `data`. Pieces below
     /// 2 KiB are copied all the same.
     pub fn tcp_send_bytes(

@@ -125,7 +125,7 @@ impl Connection {
             advanced: acked > 0,
             recovering: before.fast || self.recovery.phase == Phase::Fast,
             sack: self.sack_ok,
-            paced: false,
+            paced: self.pacing_rate().is_some(),
         });
     }
 
@@ -194,7 +194,7 @@ impl Connection {
 
     /// A writer that was refused is told when a third of the buffer is free.
     pub(crate) fn tell_writable(&mut self) {
-        if self.write_blocked && self.may_write() && self.send.free() >= self.send.limit() / 3 {
+        if self.write_blocked && self.may_write() && self.has_write_room() {
             self.write_blocked = false;
             self.wake = true;
         }

@@ -10,7 +10,7 @@ use crate::socket::tcp::{
 };
 use crate::time::Instant;
 
-use super::cc::Algorithm;
+use super::cc::{Algorithm, Controller};
 use super::state::{Connection, Cx, Owner};
 use super::timers::FIN_WAIT_2_ORPHAN;
 
@@ -21,6 +21,8 @@ pub(crate) enum Closing {
     Silent,
     /// Unread data is lost: a RST.
     Reset,
+    /// The application does not want to wait for what it wrote (`Linger` of zero): a RST.
+    Abort,
     /// FIN, and what goes with it, in the background.
     Background,
 }
@@ -31,6 +33,7 @@ impl Connection {
         self.before_write(cx)?;
         let taken = self.send.push(data);
         cx.stats.snd_copied_octets += taken as u64;
+        self.small.more = false;
         self.write_blocked = taken < data.len() || self.send.free() == 0;
         Ok(taken)
     }
@@ -44,8 +47,27 @@ impl Connection {
         self.before_write(cx)?;
         let (taken, copied) = self.send.push_shared(data);
         cx.stats.snd_copied_octets += copied as u64;
+        self.small.more = false;
         self.write_blocked = !data.is_empty() || self.send.free() == 0;
         Ok(taken)
+    }
+
+    /// Copies bytes into the send buffer; more will follow soon, so that a tail short of a segment
+    /// waits for it.
+    pub(crate) fn write_more(
+        &mut self,
+        cx: &mut Cx<'_>,
+        data: &[u8],
+    ) -> Result<usize, TcpSendError> {
+        let taken = self.write(cx, data)?;
+        self.small.more = true;
+        Ok(taken)
+    }
+
+    /// Whether a writer that was refused should try again.
+    pub(crate) fn has_write_room(&self) -> bool {
+        let lowat = self.settings.notsent_lowat;
+        self.send.free() >= self.send.limit() / 3 && (lowat == usize::MAX || self.unsent() < lowat)
     }
 
     fn before_write(&mut self, cx: &Cx<'_>) -> Result<(), TcpSendError> {
@@ -58,7 +80,7 @@ impl Connection {
         if !self.may_write() {
             return Err(TcpSendError::Closed);
         }
-        if self.send.free() == 0 {
+        if self.send.free() == 0 || self.unsent() >= self.settings.notsent_lowat {
             self.write_blocked = true;
             return Err(TcpSendError::WouldBlock);
         }
@@ -143,11 +165,13 @@ impl Connection {
             }
             // RFC 2525 2.17
             _ if self.recv.len() > 0 => Closing::Reset,
+            _ if self.settings.linger.is_some_and(|limit| limit.is_zero()) => Closing::Abort,
             _ => {
                 self.queue_fin(cx);
-                if self.state == TcpState::FinWait2 {
-                    self.linger_at = Some(cx.now + FIN_WAIT_2_ORPHAN);
-                }
+                let fin_acked = self.state == TcpState::FinWait2;
+                let limit = self.settings.linger.filter(|_| !fin_acked);
+                let limit = limit.or(fin_acked.then_some(FIN_WAIT_2_ORPHAN));
+                self.linger_at = limit.map(|limit| cx.now + limit);
                 Closing::Background
             }
         }
@@ -168,7 +192,14 @@ impl Connection {
             TcpOption::Congestion(kind) => {
                 self.cc = Algorithm::new(kind, self.mss_full(), self.cc_seed());
             }
+            TcpOption::MaxSegment(_) => self.cc.set_mss(self.mss_full()),
+            TcpOption::NotSentLowat(_) => self.tell_writable(),
+            TcpOption::QuickAck(true) if self.ack_at.is_some() => self.ack_now = true,
             _ => {}
+        }
+        if self.state == TcpState::SynSent && self.snd_nxt == self.iss {
+            // The SYN has not left yet.
+            self.rcv_wscale = self.settings.window_scale();
         }
     }
 
@@ -179,7 +210,8 @@ impl Connection {
         if self.recv.len() > 0 || self.fin_received || self.read_shut || closed {
             ready |= Readiness::READABLE;
         }
-        let writable = self.may_write() && !self.write_blocked && self.send.free() > 0;
+        let room = self.send.free() > 0 && self.unsent() < self.settings.notsent_lowat;
+        let writable = self.may_write() && !self.write_blocked && room;
         if writable || self.error.is_some() {
             ready |= Readiness::WRITABLE;
         }
@@ -188,6 +220,9 @@ impl Connection {
         }
         if self.fin_queued || closed {
             ready |= Readiness::WRITE_CLOSED;
+        }
+        if self.urgent_left().is_some() {
+            ready |= Readiness::PRIORITY;
         }
         if self.error_pending {
             ready |= Readiness::ERROR;

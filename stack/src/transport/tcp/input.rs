@@ -176,6 +176,7 @@ impl Connection {
         }
         self.remember_timestamp(cx, &seg);
         self.process_ack(cx, &seg, payload.total_len());
+        self.take_urgent(cx, &seg);
         if self.on_fin_acked(cx) {
             return Outcome::TAKEN;
         }
@@ -207,6 +208,7 @@ impl Connection {
         if full && seg.flags.has(Flags::ACK) && self.ack_is_acceptable(seg) {
             // Special allowance at a closed window: the ACK counts.
             self.process_ack(cx, seg, len);
+            self.take_urgent(cx, seg);
             self.on_fin_acked(cx);
         }
         self.answer_stray(cx, len);
@@ -373,7 +375,7 @@ impl Connection {
         self.wake = true;
         // RFC 5681 4.2: at once for every second full segment, and while a hole is open.
         let waiting = (self.rcv_nxt - self.rcv_acked) as usize;
-        if hole || waiting >= 2 * self.rcv_mss {
+        if hole || waiting >= 2 * self.rcv_mss || self.settings.quickack {
             self.ack_now = true;
         } else if self.ack_at.is_none() {
             self.ack_at = Some(cx.now + self.settings.delayed_ack);

@@ -59,6 +59,7 @@ mod sack;
 mod send_buffer;
 mod sent;
 mod settings;
+mod small;
 mod state;
 mod syn_cookie;
 mod tail_probe;
@@ -67,6 +68,7 @@ mod tests;
 mod time_wait;
 mod timers;
 mod undo;
+mod urgent;
 
 use challenge::ChallengeBudget;
 use flow_table::{Flow, FlowKey, FlowTable};
@@ -189,19 +191,29 @@ impl Tcp {
         if c.notes.embryo && c.state != TcpState::SynReceived {
             self.leave_handshake(index);
         }
+        if self.connections[index as usize].notes.abort {
+            self.reset(lower, index);
+            return;
+        }
         if self.leave_flow_table(lower, index) {
             return;
         }
+        self.queue_event(index);
         let c = &mut self.connections[index as usize];
-        if std::mem::take(&mut c.wake) && c.owner == Owner::App && !c.notes.event_queued {
-            c.notes.event_queued = true;
-            self.events.push_back(Tcp::id_of(c, index));
-        }
         if !c.notes.dirty && c.wants_output() {
             c.notes.dirty = true;
             self.dirty.push_back(index);
         }
         self.arm(lower, index);
+    }
+
+    /// The application is told, if there is something to tell.
+    fn queue_event(&mut self, index: u32) {
+        let c = &mut self.connections[index as usize];
+        if std::mem::take(&mut c.wake) && c.owner == Owner::App && !c.notes.event_queued {
+            c.notes.event_queued = true;
+            self.events.push_back(Tcp::id_of(c, index));
+        }
     }
 
     /// TIME-WAIT shrinks to its entry, CLOSED to nothing; true if the slot is free now.
@@ -319,6 +331,7 @@ impl Tcp {
                     return;
                 }
             }
+            self.queue_event(index);
             self.arm(lower, index);
         }
     }

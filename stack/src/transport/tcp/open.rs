@@ -125,8 +125,12 @@ impl Tcp {
         let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         match c.close(&mut cx) {
             Closing::Background => {}
-            Closing::Reset => {
-                cx.stats.abort_on_data += 1;
+            closing @ (Closing::Reset | Closing::Abort) => {
+                if closing == Closing::Reset {
+                    cx.stats.abort_on_data += 1;
+                } else {
+                    cx.stats.abort_on_linger += 1;
+                }
                 self.reset(lower, index);
                 return;
             }
@@ -150,9 +154,10 @@ impl Tcp {
     }
 
     /// Resets a connection and forgets it.
-    fn reset<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+    pub(super) fn reset<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
         let c = &mut self.connections[index as usize];
         c.owner = Owner::Nobody;
+        c.notes.abort = false;
         let speaks = !matches!(
             c.state,
             TcpState::Closed | TcpState::Listen | TcpState::SynSent | TcpState::TimeWait

@@ -127,6 +127,7 @@ impl Connection {
         let len = match self.grant(unsent, fin, mss, self.super_len(mss, limits)) {
             Grant::Bytes(len) => len,
             Grant::Wait => {
+                self.arm_cork(cx.now);
                 self.note_limit();
                 return None;
             }
@@ -135,7 +136,6 @@ impl Connection {
                 return None;
             }
         };
-        self.force_send = false;
         Some(self.new_segment(cx, len))
     }
 
@@ -156,12 +156,13 @@ impl Connection {
         let end = from + len as u32 + u32::from(fin);
         self.on_send_new(cx, end);
         self.snd_nxt = end;
-        if !len.is_multiple_of(mss) {
-            self.snd_small_end = self.snd_nxt;
-        }
+        self.small.on_sent(end, !len.is_multiple_of(mss));
         cx.stats.out_segs += len.div_ceil(mss).max(1) as u64;
         (self.persist_at, self.persist_count) = (None, 0);
         self.arm_retransmission(cx);
+        if self.settings.notsent_lowat != usize::MAX {
+            self.tell_writable();
+        }
         out
     }
 
@@ -170,6 +171,10 @@ impl Connection {
     /// super-segment is noticed by the next.
     pub(crate) fn super_len(&self, mss: usize, limits: &PathLimits) -> usize {
         let most = limits.gso_bytes_max.min(SEGMENT_BYTES_MAX);
+        if self.urgent_end().is_some() {
+            // A device that cuts would copy the pointer, which counts from each segment's start.
+            return mss;
+        }
         let most = most.min(self.window() / BURSTS_PER_WINDOW).min(self.paced_len(mss));
         (most / mss).max(1) * mss
     }
@@ -198,16 +203,13 @@ impl Connection {
         if tail == 0 && len > 0 {
             return Grant::Bytes(len);
         }
-        if len == unsent {
-            let small_in_flight = self.snd_small_end > self.snd_una && !idle;
-            if fin || self.settings.nodelay || !small_in_flight || self.force_send {
-                return Grant::Bytes(len);
-            }
+        if len == unsent && self.may_send_tail(fin) {
+            return Grant::Bytes(len);
         }
         if whole > 0 {
             return Grant::Bytes(whole);
         }
-        if len < unsent && (self.force_send || len >= self.snd_wnd_max as usize / 2) {
+        if len < unsent && (self.small.force || len >= self.snd_wnd_max as usize / 2) {
             return Grant::Bytes(len);
         }
         if len < unsent && idle { Grant::Closed } else { Grant::Wait }
@@ -285,6 +287,7 @@ impl Connection {
             options.sack = <_>::default();
         }
         header.options = options;
+        self.mark_urgent(&mut header);
         SegmentOut { header, payload: Frags::new(), payload_len, mss }
     }
 

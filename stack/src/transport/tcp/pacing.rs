@@ -75,6 +75,8 @@ impl Pacer {
     fn charge(&mut self, now: Instant, cost: Duration, quantum: Duration, segments: usize) {
         if self.unpaced > 0 {
             self.unpaced = self.unpaced.saturating_sub(segments.min(255) as u8);
+            // They stand for what may leave ahead.
+            self.paid_at = self.paid_at.max(now + quantum);
             return;
         }
         let credit = Instant::from_nanos(now.as_nanos().saturating_sub(nanos(quantum)));

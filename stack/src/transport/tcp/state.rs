@@ -27,7 +27,9 @@ use super::send_buffer::SendBuffer;
 use super::sent::SentQueue;
 pub(crate) use super::settings::Settings;
 use super::settings::{MSS_MIN, WINDOW_SCALE_MAX};
+use super::small::Small;
 use super::time_wait::Entry;
+use super::urgent::Urgent;
 
 /// RFC 9293 3.7.1: what a peer that names no MSS accepts.
 const MSS_DEFAULT_V4: usize = 536;
@@ -93,8 +95,8 @@ pub(crate) struct Connection {
     pub(crate) snd_wl2: SeqNum,
     pub(crate) snd_wnd_max: u32,
     pub(crate) snd_wscale: u8,
-    /// End of the last segment below MSS (Minshall's variant of Nagle).
-    pub(crate) snd_small_end: SeqNum,
+    pub(crate) small: Small,
+    pub(crate) urgent: Option<Box<Urgent>>,
     pub(crate) send: SendBuffer,
     /// Sequence number of the first byte of `send`.
     pub(crate) send_base: SeqNum,
@@ -158,8 +160,6 @@ pub(crate) struct Connection {
     pub(crate) ack_now: bool,
     pub(crate) syn_pending: bool,
     pub(crate) probe: Option<Probe>,
-    /// Send what the window takes, however little (persist override of SWS avoidance).
-    pub(crate) force_send: bool,
 
     // Requests to the table.
     /// The application is to be told.
@@ -192,6 +192,8 @@ pub(crate) struct Notes {
     pub(crate) dirty: bool,
     pub(crate) event_queued: bool,
     pub(crate) armed: Option<(Instant, TimerHandle)>,
+    /// The time to linger is over: reset it.
+    pub(crate) abort: bool,
     /// The flow table no longer leads here.
     pub(crate) detached: bool,
     /// When a segment outside the window was last answered.
@@ -222,7 +224,8 @@ impl Connection {
             snd_wl2: iss,
             snd_wnd_max: 0,
             snd_wscale: 0,
-            snd_small_end: iss,
+            small: Small::new(iss),
+            urgent: None,
             send: SendBuffer::new(settings.send_buffer),
             send_base: iss + 1,
             fin_queued: false,
@@ -267,7 +270,6 @@ impl Connection {
             ack_now: false,
             syn_pending: true,
             probe: None,
-            force_send: false,
             wake: false,
             write_blocked: true,
             totals: Totals::default(),

@@ -34,7 +34,8 @@ impl Connection {
             .min(nanos(self.keepalive_at))
             .min(nanos(self.linger_at))
             .min(nanos(self.user_timeout_at()))
-            .min(nanos(self.pacer.deadline()));
+            .min(nanos(self.pacer.deadline()))
+            .min(self.small.deadline().as_nanos());
         (first != NEVER).then(|| Instant::from_nanos(first))
     }
 
@@ -47,6 +48,7 @@ impl Connection {
         self.keepalive_at = None;
         self.linger_at = None;
         self.pacer.stop();
+        self.small.stop();
     }
 
     /// RFC 5482, local only: how long data may wait for its acknowledgement.
@@ -59,13 +61,15 @@ impl Connection {
 
     /// Time has come to `cx.now`: does whatever is due.
     pub(crate) fn on_timer(&mut self, cx: &mut Cx<'_>) {
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
+        let now = cx.now;
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (rtx, persist) = (due(self.rtx_at), due(self.persist_at));
         let (reorder, probe) = (due(self.rack.at), due(self.rack.probe.at));
         let (keepalive, ack) = (due(self.keepalive_at), due(self.ack_at));
         self.pacer.on_timer(cx.now);
+        self.on_cork_timer(cx);
         if due(self.linger_at) {
-            self.finish(cx);
+            self.on_linger(cx);
             return;
         }
         if due(self.user_timeout_at()) {
@@ -98,6 +102,17 @@ impl Connection {
             if self.sent.is_empty() {
                 self.recovery.episode = None;
             }
+        }
+    }
+
+    /// An orphan has waited long enough: for the peer's FIN, or for acknowledgements (`Linger`).
+    fn on_linger(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.state, TcpState::FinWait2 | TcpState::Closed) {
+            self.finish(cx);
+        } else {
+            self.linger_at = None;
+            self.notes.abort = true;
+            cx.stats.abort_on_linger += 1;
         }
     }
 
@@ -154,7 +169,7 @@ impl Connection {
         } else if self.snd_wnd == 0 {
             self.probe = Some(Probe::Window);
         } else {
-            self.force_send = true;
+            self.small.force = true;
         }
     }
 

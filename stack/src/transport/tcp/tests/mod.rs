@@ -22,10 +22,13 @@ use super::state::{Connection, Cx, Origin, Settings};
 mod close;
 mod data;
 mod handshake;
+mod options;
+mod pacing;
 mod recovery;
 mod reset;
 mod sending;
 mod timing;
+mod urgent;
 mod window;
 
 /// A segment as tests write it. What an expectation leaves out is not compared.
