@@ -88,6 +88,10 @@ struct Resent {
 }
 
 impl Resent {
+    fn of(sent: &Sent) -> Resent {
+        Resent { at: sent.stamp.sent_at, start: sent.start, end: sent.end }
+    }
+
     fn is_after(&self, other: (Instant, SeqNum)) -> bool {
         self.at > other.0 || (self.at == other.0 && self.end > other.1)
     }
@@ -310,9 +314,7 @@ impl SentQueue {
                 self.mark_lost(i, |_| {});
             }
         }
-        if let Some(first) = self.records.front() {
-            self.judge_from = first.start;
-        }
+        self.judge_anew();
         self.lost - before
     }
 
@@ -323,19 +325,22 @@ impl SentQueue {
         if before > 0 {
             for r in self.records.iter_mut().filter(|r| r.fate == Fate::Lost) {
                 r.fate = Fate::InFlight;
-                if r.resent > 0 {
-                    // RACK had taken it out when it was lost again.
-                    let (start, end) = (r.start, r.end);
-                    self.resent.push_back(Resent { at: r.stamp.sent_at, start, end });
-                }
             }
             self.lost = 0;
-            self.resent.make_contiguous().sort_by_key(|t| (t.at, t.end.0));
+            self.judge_anew();
         }
+        before
+    }
+
+    /// What was judged or reported may be in flight again.
+    fn judge_anew(&mut self) {
+        self.resent.clear();
+        let again = self.records.iter().filter(|r| r.fate == Fate::InFlight && r.resent > 0);
+        self.resent.extend(again.map(Resent::of));
+        self.resent.make_contiguous().sort_by_key(|t| t.at);
         if let Some(first) = self.records.front() {
             self.judge_from = first.start;
         }
-        before
     }
 
     /// The first bytes that are lost and not sent again: whole records, no longer than `most` if
@@ -346,7 +351,8 @@ impl SentQueue {
         }
         let mut i = self.index_of(self.resend_from);
         while let Some(r) = self.records.get(i).filter(|r| r.fate != Fate::Lost) {
-            i = if r.run_end > r.end { self.index_of(r.run_end) } else { i + 1 };
+            let jump = r.fate == Fate::Sacked && r.run_end > r.end;
+            i = if jump { self.index_of(r.run_end) } else { i + 1 };
         }
         let first = self.records.get(i)?;
         let (start, mut end) = (first.start, first.end);
