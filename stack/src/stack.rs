@@ -65,6 +65,8 @@ pub struct Limits {
     pub tcp_connections: usize,
     /// TCP connections in SYN-RECEIVED, over all listeners: about 110 bytes each.
     pub tcp_half_open: usize,
+    /// Connections that Fast Open opened and whose handshake is not over (RFC 7413 section 5.1).
+    pub tcp_fast_open: usize,
     /// TCP listeners.
     pub tcp_listeners: usize,
     /// Bytes in the buffers of all TCP connections. From three quarters on buffers stop growing and
@@ -93,6 +95,7 @@ impl Default for Limits {
             pmtu: 1024,
             tcp_connections: 65_536,
             tcp_half_open: 1024,
+            tcp_fast_open: 256,
             tcp_listeners: 1024,
             tcp_bytes: 512 << 20,
             udp_sockets: 4096,

@@ -279,6 +279,20 @@ counters! {
         syncookies_recv: "ExtSyncookiesRecv",
         /// ACKs that looked like cookies and were not.
         syncookies_failed: "ExtSyncookiesFailed",
+        /// Connects whose SYN's data was taken (RFC 7413).
+        fast_open_active: "ExtTCPFastOpenActive",
+        /// Connects whose SYN's data was not.
+        fast_open_active_fails: "ExtTCPFastOpenActiveFail",
+        /// Connections accepted with data of the SYN.
+        fast_open_passive: "ExtTCPFastOpenPassive",
+        /// SYNs with a Fast Open cookie that is not ours, or too old.
+        fast_open_passive_fails: "ExtTCPFastOpenPassiveFail",
+        /// SYNs whose data was not taken because too many such connections were pending.
+        fast_open_overflows: "ExtTCPFastOpenListenOverflow",
+        /// Fast Open cookies asked for.
+        fast_open_cookies_requested: "ExtTCPFastOpenCookieReqd",
+        /// Peers to which Fast Open was given up for a while.
+        fast_open_blackholes: "ExtTCPFastOpenBlackhole",
         /// Keepalive probes sent.
         keepalives: "ExtTCPKeepAlive",
         /// Zero-window probes sent.

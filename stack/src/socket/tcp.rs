@@ -159,6 +159,10 @@ pub enum TcpOption {
     /// Largest segment payload, 64 bytes and more: bounds what is sent, and if it is set before
     /// the handshake also what is asked for. `None`: what the path takes.
     MaxSegment(Option<u16>),
+    /// A listener's: data that comes with a SYN and a good cookie is delivered at once, on a
+    /// connection that is accepted before its handshake is over (RFC 7413). Such a SYN can be
+    /// replayed: only for requests that may be served twice.
+    FastOpen(bool),
     /// The congestion controller; its state starts anew.
     Congestion(CongestionControl),
 }
@@ -392,7 +396,22 @@ impl<P: PathLayer> Stack<P> {
         remote: SocketAddr,
     ) -> Result<SocketId, ConnectError> {
         let (mut lower, tcp, _) = self.parts(now);
-        tcp.connect(&mut lower, local, remote)
+        tcp.connect(&mut lower, local, remote, &[]).map(|(id, _)| id)
+    }
+
+    /// Starts a connection and queues `data` as the first to be sent; returns how many bytes fitted
+    /// the send buffer. With [`TcpConfig::fast_open`](crate::stack::TcpConfig::fast_open) they go
+    /// with the SYN where the peer gave a cookie before (RFC 7413): the peer's application may then
+    /// see them twice. Otherwise they follow the handshake.
+    pub fn tcp_connect_with(
+        &mut self,
+        now: Instant,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+        data: &[u8],
+    ) -> Result<(SocketId, usize), ConnectError> {
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.connect(&mut lower, local, remote, data)
     }
 
     /// Copies bytes into the send buffer; returns how many fitted (at least one, unless `data` is

@@ -202,6 +202,11 @@ impl Connection {
 
     /// Whether the application may still write.
     pub(crate) fn may_write(&self) -> bool {
-        matches!(self.state, TcpState::Established | TcpState::CloseWait) && !self.fin_queued
+        let open = match self.state {
+            TcpState::Established | TcpState::CloseWait => true,
+            TcpState::SynReceived => self.notes.opening.early,
+            _ => false,
+        };
+        open && !self.fin_queued
     }
 }

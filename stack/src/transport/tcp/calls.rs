@@ -74,7 +74,8 @@ impl Connection {
         if let Some(error) = self.error {
             return Err(TcpSendError::Failed(error));
         }
-        if matches!(self.state, TcpState::SynSent | TcpState::SynReceived) && !self.fin_queued {
+        let opening = matches!(self.state, TcpState::SynSent | TcpState::SynReceived);
+        if opening && !self.fin_queued && !self.may_write() {
             return Err(TcpSendError::WouldBlock);
         }
         if !self.may_write() {
@@ -283,7 +284,7 @@ impl Connection {
             timestamps: self.ts_ok,
             sack: self.sack_ok,
             ecn: EcnState::Off,
-            fast_open: false,
+            fast_open: self.notes.opening.taken,
         }
     }
 }

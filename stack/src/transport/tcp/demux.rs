@@ -50,7 +50,7 @@ impl Tcp {
                 self.give_connection(lower, packet, index, &seg, frame)
             }
             Some(Flow::TimeWait(slot)) => {
-                self.give_time_wait(lower, packet, (key, slot), &seg, &frame)
+                self.give_time_wait(lower, packet, (key, slot), &seg, frame)
             }
             Some(Flow::HalfOpen(slot)) => self.give_half_open(lower, packet, slot, &seg, frame),
             None => self.give_listener(lower, packet, key, &seg, frame),
@@ -103,7 +103,7 @@ impl Tcp {
         packet: &InPacket,
         (key, slot): (FlowKey, u32),
         seg: &Header,
-        frame: &Frame,
+        frame: Frame,
     ) -> Fate {
         let Some(entry) = self.time_waits.get(slot).copied() else {
             return Fate::Dropped(DropReason::TcpStateRefused);
@@ -111,7 +111,7 @@ impl Tcp {
         let verdict = entry.judge(seg, frame.total_len());
         if let Verdict::Reuse(after) = verdict {
             if self.listeners.lookup(packet.dst, seg.dst_port).is_some() {
-                return self.open_passive(lower, packet, key, seg, Some((slot, after)));
+                return self.open_passive(lower, packet, key, seg, frame, Some((slot, after)));
             }
             return refuse(lower, packet, key, seg, frame.total_len());
         }
@@ -156,7 +156,7 @@ impl Tcp {
         if !seg.flags.has(Flags::SYN) {
             return Fate::Dropped(DropReason::TcpFlagsInvalid);
         }
-        self.open_passive(lower, packet, key, seg, None)
+        self.open_passive(lower, packet, key, seg, frame, None)
     }
 }
 

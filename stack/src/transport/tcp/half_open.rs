@@ -50,6 +50,8 @@ pub(crate) struct Request {
     scale_ours: u8,
     sack_ok: bool,
     ts_ok: bool,
+    /// The SYN-ACK brings a Fast Open cookie.
+    pub(crate) gives_cookie: bool,
     /// The ACK is here, without data (`TCP_DEFER_ACCEPT`).
     pub(crate) acked: bool,
     /// SYN-ACKs sent again so far: the list it is in.
@@ -103,6 +105,7 @@ impl Request {
             scale_ours: settings.window_scale(),
             sack_ok: o.sack_permitted,
             ts_ok: o.timestamp.is_some(),
+            gives_cookie: false,
             acked: false,
             retries: 0,
             sent_at: now,
@@ -271,16 +274,11 @@ impl Connection {
         }
         self.snd_nxt = self.iss + 1;
         self.syn_pending = false;
-        self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + u32::from(self.window_of_syn()));
+        self.rcv_adv = self.rcv_nxt + u32::from(self.settings.window_of_syn());
         self.rtx_count = u32::from(request.retries);
         self.totals.retransmits.handshake += u64::from(request.retries);
         self.progress_at = request.sent_at;
         self.notes.opening.untimed = !timed;
-    }
-
-    /// RFC 7323 2.2: the window of a SYN is never scaled.
-    pub(crate) fn window_of_syn(&self) -> u16 {
-        self.recv.limit().min(usize::from(u16::MAX)) as u16
     }
 }
 

@@ -87,7 +87,7 @@ impl Connection {
     /// A segment of this connection arrived; `payload` is the frame without TCP header.
     pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &Header, payload: Frame) -> Outcome {
         match self.state {
-            TcpState::SynSent => self.on_syn_sent(cx, seg, payload.total_len()),
+            TcpState::SynSent => self.on_syn_sent(cx, seg, payload),
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait => {
                 Outcome::drop(DropReason::TcpStateRefused)
             }
@@ -96,13 +96,14 @@ impl Connection {
     }
 
     /// RFC 9293 3.10.7.3.
-    fn on_syn_sent(&mut self, cx: &mut Cx<'_>, seg: &Header, payload_len: usize) -> Outcome {
+    fn on_syn_sent(&mut self, cx: &mut Cx<'_>, seg: &Header, payload: Frame) -> Outcome {
         let acks = seg.flags.has(Flags::ACK);
-        if acks && (seg.ack <= self.iss || seg.ack > self.snd_nxt) {
+        if acks && (seg.ack <= self.iss || seg.ack > self.syn_ack_max()) {
             if seg.flags.has(Flags::RST) {
                 return Outcome::drop(DropReason::TcpRstInvalid);
             }
-            return Outcome::reset(DropReason::TcpAckInvalid, reset_for(seg, payload_len));
+            let rst = reset_for(seg, payload.total_len());
+            return Outcome::reset(DropReason::TcpAckInvalid, rst);
         }
         if seg.flags.has(Flags::RST) {
             if !acks {
@@ -115,22 +116,34 @@ impl Connection {
             return Outcome::drop(DropReason::TcpStateRefused);
         }
         self.take_syn(cx.now, seg.seq, seg.window, &seg.options);
+        self.rcv_adv = self.rcv_nxt + u32::from(self.settings.window_of_syn());
+        self.syn_data_acked(cx, seg);
         if acks {
             self.snd_wl2 = seg.ack;
-            self.handshake_acked(cx, seg);
+            self.handshake_acked(cx);
+            self.snd_una = seg.ack;
+            self.rtx_at = None;
             self.ack_now = true;
-        } else {
-            // Simultaneous open: our SYN again, now with an ACK.
-            self.set_state(cx, TcpState::SynReceived);
-            self.syn_pending = true;
+            // Seventh and eighth: text and FIN of the SYN-ACK (RFC 7413 4.2.2 allows both).
+            let rest = Header { seq: seg.seq + 1, flags: seg.flags.without(Flags::SYN), ..*seg };
+            return self.take_payload(cx, &rest, payload);
         }
+        // Simultaneous open: our SYN again, now with an ACK. Its text comes again as well.
+        self.set_state(cx, TcpState::SynReceived);
+        self.syn_pending = true;
         Outcome::TAKEN
     }
 
+    /// Text of a SYN, in SYN-RECEIVED.
+    pub(crate) fn take_syn_payload(&mut self, cx: &mut Cx<'_>, payload: Frame) {
+        let _taken = self.take_in_order(cx, payload);
+    }
+
     /// Our SYN was acknowledged.
-    fn handshake_acked(&mut self, cx: &mut Cx<'_>, seg: &Header) {
+    fn handshake_acked(&mut self, cx: &mut Cx<'_>) {
         let sent_again = self.rtx_count > 0;
-        self.snd_una = seg.ack;
+        // What else it acknowledges comes after.
+        self.snd_una = self.iss + 1;
         if sent_again {
             self.rtt.syn_was_lost();
         } else if !self.notes.opening.untimed {
@@ -139,8 +152,9 @@ impl Connection {
             self.rtt.sample(rtt, 1);
             self.rtt.observe_min(cx.now, rtt);
         }
-        (self.rtx_at, self.rtx_count) = (None, 0);
+        self.rtx_count = 0;
         self.rtt.end_backoff();
+        self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
         self.progress_at = cx.now;
         self.syn_pending = false;
         let next = if self.fin_queued { TcpState::FinWait1 } else { TcpState::Established };
@@ -266,7 +280,7 @@ impl Connection {
             // RFC 7323 2.2: from here on windows are scaled.
             self.snd_wnd = 0;
             (self.snd_wl1, self.snd_wl2) = (seg.seq - 1, seg.ack);
-            self.handshake_acked(cx, seg);
+            self.handshake_acked(cx);
         }
         if !self.ack_is_acceptable(seg) {
             return Some(Outcome::challenge(DropReason::TcpAckInvalid));

@@ -21,7 +21,7 @@ use crate::rng::Secrets;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{TcpError, TcpState};
 use crate::socket::{Event, SocketId, SocketKind};
-use crate::stack::{StackConfig, SynCookies};
+use crate::stack::{FastOpen, StackConfig, SynCookies};
 use crate::time::Instant;
 use crate::timer_wheel::TimerHandle;
 
@@ -71,6 +71,7 @@ mod undo;
 mod urgent;
 
 use challenge::ChallengeBudget;
+use fast_open::CookieCache;
 use flow_table::{Flow, FlowKey, FlowTable};
 use half_open::HalfOpen;
 use listen::Listeners;
@@ -114,6 +115,11 @@ pub(crate) struct Tcp {
     half_open: HalfOpen,
     half_open_armed: Option<(Instant, TimerHandle)>,
     syn_cookies: SynCookies,
+    /// Fast Open of connects: whether it is used, and the cookies of servers.
+    fast_open_client: bool,
+    cookies: CookieCache,
+    /// Connections of listeners that Fast Open opened and whose handshake is not over.
+    fast_opens: usize,
     generation: u32,
 }
 
@@ -135,6 +141,9 @@ impl Tcp {
             half_open: HalfOpen::default(),
             half_open_armed: None,
             syn_cookies: config.tcp.syn_cookies,
+            fast_open_client: matches!(config.tcp.fast_open, FastOpen::Client | FastOpen::Both),
+            cookies: CookieCache::new(secrets.flow),
+            fast_opens: 0,
             generation: 0,
         }
     }
@@ -195,6 +204,9 @@ impl Tcp {
             self.reset(lower, index);
             return;
         }
+        if self.connections[index as usize].notes.opening.offer.is_some() {
+            self.learn_fast_open(lower, index);
+        }
         if self.leave_flow_table(lower, index) {
             return;
         }
@@ -213,6 +225,19 @@ impl Tcp {
         if std::mem::take(&mut c.wake) && c.owner == Owner::App && !c.notes.event_queued {
             c.notes.event_queued = true;
             self.events.push_back(Tcp::id_of(c, index));
+        }
+    }
+
+    /// What the handshake of a client taught about Fast Open, once it is over.
+    fn learn_fast_open<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let c = &mut self.connections[index as usize];
+        if c.state == TcpState::SynSent {
+            return;
+        }
+        if let Some(offer) = c.notes.opening.offer.take()
+            && self.cookies.learn(c.key.peer, &offer, c.notes.opening.taken, lower.ctx.now)
+        {
+            lower.ctx.mib.tcp.fast_open_blackholes += 1;
         }
     }
 

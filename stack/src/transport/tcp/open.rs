@@ -60,7 +60,8 @@ impl Tcp {
         lower: &mut Lower<'_, P>,
         local: Option<SocketAddr>,
         remote: SocketAddr,
-    ) -> Result<SocketId, ConnectError> {
+        data: &[u8],
+    ) -> Result<(SocketId, usize), ConnectError> {
         if !can_be_peer(remote) {
             return Err(ConnectError::InvalidRemote);
         }
@@ -87,11 +88,15 @@ impl Tcp {
         };
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         let mut c = Connection::connect(origin, self.settings, &mut cx);
+        let taken = c.open_with(&mut cx, data);
+        if !data.is_empty() && self.fast_open_client {
+            c.notes.opening.offer = self.cookies.offer(key.peer, now);
+        }
         c.notes.generation = self.next_generation();
         let index = self.connections.insert(Box::new(c)) as u32;
         self.flows.insert(&key, Flow::Connection(index));
         self.settle(lower, index);
-        Ok(Tcp::id_of(&self.connections[index as usize], index))
+        Ok((Tcp::id_of(&self.connections[index as usize], index), taken))
     }
 
     fn free_tuple<P: PathLayer>(

@@ -58,7 +58,10 @@ impl Connection {
         self.set_mtu(limits.mtu);
         match self.state {
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait => None,
-            TcpState::SynSent | TcpState::SynReceived => self.poll_syn(cx),
+            TcpState::SynSent | TcpState::SynReceived => match self.poll_syn(cx) {
+                None if self.may_send_early() => self.poll_new(cx, limits),
+                out => out,
+            },
             _ => self
                 .poll_retransmission(cx, limits)
                 .or_else(|| self.poll_tail_probe(cx, limits))
@@ -85,8 +88,7 @@ impl Connection {
         }
         self.syn_pending = false;
         let flags = if active { Flags::SYN } else { Flags::SYN.with(Flags::ACK) };
-        let mut out = self.segment(cx, self.iss, flags, 0);
-        out.header.options = Options {
+        let mut options = Options {
             mss: Some(self.mss_advertised() as u16),
             // Offered by us, or offered by the peer and taken up.
             window_scale: (active || self.scale_agreed).then_some(self.rcv_wscale),
@@ -95,12 +97,22 @@ impl Connection {
                 .then(|| (self.timestamp(cx.now), if active { 0 } else { self.ts_recent })),
             ..Options::default()
         };
+        let mut early = 0;
+        if active {
+            (options.fast_open, early) = self.syn_offer(options.len());
+        }
+        let mut out = self.segment(cx, self.iss, flags, early);
+        out.header.options = options;
+        if early > 0 {
+            (out.payload, out.mss) = (self.send.slice(0, early), early);
+            self.syn_data_sent(early);
+        }
         // RFC 7323 2.2: never scaled in a SYN.
-        let window = self.window_of_syn();
+        let window = self.settings.window_of_syn();
         out.header.window = window;
         self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + u32::from(window));
         if self.snd_nxt == self.iss {
-            self.snd_nxt = self.iss + 1;
+            self.snd_nxt = self.iss + 1 + early as u32;
             self.progress_at = cx.now;
             cx.stats.out_segs += 1;
         } else {
@@ -114,7 +126,7 @@ impl Connection {
     /// Data never sent before, and FIN.
     fn poll_new(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<SegmentOut> {
         let unsent = self.unsent();
-        let fin = self.fin_queued && !self.fin_sent;
+        let fin = self.fin_queued && !self.fin_sent && self.state != TcpState::SynReceived;
         if unsent == 0 && !fin {
             self.note_limit();
             return None;

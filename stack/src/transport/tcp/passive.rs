@@ -11,8 +11,9 @@ use crate::socket::{SocketId, SocketKind};
 use crate::stack::SynCookies;
 use crate::time::Instant;
 use crate::wire::protocol;
-use crate::wire::tcp::{Flags, Header};
+use crate::wire::tcp::Header;
 
+use super::fast_open;
 use super::flow_table::{Flow, FlowKey};
 use super::half_open::{Due, Request, Verdict};
 use super::input::reset_for;
@@ -37,6 +38,17 @@ enum Answer {
     Cookie,
 }
 
+/// What a SYN means for Fast Open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FastOpening {
+    /// Nothing.
+    No,
+    /// The SYN-ACK brings a cookie.
+    Cookie,
+    /// The data is taken now.
+    Early,
+}
+
 impl Tcp {
     /// A SYN for a listener; `old` is what remains of the tuple's last connection: its TIME-WAIT
     /// slot, and the sequence number to start behind.
@@ -46,6 +58,7 @@ impl Tcp {
         packet: &InPacket,
         key: FlowKey,
         seg: &Header,
+        frame: Frame,
         old: Option<(u32, SeqNum)>,
     ) -> Fate {
         let Some(slot) = self.listeners.lookup(packet.dst, seg.dst_port) else {
@@ -66,11 +79,17 @@ impl Tcp {
             let clock = initial_sequence(lower.ctx.secrets, &key, now);
             old.map_or(clock, |(_, after)| clock.max(after + REUSE_GAP))
         };
+        let fast_open = self.judge_fast_open(lower, slot, &key, seg, frame.total_len());
+        if fast_open == FastOpening::Early {
+            self.open_early(lower, packet, (key, slot, iss, mtu), seg, frame);
+            return Fate::Delivered;
+        }
         let Some(listener) = self.listeners.get_mut(slot) else {
             return Fate::Dropped(DropReason::TcpPortClosed);
         };
         let name = (key, packet.alias, slot);
-        let request = Request::new(name, iss, seg, &listener.settings, now);
+        let mut request = Request::new(name, iss, seg, &listener.settings, now);
+        request.gives_cookie = fast_open == FastOpening::Cookie && answer == Answer::Entry;
         send_syn_ack(lower, &listener.settings, &request, mtu, answer);
         let stats = &mut lower.ctx.mib.tcp;
         if answer == Answer::Cookie {
@@ -84,6 +103,64 @@ impl Tcp {
         self.flows.insert(&key, Flow::HalfOpen(slot));
         self.arm_half_open(lower);
         Fate::Delivered
+    }
+
+    /// RFC 7413 section 4.2.2.
+    fn judge_fast_open<P: PathLayer>(
+        &self,
+        lower: &mut Lower<'_, P>,
+        slot: u32,
+        key: &FlowKey,
+        seg: &Header,
+        payload_len: usize,
+    ) -> FastOpening {
+        let Some(shown) = seg.options.fast_open else { return FastOpening::No };
+        if !self.listeners.get(slot).is_some_and(|l| l.settings.fast_open) {
+            return FastOpening::No;
+        }
+        let stats = &mut lower.ctx.mib.tcp;
+        if shown.is_request() {
+            stats.fast_open_cookies_requested += 1;
+            return FastOpening::Cookie;
+        }
+        if !fast_open::is_valid(&lower.ctx.secrets.fast_open, key, &shown, lower.ctx.now) {
+            stats.fast_open_passive_fails += 1;
+            return FastOpening::Cookie;
+        }
+        if payload_len == 0 {
+            return FastOpening::No;
+        }
+        if self.fast_opens >= lower.ctx.limits.tcp_fast_open {
+            stats.fast_open_overflows += 1;
+            return FastOpening::No;
+        }
+        FastOpening::Early
+    }
+
+    /// A SYN with a good cookie and data: the connection is accepted before its handshake is over.
+    fn open_early<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        (key, slot, iss, mtu): (FlowKey, u32, SeqNum, usize),
+        seg: &Header,
+        frame: Frame,
+    ) {
+        let Some(settings) = self.listeners.get(slot).map(|l| l.settings) else { return };
+        let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
+        let origin = Origin { key, alias: packet.alias, iss, ts_offset, mtu };
+        let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
+        cx.stats.passive_opens += 1;
+        let syn = (seg.seq, seg.window, &seg.options);
+        let mut c = Connection::accept(origin, settings, slot, syn, &mut cx);
+        c.take_syn_data(&mut cx, seg.seq, frame);
+        c.notes.generation = self.next_generation();
+        c.notes.embryo = true;
+        self.fast_opens += 1;
+        let index = self.connections.insert(Box::new(c)) as u32;
+        self.flows.insert(&key, Flow::Connection(index));
+        self.queue_for_accept(slot, index);
+        self.settle(lower, index);
     }
 
     /// Whether and how a SYN to a listener may be answered, and the MTU of the way back.
@@ -282,6 +359,11 @@ impl Tcp {
     pub(super) fn leave_handshake(&mut self, index: u32) {
         let c = &mut self.connections[index as usize];
         c.notes.embryo = false;
+        if c.notes.opening.early {
+            // It is in the accept queue, or accepted.
+            self.fast_opens -= 1;
+            return;
+        }
         let Owner::Listener(slot) = c.owner else { return };
         if c.state == TcpState::Closed {
             c.owner = Owner::Nobody;
@@ -419,7 +501,10 @@ fn send_syn_ack<P: PathLayer>(
     let clock = clock.wrapping_add(offset);
     let mss =
         mss_of_mtu(mtu, request.key.local.is_ipv4()).min(usize::from(settings.mss_max)) as u16;
-    let header = request.syn_ack(clock, mss, settings.window_of_syn());
-    debug_assert!(header.flags.has(Flags::SYN));
+    let mut header = request.syn_ack(clock, mss, settings.window_of_syn());
+    if request.gives_cookie {
+        let key = &lower.ctx.secrets.fast_open;
+        header.options.fast_open = Some(fast_open::give(key, &request.key, lower.ctx.now));
+    }
     emit::send_header(lower, &request.key, request.alias, header);
 }

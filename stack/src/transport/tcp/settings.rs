@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::socket::tcp::{CongestionControl, TcpOption};
-use crate::stack::TcpConfig;
+use crate::stack::{FastOpen, TcpConfig};
 
 /// Smallest buffer of either direction.
 pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) cork: bool,
     pub(crate) quickack: bool,
     pub(crate) pacing: bool,
+    /// A listener gives and takes Fast Open cookies.
+    pub(crate) fast_open: bool,
     pub(crate) congestion: CongestionControl,
 }
 
@@ -75,6 +77,7 @@ impl Settings {
             cork: false,
             quickack: false,
             pacing: tcp.pacing,
+            fast_open: matches!(tcp.fast_open, FastOpen::Server | FastOpen::Both),
             congestion: tcp.congestion,
         }
     }
@@ -115,6 +118,7 @@ impl Settings {
                 self.mss_max = mss.unwrap_or(u16::MAX).max(MSS_MIN as u16);
             }
             TcpOption::Congestion(kind) => self.congestion = kind,
+            TcpOption::FastOpen(on) => self.fast_open = on,
         }
     }
 

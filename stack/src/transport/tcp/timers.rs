@@ -142,6 +142,7 @@ impl Connection {
         if self.is_synchronised() {
             self.enter_timeout_recovery(cx);
         } else {
+            self.syn_data_lost(cx);
             self.syn_pending = true;
         }
         self.rtx_at = Some(cx.now + self.rtt.rto());
