@@ -2,13 +2,10 @@
 //! packet, and a large one behind it for what a super-segment has more. An ordinary packet never
 //! pins the large buffer.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
-use weft_stack::frame::{Checksum, Frame, FramePool, Gso, HEADROOM_BYTES};
+use weft_stack::frame::{Frame, FramePool, Gso, HEADROOM_BYTES};
 
-use crate::device::{DeviceStats, Medium};
-use crate::segment::Cut;
+use crate::device::DeviceStats;
 use crate::vnet;
 
 /// A super-segment behind the longest link header.
@@ -36,36 +33,6 @@ impl Pools {
     fn frame(&self, len: usize) -> Frame {
         let frame = self.frames.alloc().filter(|frame| frame.tailroom() >= len);
         frame.unwrap_or_else(|| Frame::heap_with_capacity(HEADROOM_BYTES, len))
-    }
-
-    /// Appends a received frame to `out`, several datagrams in one frame as single ones: the stack
-    /// takes super-segments of TCP only.
-    pub(crate) fn split(
-        &self,
-        frame: Frame,
-        medium: Medium,
-        stats: &mut DeviceStats,
-        out: &mut VecDeque<Frame>,
-    ) {
-        if !matches!(frame.meta.gso, Gso::Udp { .. }) {
-            out.push_back(frame);
-            return;
-        }
-        let Ok(mut cut) = Cut::new(&frame, medium) else {
-            stats.rx_errors += 1;
-            return;
-        };
-        stats.rx_frames += cut.frames() as u64 - 1;
-        while let Some(len) = cut.next_len() {
-            let mut part = self.frame(len);
-            cut.write_next(part.push_back(len));
-            stats.copied_bytes += len as u64;
-            if frame.meta.checksum != Checksum::Complete {
-                // It was trusted as a whole, and was summed just now.
-                part.meta.checksum = Checksum::Verified;
-            }
-            out.push_back(part);
-        }
     }
 }
 
@@ -201,18 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_of_one_frame_come_singly() {
+    fn datagrams_of_one_frame_stay_together() {
         let pools = Pools::new(2, 2048, 1);
-        let mut packet = vec![0x45, 0, 0x0b, 0xd4, 0, 0, 0, 0, 64, 17, 0, 0];
-        packet.extend([10, 0, 0, 1, 10, 0, 0, 2, 0, 1, 0, 2, 0x0b, 0xc0, 0x12, 0x34]);
-        packet.resize(28 + 3000, 9);
-        let [size, _] = [1200u16.to_ne_bytes(), [0; 2]];
-        let header = [1, 5, 0, 0, size[0], size[1], 20, 0, 6, 0];
-        let frame = read(&mut Intake::default(), &pools, header, &packet).unwrap();
-        let (mut out, mut stats) = (VecDeque::new(), DeviceStats::default());
-        pools.split(frame, Medium::Ip, &mut stats, &mut out);
-        let lengths: Vec<usize> = out.iter().map(Frame::len).collect();
-        assert_eq!((lengths, stats.rx_frames), (vec![1228, 1228, 628], 2));
-        assert!(out.iter().all(|f| f.meta.checksum == Checksum::Verified));
+        let header = [1, 5, 0, 0, 0xb0, 4, 20, 0, 6, 0];
+        let frame = read(&mut Intake::default(), &pools, header, &[9; 28 + 3000]).unwrap();
+        let size = u16::from_ne_bytes([0xb0, 4]);
+        assert_eq!((frame.meta.gso, frame.total_len()), (Gso::Udp { size }, 3028));
     }
 }

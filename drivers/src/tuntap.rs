@@ -199,8 +199,7 @@ impl Device for TunTap {
             };
             let frame = self.intake.finish(self.header_len, len, &self.pools, &mut self.stats);
             if let Some(frame) = frame {
-                let (medium, stats) = (self.caps.medium, &mut self.stats);
-                self.pools.split(frame, medium, stats, &mut self.arrived);
+                self.arrived.push_back(frame);
             }
         }
         Ok(received)

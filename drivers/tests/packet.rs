@@ -80,11 +80,11 @@ fn super_segments_are_cut_in_software_without_the_header() {
 }
 
 #[test]
-fn several_datagrams_in_one_frame_come_singly() {
+fn several_datagrams_in_one_frame_stay_together() {
     for config in configs().into_iter().filter(|config| config.vnet) {
         common::with_packet(&config, |mut devices| {
             let mut peer = Peer::new(devices.remove(0));
-            common::datagrams_come_singly(&mut peer, &common::kernel_udp());
+            common::datagrams_come_together(&mut peer, &common::kernel_udp());
         });
     }
 }

@@ -99,7 +99,7 @@ fn udp_super_segments_are_cut_by_kernel_or_driver() {
             let socket = common::kernel_udp();
             let payload = pattern(10 * 1000 + 10);
             common::one_super_segment_arrives_cut(&mut peer, &socket, &payload);
-            common::datagrams_come_singly(&mut peer, &socket);
+            common::datagrams_come_together(&mut peer, &socket);
         });
     }
 }

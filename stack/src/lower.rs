@@ -12,6 +12,7 @@ use crate::ip::icmp::{self, Problem};
 use crate::ip::output;
 use crate::link::Link;
 use crate::path::{PathAddrs, PathLayer};
+use crate::wire::header::IpHeader;
 
 const UNSPECIFIED4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const UNSPECIFIED6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -70,6 +71,8 @@ pub(crate) struct IcmpError<'a> {
     /// Source of the quoted packet: ours.
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
+    /// Who told; `None`: known here.
+    pub(crate) origin: Option<IpAddr>,
     /// The quoted transport header, at least 8 bytes.
     pub(crate) transport: &'a [u8],
 }
@@ -140,6 +143,26 @@ impl<P: PathLayer> Lower<'_, P> {
         packet.dst = addrs.dst;
         packet.protocol = addrs.protocol;
         output::send(&mut self.ctx, self.link, self.ip, &packet, frame)
+    }
+
+    /// A copy of a packet to a group or broadcast for this stack's own sockets, if they want it.
+    pub(crate) fn loop_copy(&mut self, packet: &OutPacket, alias: AliasId, frame: &Frame) {
+        let groups = self.ip.aliases.get(&alias).map(|a| &a.groups);
+        let wanted = !packet.dst.is_multicast() || groups.is_some_and(|g| g.contains(packet.dst));
+        if !wanted || self.ctx.outbox.looped.len() >= self.ctx.limits.out_queue {
+            return;
+        }
+        let mut header =
+            IpHeader::new(packet.src, packet.dst, packet.protocol, packet.hop_limit.unwrap_or(1));
+        header.traffic_class = packet.traffic_class;
+        let mut copy = frame.to_heap();
+        header.push(&mut copy);
+        self.ctx.outbox.looped.push_back((alias, copy));
+    }
+
+    /// Whether `addr` is the limited broadcast or that of a network of any alias.
+    pub(crate) fn is_broadcast(&self, addr: IpAddr) -> bool {
+        self.ip.is_broadcast(addr)
     }
 
     /// Whether `addr` is one of this stack's usable unicast addresses.

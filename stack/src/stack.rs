@@ -393,6 +393,7 @@ impl<P: PathLayer> Stack<P> {
         let mut rng = Rng::new(config.seed);
         let secrets = Secrets::generate(&mut rng);
         let tcp = Tcp::new(&config, &secrets);
+        let udp = Udp::new(&secrets);
         let ip = Ip::new(&config, &secrets, now);
         Stack {
             name: config.name,
@@ -407,7 +408,7 @@ impl<P: PathLayer> Stack<P> {
             ip,
             path,
             tcp,
-            udp: Udp::default(),
+            udp,
             now,
             turn: 0,
         }

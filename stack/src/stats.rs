@@ -189,6 +189,8 @@ counters! {
         in_csum_errors: "InCsumErrors",
         /// Lost because a receive buffer was full.
         rcvbuf_errors: "RcvbufErrors",
+        /// ICMP errors lost because a socket's error queue was full.
+        error_queue_full: "ErrQueueFull",
         /// Datagrams sent.
         out_datagrams: "OutDatagrams",
         /// Payload bytes delivered.

@@ -29,7 +29,7 @@ impl Delivery<'_> {
             return;
         };
         status.apply(&mut frame, self.medium, self.header_len > 0);
-        self.pools.split(frame, self.medium, self.stats, self.arrived);
+        self.arrived.push_back(frame);
     }
 }
 

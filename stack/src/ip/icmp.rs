@@ -387,13 +387,13 @@ fn input_v4(
                 _ => IcmpErrorKind::HostUnreachable,
             };
             counters.in_dest_unreachs += 1;
-            Input::Error(kind, frame)
+            Input::Error(kind, packet.src, frame)
         }
         v4::TIME_EXCEEDED => {
             counters.in_time_excds += 1;
-            Input::Error(IcmpErrorKind::TimeExceeded, frame)
+            Input::Error(IcmpErrorKind::TimeExceeded, packet.src, frame)
         }
-        v4::PARAMETER_PROBLEM => Input::Error(IcmpErrorKind::ParameterProblem, frame),
+        v4::PARAMETER_PROBLEM => Input::Error(IcmpErrorKind::ParameterProblem, packet.src, frame),
         // RFC 6633 and RFC 1122 3.2.2.2: quench is ignored, hosts here take no redirects.
         v4::SOURCE_QUENCH | v4::REDIRECT => Input::Done(Fate::Dropped(DropReason::IcmpTypeUnknown)),
         _ => Input::Done(Fate::Dropped(DropReason::IcmpTypeUnknown)),
@@ -422,21 +422,21 @@ fn input_v6(
                 4 => IcmpErrorKind::PortUnreachable,
                 _ => IcmpErrorKind::HostUnreachable,
             };
-            Input::Error(kind, frame)
+            Input::Error(kind, packet.src, frame)
         }
         v6::TOO_BIG => {
             counters.in_pkt_too_bigs += 1;
             let mtu = u32::from_be_bytes(*frame.data()[4..].first_chunk().unwrap_or(&[0; 4]));
-            Input::Error(IcmpErrorKind::TooBig { mtu: mtu as usize }, frame)
+            Input::Error(IcmpErrorKind::TooBig { mtu: mtu as usize }, packet.src, frame)
         }
         v6::TIME_EXCEEDED => {
             counters.in_time_excds += 1;
-            Input::Error(IcmpErrorKind::TimeExceeded, frame)
+            Input::Error(IcmpErrorKind::TimeExceeded, packet.src, frame)
         }
         v6::PARAMETER_PROBLEM if code == 1 => {
-            Input::Error(IcmpErrorKind::ProtocolUnreachable, frame)
+            Input::Error(IcmpErrorKind::ProtocolUnreachable, packet.src, frame)
         }
-        v6::PARAMETER_PROBLEM => Input::Error(IcmpErrorKind::ParameterProblem, frame),
+        v6::PARAMETER_PROBLEM => Input::Error(IcmpErrorKind::ParameterProblem, packet.src, frame),
         v6::ECHO => {
             counters.in_echos += 1;
             echo(ctx, link, ip, packet, v6::ECHO_REPLY, frame)

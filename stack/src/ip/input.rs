@@ -25,8 +25,8 @@ pub(crate) enum Input {
         /// Where the header names the protocol, for a parameter problem (IPv6).
         pointer: u32,
     },
-    /// An ICMP error; the frame starts with its ICMP header.
-    Error(IcmpErrorKind, Frame),
+    /// An ICMP error, and who sent it; the frame starts with its ICMP header.
+    Error(IcmpErrorKind, IpAddr, Frame),
     /// Nothing is left to do.
     Done(Fate),
 }

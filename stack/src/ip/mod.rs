@@ -177,7 +177,7 @@ impl Ip {
     }
 
     /// Whether `addr` is the broadcast address of a network of any alias.
-    fn is_broadcast(&self, addr: IpAddr) -> bool {
+    pub(crate) fn is_broadcast(&self, addr: IpAddr) -> bool {
         addr == BROADCAST || self.broadcasts.contains_key(&addr)
     }
 

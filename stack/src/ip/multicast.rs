@@ -1,5 +1,6 @@
-//! Group membership: IGMPv3 (RFC 3376) and MLDv2 (RFC 3810), host side, any-source, with the older
-//! protocols for queriers that speak no other.
+//! Group membership: IGMPv3 (RFC 3376) and MLDv2 (RFC 3810), host side, with the older protocols
+//! for queriers that speak no other. Where all users of a group name senders, these are asked for;
+//! where one wants all but some, all are, and sockets leave out what is not wanted.
 //!
 //! A group is counted per user. Joining and leaving are reported at once (by the timer, so that
 //! changes of one instant share a report) and again, as often as the robustness variable says;
@@ -28,7 +29,7 @@ use crate::wire::{checksum, protocol};
 mod tests;
 mod wire;
 
-use wire::{Input, Query, Record};
+use wire::{GroupRecord, Input, Query, Record};
 
 const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 const ALL_ROUTERS_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
@@ -41,13 +42,18 @@ const ROBUSTNESS: u8 = 2;
 const QUERY_INTERVAL: Duration = Duration::from_secs(125);
 /// RFC 3376 8.11: between repetitions of a report, at most.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// Records in one report, so that it fits the smallest IPv6 MTU.
-const RECORDS_MAX: usize = 50;
+/// Records in one report, so that it fits the smallest IPv6 MTU with router alert.
+const RECORD_BYTES_MAX: usize = 1280 - 40 - 8 - 8;
+/// Senders told of one group; of more all are asked for, and sockets filter.
+const SOURCES_TOLD_MAX: usize = 64;
 
 /// A group of an alias. One that was left stays until that has been said often enough.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Member {
+    /// Users that want all of it.
     users: u32,
+    /// Senders that other users want, and how many of them do.
+    sources: BTreeMap<IpAddr, u32>,
     /// Reports of the last change still to send, and when the next is due.
     repeats: u8,
     repeat_at: Option<Instant>,
@@ -91,7 +97,7 @@ impl Groups {
     pub(crate) fn contains(&self, group: IpAddr) -> bool {
         group == IpAddr::V4(ALL_SYSTEMS)
             || group == IpAddr::V6(ALL_NODES)
-            || self.members.get(&group).is_some_and(|m| m.users > 0)
+            || self.members.get(&group).is_some_and(Member::is_wanted)
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -121,10 +127,19 @@ fn arm(ctx: &mut Ctx<'_>, ip: &mut Ip) {
     ip.membership.armed = want.map(|at| (at, ctx.timers.schedule(at, Timer::Membership)));
 }
 
-/// One more user of `group` on the alias; the first makes a report and `Event::GroupJoined`.
-pub(crate) fn join(
-    ctx: &mut Ctx<'_>,
-    ip: &mut Ip,
+/// What a user of a group wants of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted<'a> {
+    /// Whatever is sent to it.
+    Any,
+    /// What these send.
+    Only(&'a [IpAddr]),
+}
+
+/// Whether a user of `group` may be added on the alias.
+pub(crate) fn may_join(
+    ctx: &Ctx<'_>,
+    ip: &Ip,
     alias: AliasId,
     group: IpAddr,
 ) -> Result<(), ChangeError> {
@@ -136,45 +151,57 @@ pub(crate) fn join(
     if new && entry.groups.members.len() >= ctx.limits.groups {
         return Err(ChangeError::Limit("multicast groups"));
     }
-    join_internal(ctx, ip, alias, group);
     Ok(())
 }
 
 /// A join that the limit does not refuse: groups of our own addresses, which have their limit.
 pub(super) fn join_internal(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, group: IpAddr) {
-    let Some(entry) = ip.aliases.get_mut(&alias) else { return };
-    let robustness = entry.groups.querier(group.is_ipv4()).robustness;
-    let member = entry.groups.members.entry(group).or_default();
-    member.users += 1;
-    if member.users > 1 {
-        return;
-    }
-    if !unreported(group) && entry.config.has_link() {
-        member.repeats = robustness;
-        member.repeat_at = Some(ctx.now);
-    }
-    ctx.outbox.events.push_back(Event::GroupJoined { alias, group });
-    arm(ctx, ip);
+    set_sources(ctx, ip, alias, group, None, Some(Wanted::Any));
 }
 
-/// One user of `group` less; the last makes a report and `Event::GroupLeft`.
+/// One user of `group` that wanted all of it less.
 pub(crate) fn leave(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, group: IpAddr) {
+    set_sources(ctx, ip, alias, group, Some(Wanted::Any), None);
+}
+
+/// A user of `group` on the alias wants `after` in place of `before`; `None`: nothing. What changes
+/// for the alias is reported (RFC 3376 5.1); its first user makes `Event::GroupJoined`, its last
+/// one `Event::GroupLeft`.
+pub(crate) fn set_sources(
+    ctx: &mut Ctx<'_>,
+    ip: &mut Ip,
+    alias: AliasId,
+    group: IpAddr,
+    before: Option<Wanted<'_>>,
+    after: Option<Wanted<'_>>,
+) {
     let Some(entry) = ip.aliases.get_mut(&alias) else { return };
     let robustness = entry.groups.querier(group.is_ipv4()).robustness;
-    let Some(member) = entry.groups.members.get_mut(&group).filter(|m| m.users > 0) else {
-        return;
-    };
-    member.users -= 1;
-    if member.users > 0 {
+    let reported = !unreported(group) && entry.config.has_link();
+    // A leave needs no word while the link is down; a join is told when it comes up.
+    let (tells_join, tells_leave) = (reported, reported && entry.config.up);
+    let member = entry.groups.members.entry(group).or_default();
+    let (old, was) = (member.filter(), member.is_wanted());
+    member.add(after);
+    member.remove(before);
+    let is = member.is_wanted();
+    if member.filter() == old && was == is {
+        if !is && member.repeats == 0 {
+            entry.groups.members.remove(&group);
+        }
         return;
     }
-    if unreported(group) || !entry.config.has_link() || !entry.config.up {
+    if if is { tells_join } else { tells_leave } {
+        (member.repeats, member.repeat_at) = (robustness, Some(ctx.now));
+        member.answer_at = member.answer_at.filter(|_| is);
+    } else if !is {
         entry.groups.members.remove(&group);
-    } else {
-        let repeat_at = Some(ctx.now);
-        *member = Member { users: 0, repeats: robustness, repeat_at, answer_at: None };
     }
-    ctx.outbox.events.push_back(Event::GroupLeft { alias, group });
+    match (was, is) {
+        (false, true) => ctx.outbox.events.push_back(Event::GroupJoined { alias, group }),
+        (true, false) => ctx.outbox.events.push_back(Event::GroupLeft { alias, group }),
+        _ => {}
+    }
     arm(ctx, ip);
 }
 
@@ -208,9 +235,9 @@ pub(super) fn alias_down(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
     if let Some(entry) = ip.aliases.get_mut(&alias) {
         let groups = &mut entry.groups;
         (groups.v4, groups.v6) = (Querier::default(), Querier::default());
-        groups.members.retain(|_, m| m.users > 0);
+        groups.members.retain(|_, m| m.is_wanted());
         for member in groups.members.values_mut() {
-            *member = Member { users: member.users, ..Member::default() };
+            (member.repeats, member.repeat_at, member.answer_at) = (0, None, None);
         }
     }
     arm(ctx, ip);
@@ -283,7 +310,7 @@ fn queried(ctx: &mut Ctx<'_>, groups: &mut Groups, v4: bool, query: &Query) {
     let common = now + delay();
     let asked = groups.members.iter_mut().filter(|(group, member)| {
         let this = query.group.is_none_or(|q| q == **group);
-        this && group.is_ipv4() == v4 && member.users > 0 && !unreported(**group)
+        this && group.is_ipv4() == v4 && member.is_wanted() && !unreported(**group)
     });
     for (_, member) in asked {
         let at = if older { now + delay() } else { common };
@@ -311,50 +338,102 @@ fn speak(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: AliasId, v4: bo
     let querier = entry.groups.querier(v4);
     querier.older_until = querier.older_until.filter(|until| *until > now);
     let older = querier.older_until.is_some();
-    let mut records: Vec<(Record, IpAddr)> = Vec::new();
+    let mut records: Vec<GroupRecord> = Vec::new();
     entry.groups.members.retain(|group, member| {
         if group.is_ipv4() == v4
-            && let Some(record) = member.take_due(ctx, older)
+            && let Some(kind) = member.take_due(ctx, older)
         {
-            records.push((record, *group));
+            let sources = member.filter().unwrap_or_default();
+            records.push(GroupRecord { kind, group: *group, sources });
         }
-        member.users > 0 || member.repeats > 0
+        member.is_wanted() || member.repeats > 0
     });
     if older {
-        for (record, group) in records {
-            let dst = match (record, group) {
+        for GroupRecord { kind, group, .. } in records {
+            let dst = match (kind, group) {
                 (Record::Left, IpAddr::V4(_)) => ALL_ROUTERS_V4.into(),
                 (Record::Left, IpAddr::V6(_)) => ALL_ROUTERS_V6.into(),
                 _ => group,
             };
-            send(ctx, link, ip, alias, dst, &wire::older(record, group));
+            send(ctx, link, ip, alias, dst, &wire::older(kind, group));
         }
         return;
     }
     let dst = if v4 { ALL_IGMPV3.into() } else { ALL_MLDV2.into() };
-    for records in records.chunks(RECORDS_MAX) {
-        send(ctx, link, ip, alias, dst, &wire::report(records));
+    let mut rest = &records[..];
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|r| {
+            bytes += r.len();
+            bytes <= RECORD_BYTES_MAX
+        });
+        let (now, later) = rest.split_at(fits.count().max(1));
+        send(ctx, link, ip, alias, dst, &wire::report(now));
+        rest = later;
     }
 }
 
 impl Member {
+    fn is_wanted(&self) -> bool {
+        self.users > 0 || !self.sources.is_empty()
+    }
+
+    /// What the alias asks for: all (`None`), or the packets of these senders (RFC 3376 3.2).
+    fn filter(&self) -> Option<Vec<IpAddr>> {
+        let only = self.users == 0 && self.sources.len() <= SOURCES_TOLD_MAX;
+        only.then(|| self.sources.keys().copied().collect())
+    }
+
+    fn add(&mut self, wanted: Option<Wanted<'_>>) {
+        match wanted {
+            Some(Wanted::Any) => self.users += 1,
+            Some(Wanted::Only(sources)) => {
+                for source in sources {
+                    *self.sources.entry(*source).or_default() += 1;
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn remove(&mut self, wanted: Option<Wanted<'_>>) {
+        match wanted {
+            Some(Wanted::Any) => self.users = self.users.saturating_sub(1),
+            Some(Wanted::Only(sources)) => {
+                for source in sources {
+                    if let Some(users) = self.sources.get_mut(source) {
+                        *users -= 1;
+                        if *users == 0 {
+                            self.sources.remove(source);
+                        }
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
     /// What is to be said now, if anything; a change takes the place of an answer.
     fn take_due(&mut self, ctx: &mut Ctx<'_>, older: bool) -> Option<Record> {
         let now = ctx.now;
         if self.repeat_at.is_some_and(|at| at <= now) {
             self.repeats = self.repeats.saturating_sub(1);
             // The older protocols say good-bye once (RFC 2236 3).
-            if older && self.users == 0 {
+            if older && !self.is_wanted() {
                 self.repeats = 0;
             }
             let wait = Duration::from_micros(ctx.rng.below(REPEAT_INTERVAL.as_micros() as u64));
             self.repeat_at = (self.repeats > 0).then_some(now + wait);
             self.answer_at = self.answer_at.filter(|at| *at > now);
-            return Some(if self.users > 0 { Record::Joined } else { Record::Left });
+            return Some(match (self.is_wanted(), self.filter()) {
+                (false, _) => Record::Left,
+                (true, None) => Record::Joined,
+                (true, Some(_)) => Record::JoinedSources,
+            });
         }
         self.answer_at.filter(|at| *at <= now)?;
         self.answer_at = None;
-        Some(Record::Member)
+        Some(if self.filter().is_none() { Record::Member } else { Record::MemberSources })
     }
 }
 

@@ -113,7 +113,7 @@ impl<P: PathLayer> Stack<P> {
 
     fn socket_at(&self, now: Instant, at: SocketCursor) -> Option<SocketInfo> {
         match at.table {
-            0 => self.udp.dump(at.slot, &self.limits),
+            0 => self.udp.dump(at.slot),
             1 => self.tcp.dump_listener(at.slot),
             2 => self.tcp.dump_half_open(at.slot, now),
             3 => self.tcp.dump_connection(at.slot, now),

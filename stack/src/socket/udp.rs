@@ -10,7 +10,13 @@ use crate::ip::address::AliasId;
 use crate::path::PathLayer;
 use crate::time::Instant;
 
-/// Why a bind failed.
+/// The most payload that one datagram can have: what fits an IPv4 packet. IPv6 would take 20 bytes
+/// more, which nobody can count on.
+pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
+/// The most datagrams that one [`Stack::udp_send_segments`] makes, as Linux has it.
+pub const UDP_SEGMENTS_MAX: usize = 128;
+
+/// Why a bind or a join failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
@@ -23,6 +29,42 @@ pub enum BindError {
     /// The vserver's socket limit is reached.
     #[error("too many sockets on this vserver")]
     TooMany,
+    /// The vserver may not have sockets of this kind: its limit is 0.
+    #[error("sockets of this kind are not allowed on this vserver; raise their limit")]
+    NotAllowed,
+}
+
+/// What became of an earlier datagram, told by ICMP or known here (RFC 1122 4.1.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UdpError {
+    /// No socket is bound to the port.
+    #[error("connection refused")]
+    Refused,
+    /// No way to the network.
+    #[error("network unreachable")]
+    NetUnreachable,
+    /// The host does not answer its neighbours.
+    #[error("host unreachable")]
+    HostUnreachable,
+    /// The host does not speak UDP.
+    #[error("protocol unreachable")]
+    ProtocolUnreachable,
+    /// A filter on the way.
+    #[error("administratively prohibited")]
+    Prohibited,
+    /// Longer than the path takes, and not to be fragmented.
+    #[error("message longer than the path MTU of {mtu} bytes")]
+    TooBig {
+        /// Largest IP packet, headers included.
+        mtu: usize,
+    },
+    /// The hop limit ran out, or fragments were missing.
+    #[error("time exceeded on the way")]
+    TimeExceeded,
+    /// A host or router did not understand the header.
+    #[error("parameter problem")]
+    ParameterProblem,
 }
 
 /// Why a datagram was not sent.
@@ -41,12 +83,27 @@ pub enum UdpSendError {
     /// No route or no source address.
     #[error("network unreachable")]
     Unreachable,
-    /// Longer than a datagram can be, or than the path takes with DF.
-    #[error("message too long")]
+    /// Longer than a datagram can be.
+    #[error("message too long: a datagram has at most 65,507 bytes")]
     TooLong,
-    /// A connected peer refused an earlier datagram (ICMP port unreachable).
-    #[error("connection refused")]
-    Refused,
+    /// Longer than the path takes, and the socket does not fragment.
+    #[error("message longer than the path MTU of {mtu} bytes, and the socket does not fragment")]
+    TooBig {
+        /// Largest IP packet, headers included.
+        mtu: usize,
+    },
+    /// A segment size of 0, or more than [`UDP_SEGMENTS_MAX`] segments.
+    #[error("segments must have 1 byte or more, and be 128 at most")]
+    SegmentSize,
+    /// The destination is a broadcast address and the socket may not send there.
+    #[error("broadcast is not allowed on this socket; set the Broadcast option")]
+    Broadcast,
+    /// Another socket of the same address and port is connected to that peer.
+    #[error("another socket is connected to that peer from the same address and port")]
+    InUse,
+    /// An earlier datagram failed; this one was not sent. Told once.
+    #[error(transparent)]
+    Failed(#[from] UdpError),
 }
 
 /// Why nothing was received.
@@ -59,12 +116,12 @@ pub enum UdpRecvError {
     /// No such socket.
     #[error("socket is closed")]
     Closed,
-    /// A connected peer refused an earlier datagram.
-    #[error("connection refused")]
-    Refused,
+    /// An earlier datagram failed. Told once.
+    #[error(transparent)]
+    Failed(#[from] UdpError),
 }
 
-/// One received datagram.
+/// One received datagram, or several of one sender if the socket keeps segments together.
 #[derive(Clone, Debug)]
 pub struct Datagram {
     /// Sender.
@@ -73,16 +130,110 @@ pub struct Datagram {
     pub to: IpAddr,
     /// The alias it came in on.
     pub alias: AliasId,
+    /// TTL or hop limit as it arrived.
+    pub hop_limit: u8,
+    /// DSCP and ECN as they arrived.
+    pub traffic_class: u8,
+    /// The payload holds datagrams of this many bytes each, the last one may be shorter. `None`:
+    /// it is one datagram. Only with [`UdpOption::KeepSegments`].
+    pub segment_bytes: Option<usize>,
     /// The payload, owned, no copy.
     pub payload: Bytes,
+}
+
+/// An entry of the error queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpErrorReport {
+    /// What went wrong.
+    pub error: UdpError,
+    /// Where the datagram was to go.
+    pub to: SocketAddr,
+    /// The host or router that told; `None`: known here.
+    pub origin: Option<IpAddr>,
+    /// As much of its payload as came back.
+    pub payload: Bytes,
+}
+
+/// How a socket is bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpBind {
+    /// Share address and port with other sockets that say so too: datagrams of one sender go to
+    /// one of them, those to a group or broadcast to all.
+    pub reuse_port: bool,
+    /// `::` does not take IPv4.
+    pub only_v6: bool,
+}
+
+/// Where and how one datagram is sent; what is `None` is as the socket's options say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpSend {
+    /// Destination; `None` on a connected socket.
+    pub to: Option<SocketAddr>,
+    /// Source address, one of the vserver's.
+    pub from: Option<IpAddr>,
+    /// Leave by this alias.
+    pub alias: Option<AliasId>,
+    /// TTL or hop limit.
+    pub hop_limit: Option<u8>,
+    /// DSCP and ECN.
+    pub traffic_class: Option<u8>,
+    /// Cut the payload into datagrams of this many bytes, the last one may be shorter.
+    pub segment_bytes: Option<usize>,
+}
+
+/// An option of a UDP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UdpOption {
+    /// May send to broadcast addresses. Off at first.
+    Broadcast(bool),
+    /// Bytes that may wait unread, overhead included; not above the vserver's `udp_recv_bytes`.
+    RecvBuffer(usize),
+    /// TTL or hop limit of unicast; `None`: the link's, 64 if it says nothing.
+    HopLimit(Option<u8>),
+    /// TTL or hop limit of multicast. 1 at first.
+    MulticastHopLimit(u8),
+    /// Sockets of this vserver get what this one sends to their groups. On at first.
+    MulticastLoop(bool),
+    /// The alias that multicast leaves by; `None`: as routes say.
+    MulticastAlias(Option<AliasId>),
+    /// DSCP and ECN of what is sent.
+    TrafficClass(u8),
+    /// Refuse what exceeds the path MTU ([`UdpSendError::TooBig`]) in place of fragmenting it
+    /// (RFC 8085 3.2). Off at first.
+    DontFragment(bool),
+    /// Every ICMP error becomes pending, on an unconnected socket too, and goes to the error queue.
+    ErrorQueue(bool),
+    /// Datagrams of one sender that the device merged come in one piece, with
+    /// [`Datagram::segment_bytes`].
+    KeepSegments(bool),
+}
+
+/// Which senders a membership takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceFilter {
+    /// All but these.
+    Exclude(Vec<IpAddr>),
+    /// These only.
+    Include(Vec<IpAddr>),
 }
 
 impl<P: PathLayer> Stack<P> {
     /// Binds a UDP socket. An unspecified address takes datagrams to every address of the vserver
     /// (`::` takes IPv4 too); port 0 picks a free one.
     pub fn udp_bind(&mut self, now: Instant, local: SocketAddr) -> Result<SocketId, BindError> {
+        self.udp_bind_with(now, local, UdpBind::default())
+    }
+
+    /// Binds a UDP socket that may share its port, or take IPv6 only.
+    pub fn udp_bind_with(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        how: UdpBind,
+    ) -> Result<SocketId, BindError> {
         let (mut lower, _, udp) = self.parts(now);
-        udp.bind(&mut lower, local)
+        udp.bind(&mut lower, local, how)
     }
 
     /// Fixes the peer: other senders' datagrams are not delivered, ICMP errors are.
@@ -96,6 +247,11 @@ impl<P: PathLayer> Stack<P> {
         udp.connect(&mut lower, id, peer)
     }
 
+    /// Takes the peer back: everybody's datagrams are delivered again.
+    pub fn udp_disconnect(&mut self, id: SocketId) {
+        self.udp.disconnect(id);
+    }
+
     /// Sends one datagram; `to` is `None` on a connected socket. What exceeds the path MTU goes in
     /// fragments. The scope id of a link-local address is the alias number plus one.
     pub fn udp_send(
@@ -105,8 +261,34 @@ impl<P: PathLayer> Stack<P> {
         payload: &[u8],
         to: Option<SocketAddr>,
     ) -> Result<(), UdpSendError> {
+        self.udp_send_with(now, id, payload, &UdpSend { to, ..UdpSend::default() })
+    }
+
+    /// Sends one datagram, or several, with more to say about how.
+    pub fn udp_send_with(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        payload: &[u8],
+        how: &UdpSend,
+    ) -> Result<(), UdpSendError> {
         let (mut lower, _, udp) = self.parts(now);
-        udp.send(&mut lower, id, payload, to)
+        udp.send(&mut lower, id, payload, how)
+    }
+
+    /// Sends `payload` as datagrams of `segment_bytes` each, the last one may be shorter: at most
+    /// [`UDP_SEGMENTS_MAX`] and [`UDP_PAYLOAD_BYTES_MAX`] bytes in all, each within the path MTU.
+    /// All are sent or none. A device that takes super-segments gets them in one.
+    pub fn udp_send_segments(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        payload: &[u8],
+        segment_bytes: usize,
+        to: Option<SocketAddr>,
+    ) -> Result<(), UdpSendError> {
+        let segment_bytes = Some(segment_bytes);
+        self.udp_send_with(now, id, payload, &UdpSend { to, segment_bytes, ..UdpSend::default() })
     }
 
     /// Takes the oldest datagram.
@@ -114,9 +296,38 @@ impl<P: PathLayer> Stack<P> {
         self.udp.recv(id)
     }
 
+    /// Takes the pending error.
+    pub fn udp_take_error(&mut self, id: SocketId) -> Option<UdpError> {
+        self.udp.take_error(id)
+    }
+
+    /// Takes the oldest entry of the error queue ([`UdpOption::ErrorQueue`]). The queue is bounded;
+    /// what did not fit is counted.
+    pub fn udp_recv_error(&mut self, id: SocketId) -> Option<UdpErrorReport> {
+        self.udp.recv_error(id)
+    }
+
+    /// Sets an option; `false` for a stale handle.
+    pub fn udp_set_option(&mut self, id: SocketId, option: UdpOption) -> bool {
+        let limit = self.limits.udp_recv_bytes;
+        self.udp.set_option(id, option, limit)
+    }
+
     /// The bound address.
     pub fn udp_local(&self, id: SocketId) -> Option<SocketAddr> {
         self.udp.local(id)
+    }
+
+    /// The peer of a connected socket.
+    pub fn udp_peer(&self, id: SocketId) -> Option<SocketAddr> {
+        self.udp.peer(id)
+    }
+
+    /// Payload of a datagram that needs no fragments to the connected peer; `None` if there is no
+    /// peer or no way to it.
+    pub fn udp_payload_max(&mut self, now: Instant, id: SocketId) -> Option<usize> {
+        let (mut lower, _, udp) = self.parts(now);
+        udp.payload_max(&mut lower, id)
     }
 
     /// Closes the socket; datagrams not read are lost.
@@ -134,8 +345,21 @@ impl<P: PathLayer> Stack<P> {
         alias: AliasId,
         group: IpAddr,
     ) -> Result<(), BindError> {
+        self.udp_set_sources(now, id, alias, group, SourceFilter::Exclude(Vec::new()))
+    }
+
+    /// Joins a group for what some senders send, or all but some (RFC 3376, RFC 3810), or replaces
+    /// the senders of a membership; `Include` of nobody leaves. At most 64 senders.
+    pub fn udp_set_sources(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        alias: AliasId,
+        group: IpAddr,
+        sources: SourceFilter,
+    ) -> Result<(), BindError> {
         let (mut lower, _, udp) = self.parts(now);
-        udp.join(&mut lower, id, alias, group)
+        udp.set_sources(&mut lower, id, (alias, group), sources)
     }
 
     /// Leaves a group joined before.

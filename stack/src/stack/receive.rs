@@ -1,5 +1,7 @@
 //! Wiring of the way up: link, IP, path, transport.
 
+use core::net::IpAddr;
+
 use crate::ctx::Fate;
 use crate::drop::DropReason;
 use crate::frame::Frame;
@@ -61,8 +63,8 @@ fn packet<P: PathLayer>(
 ) -> Fate {
     match input::input(&mut lower.ctx, lower.link, lower.ip, arrival, is_v4, frame) {
         Input::Done(fate) => fate,
-        Input::Error(kind, frame) => match icmp::quoted(frame.data()) {
-            Some(quote) => icmp_error(lower, tcp, udp, kind, &quote),
+        Input::Error(kind, origin, frame) => match icmp::quoted(frame.data()) {
+            Some(quote) => icmp_error(lower, tcp, udp, (kind, Some(origin)), &quote),
             None => Fate::Dropped(DropReason::IcmpMalformed),
         },
         Input::Up { packet, frame, pointer } => up(lower, tcp, udp, packet, frame, pointer),
@@ -113,10 +115,11 @@ fn icmp_error<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     tcp: &mut Tcp,
     udp: &mut Udp,
-    kind: IcmpErrorKind,
+    (kind, origin): (IcmpErrorKind, Option<IpAddr>),
     quote: &Quote<'_>,
 ) -> Fate {
-    let error = IcmpError { kind, src: quote.src, dst: quote.dst, transport: quote.transport };
+    let (src, dst, transport) = (quote.src, quote.dst, quote.transport);
+    let error = IcmpError { kind, src, dst, origin, transport };
     let known = lower.ip.is_local(quote.src)
         && match quote.protocol {
             protocol::TCP => tcp.icmp_error(lower, &error),
@@ -158,7 +161,7 @@ fn unreachable<P: PathLayer>(
     let Some(quote) = Quote::parse(frame.data()) else { return };
     if lower.ip.is_local(quote.src) {
         // Not a received frame: whoever knows it is told, nothing is counted.
-        let _ = icmp_error(lower, tcp, udp, IcmpErrorKind::HostUnreachable, &quote);
+        let _ = icmp_error(lower, tcp, udp, (IcmpErrorKind::HostUnreachable, None), &quote);
     } else {
         let problem = Problem::HostUnreachable;
         icmp::send_error(&mut lower.ctx, lower.link, lower.ip, alias, problem, frame.data());

@@ -8,7 +8,7 @@ use weft_stack::drop::DropReason;
 use weft_stack::frame::{Checksum, Frame, Gso};
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium, Cidr};
 use weft_stack::ip::route::Route;
-use weft_stack::socket::udp::{BindError, UdpRecvError, UdpSendError};
+use weft_stack::socket::udp::{BindError, UdpError, UdpOption, UdpRecvError, UdpSendError};
 use weft_stack::socket::{Event, Readiness, SocketId};
 use weft_stack::stack::{Change, ChangeError, TxBurst};
 use weft_stack::time::Duration;
@@ -199,7 +199,10 @@ fn a_closed_port_is_reported_and_refuses_a_connected_socket() {
         net.stacks[0].udp_send(now, client, b"anybody?", None).unwrap();
         net.run();
         assert!(ready(&net, 0, client).unwrap().contains(Readiness::ERROR));
-        assert_eq!(net.stacks[0].udp_recv(client).unwrap_err(), UdpRecvError::Refused);
+        assert_eq!(
+            net.stacks[0].udp_recv(client).unwrap_err(),
+            UdpRecvError::Failed(UdpError::Refused)
+        );
         assert_eq!(net.stacks[0].udp_recv(client).unwrap_err(), UdpRecvError::WouldBlock);
     }
     let mib = net.stacks[1].mib();
@@ -399,6 +402,11 @@ fn broadcasts_and_groups_are_delivered_to_those_who_want_them() {
     let mut net = Net::pair();
     let server = bind(&mut net, 1, "[::]:9");
     let client = bind(&mut net, 0, "0.0.0.0:0");
+    for to in ["10.0.0.255:9", "255.255.255.255:9"] {
+        let refused = net.stacks[0].udp_send(net.now, client, b"x", Some(to.parse().unwrap()));
+        assert_eq!(refused, Err(UdpSendError::Broadcast));
+    }
+    net.stacks[0].udp_set_option(client, UdpOption::Broadcast(true));
     for to in ["10.0.0.255:9", "255.255.255.255:9"] {
         send(&mut net, 0, client, to, b"all");
         assert_eq!(&net.stacks[1].udp_recv(server).unwrap().payload[..], b"all");

@@ -7,3 +7,4 @@ mod garbage;
 mod ip;
 mod path;
 mod tcp;
+mod udp;

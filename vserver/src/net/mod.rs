@@ -14,4 +14,6 @@ mod udp;
 
 pub use poller::{Pollable, Poller, Ready};
 pub use tcp::{TcpListener, TcpStream};
-pub use udp::UdpSocket;
+pub use udp::{
+    Datagram, SourceFilter, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpSend, UdpSocket,
+};

@@ -205,6 +205,7 @@ pub(crate) fn bind_error(e: BindError) -> io::Error {
     let kind = match e {
         BindError::InUse => io::ErrorKind::AddrInUse,
         BindError::NotAvailable => io::ErrorKind::AddrNotAvailable,
+        BindError::NotAllowed => io::ErrorKind::PermissionDenied,
         _ => io::ErrorKind::QuotaExceeded,
     };
     io::Error::new(kind, e)

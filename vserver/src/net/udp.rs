@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use weft_stack::ip::address::AliasId;
-use weft_stack::socket::udp::{Datagram, UdpRecvError, UdpSendError};
+pub use weft_stack::socket::udp::{
+    Datagram, SourceFilter, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpSend,
+};
+use weft_stack::socket::udp::{UdpRecvError, UdpSendError};
 
 use super::socket::{Direction, Socket, bind_error, not_connected, readiness_faces};
 use crate::Vserver;
@@ -27,15 +30,44 @@ impl UdpSocket {
         Ok(UdpSocket { socket: Socket::open(vserver, bind)? })
     }
 
+    /// Binds a socket that may share its port, or take IPv6 only. Errors as [`UdpSocket::bind`].
+    pub fn bind_with(vserver: &Vserver, addr: SocketAddr, how: UdpBind) -> io::Result<UdpSocket> {
+        let bind =
+            |node: &mut Node, now| node.stack.udp_bind_with(now, addr, how).map_err(bind_error);
+        Ok(UdpSocket { socket: Socket::open(vserver, bind)? })
+    }
+
     fn send_one(&self, buf: &[u8], to: Option<SocketAddr>) -> io::Result<usize> {
+        self.send_with(buf, &UdpSend { to, ..UdpSend::default() })
+    }
+
+    /// Sends one datagram, or several, with more to say about how: source, alias, hop limit,
+    /// traffic class, segments.
+    ///
+    /// Errors: those of earlier datagrams (`ConnectionRefused`, ...), `InvalidInput` for what is
+    /// too long (the inner error is a [`weft_stack::socket::udp::UdpSendError`] with the path MTU),
+    /// `PermissionDenied` for broadcast that was not allowed, `NetworkUnreachable`, `WouldBlock`.
+    pub fn send_with(&self, buf: &[u8], how: &UdpSend) -> io::Result<usize> {
         let id = self.socket.id;
         self.socket.wait(Direction::Write, |node, now| {
-            match node.stack.udp_send(now, id, buf, to) {
+            match node.stack.udp_send_with(now, id, buf, how) {
                 Ok(()) => Some(Ok(buf.len())),
                 Err(UdpSendError::WouldBlock) => None,
                 Err(e) => Some(Err(send_error(e))),
             }
         })
+    }
+
+    /// Sends `buf` as datagrams of `segment_bytes` each, the last one may be shorter; at most 128,
+    /// each within the path MTU. All are sent or none. `to` is `None` on a connected socket.
+    pub fn send_segments(
+        &self,
+        buf: &[u8],
+        segment_bytes: usize,
+        to: Option<SocketAddr>,
+    ) -> io::Result<usize> {
+        let segment_bytes = Some(segment_bytes);
+        self.send_with(buf, &UdpSend { to, segment_bytes, ..UdpSend::default() })
     }
 
     /// Sends one datagram.
@@ -57,7 +89,7 @@ impl UdpSocket {
         self.socket.wait(Direction::Read, |node, _| match node.stack.udp_recv(id) {
             Ok(datagram) => Some(Ok(datagram)),
             Err(UdpRecvError::WouldBlock) => None,
-            Err(UdpRecvError::Refused) => Some(Err(io::ErrorKind::ConnectionRefused.into())),
+            Err(UdpRecvError::Failed(e)) => Some(Err(udp_error(e))),
             Err(_) => Some(Err(not_connected())),
         })
     }
@@ -66,6 +98,49 @@ impl UdpSocket {
     pub fn connect(&self, peer: SocketAddr) -> io::Result<()> {
         let id = self.socket.id;
         self.socket.call(|node, now| node.stack.udp_connect(now, id, peer))?.map_err(send_error)
+    }
+
+    /// Takes the peer back.
+    pub fn disconnect(&self) -> io::Result<()> {
+        let id = self.socket.id;
+        self.socket.call(|node, _| node.stack.udp_disconnect(id))
+    }
+
+    /// The connected peer.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        let addr = self.socket.peek(|node| node.stack.udp_peer(self.socket.id))?;
+        addr.ok_or_else(not_connected)
+    }
+
+    /// Payload of a datagram to the connected peer that needs no fragments.
+    pub fn payload_max(&self) -> io::Result<usize> {
+        let id = self.socket.id;
+        let max = self.socket.call(|node, now| node.stack.udp_payload_max(now, id))?;
+        max.ok_or_else(not_connected)
+    }
+
+    /// Sets an option.
+    pub fn set_option(&self, option: UdpOption) -> io::Result<()> {
+        let id = self.socket.id;
+        let set = self.socket.call(|node, _| node.stack.udp_set_option(id, option))?;
+        if set { Ok(()) } else { Err(not_connected()) }
+    }
+
+    /// May send to broadcast addresses, or not.
+    pub fn set_broadcast(&self, on: bool) -> io::Result<()> {
+        self.set_option(UdpOption::Broadcast(on))
+    }
+
+    /// Takes the pending error.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        let id = self.socket.id;
+        Ok(self.socket.call(|node, _| node.stack.udp_take_error(id))?.map(udp_error))
+    }
+
+    /// Takes the oldest report of the error queue ([`UdpOption::ErrorQueue`]), without waiting.
+    pub fn recv_error(&self) -> io::Result<Option<UdpErrorReport>> {
+        let id = self.socket.id;
+        self.socket.call(|node, _| node.stack.udp_recv_error(id))
     }
 
     /// Sends to the connected peer.
@@ -83,6 +158,20 @@ impl UdpSocket {
         let id = self.socket.id;
         self.socket
             .call(|node, now| node.stack.udp_join(now, id, alias, group))?
+            .map_err(bind_error)
+    }
+
+    /// Joins a group for what some senders send, or all but some; or replaces the senders of a
+    /// membership. `Include` of nobody leaves.
+    pub fn set_multicast_sources(
+        &self,
+        alias: AliasId,
+        group: IpAddr,
+        sources: SourceFilter,
+    ) -> io::Result<()> {
+        let id = self.socket.id;
+        self.socket
+            .call(|node, now| node.stack.udp_set_sources(now, id, alias, group, sources))?
             .map_err(bind_error)
     }
 
@@ -117,11 +206,27 @@ impl UdpSocket {
 
 fn send_error(e: UdpSendError) -> io::Error {
     let kind = match e {
+        UdpSendError::Failed(e) => return udp_error(e),
         UdpSendError::WouldBlock => io::ErrorKind::WouldBlock,
         UdpSendError::NoDestination | UdpSendError::Closed => io::ErrorKind::NotConnected,
         UdpSendError::Unreachable => io::ErrorKind::NetworkUnreachable,
-        UdpSendError::Refused => io::ErrorKind::ConnectionRefused,
+        UdpSendError::Broadcast => io::ErrorKind::PermissionDenied,
+        UdpSendError::InUse => io::ErrorKind::AddrInUse,
         _ => io::ErrorKind::InvalidInput,
+    };
+    io::Error::new(kind, e)
+}
+
+/// The error kinds of the standard library for what ICMP told.
+pub(crate) fn udp_error(e: UdpError) -> io::Error {
+    let kind = match e {
+        UdpError::Refused => io::ErrorKind::ConnectionRefused,
+        UdpError::NetUnreachable => io::ErrorKind::NetworkUnreachable,
+        UdpError::HostUnreachable | UdpError::Prohibited | UdpError::TimeExceeded => {
+            io::ErrorKind::HostUnreachable
+        }
+        UdpError::TooBig { .. } => io::ErrorKind::InvalidInput,
+        _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, e)
 }

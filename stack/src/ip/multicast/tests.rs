@@ -42,7 +42,10 @@ fn g(s: &str) -> IpAddr {
 
 impl Bench {
     fn join(&mut self, group: &str) -> Result<(), ChangeError> {
-        join(&mut self.world.ctx(), &mut self.ip, ID, g(group))
+        let mut ctx = self.world.ctx();
+        may_join(&ctx, &self.ip, ID, g(group))?;
+        join_internal(&mut ctx, &mut self.ip, ID, g(group));
+        Ok(())
     }
 
     fn leave(&mut self, group: &str) {

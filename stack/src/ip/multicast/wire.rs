@@ -115,15 +115,46 @@ pub(super) fn parse_mld(data: &[u8]) -> Option<Input> {
     }
 }
 
-/// RFC 3376 4.2.12, any-source only.
+/// RFC 3376 4.2.12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Record {
+    /// "Is in INCLUDE mode": an answer.
+    MemberSources,
     /// "Is in EXCLUDE mode": an answer.
-    Member = 2,
+    Member,
     /// "Changed to INCLUDE {}": left.
-    Left = 3,
+    Left,
+    /// "Changed to INCLUDE": joined for some senders, or for others than before.
+    JoinedSources,
     /// "Changed to EXCLUDE {}": joined.
-    Joined = 4,
+    Joined,
+}
+
+impl Record {
+    fn number(self) -> u8 {
+        match self {
+            Record::MemberSources => 1,
+            Record::Member => 2,
+            Record::Left | Record::JoinedSources => 3,
+            Record::Joined => 4,
+        }
+    }
+}
+
+/// A record with its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GroupRecord {
+    pub(super) kind: Record,
+    pub(super) group: IpAddr,
+    /// Senders asked for; none in EXCLUDE mode.
+    pub(super) sources: Vec<IpAddr>,
+}
+
+impl GroupRecord {
+    /// Bytes on the wire.
+    pub(super) fn len(&self) -> usize {
+        4 + (1 + self.sources.len()) * if self.group.is_ipv4() { 4 } else { 16 }
+    }
 }
 
 /// A message to send; IGMP's checksum is complete, MLD's is left zero.
@@ -145,15 +176,19 @@ fn finish(mut out: Bytes, v4: bool) -> Bytes {
 }
 
 /// An IGMPv3 or MLDv2 report of groups of one family.
-pub(super) fn report(records: &[(Record, IpAddr)]) -> Bytes {
-    let v4 = records.first().is_some_and(|r| r.1.is_ipv4());
+pub(super) fn report(records: &[GroupRecord]) -> Bytes {
+    let v4 = records.first().is_some_and(|r| r.group.is_ipv4());
     let mut out = Bytes::new();
     let count = (records.len() as u16).to_be_bytes();
     let kind = if v4 { IGMP_V3_REPORT } else { MLD_V2_REPORT };
     out.extend_from_slice(&[kind, 0, 0, 0, 0, 0, count[0], count[1]]);
-    for (record, group) in records {
-        out.extend_from_slice(&[*record as u8, 0, 0, 0]);
-        octets(&mut out, *group);
+    for record in records {
+        let sources = (record.sources.len() as u16).to_be_bytes();
+        out.extend_from_slice(&[record.kind.number(), 0, sources[0], sources[1]]);
+        octets(&mut out, record.group);
+        for source in &record.sources {
+            octets(&mut out, *source);
+        }
     }
     finish(out, v4)
 }

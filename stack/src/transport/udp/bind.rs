@@ -1,0 +1,207 @@
+//! Binding, connecting, closing: who holds which address and port.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+
+use super::{ANY4, ANY6, Flow, HEADER_LEN, Options, Socket, Udp, canonical, scope};
+use crate::ip::multicast;
+use crate::lower::Lower;
+use crate::path::PathLayer;
+use crate::socket::udp::{BindError, UDP_PAYLOAD_BYTES_MAX, UdpBind, UdpSendError};
+use crate::socket::{SocketId, SocketKind};
+
+/// Ephemeral ports, as Linux has them.
+const EPHEMERAL: core::ops::RangeInclusive<u16> = 32768..=60999;
+
+/// Addresses a binding stands for: `::` takes IPv4 too.
+fn bindings(ip: IpAddr, how: UdpBind) -> impl Iterator<Item = IpAddr> {
+    core::iter::once(ip).chain((ip == ANY6 && !how.only_v6).then_some(ANY4))
+}
+
+impl Socket {
+    fn flow(&self) -> Option<Flow> {
+        let peer = self.peer?;
+        Some((self.local.ip(), self.local.port(), peer.ip(), peer.port()))
+    }
+
+    /// Whether it can speak to hosts of the address's family.
+    pub(super) fn speaks(&self, to: IpAddr) -> bool {
+        let both = self.bound == ANY6 && !self.how.only_v6;
+        both || self.bound.is_ipv4() == to.is_ipv4()
+    }
+}
+
+impl Udp {
+    /// Binds a socket.
+    pub(crate) fn bind<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        local: SocketAddr,
+        how: UdpBind,
+    ) -> Result<SocketId, BindError> {
+        let mut local = canonical(local);
+        let ip = local.ip();
+        if !ip.is_unspecified() && !ip.is_multicast() && !lower.may_bind(ip) {
+            return Err(BindError::NotAvailable);
+        }
+        if self.sockets.len() >= lower.ctx.limits.udp_sockets {
+            return Err(BindError::TooMany);
+        }
+        if local.port() == 0 {
+            // A port of its own, whatever it would share.
+            let port = self.ephemeral(lower, ip, UdpBind { reuse_port: false, ..how });
+            local.set_port(port.ok_or(BindError::InUse)?);
+        } else if !self.is_free(ip, local.port(), how) {
+            return Err(BindError::InUse);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let index = self.sockets.insert(Socket {
+            generation: self.generation,
+            local,
+            peer: None,
+            how,
+            bound: ip,
+            options: Options {
+                broadcast: false,
+                recv_bytes: lower.ctx.limits.udp_recv_bytes,
+                hop_limit: None,
+                multicast_hop_limit: 1,
+                multicast_loop: true,
+                multicast_alias: None,
+                traffic_class: 0,
+                dont_fragment: false,
+                error_queue: false,
+                keep_segments: false,
+            },
+            queue: VecDeque::new(),
+            held_bytes: 0,
+            lost: 0,
+            pending: None,
+            errors: VecDeque::new(),
+            groups: Vec::new(),
+            dirty: false,
+            blocked: false,
+        }) as u32;
+        for addr in bindings(ip, how) {
+            let bucket = self.bound.entry((addr, local.port())).or_default();
+            bucket.all.push(index);
+            bucket.open.push(index);
+        }
+        Ok(SocketId { kind: SocketKind::Udp, index, generation: self.generation })
+    }
+
+    /// Whether nobody holds the address and port, or all who do share it.
+    fn is_free(&self, ip: IpAddr, port: u16, how: UdpBind) -> bool {
+        let shares = |index: &u32| self.sockets[*index as usize].how.reuse_port;
+        bindings(ip, how).all(|addr| {
+            let bucket = self.bound.get(&(addr, port));
+            bucket.is_none_or(|b| how.reuse_port && b.all.iter().all(shares))
+        })
+    }
+
+    /// RFC 6056 algorithm 2: where to start is random for each socket, because the port of a
+    /// datagram is all that a forger must guess.
+    fn ephemeral<P: PathLayer>(
+        &self,
+        lower: &mut Lower<'_, P>,
+        ip: IpAddr,
+        how: UdpBind,
+    ) -> Option<u16> {
+        let count = u64::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1;
+        let start = lower.ctx.rng.below(count);
+        // One more candidate than sockets: one of them is free.
+        let tries = count.min(self.sockets.len() as u64 + 1);
+        (0..tries)
+            .map(|i| EPHEMERAL.start() + ((start + i) % count) as u16)
+            .find(|port| self.is_free(ip, *port, how))
+    }
+
+    /// Fixes the peer.
+    pub(crate) fn connect<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        id: SocketId,
+        peer: SocketAddr,
+    ) -> Result<(), UdpSendError> {
+        let socket = self.get(id).ok_or(UdpSendError::Closed)?;
+        let peer = canonical(peer);
+        if peer.port() == 0 || peer.ip().is_unspecified() {
+            return Err(UdpSendError::NoDestination);
+        }
+        let bound = socket.bound;
+        if lower.is_broadcast(peer.ip()) && !socket.options.broadcast {
+            return Err(UdpSendError::Broadcast);
+        }
+        let src = Some(bound).filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+        let alias = scope(peer);
+        let info = lower.route(src, peer.ip(), alias).ok().filter(|_| socket.speaks(peer.ip()));
+        let info = info.ok_or(UdpSendError::Unreachable)?;
+        let local = SocketAddr::new(info.src, socket.local.port());
+        let flow = (local.ip(), local.port(), peer.ip(), peer.port());
+        if self.flows.get(&flow).is_some_and(|other| *other != id.index) {
+            return Err(UdpSendError::InUse);
+        }
+        self.disconnect(id);
+        let socket = &mut self.sockets[id.index as usize];
+        socket.local = local;
+        socket.peer = Some(peer);
+        let (port, how) = (local.port(), socket.how);
+        self.flows.insert(flow, id.index);
+        for addr in bindings(bound, how) {
+            if let Some(bucket) = self.bound.get_mut(&(addr, port)) {
+                bucket.open.retain(|index| *index != id.index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the peer back.
+    pub(crate) fn disconnect(&mut self, id: SocketId) {
+        let Some(socket) = self.get_mut(id) else { return };
+        socket.pending = None;
+        let Some(flow) = socket.flow() else { return };
+        socket.peer = None;
+        socket.local.set_ip(socket.bound);
+        let (bound, how) = (socket.bound, socket.how);
+        self.flows.remove(&flow);
+        for addr in bindings(bound, how) {
+            if let Some(bucket) = self.bound.get_mut(&(addr, flow.1)) {
+                bucket.open.push(id.index);
+            }
+        }
+    }
+
+    /// Payload of a datagram that needs no fragments.
+    pub(crate) fn payload_max<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        id: SocketId,
+    ) -> Option<usize> {
+        let socket = self.get(id)?;
+        let peer = socket.peer?;
+        let info = lower.route(Some(socket.local.ip()), peer.ip(), scope(peer)).ok()?;
+        let headers = HEADER_LEN + if peer.is_ipv4() { 20 } else { 40 };
+        Some(info.mtu.saturating_sub(headers).min(UDP_PAYLOAD_BYTES_MAX))
+    }
+
+    /// Closes the socket and leaves its groups.
+    pub(crate) fn close<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, id: SocketId) {
+        if self.get(id).is_none() {
+            return;
+        }
+        self.disconnect(id);
+        let socket = self.sockets.remove(id.index as usize);
+        for addr in bindings(socket.bound, socket.how) {
+            let key = (addr, socket.local.port());
+            let Some(bucket) = self.bound.get_mut(&key) else { continue };
+            bucket.all.retain(|index| *index != id.index);
+            bucket.open.retain(|index| *index != id.index);
+            if bucket.all.is_empty() {
+                self.bound.remove(&key);
+            }
+        }
+        for m in socket.groups {
+            multicast::set_sources(&mut lower.ctx, lower.ip, m.alias, m.group, m.as_user(), None);
+        }
+    }
+}

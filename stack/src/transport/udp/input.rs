@@ -1,0 +1,250 @@
+//! Received datagrams: checked, given to their sockets, cut if a device merged them.
+
+use core::hash::BuildHasher;
+use core::net::IpAddr;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{ANY4, ANY6, HEADER_LEN, Udp, peer_addr};
+use crate::ctx::Fate;
+use crate::drop::DropReason;
+use crate::frame::{Checksum, Frame, Gso};
+use crate::lower::{InPacket, Lower};
+use crate::path::PathLayer;
+use crate::socket::udp::Datagram;
+use crate::wire::{frame_sum, protocol};
+
+/// Payloads up to this are copied out, so that they do not hold a slot of the frame pool each.
+const COPY_MAX: usize = 256;
+/// What a waiting datagram is charged beside its bytes.
+const DATAGRAM_OVERHEAD_BYTES: usize = 64;
+
+/// A payload on its way into queues.
+#[derive(Clone)]
+struct Arrived {
+    payload: Bytes,
+    /// What holding it costs, overhead included.
+    charge: usize,
+    segment_bytes: Option<usize>,
+}
+
+impl From<Frame> for Arrived {
+    /// Of a frame that starts with the UDP header.
+    fn from(mut frame: Frame) -> Arrived {
+        frame.pull_front(HEADER_LEN);
+        let segment_bytes = match frame.meta.gso {
+            Gso::Udp { size } => Some(usize::from(size)),
+            _ => None,
+        };
+        let segment_bytes = segment_bytes.filter(|size| frame.total_len() > *size && *size > 0);
+        let (payload, charge) = payload(frame);
+        Arrived { payload, charge, segment_bytes }
+    }
+}
+
+impl Arrived {
+    /// One by one, unless they are to be kept together.
+    fn pieces(mut self, keep: bool) -> impl Iterator<Item = Arrived> {
+        let mut first = true;
+        core::iter::from_fn(move || {
+            let more = core::mem::take(&mut first) || !self.payload.is_empty();
+            match self.segment_bytes.filter(|_| more && !keep) {
+                Some(size) => {
+                    let payload = self.payload.split_to(size.min(self.payload.len()));
+                    let charge = payload.len() + DATAGRAM_OVERHEAD_BYTES;
+                    Some(Arrived { payload, charge, segment_bytes: None })
+                }
+                None => {
+                    more.then(|| Arrived { payload: core::mem::take(&mut self.payload), ..self })
+                }
+            }
+        })
+    }
+}
+
+impl Udp {
+    /// A datagram arrived; `frame` starts with the UDP header.
+    pub(crate) fn input<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        frame: Frame,
+    ) -> Fate {
+        let (src_port, dst_port, frame) = match check(lower, packet, frame) {
+            Ok(checked) => checked,
+            Err(reason) => {
+                let stats = &mut lower.ctx.mib.udp;
+                stats.in_errors += 1;
+                stats.in_csum_errors += u64::from(reason == DropReason::UdpChecksumBad);
+                return Fate::Dropped(reason);
+            }
+        };
+        let takers: SmallVec<[u32; 1]> = if packet.to_many {
+            self.find_all(packet, src_port, dst_port)
+        } else {
+            self.find(packet, src_port, dst_port).into_iter().collect()
+        };
+        let Some((last, others)) = takers.split_last() else {
+            lower.ctx.mib.udp.no_ports += 1;
+            lower.port_unreachable(packet, &frame);
+            return Fate::Dropped(DropReason::UdpPortClosed);
+        };
+        let arrived = Arrived::from(frame);
+        let mut delivered = false;
+        for index in others {
+            delivered |= self.deliver(lower, packet, src_port, *index, arrived.clone());
+        }
+        delivered |= self.deliver(lower, packet, src_port, *last, arrived);
+        if delivered { Fate::Delivered } else { Fate::Dropped(DropReason::UdpBufferFull) }
+    }
+
+    /// Queues what arrived, in pieces if the socket does not want it whole; whether there was room
+    /// for some of it.
+    fn deliver<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        src_port: u16,
+        index: u32,
+        arrived: Arrived,
+    ) -> bool {
+        let socket = &mut self.sockets[index as usize];
+        let stats = &mut lower.ctx.mib.udp;
+        let from = peer_addr(packet.src, src_port, packet.alias);
+        let keep = socket.options.keep_segments;
+        let mut taken = false;
+        for Arrived { payload, charge, segment_bytes } in arrived.pieces(keep) {
+            let datagrams = segment_bytes.map_or(1, |size| payload.len().div_ceil(size) as u64);
+            if socket.held_bytes + charge > socket.options.recv_bytes {
+                stats.rcvbuf_errors += datagrams;
+                socket.lost += datagrams;
+                continue;
+            }
+            stats.in_datagrams += datagrams;
+            stats.in_octets += payload.len() as u64;
+            socket.held_bytes += charge;
+            let datagram = Datagram {
+                from,
+                to: packet.dst,
+                alias: packet.alias,
+                hop_limit: packet.hop_limit,
+                traffic_class: packet.traffic_class,
+                segment_bytes,
+                payload,
+            };
+            socket.queue.push_back((datagram, charge));
+            taken = true;
+        }
+        if taken {
+            self.mark_dirty(index);
+        }
+        taken
+    }
+
+    /// The socket for a datagram: connected before bound, exact before wildcard.
+    fn find(&self, packet: &InPacket, src_port: u16, dst_port: u16) -> Option<u32> {
+        let flow = (packet.dst, dst_port, packet.src, src_port);
+        if !self.flows.is_empty()
+            && let Some(index) = self.flows.get(&flow)
+        {
+            return Some(*index);
+        }
+        let any = if packet.dst.is_ipv4() { ANY4 } else { ANY6 };
+        [packet.dst, any].into_iter().find_map(|addr| {
+            let open = &self.bound.get(&(addr, dst_port))?.open;
+            match open.len() {
+                0 | 1 => open.first().copied(),
+                n => {
+                    let hash = self.flows.hasher().hash_one(flow);
+                    open.get((hash % n as u64) as usize).copied()
+                }
+            }
+        })
+    }
+
+    /// RFC 1122 4.1.3.2 and RFC 3376 3.1: every socket that wants a datagram to a group or
+    /// broadcast gets it.
+    fn find_all(&self, packet: &InPacket, src_port: u16, dst_port: u16) -> SmallVec<[u32; 1]> {
+        let any = if packet.dst.is_ipv4() { ANY4 } else { ANY6 };
+        let wants = |index: &u32| {
+            let socket = &self.sockets[*index as usize];
+            let member = !packet.dst.is_multicast() || socket.is_member(packet);
+            member && socket.peer.is_none_or(|p| p.ip() == packet.src && p.port() == src_port)
+        };
+        let buckets = [packet.dst, any].into_iter().filter_map(|a| self.bound.get(&(a, dst_port)));
+        buckets.flat_map(|b| b.all.iter().copied()).filter(wants).collect()
+    }
+}
+
+/// Checks length, ports and checksum; gives the ports and the frame cut to the datagram.
+fn check<P: PathLayer>(
+    lower: &Lower<'_, P>,
+    packet: &InPacket,
+    mut frame: Frame,
+) -> Result<(u16, u16, Frame), DropReason> {
+    if frame.len() < HEADER_LEN && !frame.frags.is_empty() {
+        frame = frame.to_heap();
+    }
+    let Some(h) = frame.data().first_chunk::<HEADER_LEN>().copied() else {
+        return Err(DropReason::UdpMalformed);
+    };
+    let word = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
+    let (src_port, dst_port, mut len, sum) = (word(0), word(2), usize::from(word(4)), word(6));
+    if matches!(frame.meta.gso, Gso::Udp { .. }) {
+        // The length field of several datagrams in one may hold that of one only.
+        len = frame.total_len();
+    }
+    if len < HEADER_LEN || len > frame.total_len() || dst_port == 0 {
+        return Err(DropReason::UdpMalformed);
+    }
+    if len < frame.total_len() {
+        if !frame.frags.is_empty() {
+            frame = frame.to_heap();
+        }
+        frame.truncate(len);
+    }
+    let trusted = frame.meta.checksum != Checksum::Complete
+        || lower.ip.aliases.get(&packet.alias).is_some_and(|a| a.config.rx_checksum_trust);
+    let right = match (sum, packet.dst) {
+        // RFC 768: none was made. RFC 8200 8.1: IPv6 does not allow that.
+        (0, IpAddr::V4(_)) => true,
+        (0, IpAddr::V6(_)) => false,
+        _ => trusted || frame_sum::is_valid(packet.src, packet.dst, protocol::UDP, &frame),
+    };
+    if right { Ok((src_port, dst_port, frame)) } else { Err(DropReason::UdpChecksumBad) }
+}
+
+/// The payload as owned bytes, and what holding it is charged.
+fn payload(frame: Frame) -> (Bytes, usize) {
+    let len = frame.total_len();
+    if len <= COPY_MAX {
+        let mut small = [0; COPY_MAX];
+        frame.copy_to(&mut small);
+        return (Bytes::copy_from_slice(&small[..len]), len + DATAGRAM_OVERHEAD_BYTES);
+    }
+    let keep = frame.frags.is_empty() && !frame.is_scarce();
+    let frame = if keep { frame } else { frame.to_heap() };
+    let charge = frame.headroom() + frame.len() + frame.tailroom() + DATAGRAM_OVERHEAD_BYTES;
+    (frame.into_bytes(), charge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::FramePool;
+
+    #[test]
+    fn what_nobody_reads_does_not_hold_a_pool_that_runs_low() {
+        let pool = FramePool::heap(64, 2048);
+        let held: Vec<_> = (0..200)
+            .map(|_| {
+                let mut frame = pool.alloc().expect("some are left");
+                frame.append(&[7; 300]);
+                payload(frame)
+            })
+            .collect();
+        assert!(pool.free() >= 7, "{}", pool.free());
+        assert!(held.iter().all(|(bytes, charge)| bytes[..] == [7; 300] && *charge >= 300));
+    }
+}

@@ -1,0 +1,216 @@
+//! Datagrams on their way out: one, or many of equal size from one buffer.
+
+use core::net::SocketAddr;
+
+use super::{ANY4, ANY6, HEADER_LEN, Udp, canonical, scope};
+use crate::drop::DropReason;
+use crate::frame::{Checksum, Frame, Gso, HEADROOM_BYTES};
+use crate::lower::{Lower, OutPacket, RouteInfo};
+use crate::path::PathLayer;
+use crate::socket::SocketId;
+use crate::socket::udp::{UDP_PAYLOAD_BYTES_MAX, UDP_SEGMENTS_MAX, UdpSend, UdpSendError};
+use crate::wire::{checksum, protocol};
+
+/// Everything but the payload.
+#[derive(Clone, Copy)]
+struct Plan {
+    info: RouteInfo,
+    packet: OutPacket,
+    src_port: u16,
+    to: SocketAddr,
+    /// To a group or broadcast, and sockets of this stack are to hear it.
+    looped: bool,
+}
+
+fn ip_header_len(to: SocketAddr) -> usize {
+    if to.is_ipv4() { 20 } else { 40 }
+}
+
+impl Udp {
+    /// Sends one datagram, or several.
+    pub(crate) fn send<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        id: SocketId,
+        payload: &[u8],
+        how: &UdpSend,
+    ) -> Result<(), UdpSendError> {
+        let socket = self.get_mut(id).ok_or(UdpSendError::Closed)?;
+        if let Some(error) = socket.pending.take() {
+            return Err(error.into());
+        }
+        if payload.len() > UDP_PAYLOAD_BYTES_MAX {
+            return Err(UdpSendError::TooLong);
+        }
+        let plan = self.plan(lower, id, how)?;
+        let segment = how.segment_bytes.filter(|size| payload.len() > *size);
+        let longest = segment.unwrap_or(payload.len()) + HEADER_LEN + ip_header_len(plan.to);
+        // Segments are for those who avoid fragments.
+        let whole = plan.packet.dont_fragment || segment.is_some();
+        if whole && longest > plan.info.mtu {
+            let mtu = plan.info.mtu;
+            self.too_big(lower, id.index, (plan.to, mtu), payload);
+            return Err(UdpSendError::TooBig { mtu });
+        }
+        let sent = match segment {
+            None => {
+                let per_frame = plan.info.mtu.saturating_sub(48).max(1);
+                let frames = (payload.len() + HEADER_LEN).div_ceil(per_frame);
+                if lower.ctx.out_room() < frames {
+                    Err(UdpSendError::WouldBlock)
+                } else {
+                    send_one(lower, &plan, payload)
+                }
+            }
+            Some(size) => send_segments(lower, &plan, payload, size),
+        };
+        if sent == Err(UdpSendError::WouldBlock) {
+            self.block(id.index);
+        }
+        sent
+    }
+
+    /// Where and how it goes, by the call and the socket's options.
+    fn plan<P: PathLayer>(
+        &self,
+        lower: &mut Lower<'_, P>,
+        id: SocketId,
+        how: &UdpSend,
+    ) -> Result<Plan, UdpSendError> {
+        let socket = self.get(id).ok_or(UdpSendError::Closed)?;
+        let to = how.to.map(canonical).or(socket.peer).ok_or(UdpSendError::NoDestination)?;
+        if to.port() == 0 {
+            return Err(UdpSendError::NoDestination);
+        }
+        if !socket.speaks(to.ip()) {
+            return Err(UdpSendError::Unreachable);
+        }
+        let broadcast = lower.is_broadcast(to.ip());
+        let options = &socket.options;
+        if broadcast && !options.broadcast {
+            return Err(UdpSendError::Broadcast);
+        }
+        let (local, multicast) = (socket.local, to.ip().is_multicast());
+        let bound = Some(local.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+        let src = how.from.or(bound);
+        let alias = how.alias.or(scope(to));
+        let alias = alias.or(options.multicast_alias.filter(|_| multicast));
+        let info = lower.route(src, to.ip(), alias).map_err(|_| UdpSendError::Unreachable)?;
+        let hops = if multicast { Some(options.multicast_hop_limit) } else { options.hop_limit };
+        let packet = OutPacket {
+            src: info.src,
+            dst: to.ip(),
+            protocol: protocol::UDP,
+            traffic_class: how.traffic_class.unwrap_or(options.traffic_class),
+            hop_limit: how.hop_limit.or(hops),
+            dont_fragment: options.dont_fragment,
+            alias: alias.or(Some(info.alias).filter(|_| multicast)),
+        };
+        let any = if to.is_ipv4() { ANY4 } else { ANY6 };
+        let heard = [to.ip(), any].iter().any(|a| self.bound.contains_key(&(*a, to.port())));
+        let looped = heard && ((multicast && options.multicast_loop) || broadcast);
+        Ok(Plan { info, packet, src_port: local.port(), to, looped })
+    }
+}
+
+fn send_one<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    plan: &Plan,
+    payload: &[u8],
+) -> Result<(), UdpSendError> {
+    let frame = datagram(lower, plan, payload);
+    hand_down(lower, plan, frame, 1, payload.len())
+}
+
+/// RFC 8085 3.2 keeps each within the path MTU. All go, or none.
+fn send_segments<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    plan: &Plan,
+    payload: &[u8],
+    size: usize,
+) -> Result<(), UdpSendError> {
+    let count = if size == 0 { usize::MAX } else { payload.len().div_ceil(size) };
+    if count > UDP_SEGMENTS_MAX {
+        return Err(UdpSendError::SegmentSize);
+    }
+    let whole = plan.info.tx_checksum && payload.len() + HEADER_LEN <= plan.info.gso_bytes_max;
+    if lower.ctx.out_room() < if whole { 1 } else { count } {
+        return Err(UdpSendError::WouldBlock);
+    }
+    if whole {
+        let mut frame = partial(lower, plan, payload);
+        frame.meta.gso = Gso::Udp { size: size as u16 };
+        return hand_down(lower, plan, frame, count as u64, payload.len());
+    }
+    payload.chunks(size).try_for_each(|part| send_one(lower, plan, part))
+}
+
+fn hand_down<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    plan: &Plan,
+    frame: Frame,
+    datagrams: u64,
+    octets: usize,
+) -> Result<(), UdpSendError> {
+    if plan.looped {
+        lower.loop_copy(&plan.packet, plan.info.alias, &frame);
+    }
+    match lower.send(plan.packet, frame) {
+        Ok(()) => {
+            lower.ctx.mib.udp.out_datagrams += datagrams;
+            lower.ctx.mib.udp.out_octets += octets as u64;
+            Ok(())
+        }
+        Err(DropReason::OutQueueFull) => Err(UdpSendError::WouldBlock),
+        Err(DropReason::IpTooBig) => Err(UdpSendError::TooBig { mtu: plan.info.mtu }),
+        // Lost for now, as on the way; counted.
+        Err(DropReason::NeighbourQueueFull | DropReason::NeighbourTableFull) => Ok(()),
+        Err(_) => Err(UdpSendError::Unreachable),
+    }
+}
+
+/// A frame with room for a datagram and its header written, checksum 0.
+fn headed<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, len: usize) -> Frame {
+    // What others hold of the pool is no reason to wait; the out queue bounds this.
+    let mut frame = match lower.ctx.pool.alloc() {
+        Some(frame) if frame.tailroom() >= len => frame,
+        _ => Frame::heap_with_capacity(HEADROOM_BYTES, len),
+    };
+    let data = frame.push_back(len);
+    data[0..2].copy_from_slice(&plan.src_port.to_be_bytes());
+    data[2..4].copy_from_slice(&plan.to.port().to_be_bytes());
+    data[4..6].copy_from_slice(&(len as u16).to_be_bytes());
+    data[6..8].fill(0);
+    frame
+}
+
+fn pseudo(plan: &Plan, len: usize) -> u16 {
+    checksum::pseudo(plan.info.src, plan.to.ip(), protocol::UDP, len)
+}
+
+/// A frame whose checksum is left to whoever copies or cuts it.
+fn partial<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: &[u8]) -> Frame {
+    let len = HEADER_LEN + payload.len();
+    let mut frame = headed(lower, plan, len);
+    frame.meta.checksum = Checksum::Partial { start: 0, offset: 6 };
+    let data = frame.data_mut();
+    data[HEADER_LEN..].copy_from_slice(payload);
+    data[6..8].copy_from_slice(&pseudo(plan, len).to_be_bytes());
+    frame
+}
+
+/// A frame that starts with the UDP header.
+fn datagram<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: &[u8]) -> Frame {
+    let len = HEADER_LEN + payload.len();
+    // A packet that will be cut into fragments needs its sum before.
+    if plan.info.tx_checksum && len + ip_header_len(plan.to) <= plan.info.mtu {
+        return partial(lower, plan, payload);
+    }
+    let mut frame = headed(lower, plan, len);
+    let data = frame.data_mut();
+    let header = checksum::sum(&data[..HEADER_LEN]);
+    let body = checksum::copy_and_sum(&mut data[HEADER_LEN..], payload);
+    let sum = checksum::combine(pseudo(plan, len), checksum::combine(header, body));
+    data[6..8].copy_from_slice(&checksum::finish_udp(sum).to_be_bytes());
+    frame
+}
