@@ -88,6 +88,7 @@ impl Connection {
         }
         self.rtx_count = 0;
         self.progress_at = cx.now;
+        self.notes.soft_error = None;
         acked
     }
 

@@ -415,17 +415,12 @@ impl Tcp {
             }
             kind => {
                 // RFC 1122 4.2.3.9: soft once there is a connection, however hard it sounds.
-                if c.state == TcpState::SynSent
-                    && let Some(error) = connect_error(kind)
-                {
-                    c.fail(
-                        &mut Cx {
-                            now: lower.ctx.now,
-                            stats: &mut lower.ctx.mib.tcp,
-                            budget: self.budget,
-                        },
-                        error,
-                    );
+                let error = connect_error(kind);
+                if let Some(error) = error.filter(|_| c.state == TcpState::SynSent) {
+                    let (now, stats) = (lower.ctx.now, &mut lower.ctx.mib.tcp);
+                    c.fail(&mut Cx { now, stats, budget: self.budget }, error);
+                } else {
+                    c.notes.soft_error = error.or(c.notes.soft_error);
                 }
             }
         }

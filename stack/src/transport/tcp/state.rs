@@ -203,6 +203,8 @@ pub(crate) struct Notes {
     /// Of a listener, and not in its accept queue yet.
     pub(crate) embryo: bool,
     pub(crate) opening: Opening,
+    /// What ICMP said since the last progress; told if the connection times out.
+    pub(crate) soft_error: Option<TcpError>,
 }
 
 impl Connection {

@@ -150,7 +150,9 @@ impl Connection {
 
     fn time_out(&mut self, cx: &mut Cx<'_>) {
         cx.stats.abort_on_timeout += 1;
-        self.fail(cx, TcpError::TimedOut);
+        // RFC 1122 4.2.3.9: a soft error is the better reason.
+        let reason = self.notes.soft_error.unwrap_or(TcpError::TimedOut);
+        self.fail(cx, reason);
     }
 
     /// RFC 9293 3.8.6.1: probe a closed window; send into a small one.

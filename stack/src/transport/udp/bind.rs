@@ -201,7 +201,8 @@ impl Udp {
             }
         }
         for m in socket.groups {
-            multicast::set_sources(&mut lower.ctx, lower.ip, m.alias, m.group, m.as_user(), None);
+            let before = Some(m.wanted());
+            multicast::set_sources(&mut lower.ctx, lower.ip, m.alias, m.group, before, None);
         }
     }
 }

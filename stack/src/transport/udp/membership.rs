@@ -24,8 +24,8 @@ pub(super) struct Membership {
 
 impl Membership {
     /// What the alias has to ask for.
-    pub(super) fn as_user(&self) -> Option<Wanted<'_>> {
-        Some(wanted(&self.sources))
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        wanted(&self.sources)
     }
 }
 
@@ -84,7 +84,14 @@ impl Udp {
         if sources == SourceFilter::Include(Vec::new()) {
             let at = at.ok_or(BindError::NotAvailable)?;
             let old = socket.groups.swap_remove(at);
-            multicast::set_sources(&mut lower.ctx, lower.ip, alias, group, old.as_user(), None);
+            multicast::set_sources(
+                &mut lower.ctx,
+                lower.ip,
+                alias,
+                group,
+                Some(old.wanted()),
+                None,
+            );
             return Ok(());
         }
         let old = at.map(|at| socket.groups[at].clone());
@@ -101,7 +108,7 @@ impl Udp {
                 Err(_) => return Err(BindError::NotAvailable),
             }
         }
-        let before = old.as_ref().and_then(Membership::as_user);
+        let before = old.as_ref().map(Membership::wanted);
         let after = Some(wanted(&sources));
         multicast::set_sources(&mut lower.ctx, lower.ip, alias, group, before, after);
         let membership = Membership { alias, group, sources };

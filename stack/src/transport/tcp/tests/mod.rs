@@ -27,6 +27,7 @@ mod pacing;
 mod recovery;
 mod reset;
 mod sending;
+mod soft_errors;
 mod timing;
 mod urgent;
 mod window;
