@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use crate::socket::tcp::TcpState;
+use crate::time::Instant;
 use crate::wire::tcp::{Flags, Header};
 
 use super::cc::{Acked, Controller, Rate};
@@ -57,7 +58,7 @@ impl Connection {
             && !seg.flags.has(Flags::FIN)
             && (window == self.snd_wnd || newly.bytes > 0);
         let acked = if seg.ack > self.snd_una { self.advance(cx, seg, &mut newly) } else { 0 };
-        let rtt = self.sample_rtt(cx, seg, &newly, before.flight);
+        let rtt = self.sample_rtt(cx, seg, &newly, (before.flight, dsack.is_some()));
         self.rack_update(cx, &newly, echo);
         let rate = self.delivery.sample(cx.now, &newly, self.rtt.min());
         self.find_spurious(cx, acked > 0, echo, dsack);
@@ -138,17 +139,20 @@ impl Connection {
         cx: &Cx<'_>,
         seg: &Header,
         newly: &Newly,
-        flight: usize,
+        (flight, duplicate): (usize, bool),
     ) -> Option<Duration> {
-        let newest = newly.newest_once.map(|at| cx.now - at);
+        // What was sent once but is acknowledged with what was sent again may have waited for it.
+        let once = |at: Option<Instant>| at.filter(|_| !newly.resent);
+        let newest = once(newly.newest_once).map(|at| cx.now - at);
         if let Some(rtt) = newest {
             self.rtt.observe_min(cx.now, rtt);
         }
-        if let Some(at) = newly.oldest_once {
+        if let Some(at) = once(newly.oldest_once) {
             // An acknowledgement of every second segment.
             let per_round = flight.div_ceil(2 * self.mss_full()) as u32;
             self.rtt.sample(cx.now - at, per_round);
-        } else if newly.resent && self.ts_ok {
+        // A duplicate is answered with the echo of what came before it.
+        } else if newly.resent && self.ts_ok && !duplicate {
             let (_, echo) = seg.options.timestamp?;
             let elapsed = self.timestamp(cx.now).wrapping_sub(echo);
             // An echo from the future or from long ago is no measurement.

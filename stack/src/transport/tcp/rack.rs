@@ -11,7 +11,7 @@ use crate::time::Instant;
 use super::cc::Controller;
 use super::rate::Newly;
 use super::recovery::Phase;
-use super::sent::Judged;
+use super::sent::{Judged, Transmission};
 use super::state::{Connection, Cx};
 use super::tail_probe::TailProbe;
 
@@ -24,8 +24,8 @@ const PERSIST_RECOVERIES: u8 = 16;
 /// What RACK remembers of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Rack {
-    /// The newest delivered transmission: when it left and where it ends.
-    newest: Option<(Instant, SeqNum)>,
+    /// The newest delivered transmission.
+    newest: Option<Transmission>,
     /// Its round trip.
     rtt: Duration,
     /// Highest sequence number delivered.
@@ -66,8 +66,9 @@ impl Rack {
         // The acknowledgement of an earlier transmission says nothing about this one.
         let ambiguous =
             sent.resent > 0 && (rtt < rtt_min || echoed.is_some_and(|echoed| echoed < at));
-        if !ambiguous && self.newest.is_none_or(|newest| sent.is_after(newest)) {
-            self.newest = Some((at, sent.end));
+        let transmission = sent.transmission();
+        if !ambiguous && self.newest.is_none_or(|newest| transmission.is_after(newest)) {
+            self.newest = Some(transmission);
             self.rtt = rtt;
         }
         if newly.lowest_once.is_some_and(|end| end < self.fack) {

@@ -64,7 +64,7 @@ impl Newly {
         }
         self.bytes += sent.bytes() as usize;
         self.highest = Some(self.highest.map_or(sent.end, |h| h.max(sent.end)));
-        if self.newest.is_none_or(|n| sent.is_after((n.stamp.sent_at, n.end))) {
+        if self.newest.is_none_or(|n| sent.transmission().is_after(n.transmission())) {
             self.newest = Some(*sent);
         }
         if sent.resent > 0 {

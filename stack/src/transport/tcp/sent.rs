@@ -72,10 +72,27 @@ impl Sent {
         self.end - self.start
     }
 
-    /// RFC 8985 6.2 `RACK_sent_after`: whether it left after the transmission `other`.
-    pub(crate) fn is_after(&self, other: (Instant, SeqNum)) -> bool {
-        let at = self.stamp.sent_at;
-        at > other.0 || (at == other.0 && self.end > other.1)
+    /// Its last transmission.
+    pub(crate) fn transmission(&self) -> Transmission {
+        Transmission { at: self.stamp.sent_at, end: self.end, resent: self.resent > 0 }
+    }
+}
+
+/// One transmission of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transmission {
+    pub(crate) at: Instant,
+    pub(crate) end: SeqNum,
+    pub(crate) resent: bool,
+}
+
+impl Transmission {
+    /// RFC 8985 6.2 `RACK_sent_after`: whether it left after `other`. Much leaves in one instant;
+    /// in it, repeated data may have left before new data or after, so that neither tells that
+    /// the other is lost.
+    pub(crate) fn is_after(&self, other: Transmission) -> bool {
+        let later = self.resent != other.resent || self.end > other.end;
+        self.at > other.at || (self.at == other.at && later)
     }
 }
 
@@ -92,8 +109,8 @@ impl Resent {
         Resent { at: sent.stamp.sent_at, start: sent.start, end: sent.end }
     }
 
-    fn is_after(&self, other: (Instant, SeqNum)) -> bool {
-        self.at > other.0 || (self.at == other.0 && self.end > other.1)
+    fn transmission(&self) -> Transmission {
+        Transmission { at: self.at, end: self.end, resent: true }
     }
 }
 
@@ -422,7 +439,7 @@ impl SentQueue {
     /// or longer ago, is lost; `f` sees it.
     pub(crate) fn judge(
         &mut self,
-        newest: (Instant, SeqNum),
+        newest: Transmission,
         patience: Duration,
         now: Instant,
         mut f: impl FnMut(&Sent),
@@ -439,7 +456,7 @@ impl SentQueue {
         let mut i = self.index_of(self.judge_from);
         while let Some(r) = self.records.get(i) {
             if r.fate == Fate::InFlight && r.resent == 0 {
-                if r.is_after(newest) || !wait(r.stamp.sent_at) {
+                if r.transmission().is_after(newest) || !wait(r.stamp.sent_at) {
                     break;
                 }
                 self.judge_from = r.end;
@@ -454,7 +471,7 @@ impl SentQueue {
         let mut lost_again = 0;
         while let Some(t) = self.resent.front().copied() {
             let mut live = self.next_live(self.index_of(t.start), t);
-            if live.is_some() && (t.is_after(newest) || !wait(t.at)) {
+            if live.is_some() && (t.transmission().is_after(newest) || !wait(t.at)) {
                 break;
             }
             while let Some(i) = live {
@@ -644,7 +661,9 @@ mod tests {
                         m.una = to;
                     }
                     5 => {
-                        let newest = (Instant::from_millis(now - back), base + SPACE);
+                        // Between two instants at which something left.
+                        let at = Instant::from_millis(now - back) + Duration::from_micros(1);
+                        let newest = Transmission { at, end: base, resent: true };
                         let patience = Duration::from_millis(u64::from(n) / 8);
                         let judged =
                             q.judge(newest, patience, Instant::from_millis(now), |_| {});

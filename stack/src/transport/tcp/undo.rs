@@ -107,8 +107,9 @@ impl Connection {
             let timeout = e.timeout;
             if let Some(echo) = echo.filter(|echo| self.ts_ok && *echo != 0 && older(*echo)) {
                 self.undo(cx, Proof::Timestamp);
-                if timeout {
-                    // RFC 4015 section 3.3: the path became slower, which the estimate missed.
+                if timeout && duplicate.is_none() {
+                    // RFC 4015 section 3.3: the path became slower, which the estimate missed. A
+                    // duplicate says that only acknowledgements were lost.
                     let rtt = self.timestamp(cx.now).wrapping_sub(echo);
                     self.rtt.restart(Duration::from_millis(u64::from(rtt)));
                 }
