@@ -3,7 +3,7 @@
 use core::fmt;
 
 use weft_stack::socket::tcp::{ConnectError, ListenError, TcpError, TcpRecvError, TcpSendError};
-use weft_stack::socket::udp::{BindError, UdpRecvError, UdpSendError};
+use weft_stack::socket::udp::{BindError, UdpError, UdpRecvError, UdpSendError};
 
 /// An error as the C library numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,20 @@ impl From<BindError> for Errno {
     }
 }
 
+impl From<UdpError> for Errno {
+    fn from(e: UdpError) -> Errno {
+        Errno(match e {
+            UdpError::Refused => libc::ECONNREFUSED,
+            UdpError::NetUnreachable => libc::ENETUNREACH,
+            UdpError::ProtocolUnreachable => libc::ENOPROTOOPT,
+            UdpError::Prohibited => libc::EACCES,
+            UdpError::TooBig { .. } => libc::EMSGSIZE,
+            UdpError::ParameterProblem => libc::EPROTO,
+            _ => libc::EHOSTUNREACH,
+        })
+    }
+}
+
 impl From<UdpSendError> for Errno {
     fn from(e: UdpSendError) -> Errno {
         Errno(match e {
@@ -115,20 +129,21 @@ impl From<UdpSendError> for Errno {
             UdpSendError::Closed => libc::EBADF,
             UdpSendError::NoDestination => libc::EDESTADDRREQ,
             UdpSendError::Unreachable => libc::ENETUNREACH,
-            UdpSendError::TooLong => libc::EMSGSIZE,
-            UdpSendError::Refused => libc::ECONNREFUSED,
-            _ => libc::EIO,
+            UdpSendError::TooLong | UdpSendError::TooBig { .. } => libc::EMSGSIZE,
+            UdpSendError::Broadcast => libc::EACCES,
+            UdpSendError::InUse => libc::EADDRINUSE,
+            UdpSendError::Failed(e) => return e.into(),
+            _ => libc::EINVAL,
         })
     }
 }
 
 impl From<UdpRecvError> for Errno {
     fn from(e: UdpRecvError) -> Errno {
-        Errno(match e {
-            UdpRecvError::WouldBlock => libc::EAGAIN,
-            UdpRecvError::Closed => libc::EBADF,
-            UdpRecvError::Refused => libc::ECONNREFUSED,
-            _ => libc::EIO,
-        })
+        match e {
+            UdpRecvError::WouldBlock => AGAIN,
+            UdpRecvError::Failed(e) => e.into(),
+            _ => Errno(libc::EBADF),
+        }
     }
 }

@@ -116,6 +116,19 @@ impl Host {
         }
     }
 
+    /// Connects and sends with the SYN, if a cookie is known (RFC 7413). What was queued counts as
+    /// sent; without room for any of it (or nothing to send) the connect is just in progress.
+    fn connect_with(&mut self, fd: i32, peer: SocketAddr, data: &[u8]) -> Result<usize, Errno> {
+        let now = self.now;
+        let descriptor = self.descriptors.get_mut(&fd).ok_or(Errno(libc::EBADF))?;
+        let Kind::Tcp { bound } = descriptor.kind else { return Err(Errno(libc::EISCONN)) };
+        let (id, queued) = self.stack.tcp_connect_with(now, bound, peer, data)?;
+        descriptor.kind = Kind::Stream(Stream { id, connecting: true, told: false });
+        self.apply_options(fd, id);
+        self.pump();
+        if queued > 0 { Ok(queued) } else { Err(Errno(libc::EINPROGRESS)) }
+    }
+
     /// How a connect that began stands.
     fn connected(&mut self, fd: i32) -> Result<(), Errno> {
         let Some(Kind::Stream(stream)) = self.descriptors.get_mut(&fd).map(|d| &mut d.kind) else {
@@ -157,7 +170,7 @@ impl Host {
         }
     }
 
-    fn is_udp(&self, fd: i32) -> bool {
+    pub(super) fn is_udp(&self, fd: i32) -> bool {
         matches!(self.descriptors.get(&fd).map(|d| &d.kind), Some(Kind::Udp { .. }))
     }
 
@@ -191,7 +204,13 @@ impl Host {
     }
 
     /// `write`, `send` and the like: how many bytes went.
-    pub fn send(&mut self, fd: i32, data: &[u8], to: Option<SocketAddr>) -> Result<usize, Errno> {
+    pub fn send(
+        &mut self,
+        fd: i32,
+        data: &[u8],
+        flags: i32,
+        to: Option<SocketAddr>,
+    ) -> Result<usize, Errno> {
         let now = self.now;
         if self.is_udp(fd) {
             if data.len() > DATAGRAM_BYTES {
@@ -202,12 +221,23 @@ impl Host {
             self.pump();
             return Ok(data.len());
         }
+        if flags & libc::MSG_FASTOPEN != 0 && matches!(self.descriptor(fd)?.kind, Kind::Tcp { .. })
+        {
+            return self.connect_with(fd, to.ok_or(Errno(libc::EDESTADDRREQ))?, data);
+        }
         if matches!(self.descriptor(fd)?.kind, Kind::Tcp { .. } | Kind::Listener(_)) {
             return Err(Errno(libc::EPIPE));
         }
         let stream = self.stream(fd)?;
         let (id, told) = (stream.id, stream.told);
-        let result = match self.stack.tcp_send(now, id, data) {
+        let sent = if flags & libc::MSG_OOB != 0 {
+            self.stack.tcp_send_urgent(now, id, data)
+        } else if flags & libc::MSG_MORE != 0 {
+            self.stack.tcp_send_more(now, id, data)
+        } else {
+            self.stack.tcp_send(now, id, data)
+        };
+        let result = match sent {
             Ok(n) => Ok(n),
             Err(TcpSendError::Failed(_)) if told => Err(Errno(libc::EPIPE)),
             Err(TcpSendError::Failed(error)) => {
@@ -246,12 +276,7 @@ impl Host {
         let now = self.now;
         match descriptor.kind {
             Kind::Stream(stream) => {
-                let linger = descriptor.options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
-                if linger.is_some_and(|l| l[..] == [1, 0, 0, 0, 0, 0, 0, 0]) {
-                    self.stack.tcp_abort(now, stream.id);
-                } else {
-                    self.stack.tcp_close(now, stream.id);
-                }
+                self.stack.tcp_close(now, stream.id);
             }
             Kind::Listener(id) => self.stack.tcp_close(now, id),
             Kind::Udp { id: Some(id), .. } => self.stack.udp_close(id),

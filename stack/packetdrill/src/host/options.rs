@@ -58,6 +58,28 @@ impl Host {
             (TCP, libc::TCP_USER_TIMEOUT) => {
                 TcpOption::UserTimeout(Some(Duration::from_millis(value)))
             }
+            (TCP, libc::TCP_CORK) => TcpOption::Cork(value != 0),
+            (TCP, libc::TCP_QUICKACK) => TcpOption::QuickAck(value != 0),
+            (TCP, libc::TCP_MAXSEG) => {
+                TcpOption::MaxSegment(u16::try_from(value).ok().filter(|v| *v > 0))
+            }
+            (TCP, libc::TCP_NOTSENT_LOWAT) => {
+                // The kernel's value for "no bound" is all ones.
+                let value = value as u32;
+                TcpOption::NotSentLowat((value < u32::MAX).then_some(value as usize))
+            }
+            (TCP, libc::TCP_DEFER_ACCEPT) => {
+                TcpOption::DeferAccept((value > 0).then(|| Duration::from_secs(value)))
+            }
+            (TCP, libc::TCP_FASTOPEN) => TcpOption::FastOpen(value != 0),
+            (SOCKET, libc::SO_MAX_PACING_RATE) => {
+                TcpOption::PacingRateMax((value as u32 != u32::MAX).then_some(value))
+            }
+            (SOCKET, libc::SO_LINGER) => {
+                let seconds = integer(&descriptor.options[&(level, name)][4..]);
+                let on = value != 0;
+                TcpOption::Linger(on.then(|| Duration::from_secs(seconds.max(0) as u64)))
+            }
             (TCP, libc::TCP_CONGESTION) => {
                 let text = &descriptor.options[&(level, name)];
                 match congestion(text) {
@@ -91,6 +113,10 @@ impl Host {
         let bytes = |n: i64| (n as i32).to_ne_bytes().to_vec();
         Ok(match (level, name) {
             (SOCKET, libc::SO_ERROR) => {
+                if self.is_udp(fd) {
+                    let error = id.and_then(|id| self.stack.udp_take_error(id));
+                    return Ok(bytes(error.map_or(0, |e| i64::from(Errno::from(e).0))));
+                }
                 let error = id.and_then(|id| self.stack.tcp_take_error(id));
                 if error.is_some()
                     && let Kind::Stream(stream) = &mut self.descriptor(fd)?.kind
@@ -117,7 +143,7 @@ impl Host {
                 (None, None) => return Err(Errno(libc::ENOPROTOOPT)),
             },
             _ => {
-                check(level, name, &[0; 4])?;
+                check(level, name, &[0; 8])?;
                 set.unwrap_or_else(|| bytes(0))
             }
         })
@@ -135,6 +161,8 @@ fn check(level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
             libc::SO_KEEPALIVE,
             libc::SO_LINGER,
             libc::SO_ERROR,
+            libc::SO_MAX_PACING_RATE,
+            libc::SO_TYPE,
         ]
         .contains(&name),
         TCP => [
@@ -144,6 +172,12 @@ fn check(level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
             libc::TCP_KEEPIDLE,
             libc::TCP_KEEPINTVL,
             libc::TCP_KEEPCNT,
+            libc::TCP_CORK,
+            libc::TCP_QUICKACK,
+            libc::TCP_MAXSEG,
+            libc::TCP_NOTSENT_LOWAT,
+            libc::TCP_DEFER_ACCEPT,
+            libc::TCP_FASTOPEN,
         ]
         .contains(&name),
         _ => false,
@@ -152,13 +186,14 @@ fn check(level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
         return Err(Errno(libc::ENOPROTOOPT));
     }
     if (level, name) == (TCP, libc::TCP_CONGESTION) {
-        return if value[..] == [0; 4] || congestion(value).is_some() {
+        return if value.iter().all(|b| *b == 0) || congestion(value).is_some() {
             Ok(())
         } else {
             Err(Errno(libc::ENOENT))
         };
     }
-    if value.len() < 4 {
+    let least = if (level, name) == (SOCKET, libc::SO_LINGER) { 8 } else { 4 };
+    if value.len() < least {
         return Err(Errno(libc::EINVAL));
     }
     Ok(())

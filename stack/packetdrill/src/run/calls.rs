@@ -288,7 +288,12 @@ impl Runner {
             _ => (number(call, 2)?, number(call, 3)?),
         };
         let flags = flags as i32;
-        supported(call, flags, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)?;
+        let known = libc::MSG_DONTWAIT
+            | libc::MSG_NOSIGNAL
+            | libc::MSG_MORE
+            | libc::MSG_OOB
+            | libc::MSG_FASTOPEN;
+        supported(call, flags, known)?;
         if call.name == "sendto" {
             to = address(argument(call, 4)?)?;
         }
@@ -305,7 +310,7 @@ impl Runner {
             if udp || r.host.is_datagram(fd) {
                 let data: Vec<u8> = text.clone().unwrap_or((0..len as u64).map(pattern).collect());
                 let to = to.or_else(|| r.host.udp_peer(fd).is_none().then(|| r.default_peer()));
-                let result = r.host.send(fd, &data, to);
+                let result = r.host.send(fd, &data, flags, to);
                 r.note_udp(fd);
                 return r.unless_waiting(fd, result.map(|n| n as i64), may_wait);
             }
@@ -315,7 +320,17 @@ impl Runner {
                     Some(text) => text[done..len.min(text.len())].to_vec(),
                     None => (from..from + (len - done) as u64).map(pattern).collect(),
                 };
-                match r.host.send(fd, &data, None) {
+                let fast = flags & libc::MSG_FASTOPEN != 0;
+                let to = fast.then(|| to.unwrap_or(r.default_peer()));
+                let result = r.host.send(fd, &data, flags, to);
+                if fast
+                    && done == 0
+                    && let Ok((local, remote)) = r.host.addresses(fd)
+                {
+                    r.flows.add_once(local, remote);
+                    r.asked = Some(fd);
+                }
+                match result {
                     Ok(n) => {
                         done += n;
                         *r.written.entry(fd).or_default() += n as u64;

@@ -34,6 +34,13 @@ impl Flows {
         self.current = Some(self.all.len() - 1);
     }
 
+    /// Adds a connection unless it is there.
+    pub(super) fn add_once(&mut self, local: SocketAddr, remote: SocketAddr) {
+        if self.by_ports(local.port(), remote.port()).is_none() {
+            self.add(local, remote);
+        }
+    }
+
     fn by_ports(&self, local: u16, remote: u16) -> Option<usize> {
         self.all.iter().rposition(|f| f.local.port() == local && f.remote.port() == remote)
     }
