@@ -558,4 +558,70 @@ mod tests {
         cc.on_idle(Instant::ZERO, Duration::from_secs(1));
         assert_eq!((cc.cwnd(), cc.ssthresh()), (10_000, 70_000));
     }
+
+    mod on_a_path {
+        use super::super::super::closed_loop::{Loop, MSS, Path};
+        use super::*;
+
+        const MBIT: u64 = 1_000_000 / 8;
+
+        // RFC 9438 5.1
+        // RFC 9438 5.2
+        #[test]
+        fn the_mean_window_under_random_loss_is_the_response_function() {
+            // Loss rate, round trip: Reno-friendly first, then CUBIC's own region.
+            for (loss, ms) in [(1e-2, 20), (1e-3, 20), (1e-3, 200), (1e-4, 100)] {
+                let rtt = Duration::from_millis(ms);
+                let path =
+                    Path { rate: 20_000 * MBIT, rtt, queue_bytes: 1 << 30, loss, mark_bytes: None };
+                let mut l = Loop::new(Cubic::new(MSS), path, 11);
+                // Out of slow start.
+                l.cc.ssthresh = 10 * MSS as u32;
+                l.run(Duration::from_secs(20));
+                let losses = 60.0;
+                let reno = (3.0f64 / 2.0 / loss).sqrt();
+                let rtt_s = rtt.as_secs_f64();
+                let own = 1.054 * rtt_s.powf(0.75) / loss.powf(0.75);
+                let window = reno.max(own);
+                let seconds = (losses / loss / window * rtt_s).max(30.0) as u64;
+                let rate = l.run(Duration::from_secs(seconds));
+                let model = window * MSS as f64 / rtt_s;
+                let ratio = rate / model;
+                assert!((0.8..1.5).contains(&ratio), "loss {loss}, {ms} ms: {ratio:.2}");
+            }
+        }
+
+        // RFC 9406 4.2
+        #[test]
+        fn slow_start_ends_by_delay_before_the_queue_overflows() {
+            let rtt = Duration::from_millis(50);
+            // Three times the path's volume when it shows, which five rounds of a quarter make nine.
+            let queue_bytes = 10 * 100 * MBIT / 20;
+            let path = Path { rate: 100 * MBIT, rtt, queue_bytes, loss: 0.0, mark_bytes: None };
+            let mut l = Loop::new(Cubic::new(MSS), path, 1);
+            while l.cc.hystart.is_some() {
+                l.run(Duration::from_millis(10));
+            }
+            assert_eq!(l.lost, 0);
+            let mut plain = Loop::new(Cubic::new(MSS), path, 1);
+            plain.cc.hystart = None;
+            plain.run(Duration::from_secs(3));
+            assert!(plain.lost > 100 * MSS as u64, "{}", plain.lost);
+            let bdp = 100 * MBIT / 20;
+            assert!(u64::from(l.cc.ssthresh) > bdp * 8 / 10, "{}", l.cc.ssthresh);
+            assert!(u64::from(l.cc.ssthresh) < bdp + queue_bytes);
+        }
+
+        #[test]
+        fn a_shallow_queue_is_used_well() {
+            let rtt = Duration::from_millis(20);
+            let bdp = 100 * MBIT / 50;
+            let path =
+                Path { rate: 100 * MBIT, rtt, queue_bytes: bdp / 2, loss: 0.0, mark_bytes: None };
+            let mut l = Loop::new(Cubic::new(MSS), path, 1);
+            l.run(Duration::from_secs(5));
+            let rate = l.run(Duration::from_mins(1));
+            assert!(rate > (95 * MBIT) as f64, "{}", rate / MBIT as f64);
+        }
+    }
 }

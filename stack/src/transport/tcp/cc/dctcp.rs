@@ -211,4 +211,24 @@ mod tests {
             assert_eq!((cc.cwnd(), cc.ssthresh()), (reno.cwnd(), reno.ssthresh()));
         }
     }
+
+    // RFC 8257 3.3
+    #[test]
+    fn with_marks_at_a_low_threshold_the_queue_stays_there_and_the_path_is_full() {
+        use super::super::closed_loop::{Loop, MSS, Path};
+        let rate = 1_000_000_000 / 8;
+        let path = Path {
+            rate,
+            rtt: Duration::from_micros(200),
+            queue_bytes: 1 << 20,
+            loss: 0.0,
+            mark_bytes: Some(30_000),
+        };
+        let mut l = Loop::new(Dctcp::new(MSS), path, 1);
+        l.run(Duration::from_secs(1));
+        let goodput = l.run(Duration::from_secs(2));
+        assert!(goodput > rate as f64 * 0.97, "{goodput}");
+        assert!(l.queue_max < 80_000 && l.queue_mean() > 5_000, "{}", l.queue_max);
+        assert_eq!(l.lost, 0);
+    }
 }

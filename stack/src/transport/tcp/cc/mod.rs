@@ -9,11 +9,15 @@ use crate::seq::SeqNum;
 use crate::socket::tcp::CongestionControl;
 use crate::time::Instant;
 
+mod bbr;
+#[cfg(test)]
+mod closed_loop;
 mod cubic;
 mod dctcp;
 mod hystart;
 mod newreno;
 
+pub use bbr::Bbr;
 pub use cubic::Cubic;
 pub use dctcp::Dctcp;
 pub use newreno::NewReno;
@@ -170,6 +174,8 @@ pub enum Algorithm {
     NewReno(NewReno),
     /// RFC 9438.
     Cubic(Cubic),
+    /// draft-ietf-ccwg-bbr.
+    Bbr(Box<Bbr>),
     /// RFC 8257.
     Dctcp(Dctcp),
 }
@@ -178,10 +184,10 @@ impl Algorithm {
     /// A controller of the `kind`, in its initial state, for segments of `mss` bytes.
     /// `seed` makes the random choices of BBR; an outsider should not know it.
     pub fn new(kind: CongestionControl, mss: usize, seed: u64) -> Algorithm {
-        let _ = seed;
         match kind {
             CongestionControl::NewReno => Algorithm::NewReno(NewReno::new(mss)),
-            CongestionControl::Cubic | CongestionControl::Bbr => Algorithm::Cubic(Cubic::new(mss)),
+            CongestionControl::Cubic => Algorithm::Cubic(Cubic::new(mss)),
+            CongestionControl::Bbr => Algorithm::Bbr(Box::new(Bbr::new(mss, seed))),
             CongestionControl::Dctcp => Algorithm::Dctcp(Dctcp::new(mss)),
         }
     }
@@ -192,6 +198,7 @@ macro_rules! each {
         match $self {
             Algorithm::NewReno($c) => $call,
             Algorithm::Cubic($c) => $call,
+            Algorithm::Bbr($c) => $call,
             Algorithm::Dctcp($c) => $call,
         }
     };
