@@ -86,6 +86,21 @@ struct Path {
     recovering: bool,
 }
 
+impl Path {
+    fn new(mss: u64) -> Path {
+        Path {
+            now: Instant::ZERO,
+            mss,
+            delivered: 0,
+            inflight: 0,
+            inflight_before: 0,
+            window_limited: false,
+            sack: true,
+            recovering: false,
+        }
+    }
+}
+
 /// Recovery from a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timeout {
@@ -188,16 +203,7 @@ impl Bbr {
     /// A controller for segments of `mss` bytes, in Startup; `seed` makes its random choices.
     pub fn new(mss: usize, seed: u64) -> Bbr {
         let mss = mss as u64;
-        let path = Path {
-            now: Instant::ZERO,
-            mss,
-            delivered: 0,
-            inflight: 0,
-            inflight_before: 0,
-            window_limited: false,
-            sack: true,
-            recovering: false,
-        };
+        let path = Path::new(mss);
         let cwnd = INITIAL_WINDOW_SEGMENTS as u64 * mss;
         let mut bbr = Bbr {
             rng: Rng::from_u64(seed),

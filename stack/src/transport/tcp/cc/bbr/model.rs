@@ -179,8 +179,8 @@ impl Bbr {
 
     /// Whether the round lost more than probing tolerates.
     ///
-    /// The draft reacts to any loss in a round. With it steady loss far below the threshold and
-    /// our own pacing margin compound: after 60 rounds at 1 % a third of the rate is left.
+    /// The draft reacts to any loss in a round. With that, steady loss far below the threshold
+    /// and our own pacing margin compound from round to round until the next probe.
     fn round_lost_too_much(&self) -> bool {
         let (lost, delivered) = self.loss_round_bytes;
         lost * 100 > (lost + delivered) * LOSS_THRESH_PERCENT || !self.path.sack
