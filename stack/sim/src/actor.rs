@@ -44,8 +44,13 @@ pub trait Actor {
         0
     }
 
-    /// What it found wrong so far.
+    /// What it found wrong so far, if it is done or not.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    /// What is wrong at the end of a run: a problem, or that it is not done.
     fn verdict(&self) -> Result<(), String> {
-        Ok(())
+        self.problem().map_or(Ok(()), Err)
     }
 }

@@ -17,6 +17,12 @@ impl Net {
         self.sums()
     }
 
+    /// As [`Net::check`], while transfers go on: who is not finished is not yet wrong.
+    pub fn check_so_far(&self) -> Result<(), String> {
+        self.problems()?;
+        self.sums()
+    }
+
     /// For the end of a run, when the actors have closed their sockets: lets all timers run out,
     /// then checks that nothing is held any more, besides what [`Net::check`] checks.
     pub fn check_at_rest(&mut self) -> Result<(), String> {

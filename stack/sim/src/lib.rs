@@ -33,6 +33,7 @@ mod net;
 mod peer;
 mod queue;
 mod run;
+pub mod scenario;
 mod seeds;
 mod station;
 mod timeline;

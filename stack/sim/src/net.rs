@@ -85,12 +85,16 @@ impl Ord for Arrival {
     }
 }
 
+/// Changes what a host is made from.
+type Vary = Box<dyn FnMut(&mut Rng, &mut HostSpec)>;
+
 /// A network of stacks; see the crate documentation.
 pub struct Net {
     pub(crate) now: Instant,
     pub(crate) seed: u64,
     pub(crate) rng: Rng,
     template: HostSpec,
+    vary: Option<Vary>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) stations: Vec<Box<dyn Station>>,
     pub(crate) segments: Vec<Segment>,
@@ -129,6 +133,7 @@ impl Net {
             seed,
             rng: Rng::from_u64(seed),
             template: HostSpec::named(""),
+            vary: None,
             hosts: Vec::new(),
             stations: Vec::new(),
             segments: Vec::new(),
@@ -180,9 +185,17 @@ impl Net {
         self.template = template;
     }
 
+    /// Lets `vary` change the template for each host of a topology.
+    pub fn vary_template(&mut self, vary: impl FnMut(&mut Rng, &mut HostSpec) + 'static) {
+        self.vary = Some(Box::new(vary));
+    }
+
     pub(crate) fn host_like_template(&mut self, name: &str, forwarding: bool) -> HostId {
-        let template = self.template.clone();
-        self.add_host(HostSpec { name: name.to_owned(), forwarding, ..template })
+        let mut spec = self.template.clone();
+        if let Some(vary) = &mut self.vary {
+            vary(&mut self.rng, &mut spec);
+        }
+        self.add_host(HostSpec { name: name.to_owned(), forwarding, ..spec })
     }
 
     /// Adds a host.
@@ -441,6 +454,18 @@ impl Net {
             }
         }
         self.stations.iter().try_for_each(|s| s.verdict().map_err(|e| format!("station: {e}")))
+    }
+
+    /// What actors and stations have found wrong, done or not.
+    pub(crate) fn problems(&self) -> Result<(), String> {
+        for host in &self.hosts {
+            for player in &host.players {
+                if let Some(e) = player.actor.problem() {
+                    return Err(format!("{}: {e}", host.name));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Runs for a while.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use weft_stack::socket::tcp::{ShutdownHow, TcpOption, TcpRecvError, TcpSendError};
+use weft_stack::socket::tcp::{ShutdownHow, TcpError, TcpOption, TcpRecvError, TcpSendError};
 use weft_stack::socket::{Event, SocketId};
 use weft_stack::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ pub struct Manner {
 }
 
 /// When a forgiving peer goes, done or not.
-const PATIENCE: Duration = Duration::from_mins(8);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// How long it tries to connect or listen while its address may be tentative.
 const OPEN_MAX: Duration = Duration::from_mins(1);
 
@@ -186,6 +186,19 @@ impl Peer {
         }
     }
 
+    /// A neighbour that did not answer in time is no reason to give up: its link may be down. True
+    /// if it will be tried again.
+    fn try_again(&mut self, io: &mut Io<'_>, id: SocketId, error: TcpError) -> bool {
+        let early = self.sent == 0 && self.received == 0 && matches!(self.role, Role::Client(_));
+        let again = early && error == TcpError::HostUnreachable;
+        if again {
+            io.stack.tcp_close(io.now, id);
+            (self.socket, self.shut) = (None, false);
+            io.wake_at(io.now + Duration::from_secs(1));
+        }
+        again
+    }
+
     fn set_options(&self, io: &mut Io<'_>, id: Option<SocketId>) {
         for option in id.into_iter().flat_map(|_| &self.manner.options) {
             if let Some(id) = id {
@@ -211,6 +224,7 @@ impl Peer {
                 Ok(0) => return self.fail("a send took nothing".into()),
                 Ok(n) => self.sent += n as u64,
                 Err(TcpSendError::WouldBlock) => return,
+                Err(TcpSendError::Failed(e)) if self.try_again(io, id, e) => return,
                 Err(e) => {
                     let sent = self.sent;
                     return self.fail_unless_forgiving(format!("send after {sent} bytes: {e}"));
@@ -246,6 +260,7 @@ impl Peer {
                 Ok(data) if data.is_empty() => self.end(),
                 Ok(data) => self.verify(&data),
                 Err(TcpRecvError::WouldBlock) => return,
+                Err(TcpRecvError::Failed(e)) if self.try_again(io, id, e) => return,
                 Err(e) => {
                     let got = self.received;
                     return self.fail_unless_forgiving(format!("receive after {got} bytes: {e}"));
@@ -316,12 +331,17 @@ impl Actor for Peer {
         self.open(io, started);
         if let Some(id) = self.socket.filter(|_| !self.closed) {
             self.send(io, id);
-            self.receive(io, id);
-            if let Some(e) = io.stack.tcp_take_error(id) {
+            if self.socket.is_some() {
+                self.receive(io, id);
+            }
+            if let Some(e) = io.stack.tcp_take_error(id)
+                && self.socket.is_some()
+                && !self.try_again(io, id, e)
+            {
                 self.fail_unless_forgiving(format!("connection: {e}"));
             }
         }
-        self.closed |= self.shut && self.ended;
+        self.closed |= self.socket.is_some() && self.shut && self.ended;
         if self.manner.forgiving && !self.closed {
             let end = started + PATIENCE;
             self.closed |= io.now >= end;
@@ -340,9 +360,13 @@ impl Actor for Peer {
         self.sent + self.received + u64::from(self.shut) + u64::from(self.ended)
     }
 
+    fn problem(&self) -> Option<String> {
+        self.problem.as_ref().map(|problem| format!("{:?}: {problem}", self.role))
+    }
+
     fn verdict(&self) -> Result<(), String> {
-        match &self.problem {
-            Some(problem) => Err(format!("{:?}: {problem}", self.role)),
+        match self.problem() {
+            Some(problem) => Err(problem),
             None if !self.closed => {
                 let (r, s) = (self.received, self.sent);
                 let totals = (self.recv_total, self.send_total);

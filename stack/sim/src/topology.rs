@@ -126,7 +126,9 @@ pub fn dumbbell(net: &mut Net, count: u32, access: LinkSpec, bottleneck: LinkSpe
             let host = net.host_like_template(&format!("{name}{i}"), false);
             attach(net, host, segment, network, 1);
             attach(net, router, segment, network, 254);
-            route(net, host, 0, network, 254, &networks(1 - side));
+            let others: Vec<u32> =
+                networks(0).into_iter().chain(networks(1)).filter(|n| *n != network).collect();
+            route(net, host, 0, network, 254, &others);
             sides[side as usize].push(host);
         }
         route(net, router, 0, 0, 2 - side, &networks(1 - side));

@@ -5,8 +5,8 @@
 //!
 //! - nothing is sent beyond the window that arrived (RFC 9293 3.8.6), nor above the peer's MSS;
 //! - nothing is acknowledged, selectively either, that the peer has not sent;
-//! - acknowledgement, right edge of the window (RFC 9293 3.8.6: SHOULD NOT shrink) and timestamp
-//!   never go back;
+//! - acknowledgement, right edge of the window (RFC 9293 3.8.6: SHOULD NOT shrink; rounding apart,
+//!   RFC 7323 2.4) and timestamp never go back;
 //! - nothing follows a FIN.
 
 use std::collections::HashMap;
@@ -294,9 +294,11 @@ fn acknowledgement(s: &Seen, mine: &Side, other: &Side) -> Result<(), String> {
     }
     let edge = s.ack.wrapping_add(scaled(s, mine, other));
     if let (Some(old), false) = (mine.edge, s.has(SYN)) {
-        // Once the peer has closed nothing more can come.
+        // Once the peer has closed nothing more can come. RFC 7323 2.4: rounding may cost a unit.
         let closed = other.fin.is_some_and(|fin| after(s.ack, fin));
-        ensure!(closed || !after(old, edge), s, "the window's edge went back from {old} to {edge}");
+        let back = old.wrapping_sub(edge) as i32;
+        let unit = 1i32 << if other.scale.is_some() { mine.scale.unwrap_or(0) } else { 0 };
+        ensure!(closed || back < unit, s, "the window's edge went back from {old} to {edge}");
     }
     for (start, end) in &s.blocks[..s.blocks_len] {
         ensure!(after(*end, *start), s, "an empty SACK block");
