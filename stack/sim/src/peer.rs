@@ -186,11 +186,11 @@ impl Peer {
         }
     }
 
-    /// A neighbour that did not answer in time is no reason to give up: its link may be down. True
-    /// if it will be tried again.
+    /// A neighbour that did not answer in time, or does not listen yet, is no reason to give up.
+    /// True if it will be tried again.
     fn try_again(&mut self, io: &mut Io<'_>, id: SocketId, error: TcpError) -> bool {
         let early = self.sent == 0 && self.received == 0 && matches!(self.role, Role::Client(_));
-        let again = early && error == TcpError::HostUnreachable;
+        let again = early && matches!(error, TcpError::HostUnreachable | TcpError::Refused);
         if again {
             io.stack.tcp_close(io.now, id);
             (self.socket, self.shut) = (None, false);

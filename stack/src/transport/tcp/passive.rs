@@ -284,6 +284,7 @@ impl Tcp {
         packet: &InPacket,
         key: FlowKey,
         seg: &Header,
+        payload_len: usize,
     ) -> Option<Result<u32, DropReason>> {
         let slot = self.listeners.lookup(packet.dst, seg.dst_port)?;
         let listener = self.listeners.get(slot)?;
@@ -294,7 +295,9 @@ impl Tcp {
         }
         let Some(mss) = syn_cookie::check(&lower.ctx.secrets.syn_cookie, &key, seg, now) else {
             lower.ctx.mib.tcp.syncookies_failed += 1;
-            return None;
+            // Data may have overtaken the segment with the right number, which would be late for a
+            // connection that a reset has ended: it comes again.
+            return (payload_len > 0).then_some(Err(DropReason::TcpAckInvalid));
         };
         let mut syn = Header { seq: seg.seq - 1, window: seg.window, ..Header::default() };
         if let Some((value, echo)) = seg.options.timestamp {

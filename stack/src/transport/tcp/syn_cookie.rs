@@ -46,10 +46,12 @@ fn count(now: Instant) -> u32 {
     (now.as_millis() / PERIOD_MS) as u32
 }
 
-/// The part that does not change with time, and the one that does.
-fn hashes(key: &Key, flow: &FlowKey, count: u32) -> (u32, u32) {
+/// The part that does not change with time, and the one that does. The peer's number is part of the
+/// latter: were it only added, a segment a few bytes further on would name another segment size.
+fn hashes(key: &Key, flow: &FlowKey, count: u32, irs: SeqNum) -> (u32, u32) {
     let name = flow.hash(key).to_be_bytes();
-    (key.hash(&[&name, b"base"]) as u32, key.hash(&[&name, &count.to_be_bytes()]) as u32)
+    let base = key.hash(&[&name, b"base"]) as u32;
+    (base, key.hash(&[&name, &count.to_be_bytes(), &irs.0.to_be_bytes()]) as u32)
 }
 
 /// The initial sequence number that answers `syn`.
@@ -58,7 +60,7 @@ pub(crate) fn make(key: &Key, flow: &FlowKey, syn: &Header, now: Instant) -> Seq
     let wanted = syn.options.mss.unwrap_or(table[0]);
     let index = table.iter().rposition(|mss| *mss <= wanted).unwrap_or(0) as u32;
     let count = count(now);
-    let (base, moving) = hashes(key, flow, count);
+    let (base, moving) = hashes(key, flow, count, syn.seq);
     let hash = moving.wrapping_add(index) & HASH_MASK;
     SeqNum(base.wrapping_add(syn.seq.0).wrapping_add(count << HASH_BITS).wrapping_add(hash))
 }
@@ -67,13 +69,13 @@ pub(crate) fn make(key: &Key, flow: &FlowKey, syn: &Header, now: Instant) -> Seq
 pub(crate) fn check(key: &Key, flow: &FlowKey, ack: &Header, now: Instant) -> Option<u16> {
     let (cookie, irs) = (ack.ack - 1, ack.seq - 1);
     let count = count(now);
-    let (base, _) = hashes(key, flow, 0);
+    let (base, _) = hashes(key, flow, 0, irs);
     let rest = cookie.0.wrapping_sub(base).wrapping_sub(irs.0);
     let age = count.wrapping_sub(rest >> HASH_BITS) & (u32::MAX >> HASH_BITS);
     if age > AGE_MAX {
         return None;
     }
-    let (_, moving) = hashes(key, flow, count.wrapping_sub(age));
+    let (_, moving) = hashes(key, flow, count.wrapping_sub(age), irs);
     let index = rest.wrapping_sub(moving) & HASH_MASK;
     sizes(flow).get(index as usize).copied()
 }
@@ -154,7 +156,14 @@ mod tests {
         assert_eq!(check(&key, &flow(9), &ack, later(2)), None);
         assert_eq!(check(&key, &flow(10), &ack, now), None);
         assert_eq!(check(&other, &flow(9), &ack, now), None);
-        assert_eq!(check(&key, &flow(9), &Header { seq: SeqNum(79), ..ack }, now), None);
+        for mss in [None, Some(1300), Some(1440), Some(1460)] {
+            // Data that overtook the first bytes must not become them.
+            let ack = answer(make(&key, &flow(9), &syn(mss), now));
+            for ahead in 1..8 {
+                let seq = SeqNum(78) + ahead;
+                assert_eq!(check(&key, &flow(9), &Header { seq, ..ack }, now), None);
+            }
+        }
         assert_eq!(check(&key, &flow(9), &answer(cookie + 4), now), None);
     }
 

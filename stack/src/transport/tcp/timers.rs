@@ -16,6 +16,9 @@ const RETRIES_MAX: u32 = 15;
 /// The same when no application waits.
 const RETRIES_ORPHAN_MAX: u32 = 8;
 
+/// RFC 9293 3.8.3 SHLD-11: nobody is given up before.
+const GIVE_UP_MIN: Duration = Duration::from_secs(100);
+
 /// The same for SYN and SYN-ACK.
 const RETRIES_SYN_MAX: u32 = 6;
 const RETRIES_SYN_ACK_MAX: u32 = 5;
@@ -134,7 +137,7 @@ impl Connection {
         // RFC 9293 3.8.6.1: a peer that closed its window over them, but answers, is waited for.
         let waits = self.snd_wnd == 0 && self.is_synchronised() && self.owner != Owner::Nobody;
         let patience = if waits { self.unanswered } else { self.rtx_count };
-        if patience > most {
+        if patience > most && (!self.is_synchronised() || self.has_waited_long(cx)) {
             self.time_out(cx);
             return;
         }
@@ -146,6 +149,11 @@ impl Connection {
             self.syn_pending = true;
         }
         self.rtx_at = Some(cx.now + self.rtt.rto());
+    }
+
+    /// Where timeouts are short their number says little.
+    fn has_waited_long(&self, cx: &Cx<'_>) -> bool {
+        cx.now - self.progress_at >= GIVE_UP_MIN
     }
 
     fn time_out(&mut self, cx: &mut Cx<'_>) {
@@ -167,7 +175,7 @@ impl Connection {
         // A peer that answers may keep its window closed for ever, unless nobody waits for it.
         let patience =
             if self.owner == Owner::Nobody { self.persist_count } else { self.unanswered };
-        if patience > most {
+        if patience > most && self.has_waited_long(cx) {
             self.time_out(cx);
         } else if self.snd_wnd == 0 {
             self.probe = Some(Probe::Window);
