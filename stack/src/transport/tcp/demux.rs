@@ -144,7 +144,7 @@ impl Tcp {
             return Fate::Dropped(DropReason::TcpPortClosed);
         }
         if listens && seg.flags.has(Flags::ACK) && !seg.flags.has(Flags::SYN) {
-            match self.open_by_cookie(lower, packet, key, seg, frame.total_len()) {
+            match self.open_by_cookie(lower, packet, key, seg) {
                 Some(Ok(index)) => return self.give_connection(lower, packet, index, seg, frame),
                 Some(Err(reason)) => return Fate::Dropped(reason),
                 None => {}

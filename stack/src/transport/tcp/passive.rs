@@ -284,7 +284,6 @@ impl Tcp {
         packet: &InPacket,
         key: FlowKey,
         seg: &Header,
-        payload_len: usize,
     ) -> Option<Result<u32, DropReason>> {
         let slot = self.listeners.lookup(packet.dst, seg.dst_port)?;
         let listener = self.listeners.get(slot)?;
@@ -295,9 +294,9 @@ impl Tcp {
         }
         let Some(mss) = syn_cookie::check(&lower.ctx.secrets.syn_cookie, &key, seg, now) else {
             lower.ctx.mib.tcp.syncookies_failed += 1;
-            // Data may have overtaken the segment with the right number, which would be late for a
-            // connection that a reset has ended: it comes again.
-            return (payload_len > 0).then_some(Err(DropReason::TcpAckInvalid));
+            // It may have overtaken the segment that does, whose connection a reset would end.
+            let early = syn_cookie::may_follow(&lower.ctx.secrets.syn_cookie, &key, seg, now);
+            return early.then_some(Err(DropReason::TcpAckInvalid));
         };
         let mut syn = Header { seq: seg.seq - 1, window: seg.window, ..Header::default() };
         if let Some((value, echo)) = seg.options.timestamp {
@@ -449,10 +448,12 @@ impl Tcp {
         let Ok(route) = lower.route(Some(request.key.local), request.key.peer, hint) else {
             return;
         };
+        let before = lower.ctx.mib.tcp.out_segs;
         send_syn_ack(lower, &listener.settings, request, route.mtu, Answer::Entry);
-        // The header counted it as sent for the first time.
-        lower.ctx.mib.tcp.out_segs -= 1;
-        lower.ctx.mib.tcp.retrans_segs += 1;
+        // What left was counted as sent for the first time; without a frame nothing has.
+        let sent = lower.ctx.mib.tcp.out_segs - before;
+        lower.ctx.mib.tcp.out_segs -= sent;
+        lower.ctx.mib.tcp.retrans_segs += sent;
     }
 
     /// `TCP_DEFER_ACCEPT`: the application may have waited long enough.
