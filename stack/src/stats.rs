@@ -317,6 +317,8 @@ counters! {
         paws_rejected: "ExtPAWSEstab",
         /// Times that the memory of all connections came to three quarters of its limit.
         memory_pressures: "ExtTCPMemoryPressures",
+        /// Segments that peers reported as marked "congestion experienced".
+        delivered_ce: "ExtTCPDeliveredCE",
         /// Received bytes that were copied: to the application, or to save memory.
         rcv_copied_octets: "ExtRcvCopiedOctets",
         /// Bytes copied into send buffers.

@@ -66,7 +66,8 @@ impl Connection {
         let reported_end = dsack.map(|(_, end)| end);
         self.probe_on_ack(cx, seg, Duplicate { reported_end, bare });
         self.recovery_on_ack(cx, acked, duplicate, &newly);
-        self.tell_controller(cx, acked, &newly, &before, (rtt, rate));
+        let ce = self.marks_on_ack(cx, seg, newly.bytes);
+        self.tell_controller(cx, acked, ce, &newly, &before, (rtt, rate));
         if acked > 0 {
             // RFC 6298 5.2, 5.3
             self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
@@ -97,13 +98,12 @@ impl Connection {
         &mut self,
         cx: &Cx<'_>,
         acked: usize,
+        ce: usize,
         newly: &Newly,
         before: &Before,
         (rtt, rate): (Option<Duration>, Option<Rate>),
     ) {
         let lost = (self.delivery.lost - before.lost) as usize;
-        // The mark's owner says how many bytes this acknowledgement reports as marked.
-        let ce = 0;
         if newly.bytes == 0 && lost == 0 && ce == 0 {
             return;
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::socket::Readiness;
 use crate::socket::tcp::{
-    EcnState, ShutdownHow, TcpError, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
+    ShutdownHow, TcpError, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
 };
 use crate::time::Instant;
 
@@ -275,7 +275,7 @@ impl Connection {
             bytes_retransmitted: self.totals.bytes_retransmitted,
             bytes_acked: self.totals.bytes_acked,
             bytes_received: self.totals.bytes_received,
-            bytes_ce: 0,
+            bytes_ce: self.ecn.bytes_ce(),
             busy: Duration::ZERO,
             rwnd_limited: Duration::ZERO,
             sndbuf_limited: Duration::ZERO,
@@ -283,7 +283,7 @@ impl Connection {
             last_received: Duration::ZERO,
             timestamps: self.ts_ok,
             sack: self.sack_ok,
-            ecn: EcnState::Off,
+            ecn: self.ecn.state(),
             fast_open: self.notes.opening.taken,
         }
     }

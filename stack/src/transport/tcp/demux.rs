@@ -173,7 +173,7 @@ fn refuse<P: PathLayer>(
 }
 
 /// How many segments a received frame stands for.
-fn segments_in(frame: &Frame) -> u64 {
+pub(super) fn segments_in(frame: &Frame) -> u64 {
     match frame.meta.gso {
         Gso::Tcp4 { mss } | Gso::Tcp6 { mss } if mss > 0 => {
             frame.total_len().div_ceil(usize::from(mss)).max(1) as u64

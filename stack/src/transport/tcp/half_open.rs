@@ -16,6 +16,7 @@ use crate::seq::SeqNum;
 use crate::time::Instant;
 use crate::wire::tcp::{Flags, Header, Options};
 
+use super::ecn::Negotiated;
 use super::flow_table::FlowKey;
 use super::input::in_window;
 use super::settings::{Settings, WINDOW_SCALE_MAX};
@@ -52,6 +53,7 @@ pub(crate) struct Request {
     ts_ok: bool,
     /// The SYN-ACK brings a Fast Open cookie.
     pub(crate) gives_cookie: bool,
+    pub(crate) marks: Negotiated,
     /// The ACK is here, without data (`TCP_DEFER_ACCEPT`).
     pub(crate) acked: bool,
     /// SYN-ACKs sent again so far: the list it is in.
@@ -106,6 +108,7 @@ impl Request {
             sack_ok: o.sack_permitted,
             ts_ok: o.timestamp.is_some(),
             gives_cookie: false,
+            marks: Negotiated::of_syn(settings.ecn, settings.congestion, syn),
             acked: false,
             retries: 0,
             sent_at: now,
@@ -130,7 +133,7 @@ impl Request {
     /// `mss` and `window` are ours.
     pub(crate) fn syn_ack(&self, clock: u32, mss: u16, window: u16) -> Header {
         let offered = self.options();
-        Header {
+        let mut header = Header {
             src_port: self.key.local_port,
             dst_port: self.key.peer_port,
             seq: self.iss,
@@ -144,7 +147,9 @@ impl Request {
                 ..offered
             },
             ..Header::default()
-        }
+        };
+        self.marks.write_syn_ack(u32::from(self.retries), &mut header);
+        header
     }
 
     /// The ACK that answers what is out of order.
@@ -170,7 +175,7 @@ impl Request {
             dst_port: self.key.local_port,
             seq: self.irs + 1,
             ack: self.iss + 1,
-            flags: Flags::ACK,
+            flags: Flags::ACK.with(self.marks.kept_flags()),
             window: self.window,
             options: Options {
                 timestamp: self.ts_ok.then_some((self.ts_recent, 0)),
@@ -240,6 +245,7 @@ impl Request {
             return false;
         }
         self.acked = true;
+        self.marks.keep_ack(seg);
         self.window = seg.window;
         self.take_timestamp(seg);
         true
@@ -276,6 +282,7 @@ impl Connection {
         self.syn_pending = false;
         self.rcv_adv = self.rcv_nxt + u32::from(self.settings.window_of_syn());
         self.rtx_count = u32::from(request.retries);
+        self.ecn.serve(request.marks, self.rtx_count);
         self.totals.retransmits.handshake += u64::from(request.retries);
         self.progress_at = request.sent_at;
         self.notes.opening.untimed = !timed;

@@ -9,6 +9,7 @@ use crate::socket::tcp::{TcpError, TcpState};
 use crate::wire::tcp::{Flags, Header};
 
 use super::assembler::Inserted;
+use super::demux::segments_in;
 use super::payload;
 use super::state::{Connection, Cx, Owner};
 
@@ -118,6 +119,7 @@ impl Connection {
         self.take_syn(cx.now, seg.seq, seg.window, &seg.options);
         self.rcv_adv = self.rcv_nxt + u32::from(self.settings.window_of_syn());
         self.syn_data_acked(cx, seg);
+        self.marks_on_syn(cx, seg);
         if acks {
             self.snd_wl2 = seg.ack;
             self.handshake_acked(cx);
@@ -174,12 +176,20 @@ impl Connection {
             if !seg.flags.has(Flags::ACK) {
                 // Its SYN again: ours was lost.
                 cx.stats.duplicate_segs += 1;
+                if !self.marks_on_repeated_syn(&seg) {
+                    self.fail(cx, TcpError::Reset);
+                    let rst = reset_for(&seg, payload.total_len());
+                    return Outcome::reset(DropReason::TcpFlagsInvalid, rst);
+                }
                 self.syn_pending = true;
                 return Outcome::TAKEN;
             }
             // Simultaneous open: the SYN is known, the ACK is new.
             seg.flags = seg.flags.without(Flags::SYN);
             seg.seq += 1;
+            self.marks_begin(true);
+        } else {
+            self.marks_begin(false);
         }
         if let Some(outcome) = self.check_sequence(cx, &seg, payload.total_len()) {
             return outcome;
@@ -188,6 +198,7 @@ impl Connection {
         if let Some(outcome) = self.check_control(cx, &seg, payload.total_len()) {
             return outcome;
         }
+        self.marks_on_segment(&seg, payload.total_len(), segments_in(&payload));
         self.remember_timestamp(cx, &seg);
         self.process_ack(cx, &seg, payload.total_len());
         self.take_urgent(cx, &seg);
@@ -268,6 +279,7 @@ impl Connection {
             return Some(Outcome::TAKEN);
         }
         if seg.flags.has(Flags::SYN) {
+            self.marks_on_syn_ack_again(seg);
             return Some(Outcome::challenge(DropReason::TcpStateRefused));
         }
         if !seg.flags.has(Flags::ACK) {
@@ -281,6 +293,7 @@ impl Connection {
             self.snd_wnd = 0;
             (self.snd_wl1, self.snd_wl2) = (seg.seq - 1, seg.ack);
             self.handshake_acked(cx);
+            self.marks_on_handshake_ack(cx, seg, len);
         }
         if !self.ack_is_acceptable(seg) {
             return Some(Outcome::challenge(DropReason::TcpAckInvalid));

@@ -25,6 +25,7 @@ use crate::stack::{FastOpen, StackConfig, SynCookies};
 use crate::time::Instant;
 use crate::timer_wheel::TimerHandle;
 
+mod accurate_ecn;
 mod ack;
 mod assembler;
 mod calls;
@@ -34,6 +35,7 @@ mod challenge;
 mod check;
 mod demux;
 mod dump;
+mod ecn;
 mod emit;
 mod fast_open;
 mod flow_table;

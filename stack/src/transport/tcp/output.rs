@@ -8,7 +8,8 @@ use core::time::Duration;
 use crate::frame::Frags;
 use crate::seq::SeqNum;
 use crate::socket::tcp::TcpState;
-use crate::wire::tcp::{Flags, HEADER_BYTES, Header, Options};
+use crate::time::Instant;
+use crate::wire::tcp::{Flags, HEADER_BYTES, Header, Options, TIMESTAMP_BYTES};
 
 use super::cc::Controller;
 use super::state::{Connection, Cx, Probe};
@@ -63,7 +64,8 @@ impl Connection {
                 out => out,
             },
             _ => self
-                .poll_retransmission(cx, limits)
+                .poll_mark_ack(cx)
+                .or_else(|| self.poll_retransmission(cx, limits))
                 .or_else(|| self.poll_tail_probe(cx, limits))
                 .or_else(|| self.poll_new(cx, limits))
                 .or_else(|| self.poll_probe(cx))
@@ -107,6 +109,7 @@ impl Connection {
             (out.payload, out.mss) = (self.send.slice(0, early), early);
             self.syn_data_sent(early);
         }
+        self.mark_syn(&mut out.header);
         // RFC 7323 2.2: never scaled in a SYN.
         let window = self.settings.window_of_syn();
         out.header.window = window;
@@ -164,7 +167,8 @@ impl Connection {
             flags = flags.with(Flags::FIN);
             self.fin_sent = true;
         }
-        let out = self.data_segment(cx, from, len, flags);
+        let mut out = self.data_segment(cx, from, len, flags);
+        self.mark_new_data(&mut out.header, len);
         let end = from + len as u32 + u32::from(fin);
         self.on_send_new(cx, end);
         self.snd_nxt = end;
@@ -182,6 +186,9 @@ impl Connection {
     /// a part of the congestion window, so that acknowledgements keep coming and the loss of one
     /// super-segment is noticed by the next.
     pub(crate) fn super_len(&self, mss: usize, limits: &PathLimits) -> usize {
+        if self.ecn.goes_alone() {
+            return mss;
+        }
         let most = limits.gso_bytes_max.min(SEGMENT_BYTES_MAX);
         if self.urgent_end().is_some() {
             // A device that cuts would copy the pointer, which counts from each segment's start.
@@ -250,7 +257,7 @@ impl Connection {
         Some(self.bare(cx, self.snd_una - 1))
     }
 
-    fn bare(&mut self, cx: &mut Cx<'_>, seq: SeqNum) -> SegmentOut {
+    pub(crate) fn bare(&mut self, cx: &mut Cx<'_>, seq: SeqNum) -> SegmentOut {
         cx.stats.out_segs += 1;
         self.segment(cx, seq, Flags::ACK, 0)
     }
@@ -280,7 +287,7 @@ impl Connection {
         payload_len: usize,
     ) -> SegmentOut {
         let mss = self.mss_now();
-        let mut options = self.options(cx);
+        let mut options = self.options(cx.now);
         let acks = flags.has(Flags::ACK);
         let mut header = Header {
             src_port: self.key.local_port,
@@ -299,16 +306,19 @@ impl Connection {
             options.sack = <_>::default();
         }
         header.options = options;
+        if acks {
+            self.mark_ack(&mut header);
+        }
         self.mark_urgent(&mut header);
         SegmentOut { header, payload: Frags::new(), payload_len, mss }
     }
 
     /// Timestamps on every segment; SACK blocks while there are holes (RFC 2018 section 4, RFC
     /// 2883: the duplicate first).
-    fn options(&self, cx: &Cx<'_>) -> Options {
+    fn options(&self, now: Instant) -> Options {
         let mut options = Options::default();
         if self.ts_ok {
-            options.timestamp = Some((self.timestamp(cx.now), self.ts_recent));
+            options.timestamp = Some((self.timestamp(now), self.ts_recent));
         }
         if self.sack_ok && self.wants_sack() {
             let mut room = if self.ts_ok { 3 } else { 4 };
@@ -318,6 +328,7 @@ impl Connection {
             }
             self.assembler.sack_blocks(room, &mut options.sack);
         }
+        self.ecn.add_option(&mut options);
         options
     }
 
@@ -328,13 +339,11 @@ impl Connection {
     /// Payload of a full segment with the options of now.
     pub(crate) fn mss_now(&self) -> usize {
         let full = self.mss_full();
-        if !self.sack_ok || !self.wants_sack() {
+        if !(self.ecn.wants_option() || self.sack_ok && self.wants_sack()) {
             return full;
         }
-        let mut blocks = Options::default();
-        self.assembler.sack_blocks(if self.ts_ok { 3 } else { 4 }, &mut blocks.sack);
-        let count = blocks.sack.as_slice().len() + usize::from(self.dsack.is_some());
-        let bytes = 4 + 8 * count.min(if self.ts_ok { 3 } else { 4 });
+        let usual = if self.ts_ok { TIMESTAMP_BYTES } else { 0 };
+        let bytes = self.options(Instant::ZERO).len() - usual;
         // An MSS that the peer named does not count options (RFC 6691).
         full.saturating_sub(bytes).max(HEADER_BYTES)
     }

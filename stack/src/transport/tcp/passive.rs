@@ -6,13 +6,14 @@ use crate::frame::Frame;
 use crate::lower::{InPacket, Lower};
 use crate::path::PathLayer;
 use crate::seq::SeqNum;
-use crate::socket::tcp::TcpState;
+use crate::socket::tcp::{EcnState, TcpState};
 use crate::socket::{SocketId, SocketKind};
 use crate::stack::SynCookies;
 use crate::time::Instant;
 use crate::wire::protocol;
 use crate::wire::tcp::Header;
 
+use super::ecn::Negotiated;
 use super::fast_open;
 use super::flow_table::{Flow, FlowKey};
 use super::half_open::{Due, Request, Verdict};
@@ -153,6 +154,7 @@ impl Tcp {
         cx.stats.passive_opens += 1;
         let syn = (seg.seq, seg.window, &seg.options);
         let mut c = Connection::accept(origin, settings, slot, syn, &mut cx);
+        c.marks_on_syn(&mut cx, seg);
         c.take_syn_data(&mut cx, seg.seq, frame);
         c.notes.generation = self.next_generation();
         c.notes.embryo = true;
@@ -225,6 +227,14 @@ impl Tcp {
             }
             Verdict::Repeat => {
                 stats.duplicate_segs += 1;
+                if !request.marks.repeat(seg) {
+                    // RFC 9768 3.1.5
+                    let rst = reset_for(seg, frame.total_len());
+                    stats.attempt_fails += 1;
+                    emit::send_header(lower, &key, alias, rst);
+                    self.forget_half_open(slot);
+                    return Fate::Dropped(DropReason::TcpFlagsInvalid);
+                }
                 request.take_timestamp(seg);
                 self.repeat_syn_ack(lower, slot);
                 Fate::Delivered
@@ -299,15 +309,16 @@ impl Tcp {
             return early.then_some(Err(DropReason::TcpAckInvalid));
         };
         let mut syn = Header { seq: seg.seq - 1, window: seg.window, ..Header::default() };
+        let mut classic = false;
         if let Some((value, echo)) = seg.options.timestamp {
             let offset = timestamp_offset(lower.ctx.secrets, &key);
-            let (options, _ecn) = syn_cookie::decode(echo.wrapping_sub(offset));
-            syn.options = options;
+            (syn.options, classic) = syn_cookie::decode(echo.wrapping_sub(offset));
             syn.options.timestamp = Some((value, 0));
         }
         syn.options.mss = Some(mss);
         let name = (key, packet.alias, slot);
-        let request = Request::new(name, seg.ack - 1, &syn, &listener.settings, now);
+        let mut request = Request::new(name, seg.ack - 1, &syn, &listener.settings, now);
+        request.marks = Negotiated::of_cookie(listener.settings.ecn, classic, seg);
         let made = self.promote(lower, &request, false);
         if let Ok(index) = made {
             lower.ctx.mib.tcp.passive_opens += 1;
@@ -499,7 +510,10 @@ fn send_syn_ack<P: PathLayer>(
     let clock = lower.ctx.now.as_millis() as u32;
     let clock = match answer {
         Answer::Entry => clock,
-        Answer::Cookie => syn_cookie::encode(clock, &request.options(), false),
+        Answer::Cookie => {
+            let classic = request.marks.state == EcnState::Classic;
+            syn_cookie::encode(clock, &request.options(), classic)
+        }
     };
     let offset = timestamp_offset(lower.ctx.secrets, &request.key);
     let clock = clock.wrapping_add(offset);
@@ -508,7 +522,10 @@ fn send_syn_ack<P: PathLayer>(
     let mut header = request.syn_ack(clock, mss, settings.window_of_syn());
     if request.gives_cookie {
         let key = &lower.ctx.secrets.fast_open;
+        let accurate = header.options.accurate_ecn.take();
         header.options.fast_open = Some(fast_open::give(key, &request.key, lower.ctx.now));
+        let room = header.options.room();
+        header.options.accurate_ecn = accurate.and_then(|option| option.fit(room));
     }
     emit::send_header(lower, &request.key, request.alias, header);
 }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::socket::tcp::{CongestionControl, TcpOption};
-use crate::stack::{FastOpen, TcpConfig};
+use crate::stack::{EcnMode, FastOpen, TcpConfig};
 
 /// Smallest buffer of either direction.
 pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
@@ -54,6 +54,7 @@ pub(crate) struct Settings {
     /// A listener gives and takes Fast Open cookies.
     pub(crate) fast_open: bool,
     pub(crate) congestion: CongestionControl,
+    pub(crate) ecn: EcnMode,
 }
 
 impl Settings {
@@ -79,6 +80,7 @@ impl Settings {
             pacing: tcp.pacing,
             fast_open: matches!(tcp.fast_open, FastOpen::Server | FastOpen::Both),
             congestion: tcp.congestion,
+            ecn: tcp.ecn,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::wire::tcp::{HEADER_BYTES, Options, SackBlock, TIMESTAMP_BYTES};
 
 use super::assembler::Assembler;
 use super::cc::{Algorithm, Controller};
+use super::ecn::Ecn;
 use super::fast_open::Opening;
 use super::flow_table::FlowKey;
 use super::pacing::Pacer;
@@ -139,6 +140,7 @@ pub(crate) struct Connection {
     pub(crate) rack: Rack,
     pub(crate) recovery: Recovery,
     pub(crate) cc: Algorithm,
+    pub(crate) ecn: Ecn,
     pub(crate) pacer: Pacer,
 
     // Deadlines.
@@ -207,29 +209,33 @@ pub(crate) struct Notes {
     pub(crate) soft_error: Option<TcpError>,
 }
 
+/// RFC 9293 3.7.1: what a peer accepts that does not say.
+fn mss_default(key: &FlowKey) -> usize {
+    if key.local.is_ipv4() { MSS_DEFAULT_V4 } else { MSS_DEFAULT_V6 }
+}
+
 impl Connection {
     fn new(origin: Origin, settings: Settings, owner: Owner, now: Instant) -> Connection {
-        let Origin { key, alias, iss, ts_offset, mtu } = origin;
         Connection {
-            key,
-            alias,
+            key: origin.key,
+            alias: origin.alias,
             owner,
             state: TcpState::Closed,
             error: None,
             error_pending: false,
             settings,
-            iss,
-            snd_una: iss,
-            snd_nxt: iss,
+            iss: origin.iss,
+            snd_una: origin.iss,
+            snd_nxt: origin.iss,
             snd_wnd: 0,
             snd_wl1: SeqNum(0),
-            snd_wl2: iss,
+            snd_wl2: origin.iss,
             snd_wnd_max: 0,
             snd_wscale: 0,
-            small: Small::new(iss),
+            small: Small::new(origin.iss),
             urgent: None,
             send: SendBuffer::new(settings.send_buffer),
-            send_base: iss + 1,
+            send_base: origin.iss + 1,
             fin_queued: false,
             fin_sent: false,
             irs: SeqNum(0),
@@ -244,20 +250,21 @@ impl Connection {
             peer_fin: None,
             fin_received: false,
             read_shut: false,
-            mss_peer: if key.local.is_ipv4() { MSS_DEFAULT_V4 } else { MSS_DEFAULT_V6 },
+            mss_peer: mss_default(&origin.key),
             scale_agreed: false,
             ts_ok: false,
             sack_ok: false,
-            ts_offset,
+            ts_offset: origin.ts_offset,
             ts_recent: 0,
             ts_recent_at: now,
-            mtu,
+            mtu: origin.mtu,
             rtt: Rtt::new(settings.rto_min),
             sent: SentQueue::default(),
             delivery: Delivery::new(now),
-            rack: Rack::new(iss),
-            recovery: Recovery::new(iss),
-            cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, u64::from(iss.0)),
+            rack: Rack::new(origin.iss),
+            recovery: Recovery::new(origin.iss),
+            cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, 0),
+            ecn: Ecn::new(settings.ecn, settings.congestion, origin.iss),
             pacer: Pacer::default(),
             rtx_at: None,
             rtx_count: 0,

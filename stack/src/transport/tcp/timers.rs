@@ -143,6 +143,9 @@ impl Connection {
         }
         self.rtt.back_off();
         if self.is_synchronised() {
+            if self.snd_una == self.iss + 1 {
+                self.ecn.on_first_flight_lost();
+            }
             self.enter_timeout_recovery(cx);
         } else {
             self.syn_data_lost(cx);

@@ -21,6 +21,7 @@ use super::state::{Connection, Cx, Origin, Settings};
 
 mod close;
 mod data;
+mod ecn;
 mod handshake;
 mod options;
 mod pacing;
@@ -44,6 +45,8 @@ struct Seg {
     ts: Option<(u32, u32)>,
     sack: Option<Vec<(u32, u32)>>,
     options: Option<Options>,
+    /// Codepoint of the packet around it.
+    ecn: Option<u8>,
 }
 
 impl Seg {
@@ -57,6 +60,10 @@ impl Seg {
     }
     fn sack(mut self, blocks: &[(u32, u32)]) -> Seg {
         self.sack = Some(blocks.to_vec());
+        self
+    }
+    fn ecn(mut self, codepoint: u8) -> Seg {
+        self.ecn = Some(codepoint);
         self
     }
     fn data(mut self, data: &[u8]) -> Seg {
@@ -97,6 +104,7 @@ impl Seg {
             window: self.win.unwrap_or(30_000),
             urgent: self.urgent.unwrap_or(0),
             options,
+            ecn: self.ecn.unwrap_or(0),
             ..Header::default()
         }
     }
@@ -115,6 +123,9 @@ impl Seg {
         }
         if let Some(urgent) = self.urgent {
             assert_eq!(header.urgent, urgent, "urgent pointer of {got}");
+        }
+        if let Some(ecn) = self.ecn {
+            assert_eq!(header.ecn, ecn, "codepoint of {got}");
         }
         if let Some(ts) = self.ts {
             assert_eq!(header.options.timestamp, Some(ts), "timestamp of {got}");
