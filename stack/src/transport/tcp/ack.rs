@@ -33,6 +33,8 @@ impl Connection {
         self.unanswered = 0;
         if self.flight() > 0 {
             self.take_ack(cx, seg, payload_len);
+        } else if !seg.options.sack.is_empty() {
+            self.take_late_report(cx, seg);
         }
         self.update_window(seg);
     }
@@ -74,6 +76,16 @@ impl Connection {
             self.tell_writable();
         }
         self.schedule_probe(cx.now);
+    }
+
+    /// A report while nothing is in flight: of a duplicate, or nothing.
+    fn take_late_report(&mut self, cx: &mut Cx<'_>, seg: &Header) {
+        let dsack = self.take_sack(cx, seg, &mut Newly::default());
+        if let Some((_, end)) = dsack {
+            self.on_dsack(cx);
+            self.find_spurious(cx, false, None, dsack);
+            self.probe_on_ack(cx, seg, Duplicate { reported_end: Some(end), bare: false });
+        }
     }
 
     /// `snd_una` moves to the acknowledgement; returns by how much.

@@ -144,8 +144,10 @@ impl Connection {
                     self.undo(cx, Proof::Frto);
                     return true;
                 }
+                // The third segment of the window that step 3a allows is a repetition.
                 if advanced || duplicate || newly.bytes > 0 {
                     e.frto = Frto::Off;
+                    self.recovery.force = true;
                 }
             }
         }

@@ -23,13 +23,17 @@ mod close;
 mod data;
 mod ecn;
 mod handshake;
+mod limited_transmit;
 mod options;
 mod pacing;
+mod prr;
+mod rack;
 mod recovery;
 mod reset;
 mod sending;
 mod soft_errors;
 mod timing;
+mod undo;
 mod urgent;
 mod window;
 
