@@ -140,9 +140,9 @@ pub struct TcpConfig {
 impl Default for TcpConfig {
     fn default() -> TcpConfig {
         TcpConfig {
-            send_buffer: 1 << 20,
+            send_buffer: 256 << 10,
             send_buffer_max: 4 << 20,
-            recv_buffer: 1 << 20,
+            recv_buffer: 256 << 10,
             recv_buffer_max: 6 << 20,
             rto_ms_min: 200,
             time_wait_s: 60,

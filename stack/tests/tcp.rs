@@ -392,6 +392,8 @@ fn lent_frames_are_bounded_by_the_receive_buffer() {
 fn shared_bytes_are_sent_without_copying() {
     let mut net = Net::new(Line { gso: 60_000, ..Line::default() }, 16);
     let (c, s) = net.connected(v4);
+    net.stacks[A].tcp_set_option(net.now, c, TcpOption::SendBuffer(1 << 20));
+    net.stacks[B].tcp_set_option(net.now, s, TcpOption::RecvBuffer(1 << 20));
     let mut data = bytes::Bytes::from(pattern(500_000));
     assert_eq!(net.stacks[A].tcp_send_bytes(net.now, c, &mut data), Ok(500_000));
     assert!(data.is_empty());

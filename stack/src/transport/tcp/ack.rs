@@ -37,6 +37,7 @@ impl Connection {
             self.take_late_report(cx, seg);
         }
         self.update_window(seg);
+        self.note_times(cx.now);
     }
 
     /// An acknowledgement while something is in flight.
@@ -73,6 +74,7 @@ impl Connection {
         if acked > 0 {
             // RFC 6298 5.2, 5.3
             self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
+            self.tune_send(cx);
             self.tell_writable();
         }
         self.schedule_probe(cx.now);

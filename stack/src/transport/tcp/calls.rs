@@ -1,6 +1,7 @@
 //! What an application does with a connection.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -35,6 +36,7 @@ impl Connection {
         cx.stats.snd_copied_octets += taken as u64;
         self.small.more = false;
         self.write_blocked = taken < data.len() || self.send.free() == 0;
+        self.note_times(cx.now);
         Ok(taken)
     }
 
@@ -49,6 +51,7 @@ impl Connection {
         cx.stats.snd_copied_octets += copied as u64;
         self.small.more = false;
         self.write_blocked = !data.is_empty() || self.send.free() == 0;
+        self.note_times(cx.now);
         Ok(taken)
     }
 
@@ -100,6 +103,7 @@ impl Connection {
         let n = self.recv.read(out);
         cx.stats.in_octets += n as u64;
         cx.stats.rcv_copied_octets += n as u64;
+        self.tune_recv(cx);
         self.window_update();
         Ok(n)
     }
@@ -116,6 +120,7 @@ impl Connection {
         let (bytes, copied) = self.recv.take(max);
         cx.stats.in_octets += bytes.len() as u64;
         cx.stats.rcv_copied_octets += copied as u64;
+        self.tune_recv(cx);
         self.window_update();
         Ok(bytes)
     }
@@ -179,7 +184,7 @@ impl Connection {
     }
 
     pub(crate) fn set_option(&mut self, cx: &Cx<'_>, option: TcpOption) {
-        self.settings.set(option);
+        Arc::make_mut(&mut self.settings).set(option);
         match option {
             TcpOption::SendBuffer(_) => {
                 self.send.set_limit(self.settings.send_buffer);
@@ -237,6 +242,7 @@ impl Connection {
 
     pub(crate) fn info(&self, now: Instant) -> TcpInfo {
         let (cwnd, ssthresh) = self.windows();
+        let (busy, rwnd_limited, sndbuf_limited) = self.totals.times.spent(now);
         TcpInfo {
             state: self.state,
             congestion: self.settings.congestion,
@@ -269,18 +275,18 @@ impl Connection {
             dsacks: u64::from(self.totals.dsacks),
             undos: u64::from(self.totals.undos),
             reordering_seen: u64::from(self.rack.reordered),
-            segments_sent: 0,
-            segments_received: 0,
-            bytes_sent: 0,
+            segments_sent: self.totals.times.segments_sent,
+            segments_received: self.totals.times.segments_received,
+            bytes_sent: self.totals.times.bytes_sent,
             bytes_retransmitted: self.totals.bytes_retransmitted,
             bytes_acked: self.totals.bytes_acked,
             bytes_received: self.totals.bytes_received,
             bytes_ce: self.ecn.bytes_ce(),
-            busy: Duration::ZERO,
-            rwnd_limited: Duration::ZERO,
-            sndbuf_limited: Duration::ZERO,
+            busy,
+            rwnd_limited,
+            sndbuf_limited,
             last_sent: now.saturating_since(self.last_sent),
-            last_received: Duration::ZERO,
+            last_received: now.saturating_since(self.totals.times.last_received),
             timestamps: self.ts_ok,
             sack: self.sack_ok,
             ecn: self.ecn.state(),

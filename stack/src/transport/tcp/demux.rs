@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 
 use crate::ctx::Fate;
 use crate::drop::DropReason;
-use crate::frame::{Checksum, Frame, Gso};
+use crate::frame::{Checksum, Frame};
 use crate::lower::{InPacket, Lower};
 use crate::path::PathLayer;
 use crate::time::Duration;
@@ -15,7 +15,7 @@ use super::flow_table::{Flow, FlowKey};
 use super::input::{Reply, reset_for};
 use super::state::Cx;
 use super::time_wait::Verdict;
-use super::{Tcp, emit};
+use super::{Tcp, emit, payload};
 
 /// RFC 4861 7.3.1 asks for hints of reachability; one per second is plenty.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ impl Tcp {
         // (RFC 9768 3.2.2.2.1).
         seg.ecn = packet.traffic_class & 3;
         frame.pull_front(header_len);
-        lower.ctx.mib.tcp.in_segs += segments_in(&frame);
+        lower.ctx.mib.tcp.in_segs += payload::segments(&frame);
         let key = FlowKey::new(
             SocketAddr::new(packet.dst, seg.dst_port),
             SocketAddr::new(packet.src, seg.src_port),
@@ -170,16 +170,6 @@ fn refuse<P: PathLayer>(
 ) -> Fate {
     emit::send_header(lower, &key, packet.alias, reset_for(seg, payload_len));
     Fate::Dropped(DropReason::TcpPortClosed)
-}
-
-/// How many segments a received frame stands for.
-pub(super) fn segments_in(frame: &Frame) -> u64 {
-    match frame.meta.gso {
-        Gso::Tcp4 { mss } | Gso::Tcp6 { mss } if mss > 0 => {
-            frame.total_len().div_ceil(usize::from(mss)).max(1) as u64
-        }
-        _ => 1,
-    }
 }
 
 fn check<P: PathLayer>(

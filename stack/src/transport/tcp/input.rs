@@ -9,7 +9,6 @@ use crate::socket::tcp::{TcpError, TcpState};
 use crate::wire::tcp::{Flags, Header};
 
 use super::assembler::Inserted;
-use super::demux::segments_in;
 use super::payload;
 use super::state::{Connection, Cx, Owner};
 
@@ -87,6 +86,8 @@ pub(crate) fn in_window(nxt: SeqNum, wnd: u32, seg: &Header, payload_len: usize)
 impl Connection {
     /// A segment of this connection arrived; `payload` is the frame without TCP header.
     pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &Header, payload: Frame) -> Outcome {
+        self.totals.times.last_received = cx.now;
+        self.totals.times.segments_received += payload::segments(&payload);
         match self.state {
             TcpState::SynSent => self.on_syn_sent(cx, seg, payload),
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait => {
@@ -198,7 +199,7 @@ impl Connection {
         if let Some(outcome) = self.check_control(cx, &seg, payload.total_len()) {
             return outcome;
         }
-        self.marks_on_segment(&seg, payload.total_len(), segments_in(&payload));
+        self.marks_on_segment(&seg, payload.total_len(), payload::segments(&payload));
         self.remember_timestamp(cx, &seg);
         self.process_ack(cx, &seg, payload.total_len());
         self.take_urgent(cx, &seg);
@@ -371,6 +372,7 @@ impl Connection {
         } else {
             self.take_out_of_order(cx, seq, payload)
         };
+        self.measure_recv_rtt(cx.now, seg, len);
         self.take_fin(cx);
         outcome
     }

@@ -2,6 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -16,7 +17,7 @@ const HALF_OPEN_MIN: usize = 16;
 pub(crate) struct Listener {
     pub(crate) local: SocketAddr,
     pub(crate) backlog: usize,
-    pub(crate) settings: Settings,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) generation: u32,
     pub(crate) event_queued: bool,
     /// Established, oldest first: connection slots.
@@ -74,7 +75,7 @@ impl Listeners {
         &mut self,
         local: SocketAddr,
         backlog: usize,
-        settings: Settings,
+        settings: Arc<Settings>,
         generation: u32,
     ) -> u32 {
         let slot = self.slots.insert(Listener {
@@ -115,7 +116,7 @@ mod tests {
     #[test]
     fn exact_before_wildcard_before_dual_stack() {
         let mut l = Listeners::default();
-        let mut add = |a: &str| l.insert(a.parse().unwrap(), 1, settings(), 0);
+        let mut add = |a: &str| l.insert(a.parse().unwrap(), 1, settings().into(), 0);
         let (dual, any4) = (add("[::]:80"), add("0.0.0.0:80"));
         let (exact4, exact6) = (add("10.0.0.1:80"), add("[fd00::1]:80"));
         let at = |a: &str| l.lookup(a.parse().unwrap(), 80);

@@ -10,6 +10,7 @@
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -28,6 +29,7 @@ use crate::timer_wheel::TimerHandle;
 mod accurate_ecn;
 mod ack;
 mod assembler;
+mod autotune;
 mod calls;
 pub mod cc;
 mod challenge;
@@ -69,6 +71,7 @@ mod tail_probe;
 mod tests;
 mod time_wait;
 mod timers;
+mod times;
 mod undo;
 mod urgent;
 
@@ -107,7 +110,7 @@ pub(crate) struct Tcp {
     time_wait_armed: bool,
     ports: Ports,
     challenge: ChallengeBudget,
-    settings: Settings,
+    settings: Arc<Settings>,
     budget: Budget,
     /// Connections with something to send.
     dirty: VecDeque<u32>,
@@ -136,7 +139,7 @@ impl Tcp {
             time_wait_armed: false,
             ports: Ports::default(),
             challenge: ChallengeBudget::default(),
-            settings: Settings::new(&config.tcp),
+            settings: Arc::new(Settings::new(&config.tcp)),
             budget: Budget::new(config.limits.tcp_bytes),
             dirty: VecDeque::new(),
             events: VecDeque::new(),

@@ -1,6 +1,7 @@
 //! Connections and listeners come and go: connect, listen, accept, close.
 
 use core::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::lower::Lower;
 use crate::path::PathLayer;
@@ -36,7 +37,7 @@ impl Tcp {
             return Err(ListenError::InUse);
         }
         let generation = self.next_generation();
-        let index = self.listeners.insert(local, backlog, self.settings, generation);
+        let index = self.listeners.insert(local, backlog, Arc::clone(&self.settings), generation);
         Ok(SocketId { kind: SocketKind::TcpListener, index, generation })
     }
 
@@ -87,7 +88,7 @@ impl Tcp {
             mtu: route.mtu,
         };
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
-        let mut c = Connection::connect(origin, self.settings, &mut cx);
+        let mut c = Connection::connect(origin, Arc::clone(&self.settings), &mut cx);
         let taken = c.open_with(&mut cx, data);
         if !data.is_empty() && self.fast_open_client {
             c.notes.opening.offer = self.cookies.offer(key.peer, now);
@@ -215,7 +216,7 @@ impl Tcp {
         if id.kind == SocketKind::TcpListener {
             let Some(slot) = self.find(id) else { return false };
             let Some(listener) = self.listeners.get_mut(slot) else { return false };
-            listener.settings.set(option);
+            Arc::make_mut(&mut listener.settings).set(option);
             return true;
         }
         self.with_connection(lower, id, |c, cx| c.set_option(cx, option)).is_some()

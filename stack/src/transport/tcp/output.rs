@@ -57,6 +57,14 @@ impl Connection {
         limits: &PathLimits,
     ) -> Option<SegmentOut> {
         self.set_mtu(limits.mtu);
+        let segment = self.next_segment(cx, limits);
+        if segment.is_none() {
+            self.note_times(cx.now);
+        }
+        segment
+    }
+
+    fn next_segment(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<SegmentOut> {
         match self.state {
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait => None,
             TcpState::SynSent | TcpState::SynReceived => match self.poll_syn(cx) {
@@ -274,6 +282,7 @@ impl Connection {
             out.payload = self.send.slice((from - self.send_base) as usize, len);
         }
         self.charge_pacer(cx.now, len);
+        self.totals.times.bytes_sent += len as u64;
         self.last_sent = cx.now;
         out
     }
@@ -309,6 +318,7 @@ impl Connection {
         if acks {
             self.mark_ack(&mut header);
         }
+        self.totals.times.segments_sent += payload_len.div_ceil(mss).max(1) as u64;
         self.mark_urgent(&mut header);
         SegmentOut { header, payload: Frags::new(), payload_len, mss }
     }

@@ -20,44 +20,42 @@ const RTT_MIN: Duration = Duration::from_millis(1);
 /// yet, or an old one (RFC 6928).
 const UNPACED_SEGMENTS: u8 = 10;
 
-const NEVER: Instant = Instant::from_nanos(u64::MAX);
-
 /// The pacer of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pacer {
     /// When everything sent so far is paid for.
     paid_at: Instant,
     /// No data before this.
-    open_at: Instant,
+    open_at: Option<Instant>,
     /// So many segments are free.
     unpaced: u8,
 }
 
 impl Default for Pacer {
     fn default() -> Pacer {
-        Pacer { paid_at: Instant::ZERO, open_at: NEVER, unpaced: UNPACED_SEGMENTS }
+        Pacer { paid_at: Instant::ZERO, open_at: None, unpaced: UNPACED_SEGMENTS }
     }
 }
 
 impl Pacer {
     /// When data may go on, while it waits.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        (self.open_at != NEVER).then_some(self.open_at)
+        self.open_at
     }
 
     pub(crate) fn is_waiting(&self) -> bool {
-        self.open_at != NEVER
+        self.open_at.is_some()
     }
 
     /// Time has come to `now`.
     pub(crate) fn on_timer(&mut self, now: Instant) {
-        if self.open_at <= now {
-            self.open_at = NEVER;
+        if self.open_at.is_some_and(|at| at <= now) {
+            self.open_at = None;
         }
     }
 
     pub(crate) fn stop(&mut self) {
-        self.open_at = NEVER;
+        self.open_at = None;
     }
 
     fn may_send(&mut self, now: Instant, quantum: Duration) -> bool {
@@ -66,7 +64,7 @@ impl Pacer {
             return false;
         }
         if self.unpaced == 0 && self.paid_at >= now + quantum {
-            self.open_at = self.paid_at;
+            self.open_at = Some(self.paid_at);
             return false;
         }
         true

@@ -1,5 +1,7 @@
 //! Passive opens: from a SYN through the SYN queue, or through a cookie, to the accept queue.
 
+use std::sync::Arc;
+
 use crate::ctx::{Fate, Timer};
 use crate::drop::DropReason;
 use crate::frame::Frame;
@@ -147,7 +149,9 @@ impl Tcp {
         seg: &Header,
         frame: Frame,
     ) {
-        let Some(settings) = self.listeners.get(slot).map(|l| l.settings) else { return };
+        let Some(settings) = self.listeners.get(slot).map(|l| Arc::clone(&l.settings)) else {
+            return;
+        };
         let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
         let origin = Origin { key, alias: packet.alias, iss, ts_offset, mtu };
         let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
@@ -340,7 +344,7 @@ impl Tcp {
             lower.ctx.mib.tcp.listen_overflows += 1;
             return Err(DropReason::TcpAcceptQueueFull);
         }
-        let settings = listener.settings;
+        let settings = Arc::clone(&listener.settings);
         if !self.make_room(lower) {
             return Err(DropReason::TcpConnectionLimit);
         }

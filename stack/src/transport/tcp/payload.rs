@@ -2,7 +2,7 @@
 
 use bytes::Buf;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Gso};
 
 /// Removes the first `n` bytes; all of them if there are fewer.
 pub(crate) fn trim_front(frame: &mut Frame, n: usize) {
@@ -34,6 +34,16 @@ pub(crate) fn truncate(frame: &mut Frame, len: usize) {
         keep += 1;
     }
     frame.frags.truncate(keep);
+}
+
+/// How many segments a received frame stands for.
+pub(crate) fn segments(frame: &Frame) -> u64 {
+    match frame.meta.gso {
+        Gso::Tcp4 { mss } | Gso::Tcp6 { mss } if mss > 0 => {
+            frame.total_len().div_ceil(usize::from(mss)).max(1) as u64
+        }
+        _ => 1,
+    }
 }
 
 /// The memory a frame holds: its whole buffer, not only its data.

@@ -22,6 +22,11 @@ impl Budget {
         self.held >= self.limit / 4 * 3
     }
 
+    /// What each connection that holds anything may hold when memory is tight.
+    pub(crate) fn share(&self) -> usize {
+        self.limit / self.holders.max(1)
+    }
+
     /// Takes note that a connection's share went from `before` to `now`; whether memory became
     /// tight by it.
     fn charge(&mut self, before: usize, now: usize) -> bool {

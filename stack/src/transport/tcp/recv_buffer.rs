@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::frame::Frame;
 
+use super::autotune::Tuning;
 use super::payload;
 
 /// Copied-out payloads are gathered in blocks of this size.
@@ -84,6 +85,7 @@ pub(crate) struct RecvBuffer {
     held: usize,
     limit: usize,
     lent: Option<Arc<AtomicUsize>>,
+    pub(crate) tuning: Tuning,
 }
 
 impl RecvBuffer {
@@ -210,6 +212,21 @@ impl RecvBuffer {
         }
         lent.fetch_add(footprint, Ordering::Relaxed);
         (Bytes::from_owner(Lent { frame, lent: Arc::clone(lent) }), 0)
+    }
+
+    /// Whether memory is kept for data to come.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.chunks.is_empty() && self.chunks.capacity() > 0
+    }
+
+    /// Gives it back.
+    pub(crate) fn release(&mut self) {
+        if self.has_spare() {
+            self.chunks = VecDeque::new();
+        }
+        if self.lent.as_ref().is_some_and(|lent| Arc::strong_count(lent) == 1) {
+            self.lent = None;
+        }
     }
 
     /// Drops everything unread.

@@ -25,7 +25,7 @@ pub(crate) struct SendBuffer {
     len: usize,
     limit: usize,
     /// Where the last slice ended: chunk index and the offset of its first byte.
-    cursor: (usize, usize),
+    cursor: (u32, u32),
 }
 
 impl SendBuffer {
@@ -103,7 +103,7 @@ impl SendBuffer {
         if offset + len > self.len - self.tail.len() {
             self.freeze_tail();
         }
-        let (mut index, mut start) = self.cursor;
+        let (mut index, mut start) = (self.cursor.0 as usize, self.cursor.1 as usize);
         if offset < start || index >= self.chunks.len() {
             (index, start) = (0, 0);
         }
@@ -123,7 +123,7 @@ impl SendBuffer {
             start += chunk.len();
             index += 1;
         }
-        self.cursor = (index, start);
+        self.cursor = (index as u32, start as u32);
         pieces
     }
 
@@ -134,7 +134,7 @@ impl SendBuffer {
             self.freeze_tail();
         }
         let mut left = n;
-        let mut popped = 0;
+        let mut popped = 0u32;
         while left > 0 {
             let Some(chunk) = self.chunks.front_mut() else { break };
             if chunk.len() > left {
@@ -147,9 +147,22 @@ impl SendBuffer {
         }
         self.len -= n;
         let (index, start) = self.cursor;
+        let n = n as u32;
         // The front chunk starts at 0 again even if it was cut.
         self.cursor =
             if index > popped && start >= n { (index - popped, start - n) } else { (0, 0) };
+    }
+
+    /// Whether memory is kept for data to come.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.len == 0 && (self.tail.capacity() > 0 || self.chunks.capacity() > 0)
+    }
+
+    /// Gives it back.
+    pub(crate) fn release(&mut self) {
+        if self.has_spare() {
+            self.clear();
+        }
     }
 
     /// Drops everything.

@@ -9,8 +9,6 @@ use super::state::{Connection, Cx};
 /// A corked tail leaves after this.
 const CORK_MAX: Duration = Duration::from_millis(200);
 
-const NEVER: Instant = Instant::from_nanos(u64::MAX);
-
 /// What is known about segments short of full.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Small {
@@ -23,25 +21,25 @@ pub(crate) struct Small {
     /// Send what the window takes, however little (persist override of SWS avoidance).
     pub(crate) force: bool,
     /// When the cork gives way.
-    cork_at: Instant,
+    cork_at: Option<Instant>,
 }
 
 impl Small {
     pub(crate) fn new(iss: SeqNum) -> Small {
-        Small { end: iss, more: false, expired: false, force: false, cork_at: NEVER }
+        Small { end: iss, more: false, expired: false, force: false, cork_at: None }
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.cork_at
     }
 
     pub(crate) fn stop(&mut self) {
-        self.cork_at = NEVER;
+        self.cork_at = None;
     }
 
     /// New data up to `end` was sent; `small`: less than full segments.
     pub(crate) fn on_sent(&mut self, end: SeqNum, small: bool) {
-        (self.force, self.expired, self.cork_at) = (false, false, NEVER);
+        (self.force, self.expired, self.cork_at) = (false, false, None);
         if small {
             self.end = end;
         }
@@ -68,16 +66,16 @@ impl Connection {
 
     /// A tail waits; the cork gives way in time.
     pub(crate) fn arm_cork(&mut self, now: Instant) {
-        if self.is_corked() && self.small.cork_at == NEVER {
-            self.small.cork_at = now + CORK_MAX;
+        if self.is_corked() && self.small.cork_at.is_none() {
+            self.small.cork_at = Some(now + CORK_MAX);
         }
     }
 
     pub(crate) fn on_cork_timer(&mut self, cx: &mut Cx<'_>) {
-        if self.small.cork_at > cx.now {
+        if self.small.cork_at.is_none_or(|at| at > cx.now) {
             return;
         }
-        self.small.cork_at = NEVER;
+        self.small.cork_at = None;
         if self.unsent() > 0 && self.is_corked() {
             self.small.expired = true;
             cx.stats.cork_timeouts += 1;

@@ -4,6 +4,8 @@
 //!
 //! A connection is sans-IO: segments and time go in, segments and one deadline come out.
 
+use std::sync::Arc;
+
 use crate::ip::address::AliasId;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{Retransmits, TcpError, TcpState};
@@ -30,6 +32,7 @@ pub(crate) use super::settings::Settings;
 use super::settings::{MSS_MIN, WINDOW_SCALE_MAX};
 use super::small::Small;
 use super::time_wait::Entry;
+use super::times::Times;
 use super::urgent::Urgent;
 
 /// RFC 9293 3.7.1: what a peer that names no MSS accepts.
@@ -84,7 +87,8 @@ pub(crate) struct Connection {
     pub(crate) error: Option<TcpError>,
     /// The application has not seen `error` yet.
     pub(crate) error_pending: bool,
-    pub(crate) settings: Settings,
+    /// Shared with its listener or all of the stack until it sets an option of its own.
+    pub(crate) settings: Arc<Settings>,
 
     // Send sequence space.
     pub(crate) iss: SeqNum,
@@ -182,6 +186,7 @@ pub(crate) struct Totals {
     pub(crate) bytes_received: u64,
     pub(crate) dsacks: u32,
     pub(crate) undos: u32,
+    pub(crate) times: Times,
 }
 
 /// What the table notes about a connection.
@@ -215,7 +220,7 @@ fn mss_default(key: &FlowKey) -> usize {
 }
 
 impl Connection {
-    fn new(origin: Origin, settings: Settings, owner: Owner, now: Instant) -> Connection {
+    fn new(origin: Origin, settings: Arc<Settings>, owner: Owner, now: Instant) -> Connection {
         Connection {
             key: origin.key,
             alias: origin.alias,
@@ -223,7 +228,6 @@ impl Connection {
             state: TcpState::Closed,
             error: None,
             error_pending: false,
-            settings,
             iss: origin.iss,
             snd_una: origin.iss,
             snd_nxt: origin.iss,
@@ -265,6 +269,7 @@ impl Connection {
             recovery: Recovery::new(origin.iss),
             cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, 0),
             ecn: Ecn::new(settings.ecn, settings.congestion, origin.iss),
+            settings,
             pacer: Pacer::default(),
             rtx_at: None,
             rtx_count: 0,
@@ -287,8 +292,12 @@ impl Connection {
     }
 
     /// An active open: SYN-SENT, the SYN is not sent yet.
-    pub(crate) fn connect(origin: Origin, settings: Settings, cx: &mut Cx<'_>) -> Connection {
-        let mut c = Connection::new(origin, settings, Owner::App, cx.now);
+    pub(crate) fn connect(
+        origin: Origin,
+        settings: impl Into<Arc<Settings>>,
+        cx: &mut Cx<'_>,
+    ) -> Connection {
+        let mut c = Connection::new(origin, settings.into(), Owner::App, cx.now);
         cx.stats.active_opens += 1;
         c.set_state(cx, TcpState::SynSent);
         c
@@ -297,12 +306,12 @@ impl Connection {
     /// A passive open by a SYN with `seq`, `window` and `options`: SYN-RECEIVED.
     pub(crate) fn accept(
         origin: Origin,
-        settings: Settings,
+        settings: impl Into<Arc<Settings>>,
         listener: u32,
         (seq, window, options): (SeqNum, u16, &Options),
         cx: &mut Cx<'_>,
     ) -> Connection {
-        let mut c = Connection::new(origin, settings, Owner::Listener(listener), cx.now);
+        let mut c = Connection::new(origin, settings.into(), Owner::Listener(listener), cx.now);
         c.take_syn(cx.now, seq, window, options);
         c.set_state(cx, TcpState::SynReceived);
         c
@@ -454,4 +463,15 @@ impl Connection {
 pub(crate) fn mss_of_mtu(mtu: usize, v4: bool) -> usize {
     let ip_header_bytes = if v4 { 20 } else { 40 };
     mtu.saturating_sub(ip_header_bytes + HEADER_BYTES).clamp(MSS_MIN, usize::from(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_does_not_grow_unnoticed() {
+        let bytes = size_of::<Connection>();
+        assert!(bytes <= 1216, "{bytes}");
+    }
 }

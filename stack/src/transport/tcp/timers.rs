@@ -10,6 +10,9 @@ use super::state::{Connection, Cx, Owner, Probe};
 /// How long an orphan waits for the peer's FIN.
 pub(crate) const FIN_WAIT_2_ORPHAN: Duration = Duration::from_mins(1);
 
+/// How long memory for data to come is kept.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
+
 /// RFC 9293 3.8.3 R2: timeouts in a row before a connection is given up (about 15 minutes).
 const RETRIES_MAX: u32 = 15;
 
@@ -38,8 +41,18 @@ impl Connection {
             .min(nanos(self.linger_at))
             .min(nanos(self.user_timeout_at()))
             .min(nanos(self.pacer.deadline()))
-            .min(self.small.deadline().as_nanos());
+            .min(nanos(self.small.deadline()))
+            .min(self.release_at());
         (first != NEVER).then(|| Instant::from_nanos(first))
+    }
+
+    /// When an idle connection gives memory back that it keeps for data to come.
+    fn release_at(&self) -> u64 {
+        if !self.send.has_spare() && !self.recv.has_spare() {
+            return u64::MAX;
+        }
+        let quiet = self.last_sent.max(self.totals.times.last_received);
+        (quiet + self.rtt.rto().max(RELEASE_AFTER)).as_nanos()
     }
 
     pub(crate) fn stop_timers(&mut self) {
@@ -102,6 +115,8 @@ impl Connection {
         if cx.now - self.last_sent >= self.rtt.rto() {
             // Idle: the timer that was armed for the last segment.
             self.sent.release();
+            self.send.release();
+            self.recv.release();
             if self.sent.is_empty() {
                 self.recovery.episode = None;
             }

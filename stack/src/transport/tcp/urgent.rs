@@ -64,7 +64,7 @@ impl Connection {
     }
 
     /// Sequence number of the next byte the application reads.
-    fn read_seq(&self) -> SeqNum {
+    pub(crate) fn read_seq(&self) -> SeqNum {
         self.rcv_nxt - u32::from(self.fin_received) - self.recv.len() as u32
     }
 

@@ -19,6 +19,7 @@ use super::output::PathLimits;
 use super::pressure::Budget;
 use super::state::{Connection, Cx, Origin, Settings};
 
+mod autotune;
 mod close;
 mod data;
 mod ecn;
@@ -109,7 +110,6 @@ impl Seg {
             urgent: self.urgent.unwrap_or(0),
             options,
             ecn: self.ecn.unwrap_or(0),
-            ..Header::default()
         }
     }
 

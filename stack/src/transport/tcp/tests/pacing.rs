@@ -33,7 +33,7 @@ fn sent_until(b: &mut Bench, ms: u64) -> usize {
         // As the wheel does: late by a part of its tick.
         let tick = 1 << 16;
         b.now = b.now.max(Instant::from_nanos(at.as_nanos().next_multiple_of(tick)));
-        b.cx(|c, cx| c.on_timer(cx));
+        b.cx(Connection::on_timer);
     }
     b.now = b.now.max(to);
     total
@@ -86,7 +86,7 @@ fn acknowledgements_do_not_wait_for_the_pacer() {
 #[test]
 fn without_pacing_a_window_leaves_at_once() {
     let mut b = paced(100_000);
-    b.c.settings.pacing = false;
+    std::sync::Arc::make_mut(&mut b.c.settings).pacing = false;
     b.write_bytes(200_000);
     let burst: usize = std::iter::from_fn(|| b.poll()).map(|(_, data)| data.len()).sum();
     assert_eq!(burst, 100_000);
@@ -105,7 +105,7 @@ fn a_round_trip_below_a_millisecond_is_not_paced() {
 #[test]
 fn the_applications_bound_holds_even_without_pacing() {
     let mut b = paced(100_000);
-    b.c.settings.pacing = false;
+    std::sync::Arc::make_mut(&mut b.c.settings).pacing = false;
     b.cx(|c, cx| c.set_option(cx, TcpOption::PacingRateMax(Some(1_000_000))));
     assert_eq!(b.c.pacing_rate(), Some(1_000_000));
     b.write_bytes(200_000);

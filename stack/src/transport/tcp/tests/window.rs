@@ -45,7 +45,6 @@ fn a_closed_window_does_not_open_by_crumbs() {
 #[test]
 fn the_right_edge_never_moves_back() {
     let mut b = small_buffer(10_000);
-    b.c.settings.recv_buffer = 4000;
     b.c.recv.set_limit(4000);
     b.send(1, ack(5001, 1001).data(&[0; 1000]));
     b.send(1, ack(6001, 1001).data(&[0; 1000]));
