@@ -59,6 +59,7 @@ drop_reasons! {
     IpProtocolUnknown, "No transport for this protocol number.", "None needed.";
     FragmentMalformed, "A fragment has an impossible offset or length.", "Likely an attack.";
     FragmentOverlap, "Fragments overlap; the whole packet is discarded (RFC 5722).", "Likely an attack.";
+    FragmentEcnMixed, "Some fragments are marked as congested, others are not ECN-capable; the whole packet is discarded (RFC 3168 5.3).", "Look for a router that changes ECN bits.";
     FragmentTooMany, "The reassembly limits of the vserver are reached.", "Raise the fragment limits, or look for an attack.";
     FragmentTimeout, "The missing fragments did not arrive in time.", "Look for loss on the path; avoid fragmentation.";
     // icmp

@@ -77,6 +77,14 @@ counters! {
         in_delivers: "InDelivers",
         /// Multicast packets received.
         in_mcast_pkts: "InMcastPkts",
+        /// Packets received that are not ECN-capable.
+        in_no_ect_pkts: "InNoECTPkts",
+        /// Packets received with ECT(1).
+        in_ect1_pkts: "InECT1Pkts",
+        /// Packets received with ECT(0).
+        in_ect0_pkts: "InECT0Pkts",
+        /// Packets received with the mark "congestion experienced".
+        in_ce_pkts: "InCEPkts",
         /// Packets that protocols asked to send.
         out_requests: "OutRequests",
         /// Bytes sent.

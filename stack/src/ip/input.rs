@@ -86,6 +86,7 @@ pub(crate) fn input(
         Ok(checked) => checked,
         Err(reason) => return Input::Done(lost(ctx, is_v4, reason)),
     };
+    count_codepoint(output::stats(ctx.mib, is_v4), header.traffic_class, &frame);
     if header.dst.is_multicast() {
         output::stats(ctx.mib, is_v4).in_mcast_pkts += 1;
     }
@@ -99,6 +100,25 @@ pub(crate) fn input(
     };
     let local = Local { arrival, header, to_many };
     if is_v4 { local.input_v4(ctx, link, ip, frame) } else { local.input_v6(ctx, link, ip, frame) }
+}
+
+/// ECN codepoints as they arrive (RFC 3168 section 5), each packet of a merged unit by itself.
+fn count_codepoint(stats: &mut IpStats, traffic_class: u8, frame: &Frame) {
+    let packets = match frame.meta.gso {
+        Gso::None => 1,
+        Gso::Tcp4 { mss: size } | Gso::Tcp6 { mss: size } | Gso::Udp { size } => {
+            // Less the headers that every packet has.
+            let payload = frame.total_len().saturating_sub(40);
+            payload.div_ceil(usize::from(size.max(1))).max(1) as u64
+        }
+    };
+    let counter = match traffic_class & 3 {
+        0 => &mut stats.in_no_ect_pkts,
+        1 => &mut stats.in_ect1_pkts,
+        2 => &mut stats.in_ect0_pkts,
+        _ => &mut stats.in_ce_pkts,
+    };
+    *counter += packets;
 }
 
 fn lost(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) -> Fate {
@@ -118,6 +138,7 @@ fn count(stats: &mut IpStats, reason: DropReason) {
             stats.in_discards += 1;
             stats.reasm_fails += 1;
         }
+        DropReason::FragmentEcnMixed => stats.reasm_fails += 1,
         DropReason::FragmentOverlap | DropReason::FragmentMalformed => {
             stats.reasm_fails += 1;
             stats.in_hdr_errors += 1;

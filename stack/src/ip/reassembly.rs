@@ -163,13 +163,18 @@ impl Partial {
         frame
     }
 
-    /// RFC 3168 5.3: any CE makes CE. A mix with Not-ECT would be a reason to drop; it is kept.
+    /// RFC 3168 5.3: any CE makes CE; see [`mixes_marks`].
     fn ecn(&self) -> u8 {
         if self.ecn_seen & 1 << 3 != 0 {
             return 3;
         }
         self.ecn_seen.trailing_zeros().min(3) as u8
     }
+}
+
+/// RFC 3168 5.3: CE beside Not-ECT must not become CE, and the mark must not be lost.
+fn mixes_marks(seen: u8) -> bool {
+    seen & 1 != 0 && seen & 1 << 3 != 0
 }
 
 impl Reassembly {
@@ -210,6 +215,10 @@ impl Reassembly {
         };
         if partial.poisoned {
             return Reassembled::Done(Fate::Dropped(DropReason::FragmentOverlap));
+        }
+        if mixes_marks(partial.ecn_seen | 1 << (fragment.ecn & 3)) {
+            self.poison(ctx, key);
+            return Reassembled::Done(Fate::Dropped(DropReason::FragmentEcnMixed));
         }
         let data = frame.data();
         let at = match partial.place(fragment, data) {
@@ -370,6 +379,25 @@ mod tests {
         }
     }
 
+    // RFC 3168 5.3
+    #[test]
+    fn marked_fragments_beside_such_that_are_not_ecn_capable_are_discarded() {
+        for order in [[0, 3], [3, 0]] {
+            let mut world = World::new();
+            let mut table = Reassembly::new(world.secrets.flow);
+            for (ecn, offset, more) in [(order[0], 0, true), (order[1], 8, false)] {
+                let f = Fragment { ecn, ..fragment(1, offset, more) };
+                world.mib.frames.consumed += 1;
+                match table.input(&mut world.ctx(), &f, &Frame::from_heap(0, &[0; 8])) {
+                    Reassembled::Done(Fate::Consumed) if more => {}
+                    Reassembled::Done(Fate::Dropped(DropReason::FragmentEcnMixed)) if !more => {}
+                    _ => panic!("the fragment at {offset}"),
+                }
+            }
+        }
+    }
+
+    // RFC 3168 5.3
     #[test]
     fn congestion_marks_survive() {
         let mut world = World::new();
