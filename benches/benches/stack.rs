@@ -23,6 +23,37 @@ fn ping_pong(c: &mut Criterion) {
     group.finish();
 }
 
+/// Resident memory of this process.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: usize = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    pages * 4096
+}
+
+/// One connection that talks beside many that do not: what it touches must not grow with them.
+fn idle_connections(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tcp_one_active_beside_idle");
+    for idle in [10, 10_000, 100_000, 1_000_000] {
+        let mut pair = Pair::new(1, 0);
+        let before = resident_bytes();
+        pair.add_idle(idle);
+        if idle >= 10_000 {
+            let bytes = (resident_bytes() - before) / idle;
+            println!("{idle} idle connections: {bytes} bytes each");
+        }
+        group.bench_function(BenchmarkId::from_parameter(idle), |b| {
+            b.iter(|| pair.ping_pong(black_box(0)));
+        });
+    }
+    group.finish();
+}
+
+/// A connection made, accepted and closed on both sides.
+fn open_and_close(c: &mut Criterion) {
+    let mut pair = Pair::new(1, 0);
+    c.bench_function("tcp_open_accept_close", |b| b.iter(|| pair.open_and_close()));
+}
+
 fn bulk(c: &mut Criterion) {
     let mut group = c.benchmark_group("tcp_bulk_1_MiB");
     let data = vec![0x5a; 1 << 20];
@@ -35,5 +66,5 @@ fn bulk(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, ping_pong, bulk);
+criterion_group!(benches, ping_pong, idle_connections, open_and_close, bulk);
 criterion_main!(benches);
