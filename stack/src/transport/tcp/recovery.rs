@@ -190,7 +190,8 @@ impl Connection {
         let prr = Prr::new(recover_fs, self.pipe(), self.mss_full());
         self.rack.probe.forget();
         let r = &mut self.recovery;
-        r.episode = Some(Box::new(Episode::new(self.snd_una, false, prr)));
+        let episode = Episode::new(self.snd_una, false, prr);
+        r.episode = Some(Box::new(episode.after_repetition(self.sent.first_was_resent())));
         (r.phase, r.recover, r.force) = (Phase::Fast, nxt, true);
     }
 

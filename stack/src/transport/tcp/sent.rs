@@ -287,6 +287,11 @@ impl SentQueue {
         self.records.insert(i + 1, right);
     }
 
+    /// Whether the first bytes in flight are a repetition.
+    pub(crate) fn first_was_resent(&self) -> bool {
+        self.records.front().is_some_and(|r| r.resent > 0)
+    }
+
     /// The front record is reported although it was not acknowledged: the peer dropped what it
     /// had reported (RFC 2018 section 8).
     pub(crate) fn reneged(&self) -> bool {

@@ -56,6 +56,13 @@ impl Episode {
             undone: false,
         }
     }
+
+    /// The first segment in flight was sent again before, in an earlier recovery: an
+    /// acknowledgement of that repetition is older than those of this recovery, and says nothing.
+    pub(crate) fn after_repetition(mut self, resent: bool) -> Episode {
+        self.examined |= resent;
+        self
+    }
 }
 
 /// How it was found out.

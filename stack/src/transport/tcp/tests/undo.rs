@@ -67,6 +67,34 @@ fn an_echo_older_than_the_repetition_takes_fast_recovery_back() {
     assert!(b.c.rack.reordered > reordered, "the path reorders: more patience from now on");
 }
 
+// RFC 3522 3.2: what counts is the repetition of the acknowledged segment, which may be from the
+// recovery before.
+#[test]
+fn the_echo_of_a_repetition_from_an_earlier_recovery_takes_nothing_back() {
+    let mut b = with_timestamps();
+    b.c.cc = super::super::cc::Algorithm::NewReno(super::super::cc::NewReno::new(2000));
+    b.write_bytes(60_000);
+    let report = |una, blocks: &[(u32, u32)]| ack(5001, una).sack(blocks).win(60_000);
+    // The first is lost; new segments leave meanwhile, from 11001 on, of which the first is lost
+    // too.
+    b.send(30, report(1001, &[(2001, 8001)]).ts(730, 5));
+    drain(&mut b);
+    b.send(40, report(1001, &[(2001, 11_001)]).ts(740, 5));
+    assert!(drain(&mut b).contains(&14_001));
+    b.send(60, report(1001, &[(12_001, 15_001), (2001, 11_001)]).ts(760, 30));
+    assert!(drain(&mut b).contains(&11_001));
+    b.send(65, report(11_001, &[(12_001, 15_001)]).ts(765, 30));
+    let last = *drain(&mut b).iter().max().unwrap() + 1000;
+    assert!(last >= 17_001, "{last}");
+    assert_eq!((b.c.recovery.phase, b.stats.sack_recovery), (Phase::Open, 1));
+    // 15001 is lost as well: another recovery begins before the repetition of 11001 arrives.
+    b.send(85, report(11_001, &[(16_001, last), (12_001, 15_001)]).ts(785, 30));
+    assert_eq!((b.c.recovery.phase, b.stats.sack_recovery), (Phase::Fast, 2));
+    assert!(drain(&mut b).contains(&15_001));
+    b.send(95, report(15_001, &[(16_001, last)]).ts(795, 60));
+    assert_eq!((b.c.recovery.phase, b.stats.full_undo), (Phase::Fast, 0));
+}
+
 fn plain() -> Bench {
     let mut b = Bench::established_sack();
     b.write_bytes(10_000);
