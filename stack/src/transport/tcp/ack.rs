@@ -183,7 +183,7 @@ impl Connection {
     fn on_dsack(&mut self, cx: &mut Cx<'_>) {
         cx.stats.dsack_recv += 1;
         self.totals.dsacks += 1;
-        self.rack.on_dsack(self.snd_una, self.snd_nxt);
+        self.rack_on_dsack();
     }
 
     /// RFC 9293 3.10.7.4: older segments must not shrink the window.

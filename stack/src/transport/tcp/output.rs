@@ -434,7 +434,7 @@ impl Connection {
         self.ack_now
             || self.syn_pending
             || self.probe.is_some()
-            || self.rack.probe.due
+            || self.sent.recent.probe.due
             || (data && (!self.pacer.is_waiting() || self.recovery.force))
             || (self.fin_queued && !self.fin_sent && self.unsent() == 0)
     }

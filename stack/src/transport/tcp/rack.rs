@@ -21,20 +21,45 @@ const DUP_THRESH: usize = 3;
 /// RFC 8985 6.2 step 4: recoveries without a duplicate that the larger window lasts.
 const PERSIST_RECOVERIES: u8 = 16;
 
-/// What RACK remembers of a connection.
+/// What RACK learnt about the path.
 #[derive(Clone, Debug)]
 pub(crate) struct Rack {
-    /// The newest delivered transmission.
-    newest: Option<Transmission>,
-    /// Its round trip.
-    rtt: Duration,
-    /// Highest sequence number delivered.
-    fack: SeqNum,
     /// Times something arrived later than what was sent after it.
     pub(crate) reordered: u32,
     /// Quarters of a round trip to wait.
     reo_wnd_mult: u8,
     reo_wnd_persist: u8,
+}
+
+impl Default for Rack {
+    fn default() -> Rack {
+        Rack { reordered: 0, reo_wnd_mult: 1, reo_wnd_persist: 0 }
+    }
+}
+
+impl Rack {
+    pub(crate) fn saw_reordering(&mut self) {
+        self.reordered = self.reordered.saturating_add(1);
+    }
+
+    /// A recovery is over.
+    pub(crate) fn on_recovered(&mut self) {
+        self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
+        if self.reo_wnd_persist == 0 {
+            self.reo_wnd_mult = 1;
+        }
+    }
+}
+
+/// What RACK knows of a flight.
+#[derive(Clone, Debug)]
+pub(crate) struct Recent {
+    /// The newest delivered transmission.
+    newest: Option<Transmission>,
+    /// Its round trip.
+    rtt: Duration,
+    /// Highest sequence number delivered.
+    fack: Option<SeqNum>,
     /// The round in which a duplicate was reported.
     dsack_round: Option<SeqNum>,
     /// When the next record is lost.
@@ -42,25 +67,33 @@ pub(crate) struct Rack {
     pub(crate) probe: TailProbe,
 }
 
-impl Rack {
-    pub(crate) fn new(iss: SeqNum) -> Rack {
-        Rack {
+impl Recent {
+    pub(crate) const fn new() -> Recent {
+        Recent {
             newest: None,
             rtt: Duration::ZERO,
-            fack: iss,
-            reordered: 0,
-            reo_wnd_mult: 1,
-            reo_wnd_persist: 0,
+            fack: None,
             dsack_round: None,
             at: None,
-            probe: TailProbe::default(),
+            probe: TailProbe::NONE,
         }
     }
 
-    /// RFC 8985 6.2 steps 1 to 3. `resent_echo`: when the segment that the peer's timestamp
-    /// echoes left at the earliest, if timestamps are in use.
-    fn update(&mut self, now: Instant, newly: &Newly, rtt_min: Duration, echoed: Option<Instant>) {
-        let Some(sent) = newly.newest() else { return };
+    /// The newest delivered transmission may be another one.
+    pub(crate) fn forget(&mut self) {
+        self.newest = None;
+    }
+
+    /// RFC 8985 6.2 steps 1 to 3. `echoed`: when what the peer's timestamp echoes left at the
+    /// latest, if timestamps are in use. Returns whether something arrived out of order.
+    fn update(
+        &mut self,
+        now: Instant,
+        newly: &Newly,
+        rtt_min: Duration,
+        echoed: Option<Instant>,
+    ) -> bool {
+        let Some(sent) = newly.newest() else { return false };
         let at = sent.stamp.sent_at;
         let rtt = now.saturating_since(at);
         // The acknowledgement of an earlier transmission says nothing about this one.
@@ -71,37 +104,18 @@ impl Rack {
             self.newest = Some(transmission);
             self.rtt = rtt;
         }
-        if newly.lowest_once.is_some_and(|end| end < self.fack) {
-            self.reordered = self.reordered.saturating_add(1);
-        }
-        if let Some(highest) = newly.highest {
-            self.fack = self.fack.max(highest);
-        }
+        let fack = self.fack;
+        self.fack = fack.into_iter().chain(newly.highest).reduce(SeqNum::max);
+        fack.is_some_and(|fack| newly.lowest_once.is_some_and(|end| end < fack))
     }
 
-    /// RFC 8985 6.2 step 4: a duplicate says that the window was too small; once per round.
-    pub(crate) fn on_dsack(&mut self, una: SeqNum, nxt: SeqNum) {
-        if self.dsack_round.is_some_and(|round| una >= round) {
-            self.dsack_round = None;
-        }
-        if self.dsack_round.is_none() {
+    /// A duplicate is reported: whether for the first time in this round.
+    fn starts_dsack_round(&mut self, una: SeqNum, nxt: SeqNum) -> bool {
+        let new = self.dsack_round.is_none_or(|round| una >= round);
+        if new {
             self.dsack_round = Some(nxt);
-            self.reo_wnd_mult = self.reo_wnd_mult.saturating_add(1);
-            self.reo_wnd_persist = PERSIST_RECOVERIES;
         }
-    }
-
-    /// The newest delivered transmission may be another one.
-    pub(crate) fn forget(&mut self) {
-        self.newest = None;
-    }
-
-    /// A recovery is over.
-    pub(crate) fn on_recovered(&mut self) {
-        self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
-        if self.reo_wnd_persist == 0 {
-            self.reo_wnd_mult = 1;
-        }
+        new
     }
 }
 
@@ -128,31 +142,42 @@ impl Connection {
             Instant::from_nanos(Instant::from_millis(end).as_nanos() - 1)
         });
         let rtt_min = self.rtt.min().unwrap_or_default();
-        let before = self.rack.reordered;
-        self.rack.update(cx.now, newly, rtt_min, echoed);
-        cx.stats.sack_reorder += u64::from(self.rack.reordered - before);
+        if self.sent.recent.update(cx.now, newly, rtt_min, echoed) {
+            self.rack.saw_reordering();
+            cx.stats.sack_reorder += 1;
+        }
+    }
+
+    /// RFC 8985 6.2 step 4: a duplicate says that the window was too small; once per round.
+    pub(crate) fn rack_on_dsack(&mut self) {
+        let (una, nxt) = (self.snd_una, self.snd_nxt);
+        if self.sent.existing().is_none_or(|sent| sent.recent.starts_dsack_round(una, nxt)) {
+            self.rack.reo_wnd_mult = self.rack.reo_wnd_mult.saturating_add(1);
+            self.rack.reo_wnd_persist = PERSIST_RECOVERIES;
+        }
     }
 
     /// RFC 8985 6.2 step 5: marks what is lost and arms the timer for what may be soon.
     pub(crate) fn rack_judge(&mut self, cx: &mut Cx<'_>) -> Judged {
-        self.rack.at = None;
-        let Some(newest) = self.rack.newest.filter(|_| self.sack_ok && !self.sent.is_empty())
+        self.sent.recent.at = None;
+        let Some(newest) =
+            self.sent.recent.newest.filter(|_| self.sack_ok && !self.sent.is_empty())
         else {
             return Judged::default();
         };
-        let patience = self.rack.rtt + self.reo_wnd();
+        let patience = self.sent.recent.rtt + self.reo_wnd();
         let (delivery, cc) = (&mut self.delivery, &mut self.cc);
         let judged = self.sent.judge(newest, patience, cx.now, |sent| {
             cc.on_lost(&delivery.lose(sent));
         });
-        self.rack.at = judged.wait.map(|wait| cx.now + wait);
+        self.sent.recent.at = judged.wait.map(|wait| cx.now + wait);
         cx.stats.lost_retransmit += u64::from(judged.lost_again);
         judged
     }
 
     /// RFC 8985 6.3: what a timeout does not call lost had no time to arrive yet.
     pub(crate) fn rack_timeout_until(&self, now: Instant) -> Instant {
-        let patience = self.rack.rtt + self.reo_wnd();
+        let patience = self.sent.recent.rtt + self.reo_wnd();
         let nanos = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         Instant::from_nanos(now.as_nanos().saturating_sub(nanos))
     }

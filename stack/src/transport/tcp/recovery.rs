@@ -143,7 +143,9 @@ impl Connection {
     /// bytes are new. Returns how many bytes are newly lost.
     fn detect_loss(&mut self, cx: &mut Cx<'_>, delivered: usize) -> u32 {
         if self.flight() == 0 {
-            self.rack.at = None;
+            if let Some(sent) = self.sent.existing() {
+                sent.recent.at = None;
+            }
             return 0;
         }
         let lost = self.rack_judge(cx).lost;
@@ -188,7 +190,7 @@ impl Connection {
         // RFC 9937 6.1: what was reported before is not delivered in recovery.
         let recover_fs = (flight + delivered).saturating_sub(self.sent.sacked());
         let prr = Prr::new(recover_fs, self.pipe(), self.mss_full());
-        self.rack.probe.forget();
+        self.sent.recent.probe.forget();
         let r = &mut self.recovery;
         let episode = Episode::new(self.snd_una, false, prr);
         r.episode = Some(Box::new(episode.after_repetition(self.sent.first_was_resent())));
@@ -204,7 +206,7 @@ impl Connection {
         cx.stats.sack_reneging += u64::from(self.sent.reneged());
         let until = if self.sack_ok && !void { self.rack_timeout_until(cx.now) } else { cx.now };
         self.delivery.lost += u64::from(self.sent.lose_all(until, void));
-        self.rack.probe.forget();
+        self.sent.recent.probe.forget();
         let r = &mut self.recovery;
         // RFC 5682 2.1 step 1: not in a recovery that a timeout began.
         let again = r.phase == Phase::Timeout && r.recover > self.snd_una;

@@ -9,12 +9,15 @@
 //! found by binary search, runs of reported records are jumped over, and RACK looks at first
 //! transmissions in sequence order (which is their order in time) and at repeated ones in a queue.
 
+use core::ops::{Deref, DerefMut};
 use core::time::Duration;
 use std::collections::VecDeque;
 
 use crate::seq::SeqNum;
 use crate::time::Instant;
 use crate::wire::tcp::SackBlock;
+
+use super::rack::Recent;
 
 /// SACK blocks split records up to this many records; what they report beyond is ignored, which
 /// costs retransmissions only.
@@ -125,9 +128,50 @@ pub(crate) struct Judged {
     pub(crate) wait: Option<Duration>,
 }
 
+/// Everything about the flight, in a box that a connection has while it sends: allocated with the
+/// first segment, freed when the connection is idle. Without it, reads see an empty flight.
 #[derive(Debug, Default)]
-pub(crate) struct SentQueue {
-    records: VecDeque<Sent>,
+pub(crate) struct SentQueue(Option<Box<Records>>);
+
+impl SentQueue {
+    /// Gives memory back if nothing is in flight.
+    pub(crate) fn release(&mut self) {
+        if self.queue.is_empty() {
+            self.0 = None;
+        }
+    }
+
+    /// Everything is forgotten.
+    pub(crate) fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// What there is to change, if there is anything: changes nothing else.
+    pub(crate) fn existing(&mut self) -> Option<&mut Records> {
+        self.0.as_deref_mut()
+    }
+}
+
+impl Deref for SentQueue {
+    type Target = Records;
+    fn deref(&self) -> &Records {
+        const NONE: &Records = &Records::new();
+        self.0.as_deref().unwrap_or(NONE)
+    }
+}
+
+impl DerefMut for SentQueue {
+    fn deref_mut(&mut self) -> &mut Records {
+        self.0.get_or_insert_with(|| Box::new(Records::new()))
+    }
+}
+
+/// What is in flight. See [`SentQueue`].
+#[derive(Debug)]
+pub(crate) struct Records {
+    /// What RACK knows of this flight.
+    pub(crate) recent: Recent,
+    queue: VecDeque<Sent>,
     /// Repeated transmissions in the order of time; some are out of date.
     resent: VecDeque<Resent>,
     sacked: u32,
@@ -136,9 +180,21 @@ pub(crate) struct SentQueue {
     judge_from: SeqNum,
 }
 
-impl SentQueue {
+impl Records {
+    const fn new() -> Records {
+        Records {
+            recent: Recent::new(),
+            queue: VecDeque::new(),
+            resent: VecDeque::new(),
+            sacked: 0,
+            lost: 0,
+            resend_from: SeqNum(0),
+            judge_from: SeqNum(0),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.queue.is_empty()
     }
 
     /// Bytes reported by SACK.
@@ -153,15 +209,15 @@ impl SentQueue {
 
     /// The newest record.
     pub(crate) fn last(&self) -> Option<&Sent> {
-        self.records.back()
+        self.queue.back()
     }
 
     /// Bytes were sent for the first time. Returns whether they share a record with those before.
     pub(crate) fn push(&mut self, start: SeqNum, end: SeqNum, stamp: Stamp) -> bool {
-        if self.records.is_empty() {
+        if self.queue.is_empty() {
             (self.resend_from, self.judge_from) = (start, start);
-        } else if self.records.len() >= PUSH_RECORDS_MAX
-            && let Some(last) = self.records.back_mut()
+        } else if self.queue.len() >= PUSH_RECORDS_MAX
+            && let Some(last) = self.queue.back_mut()
             && last.fate == Fate::InFlight
             && last.resent == 0
             && last.bytes() < SHARED_BYTES_MAX
@@ -172,26 +228,14 @@ impl SentQueue {
             return true;
         }
         let fate = Fate::InFlight;
-        self.records.push_back(Sent { stamp, start, end, run_end: start, fate, resent: 0 });
+        self.queue.push_back(Sent { stamp, start, end, run_end: start, fate, resent: 0 });
         false
-    }
-
-    /// Everything is forgotten, memory too.
-    pub(crate) fn clear(&mut self) {
-        *self = SentQueue::default();
-    }
-
-    /// Gives memory back if nothing is in flight.
-    pub(crate) fn release(&mut self) {
-        if self.records.is_empty() {
-            self.clear();
-        }
     }
 
     /// Where `seq` is, or would be.
     fn index_of(&self, seq: SeqNum) -> usize {
-        match self.records.front() {
-            Some(first) if first.end <= seq => self.records.partition_point(|r| r.end <= seq),
+        match self.queue.front() {
+            Some(first) if first.end <= seq => self.queue.partition_point(|r| r.end <= seq),
             _ => 0,
         }
     }
@@ -206,7 +250,7 @@ impl SentQueue {
 
     /// Everything below `una` was acknowledged; `f` sees what that delivers, piece by piece.
     pub(crate) fn ack(&mut self, una: SeqNum, mut f: impl FnMut(&Sent)) {
-        while let Some(first) = self.records.front_mut() {
+        while let Some(first) = self.queue.front_mut() {
             let whole = first.end <= una;
             let mut gone = *first;
             if !whole {
@@ -221,12 +265,12 @@ impl SentQueue {
             if !whole {
                 break;
             }
-            self.records.pop_front();
+            self.queue.pop_front();
         }
-        if self.records.is_empty() {
+        if self.queue.is_empty() {
             self.resent.clear();
-            if self.records.capacity() > RECORDS_KEPT {
-                self.clear();
+            if self.queue.capacity() > RECORDS_KEPT {
+                (self.queue, self.resent) = (VecDeque::new(), VecDeque::new());
             }
         }
     }
@@ -237,13 +281,13 @@ impl SentQueue {
         let (start, end) = block;
         let mut i = self.index_of(start);
         let mut reached = end;
-        while let Some(r) = self.records.get(i).copied().filter(|r| r.start < end) {
+        while let Some(r) = self.queue.get(i).copied().filter(|r| r.start < end) {
             if r.fate == Fate::Sacked {
                 // A run known from earlier reports.
                 i = if r.run_end > r.end { self.index_of(r.run_end) } else { i + 1 };
                 continue;
             }
-            let full = self.records.len() >= SPLIT_RECORDS_MAX;
+            let full = self.queue.len() >= SPLIT_RECORDS_MAX;
             if r.start < start {
                 if full {
                     reached = start;
@@ -260,7 +304,7 @@ impl SentQueue {
                 }
                 self.split(i, end);
             }
-            let r = &mut self.records[i];
+            let r = &mut self.queue[i];
             f(r);
             let (fate, bytes) = (r.fate, r.bytes());
             (r.fate, r.run_end) = (Fate::Sacked, r.end);
@@ -269,7 +313,7 @@ impl SentQueue {
             i += 1;
         }
         let first = self.index_of(start);
-        if let Some(r) = self.records.get_mut(first).filter(|r| r.fate == Fate::Sacked) {
+        if let Some(r) = self.queue.get_mut(first).filter(|r| r.fate == Fate::Sacked) {
             r.run_end = r.run_end.max(reached);
         }
         reached == end
@@ -277,14 +321,14 @@ impl SentQueue {
 
     /// Cuts record `i` at `at`, which is inside.
     fn split(&mut self, i: usize, at: SeqNum) {
-        let left = &mut self.records[i];
+        let left = &mut self.queue[i];
         let mut right = *left;
         left.end = at;
         right.start = at;
         if left.fate == Fate::Sacked {
             left.run_end = at;
         }
-        self.records.insert(i + 1, right);
+        self.queue.insert(i + 1, right);
     }
 
     /// Whether the first bytes in flight are a repetition.
@@ -295,11 +339,11 @@ impl SentQueue {
     /// The front record is reported although it was not acknowledged: the peer dropped what it
     /// had reported (RFC 2018 section 8).
     pub(crate) fn reneged(&self) -> bool {
-        self.records.front().is_some_and(|r| r.fate == Fate::Sacked)
+        self.queue.front().is_some_and(|r| r.fate == Fate::Sacked)
     }
 
     fn mark_lost(&mut self, i: usize, mut f: impl FnMut(&Sent)) {
-        let r = &mut self.records[i];
+        let r = &mut self.queue[i];
         if r.fate != Fate::InFlight {
             return;
         }
@@ -313,7 +357,7 @@ impl SentQueue {
     /// The first `bytes` in flight are lost, whatever is known about them; `f` sees them if they
     /// were not known to be.
     pub(crate) fn lose_front(&mut self, bytes: u32, f: impl FnMut(&Sent)) {
-        if let Some(first) = self.records.front().filter(|r| r.fate == Fate::InFlight) {
+        if let Some(first) = self.queue.front().filter(|r| r.fate == Fate::InFlight) {
             if first.bytes() > bytes {
                 let at = first.start + bytes;
                 self.split(0, at);
@@ -326,13 +370,13 @@ impl SentQueue {
     /// `reports_void`, so is what was reported. Returns bytes newly lost.
     pub(crate) fn lose_all(&mut self, until: Instant, reports_void: bool) -> u32 {
         let before = self.lost;
-        for i in 0..self.records.len() {
-            let r = &mut self.records[i];
+        for i in 0..self.queue.len() {
+            let r = &mut self.queue[i];
             if reports_void && r.fate == Fate::Sacked {
                 r.fate = Fate::InFlight;
                 self.sacked -= r.bytes();
             }
-            if i == 0 || self.records[i].stamp.sent_at <= until {
+            if i == 0 || self.queue[i].stamp.sent_at <= until {
                 self.mark_lost(i, |_| {});
             }
         }
@@ -345,7 +389,7 @@ impl SentQueue {
     pub(crate) fn unlose(&mut self) -> u32 {
         let before = self.lost;
         if before > 0 {
-            for r in self.records.iter_mut().filter(|r| r.fate == Fate::Lost) {
+            for r in self.queue.iter_mut().filter(|r| r.fate == Fate::Lost) {
                 r.fate = Fate::InFlight;
             }
             self.lost = 0;
@@ -357,10 +401,10 @@ impl SentQueue {
     /// What was judged or reported may be in flight again.
     fn judge_anew(&mut self) {
         self.resent.clear();
-        let again = self.records.iter().filter(|r| r.fate == Fate::InFlight && r.resent > 0);
+        let again = self.queue.iter().filter(|r| r.fate == Fate::InFlight && r.resent > 0);
         self.resent.extend(again.map(Resent::of));
         self.resent.make_contiguous().sort_by_key(|t| t.at);
-        if let Some(first) = self.records.front() {
+        if let Some(first) = self.queue.front() {
             self.judge_from = first.start;
         }
     }
@@ -372,14 +416,14 @@ impl SentQueue {
             return None;
         }
         let mut i = self.index_of(self.resend_from);
-        while let Some(r) = self.records.get(i).filter(|r| r.fate != Fate::Lost) {
+        while let Some(r) = self.queue.get(i).filter(|r| r.fate != Fate::Lost) {
             let jump = r.fate == Fate::Sacked && r.run_end > r.end;
             i = if jump { self.index_of(r.run_end) } else { i + 1 };
         }
-        let first = self.records.get(i)?;
+        let first = self.queue.get(i)?;
         let (start, mut end) = (first.start, first.end);
         self.resend_from = start;
-        let lost = self.records.range(i + 1..).take_while(|r| r.fate == Fate::Lost);
+        let lost = self.queue.range(i + 1..).take_while(|r| r.fate == Fate::Lost);
         for r in lost {
             if end - start >= most {
                 break;
@@ -392,15 +436,15 @@ impl SentQueue {
     /// `[start, end)` was sent again.
     pub(crate) fn resend(&mut self, start: SeqNum, end: SeqNum, stamp: Stamp) {
         let mut i = self.index_of(start);
-        if self.records.get(i).is_some_and(|r| r.start < start) {
+        if self.queue.get(i).is_some_and(|r| r.start < start) {
             self.split(i, start);
             i += 1;
         }
-        while let Some(r) = self.records.get(i).filter(|r| r.start < end) {
+        while let Some(r) = self.queue.get(i).filter(|r| r.start < end) {
             if r.end > end {
                 self.split(i, end);
             }
-            let r = &mut self.records[i];
+            let r = &mut self.queue[i];
             let (fate, bytes) = (r.fate, r.bytes());
             if fate != Fate::Sacked {
                 r.fate = Fate::InFlight;
@@ -415,7 +459,7 @@ impl SentQueue {
         }
         self.drop_stale();
         // Twice as many as there are records: most are out of date, and a timeout sees the rest.
-        if self.resent.len() < 2 * self.records.len() + RECORDS_KEPT {
+        if self.resent.len() < 2 * self.queue.len() + RECORDS_KEPT {
             self.resent.push_back(Resent { at: stamp.sent_at, start, end });
         }
     }
@@ -423,7 +467,7 @@ impl SentQueue {
     /// The first record of a repeated transmission that is still in flight, from `i` on.
     fn next_live(&self, mut i: usize, t: Resent) -> Option<usize> {
         loop {
-            let r = self.records.get(i).filter(|r| r.start < t.end)?;
+            let r = self.queue.get(i).filter(|r| r.start < t.end)?;
             if r.fate == Fate::InFlight && r.stamp.sent_at == t.at {
                 return Some(i);
             }
@@ -459,7 +503,7 @@ impl SentQueue {
             left.is_zero()
         };
         let mut i = self.index_of(self.judge_from);
-        while let Some(r) = self.records.get(i) {
+        while let Some(r) = self.queue.get(i) {
             if r.fate == Fate::InFlight && r.resent == 0 {
                 if r.transmission().is_after(newest) || !wait(r.stamp.sent_at) {
                     break;
@@ -496,7 +540,7 @@ impl SentQueue {
     pub(crate) fn check(&self, una: SeqNum, nxt: SeqNum) -> Result<(), String> {
         let mut at = una;
         let (mut sacked, mut lost) = (0, 0);
-        for r in &self.records {
+        for r in &self.queue {
             if r.start != at || r.end <= r.start {
                 return Err(format!("a record of {:?}..{:?} after {at:?}", r.start, r.end));
             }
@@ -510,7 +554,7 @@ impl SentQueue {
                 return Err(format!("{:?} is lost, below {:?}", r.start, self.resend_from));
             }
         }
-        if !self.records.is_empty() && at != nxt {
+        if !self.queue.is_empty() && at != nxt {
             return Err(format!("records end at {at:?}, not {nxt:?}"));
         }
         if (sacked, lost) != (self.sacked, self.lost) {
@@ -541,8 +585,8 @@ mod tests {
         }
     }
 
-    fn sent(lens: &[u32]) -> SentQueue {
-        let mut q = SentQueue::default();
+    fn sent(lens: &[u32]) -> Records {
+        let mut q = Records::new();
         let mut at = SeqNum(0);
         for (i, len) in lens.iter().enumerate() {
             q.push(at, at + *len, stamp(i as u64));
@@ -551,8 +595,8 @@ mod tests {
         q
     }
 
-    fn fates(q: &SentQueue) -> Vec<(u32, u32, Fate)> {
-        q.records.iter().map(|r| (r.start.0, r.end.0, r.fate)).collect()
+    fn fates(q: &Records) -> Vec<(u32, u32, Fate)> {
+        q.queue.iter().map(|r| (r.start.0, r.end.0, r.fate)).collect()
     }
 
     // RFC 2018 4
@@ -573,17 +617,17 @@ mod tests {
         let noted =
             (0..9000u32).filter(|i| q.sack((SeqNum(1 + i * 2), SeqNum(2 + i * 2)), |_| {})).count();
         assert!(noted < 2100, "{noted}");
-        assert!(q.records.len() <= SPLIT_RECORDS_MAX + 2);
+        assert!(q.queue.len() <= SPLIT_RECORDS_MAX + 2);
         q.check(SeqNum(0), SeqNum(20_000)).unwrap();
     }
 
     #[test]
     fn tiny_segments_beyond_the_limit_share_a_record() {
-        let mut q = SentQueue::default();
+        let mut q = Records::new();
         let shared = (0..40_000u32)
             .filter(|i| q.push(SeqNum(*i), SeqNum(i + 1), stamp(u64::from(*i))))
             .count();
-        assert_eq!((q.records.len(), shared), (PUSH_RECORDS_MAX, 40_000 - PUSH_RECORDS_MAX));
+        assert_eq!((q.queue.len(), shared), (PUSH_RECORDS_MAX, 40_000 - PUSH_RECORDS_MAX));
         q.check(SeqNum(0), SeqNum(40_000)).unwrap();
     }
 
@@ -591,11 +635,14 @@ mod tests {
     fn an_empty_queue_keeps_little_memory_and_an_idle_one_none() {
         let mut q = sent(&[1; 1000]);
         q.ack(SeqNum(1000), |_| {});
-        assert!(q.records.capacity() <= RECORDS_KEPT);
-        let mut q = sent(&[1; 10]);
-        q.ack(SeqNum(10), |_| {});
+        assert!(q.queue.capacity() <= RECORDS_KEPT);
+        let mut q = SentQueue::default();
+        q.push(SeqNum(0), SeqNum(1), stamp(0));
         q.release();
-        assert_eq!((q.records.capacity(), q.resent.capacity()), (0, 0));
+        assert!(!q.is_empty(), "there is something in flight");
+        q.ack(SeqNum(1), |_| {});
+        q.release();
+        assert!(q.0.is_none());
     }
 
     /// A byte: when it left, how often again, what is known.
@@ -631,7 +678,7 @@ mod tests {
             base in prop_oneof![Just(0u32), Just(u32::MAX - 200)],
         ) {
             let base = SeqNum(base);
-            let mut q = SentQueue::default();
+            let mut q = Records::new();
             let mut m = Model { bytes: vec![(0, 0, Fate::InFlight); SPACE as usize], una: 0, nxt: 0 };
             for (clock, (op, a, n, back)) in ops.into_iter().enumerate() {
                 let now = 100 + clock as u64 * 3;
@@ -695,7 +742,7 @@ mod tests {
                     7 if back < 4 && flight > 0 => {
                         if back < 2 {
                             let void = back == 0;
-                            let first_end = q.records[0].end;
+                            let first_end = q.queue[0].end;
                             q.lose_all(Instant::from_millis(now - 10), void);
                             let (una, nxt) = (m.una, m.nxt);
                             if void {
@@ -719,7 +766,7 @@ mod tests {
                 if let Err(wrong) = q.check(base + m.una as u32, base + m.nxt as u32) {
                     prop_assert!(false, "{}", wrong);
                 }
-                let bytes = q.records.iter().flat_map(|r| {
+                let bytes = q.queue.iter().flat_map(|r| {
                     let at = r.stamp.sent_at.as_millis();
                     std::iter::repeat_n((at, r.resent, r.fate), r.bytes() as usize)
                 });

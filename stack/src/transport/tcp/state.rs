@@ -265,7 +265,7 @@ impl Connection {
             rtt: Rtt::new(settings.rto_min),
             sent: SentQueue::default(),
             delivery: Delivery::new(now),
-            rack: Rack::new(origin.iss),
+            rack: Rack::default(),
             recovery: Recovery::new(origin.iss),
             cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, 0),
             ecn: Ecn::new(settings.ecn, settings.congestion, origin.iss),

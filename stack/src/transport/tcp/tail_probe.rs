@@ -21,7 +21,7 @@ const SLACK: Duration = Duration::from_millis(2);
 /// RFC 8985 7.2: before the first round-trip sample.
 const TIMEOUT_INITIAL: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct TailProbe {
     /// When to probe.
     pub(crate) at: Option<Instant>,
@@ -34,34 +34,38 @@ pub(crate) struct TailProbe {
 }
 
 impl TailProbe {
+    pub(crate) const NONE: TailProbe =
+        TailProbe { at: None, end: None, repeats: false, due: false };
+
     /// Recovery begins: whatever the probe shows belongs to it.
     pub(crate) fn forget(&mut self) {
-        *self = TailProbe::default();
+        *self = TailProbe::NONE;
     }
 }
 
 impl Connection {
     /// RFC 8985 7.2: after new data left or progress was acknowledged.
     pub(crate) fn schedule_probe(&mut self, now: Instant) {
-        self.rack.probe.at = None;
+        let Some(sent) = self.sent.existing() else { return };
+        sent.recent.probe.at = None;
         let quiet = self.recovery.phase == Phase::Open
             && self.sent.sacked() == 0
             && self.sent.lost() == 0
-            && self.rack.probe.end.is_none()
+            && self.sent.recent.probe.end.is_none()
             && !self.sent.is_empty();
         let Some(rtx_at) = self.rtx_at.filter(|_| quiet && self.sack_ok) else { return };
         let wait = self.rtt.srtt().map_or(TIMEOUT_INITIAL, |srtt| {
             let alone = self.flight() <= self.mss_full();
             srtt * 2 + if alone { MAX_ACK_DELAY } else { SLACK }
         });
-        self.rack.probe.at = Some((now + wait).min(rtx_at));
+        self.sent.recent.probe.at = Some((now + wait).min(rtx_at));
     }
 
     /// The probe's timer expired; the retransmission timer starts anew with it (RFC 8985 7.3).
     pub(crate) fn on_probe_timer(&mut self, cx: &Cx<'_>) {
-        self.rack.probe.at = None;
+        self.sent.recent.probe.at = None;
         if !self.sent.is_empty() {
-            self.rack.probe.due = true;
+            self.sent.recent.probe.due = true;
             self.rtx_at = Some(cx.now + self.rtt.rto());
         }
     }
@@ -73,7 +77,11 @@ impl Connection {
         cx: &mut Cx<'_>,
         limits: &PathLimits,
     ) -> Option<SegmentOut> {
-        if !std::mem::take(&mut self.rack.probe.due) || self.sent.is_empty() {
+        if !self.sent.recent.probe.due {
+            return None;
+        }
+        self.sent.recent.probe.due = false;
+        if self.sent.is_empty() {
             return None;
         }
         cx.stats.loss_probes += 1;
@@ -82,7 +90,7 @@ impl Connection {
         let repeats = new == 0 || self.usable_window() < new;
         let out = if repeats { self.repeat_last(cx, mss)? } else { self.new_segment(cx, new) };
         debug_assert!(out.payload_len <= limits.mtu, "a probe is one segment");
-        self.rack.probe = TailProbe { end: Some(self.snd_nxt), repeats, ..TailProbe::default() };
+        self.sent.recent.probe = TailProbe { end: Some(self.snd_nxt), repeats, ..TailProbe::NONE };
         Some(out)
     }
 
@@ -106,18 +114,18 @@ impl Connection {
     /// before it was acknowledged and no duplicate was reported, the probe repaired a loss, which
     /// is a sign of congestion like any other.
     pub(crate) fn probe_on_ack(&mut self, cx: &mut Cx<'_>, seg: &Header, duplicate: Duplicate) {
-        let Some(end) = self.rack.probe.end.filter(|end| seg.ack >= *end) else { return };
+        let Some(end) = self.sent.recent.probe.end.filter(|end| seg.ack >= *end) else { return };
         let reported = duplicate.reported_end.is_some_and(|at| at >= end);
-        if !self.rack.probe.repeats || reported {
-            self.rack.probe.end = None;
+        if !self.sent.recent.probe.repeats || reported {
+            self.sent.recent.probe.end = None;
         } else if seg.ack > end {
-            self.rack.probe.end = None;
+            self.sent.recent.probe.end = None;
             cx.stats.loss_probe_recovery += 1;
             let (now, flight, snd_nxt) = (cx.now, self.flight(), self.snd_nxt);
             self.cc.on_congestion(&Congestion { now, cause: Cause::Loss, flight, snd_nxt });
             self.cc.on_recovered(now);
         } else if duplicate.bare {
-            self.rack.probe.end = None;
+            self.sent.recent.probe.end = None;
         }
     }
 }

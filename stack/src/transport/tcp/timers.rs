@@ -33,8 +33,8 @@ impl Connection {
         const NEVER: u64 = u64::MAX;
         let nanos = |at: Option<Instant>| at.map_or(NEVER, Instant::as_nanos);
         let first = nanos(self.rtx_at)
-            .min(nanos(self.rack.at))
-            .min(nanos(self.rack.probe.at))
+            .min(nanos(self.sent.recent.at))
+            .min(nanos(self.sent.recent.probe.at))
             .min(nanos(self.ack_at))
             .min(nanos(self.persist_at))
             .min(nanos(self.keepalive_at))
@@ -57,8 +57,10 @@ impl Connection {
 
     pub(crate) fn stop_timers(&mut self) {
         self.rtx_at = None;
-        self.rack.at = None;
-        self.rack.probe.forget();
+        if let Some(sent) = self.sent.existing() {
+            sent.recent.at = None;
+            sent.recent.probe.forget();
+        }
         self.persist_at = None;
         self.ack_at = None;
         self.keepalive_at = None;
@@ -80,7 +82,7 @@ impl Connection {
         let now = cx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (rtx, persist) = (due(self.rtx_at), due(self.persist_at));
-        let (reorder, probe) = (due(self.rack.at), due(self.rack.probe.at));
+        let (reorder, probe) = (due(self.sent.recent.at), due(self.sent.recent.probe.at));
         let (keepalive, ack) = (due(self.keepalive_at), due(self.ack_at));
         self.pacer.on_timer(cx.now);
         self.on_cork_timer(cx);

@@ -180,10 +180,10 @@ impl Connection {
         self.totals.undos = self.totals.undos.saturating_add(1);
         if e.timeout {
             // What was delivered last may be either transmission.
-            self.rack.forget();
+            self.sent.recent.forget();
         } else {
             // What looked lost was late.
-            self.rack.reordered = self.rack.reordered.saturating_add(1);
+            self.rack.saw_reordering();
         }
         self.cc.undo(cx.now);
         let r = &mut self.recovery;

@@ -129,14 +129,14 @@ fn a_timeout_does_not_call_lost_what_had_no_time_to_arrive() {
     let mut b = in_flight(2);
     b.send(30, ack(5001, 2001));
     // The last of the first flight hangs; more data keeps leaving.
-    b.c.rack.probe.forget();
+    b.c.sent.recent.probe.forget();
     let due = b.c.rtx_at.unwrap();
     let due = (due - START).as_millis() as u64;
     b.at(due - 10);
-    b.c.rack.probe.forget();
+    b.c.sent.recent.probe.forget();
     b.write_bytes(1000);
     b.recv(due - 10, &full(3001, 1, 5001));
-    b.c.rack.probe.forget();
+    b.c.sent.recent.probe.forget();
     b.recv(due + 1, &full(2001, 1, 5001));
     assert_eq!((b.stats.timeouts, b.c.sent.lost()), (1, 0), "the second left 10 ms ago");
 }

@@ -25,7 +25,7 @@ fn drain(b: &mut Bench) -> Vec<u32> {
 #[test]
 fn an_echo_older_than_the_repetition_takes_a_timeout_back() {
     let mut b = with_timestamps();
-    b.c.rack.probe.forget();
+    b.c.sent.recent.probe.forget();
     b.at(205);
     assert_eq!(drain(&mut b), [1001]);
     assert_eq!((b.c.recovery.phase, b.c.windows().0), (Phase::Timeout, 1000));
@@ -43,7 +43,7 @@ fn an_echo_older_than_the_repetition_takes_a_timeout_back() {
 #[test]
 fn an_echo_of_the_repetition_takes_nothing_back() {
     let mut b = with_timestamps();
-    b.c.rack.probe.forget();
+    b.c.sent.recent.probe.forget();
     b.at(205);
     assert_eq!(drain(&mut b), [1001]);
     b.send(235, ack(5001, 2001).ts(735, 205));
@@ -161,7 +161,7 @@ fn timed_out(mut b: Bench) -> Bench {
     b.send(0, ack(5001, 1001).win(5000));
     b.write_bytes(15_000);
     b.recv(0, &full(1001, 5, 5001));
-    b.c.rack.probe.forget();
+    b.c.sent.recent.probe.forget();
     b.recv(200, &full(1001, 1, 5001));
     b
 }
@@ -248,8 +248,8 @@ fn a_report_that_the_acknowledgement_passed_over_is_void() {
     b.send(30, ack(5001, 1001).sack(&[(2001, 4001)]));
     // The cumulative acknowledgement stops where the report begins.
     b.send(31, ack(5001, 2001));
-    b.c.rack.at = None;
-    b.c.rack.probe.forget();
+    b.c.sent.recent.at = None;
+    b.c.sent.recent.probe.forget();
     let due = (b.c.rtx_at.unwrap() - START).as_millis() as u64 + 1;
     b.at(due);
     assert_eq!((b.stats.sack_reneging, b.c.sent.sacked()), (1, 0));
