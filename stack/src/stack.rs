@@ -4,7 +4,7 @@
 //!
 //! - `handle_*`: things that happened. [`Stack::handle_frame`], [`Stack::handle_timeout`],
 //!   [`Stack::handle_config`].
-//! - application calls: `tcp_*`, `udp_*` (in [`crate::socket`]). They never block.
+//! - application calls: `tcp_*`, `udp_*`, `raw_*`, `icmp_*` (in [`crate::socket`]). They never block.
 //! - `poll_*`: things for the caller to do. After any of the above, call [`Stack::poll_transmit`]
 //!   until it returns 0 (or the burst is full), [`Stack::poll_event`] until `None`, and arm one
 //!   timer for [`Stack::poll_timeout`].
@@ -30,6 +30,8 @@ use crate::socket::tcp::CongestionControl;
 use crate::stats::Mib;
 use crate::time::Instant;
 use crate::timer_wheel::TimerWheel;
+use crate::transport::Transports;
+use crate::transport::raw::Raw;
 use crate::transport::tcp::Tcp;
 use crate::transport::udp::Udp;
 
@@ -41,6 +43,8 @@ mod receive;
 const TIMERS_PER_CALL: usize = 1024;
 /// How often one [`Stack::poll_transmit`] takes up what the stack sent to itself.
 const LOOP_ROUNDS: usize = 4;
+/// Who has events: addresses and groups, TCP, UDP, raw.
+const SOURCES: usize = 4;
 
 /// Limits of one vserver: everything that a peer or an application can make grow.
 #[derive(Clone, Debug)]
@@ -76,6 +80,13 @@ pub struct Limits {
     pub udp_sockets: usize,
     /// Bytes a UDP socket may hold unread.
     pub udp_recv_bytes: usize,
+    /// Raw sockets. 0, as it is at first: they are not allowed, for who has one can forge what the
+    /// vserver's other sockets say.
+    pub raw_sockets: usize,
+    /// ICMP echo sockets; 0: they are not allowed.
+    pub icmp_sockets: usize,
+    /// Bytes a raw or ICMP socket may hold unread.
+    pub raw_recv_bytes: usize,
     /// Frames that wait for [`Stack::poll_transmit`].
     pub out_queue: usize,
     /// ICMP errors per second.
@@ -100,6 +111,9 @@ impl Default for Limits {
             tcp_bytes: 512 << 20,
             udp_sockets: 4096,
             udp_recv_bytes: 256 << 10,
+            raw_sockets: 0,
+            icmp_sockets: 64,
+            raw_recv_bytes: 256 << 10,
             out_queue: 1024,
             icmp_errors_per_second: 100,
         }
@@ -345,6 +359,10 @@ pub struct Memory {
     pub udp_sockets: usize,
     /// Bytes that UDP sockets hold unread.
     pub udp_bytes: usize,
+    /// Raw and ICMP sockets.
+    pub raw_sockets: usize,
+    /// Bytes that they hold unread.
+    pub raw_bytes: usize,
     /// Packets being reassembled.
     pub reassemblies: usize,
     /// Bytes they hold.
@@ -374,9 +392,10 @@ pub struct Stack<P: PathLayer = Direct> {
     path: P,
     pub(crate) tcp: Tcp,
     pub(crate) udp: Udp,
+    pub(crate) raw: Raw,
     /// The last instant a caller gave.
     now: Instant,
-    /// Whose event is next: addresses, TCP, UDP.
+    /// Whose event is next: addresses, TCP, UDP, raw.
     turn: usize,
 }
 
@@ -409,6 +428,7 @@ impl<P: PathLayer> Stack<P> {
             path,
             tcp,
             udp,
+            raw: Raw::default(),
             now,
             turn: 0,
         }
@@ -416,6 +436,12 @@ impl<P: PathLayer> Stack<P> {
 
     /// Everything below the transports, and the transports, borrowed apart.
     pub(crate) fn parts(&mut self, now: Instant) -> (Lower<'_, P>, &mut Tcp, &mut Udp) {
+        let (lower, Transports { tcp, udp, .. }) = self.parts_all(now);
+        (lower, tcp, udp)
+    }
+
+    /// The same, with all transports.
+    pub(crate) fn parts_all(&mut self, now: Instant) -> (Lower<'_, P>, Transports<'_>) {
         self.now = self.now.max(now);
         let lower = Lower {
             ctx: Ctx {
@@ -432,7 +458,8 @@ impl<P: PathLayer> Stack<P> {
             ip: &mut self.ip,
             path: &mut self.path,
         };
-        (lower, &mut self.tcp, &mut self.udp)
+        let transports = Transports { tcp: &mut self.tcp, udp: &mut self.udp, raw: &mut self.raw };
+        (lower, transports)
     }
 
     /// The last instant a caller gave.
@@ -447,21 +474,21 @@ impl<P: PathLayer> Stack<P> {
 
     /// A frame arrived on `alias`.
     pub fn handle_frame(&mut self, now: Instant, alias: AliasId, frame: Frame) {
-        let (mut lower, tcp, udp) = self.parts(now);
+        let (mut lower, mut t) = self.parts_all(now);
         lower.ctx.mib.frames.rx_frames += 1;
         lower.ctx.mib.frames.rx_bytes += frame.total_len() as u64;
-        let fate = receive::frame(&mut lower, tcp, udp, alias, frame);
+        let fate = receive::frame(&mut lower, &mut t, alias, frame);
         receive::count(lower.ctx.mib, fate);
-        receive::work_off(&mut lower, tcp, udp);
+        receive::work_off(&mut lower, &mut t);
     }
 
     /// The instant of [`Stack::poll_timeout`] has come. Calling early is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let (mut lower, tcp, udp) = self.parts(now);
+        let (mut lower, mut t) = self.parts_all(now);
         for _ in 0..TIMERS_PER_CALL {
             let Some(timer) = lower.ctx.timers.pop_expired(lower.ctx.now) else { break };
             match timer {
-                Timer::Tcp { index, generation } => tcp.timeout(&mut lower, index, generation),
+                Timer::Tcp { index, generation } => t.tcp.timeout(&mut lower, index, generation),
                 Timer::Neighbour => lower.link.timeout(&mut lower.ctx, &lower.ip.aliases),
                 Timer::Ndp => ndp::timeout(&mut lower.ctx, lower.link, lower.ip),
                 Timer::Membership => multicast::timeout(&mut lower.ctx, lower.link, lower.ip),
@@ -470,28 +497,28 @@ impl<P: PathLayer> Stack<P> {
                 }
             }
         }
-        receive::work_off(&mut lower, tcp, udp);
+        receive::work_off(&mut lower, &mut t);
     }
 
     /// Applies one change, or refuses it whole.
     pub fn handle_config(&mut self, now: Instant, change: Change) -> Result<(), ChangeError> {
-        let (mut lower, tcp, udp) = self.parts(now);
+        let (mut lower, mut t) = self.parts_all(now);
         let Lower { ctx, link, ip, .. } = &mut lower;
         let result = configure::apply(ctx, link, ip, change);
-        receive::work_off(&mut lower, tcp, udp);
+        receive::work_off(&mut lower, &mut t);
         result
     }
 
     /// Moves frames into `burst` until it is full or nothing is left; returns how many.
     pub fn poll_transmit(&mut self, now: Instant, burst: &mut TxBurst) -> usize {
         let before = burst.frames.len();
-        let (mut lower, tcp, udp) = self.parts(now);
+        let (mut lower, mut t) = self.parts_all(now);
         for _ in 0..LOOP_ROUNDS {
-            receive::work_off(&mut lower, tcp, udp);
+            receive::work_off(&mut lower, &mut t);
             let room = burst.max.saturating_sub(burst.frames.len());
-            if tcp.wants_transmit() {
+            if t.tcp.wants_transmit() {
                 lower.ctx.outbox.burst = Some(room);
-                tcp.transmit(&mut lower);
+                t.tcp.transmit(&mut lower);
                 lower.ctx.outbox.burst = None;
                 ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
             }
@@ -506,7 +533,8 @@ impl<P: PathLayer> Stack<P> {
             }
         }
         if lower.ctx.out_room() > 0 {
-            udp.room_available();
+            t.udp.room_available();
+            t.raw.room_available();
         }
         burst.frames.len() - before
     }
@@ -514,12 +542,17 @@ impl<P: PathLayer> Stack<P> {
     /// The vserver goes away: resets every connection and closes every socket. What peers are told
     /// is in the next [`Stack::poll_transmit`]. Cost grows with the number of sockets.
     pub fn drain(&mut self, now: Instant) {
-        let (mut lower, tcp, udp) = self.parts(now);
-        tcp.drain(&mut lower);
+        let (mut lower, t) = self.parts_all(now);
+        t.tcp.drain(&mut lower);
         let mut open = Vec::new();
-        udp.for_each_id(|id| open.push(id));
+        t.udp.for_each_id(|id| open.push(id));
         for id in open {
-            self.udp_close(id);
+            t.udp.close(&mut lower, id);
+        }
+        let mut open = Vec::new();
+        t.raw.for_each_id(|id| open.push(id));
+        for id in open {
+            t.raw.close(&mut lower, id);
         }
     }
 
@@ -535,16 +568,17 @@ impl<P: PathLayer> Stack<P> {
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         let writable = self.has_out_room();
-        for step in 0..3 {
-            let source = (self.turn + step) % 3;
+        for step in 0..SOURCES {
+            let source = (self.turn + step) % SOURCES;
             let event = match source {
                 0 => self.outbox.events.pop_front(),
                 1 => self.tcp.poll_event(),
-                _ => self.udp.poll_event(writable),
+                2 => self.udp.poll_event(writable),
+                _ => self.raw.poll_event(writable),
             };
             if event.is_some() {
                 // The others come first next time, so that none starves.
-                self.turn = (source + 1) % 3;
+                self.turn = (source + 1) % SOURCES;
                 return event;
             }
         }
@@ -598,12 +632,15 @@ impl<P: PathLayer> Stack<P> {
     pub fn memory(&self) -> Memory {
         let (tcp_connections, tcp_listeners) = self.tcp.held();
         let (udp_sockets, udp_bytes) = self.udp.held();
+        let (raw_sockets, raw_bytes) = self.raw.held();
         Memory {
             tcp_connections,
             tcp_listeners,
             tcp_bytes: self.tcp.held_bytes(),
             udp_sockets,
             udp_bytes,
+            raw_sockets,
+            raw_bytes,
             reassemblies: self.ip.reassembly.len(),
             reassembly_bytes: self.ip.reassembly.held_bytes(),
             neighbour_frames: self.link.queued(),

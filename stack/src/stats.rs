@@ -209,6 +209,18 @@ counters! {
 }
 
 counters! {
+    /// Raw and ICMP sockets.
+    pub struct RawStats, "Raw" {
+        /// Packets and answers given to sockets.
+        in_packets: "InPackets",
+        /// Lost because a receive buffer was full.
+        rcvbuf_errors: "RcvbufErrors",
+        /// Packets and requests sent.
+        out_packets: "OutPackets",
+    }
+}
+
+counters! {
     /// TCP (RFC 4022 names; Linux `TcpExt` names behind them).
     pub struct TcpStats, "Tcp" {
         /// Connections we opened.
@@ -351,6 +363,8 @@ pub struct Mib {
     pub neighbour: NeighbourStats,
     /// UDP.
     pub udp: UdpStats,
+    /// Raw and ICMP sockets.
+    pub raw: RawStats,
     /// TCP.
     pub tcp: TcpStats,
     /// Lost packets by reason, both directions.
@@ -367,6 +381,7 @@ impl Mib {
         self.icmp6.merge(&other.icmp6);
         self.neighbour.merge(&other.neighbour);
         self.udp.merge(&other.udp);
+        self.raw.merge(&other.raw);
         self.tcp.merge(&other.tcp);
         self.drops.merge(&other.drops);
     }
@@ -380,6 +395,7 @@ impl Mib {
         self.icmp6.for_each(|n, v| f(&format!("Icmp6{n}"), v));
         self.neighbour.for_each(&mut f);
         self.udp.for_each(&mut f);
+        self.raw.for_each(&mut f);
         self.tcp.for_each(&mut f);
         for (reason, n) in self.drops.iter() {
             f(&format!("Drop{}", reason.name()), n);

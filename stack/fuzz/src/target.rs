@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use weft_stack::Stack;
 use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
+use weft_stack::socket::raw::Family;
 use weft_stack::socket::tcp::TcpState;
+use weft_stack::socket::udp::UdpOption;
 use weft_stack::socket::{Event, SocketId, SocketKind};
 use weft_stack::stack::{Change, Limits, StackConfig, TxBurst};
 use weft_stack::time::{Duration, Instant};
@@ -53,6 +55,8 @@ fn limits() -> Limits {
         tcp_connections: 64,
         tcp_half_open: 16,
         udp_recv_bytes: 16 << 10,
+        raw_sockets: 8,
+        raw_recv_bytes: 16 << 10,
         groups: 16,
         addresses: 16,
         ..Limits::default()
@@ -61,6 +65,15 @@ fn limits() -> Limits {
 
 fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+/// Raw sockets of three protocols, and an echo request that waits for its answer.
+fn open_raw(stack: &mut Stack, now: Instant) {
+    for (family, protocol) in [(Family::V4, 1), (Family::V4, 17), (Family::V6, 58)] {
+        stack.raw_open(now, family, protocol).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let echo = stack.icmp_open(now, Family::V4).unwrap_or_else(|e| panic!("{e}"));
+    let _ = stack.icmp_send_echo(now, echo, 1, b"fuzz", Some(addr("10.0.0.2:0")));
 }
 
 impl Target {
@@ -99,6 +112,8 @@ impl Target {
         let udp = stack.udp_bind(now, addr("[::]:7")).unwrap_or_else(|e| panic!("{e}"));
         let group = "239.1.2.3".parse().unwrap_or_else(|e| panic!("{e}"));
         stack.udp_join(now, udp, ALIAS, group).unwrap_or_else(|e| panic!("{e}"));
+        stack.udp_set_option(udp, UdpOption::ErrorQueue(true));
+        open_raw(&mut stack, now);
         let (burst, accepted) = (TxBurst::new(64), Vec::new());
         let (port, seq, ack) = (FIRST_PORT, 0, 0);
         let mut target =
@@ -202,7 +217,12 @@ impl Target {
                 }
             }
             SocketKind::TcpStream => self.echo(id),
-            SocketKind::Udp => while self.stack.udp_recv(self.udp).is_ok() {},
+            SocketKind::Udp => {
+                while self.stack.udp_recv(self.udp).is_ok() {}
+                while self.stack.udp_recv_error(self.udp).is_some() {}
+            }
+            SocketKind::Raw => while self.stack.raw_recv(id).is_ok() {},
+            SocketKind::Icmp => while self.stack.icmp_recv(id).is_ok() {},
         }
     }
 
@@ -276,13 +296,15 @@ impl Target {
         let mut open = Vec::new();
         self.stack.for_each_socket(|s| open.push(s.id));
         for id in open {
+            self.stack.raw_close(id);
             self.stack.tcp_abort(self.now, id);
         }
         self.settle();
         self.pass(Duration::from_mins(5));
         self.check();
         let held = self.stack.memory();
-        let sockets = held.tcp_connections + held.tcp_listeners + held.udp_sockets;
+        let sockets =
+            held.tcp_connections + held.tcp_listeners + held.udp_sockets + held.raw_sockets;
         let waiting = held.reassemblies + held.neighbour_frames + held.out_frames;
         assert_eq!((sockets, waiting), (0, 0), "{held:?}");
         assert_eq!(self.pool.free(), self.pool.slots(), "frames did not come back");

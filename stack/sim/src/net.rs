@@ -432,6 +432,7 @@ impl Net {
             for id in open {
                 match id.kind {
                     SocketKind::Udp => stack.udp_close(id),
+                    SocketKind::Raw | SocketKind::Icmp => stack.raw_close(id),
                     SocketKind::TcpListener => stack.tcp_close(now, id),
                     SocketKind::TcpStream => stack.tcp_abort(now, id),
                 }

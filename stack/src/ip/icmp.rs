@@ -372,7 +372,7 @@ fn input_v4(
         }
         v4::ECHO_REPLY => {
             counters.in_echo_reps += 1;
-            Input::Done(Fate::Consumed)
+            Input::EchoReply(*packet, frame)
         }
         v4::UNREACHABLE => {
             let kind = match code {
@@ -443,7 +443,7 @@ fn input_v6(
         }
         v6::ECHO_REPLY => {
             counters.in_echo_reps += 1;
-            Input::Done(Fate::Consumed)
+            Input::EchoReply(*packet, frame)
         }
         v6::MLD_QUERY..=v6::MLD_DONE | v6::MLDV2_REPORT => {
             Input::Done(multicast::input_mld(ctx, ip, packet, &frame))

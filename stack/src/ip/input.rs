@@ -27,6 +27,8 @@ pub(crate) enum Input {
     },
     /// An ICMP error, and who sent it; the frame starts with its ICMP header.
     Error(IcmpErrorKind, IpAddr, Frame),
+    /// An ICMP echo reply, which starts the frame.
+    EchoReply(InPacket, Frame),
     /// Nothing is left to do.
     Done(Fate),
 }
@@ -505,6 +507,7 @@ fn deliver(
     pointer: u32,
     frame: Frame,
 ) -> Input {
+    ip.taps.copy(&packet, &frame);
     match (packet.protocol, packet.dst) {
         (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
             output::stats(ctx.mib, packet.dst.is_ipv4()).in_delivers += 1;

@@ -29,6 +29,7 @@ mod pmtu;
 mod reassembly;
 pub mod route;
 mod source_select;
+mod taps;
 mod way_cache;
 
 use address::{Address, AddressState, Alias, AliasId, Aliases, Cidr, Origin};
@@ -139,6 +140,8 @@ pub(crate) struct Ip {
     pub(crate) forwarding: bool,
     /// Addresses that went away; `Stack` tells the transports and empties it.
     pub(crate) removed: Vec<IpAddr>,
+    /// What raw sockets listen to.
+    pub(crate) taps: taps::Taps,
     ndp: ndp::Schedule,
     membership: multicast::Schedule,
 }
@@ -159,6 +162,7 @@ impl Ip {
             error_limit: ErrorLimit::new(now, config.limits.icmp_errors_per_second),
             forwarding: config.forwarding,
             removed: Vec::new(),
+            taps: taps::Taps::default(),
             ndp: ndp::Schedule::default(),
             membership: multicast::Schedule::default(),
         }

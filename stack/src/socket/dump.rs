@@ -63,7 +63,7 @@ pub struct SocketMemory {
 /// Where a dump goes on; the default is the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketCursor {
-    /// Which table: datagram sockets come first, then listeners, half-open connections,
+    /// Which table: raw and ICMP sockets come first, then UDP, listeners, half-open connections,
     /// connections, TIME-WAIT.
     pub table: u8,
     /// The next slot in it.
@@ -71,7 +71,7 @@ pub struct SocketCursor {
 }
 
 /// Tables in the order of a dump.
-const TABLES: u8 = 5;
+const TABLES: u8 = 6;
 
 impl<P: PathLayer> Stack<P> {
     /// Calls `f` for the sockets in the next `slots` slots from `from` on, as of `now`; returns
@@ -103,20 +103,22 @@ impl<P: PathLayer> Stack<P> {
     /// Slots of a table, free ones counted.
     fn socket_slots(&self, table: u8) -> usize {
         match table {
-            0 => self.udp.slots(),
-            1 => self.tcp.listener_slots(),
-            2 => self.tcp.half_open_slots(),
-            3 => self.tcp.connection_slots(),
+            0 => self.raw.slots(),
+            1 => self.udp.slots(),
+            2 => self.tcp.listener_slots(),
+            3 => self.tcp.half_open_slots(),
+            4 => self.tcp.connection_slots(),
             _ => self.tcp.time_wait_slots(),
         }
     }
 
     fn socket_at(&self, now: Instant, at: SocketCursor) -> Option<SocketInfo> {
         match at.table {
-            0 => self.udp.dump(at.slot),
-            1 => self.tcp.dump_listener(at.slot),
-            2 => self.tcp.dump_half_open(at.slot, now),
-            3 => self.tcp.dump_connection(at.slot, now),
+            0 => self.raw.dump(at.slot),
+            1 => self.udp.dump(at.slot),
+            2 => self.tcp.dump_listener(at.slot),
+            3 => self.tcp.dump_half_open(at.slot, now),
+            4 => self.tcp.dump_connection(at.slot, now),
             _ => self.tcp.dump_time_wait(at.slot, now),
         }
     }

@@ -8,6 +8,7 @@ use core::ops::{BitOr, BitOrAssign};
 use crate::ip::address::AliasId;
 
 mod dump;
+pub mod raw;
 pub mod tcp;
 pub mod udp;
 
@@ -22,6 +23,10 @@ pub enum SocketKind {
     TcpStream,
     /// A UDP socket.
     Udp,
+    /// A raw socket.
+    Raw,
+    /// An ICMP echo socket.
+    Icmp,
 }
 
 /// Names a socket of one stack. The generation makes a handle of a closed socket stale for good.

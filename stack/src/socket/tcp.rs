@@ -549,6 +549,7 @@ impl<P: PathLayer> Stack<P> {
         match id.kind {
             SocketKind::TcpListener | SocketKind::TcpStream => self.tcp.readiness(id),
             SocketKind::Udp => self.udp.readiness(id, self.has_out_room()),
+            SocketKind::Raw | SocketKind::Icmp => self.raw.readiness(id, self.has_out_room()),
         }
     }
 }

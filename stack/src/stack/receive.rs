@@ -13,8 +13,7 @@ use crate::link::LinkInput;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
 use crate::path::{PathAddrs, PathLayer};
 use crate::stats::Mib;
-use crate::transport::tcp::Tcp;
-use crate::transport::udp::Udp;
+use crate::transport::Transports;
 use crate::wire::protocol;
 
 /// Packets of the stack to itself that one call takes up.
@@ -36,8 +35,7 @@ pub(super) fn count(mib: &mut Mib, fate: Fate) {
 /// A frame from a device.
 pub(super) fn frame<P: PathLayer>(
     lower: &mut Lower<'_, P>,
-    tcp: &mut Tcp,
-    udp: &mut Udp,
+    t: &mut Transports<'_>,
     alias: AliasId,
     frame: Frame,
 ) -> Fate {
@@ -49,36 +47,38 @@ pub(super) fn frame<P: PathLayer>(
         LinkInput::Ip6(frame) => (false, frame),
         LinkInput::Done(fate) => return fate,
     };
-    packet(lower, tcp, udp, Arrival { alias, looped: false }, is_v4, frame)
+    packet(lower, t, Arrival { alias, looped: false }, is_v4, frame)
 }
 
 /// A packet, its IP header at the front.
 fn packet<P: PathLayer>(
     lower: &mut Lower<'_, P>,
-    tcp: &mut Tcp,
-    udp: &mut Udp,
+    t: &mut Transports<'_>,
     arrival: Arrival,
     is_v4: bool,
     frame: Frame,
 ) -> Fate {
-    match input::input(&mut lower.ctx, lower.link, lower.ip, arrival, is_v4, frame) {
+    let input = input::input(&mut lower.ctx, lower.link, lower.ip, arrival, is_v4, frame);
+    let taken = t.raw.take_copies(lower);
+    match input {
+        Input::Done(Fate::Dropped(DropReason::IcmpTypeUnknown)) if taken => Fate::Delivered,
         Input::Done(fate) => fate,
+        Input::EchoReply(packet, frame) => t.raw.echo_reply(lower, &packet, frame),
         Input::Error(kind, origin, frame) => match icmp::quoted(frame.data()) {
-            Some(quote) => icmp_error(lower, tcp, udp, (kind, Some(origin)), &quote),
+            Some(quote) => icmp_error(lower, t, (kind, Some(origin)), &quote),
             None => Fate::Dropped(DropReason::IcmpMalformed),
         },
-        Input::Up { packet, frame, pointer } => up(lower, tcp, udp, packet, frame, pointer),
+        Input::Up { packet, frame, pointer } => up(lower, t, packet, frame, (pointer, taken)),
     }
 }
 
-/// Through the path layer to the transport.
+/// Through the path layer to the transport; `taken`: a raw socket has a copy.
 fn up<P: PathLayer>(
     lower: &mut Lower<'_, P>,
-    tcp: &mut Tcp,
-    udp: &mut Udp,
+    t: &mut Transports<'_>,
     mut packet: InPacket,
     mut frame: Frame,
-    pointer: u32,
+    (pointer, taken): (u32, bool),
 ) -> Fate {
     let is_v4 = packet.dst.is_ipv4();
     let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
@@ -91,11 +91,15 @@ fn up<P: PathLayer>(
     match packet.protocol {
         protocol::TCP => {
             output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
-            tcp.input(lower, &packet, frame)
+            t.tcp.input(lower, &packet, frame)
         }
         protocol::UDP => {
             output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
-            udp.input(lower, &packet, frame)
+            t.udp.input(lower, &packet, frame)
+        }
+        _ if taken => {
+            output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
+            Fate::Delivered
         }
         _ => {
             output::stats(lower.ctx.mib, is_v4).in_unknown_protos += 1;
@@ -113,8 +117,7 @@ fn up<P: PathLayer>(
 /// An ICMP error, or our own knowledge, about a packet of ours.
 fn icmp_error<P: PathLayer>(
     lower: &mut Lower<'_, P>,
-    tcp: &mut Tcp,
-    udp: &mut Udp,
+    t: &mut Transports<'_>,
     (kind, origin): (IcmpErrorKind, Option<IpAddr>),
     quote: &Quote<'_>,
 ) -> Fate {
@@ -122,29 +125,29 @@ fn icmp_error<P: PathLayer>(
     let error = IcmpError { kind, src, dst, origin, transport };
     let known = lower.ip.is_local(quote.src)
         && match quote.protocol {
-            protocol::TCP => tcp.icmp_error(lower, &error),
-            protocol::UDP => udp.icmp_error(lower, &error),
-            _ => false,
+            protocol::TCP => t.tcp.icmp_error(lower, &error),
+            protocol::UDP => t.udp.icmp_error(lower, &error),
+            number => t.raw.icmp_error(lower, number, &error),
         };
     if known { Fate::Consumed } else { Fate::Dropped(DropReason::IcmpErrorUnmatched) }
 }
 
 /// What calls leave behind: packets of the stack to itself, packets whose neighbour is gone,
 /// addresses that went away, questions of the link layer.
-pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, tcp: &mut Tcp, udp: &mut Udp) {
+pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>) {
     for _ in 0..LOOPED_PER_CALL {
         let Some((alias, frame)) = lower.ctx.outbox.looped.pop_front() else { break };
         lower.ctx.mib.frames.rx_frames += 1;
         lower.ctx.mib.frames.rx_bytes += frame.total_len() as u64;
         let is_v4 = frame.data().first().is_some_and(|b| b >> 4 == 4);
-        let fate = packet(lower, tcp, udp, Arrival { alias, looped: true }, is_v4, frame);
+        let fate = packet(lower, t, Arrival { alias, looped: true }, is_v4, frame);
         count(lower.ctx.mib, fate);
     }
     while let Some((alias, frame)) = lower.link.failed.pop_front() {
-        unreachable(lower, tcp, udp, alias, &frame);
+        unreachable(lower, t, alias, &frame);
     }
     while let Some(addr) = lower.ip.removed.pop() {
-        tcp.address_removed(lower, addr);
+        t.tcp.address_removed(lower, addr);
     }
     ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
 }
@@ -152,8 +155,7 @@ pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, tcp: &mut Tcp, ud
 /// A packet whose next hop did not answer: its sender learns of it, here or far away.
 fn unreachable<P: PathLayer>(
     lower: &mut Lower<'_, P>,
-    tcp: &mut Tcp,
-    udp: &mut Udp,
+    t: &mut Transports<'_>,
     alias: AliasId,
     frame: &Frame,
 ) {
@@ -161,7 +163,7 @@ fn unreachable<P: PathLayer>(
     let Some(quote) = Quote::parse(frame.data()) else { return };
     if lower.ip.is_local(quote.src) {
         // Not a received frame: whoever knows it is told, nothing is counted.
-        let _ = icmp_error(lower, tcp, udp, (IcmpErrorKind::HostUnreachable, None), &quote);
+        let _ = icmp_error(lower, t, (IcmpErrorKind::HostUnreachable, None), &quote);
     } else {
         let problem = Problem::HostUnreachable;
         icmp::send_error(&mut lower.ctx, lower.link, lower.ip, alias, problem, frame.data());

@@ -6,5 +6,6 @@ mod fixture;
 mod garbage;
 mod ip;
 mod path;
+mod raw;
 mod tcp;
 mod udp;

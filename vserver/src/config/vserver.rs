@@ -447,6 +447,9 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
         tcp_bytes: 65_536..=1_099_511_627_776,
         udp_sockets: 1..=65_536,
         udp_recv_bytes: 2048..=1_073_741_824,
+        raw_sockets: 0..=65_536,
+        icmp_sockets: 0..=65_536,
+        raw_recv_bytes: 2048..=1_073_741_824,
         out_queue: 16..=65_536,
         icmp_errors_per_second: 0..=1_000_000,
     );

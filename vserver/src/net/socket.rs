@@ -161,6 +161,7 @@ impl Drop for Socket {
             node.sockets.remove(&self.id);
             match self.id.kind {
                 SocketKind::Udp => node.stack.udp_close(self.id),
+                SocketKind::Raw | SocketKind::Icmp => node.stack.raw_close(self.id),
                 SocketKind::TcpListener | SocketKind::TcpStream => {
                     node.stack.tcp_close(now, self.id);
                 }

@@ -106,6 +106,8 @@ pub(super) fn protocol(kind: SocketKind) -> &'static str {
     match kind {
         SocketKind::TcpListener | SocketKind::TcpStream => "tcp",
         SocketKind::Udp => "udp",
+        SocketKind::Raw => "raw",
+        SocketKind::Icmp => "icmp",
     }
 }
 

@@ -172,7 +172,7 @@ impl Tcp {
             SocketKind::TcpListener => {
                 self.listeners.get(id.index).is_some_and(|l| l.generation == id.generation)
             }
-            SocketKind::Udp => false,
+            SocketKind::Udp | SocketKind::Raw | SocketKind::Icmp => false,
         };
         live.then_some(id.index)
     }

@@ -16,7 +16,7 @@ const ERRORS_MAX: usize = 64;
 /// Payload kept of each: as much as RFC 792 asks routers to quote, and some more.
 const QUOTE_BYTES_MAX: usize = 128;
 
-fn meaning(kind: IcmpErrorKind) -> UdpError {
+pub(crate) fn meaning(kind: IcmpErrorKind) -> UdpError {
     match kind {
         IcmpErrorKind::NetUnreachable => UdpError::NetUnreachable,
         IcmpErrorKind::HostUnreachable => UdpError::HostUnreachable,

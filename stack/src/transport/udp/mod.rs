@@ -24,6 +24,7 @@ mod input;
 mod membership;
 mod output;
 
+pub(super) use errors::meaning;
 use membership::Membership;
 
 const HEADER_LEN: usize = 8;

@@ -1,0 +1,54 @@
+//! Copies of received packets for raw sockets, by protocol. Costs one bit test per packet where
+//! nobody listens.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::frame::Frame;
+use crate::lower::InPacket;
+
+/// Which protocols are listened to, and what was copied and not taken up yet.
+#[derive(Debug, Default)]
+pub(crate) struct Taps {
+    v4: [u64; 4],
+    v6: [u64; 4],
+    /// Emptied by `Stack` after each packet.
+    packets: VecDeque<(InPacket, Bytes)>,
+}
+
+impl Taps {
+    fn set_of(&mut self, is_v4: bool) -> &mut [u64; 4] {
+        if is_v4 { &mut self.v4 } else { &mut self.v6 }
+    }
+
+    /// Listens to a protocol, or no longer.
+    pub(crate) fn set(&mut self, is_v4: bool, protocol: u8, on: bool) {
+        let word = &mut self.set_of(is_v4)[usize::from(protocol / 64)];
+        let bit = 1 << (protocol % 64);
+        *word = if on { *word | bit } else { *word & !bit };
+    }
+
+    /// Copies a whole packet, if somebody listens; `frame` starts behind its IP headers.
+    pub(super) fn copy(&mut self, packet: &InPacket, frame: &Frame) {
+        let is_v4 = packet.dst.is_ipv4();
+        let word = self.set_of(is_v4)[usize::from(packet.protocol / 64)];
+        if word & 1 << (packet.protocol % 64) == 0 {
+            return;
+        }
+        // IPv4 with its header, IPv6 without: that is how raw sockets have it.
+        let linear = if is_v4 { frame.network_header() } else { frame.data() };
+        let extra: usize = frame.frags.iter().map(Bytes::len).sum();
+        let mut copy = BytesMut::with_capacity(linear.len() + extra);
+        copy.extend_from_slice(linear);
+        for frag in &frame.frags {
+            copy.extend_from_slice(frag);
+        }
+        self.packets.push_back((*packet, copy.freeze()));
+    }
+
+    /// The oldest copy.
+    pub(crate) fn pop(&mut self) -> Option<(InPacket, Bytes)> {
+        self.packets.pop_front()
+    }
+}
