@@ -4,14 +4,19 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket as KernelUdp};
+use std::process::Command;
 
 use common::{PATIENCE, addr, config, echo_server, pattern, until, vs};
 use weft_drivers::ethtool::{Offload, set_offload};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
-use weft_vserver::Host;
+use weft_vserver::net::{
+    Family, IcmpSocket, RawSocket, SourceFilter, UdpError, UdpOption, UdpSocket,
+};
+use weft_vserver::sockets::SocketQuery;
+use weft_vserver::{Host, Vserver};
 
 /// `k0` of the kernel's side at 10.9.0.1/24 and fd09::1/64, `w0` of weft's, joined by a cable.
 struct Cable {
@@ -44,7 +49,8 @@ impl Cable {
     fn host(&self, nic: &str) -> Result<Host, weft_vserver::HostError> {
         let text = format!(
             "[nic.eth0]\ndevice = \"w0\"\n{nic}\n[alias.data0]\nover = \"eth0\"\n[vserver.v]\n\
-             addresses = [\"data0 10.9.0.2/24\", \"data0 fd09::2/64\"]\n"
+             addresses = [\"data0 10.9.0.2/24\", \"data0 fd09::2/64\"]\n\
+             [vserver.v.limits]\nraw_sockets = 8\n"
         );
         self.weft.enter(|| Host::start(config(&text))).unwrap()
     }
@@ -163,4 +169,185 @@ fn link_changes_reach_the_host() {
         ["interface w0 was removed; restart weft when it is back"]
     );
     assert!(host.is_running());
+}
+
+/// A host on a veth by AF_PACKET, and one on a TUN interface, whose kernel takes and gives
+/// super-segments; each with the kernel's namespace.
+fn with_hosts(f: impl Fn(&Host, &Vserver, &Netns)) {
+    for driver in ["packet", "tun"] {
+        let Some(mut cable) = Cable::new(1) else { return };
+        if driver == "tun" {
+            cable.weft = cable.kernel.clone();
+            let move_away = |netlink: &mut Netlink| netlink.delete_link("k0").unwrap();
+            cable.kernel.enter(|| move_away(&mut Netlink::open().unwrap())).unwrap();
+        }
+        let host = match cable.host(&format!("driver = \"{driver}\"")) {
+            Ok(host) => host,
+            Err(e) => {
+                println!("SKIP: {driver}: {e}");
+                continue;
+            }
+        };
+        if driver == "tun" {
+            cable.kernel.enter(|| address(&mut Netlink::open().unwrap(), "w0")).unwrap();
+        }
+        let v = vs(&host, "v");
+        let six = IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, 2]);
+        until("IPv6 address", || v.addresses().contains(&six));
+        let pings = || {
+            let ping = Command::new("ping").args(["-c", "1", "-W", "5", "fd09::2"]).output();
+            ping.is_ok_and(|o| o.status.success())
+        };
+        until("IPv6 of the kernel", || cable.kernel.enter(pings).unwrap());
+        f(&host, &v, &cable.kernel);
+    }
+}
+
+fn kernel_socket(kernel: &Netns, at: &str) -> KernelUdp {
+    let socket = kernel.enter(|| KernelUdp::bind(addr(at)).unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+// RFC 792
+// RFC 4443 4.2
+#[test]
+fn the_kernel_and_the_stack_ping_one_another() {
+    with_hosts(|_, v, kernel| {
+        for (size, to) in [("56", "10.9.0.2"), ("4000", "10.9.0.2"), ("4000", "fd09::2")] {
+            let args = ["-c", "3", "-i", "0.01", "-W", "5", "-s", size, to];
+            let output = kernel.enter(|| Command::new("ping").args(args).output()).unwrap();
+            let Ok(output) = output else { return println!("SKIP: ping is not installed") };
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(text.contains(" 0% packet loss"), "{text}");
+        }
+        for (family, to) in [(Family::V4, "10.9.0.1:0"), (Family::V6, "[fd09::1]:0")] {
+            let socket = IcmpSocket::open(v, family).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let payload = pattern(4000);
+            for (sequence, bytes) in [(1, &payload[..56]), (2, &payload[..])] {
+                socket.send_echo(sequence, bytes, Some(addr(to))).unwrap();
+                let answer = socket.recv_answer().unwrap();
+                assert_eq!((answer.sequence, answer.result.as_deref()), (sequence, Ok(bytes)));
+                assert_eq!(answer.from, Some(addr(to)));
+            }
+        }
+    });
+}
+
+// RFC 1122 4.1.3.3
+#[test]
+fn closed_ports_refuse_on_both_sides() {
+    with_hosts(|_, v, kernel| {
+        for (any, to) in [("0.0.0.0:0", "10.9.0.1:99"), ("[::]:0", "[fd09::1]:99")] {
+            let socket = UdpSocket::bind(v, addr(any)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_option(UdpOption::ErrorQueue(true)).unwrap();
+            socket.connect(addr(to)).unwrap();
+            socket.send(b"anybody?").unwrap();
+            let told = socket.recv(&mut [0; 9]).unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::ConnectionRefused, "{told}");
+            let report = socket.recv_error().unwrap().expect("the queue has it too");
+            assert_eq!((report.error, report.to), (UdpError::Refused, addr(to)));
+            assert_eq!(report.origin, Some(addr(to).ip()));
+            assert_eq!(&report.payload[..], b"anybody?");
+        }
+        for (any, to) in [("0.0.0.0:0", "10.9.0.2:99"), ("[::]:0", "[fd09::2]:99")] {
+            let socket = kernel_socket(kernel, any);
+            socket.connect(addr(to)).unwrap();
+            socket.send(b"anybody?").unwrap();
+            let told = socket.recv(&mut [0; 9]).unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::ConnectionRefused, "{told}");
+        }
+    });
+}
+
+// RFC 8085 3.2
+#[test]
+fn segments_arrive_at_the_kernel_as_datagrams() {
+    with_hosts(|host, v, kernel| {
+        let payload = pattern(30_000 + 7);
+        for (any, to) in [("0.0.0.0:0", "10.9.0.1:9"), ("[::]:0", "[fd09::1]:9")] {
+            let receiver = kernel_socket(kernel, to);
+            let socket = UdpSocket::bind(v, addr(any)).unwrap();
+            socket.connect(addr(to)).unwrap();
+            // The neighbour is known before, so that nothing waits for it.
+            socket.send(b"first").unwrap();
+            let mut buf = [0; 2000];
+            assert_eq!(receiver.recv(&mut buf).unwrap(), 5);
+            for size in [1000, socket.payload_max().unwrap()] {
+                socket.send_segments(&payload, size, None).unwrap();
+                for part in payload.chunks(size) {
+                    let n = receiver.recv(&mut buf).unwrap();
+                    assert!(buf[..n] == *part, "a datagram of {} bytes came with {n}", part.len());
+                }
+            }
+            let too_big = socket.send_segments(&payload, 1473, None).unwrap_err();
+            assert!(too_big.to_string().contains("1500 bytes"), "{too_big}");
+        }
+        let c = &host.snapshot().vservers[0].counters;
+        assert_eq!(c["UdpInErrors"], 0);
+    });
+}
+
+// RFC 1112 6.1
+// RFC 3376 5.1
+#[test]
+fn multicast_goes_both_ways() {
+    with_hosts(|_, v, kernel| {
+        let data0 = v.alias("data0").unwrap();
+        let group: IpAddr = [239, 1, 2, 3].into();
+        let ours = UdpSocket::bind(v, addr("0.0.0.0:5000")).unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_option(UdpOption::MulticastAlias(Some(data0))).unwrap();
+        ours.join_multicast(data0, group).unwrap();
+        let theirs = kernel_socket(kernel, "0.0.0.0:5000");
+        let near = Ipv4Addr::new(10, 9, 0, 1);
+        kernel.enter(|| theirs.join_multicast_v4(&[239, 1, 2, 3].into(), &near).unwrap()).unwrap();
+        // By its source the kernel knows the interface without a route.
+        let sender = kernel_socket(kernel, "10.9.0.1:5001");
+        sender.set_multicast_loop_v4(false).unwrap();
+        ours.set_option(UdpOption::MulticastLoop(false)).unwrap();
+        let to = addr("239.1.2.3:5000");
+        let mut buf = [0; 100];
+        ours.send_to(b"from weft", to).unwrap();
+        let (n, from) = theirs.recv_from(&mut buf).unwrap();
+        assert_eq!((&buf[..n], from), (&b"from weft"[..], addr("10.9.0.2:5000")));
+        sender.send_to(b"from the kernel", to).unwrap();
+        let got = ours.recv_datagram().unwrap();
+        assert_eq!((&got.payload[..], got.to, got.hop_limit), (&b"from the kernel"[..], group, 1));
+        // Another sender is wanted: this one is not heard.
+        let only = SourceFilter::Include(vec![[10, 9, 0, 77].into()]);
+        ours.set_multicast_sources(data0, group, only).unwrap();
+        sender.send_to(b"unwanted", to).unwrap();
+        sender.send_to(b"direct", addr("10.9.0.2:5000")).unwrap();
+        assert_eq!(&ours.recv_datagram().unwrap().payload[..], b"direct");
+    });
+}
+
+// RFC 3542 3
+#[test]
+fn raw_sockets_see_what_the_kernel_sends() {
+    with_hosts(|host, v, kernel| {
+        let raw = RawSocket::open(v, Family::V4, 17).unwrap();
+        raw.set_read_timeout(Some(PATIENCE)).unwrap();
+        let ours = UdpSocket::bind(v, addr("0.0.0.0:5000")).unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let theirs = kernel_socket(kernel, "10.9.0.1:5001");
+        theirs.send_to(b"datagram", addr("10.9.0.2:5000")).unwrap();
+        let packet = raw.recv_packet().unwrap();
+        assert_eq!((packet.from, packet.payload[0]), (addr("10.9.0.1:0"), 0x45));
+        assert!(packet.payload.ends_with(b"datagram"));
+        assert_eq!(&ours.recv_datagram().unwrap().payload[..], b"datagram");
+        // And the kernel takes a datagram made by hand, without a checksum (RFC 768).
+        let datagram = [&[0x13, 0x88, 0x13, 0x89, 0, 14, 0, 0][..], b"mine!!"].concat();
+        raw.send_to(&datagram, Some(addr("10.9.0.1:0"))).unwrap();
+        let mut buf = [0; 100];
+        let (n, from) = theirs.recv_from(&mut buf).unwrap();
+        assert_eq!((&buf[..n], from), (&b"mine!!"[..], addr("10.9.0.2:5000")));
+        let query = SocketQuery { filter: String::from("sport 5000"), ..SocketQuery::default() };
+        let found = host.socket_page(&query).unwrap().sockets;
+        let lines: Vec<_> = found.iter().map(|s| (s.protocol.as_str(), s.state.as_str())).collect();
+        assert_eq!(lines, [("udp", "UNCONN")]);
+    });
 }

@@ -280,7 +280,8 @@ impl Target {
         assert!(held.neighbours <= limits.neighbours, "{held:?}");
         assert!(held.reassemblies <= limits.reassemblies, "{held:?}");
         assert!(held.reassembly_bytes <= limits.reassembly_bytes, "{held:?}");
-        assert!(held.tcp_connections <= limits.tcp_connections, "{held:?}");
+        let connections = limits.tcp_connections + limits.tcp_half_open;
+        assert!(held.tcp_connections <= connections, "{held:?}");
         assert!(held.udp_bytes <= limits.udp_recv_bytes, "{held:?}");
         assert!(self.stack.addresses(ALIAS).len() <= limits.addresses);
     }

@@ -8,11 +8,13 @@
 //! registered socket costs no system call per event.
 
 mod poller;
+mod raw;
 mod socket;
 mod tcp;
 mod udp;
 
 pub use poller::{Pollable, Poller, Ready};
+pub use raw::{EchoAnswer, Family, IcmpFilter, IcmpSocket, RawOption, RawPacket, RawSocket};
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::{
     Datagram, SourceFilter, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpSend, UdpSocket,
