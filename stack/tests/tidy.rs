@@ -123,10 +123,15 @@ fn layers_of_the_stack_import_one_way() {
 fn unsafe_stands_where_it_may() {
     const WORDS: [&str; 4] = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
     let found = offenders(
-        |s| !s.path.starts_with("drivers/") && s.path != "stack/src/frame.rs",
+        |s| {
+            !s.path.starts_with("drivers/")
+                && s.path != "stack/src/frame.rs"
+                // The C interface of packetdrill.
+                && !s.path.starts_with("stack/packetdrill/src/so")
+        },
         |_, line| WORDS.iter().any(|w| line.contains(w)),
     );
-    fail_if(&found, "unsafe outside drivers/ and stack/src/frame.rs");
+    fail_if(&found, "unsafe outside drivers/, stack/src/frame.rs and packetdrill's C interface");
 }
 
 #[test]

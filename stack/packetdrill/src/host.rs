@@ -86,6 +86,8 @@ pub struct Host {
     edges: HashMap<SocketId, u64>,
     v4: Option<IpAddr>,
     v6: Option<IpAddr>,
+    /// Where numbers of descriptors come from; by default the lowest that is free.
+    numbers: Option<fn() -> Option<i32>>,
 }
 
 impl Host {
@@ -127,6 +129,7 @@ impl Host {
             descriptors: BTreeMap::new(),
             transmitted: VecDeque::new(),
             edges: HashMap::new(),
+            numbers: None,
         };
         host.advance(start + SETTLING);
         host.transmitted.clear();
@@ -205,8 +208,13 @@ impl Host {
         }
     }
 
+    /// Takes the numbers of new descriptors from `numbers`.
+    pub fn set_numbers(&mut self, numbers: fn() -> Option<i32>) {
+        self.numbers = Some(numbers);
+    }
+
     fn insert(&mut self, kind: Kind, v6: bool) -> i32 {
-        let mut fd = FIRST_DESCRIPTOR;
+        let mut fd = self.numbers.and_then(|next| next()).unwrap_or(FIRST_DESCRIPTOR);
         while self.descriptors.contains_key(&fd) {
             fd += 1;
         }

@@ -14,6 +14,7 @@ pub mod run;
 pub mod script;
 pub mod settings;
 mod show;
+pub mod so;
 mod symbols;
 pub mod token;
 

@@ -201,6 +201,8 @@ impl Settings {
             "weft.rto_ms_min" => tcp.rto_ms_min = number(short, value)?,
             "weft.time_wait_s" => tcp.time_wait_s = number(short, value)?,
             "weft.delayed_ack_ms" => tcp.delayed_ack_ms = number(short, value)?,
+            "weft.recv_buffer_max" => tcp.recv_buffer_max = number(short, value)?,
+            "weft.send_buffer_max" => tcp.send_buffer_max = number(short, value)?,
             "weft.pacing" => tcp.pacing = value != "0",
             "weft.half_open" => self.stack.limits.tcp_half_open = number(short, value)?,
             "weft.connections" => self.stack.limits.tcp_connections = number(short, value)?,

@@ -15,7 +15,8 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rfc {
-    rfc: u32,
+    #[serde(rename = "rfc")]
+    number: u32,
     title: String,
     clauses: Vec<Clause>,
 }
@@ -134,6 +135,9 @@ fn shown(path: &Path) -> String {
     text.replace("stack/packetdrill/scripts/", "").replace("src/transport/", "")
 }
 
+/// Names of tests by RFC and clause.
+type Linked = BTreeMap<(usize, usize), BTreeSet<String>>;
+
 struct Book {
     rfcs: Vec<Rfc>,
     tests: Vec<Test>,
@@ -150,23 +154,27 @@ fn read() -> Book {
                 .unwrap_or_else(|e| panic!("{}: {e}", p.display()))
         })
         .collect();
-    rfcs.sort_by_key(|r| (r.rfc != 9293, r.rfc));
+    rfcs.sort_by_key(|r| (r.number != 9293, r.number));
     let mut tests = Vec::new();
     for top in ["stack", "drivers", "shim", "vserver"] {
         let mut found = Vec::new();
         files(&root.join(top), "rs", &mut found);
-        found.iter().for_each(|p| rust_tests(p, &mut tests));
+        for path in &found {
+            rust_tests(path, &mut tests);
+        }
     }
     let mut found = Vec::new();
     files(&root.join("stack/packetdrill/scripts"), "pkt", &mut found);
-    found.iter().for_each(|p| script_test(p, &mut tests));
+    for path in &found {
+        script_test(path, &mut tests);
+    }
     Book { rfcs, tests }
 }
 
 impl Book {
     /// The clause a tag means: by number; else the section itself, or the nearest one above it.
     fn clause_of(&self, tag: &Tag) -> Option<(usize, Option<usize>)> {
-        let r = self.rfcs.iter().position(|r| r.rfc == tag.rfc)?;
+        let r = self.rfcs.iter().position(|r| r.number == tag.rfc)?;
         let clauses = &self.rfcs[r].clauses;
         if !tag.id.is_empty() {
             let c = clauses.iter().position(|c| c.id == tag.id)?;
@@ -197,7 +205,7 @@ impl Book {
     }
 
     /// Tests by clause, and what is wrong.
-    fn link(&self) -> (BTreeMap<(usize, usize), BTreeSet<String>>, Vec<String>) {
+    fn link(&self) -> (Linked, Vec<String>) {
         let mut by_clause: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         let mut wrong = Vec::new();
         for test in &self.tests {
@@ -225,26 +233,26 @@ impl Book {
                         }
                         None => wrong.push(format!(
                             "RFC {} {}: no test {wanted}",
-                            rfc.rfc,
+                            rfc.number,
                             clause.name()
                         )),
                     }
                 }
                 let tested = by_clause.contains_key(&(r, c));
                 if let Err(e) = clause.judge(tested) {
-                    wrong.push(format!("RFC {} {}: {e}", rfc.rfc, clause.name()));
+                    wrong.push(format!("RFC {} {}: {e}", rfc.number, clause.name()));
                 }
             }
         }
         (by_clause, wrong)
     }
 
-    fn document(&self, by_clause: &BTreeMap<(usize, usize), BTreeSet<String>>) -> String {
+    fn document(&self, by_clause: &Linked) -> String {
         let mut all = String::from(HEAD);
         let mut body = String::new();
         for (r, rfc) in self.rfcs.iter().enumerate() {
             let mut counts = [0; 3];
-            let _ = write!(body, "\n## RFC {}: {}\n\n{COLUMNS}", rfc.rfc, rfc.title);
+            let _ = write!(body, "\n## RFC {}: {}\n\n{COLUMNS}", rfc.number, rfc.title);
             for (c, clause) in rfc.clauses.iter().enumerate() {
                 let status = clause.status.as_deref();
                 counts[match status {
@@ -273,7 +281,7 @@ impl Book {
                 );
             }
             let [met, unmet, other] = counts;
-            let _ = writeln!(all, "| {} | {} | {met} | {unmet} | {other} |", rfc.rfc, rfc.title);
+            let _ = writeln!(all, "| {} | {} | {met} | {unmet} | {other} |", rfc.number, rfc.title);
         }
         all + &body
     }

@@ -337,6 +337,11 @@ impl Host {
         }
     }
 
+    /// Whether addresses of a descriptor are shown as IPv6 ones.
+    pub fn is_v6(&self, fd: i32) -> bool {
+        self.descriptors.get(&fd).is_some_and(|d| d.v6)
+    }
+
     /// Whether a descriptor is a UDP socket.
     pub fn is_datagram(&self, fd: i32) -> bool {
         self.is_udp(fd)

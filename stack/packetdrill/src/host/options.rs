@@ -10,6 +10,8 @@ use crate::errno::Errno;
 
 const SOCKET: i32 = libc::SOL_SOCKET;
 const TCP: i32 = libc::SOL_TCP;
+const TCP_CC_INFO: i32 = 26;
+const SO_MEMINFO: i32 = 55;
 const KEEPALIVE_IDLE_S: u64 = 7200;
 const KEEPALIVE_INTERVAL_S: u64 = 75;
 const KEEPALIVE_COUNT: u32 = 9;
@@ -128,6 +130,9 @@ impl Host {
             (TCP, libc::TCP_INFO) => {
                 tcp_info_bytes(&info.ok_or(Errno(libc::EINVAL))?, self.stack.mib())
             }
+            // Controllers show no structure of their own, and memory is not counted Linux's way.
+            (TCP, TCP_CC_INFO) => Vec::new(),
+            (SOCKET, SO_MEMINFO) => vec![0; 36],
             (TCP, libc::TCP_MAXSEG) => bytes(
                 info.map_or_else(|| set.as_ref().map_or(536, |v| integer(v)), |i| i.mss as i64),
             ),

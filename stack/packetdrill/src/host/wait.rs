@@ -37,6 +37,11 @@ pub struct EpollEntry {
 }
 
 impl Host {
+    /// Whether there is such a descriptor.
+    pub fn has(&self, fd: i32) -> bool {
+        self.descriptors.contains_key(&fd)
+    }
+
     /// What `poll` would report of `fd` if it asked for everything.
     pub fn readiness(&self, fd: i32) -> i16 {
         let Some(descriptor) = self.descriptors.get(&fd) else { return libc::POLLNVAL };
