@@ -333,7 +333,7 @@ impl Records {
 
     /// Whether the first bytes in flight are a repetition.
     pub(crate) fn first_was_resent(&self) -> bool {
-        self.records.front().is_some_and(|r| r.resent > 0)
+        self.queue.front().is_some_and(|r| r.resent > 0)
     }
 
     /// The front record is reported although it was not acknowledged: the peer dropped what it
