@@ -85,6 +85,7 @@ drop_reasons! {
     TcpAckInvalid, "The segment acknowledges what was never sent.", "Likely an attack, or a peer that restarted.";
     TcpPaws, "The timestamp is older than one already seen (RFC 7323).", "None needed for single segments.";
     TcpBufferFull, "No room in the receive buffer for the segment.", "Read faster or raise the buffer.";
+    TcpMemory, "The memory of the vserver's TCP connections is used up.", "Raise `tcp_bytes`, or find who does not read; see the sockets' memory.";
     TcpReassemblyFull, "Too many holes or bytes out of order.", "Look for loss on the path.";
     TcpSynQueueFull, "Too many half-open connections.", "Raise the backlog, or look for a SYN flood.";
     TcpAcceptQueueFull, "The application does not accept fast enough.", "Accept faster or raise the backlog; of a built-in service, its `connections`.";

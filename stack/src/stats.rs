@@ -339,6 +339,16 @@ counters! {
         memory_pressures: "ExtTCPMemoryPressures",
         /// Segments that peers reported as marked "congestion experienced".
         delivered_ce: "ExtTCPDeliveredCE",
+        /// Small frames copied together because memory was tight.
+        rcv_collapsed: "ExtTCPRcvCollapsed",
+        /// Segments out of order given up because memory was used up (RFC 2018 section 8).
+        ofo_pruned: "ExtOfoPruned",
+        /// Segments refused because memory was used up.
+        rcv_q_drop: "ExtTCPRcvQDrop",
+        /// Writes refused because memory was tight.
+        snd_memory_refused: "ExtTCPSndMemoryRefused",
+        /// Connections nobody holds that were reset because memory was used up.
+        abort_on_memory: "ExtTCPAbortOnMemory",
         /// Received bytes that were copied: to the application, or to save memory.
         rcv_copied_octets: "ExtRcvCopiedOctets",
         /// Bytes copied into send buffers.

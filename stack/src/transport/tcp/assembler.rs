@@ -91,6 +91,13 @@ impl Assembler {
         frame
     }
 
+    /// Drops the newest data until `bytes` of memory are free; returns how many segments.
+    pub(crate) fn prune(&mut self, bytes: usize) -> u64 {
+        let pruned = self.0.as_mut().map_or(0, |q| q.prune(bytes));
+        self.tidy();
+        pruned
+    }
+
     /// At most `max` blocks, most recent first.
     pub(crate) fn sack_blocks(&self, max: usize, out: &mut SackBlocks) {
         if let Some(queue) = &self.0 {
@@ -212,6 +219,23 @@ impl Queue {
                 return Some(frame);
             }
         }
+    }
+
+    fn prune(&mut self, bytes: usize) -> u64 {
+        let (mut freed, mut pruned) = (0, 0);
+        while freed < bytes
+            && let Some(last) = self.segments.pop_back()
+        {
+            freed += last.cost();
+            pruned += 1;
+            self.held -= last.cost();
+            self.bytes -= (last.end - last.seq) as usize;
+            match self.runs.last_mut() {
+                Some(run) if run.start < last.seq => run.end = last.seq,
+                _ => drop(self.runs.pop()),
+            }
+        }
+        pruned
     }
 
     fn forget_before(&mut self, seq: SeqNum) {

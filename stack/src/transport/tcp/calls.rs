@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::socket::Readiness;
 use crate::socket::tcp::{
@@ -31,8 +31,8 @@ pub(crate) enum Closing {
 impl Connection {
     /// Copies bytes into the send buffer.
     pub(crate) fn write(&mut self, cx: &mut Cx<'_>, data: &[u8]) -> Result<usize, TcpSendError> {
-        self.before_write(cx)?;
-        let taken = self.send.push(data);
+        let room = self.before_write(cx)?;
+        let taken = self.send.push(&data[..data.len().min(room)]);
         cx.stats.snd_copied_octets += taken as u64;
         self.small.more = false;
         self.write_blocked = taken < data.len() || self.send.free() == 0;
@@ -46,8 +46,10 @@ impl Connection {
         cx: &mut Cx<'_>,
         data: &mut Bytes,
     ) -> Result<usize, TcpSendError> {
-        self.before_write(cx)?;
-        let (taken, copied) = self.send.push_shared(data);
+        let room = self.before_write(cx)?;
+        let mut head = data.slice(..data.len().min(room));
+        let (taken, copied) = self.send.push_shared(&mut head);
+        data.advance(taken);
         cx.stats.snd_copied_octets += copied as u64;
         self.small.more = false;
         self.write_blocked = !data.is_empty() || self.send.free() == 0;
@@ -73,7 +75,8 @@ impl Connection {
         self.send.free() >= self.send.limit() / 3 && (lowat == usize::MAX || self.unsent() < lowat)
     }
 
-    fn before_write(&mut self, cx: &Cx<'_>) -> Result<(), TcpSendError> {
+    /// How much may be written, as far as memory goes.
+    fn before_write(&mut self, cx: &mut Cx<'_>) -> Result<usize, TcpSendError> {
         if let Some(error) = self.error {
             return Err(TcpSendError::Failed(error));
         }
@@ -88,11 +91,17 @@ impl Connection {
             self.write_blocked = true;
             return Err(TcpSendError::WouldBlock);
         }
+        let room = self.write_room(cx);
+        if room == 0 {
+            cx.stats.snd_memory_refused += 1;
+            self.write_blocked = true;
+            return Err(TcpSendError::WouldBlock);
+        }
         if self.send.len() == 0 {
             // The user timeout counts from here.
             self.progress_at = cx.now;
         }
-        Ok(())
+        Ok(room)
     }
 
     /// Copies received bytes out.
@@ -104,6 +113,7 @@ impl Connection {
         cx.stats.in_octets += n as u64;
         cx.stats.rcv_copied_octets += n as u64;
         self.tune_recv(cx);
+        self.note_memory(cx);
         self.window_update();
         Ok(n)
     }
@@ -121,6 +131,7 @@ impl Connection {
         cx.stats.in_octets += bytes.len() as u64;
         cx.stats.rcv_copied_octets += copied as u64;
         self.tune_recv(cx);
+        self.note_memory(cx);
         self.window_update();
         Ok(bytes)
     }

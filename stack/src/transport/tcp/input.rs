@@ -87,6 +87,7 @@ impl Connection {
     /// A segment of this connection arrived; `payload` is the frame without TCP header.
     pub(crate) fn on_segment(&mut self, cx: &mut Cx<'_>, seg: &Header, payload: Frame) -> Outcome {
         self.totals.times.last_received = cx.now;
+        self.note_memory(cx);
         self.totals.times.segments_received += payload::segments(&payload);
         match self.state {
             TcpState::SynSent => self.on_syn_sent(cx, seg, payload),
@@ -367,7 +368,15 @@ impl Connection {
         let edge = self.peer_fin.map_or(self.rcv_adv, |fin| self.rcv_adv.min(fin));
         let room = edge.max(seq) - seq;
         payload::truncate(&mut payload, room as usize);
-        let outcome = if seq == self.rcv_nxt {
+        let in_order = seq == self.rcv_nxt;
+        if payload.total_len() > 0 && !self.admit(cx, &payload, in_order) {
+            // The sender has to learn how things stand, and the reader to read.
+            self.ack_now = true;
+            self.wake |= self.recv.len() > 0;
+            cx.stats.rcv_q_drop += 1;
+            return Outcome::drop(DropReason::TcpMemory);
+        }
+        let outcome = if in_order {
             self.take_in_order(cx, payload)
         } else {
             self.take_out_of_order(cx, seq, payload)
@@ -419,7 +428,9 @@ impl Connection {
         if self.read_shut {
             return;
         }
-        cx.stats.rcv_copied_octets += self.recv.push(frame) as u64;
+        let tight = cx.budget.is_tight();
+        let copied = if tight { self.recv.push_compact(frame) } else { self.recv.push(frame) };
+        cx.stats.rcv_copied_octets += copied as u64;
     }
 
     fn take_out_of_order(&mut self, cx: &mut Cx<'_>, seq: SeqNum, payload: Frame) -> Outcome {

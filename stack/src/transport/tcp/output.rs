@@ -377,12 +377,12 @@ impl Connection {
 
     /// Where the receive buffer ends.
     fn free_edge(&self) -> SeqNum {
-        self.rcv_nxt + self.recv.limit().saturating_sub(self.recv.len()) as u32
+        self.rcv_nxt + self.recv.window_limit().saturating_sub(self.recv.len()) as u32
     }
 
     fn window_edge(&self) -> SeqNum {
         let edge = self.free_edge();
-        let crumb = (self.recv.limit() / 2).min(self.rcv_mss) as i32;
+        let crumb = (self.recv.window_limit() / 2).min(self.rcv_mss) as i32;
         if edge.diff(self.rcv_adv) < crumb { self.rcv_adv } else { edge }
     }
 
@@ -391,7 +391,7 @@ impl Connection {
         if !self.is_synchronised() || self.fin_received {
             return;
         }
-        let limit = self.recv.limit();
+        let limit = self.recv.window_limit();
         let gain = self.window_edge().diff(self.rcv_adv);
         let starved = (self.rcv_wnd() as usize) < 2 * self.rcv_mss;
         if gain > 0 && (starved || gain as usize >= limit / 4) {

@@ -54,7 +54,7 @@ impl Chunk {
         match self {
             Chunk::Frame(f) => payload::footprint(f),
             Chunk::Shared(b) => b.len(),
-            Chunk::Copied(_) => BLOCK_BYTES,
+            Chunk::Copied(b) => b.capacity(),
         }
     }
 }
@@ -84,13 +84,15 @@ pub(crate) struct RecvBuffer {
     len: usize,
     held: usize,
     limit: usize,
+    /// What the window may offer, data that waits included.
+    window_max: usize,
     lent: Option<Arc<AtomicUsize>>,
     pub(crate) tuning: Tuning,
 }
 
 impl RecvBuffer {
     pub(crate) fn new(limit: usize) -> RecvBuffer {
-        RecvBuffer { limit, ..RecvBuffer::default() }
+        RecvBuffer { limit, window_max: usize::MAX, ..RecvBuffer::default() }
     }
 
     /// Bytes not read.
@@ -111,6 +113,15 @@ impl RecvBuffer {
         self.limit = limit;
     }
 
+    /// What the window may span, unread data included.
+    pub(crate) fn window_limit(&self) -> usize {
+        self.limit.min(self.window_max)
+    }
+
+    pub(crate) fn set_window_max(&mut self, bytes: usize) {
+        self.window_max = bytes;
+    }
+
     /// Appends a payload; returns how many bytes were copied to save memory.
     pub(crate) fn push(&mut self, mut frame: Frame) -> usize {
         let frags = std::mem::take(&mut frame.frags);
@@ -122,7 +133,7 @@ impl RecvBuffer {
             let wasteful = self.held + footprint > OVERHEAD_MAX * data + OVERHEAD_FREE_BYTES;
             if wasteful || frame.is_scarce() {
                 copied = frame.len();
-                self.push_copy(frame.data());
+                self.push_copy(frame.data(), BLOCK_BYTES);
             } else {
                 self.push_chunk(Chunk::Frame(frame));
             }
@@ -136,19 +147,62 @@ impl RecvBuffer {
         copied
     }
 
+    /// Appends a payload in as little memory as it takes; returns how many bytes were copied.
+    pub(crate) fn push_compact(&mut self, mut frame: Frame) -> usize {
+        let frags = std::mem::take(&mut frame.frags);
+        let len = frame.len();
+        self.len += len;
+        let copied = len > 0 && self.push_tight(Chunk::Frame(frame));
+        for frag in frags {
+            self.len += frag.len();
+            self.push_chunk(Chunk::Shared(frag));
+        }
+        if copied { len } else { 0 }
+    }
+
+    /// Appends a chunk, copied if it holds more than twice its data.
+    fn push_tight(&mut self, chunk: Chunk) -> bool {
+        let wasteful = chunk.footprint() > 2 * chunk.data().len();
+        if wasteful {
+            self.push_copy(chunk.data(), 0);
+        } else {
+            self.push_chunk(chunk);
+        }
+        wasteful
+    }
+
+    /// Copies small frames together if much memory is held for little data; returns how many
+    /// frames and bytes.
+    pub(crate) fn collapse(&mut self) -> (u64, usize) {
+        if self.held <= 2 * self.len + BLOCK_BYTES {
+            return (0, 0);
+        }
+        self.held = 0;
+        let (mut frames, mut bytes) = (0, 0);
+        for chunk in std::mem::take(&mut self.chunks) {
+            let len = chunk.data().len();
+            if self.push_tight(chunk) {
+                frames += 1;
+                bytes += len;
+            }
+        }
+        (frames, bytes)
+    }
+
     fn push_chunk(&mut self, chunk: Chunk) {
         self.held += chunk.footprint();
         self.chunks.push_back(chunk);
     }
 
-    fn push_copy(&mut self, data: &[u8]) {
+    /// Copies `data` behind the last block, or into a new one of `block` bytes at least.
+    fn push_copy(&mut self, data: &[u8], block: usize) {
         if let Some(Chunk::Copied(block)) = self.chunks.back_mut()
             && block.capacity() - block.len() >= data.len()
         {
             block.extend_from_slice(data);
             return;
         }
-        let mut block = BytesMut::with_capacity(BLOCK_BYTES.max(data.len()));
+        let mut block = BytesMut::with_capacity(block.max(data.len().next_power_of_two()));
         block.extend_from_slice(data);
         self.push_chunk(Chunk::Copied(block));
     }

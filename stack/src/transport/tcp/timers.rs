@@ -150,6 +150,11 @@ impl Connection {
             _ if self.owner == Owner::Nobody => RETRIES_ORPHAN_MAX,
             _ => RETRIES_MAX,
         };
+        if self.owner == Owner::Nobody && cx.budget.is_full() {
+            cx.stats.abort_on_memory += 1;
+            self.notes.abort = true;
+            return;
+        }
         self.unanswered += 1;
         // RFC 9293 3.8.6.1: a peer that closed its window over them, but answers, is waited for.
         let waits = self.snd_wnd == 0 && self.is_synchronised() && self.owner != Owner::Nobody;

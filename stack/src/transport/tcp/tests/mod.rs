@@ -27,6 +27,7 @@ mod handshake;
 mod limited_transmit;
 mod options;
 mod pacing;
+mod pressure;
 mod prr;
 mod rack;
 mod recovery;
