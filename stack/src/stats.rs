@@ -321,6 +321,8 @@ counters! {
         window_probes: "ExtTCPWinProbe",
         /// Connections that entered TIME-WAIT.
         time_waits: "ExtTW",
+        /// TIME-WAIT entries taken over by a new connection of the same tuple (RFC 6191).
+        time_waits_reused: "ExtTWRecycled",
         /// TIME-WAIT entries that made room for connections.
         time_wait_overflows: "ExtTCPTimeWaitOverflow",
         /// Connections aborted on timeout.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use net::{A, B, Line, Net, at, pattern, v4, v6};
 use weft_stack::frame::Frame;
 use weft_stack::socket::SocketId;
-use weft_stack::socket::tcp::{ShutdownHow, TcpOption, TcpState};
+use weft_stack::socket::tcp::{ConnectError, ShutdownHow, TcpOption, TcpState};
 use weft_stack::stack::{FastOpen, SynCookies};
 use weft_stack::wire::tcp::{Flags, Header};
 
@@ -402,4 +402,79 @@ fn fast_open_survives_a_bad_line() {
         net.stacks[B].tcp_close(net.now, l);
         net.check_empty();
     }
+}
+
+/// A connection from a chosen port that A closed first: A keeps TIME-WAIT.
+fn into_time_wait(net: &mut Net, l: SocketId, port: u16) {
+    let from = Some(at(v4(A), port));
+    let c = net.stacks[A].tcp_connect(net.now, from, at(v4(B), 80)).unwrap();
+    net.run_for(ms(50));
+    let s = accept(net, l).unwrap();
+    net.stacks[A].tcp_close(net.now, c);
+    net.run_for(ms(50));
+    net.stacks[B].tcp_close(net.now, s);
+    net.run_for(ms(50));
+    assert_eq!(net.stacks[A].memory().tcp_connections, 1);
+}
+
+// RFC 6191 2
+#[test]
+fn a_connect_takes_its_own_time_wait_over_after_a_second() {
+    let mut net = Net::new(Line::default(), 20);
+    let l = listen(&mut net, at(v4(B), 80), 4);
+    into_time_wait(&mut net, l, 5000);
+    let again =
+        |net: &mut Net| net.stacks[A].tcp_connect(net.now, Some(at(v4(A), 5000)), at(v4(B), 80));
+    assert_eq!(again(&mut net), Err(ConnectError::InUse));
+    net.run_for(ms(1000));
+    let c = again(&mut net).unwrap();
+    net.run_for(ms(50));
+    let s = accept(&mut net, l).unwrap();
+    net.transfer((A, c), s, &pattern(50_000));
+    assert_eq!(net.stacks[A].mib().tcp.time_waits_reused, 1);
+    close_all(&mut net, &[c], &[s, l]);
+}
+
+// RFC 6191 2
+// RFC 9293 3.10.7.4
+#[test]
+fn a_newer_syn_takes_time_wait_over_and_an_old_one_does_not() {
+    let mut net = Net::new(Line::default(), 21);
+    let l = listen(&mut net, at(v4(B), 80), 4);
+    let mut open = |net: &mut Net| {
+        let c = net.stacks[A].tcp_connect(net.now, Some(at(v4(A), 5000)), at(v4(B), 80)).unwrap();
+        net.run_for(ms(50));
+        (c, accept(net, l).unwrap())
+    };
+    let (c, s) = open(&mut net);
+    // The server closes first and keeps TIME-WAIT.
+    net.stacks[B].tcp_close(net.now, s);
+    net.run_for(ms(50));
+    net.stacks[A].tcp_close(net.now, c);
+    net.run_for(ms(50));
+    assert_eq!(net.stacks[B].memory().tcp_connections, 1);
+    let (c, s) = open(&mut net);
+    assert_eq!(net.stacks[B].mib().tcp.time_waits_reused, 1);
+    net.transfer((A, c), s, &pattern(50_000));
+    close_all(&mut net, &[c], &[s, l]);
+}
+
+// RFC 9293 3.6.1
+#[test]
+fn time_wait_gives_way_to_connections_and_is_counted() {
+    let mut net = Net::with(Line::default(), 22, 4096, |c| c.limits.tcp_connections = 4);
+    let l = listen(&mut net, at(v4(B), 80), 4);
+    for port in 5000..5010 {
+        let from = Some(at(v4(A), port));
+        let c = net.stacks[A].tcp_connect(net.now, from, at(v4(B), 80)).unwrap();
+        net.run_for(ms(50));
+        let s = accept(&mut net, l).unwrap();
+        net.stacks[A].tcp_close(net.now, c);
+        net.run_for(ms(50));
+        net.stacks[B].tcp_close(net.now, s);
+        net.run_for(ms(50));
+        assert!(net.stacks[A].memory().tcp_connections <= 4);
+    }
+    assert_eq!(net.stacks[A].mib().tcp.time_wait_overflows, 6);
+    close_all(&mut net, &[], &[l]);
 }

@@ -81,7 +81,7 @@ impl Tcp {
         match outcome.reply {
             Reply::None => {}
             Reply::Challenge => {
-                if self.challenge.take(now, lower.ctx.rng) {
+                if c.notes.challenges.take(now) && self.challenge.take(now, lower.ctx.rng) {
                     lower.ctx.mib.tcp.challenge_acks += 1;
                     c.ack_now = true;
                 } else {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use crate::lower::Lower;
 use crate::path::PathLayer;
+use crate::seq::SeqNum;
 use crate::socket::tcp::{Accepted, ConnectError, ListenError, TcpError, TcpOption, TcpState};
 use crate::socket::{Readiness, SocketId, SocketKind};
+use crate::time::Instant;
 
 use super::calls::Closing;
 use super::flow_table::{Flow, FlowKey};
 use super::isn::{initial_sequence, timestamp_offset};
+use super::passive::REUSE_GAP;
 use super::state::{Connection, Cx, Origin, Owner};
 use super::{Tcp, emit};
 
@@ -78,12 +81,13 @@ impl Tcp {
             return Err(ConnectError::TooMany);
         }
         let port = local.map_or(0, |l| l.port());
-        let key = self.free_tuple(lower, SocketAddr::new(route.src, port), remote)?;
+        let (key, old) = self.free_tuple(lower, SocketAddr::new(route.src, port), remote)?;
         let now = lower.ctx.now;
+        let clock = initial_sequence(lower.ctx.secrets, &key, now);
         let origin = Origin {
             key,
             alias: route.alias,
-            iss: initial_sequence(lower.ctx.secrets, &key, now),
+            iss: old.map_or(clock, |old| clock.max(old + REUSE_GAP)),
             ts_offset: timestamp_offset(lower.ctx.secrets, &key),
             mtu: route.mtu,
         };
@@ -100,24 +104,41 @@ impl Tcp {
         Ok((Tcp::id_of(&self.connections[index as usize], index), taken))
     }
 
+    /// A four-tuple for a connect; a TIME-WAIT entry that stood in the way is gone, and what its
+    /// sequence numbers came to is told.
     fn free_tuple<P: PathLayer>(
         &mut self,
-        lower: &Lower<'_, P>,
+        lower: &mut Lower<'_, P>,
         local: SocketAddr,
         remote: SocketAddr,
-    ) -> Result<FlowKey, ConnectError> {
+    ) -> Result<(FlowKey, Option<SeqNum>), ConnectError> {
         let mut key = FlowKey::new(local, remote);
+        let now = lower.ctx.now;
         if local.port() == 0 {
             let seed = (local.ip(), remote.ip(), remote.port());
             let mut ports = std::mem::take(&mut self.ports);
-            let free = |port| self.flow(&FlowKey { local_port: port, ..key }).is_none();
-            let port = ports.pick(&lower.ctx.secrets.port, seed, free);
+            let at = |port| self.flow(&FlowKey { local_port: port, ..key });
+            let port_key = &lower.ctx.secrets.port;
+            let port = ports.pick(port_key, seed, |port| at(port).is_none());
+            // Only when no port is free: TIME-WAIT costs nothing to leave alone.
+            let port = port.or_else(|| {
+                ports.pick(port_key, seed, |port| self.may_take_over(at(port), now).is_some())
+            });
             self.ports = ports;
             key.local_port = port.ok_or(ConnectError::InUse)?;
-        } else if self.flow(&key).is_some() {
-            return Err(ConnectError::InUse);
         }
-        Ok(key)
+        let Some(flow) = self.flow(&key) else { return Ok((key, None)) };
+        let slot = self.may_take_over(Some(flow), now).ok_or(ConnectError::InUse)?;
+        let old = self.time_waits.remove(slot);
+        self.flows.remove(&key, flow);
+        lower.ctx.mib.tcp.time_waits_reused += 1;
+        Ok((key, old.map(|e| e.snd_nxt)))
+    }
+
+    /// The slot of a TIME-WAIT entry that gives way to a connect.
+    fn may_take_over(&self, flow: Option<Flow>, now: Instant) -> Option<u32> {
+        let Some(Flow::TimeWait(slot)) = flow else { return None };
+        self.time_waits.get(slot)?.may_connect(now).then_some(slot)
     }
 
     /// Gives a handle up.

@@ -74,6 +74,7 @@ impl Tcp {
         if let Some((slot, _)) = old {
             self.time_waits.remove(slot);
             self.flows.remove(&key, Flow::TimeWait(slot));
+            lower.ctx.mib.tcp.time_waits_reused += 1;
         }
         let now = lower.ctx.now;
         let iss = if answer == Answer::Cookie {

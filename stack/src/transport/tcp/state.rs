@@ -16,6 +16,7 @@ use crate::wire::tcp::{HEADER_BYTES, Options, SackBlock, TIMESTAMP_BYTES};
 
 use super::assembler::Assembler;
 use super::cc::{Algorithm, Controller};
+use super::challenge::ChallengeQuota;
 use super::ecn::Ecn;
 use super::fast_open::Opening;
 use super::flow_table::FlowKey;
@@ -209,6 +210,7 @@ pub(crate) struct Notes {
     pub(crate) confirmed_at: Instant,
     /// Of a listener, and not in its accept queue yet.
     pub(crate) embryo: bool,
+    pub(crate) challenges: ChallengeQuota,
     pub(crate) opening: Opening,
     /// What ICMP said since the last progress; told if the connection times out.
     pub(crate) soft_error: Option<TcpError>,

@@ -18,6 +18,9 @@ use super::flow_table::FlowKey;
 /// Entries that were taken over may leave this many traces in the queue.
 const STALE_MAX: usize = 1024;
 
+/// How old an entry is that a connect takes over.
+const CONNECT_AFTER: Duration = Duration::from_secs(1);
+
 /// What is left of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -30,6 +33,8 @@ pub(crate) struct Entry {
     /// Their last timestamp and our clock's offset, if timestamps are in use.
     pub(crate) timestamp: Option<(u32, u32)>,
     pub(crate) expires: Instant,
+    /// When it began.
+    since: Instant,
     serial: u32,
 }
 
@@ -41,7 +46,17 @@ impl Entry {
         timestamp: Option<(u32, u32)>,
     ) -> Entry {
         let expires = Instant::ZERO;
-        Entry { key, alias, snd_nxt, rcv_nxt, window, timestamp, expires, serial: 0 }
+        Entry {
+            key,
+            alias,
+            snd_nxt,
+            rcv_nxt,
+            window,
+            timestamp,
+            expires,
+            since: expires,
+            serial: 0,
+        }
     }
 }
 
@@ -80,6 +95,12 @@ impl Entry {
         }
         let in_order = seg.seq == self.rcv_nxt;
         if stale || fin || payload_len > 0 || !in_order { Verdict::Ack } else { Verdict::Ignore }
+    }
+
+    /// RFC 6191 section 2: whether a connect of ours may take the tuple over. Our timestamps have gone
+    /// on for a second, so that the peer can tell the new SYN from old segments.
+    pub(crate) fn may_connect(&self, now: Instant) -> bool {
+        self.timestamp.is_some() && now.saturating_since(self.since) >= CONNECT_AFTER
     }
 
     /// The last ACK.
@@ -131,7 +152,7 @@ impl TimeWaits {
     pub(crate) fn insert(&mut self, mut entry: Entry, now: Instant) -> u32 {
         self.serial = self.serial.wrapping_add(1);
         entry.serial = self.serial;
-        entry.expires = now + self.duration;
+        (entry.since, entry.expires) = (now, now + self.duration);
         if self.queue.len() > 2 * self.entries.len() + STALE_MAX {
             let entries = &self.entries;
             self.queue.retain(|(slot, serial, _)| {
@@ -216,13 +237,23 @@ mod tests {
         assert_eq!(e.judge(&segment(FIN_ACK, 8000), 0), Verdict::Ack);
     }
 
-    // RFC 1337
+    // RFC 1337 3
     #[test]
     fn a_reset_is_ignored() {
         assert_eq!(entry(1, None).judge(&segment(Flags::RST, 9000), 0), Verdict::Ignore);
     }
 
-    // RFC 6191
+    // RFC 6191 2
+    #[test]
+    fn a_connect_takes_over_what_has_timestamps_and_is_a_second_old() {
+        let mut t = TimeWaits::new(Duration::from_mins(1));
+        let with = t.insert(entry(1, Some((700, 0))), Instant::from_millis(500));
+        let without = t.insert(entry(2, None), Instant::from_millis(500));
+        let may = |slot, ms| t.get(slot).unwrap().may_connect(Instant::from_millis(ms));
+        assert!(!may(with, 1499) && may(with, 1500) && !may(without, 60_000));
+    }
+
+    // RFC 6191 2
     #[test]
     fn a_newer_syn_takes_the_tuple_over() {
         let reuse = Verdict::Reuse(SeqNum(5000));
