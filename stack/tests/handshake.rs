@@ -201,7 +201,7 @@ fn accept_is_deferred_until_data_comes_or_time_runs_out() {
 fn a_fin_ends_the_deferral() {
     let mut net = Net::new(Line::default(), 5);
     let l = listen(&mut net, at(v4(B), 80), 4);
-    let defer = TcpOption::DeferAccept(Some(Duration::from_secs(60)));
+    let defer = TcpOption::DeferAccept(Some(Duration::from_mins(1)));
     assert!(net.stacks[B].tcp_set_option(net.now, l, defer));
     let c = connect(&mut net, at(v4(B), 80));
     net.run_for(ms(100));
@@ -441,7 +441,7 @@ fn a_connect_takes_its_own_time_wait_over_after_a_second() {
 fn a_newer_syn_takes_time_wait_over_and_an_old_one_does_not() {
     let mut net = Net::new(Line::default(), 21);
     let l = listen(&mut net, at(v4(B), 80), 4);
-    let mut open = |net: &mut Net| {
+    let open = |net: &mut Net| {
         let c = net.stacks[A].tcp_connect(net.now, Some(at(v4(A), 5000)), at(v4(B), 80)).unwrap();
         net.run_for(ms(50));
         (c, accept(net, l).unwrap())

@@ -421,7 +421,9 @@ impl Tcp {
     pub(super) fn forget_half_open_if(&mut self, over: impl Fn(&Request) -> bool) -> u64 {
         let slots = self.half_open.iter().filter(|(_, r)| over(r)).map(|(slot, _)| slot);
         let slots: Vec<u32> = slots.collect();
-        slots.iter().for_each(|slot| self.forget_half_open(*slot));
+        for slot in &slots {
+            self.forget_half_open(*slot);
+        }
         slots.len() as u64
     }
 

@@ -37,6 +37,7 @@ mod soft_errors;
 mod timing;
 mod undo;
 mod urgent;
+mod walk;
 mod window;
 
 /// A segment as tests write it. What an expectation leaves out is not compared.
