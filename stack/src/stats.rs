@@ -339,6 +339,12 @@ counters! {
         paws_rejected: "ExtPAWSEstab",
         /// Times that the memory of all connections came to three quarters of its limit.
         memory_pressures: "ExtTCPMemoryPressures",
+        /// Probes of the path MTU that arrived.
+        mtu_probes_passed: "ExtTCPMTUPSuccess",
+        /// Probes of the path MTU that were lost.
+        mtu_probes_failed: "ExtTCPMTUPFail",
+        /// Times that full segments vanished and smaller ones were tried.
+        mtu_black_holes: "ExtTCPMTUBlackHole",
         /// Segments that peers reported as marked "congestion experienced".
         delivered_ce: "ExtTCPDeliveredCE",
         /// Small frames copied together because memory was tight.

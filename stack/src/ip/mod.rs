@@ -132,6 +132,8 @@ pub(crate) struct Ip {
     broadcasts: AddressMap,
     pub(crate) reassembly: Reassembly,
     pmtu: PmtuCache,
+    /// What connections found by probing; for them only.
+    pmtu_probed: PmtuCache,
     ways: WayCache,
     /// Grows with every change of addresses, links and path MTUs.
     version: u64,
@@ -159,6 +161,7 @@ impl Ip {
             version: 0,
             reassembly: Reassembly::new(key),
             pmtu: PmtuCache::new(key),
+            pmtu_probed: PmtuCache::new(key),
             error_limit: ErrorLimit::new(now, config.limits.icmp_errors_per_second),
             forwarding: config.forwarding,
             removed: Vec::new(),
@@ -346,7 +349,19 @@ impl Ip {
 
     /// Path MTU entries held.
     pub(crate) fn pmtu_len(&self) -> usize {
-        self.pmtu.len()
+        self.pmtu.len() + self.pmtu_probed.len()
+    }
+
+    /// A connection found that packets of this size pass to `dst`, and no larger ones; `None`: as
+    /// large as the link takes.
+    pub(crate) fn learn_pmtu(&mut self, ctx: &Ctx<'_>, dst: IpAddr, mtu: Option<usize>) {
+        self.pmtu_probed.set(ctx.now, dst, mtu, ctx.limits.pmtu);
+    }
+
+    /// What [`Ip::learn_pmtu`] was told of `dst` in the last ten minutes.
+    #[inline]
+    pub(crate) fn learned_pmtu(&self, now: Instant, dst: IpAddr) -> Option<usize> {
+        self.pmtu_probed.get(now, dst)
     }
 
     /// Adds an address with the route to its network. IPv6 starts tentative, IPv4 is ready at once.

@@ -1,4 +1,5 @@
-//! Path MTU cache (RFC 1191, RFC 8201): what routers told, for ten minutes, per destination.
+//! Path MTU cache (RFC 1191, RFC 8201): what routers told, or connections found out by probing
+//! (RFC 4821), for ten minutes, per destination.
 
 use core::net::IpAddr;
 use std::collections::VecDeque;
@@ -51,6 +52,18 @@ impl PmtuCache {
         if self.get(now, dst).is_some_and(|old| old <= mtu) || limit == 0 {
             return;
         }
+        self.insert(now, dst, mtu, limit);
+    }
+
+    /// Whatever was known: the MTU towards `dst` is this; `None`: not lower than the link's.
+    pub(crate) fn set(&mut self, now: Instant, dst: IpAddr, mtu: Option<usize>, limit: usize) {
+        match mtu.filter(|_| limit > 0) {
+            Some(mtu) => self.insert(now, dst, mtu, limit),
+            None => drop(self.entries.remove(&dst)),
+        }
+    }
+
+    fn insert(&mut self, now: Instant, dst: IpAddr, mtu: usize, limit: usize) {
         let until = now + LIFETIME;
         self.entries.insert(dst, Entry { mtu, until });
         self.order.push_back((dst, until));

@@ -20,7 +20,8 @@ impl<P: PathLayer> Stack<P> {
             ("packets in reassembly", held.reassemblies, limits.reassemblies),
             ("bytes in reassembly", held.reassembly_bytes, limits.reassembly_bytes),
             ("neighbours", held.neighbours, limits.neighbours),
-            ("path MTUs", held.path_mtus, limits.pmtu),
+            // One from routers and one from probes.
+            ("path MTUs", held.path_mtus, 2 * limits.pmtu),
         ];
         for (what, held, limit) in bounds {
             if held > limit {

@@ -1,7 +1,7 @@
 //! The counters of Accurate ECN (RFC 9768 section 3.2). [`Echo`] counts the marks of what arrives
 //! and says when and how the peer learns of them; [`Feedback`] reads what the peer counted.
 
-use crate::wire::tcp::AccEcnOption;
+use crate::wire::tcp::{AccEcnOption, Options};
 
 /// ECN codepoints of an IP header (RFC 3168 section 5).
 pub(crate) const NOT_ECT: u8 = 0;
@@ -201,10 +201,14 @@ impl Feedback {
         }
     }
 
-    /// The first segment of the peer that can carry the option (RFC 9768 3.2.3.2.4): ECT counters
-    /// that start at zero were zeroed on the way.
-    pub(crate) fn test_option(&mut self, option: Option<AccEcnOption>) {
-        self.ignore_options = option.is_some_and(|o| o.ect0() == Some(0) || o.ect1() == Some(0));
+    /// The options of the peer's first segment: ECT counters that start at zero were zeroed on the
+    /// way (RFC 9768 3.2.3.2.4), and its clock starts here.
+    pub(crate) fn start(&mut self, options: Options) {
+        self.ignore_options =
+            options.accurate_ecn.is_some_and(|o| o.ect0() == Some(0) || o.ect1() == Some(0));
+        if let Some((value, _)) = options.timestamp {
+            self.newest = value;
+        }
     }
 
     /// The peer told by the handshake that our SYN-ACK was marked or not (RFC 9768 table 4).
@@ -226,11 +230,6 @@ impl Feedback {
             self.newest = t;
         }
         newly > 0 || later
-    }
-
-    /// The peer's clock starts here.
-    pub(crate) fn start_clock(&mut self, timestamp: u32) {
-        self.newest = timestamp;
     }
 
     /// The marks that a current ACK reports, which acknowledges `newly` bytes in segments of `mss`.

@@ -61,6 +61,7 @@ impl Connection {
             && !seg.flags.has(Flags::FIN)
             && (window == self.snd_wnd || newly.bytes > 0);
         let acked = if seg.ack > self.snd_una { self.advance(cx, seg, &mut newly) } else { 0 };
+        self.path_on_ack(cx, acked > 0);
         let rtt = self.sample_rtt(cx, seg, &newly, (before.flight, dsack.is_some()));
         self.rack_update(cx, &newly, echo);
         let rate = self.delivery.sample(cx.now, &newly, self.rtt.min());

@@ -264,7 +264,7 @@ impl Connection {
             rto: self.rtt.rto(),
             backoff: self.rtt.backoff(),
             mss: self.mss_full(),
-            pmtu: self.mtu,
+            pmtu: self.path.mtu,
             recv_mss: self.rcv_mss,
             window_scale: self.scale_agreed.then_some((self.snd_wscale, self.rcv_wscale)),
             cwnd,

@@ -110,12 +110,18 @@ impl Negotiated {
     }
 }
 
-/// ECN state of a connection.
+/// ECN of a connection: what was agreed, and the state if it is anything.
 #[derive(Clone, Debug)]
 pub(crate) struct Ecn {
     negotiated: Negotiated,
     /// What our SYN asks for.
     asked: EcnState,
+    active: Option<Box<Active>>,
+}
+
+/// State of a connection with ECN.
+#[derive(Clone, Debug)]
+struct Active {
     /// Nothing we send is ECN-capable any more: the path or the peer does not bear it.
     incapable: bool,
     /// The peer's reports are not believed.
@@ -135,25 +141,13 @@ pub(crate) struct Ecn {
     marked_rounds: u8,
     /// Marks count again once more than this is acknowledged.
     reacted: SeqNum,
-    pub(crate) echo: Echo,
+    echo: Echo,
     feedback: Feedback,
 }
 
-const _: () = assert!(size_of::<Ecn>() <= 72);
-
-impl Ecn {
-    /// Of a connection that asks by its SYN, or is asked.
-    pub(crate) fn new(mode: EcnMode, congestion: CongestionControl, iss: SeqNum) -> Ecn {
-        let asked = match mode {
-            EcnMode::Accurate => EcnState::Accurate,
-            EcnMode::Classic => EcnState::Classic,
-            // RFC 8257 says nothing without marks.
-            EcnMode::Accept if congestion == CongestionControl::Dctcp => EcnState::Accurate,
-            EcnMode::Accept | EcnMode::Off => EcnState::Off,
-        };
-        Ecn {
-            negotiated: Negotiated::default(),
-            asked,
+impl Active {
+    fn new(iss: SeqNum) -> Active {
+        Active {
             incapable: false,
             deaf: false,
             blind: false,
@@ -169,24 +163,83 @@ impl Ecn {
         }
     }
 
+    /// What an acknowledgement of `newly` bytes says about marks, in flags and option.
+    fn read(&mut self, accurate: bool, seg: &Header, newly: usize, mss: usize) -> Marks {
+        if self.blind || self.deaf {
+            return Marks::default();
+        }
+        if !accurate {
+            let echoed = seg.flags.has(Flags::ECE);
+            let bytes = if echoed { newly } else { 0 };
+            self.feedback.bytes += bytes as u64;
+            return Marks { packets: u32::from(echoed), bytes, contradictory: false };
+        }
+        let ace = seg.flags.ace();
+        if self.feedback.is_zeroed(ace) {
+            (self.incapable, self.deaf) = (true, true);
+            return Marks::default();
+        }
+        let timestamp = seg.options.timestamp.map(|(value, _)| value);
+        if !self.feedback.is_current(newly, timestamp) {
+            return Marks::default();
+        }
+        self.feedback.read(ace, seg.options.accurate_ecn, newly, mss)
+    }
+
+    /// Counts a window that was marked. True: the window is to be reduced for it.
+    fn react(&mut self, snd_nxt: SeqNum) -> bool {
+        self.reacted = snd_nxt;
+        self.cwr = true;
+        if self.clean {
+            return true;
+        }
+        self.marked_rounds += 1;
+        if self.marked_rounds >= MARKED_ROUNDS_MAX {
+            (self.incapable, self.deaf) = (true, true);
+        }
+        !self.deaf
+    }
+}
+
+impl Ecn {
+    /// Of a connection that asks by its SYN, or is asked.
+    pub(crate) fn new(mode: EcnMode, congestion: CongestionControl) -> Ecn {
+        let asked = match mode {
+            EcnMode::Accurate => EcnState::Accurate,
+            EcnMode::Classic => EcnState::Classic,
+            // Without marks it is worth nothing (RFC 8257 section 3).
+            EcnMode::Accept if congestion == CongestionControl::Dctcp => EcnState::Accurate,
+            EcnMode::Accept | EcnMode::Off => EcnState::Off,
+        };
+        Ecn { negotiated: Negotiated::default(), asked, active: None }
+    }
+
     /// How marks are told.
     pub(crate) fn state(&self) -> EcnState {
         self.negotiated.state
     }
 
+    fn is_accurate(&self) -> bool {
+        self.state() == EcnState::Accurate
+    }
+
     /// Bytes that the peer reported as marked.
     pub(crate) fn bytes_ce(&self) -> u64 {
-        self.feedback.bytes
+        self.active.as_ref().map_or(0, |a| a.feedback.bytes)
     }
 
     /// A server's half was negotiated; `timeouts` SYN-ACKs were not answered.
-    pub(crate) fn serve(&mut self, negotiated: Negotiated, timeouts: u32) {
+    pub(crate) fn serve(&mut self, negotiated: Negotiated, timeouts: u32, iss: SeqNum) {
         self.negotiated = negotiated;
+        if negotiated.state == EcnState::Off {
+            return;
+        }
+        let active = self.active.get_or_insert_with(|| Box::new(Active::new(iss)));
         let accurate = negotiated.state == EcnState::Accurate;
         // RFC 9768 3.1.5, RFC 3168 6.1.1.
-        self.incapable |= negotiated.plain || (accurate && timeouts >= 2);
+        active.incapable |= negotiated.plain || (accurate && timeouts >= 2);
         if accurate && (timeouts > 0 || negotiated.repeated) {
-            self.echo.mute();
+            active.echo.mute();
         }
     }
 
@@ -204,7 +257,7 @@ impl Ecn {
     }
 
     /// Table 2 of RFC 9768, seen by host A. True: our SYN was marked.
-    fn on_syn_ack(&mut self, seg: &Header) -> bool {
+    fn on_syn_ack(&mut self, seg: &Header, iss: SeqNum) -> bool {
         let ace = seg.flags.ace();
         let told = decode_codepoint(ace);
         self.negotiated.state = match (self.asked, ace) {
@@ -216,106 +269,87 @@ impl Ecn {
             (EcnState::Classic, 0b001 | 0b101) => EcnState::Classic,
             _ => EcnState::Off,
         };
-        match self.state() {
-            EcnState::Off => false,
-            EcnState::Classic => {
-                // RFC 3168 6.1.1: not after a SYN that did not ask.
-                self.incapable |= self.negotiated.plain;
-                false
-            }
-            EcnState::Accurate => {
-                self.echo.on_syn_ack(seg.ecn);
-                self.tell = Some(seg.ecn);
-                self.feedback.test_option(seg.options.accurate_ecn);
-                let told = told.unwrap_or(NOT_ECT);
-                // 3.2.2.3: our SYN was not ECN-capable.
-                self.incapable |= told != NOT_ECT;
-                told == CE
-            }
+        if self.state() == EcnState::Off {
+            return false;
         }
+        let active = self.active.insert(Box::new(Active::new(iss)));
+        if self.negotiated.state == EcnState::Classic {
+            // RFC 3168 6.1.1: not after a SYN that did not ask.
+            active.incapable = self.negotiated.plain;
+            return false;
+        }
+        active.echo.on_syn_ack(seg.ecn);
+        active.tell = Some(seg.ecn);
+        active.feedback.start(seg.options);
+        let told = told.unwrap_or(NOT_ECT);
+        // 3.2.2.3: our SYN was not ECN-capable.
+        active.incapable = told != NOT_ECT;
+        told == CE
     }
 
     /// Table 4 of RFC 9768, for the first ACK of an AccECN server; `bare`: without data and SACK.
     /// True: our SYN-ACK was marked.
     fn on_handshake_ack(&mut self, seg: &Header, bare: bool) -> bool {
-        if self.state() != EcnState::Accurate || self.blind {
+        let accurate = self.is_accurate();
+        let Some(active) = self.active.as_mut().filter(|a| accurate && !a.blind) else {
             return false;
-        }
-        self.feedback.test_option(seg.options.accurate_ecn);
+        };
+        active.feedback.start(seg.options);
         if !bare {
             return false;
         }
-        self.blind = true;
+        active.blind = true;
         let ace = seg.flags.ace();
         let told = decode_codepoint(ace);
-        self.feedback.on_handshake_ack(told == Some(CE));
+        active.feedback.on_handshake_ack(told == Some(CE));
         if ace == 0 {
-            (self.incapable, self.deaf) = (true, true);
+            (active.incapable, active.deaf) = (true, true);
         }
-        self.incapable |= told.is_some_and(|told| told != NOT_ECT);
+        active.incapable |= told.is_some_and(|told| told != NOT_ECT);
         told == Some(CE)
     }
 
     /// Data was lost before any was acknowledged: what may be to blame is left out from here on
     /// (RFC 9768 3.2.3.2.2).
     pub(crate) fn on_first_flight_lost(&mut self) {
-        self.echo.mute();
-        self.incapable = true;
+        if let Some(active) = &mut self.active {
+            active.echo.mute();
+            active.incapable = true;
+        }
+    }
+
+    /// What the data receiver counted, with AccECN.
+    #[cfg(test)]
+    pub(crate) fn echo(&mut self) -> Option<&mut Echo> {
+        let accurate = self.is_accurate();
+        self.active.as_mut().filter(|_| accurate).map(|a| &mut a.echo)
     }
 
     /// A segment whose flags offload hardware would change: it takes CWR from all but the first
     /// packet it cuts (RFC 9768 3.3.4).
     pub(crate) fn goes_alone(&self) -> bool {
-        let ace = Flags::default().with_ace(self.echo.packets());
-        self.state() == EcnState::Accurate && ace.has(Flags::CWR)
+        let Some(active) = self.active.as_ref().filter(|_| self.is_accurate()) else {
+            return false;
+        };
+        Flags::default().with_ace(active.echo.packets()).has(Flags::CWR)
     }
 
     /// Whether the next ACK carries the option.
     pub(crate) fn wants_option(&self) -> bool {
-        self.state() == EcnState::Accurate && self.echo.wants_option()
+        self.is_accurate() && self.active.as_ref().is_some_and(|a| a.echo.wants_option())
     }
 
     /// Adds the option to a segment's other options. Two SACK blocks go before it, more do not
     /// (RFC 9768 3.2.3.3).
     pub(crate) fn add_option(&self, options: &mut Options) {
-        if !self.wants_option() {
-            return;
-        }
-        options.accurate_ecn = self.echo.option(options.room());
+        let Some(active) = self.active.as_ref().filter(|_| self.wants_option()) else { return };
+        options.accurate_ecn = active.echo.option(options.room());
         if options.accurate_ecn.is_none() && options.sack.as_slice().len() > 2 {
             let mut fewer = *options;
             fewer.sack.truncate(2);
-            fewer.accurate_ecn = self.echo.option(fewer.room());
+            fewer.accurate_ecn = active.echo.option(fewer.room());
             if fewer.accurate_ecn.is_some() {
                 *options = fewer;
-            }
-        }
-    }
-
-    /// What an acknowledgement says about marks, in flags and option.
-    fn read(&mut self, seg: &Header, newly: usize, mss: usize) -> Marks {
-        if self.blind || self.deaf {
-            return Marks::default();
-        }
-        let ace = seg.flags.ace();
-        match self.state() {
-            EcnState::Off => Marks::default(),
-            EcnState::Classic => {
-                let echoed = seg.flags.has(Flags::ECE);
-                let bytes = if echoed { newly } else { 0 };
-                self.feedback.bytes += bytes as u64;
-                Marks { packets: u32::from(echoed), bytes, contradictory: false }
-            }
-            EcnState::Accurate => {
-                if self.feedback.is_zeroed(ace) {
-                    (self.incapable, self.deaf) = (true, true);
-                    return Marks::default();
-                }
-                let timestamp = seg.options.timestamp.map(|(value, _)| value);
-                if !self.feedback.is_current(newly, timestamp) {
-                    return Marks::default();
-                }
-                self.feedback.read(ace, seg.options.accurate_ecn, newly, mss)
             }
         }
     }
@@ -327,24 +361,19 @@ impl Connection {
         if header.flags.has(Flags::ACK) {
             let (negotiated, timeouts) = (self.ecn.negotiated, self.rtx_count);
             // RFC 9768 3.1.5: a server that sent a SYN-ACK without flags sends nothing ECN-capable.
-            self.ecn.serve(negotiated, timeouts);
+            self.ecn.serve(negotiated, timeouts, self.iss);
             negotiated.write_syn_ack(timeouts, header);
         } else {
             header.flags = header.flags.with(self.ecn.syn_flags(self.rtx_count));
         }
     }
 
-    /// The peer's SYN-ACK, or its SYN in a simultaneous open.
+    /// The peer's SYN-ACK, or its SYN if we are a server or both opened at once.
     pub(crate) fn marks_on_syn(&mut self, cx: &mut Cx<'_>, seg: &Header) {
         if !seg.flags.has(Flags::ACK) {
             let negotiated = Negotiated::of_syn(self.settings.ecn, self.settings.congestion, seg);
-            self.ecn.serve(negotiated, 0);
-            return;
-        }
-        if let Some((value, _)) = seg.options.timestamp {
-            self.ecn.feedback.start_clock(value);
-        }
-        if self.ecn.on_syn_ack(seg) {
+            self.ecn.serve(negotiated, 0, self.iss);
+        } else if self.ecn.on_syn_ack(seg, self.iss) {
             self.reduce_for_handshake(cx);
         }
     }
@@ -361,9 +390,6 @@ impl Connection {
         seg: &Header,
         payload_len: usize,
     ) {
-        if let Some((value, _)) = seg.options.timestamp {
-            self.ecn.feedback.start_clock(value);
-        }
         let bare = payload_len == 0 && seg.options.sack.is_empty();
         if self.ecn.on_handshake_ack(seg, bare) {
             self.reduce_for_handshake(cx);
@@ -379,48 +405,47 @@ impl Connection {
 
     /// The peer's SYN-ACK again: the ACK tells its codepoint as the first did (RFC 9768 3.2.2.1).
     pub(crate) fn marks_on_syn_ack_again(&mut self, seg: &Header) {
-        let same = seg.seq == self.irs && seg.ack == self.iss + 1;
-        if same && seg.flags.has(Flags::ACK) && self.ecn.asked == self.ecn.state() {
-            self.ecn.tell = (self.ecn.state() == EcnState::Accurate).then_some(seg.ecn);
+        let same = seg.seq == self.irs && seg.ack == self.iss + 1 && seg.flags.has(Flags::ACK);
+        let asked = self.ecn.asked == EcnState::Accurate && self.ecn.is_accurate();
+        if let Some(active) = self.ecn.active.as_mut().filter(|_| same && asked) {
+            active.tell = Some(seg.ecn);
         }
     }
 
     /// Before anything is known of a segment; `syn`: the SYN flag was taken off it, and its flags
     /// are no report (RFC 9768 3.2.2).
     pub(crate) fn marks_begin(&mut self, syn: bool) {
-        self.ecn.blind = syn;
+        if let Some(active) = &mut self.ecn.active {
+            active.blind = syn;
+        }
     }
 
     /// Counts the mark of an acceptable segment; `packets` were merged into it, and all of them
     /// count as marked if it is: receive offload merges only what is alike.
     pub(crate) fn marks_on_segment(&mut self, seg: &Header, len: usize, packets: u64) {
+        let accurate = self.ecn.is_accurate();
+        let Some(active) = &mut self.ecn.active else { return };
         let ce = seg.ecn == CE;
-        match self.ecn.state() {
-            EcnState::Off => {}
-            EcnState::Accurate => {
-                let pending = self.rcv_nxt != self.rcv_acked;
-                let packets = packets.min(255) as u8;
-                self.ack_now |= self.ecn.echo.receive(seg.ecn, len, packets, pending);
+        let pending = self.rcv_nxt != self.rcv_acked;
+        if accurate {
+            let packets = packets.min(255) as u8;
+            self.ack_now |= active.echo.receive(seg.ecn, len, packets, pending);
+        } else if self.settings.congestion == CongestionControl::Dctcp {
+            // RFC 8257 3.2: when the state changes, what came before is acknowledged with the old
+            // one.
+            if len > 0 && ce != active.echoing {
+                active.earlier = Some(self.rcv_nxt).filter(|_| pending);
+                active.echoing = ce;
+                self.ack_now = true;
             }
-            EcnState::Classic if self.settings.congestion == CongestionControl::Dctcp => {
-                // RFC 8257 3.2: when the state changes, what came before is acknowledged with the
-                // old one.
-                if len > 0 && ce != self.ecn.echoing {
-                    self.ecn.earlier =
-                        Some(self.rcv_nxt).filter(|_| self.rcv_nxt != self.rcv_acked);
-                    self.ecn.echoing = ce;
-                    self.ack_now = true;
-                }
+        } else {
+            // RFC 3168 6.1.3
+            if seg.flags.has(Flags::CWR) {
+                active.echoing = false;
             }
-            EcnState::Classic => {
-                // RFC 3168 6.1.3
-                if seg.flags.has(Flags::CWR) {
-                    self.ecn.echoing = false;
-                }
-                if ce && !self.ecn.echoing {
-                    self.ecn.echoing = true;
-                    self.ack_now = true;
-                }
+            if ce && !active.echoing {
+                active.echoing = true;
+                self.ack_now = true;
             }
         }
     }
@@ -428,92 +453,71 @@ impl Connection {
     /// Marks that an acknowledgement of `newly` bytes reports: at most one reaction per round trip
     /// (RFC 3168 6.1.2). Returns how many bytes were marked.
     pub(crate) fn marks_on_ack(&mut self, cx: &mut Cx<'_>, seg: &Header, newly: usize) -> usize {
-        if self.ecn.state() == EcnState::Off || seg.ack < self.snd_una {
-            return 0;
-        }
-        let mss = self.mss_full();
-        let marks = self.ecn.read(seg, newly, mss);
+        let (accurate, mss, una) = (self.ecn.is_accurate(), self.mss_full(), self.snd_una);
+        let Some(active) = self.ecn.active.as_mut().filter(|_| seg.ack >= una) else { return 0 };
+        let marks = active.read(accurate, seg, newly, mss);
         cx.stats.delivered_ce += u64::from(marks.packets);
         // RFC 9768 3.2.3.2.5
-        self.ecn.incapable |= marks.contradictory;
+        active.incapable |= marks.contradictory;
+        active.clean |= newly > marks.bytes;
         if marks.packets == 0 && marks.bytes == 0 {
-            self.ecn.clean |= newly > 0 && self.ecn.negotiated.state != EcnState::Off;
             return 0;
         }
-        self.ecn.clean |= newly > marks.bytes;
-        if self.recovery.phase != Phase::Open {
+        if matches!(self.recovery.phase, Phase::Fast | Phase::Timeout) {
             // The loss was the reaction (RFC 3168 6.1.2); the peer is told all the same.
-            self.ecn.reacted = self.ecn.reacted.max(self.recovery.recover);
-            self.ecn.cwr = true;
-        } else if self.snd_una > self.ecn.reacted {
-            self.react_to_marks(cx);
+            active.reacted = active.reacted.max(self.recovery.recover);
+            active.cwr = true;
+        } else if una > active.reacted
+            && active.react(self.snd_nxt)
+            // A controller of every mark reads them from what it learns of each ACK (RFC 8311 4.1).
+            && !self.cc.wants_every_mark()
+        {
+            let (now, flight, snd_nxt) = (cx.now, self.flight(), self.snd_nxt);
+            let cause = Cause::Ecn;
+            self.cc.on_congestion(&Congestion { now, cause, flight, snd_nxt });
         }
         marks.bytes
     }
 
-    fn react_to_marks(&mut self, cx: &Cx<'_>) {
-        let (now, flight, snd_nxt) = (cx.now, self.flight(), self.snd_nxt);
-        self.ecn.reacted = snd_nxt;
-        self.ecn.cwr = true;
-        if !self.ecn.clean {
-            self.ecn.marked_rounds += 1;
-            if self.ecn.marked_rounds >= MARKED_ROUNDS_MAX {
-                (self.ecn.incapable, self.ecn.deaf) = (true, true);
-                return;
-            }
-        }
-        // A controller of every mark reads them from what it learns of each ACK (RFC 8311 4.1).
-        if !self.cc.wants_every_mark() {
-            let cause = Cause::Ecn;
-            self.cc.on_congestion(&Congestion { now, cause, flight, snd_nxt });
-        }
-    }
-
     /// A segment with new data is about to leave.
     pub(crate) fn mark_new_data(&mut self, header: &mut Header, len: usize) {
-        if self.ecn.state() == EcnState::Off || len == 0 {
-            return;
-        }
-        if !self.ecn.incapable {
+        let classic = self.ecn.state() == EcnState::Classic;
+        let Some(active) = self.ecn.active.as_mut().filter(|_| len > 0) else { return };
+        if !active.incapable {
             header.ecn = ECT0;
         }
-        if std::mem::take(&mut self.ecn.cwr) && self.ecn.state() == EcnState::Classic {
+        if std::mem::take(&mut active.cwr) && classic {
             header.flags = header.flags.with(Flags::CWR);
         }
     }
 
     /// Every ACK tells the marks of now.
     pub(crate) fn mark_ack(&mut self, header: &mut Header) {
-        match self.ecn.state() {
-            EcnState::Off => {}
-            EcnState::Classic if self.ecn.echoing => {
-                header.flags = header.flags.with(Flags::ECE);
-            }
-            EcnState::Classic => {}
-            EcnState::Accurate => {
-                header.flags = header.flags.with_ace(self.ecn.echo.packets());
-                self.ecn.echo.told(header.options.accurate_ecn.is_some());
-            }
+        let accurate = self.ecn.is_accurate();
+        let Some(active) = &mut self.ecn.active else { return };
+        if accurate {
+            header.flags = header.flags.with_ace(active.echo.packets());
+            active.echo.told(header.options.accurate_ecn.is_some());
+        } else if active.echoing {
+            header.flags = header.flags.with(Flags::ECE);
         }
     }
 
     /// ACKs that go before anything else: that of a SYN-ACK, bare so that it can tell the codepoint
     /// of the SYN-ACK (RFC 9768 3.2.2.1), and DCTCP's of what came before a change.
     pub(crate) fn poll_mark_ack(&mut self, cx: &mut Cx<'_>) -> Option<SegmentOut> {
-        if let Some(earlier) = self.ecn.earlier.take() {
-            let edge = self.rcv_adv;
+        let active = self.ecn.active.as_mut()?;
+        if let Some(earlier) = active.earlier.take() {
+            let (edge, echoed_before) = (self.rcv_adv, !active.echoing);
             let mut out = self.bare(cx, self.snd_nxt);
             out.header.ack = earlier;
             out.header.window = (edge.diff(earlier).max(0) >> self.rcv_wscale).min(0xffff) as u16;
-            out.header.flags = if self.ecn.echoing {
-                out.header.flags.without(Flags::ECE)
-            } else {
-                out.header.flags.with(Flags::ECE)
-            };
+            let flags = out.header.flags.without(Flags::ECE);
+            out.header.flags = if echoed_before { flags.with(Flags::ECE) } else { flags };
             self.ack_now = true;
             return Some(out);
         }
-        let codepoint = self.ecn.tell.take_if(|_| self.ack_now)?;
+        let codepoint = active.tell.take_if(|_| self.ack_now)?;
         let mut out = self.bare(cx, self.snd_nxt);
         if out.header.options.sack.is_empty() {
             let ace = u32::from(encode_codepoint(codepoint));

@@ -50,6 +50,7 @@ mod output;
 mod pacing;
 mod passive;
 mod payload;
+mod plpmtud;
 mod ports;
 mod pressure;
 mod prr;
@@ -81,6 +82,7 @@ use flow_table::{Flow, FlowKey, FlowTable};
 use half_open::HalfOpen;
 use listen::Listeners;
 use output::PathLimits;
+use plpmtud::TooBig;
 use ports::Ports;
 use pressure::Budget;
 pub(crate) use state::Connection;
@@ -321,6 +323,10 @@ impl Tcp {
             stats: &mut lower.ctx.mib.tcp,
             budget: self.budget,
         });
+        if let Some(mtu) = c.path.take_believed() {
+            lower.lower_pmtu(c.key.peer, mtu);
+            lower_mtu(lower, c);
+        }
         self.settle(lower, index);
     }
 
@@ -415,8 +421,10 @@ impl Tcp {
         }
         match error.kind {
             IcmpErrorKind::TooBig { mtu } => {
-                lower.lower_pmtu(key.peer, mtu);
-                lower_mtu(lower, c);
+                if c.path.judge(seq, mtu) == TooBig::Believe {
+                    lower.lower_pmtu(key.peer, mtu);
+                    lower_mtu(lower, c);
+                }
             }
             kind => {
                 // RFC 1122 4.2.3.9: soft once there is a connection, however hard it sounds.
@@ -486,7 +494,8 @@ fn turn<P: PathLayer>(
     let route = lower.route(Some(key.local), key.peer, emit::bound_alias(&key, alias));
     // Without a route segments are built as before and lost below, counted; timers go on.
     let (mtu, gso, tx_checksum) =
-        route.map_or((c.mtu, 0, false), |r| (r.mtu, r.gso_bytes_max, r.tx_checksum));
+        route.map_or((c.path.mtu, 0, false), |r| (r.mtu, r.gso_bytes_max, r.tx_checksum));
+    share_mtu(lower, c, mtu);
     let limits = PathLimits { mtu, gso_bytes_max: if tx_checksum { gso } else { 0 } };
     for _ in 0..BURST_FRAMES {
         if lower.ctx.out_room() == 0 {
@@ -509,11 +518,22 @@ fn turn<P: PathLayer>(
     Turn::More
 }
 
+/// What a connection found out about packet sizes is for all to the same host; what others found is
+/// for it.
+fn share_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, limit: usize) {
+    if let Some(mtu) = c.path.take_news() {
+        lower.ip.learn_pmtu(&lower.ctx, c.key.peer, Some(mtu).filter(|mtu| *mtu < limit));
+    }
+    if let Some(mtu) = lower.ip.learned_pmtu(lower.ctx.now, c.key.peer) {
+        c.adopt_mtu(lower.ctx.now, mtu, limit);
+    }
+}
+
 /// Takes a lowered path MTU over at once.
 fn lower_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
     let hint = emit::bound_alias(&c.key, c.alias);
     if let Ok(route) = lower.route(Some(c.key.local), c.key.peer, hint)
-        && route.mtu < c.mtu
+        && route.mtu < c.path.mtu
     {
         c.set_mtu(route.mtu);
         c.resegment(lower.ctx.now);

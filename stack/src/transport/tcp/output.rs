@@ -56,7 +56,7 @@ impl Connection {
         cx: &mut Cx<'_>,
         limits: &PathLimits,
     ) -> Option<SegmentOut> {
-        self.set_mtu(limits.mtu);
+        self.follow_path(cx.now, limits.mtu);
         let segment = self.next_segment(cx, limits);
         if segment.is_none() {
             self.note_times(cx.now);
@@ -75,6 +75,7 @@ impl Connection {
                 .poll_mark_ack(cx)
                 .or_else(|| self.poll_retransmission(cx, limits))
                 .or_else(|| self.poll_tail_probe(cx, limits))
+                .or_else(|| self.poll_mtu_probe(cx, limits))
                 .or_else(|| self.poll_new(cx, limits))
                 .or_else(|| self.poll_probe(cx))
                 .or_else(|| self.ack_now.then(|| self.bare(cx, self.snd_nxt))),
@@ -83,8 +84,8 @@ impl Connection {
 
     /// The path MTU changed (RFC 1191, 8201).
     pub(crate) fn set_mtu(&mut self, mtu: usize) {
-        if self.mtu != mtu {
-            self.mtu = mtu;
+        if self.path.mtu != mtu {
+            self.path.resize(mtu);
             let mss = self.mss_full();
             self.cc.set_mss(mss);
         }
@@ -181,6 +182,7 @@ impl Connection {
         self.on_send_new(cx, end);
         self.snd_nxt = end;
         self.small.on_sent(end, !len.is_multiple_of(mss));
+        self.path.on_sent(len >= mss, end);
         cx.stats.out_segs += len.div_ceil(mss).max(1) as u64;
         (self.persist_at, self.persist_count) = (None, 0);
         self.arm_retransmission(cx);

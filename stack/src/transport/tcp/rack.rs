@@ -167,8 +167,11 @@ impl Connection {
         };
         let patience = self.sent.recent.rtt + self.reo_wnd();
         let (delivery, cc) = (&mut self.delivery, &mut self.cc);
+        let mtu_probe = self.path.probe_start();
         let judged = self.sent.judge(newest, patience, cx.now, |sent| {
-            cc.on_lost(&delivery.lose(sent));
+            if Some(sent.start) != mtu_probe {
+                cc.on_lost(&delivery.lose(sent));
+            }
         });
         self.sent.recent.at = judged.wait.map(|wait| cx.now + wait);
         cx.stats.lost_retransmit += u64::from(judged.lost_again);

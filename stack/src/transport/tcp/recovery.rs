@@ -149,6 +149,9 @@ impl Connection {
             return 0;
         }
         let lost = self.rack_judge(cx).lost;
+        if self.is_only_probe_lost(cx, lost) {
+            return 0;
+        }
         let starts = match self.recovery.phase {
             Phase::Open if self.sack_ok => self.sent.lost() > 0,
             // RFC 6582 3.2 step 2: not for what an earlier recovery sent twice.

@@ -207,6 +207,25 @@ impl Records {
         self.lost as usize
     }
 
+    /// The oldest record.
+    pub(crate) fn first(&self) -> Option<&Sent> {
+        self.records.front()
+    }
+
+    fn fate(&self, seq: SeqNum) -> Option<Fate> {
+        self.records.get(self.index_of(seq)).filter(|r| r.start <= seq).map(|r| r.fate)
+    }
+
+    /// Whether `seq` is judged lost and was not sent again.
+    pub(crate) fn is_lost(&self, seq: SeqNum) -> bool {
+        self.fate(seq) == Some(Fate::Lost)
+    }
+
+    /// Whether the peer reported `seq`.
+    pub(crate) fn is_sacked(&self, seq: SeqNum) -> bool {
+        self.fate(seq) == Some(Fate::Sacked)
+    }
+
     /// The newest record.
     pub(crate) fn last(&self) -> Option<&Sent> {
         self.queue.back()

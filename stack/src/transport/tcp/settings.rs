@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::socket::tcp::{CongestionControl, TcpOption};
-use crate::stack::{EcnMode, FastOpen, TcpConfig};
+use crate::stack::{EcnMode, FastOpen, MtuProbing, TcpConfig};
 
 /// Smallest buffer of either direction.
 pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
@@ -55,6 +55,7 @@ pub(crate) struct Settings {
     pub(crate) fast_open: bool,
     pub(crate) congestion: CongestionControl,
     pub(crate) ecn: EcnMode,
+    pub(crate) mtu_probing: MtuProbing,
 }
 
 impl Settings {
@@ -81,6 +82,7 @@ impl Settings {
             fast_open: matches!(tcp.fast_open, FastOpen::Server | FastOpen::Both),
             congestion: tcp.congestion,
             ecn: tcp.ecn,
+            mtu_probing: tcp.mtu_probing,
         }
     }
 

@@ -21,6 +21,7 @@ use super::ecn::Ecn;
 use super::fast_open::Opening;
 use super::flow_table::FlowKey;
 use super::pacing::Pacer;
+use super::plpmtud::PathMtu;
 use super::pressure::Budget;
 use super::rack::Rack;
 use super::rate::Delivery;
@@ -136,7 +137,7 @@ pub(crate) struct Connection {
     pub(crate) ts_offset: u32,
     pub(crate) ts_recent: u32,
     pub(crate) ts_recent_at: Instant,
-    pub(crate) mtu: usize,
+    pub(crate) path: PathMtu,
 
     // Loss and congestion.
     pub(crate) rtt: Rtt,
@@ -263,14 +264,14 @@ impl Connection {
             ts_offset: origin.ts_offset,
             ts_recent: 0,
             ts_recent_at: now,
-            mtu: origin.mtu,
+            path: PathMtu::new(origin.mtu),
             rtt: Rtt::new(settings.rto_min),
             sent: SentQueue::default(),
             delivery: Delivery::new(now),
             rack: Rack::default(),
             recovery: Recovery::new(origin.iss),
             cc: Algorithm::new(settings.congestion, MSS_DEFAULT_V4, 0),
-            ecn: Ecn::new(settings.ecn, settings.congestion, origin.iss),
+            ecn: Ecn::new(settings.ecn, settings.congestion),
             settings,
             pacer: Pacer::default(),
             rtx_at: None,
@@ -403,7 +404,7 @@ impl Connection {
 
     /// The MSS we ask for (RFC 9293 3.7.1, RFC 6691: options not subtracted).
     pub(crate) fn mss_advertised(&self) -> usize {
-        mss_of_mtu(self.mtu, self.key.local.is_ipv4()).min(usize::from(self.settings.mss_max))
+        mss_of_mtu(self.path.mtu, self.key.local.is_ipv4()).min(usize::from(self.settings.mss_max))
     }
 
     /// Payload of a full segment with the options that every segment has.

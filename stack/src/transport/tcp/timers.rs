@@ -168,6 +168,7 @@ impl Connection {
             if self.snd_una == self.iss + 1 {
                 self.ecn.on_first_flight_lost();
             }
+            self.path_on_timeout(cx);
             self.enter_timeout_recovery(cx);
         } else {
             self.syn_data_lost(cx);

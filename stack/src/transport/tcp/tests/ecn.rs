@@ -51,7 +51,7 @@ fn classic(settings: Settings) -> Bench {
 fn accurate(settings: Settings) -> Bench {
     let mut b = client(settings, 0b010, NOT_ECT);
     b.recv(0, &[ace(ack(1001, 5001), 0b010)]);
-    b.c.ecn.echo.told(true);
+    b.c.ecn.echo().unwrap().told(true);
     b
 }
 
@@ -178,7 +178,7 @@ fn a_server_never_changes_its_mode() {
 /// A server whose SYN-ACK went out, and the ACE field and codepoint of its first data.
 fn served(negotiated: Negotiated, timeouts: u32, first: Seg) -> (Bench, Header) {
     let mut b = Bench::accepting(Options { mss: Some(1000), ..Options::default() });
-    b.c.ecn.serve(negotiated, timeouts);
+    b.c.ecn.serve(negotiated, timeouts, SeqNum(1000));
     let (header, _) = b.poll().unwrap();
     assert!(header.flags.has(Flags::SYN));
     b.send(10, first);
