@@ -27,6 +27,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
+use crate::ping::{PingAnswers, PingError, PingStep};
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::HostSnapshot;
 
@@ -56,6 +57,8 @@ pub enum Command {
     Sockets(SocketQuery),
     /// How many sockets there are.
     SocketSummary(SocketQuery),
+    /// A step of a ping.
+    Echo(PingStep),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,6 +80,8 @@ pub enum Answer {
     Sockets(SocketPage),
     /// To [`Command::SocketSummary`].
     SocketSummary(SocketSummary),
+    /// To [`Command::Echo`].
+    Echo(PingAnswers),
     /// Refused.
     Error(Refusal),
 }
@@ -119,10 +124,24 @@ pub enum RefusalKind {
     NoSuchVserver,
     /// A filter that cannot be read.
     BadFilter,
+    /// The operation failed.
+    Failed,
     /// The request line is too long.
     TooLong,
     /// Too many clients.
     Busy,
+}
+
+impl From<PingError> for Answer {
+    fn from(e: PingError) -> Answer {
+        let kind = match e {
+            PingError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
+            PingError::Ambiguous(_) | PingError::Address(_) => RefusalKind::BadRequest,
+            PingError::Busy => RefusalKind::Busy,
+            PingError::Over | PingError::Socket { .. } => RefusalKind::Failed,
+        };
+        Answer::refuse(kind, e.to_string())
+    }
 }
 
 impl From<QueryError> for Answer {
@@ -543,6 +562,7 @@ mod tests {
             Command::Snapshot => {
                 Answer::Snapshot(Box::new(HostSnapshot { generation: 9, ..Default::default() }))
             }
+            Command::Echo(_) => PingError::Over.into(),
             Command::Sockets(query) | Command::SocketSummary(query) => {
                 QueryError::NoSuchVserver(query.vserver.clone().unwrap_or_default()).into()
             }

@@ -45,6 +45,7 @@ mod demux;
 mod host;
 pub mod interface;
 pub mod net;
+pub mod ping;
 mod runtime;
 pub mod service;
 pub mod sockets;

@@ -9,7 +9,7 @@ use super::udp::{BindError, UdpError};
 use crate::Stack;
 use crate::ip::address::AliasId;
 use crate::path::PathLayer;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// The family of a raw or ICMP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +45,8 @@ pub struct EchoAnswer {
     pub from: Option<SocketAddr>,
     /// Sequence number of the request.
     pub sequence: u16,
+    /// Since the request was sent; `None`: it is not among the last 64.
+    pub rtt: Option<Duration>,
     /// TTL or hop limit as the answer arrived; 0 if it is known here or came as an error.
     pub hop_limit: u8,
     /// The payload that came back, or why none will.

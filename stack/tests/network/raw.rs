@@ -192,6 +192,7 @@ fn echo_sockets_get_their_own_answers() {
             net.run();
             let answer = net.stacks[0].icmp_recv(one).unwrap();
             assert_eq!((answer.from, answer.sequence, answer.hop_limit), (to, sequence, 64));
+            assert_eq!(answer.rtt, Some(Duration::ZERO));
             assert_eq!(answer.result.unwrap(), payload);
         }
         assert_eq!(net.stacks[0].icmp_recv(two), Err(RawRecvError::WouldBlock));

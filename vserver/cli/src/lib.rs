@@ -36,8 +36,10 @@ pub enum Command {
     List(commands::list::Args),
     /// Show the counters of the vservers
     Stat(commands::stat::Args),
-    /// Show the sockets of a vserver
+    /// Show sockets, as ss does
     Sockets(commands::sockets::Args),
+    /// Send echo requests from a vserver
+    Ping(commands::ping::Args),
     /// Build hosts from network namespaces and run weft between them
     Lab(lab::Args),
     /// Print the completion script of a shell
@@ -113,6 +115,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::List(args) => commands::list::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
         Command::Sockets(args) => commands::sockets::run(control, &args),
+        Command::Ping(args) => commands::ping::run(control, &args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Man(args) => commands::completions::man(&args),

@@ -89,7 +89,7 @@ fn help_names_every_command() {
     let d = directory("");
     let (code, out, err) = weft(d.path(), &["--help"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    for name in ["run", "check", "list", "stat", "sockets", "lab", "completions"] {
+    for name in ["run", "check", "list", "stat", "sockets", "ping", "lab", "completions"] {
         assert!(out.contains(&format!("\n  {name} ")), "{name} in {out}");
         let (code, help, _) = weft(d.path(), &[name, "--help"]);
         assert!(code == 0 && help.contains(&format!("Usage: weft {name}")), "{help}");
@@ -216,7 +216,19 @@ fn a_daemon_serves_operators_and_ends_cleanly() {
         err.ends_with("found 'x'\n  dst 10.0.0.0/8 and sport x\n                           ^\n"),
         "{err}"
     );
-    for args in [&["stat", "web3"][..], &["sockets", "web3"]] {
+    let (code, out, err) = ask(&["ping", "files", "10.0.0.21", "-c2", "-i", "0.01"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("PING 10.0.0.21 from vserver files: 56 bytes\n"), "{out}");
+    assert!(out.contains("64 bytes from 10.0.0.21: seq=2 ttl=64 time="), "{out}");
+    assert!(out.contains("2 sent, 2 answered, 0% lost, min/avg/max "), "{out}");
+    let (code, _, err) = ask(&["ping", "files", "10.0.0.99", "-c1", "-W", "0.05"]);
+    assert_eq!((code, err.as_str()), (1, "weft: 10.0.0.99 did not answer\n"));
+    let (code, _, err) = ask(&["ping", "10.0.0.21"]);
+    assert_eq!(code, 1);
+    assert_eq!(err, "weft: there are 3 vservers; name the one that is to ask\n");
+    let (code, _, err) = ask(&["ping", "web1", "fd00::1"]);
+    assert_eq!((code, err.as_str()), (1, "weft: echo request to fd00::1: network unreachable\n"));
+    for args in [&["stat", "web3"][..], &["sockets", "web3"], &["ping", "web3", "10.0.0.1"]] {
         let (code, out, err) = ask(args);
         assert_eq!((code, out.as_str()), (3, ""));
         assert_eq!(err, "weft: no vserver 'web3'; see 'weft list'\n");

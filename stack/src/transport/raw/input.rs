@@ -96,6 +96,7 @@ impl Raw {
         let answer = EchoAnswer {
             from: Some(peer_addr(packet.src, 0, packet.alias)),
             sequence,
+            rtt: None,
             hop_limit: packet.hop_limit,
             result: Ok(Bytes::copy_from_slice(&frame.data()[ECHO_HEADER_LEN..])),
         };
@@ -103,9 +104,14 @@ impl Raw {
         Fate::Delivered
     }
 
-    fn answer<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32, answer: EchoAnswer) {
+    fn answer<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        index: u32,
+        mut answer: EchoAnswer,
+    ) {
         let socket = &mut self.sockets[index as usize];
-        let Use::Echo { queue, .. } = &mut socket.use_ else { return };
+        let Use::Echo(echo) = &mut socket.use_ else { return };
         let charge = answer.result.as_ref().map_or(0, Bytes::len) + OVERHEAD_BYTES;
         if socket.held_bytes + charge > socket.recv_bytes {
             lower.ctx.mib.raw.rcvbuf_errors += 1;
@@ -114,7 +120,9 @@ impl Raw {
         }
         lower.ctx.mib.raw.in_packets += 1;
         socket.held_bytes += charge;
-        queue.push_back((answer, charge));
+        let asked = echo.asked.iter().rev().find(|(sequence, _)| *sequence == answer.sequence);
+        answer.rtt = asked.map(|(_, at)| lower.ctx.now.saturating_since(*at));
+        echo.queue.push_back((answer, charge));
         self.mark_dirty(index);
     }
 
@@ -151,7 +159,11 @@ impl Raw {
             let alias = lower.route(None, error.dst, None).map_or(crate::ip::LOOPBACK, |i| i.alias);
             let from = error.origin.map(|ip: IpAddr| peer_addr(ip, 0, alias));
             let result = Err(meaning(error.kind));
-            self.answer(lower, index, EchoAnswer { from, sequence, hop_limit: 0, result });
+            self.answer(
+                lower,
+                index,
+                EchoAnswer { from, sequence, rtt: None, hop_limit: 0, result },
+            );
         }
         if let Some(index) = raw {
             self.sockets[index as usize].pending = Some(meaning(error.kind));

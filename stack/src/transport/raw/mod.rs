@@ -8,6 +8,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use slab::Slab;
 
@@ -19,6 +20,7 @@ use crate::socket::raw::{
 };
 use crate::socket::udp::{BindError, UdpError};
 use crate::socket::{Event, Readiness, SocketId, SocketInfo, SocketKind, SocketMemory};
+use crate::time::Instant;
 use crate::wire::protocol;
 
 mod input;
@@ -48,7 +50,15 @@ struct Socket {
 #[derive(Debug)]
 enum Use {
     Raw(RawUse),
-    Echo { ident: u16, queue: VecDeque<(EchoAnswer, usize)> },
+    Echo(EchoUse),
+}
+
+#[derive(Debug)]
+struct EchoUse {
+    ident: u16,
+    queue: VecDeque<(EchoAnswer, usize)>,
+    /// When the last requests left, oldest first.
+    asked: VecDeque<(u16, Instant)>,
 }
 
 #[derive(Debug)]
@@ -88,7 +98,7 @@ impl Socket {
     fn kind(&self) -> SocketKind {
         match self.use_ {
             Use::Raw(_) => SocketKind::Raw,
-            Use::Echo { .. } => SocketKind::Icmp,
+            Use::Echo(_) => SocketKind::Icmp,
         }
     }
 
@@ -96,14 +106,14 @@ impl Socket {
     fn port(&self) -> u16 {
         match &self.use_ {
             Use::Raw(raw) => u16::from(raw.protocol),
-            Use::Echo { ident, .. } => *ident,
+            Use::Echo(echo) => echo.ident,
         }
     }
 
     fn waits(&self) -> bool {
         match &self.use_ {
             Use::Raw(raw) => !raw.queue.is_empty(),
-            Use::Echo { queue, .. } => !queue.is_empty(),
+            Use::Echo(echo) => !echo.queue.is_empty(),
         }
     }
 }
@@ -165,7 +175,8 @@ impl Raw {
         let mut idents = (0..tries).map(|i| start.wrapping_add(i as u16));
         let free = |ident: &u16| !self.by_ident.contains_key(&(family.is_v4(), *ident));
         let ident = idents.find(free).ok_or(BindError::TooMany)?;
-        let id = self.insert(lower, family, Use::Echo { ident, queue: VecDeque::new() });
+        let echo = EchoUse { ident, queue: VecDeque::new(), asked: VecDeque::new() };
+        let id = self.insert(lower, family, Use::Echo(echo));
         self.by_ident.insert((family.is_v4(), ident), id.index);
         Ok(id)
     }
@@ -288,8 +299,8 @@ impl Raw {
     /// Takes the oldest answer.
     pub(crate) fn recv_echo(&mut self, id: SocketId) -> Result<EchoAnswer, RawRecvError> {
         let socket = self.get_mut(id).ok_or(RawRecvError::Closed)?;
-        let Use::Echo { queue, .. } = &mut socket.use_ else { return Err(RawRecvError::Closed) };
-        let (answer, charge) = queue.pop_front().ok_or(RawRecvError::WouldBlock)?;
+        let Use::Echo(echo) = &mut socket.use_ else { return Err(RawRecvError::Closed) };
+        let (answer, charge) = echo.queue.pop_front().ok_or(RawRecvError::WouldBlock)?;
         socket.held_bytes -= charge;
         Ok(answer)
     }
@@ -318,8 +329,8 @@ impl Raw {
         let socket = self.sockets.remove(id.index as usize);
         let is_v4 = socket.family.is_v4();
         match socket.use_ {
-            Use::Echo { ident, .. } => {
-                self.by_ident.remove(&(is_v4, ident));
+            Use::Echo(echo) => {
+                self.by_ident.remove(&(is_v4, echo.ident));
             }
             Use::Raw(raw) => {
                 let key = (is_v4, raw.protocol);
@@ -385,8 +396,8 @@ impl Raw {
         let socket = self.sockets.get(index as usize)?;
         let recv_queue = match &socket.use_ {
             Use::Raw(raw) => raw.queue.iter().map(|(p, _)| p.payload.len()).sum(),
-            Use::Echo { queue, .. } => {
-                queue.iter().map(|(a, _)| a.result.as_ref().map_or(0, |p| p.len())).sum()
+            Use::Echo(echo) => {
+                echo.queue.iter().map(|(a, _)| a.result.as_ref().map_or(0, Bytes::len)).sum()
             }
         };
         Some(SocketInfo {

@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Raw, Socket, Use};
+use super::{EchoUse, Raw, Socket, Use};
 use crate::drop::DropReason;
 use crate::frame::{Frame, HEADROOM_BYTES};
 use crate::ip::address::AliasId;
@@ -16,6 +16,8 @@ use crate::wire::{checksum, protocol};
 /// The most a packet carries in either family.
 const PAYLOAD_BYTES_MAX: usize = 65_515;
 const IPV4_HEADER_LEN: usize = 20;
+/// Echo requests whose time is kept.
+const ASKED_MAX: usize = 64;
 
 /// Where a packet goes and how.
 struct Plan {
@@ -131,7 +133,9 @@ impl Raw {
         to: Option<SocketAddr>,
     ) -> Result<(), RawSendError> {
         let socket = self.get(id).ok_or(RawSendError::Closed)?;
-        let Use::Echo { ident, .. } = &socket.use_ else { return Err(RawSendError::Closed) };
+        let Use::Echo(EchoUse { ident, .. }) = &socket.use_ else {
+            return Err(RawSendError::Closed);
+        };
         let (kind, number) = match socket.family {
             Family::V4 => (8, protocol::ICMP),
             Family::V6 => (128, protocol::ICMPV6),
@@ -145,7 +149,14 @@ impl Raw {
         let plan = socket.plan(lower, number, to)?;
         let mut frame = frame_of(lower, &[&header, payload]);
         fill_checksum(&plan, &mut frame, 2)?;
-        self.hand_down(lower, id.index, &plan, frame)
+        self.hand_down(lower, id.index, &plan, frame)?;
+        if let Use::Echo(echo) = &mut self.sockets[id.index as usize].use_ {
+            if echo.asked.len() >= ASKED_MAX {
+                echo.asked.pop_front();
+            }
+            echo.asked.push_back((sequence, lower.ctx.now));
+        }
+        Ok(())
     }
 
     fn hand_down<P: PathLayer>(

@@ -4,6 +4,7 @@ pub mod check;
 pub mod completions;
 pub mod daemon;
 pub mod list;
+pub mod ping;
 pub mod run;
 pub mod sockets;
 pub mod stat;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use weft_vserver::control::{Answer, Command, Daemon, Socket};
+use weft_vserver::ping::Pings;
 use weft_vserver::service::Services;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
 use weft_vserver::{Host, HostError};
@@ -86,17 +87,22 @@ fn filled(host: &Host, services: &Services) -> HostSnapshot {
 
 /// What the control socket answers.
 fn answers(host: Arc<Host>, services: Arc<Services>) -> impl Fn(&Command) -> Answer + Send {
-    move |command| match command {
-        Command::Ping => Answer::Pong(Daemon {
-            weft: String::from(env!("CARGO_PKG_VERSION")),
-            pid: std::process::id(),
-        }),
-        Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services))),
-        Command::Sockets(query) => {
-            host.socket_page(query).map_or_else(Answer::from, Answer::Sockets)
-        }
-        Command::SocketSummary(query) => {
-            host.socket_summary(query).map_or_else(Answer::from, Answer::SocketSummary)
+    let pings = Pings::new(Arc::clone(&host));
+    move |command| {
+        pings.sweep();
+        match command {
+            Command::Ping => Answer::Pong(Daemon {
+                weft: String::from(env!("CARGO_PKG_VERSION")),
+                pid: std::process::id(),
+            }),
+            Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services))),
+            Command::Sockets(query) => {
+                host.socket_page(query).map_or_else(Answer::from, Answer::Sockets)
+            }
+            Command::SocketSummary(query) => {
+                host.socket_summary(query).map_or_else(Answer::from, Answer::SocketSummary)
+            }
+            Command::Echo(step) => pings.step(step).map_or_else(Answer::from, Answer::Echo),
         }
     }
 }
