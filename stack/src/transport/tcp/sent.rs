@@ -209,11 +209,11 @@ impl Records {
 
     /// The oldest record.
     pub(crate) fn first(&self) -> Option<&Sent> {
-        self.records.front()
+        self.queue.front()
     }
 
     fn fate(&self, seq: SeqNum) -> Option<Fate> {
-        self.records.get(self.index_of(seq)).filter(|r| r.start <= seq).map(|r| r.fate)
+        self.queue.get(self.index_of(seq)).filter(|r| r.start <= seq).map(|r| r.fate)
     }
 
     /// Whether `seq` is judged lost and was not sent again.
