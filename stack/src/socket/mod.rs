@@ -10,9 +10,11 @@ use crate::ip::address::AliasId;
 mod dump;
 pub mod raw;
 pub mod tcp;
+mod tcp_options;
 pub mod udp;
 
 pub use dump::{SocketCursor, SocketInfo, SocketMemory, SocketTimer};
+pub use tcp_options::TcpOptions;
 
 /// Which table a socket is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

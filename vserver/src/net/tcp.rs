@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use weft_stack::socket::SocketId;
-use weft_stack::socket::tcp::{ShutdownHow, TcpOption, TcpRecvError, TcpSendError, TcpState};
+use weft_stack::socket::TcpOptions;
+use weft_stack::socket::tcp::{
+    ShutdownHow, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
+};
 
 use super::socket::{
     Direction, Socket, connect_error, listen_error, not_connected, readiness_faces, tcp_error,
@@ -65,6 +68,12 @@ impl TcpListener {
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.socket.set_nonblocking(nonblocking);
         Ok(())
+    }
+
+    /// The options that accepted connections inherit.
+    pub fn options(&self) -> io::Result<TcpOptions> {
+        let options = self.socket.peek(|node| node.stack.tcp_options(self.socket.id))?;
+        options.ok_or_else(not_connected)
     }
 
     /// Sets an option that accepted connections inherit.
@@ -191,12 +200,73 @@ impl TcpStream {
         Ok(())
     }
 
+    /// Copies received bytes out and leaves them to be read; 0 at the end of the stream.
+    pub fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.socket.wait(Direction::Read, |node, _| received(node.stack.tcp_peek(self.id(), buf)))
+    }
+
+    /// Writes, and says that more follows soon: what is short of a full segment waits for the next
+    /// write, but no longer than 200 ms (`MSG_MORE`).
+    pub fn write_more(&self, buf: &[u8]) -> io::Result<usize> {
+        let len = buf.len().min(COPY_BYTES_MAX);
+        self.socket.wait(Direction::Write, |node, now| {
+            sent(node.stack.tcp_send_more(now, self.id(), &buf[..len]))
+        })
+    }
+
+    /// Writes, and announces the end of what was taken as urgent (`MSG_OOB`; see RFC 6093 for why
+    /// new protocols should not).
+    pub fn write_urgent(&self, buf: &[u8]) -> io::Result<usize> {
+        let len = buf.len().min(COPY_BYTES_MAX);
+        self.socket.wait(Direction::Write, |node, now| {
+            sent(node.stack.tcp_send_urgent(now, self.id(), &buf[..len]))
+        })
+    }
+
+    /// Bytes to read before the end of the peer's urgent data; `None`: none is announced.
+    pub fn urgent_left(&self) -> io::Result<Option<usize>> {
+        self.socket.peek(|node| node.stack.tcp_urgent(self.id()))
+    }
+
+    /// Whether the next byte to read is the first behind the peer's urgent data (`SIOCATMARK`).
+    pub fn is_at_mark(&self) -> io::Result<bool> {
+        self.socket.peek(|node| node.stack.tcp_at_mark(self.id()))
+    }
+
     /// Sends small segments at once (Nagle off).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.set_option(TcpOption::NoDelay(nodelay))
     }
 
-    /// Sets an option.
+    /// Whether Nagle is off.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        Ok(self.options()?.nodelay)
+    }
+
+    /// What a close does: `None` delivers in the background, a time ends that with a reset, zero
+    /// resets at once. Closing never blocks.
+    pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.set_option(TcpOption::Linger(linger))
+    }
+
+    /// What a close waits for.
+    pub fn linger(&self) -> io::Result<Option<Duration>> {
+        Ok(self.options()?.linger)
+    }
+
+    /// All options as they are now; buffers as tuned.
+    pub fn options(&self) -> io::Result<TcpOptions> {
+        self.socket.peek(|node| node.stack.tcp_options(self.id()))?.ok_or_else(not_connected)
+    }
+
+    /// The connection's inner state (`TCP_INFO`).
+    pub fn info(&self) -> io::Result<TcpInfo> {
+        let info = self.socket.call(|node, now| node.stack.tcp_info(now, self.id()))?;
+        info.ok_or_else(not_connected)
+    }
+
+    /// Sets an option. Before the handshake, on a stream of [`TcpStream::start_connect`], buffer and
+    /// segment size decide what is offered to the peer.
     pub fn set_option(&self, option: TcpOption) -> io::Result<()> {
         set_option(&self.socket, option)
     }

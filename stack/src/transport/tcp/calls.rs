@@ -118,6 +118,14 @@ impl Connection {
         Ok(n)
     }
 
+    /// Copies received bytes out and leaves them.
+    pub(crate) fn peek(&self, out: &mut [u8]) -> Result<usize, TcpRecvError> {
+        if self.recv.len() == 0 {
+            return self.end_of_stream().map(|()| 0);
+        }
+        Ok(self.recv.peek(out))
+    }
+
     /// Takes received bytes.
     pub(crate) fn read_bytes(
         &mut self,

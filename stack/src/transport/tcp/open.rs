@@ -7,7 +7,7 @@ use crate::lower::Lower;
 use crate::path::PathLayer;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{Accepted, ConnectError, ListenError, TcpError, TcpOption, TcpState};
-use crate::socket::{Readiness, SocketId, SocketKind};
+use crate::socket::{Readiness, SocketId, SocketKind, TcpOptions};
 use crate::time::Instant;
 
 use super::calls::Closing;
@@ -241,6 +241,15 @@ impl Tcp {
             return true;
         }
         self.with_connection(lower, id, |c, cx| c.set_option(cx, option)).is_some()
+    }
+
+    pub(crate) fn options(&self, id: SocketId) -> Option<TcpOptions> {
+        if id.kind == SocketKind::TcpListener {
+            let settings = &self.listeners.get(self.find(id)?)?.settings;
+            return Some(settings.options(settings.send_buffer, settings.recv_buffer));
+        }
+        let c = self.connection(id)?;
+        Some(c.settings.options(c.send.limit(), c.recv.limit()))
     }
 
     pub(crate) fn state(&self, id: SocketId) -> TcpState {

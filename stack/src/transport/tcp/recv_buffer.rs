@@ -226,6 +226,18 @@ impl RecvBuffer {
         at
     }
 
+    /// Copies bytes out and leaves them; returns how many.
+    pub(crate) fn peek(&self, out: &mut [u8]) -> usize {
+        let mut at = 0;
+        for chunk in &self.chunks {
+            let data = chunk.data();
+            let n = data.len().min(out.len() - at);
+            out[at..at + n].copy_from_slice(&data[..n]);
+            at += n;
+        }
+        at
+    }
+
     fn consume_front(&mut self, n: usize) {
         if let Some(chunk) = self.chunks.front_mut() {
             let before = chunk.footprint();

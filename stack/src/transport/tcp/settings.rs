@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use crate::socket::TcpOptions;
 use crate::socket::tcp::{CongestionControl, TcpOption};
 use crate::stack::{EcnMode, FastOpen, MtuProbing, TcpConfig};
 
@@ -129,6 +130,25 @@ impl Settings {
     /// The window that a SYN or SYN-ACK offers: never scaled (RFC 7323 2.2).
     pub(crate) fn window_of_syn(&self) -> u16 {
         self.recv_buffer.min(usize::from(u16::MAX)) as u16
+    }
+
+    /// As applications see them, beside the limits of the two buffers.
+    pub(crate) fn options(&self, send_buffer: usize, recv_buffer: usize) -> TcpOptions {
+        TcpOptions {
+            nodelay: self.nodelay,
+            cork: self.cork,
+            quickack: self.quickack,
+            keepalive: self.keepalive,
+            user_timeout: self.user_timeout,
+            linger: self.linger,
+            defer_accept: self.defer_accept,
+            send_buffer,
+            recv_buffer,
+            notsent_lowat: (self.notsent_lowat != usize::MAX).then_some(self.notsent_lowat),
+            pacing_rate_max: (self.pacing_rate_max != u64::MAX).then_some(self.pacing_rate_max),
+            mss_max: (self.mss_max != u16::MAX).then_some(self.mss_max),
+            congestion: self.congestion,
+        }
     }
 
     /// The smallest shift that lets 16 bits name the largest window there may be.

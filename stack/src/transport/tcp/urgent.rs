@@ -68,6 +68,11 @@ impl Connection {
         self.rcv_nxt - u32::from(self.fin_received) - self.recv.len() as u32
     }
 
+    /// Whether everything up to the peer's mark was read, and nothing behind it.
+    pub(crate) fn is_at_mark(&self) -> bool {
+        self.urgent.as_ref().and_then(|u| u.recv).is_some_and(|mark| mark == self.read_seq())
+    }
+
     /// Bytes up to the peer's mark that were not read; `None`: no mark is ahead.
     pub(crate) fn urgent_left(&self) -> Option<usize> {
         let mark = self.urgent.as_ref()?.recv?;
