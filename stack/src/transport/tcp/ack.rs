@@ -183,7 +183,7 @@ impl Connection {
     /// The peer reports a segment that it had received before.
     fn on_dsack(&mut self, cx: &mut Cx<'_>) {
         cx.stats.dsack_recv += 1;
-        self.totals.dsacks += 1;
+        self.totals.losses.dsacks += 1;
         self.rack_on_dsack();
     }
 

@@ -8,6 +8,7 @@ use crate::time::{Duration, Instant};
 use crate::wire::tcp::Header;
 
 use super::cc::Controller;
+use super::on_demand::Blank;
 use super::state::{Connection, Cx};
 
 /// What a sender may send before its first acknowledgement (RFC 6928).
@@ -33,6 +34,21 @@ pub(crate) struct Tuning {
     read_at: Instant,
 }
 
+impl Blank for Tuning {
+    fn blank() -> &'static Tuning {
+        const BLANK: Tuning = Tuning {
+            rtt_us: 0,
+            echo: 0,
+            round_end: SeqNum(0),
+            round_at: Instant::ZERO,
+            space: 0,
+            read_from: SeqNum(0),
+            read_at: Instant::ZERO,
+        };
+        &BLANK
+    }
+}
+
 impl Tuning {
     fn sample(&mut self, rtt: Duration) {
         let us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
@@ -51,14 +67,16 @@ impl Connection {
                 self.recv.tuning.echo = echo;
                 let elapsed = self.timestamp(now).wrapping_sub(echo);
                 if echo != 0 && elapsed < 1 << 20 {
-                    self.recv.tuning.sample(self.finer(elapsed));
+                    let rtt = self.finer(elapsed);
+                    self.recv.tuning.sample(rtt);
                 }
             }
             return;
         }
         if self.recv.tuning.round_end <= self.rcv_nxt || self.recv.tuning.rtt_us == 0 {
             if self.recv.tuning.round_end != SeqNum(0) {
-                self.recv.tuning.sample(now - self.recv.tuning.round_at);
+                let rtt = now - self.recv.tuning.round_at;
+                self.recv.tuning.sample(rtt);
             }
             (self.recv.tuning.round_end, self.recv.tuning.round_at) = (self.rcv_adv, now);
         }

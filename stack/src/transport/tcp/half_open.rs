@@ -283,7 +283,9 @@ impl Connection {
         self.rcv_adv = self.rcv_nxt + u32::from(self.settings.window_of_syn());
         self.rtx_count = u32::from(request.retries);
         self.ecn.serve(request.marks, self.rtx_count, self.iss);
-        self.totals.retransmits.handshake += u64::from(request.retries);
+        if request.retries > 0 {
+            self.totals.losses.retransmits.handshake += u64::from(request.retries);
+        }
         self.progress_at = request.sent_at;
         self.notes.opening.untimed = !timed;
     }

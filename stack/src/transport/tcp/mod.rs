@@ -45,6 +45,7 @@ mod half_open;
 mod input;
 mod isn;
 mod listen;
+mod on_demand;
 mod open;
 mod output;
 mod pacing;

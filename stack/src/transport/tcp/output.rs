@@ -129,7 +129,7 @@ impl Connection {
             cx.stats.out_segs += 1;
         } else {
             cx.stats.retrans_segs += 1;
-            self.totals.retransmits.handshake += 1;
+            self.totals.losses.retransmits.handshake += 1;
         }
         self.rtx_at = Some(cx.now + self.rtt.rto());
         Some(out)

@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::frame::Frame;
 
 use super::autotune::Tuning;
+use super::on_demand::OnDemand;
 use super::payload;
 
 /// Copied-out payloads are gathered in blocks of this size.
@@ -87,7 +88,7 @@ pub(crate) struct RecvBuffer {
     /// What the window may offer, data that waits included.
     window_max: usize,
     lent: Option<Arc<AtomicUsize>>,
-    pub(crate) tuning: Tuning,
+    pub(crate) tuning: OnDemand<Tuning>,
 }
 
 impl RecvBuffer {

@@ -48,8 +48,8 @@ impl Connection {
     fn count_resent(&mut self, cx: &mut Cx<'_>, len: usize, mss: usize) {
         let segments = len.div_ceil(mss).max(1) as u64;
         cx.stats.retrans_segs += segments;
-        self.totals.bytes_retransmitted += len as u64;
-        let by_cause = &mut self.totals.retransmits;
+        self.totals.losses.bytes_retransmitted += len as u64;
+        let by_cause = &mut self.totals.losses.retransmits;
         match self.recovery.phase {
             Phase::Timeout => by_cause.timeout += segments,
             Phase::Resegment => by_cause.path_mtu += segments,

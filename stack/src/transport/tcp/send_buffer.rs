@@ -16,14 +16,20 @@ const BLOCK_BYTES_MAX: usize = 64 << 10;
 /// Shared bytes shorter than this are copied: a segment then has a bounded number of pieces.
 const SHARE_BYTES_MIN: usize = 2 << 10;
 
+/// Most connections wait with nothing to send: then there is no queue.
 #[derive(Debug, Default)]
 pub(crate) struct SendBuffer {
+    queue: Option<Box<Queue>>,
+    len: usize,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
     chunks: VecDeque<Bytes>,
     /// Bytes behind `chunks` that no segment covered yet; the rest of its block takes the next
     /// small writes.
     tail: BytesMut,
-    len: usize,
-    limit: usize,
     /// Where the last slice ended: chunk index and the offset of its first byte.
     cursor: (u32, u32),
 }
@@ -54,27 +60,11 @@ impl SendBuffer {
     /// Copies as much of `data` as fits; returns how much.
     pub(crate) fn push(&mut self, data: &[u8]) -> usize {
         let taken = data.len().min(self.free());
-        let mut data = &data[..taken];
-        if self.len == 0 {
-            // Everything was acknowledged: the last block may be all ours again.
-            let _reclaimed = self.tail.try_reclaim(data.len());
+        if taken > 0 {
+            self.queue.get_or_insert_default().push(&data[..taken], self.len);
+            self.len += taken;
         }
-        while !data.is_empty() {
-            if self.tail.capacity() == self.tail.len() {
-                self.start_block(data.len());
-            }
-            let n = data.len().min(self.tail.capacity() - self.tail.len());
-            self.tail.extend_from_slice(&data[..n]);
-            data = &data[n..];
-        }
-        self.len += taken;
         taken
-    }
-
-    fn start_block(&mut self, wanted: usize) {
-        self.freeze_tail();
-        let size = wanted.max(self.len / 2).next_power_of_two();
-        self.tail.reserve(size.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX));
     }
 
     /// Takes what fits off the front of `data`, shared; returns bytes taken and bytes copied.
@@ -85,10 +75,73 @@ impl SendBuffer {
             self.push(&piece);
             return (taken, taken);
         }
-        self.freeze_tail();
-        self.chunks.push_back(piece);
+        let queue = self.queue.get_or_insert_default();
+        queue.freeze_tail();
+        queue.chunks.push_back(piece);
         self.len += taken;
         (taken, 0)
+    }
+
+    /// The `len` bytes from `offset`, as pieces in order.
+    pub(crate) fn slice(&mut self, offset: usize, len: usize) -> Frags {
+        debug_assert!(offset + len <= self.len, "slice beyond the buffer");
+        let Some(queue) = self.queue.as_deref_mut() else { return Frags::new() };
+        if offset + len > self.len - queue.tail.len() {
+            queue.freeze_tail();
+        }
+        queue.slice(offset, len)
+    }
+
+    /// Drops `n` acknowledged bytes from the front.
+    pub(crate) fn ack(&mut self, n: usize) {
+        debug_assert!(n <= self.len, "more acknowledged than held");
+        let Some(queue) = self.queue.as_deref_mut() else { return };
+        if n > self.len - queue.tail.len() {
+            queue.freeze_tail();
+        }
+        queue.ack(n);
+        self.len -= n;
+    }
+
+    /// Whether memory is kept for data to come.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.len == 0 && self.queue.is_some()
+    }
+
+    /// Gives it back.
+    pub(crate) fn release(&mut self) {
+        if self.has_spare() {
+            self.clear();
+        }
+    }
+
+    /// Drops everything.
+    pub(crate) fn clear(&mut self) {
+        *self = SendBuffer::new(self.limit);
+    }
+}
+
+impl Queue {
+    /// Copies `data` behind the `held` bytes that are there.
+    fn push(&mut self, mut data: &[u8], held: usize) {
+        if held == 0 {
+            // Everything was acknowledged: the last block may be all ours again.
+            let _reclaimed = self.tail.try_reclaim(data.len());
+        }
+        while !data.is_empty() {
+            if self.tail.capacity() == self.tail.len() {
+                self.start_block(data.len(), held);
+            }
+            let n = data.len().min(self.tail.capacity() - self.tail.len());
+            self.tail.extend_from_slice(&data[..n]);
+            data = &data[n..];
+        }
+    }
+
+    fn start_block(&mut self, wanted: usize, held: usize) {
+        self.freeze_tail();
+        let size = wanted.max(held / 2).next_power_of_two();
+        self.tail.reserve(size.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX));
     }
 
     fn freeze_tail(&mut self) {
@@ -97,12 +150,7 @@ impl SendBuffer {
         }
     }
 
-    /// The `len` bytes from `offset`, as pieces in order.
-    pub(crate) fn slice(&mut self, offset: usize, len: usize) -> Frags {
-        debug_assert!(offset + len <= self.len, "slice beyond the buffer");
-        if offset + len > self.len - self.tail.len() {
-            self.freeze_tail();
-        }
+    fn slice(&mut self, offset: usize, len: usize) -> Frags {
         let (mut index, mut start) = (self.cursor.0 as usize, self.cursor.1 as usize);
         if offset < start || index >= self.chunks.len() {
             (index, start) = (0, 0);
@@ -127,12 +175,7 @@ impl SendBuffer {
         pieces
     }
 
-    /// Drops `n` acknowledged bytes from the front.
-    pub(crate) fn ack(&mut self, n: usize) {
-        debug_assert!(n <= self.len, "more acknowledged than held");
-        if n > self.len - self.tail.len() {
-            self.freeze_tail();
-        }
+    fn ack(&mut self, n: usize) {
         let mut left = n;
         let mut popped = 0u32;
         while left > 0 {
@@ -145,29 +188,11 @@ impl SendBuffer {
             self.chunks.pop_front();
             popped += 1;
         }
-        self.len -= n;
         let (index, start) = self.cursor;
         let n = n as u32;
         // The front chunk starts at 0 again even if it was cut.
         self.cursor =
             if index > popped && start >= n { (index - popped, start - n) } else { (0, 0) };
-    }
-
-    /// Whether memory is kept for data to come.
-    pub(crate) fn has_spare(&self) -> bool {
-        self.len == 0 && (self.tail.capacity() > 0 || self.chunks.capacity() > 0)
-    }
-
-    /// Gives it back.
-    pub(crate) fn release(&mut self) {
-        if self.has_spare() {
-            self.clear();
-        }
-    }
-
-    /// Drops everything.
-    pub(crate) fn clear(&mut self) {
-        *self = SendBuffer::new(self.limit);
     }
 }
 

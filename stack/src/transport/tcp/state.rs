@@ -20,6 +20,7 @@ use super::challenge::ChallengeQuota;
 use super::ecn::Ecn;
 use super::fast_open::Opening;
 use super::flow_table::FlowKey;
+use super::on_demand::{Blank, OnDemand};
 use super::pacing::Pacer;
 use super::plpmtud::PathMtu;
 use super::pressure::Budget;
@@ -180,15 +181,39 @@ pub(crate) struct Connection {
 }
 
 /// Totals for dumps.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Totals {
-    pub(crate) retransmits: Retransmits,
-    pub(crate) bytes_retransmitted: u64,
     pub(crate) bytes_acked: u64,
     pub(crate) bytes_received: u64,
+    pub(crate) losses: OnDemand<Losses>,
+    pub(crate) times: Times,
+}
+
+/// Totals of a connection that lost something.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) retransmits: Retransmits,
+    pub(crate) bytes_retransmitted: u64,
     pub(crate) dsacks: u32,
     pub(crate) undos: u32,
-    pub(crate) times: Times,
+}
+
+impl Blank for Losses {
+    fn blank() -> &'static Losses {
+        const BLANK: Losses = Losses {
+            retransmits: Retransmits {
+                fast: 0,
+                tail_probe: 0,
+                timeout: 0,
+                handshake: 0,
+                path_mtu: 0,
+            },
+            bytes_retransmitted: 0,
+            dsacks: 0,
+            undos: 0,
+        };
+        &BLANK
+    }
 }
 
 /// What the table notes about a connection.
@@ -475,6 +500,6 @@ mod tests {
     #[test]
     fn a_connection_does_not_grow_unnoticed() {
         let bytes = size_of::<Connection>();
-        assert!(bytes <= 1216, "{bytes}");
+        assert!(bytes <= 968, "{bytes}");
     }
 }

@@ -105,8 +105,8 @@ impl Connection {
         let out = self.data_segment(cx, start, len, flags);
         self.sent.resend(start, end, stamp);
         cx.stats.retrans_segs += 1;
-        self.totals.retransmits.tail_probe += 1;
-        self.totals.bytes_retransmitted += len as u64;
+        self.totals.losses.retransmits.tail_probe += 1;
+        self.totals.losses.bytes_retransmitted += len as u64;
         Some(out)
     }
 

@@ -177,7 +177,7 @@ impl Connection {
             (Proof::Timestamp, true) => stats.loss_undo += 1,
             (Proof::Timestamp, false) => stats.full_undo += 1,
         }
-        self.totals.undos = self.totals.undos.saturating_add(1);
+        self.totals.losses.undos = self.totals.losses.undos.saturating_add(1);
         if e.timeout {
             // What was delivered last may be either transmission.
             self.sent.recent.forget();

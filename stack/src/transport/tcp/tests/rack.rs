@@ -148,7 +148,7 @@ fn the_last_segment_is_repeated_after_two_round_trips() {
     b.recv_nothing(61);
     b.recv(62, &full(3001, 1, 5001));
     assert_eq!((b.stats.loss_probes, b.stats.timeouts), (1, 0));
-    assert_eq!(b.c.totals.retransmits.tail_probe, 1);
+    assert_eq!(b.c.totals.losses.retransmits.tail_probe, 1);
     // The timeout counts from the probe (RFC 8985 7.3), and there is one probe only.
     b.recv_nothing(261);
     b.recv(262, &full(1001, 1, 5001));

@@ -120,7 +120,7 @@ fn duplicates_of_all_that_was_sent_again_take_recovery_back() {
     } else {
         b.send(60, ack(5001, 8001).sack(&[(1001, 2001)]));
     }
-    assert_eq!((b.stats.dsack_undo, b.c.totals.bytes_retransmitted), (1, bytes));
+    assert_eq!((b.stats.dsack_undo, b.c.totals.losses.bytes_retransmitted), (1, bytes));
     assert!(b.c.windows().0 >= 10_000);
     assert_eq!(b.c.info(b.now).dsacks, bytes / 1000);
 }
