@@ -77,12 +77,13 @@ fn more(out: &mut String, s: &SocketLine, details: Details) {
         let m = &s.memory;
         let _ = write!(
             out,
-            "\n\t skmem:(r{},rb{},t{},tb{},d{})",
+            "\n\tskmem:(r{},rb{},t{},tb{},d{})",
             m.recv_held_bytes, m.recv_limit_bytes, m.send_held_bytes, m.send_limit_bytes, m.drops
         );
     }
     if let Some(tcp) = s.tcp.as_ref().filter(|_| details.info) {
-        let _ = write!(out, "\n\t {}", words(tcp));
+        let gap = if details.memory { " " } else { "\n\t" };
+        let _ = write!(out, "{gap}{}", words(tcp));
     }
 }
 
@@ -349,8 +350,7 @@ mod tests {
             render(&[s], all, false, false),
             "tcp    ESTAB       0    1024  [::]:80  10.0.0.1:4711  timer:(on,200ms,1)  alias:data0 \
              owner:application\n\
-             \t skmem:(r0,rb131072,t1024,tb87040,d0)\n\
-             \t sack accecn cubic wscale:7,7 rto:204 rtt:0.5/0.25 mss:1448 pmtu:1500 rcvmss:536 \
+             \tskmem:(r0,rb131072,t1024,tb87040,d0) sack accecn cubic wscale:7,7 rto:204 rtt:0.5/0.25 mss:1448 pmtu:1500 rcvmss:536 \
              cwnd:10 ssthresh:7 bytes_sent:3000 send 231.68Mbps pacing_rate 278Mbps busy:10ms \
              rwnd_limited:2ms(25.0%) retrans:3(fast:2,rto:1) rcv_space:0 rcv_wnd:0 snd_wnd:0 \
              minrtt:0.4\n"
