@@ -59,6 +59,7 @@ impl Host {
             (Readiness::READABLE, libc::POLLIN | libc::POLLRDNORM),
             (Readiness::WRITABLE, libc::POLLOUT | libc::POLLWRNORM),
             (Readiness::READ_CLOSED, libc::POLLRDHUP),
+            (Readiness::PRIORITY, libc::POLLPRI),
             (Readiness::ERROR, libc::POLLERR),
             (Readiness::READ_CLOSED | Readiness::WRITE_CLOSED, libc::POLLHUP),
         ] {

@@ -300,6 +300,8 @@ impl Runner {
     fn compare(&mut self, spec: &PacketSpec, packet: Packet) -> Result<Vec<String>, String> {
         let mut wrong = Vec::new();
         compare_ip(spec, &packet, &mut wrong);
+        differ("source", self.settings.local, packet.src, &mut wrong);
+        differ("destination", self.settings.remote, packet.dst, &mut wrong);
         match (&spec.body, packet.content) {
             (Body::Tcp(tcp), Content::Tcp(segment)) => {
                 self.compare_segment(tcp, segment, &mut wrong);
