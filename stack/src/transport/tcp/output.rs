@@ -169,9 +169,6 @@ impl Connection {
         let last = len == self.unsent();
         let fin = self.fin_queued && !self.fin_sent && last && self.usable_window() > len;
         let mut flags = Flags::ACK;
-        if last && len > 0 {
-            flags = flags.with(Flags::PSH);
-        }
         if fin {
             flags = flags.with(Flags::FIN);
             self.fin_sent = true;
@@ -277,8 +274,12 @@ impl Connection {
         cx: &mut Cx<'_>,
         from: SeqNum,
         len: usize,
-        flags: Flags,
+        mut flags: Flags,
     ) -> SegmentOut {
+        // RFC 9293 3.9.1.2 MUST-61: the end of what is queued, also when it is sent again.
+        if len > 0 && from + len as u32 == self.data_end() {
+            flags = flags.with(Flags::PSH);
+        }
         let mut out = self.segment(cx, from, flags, len);
         if len > 0 {
             out.payload = self.send.slice((from - self.send_base) as usize, len);
@@ -379,7 +380,9 @@ impl Connection {
 
     /// Where the receive buffer ends.
     fn free_edge(&self) -> SeqNum {
-        self.rcv_nxt + self.recv.window_limit().saturating_sub(self.recv.len()) as u32
+        let room = self.recv.window_limit().saturating_sub(self.recv.len());
+        // What the field cannot say is no window: reading would bring updates that say nothing new.
+        self.rcv_nxt + room.min(0xffff << self.rcv_wscale) as u32
     }
 
     fn window_edge(&self) -> SeqNum {
@@ -393,7 +396,7 @@ impl Connection {
         if !self.is_synchronised() || self.fin_received {
             return;
         }
-        let limit = self.recv.window_limit();
+        let limit = self.recv.window_limit().min(0xffff << self.rcv_wscale);
         let gain = self.window_edge().diff(self.rcv_adv);
         let starved = (self.rcv_wnd() as usize) < 2 * self.rcv_mss;
         if gain > 0 && (starved || gain as usize >= limit / 4) {
