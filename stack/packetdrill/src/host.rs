@@ -163,6 +163,14 @@ impl Host {
         self.pump();
     }
 
+    /// Packets arrive together: all are taken before anything is answered.
+    pub fn inject_together(&mut self, packets: &[Vec<u8>]) {
+        for packet in packets {
+            self.stack.handle_frame(self.now, ALIAS, Frame::from_heap(0, packet));
+        }
+        self.pump();
+    }
+
     /// The oldest packet sent and not taken yet, with its time.
     pub fn take_transmitted(&mut self) -> Option<(Instant, Vec<u8>)> {
         self.transmitted.pop_front()
@@ -241,3 +249,6 @@ impl Host {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,15 +91,23 @@ fn tags(comment: &str) -> Vec<Tag> {
         };
         i += 2;
         i += usize::from(words.get(i) == Some(&"section"));
-        let section = words.get(i).map_or("", |w| w.trim_end_matches('.'));
-        let section = if is_section(section) { section.to_owned() } else { String::new() };
-        i += usize::from(!section.is_empty());
-        let from = out.len();
+        let mut section = String::new();
+        while let Some(word) =
+            words.get(i).map(|w| w.trim_end_matches('.')).filter(|w| is_section(w))
+        {
+            // A section before another one stands for itself.
+            if !section.is_empty() {
+                out.push(Tag { rfc, section, id: String::new() });
+            }
+            section = word.to_owned();
+            i += 1;
+        }
+        let sections = out.len();
         while let Some(id) = words.get(i).filter(|w| is_id(w)) {
             out.push(Tag { rfc, section: section.clone(), id: (*id).to_owned() });
             i += 1;
         }
-        if out.len() == from {
+        if out.len() == sections {
             out.push(Tag { rfc, section, id: String::new() });
         }
     }
@@ -356,6 +364,7 @@ fn tags_are_read_in_every_form() {
         tags(" RFC 6980 5, RFC 8200 section 4.1."),
         [tag(6980, "5", ""), tag(8200, "4.1", "")]
     );
+    assert_eq!(tags(" RFC 8985 7.2, 7.3"), [tag(8985, "7.2", ""), tag(8985, "7.3", "")]);
     assert_eq!(tags(" RFC 1337"), [tag(1337, "", "")]);
     assert_eq!(tags(" nothing of the kind"), []);
 }

@@ -189,7 +189,12 @@ impl Runner {
             let result = r.host.connect(fd, peer);
             r.note_udp(fd);
             if !began && let Ok((local, remote)) = r.host.addresses(fd) {
-                r.flows.add(local, remote);
+                // A second call only asks how the first one stands.
+                if result == Err(Errno(libc::EINPROGRESS)) {
+                    r.flows.add(local, remote);
+                } else {
+                    r.flows.add_once(local, remote);
+                }
                 r.asked = Some(fd);
             }
             let waits = matches!(result, Err(Errno(libc::EINPROGRESS | libc::EALREADY)));

@@ -22,8 +22,9 @@ const RETRIES_ORPHAN_MAX: u32 = 8;
 /// RFC 9293 3.8.3 SHLD-11: nobody is given up before.
 const GIVE_UP_MIN: Duration = Duration::from_secs(100);
 
-/// The same for SYN and SYN-ACK.
-const RETRIES_SYN_MAX: u32 = 6;
+/// The same for SYN: RFC 9293 MUST-23 wants three minutes at least; these are four.
+const RETRIES_SYN_MAX: u32 = 7;
+/// And for SYN-ACK.
 const RETRIES_SYN_ACK_MAX: u32 = 5;
 
 impl Connection {

@@ -108,19 +108,20 @@ fn syn_sent_simultaneous_open() {
     assert_eq!(b.read(), b"hello");
 }
 
+// RFC 9293 3.8.3 MUST-23
 #[test]
 fn syn_sent_backs_off_and_gives_up() {
     let mut b = Bench::connecting(settings());
     b.recv(0, &[syn(1000)]);
     b.recv_nothing(999);
     let mut at = 0;
-    for wait in [1000, 2000, 4000, 8000, 16_000, 32_000] {
+    for wait in [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000] {
         at += wait;
         b.recv(at, &[syn(1000)]);
     }
-    b.recv_nothing(at + 64_000);
+    b.recv_nothing(at + 120_000);
     assert_eq!((b.state(), b.c.error), (TcpState::Closed, Some(TcpError::TimedOut)));
-    assert_eq!((b.stats.abort_on_timeout, b.stats.retrans_segs, b.stats.out_segs), (1, 6, 1));
+    assert_eq!((b.stats.abort_on_timeout, b.stats.retrans_segs, b.stats.out_segs), (1, 7, 1));
 }
 
 // RFC 6298 5.7
