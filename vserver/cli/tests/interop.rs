@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "interop/relay.rs"]
+mod relay;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,13 +28,20 @@ fn the_demo_with_a_quarter_of_a_gibibyte_each_way() {
 
 /// Reads captures with checksum checking on; returns how many frames there are.
 fn judge(dir: &Path) -> usize {
+    judge_with(dir, &[])
+}
+
+/// As [`judge`], with more options for tshark.
+fn judge_with(dir: &Path, options: &[&str]) -> usize {
     let mut frames = 0;
     for entry in fs::read_dir(dir).expect("captures") {
         let path = entry.expect("entry").path();
         let tshark = |filter: &str| {
             let output = Command::new("tshark")
                 .args(["-n", "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE"])
-                .args(["-o", "udp.check_checksum:TRUE", "-Y", filter, "-r"])
+                .args(["-o", "udp.check_checksum:TRUE"])
+                .args(options)
+                .args(["-Y", filter, "-r"])
                 .arg(&path)
                 .stdin(Stdio::null())
                 .output()

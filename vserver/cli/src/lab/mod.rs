@@ -18,6 +18,7 @@ use crate::Error;
 pub mod client;
 mod mem;
 pub mod plan;
+pub mod relay;
 pub mod report;
 mod scale;
 mod scenario;
