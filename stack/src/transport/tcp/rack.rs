@@ -135,7 +135,8 @@ impl Connection {
 
     /// An acknowledgement delivered something.
     pub(crate) fn rack_update(&mut self, cx: &mut Cx<'_>, newly: &Newly, echo: Option<u32>) {
-        let echoed = echo.filter(|_| self.ts_ok).map(|echo| {
+        let resent = newly.newest().is_some_and(|sent| sent.resent > 0);
+        let echoed = echo.filter(|_| self.ts_ok && resent).map(|echo| {
             // The latest time at which our clock showed the echoed value.
             let age = self.timestamp(cx.now).wrapping_sub(echo);
             let end = cx.now.as_millis().saturating_sub(u64::from(age)) + 1;

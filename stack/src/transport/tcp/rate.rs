@@ -143,7 +143,12 @@ impl Delivery {
         if interval.is_zero() || rtt_min.is_some_and(|min| interval < min) {
             return None;
         }
-        let per_s = u128::from(delivered) * 1_000_000_000 / interval.as_nanos();
+        let nanos = interval.as_nanos();
+        // Almost always small enough for a division of 64 bits.
+        let per_s = match (delivered.checked_mul(1_000_000_000), u64::try_from(nanos)) {
+            (Some(scaled), Ok(nanos)) => u128::from(scaled / nanos),
+            _ => u128::from(delivered) * 1_000_000_000 / nanos,
+        };
         let rate = Rate {
             bytes_per_s: u64::try_from(per_s).unwrap_or(u64::MAX),
             prior_delivered: stamp.delivered,

@@ -107,10 +107,11 @@ impl Connection {
     }
 
     fn reduce(&mut self, safe: bool, delivered: usize) {
+        if self.recovery.phase != Phase::Fast {
+            return;
+        }
         let (pipe, ssthresh, mss) = (self.pipe(), self.cc.ssthresh(), self.mss_full());
-        if self.recovery.phase == Phase::Fast
-            && let Some(e) = &mut self.recovery.episode
-        {
+        if let Some(e) = &mut self.recovery.episode {
             e.prr.on_ack(&Progress { delivered, pipe, ssthresh, mss, safe });
         }
     }
