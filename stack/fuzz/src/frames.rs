@@ -92,6 +92,14 @@ fn quote4(kind: u8, code: u8, word: u32) -> Vec<u8> {
     m
 }
 
+/// Port unreachable about a packet that looks like one of ours.
+fn quote_of(frame: &[u8]) -> Vec<u8> {
+    let mut ours = frame[14..].to_vec();
+    ours[12..16].copy_from_slice(&OUR_V4.octets());
+    ours[16..20].copy_from_slice(&PEER_V4.octets());
+    [&[3, 3, 0, 0, 0, 0, 0, 0], &ours[..]].concat()
+}
+
 fn quote6(kind: u8, code: u8, word: u32) -> Vec<u8> {
     let mut m = vec![kind, code, 0, 0];
     m.extend(word.to_be_bytes());
@@ -125,6 +133,13 @@ fn udp() -> Vec<Seed> {
         ("udp6", vec![udp6(9000, 7, b"hello")]),
         ("udp4-closed", vec![udp4(9000, 8, b"hello")]),
         ("udp4-padded", vec![[udp4(9000, 7, b"x"), vec![0; 17]].concat()]),
+        (
+            "udp4-group",
+            vec![ip4([239, 1, 2, 3].into(), 17, 1, (1, 0), &[], &datagram(9000, 7, b"group"))],
+        ),
+        ("udp4-no-checksum", vec![ip4(OUR_V4, 17, 64, (1, 0), &[], &datagram(9000, 7, b"none"))]),
+        ("icmp-udp-refused", vec![icmp4(&quote_of(&udp4(7, 9000, b"who?")))]),
+        ("icmp-echo-refused", vec![icmp4(&quote_of(&icmp4(&[8, 0, 0, 0, 0, 1, 0, 1])))]),
     ]
 }
 

@@ -87,7 +87,7 @@ impl<P: PathLayer> Stack<P> {
         let mut at = from;
         for _ in 0..slots {
             while at.slot as usize >= self.socket_slots(at.table) {
-                at = SocketCursor { table: at.table + 1, slot: 0 };
+                at = SocketCursor { table: at.table.saturating_add(1), slot: 0 };
                 if at.table >= TABLES {
                     return None;
                 }
@@ -95,7 +95,7 @@ impl<P: PathLayer> Stack<P> {
             if let Some(info) = self.socket_at(now, at) {
                 f(info);
             }
-            at.slot += 1;
+            at.slot = at.slot.saturating_add(1);
         }
         Some(at)
     }
