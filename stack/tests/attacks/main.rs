@@ -5,6 +5,7 @@
 #[path = "../net/mod.rs"]
 mod net;
 
+mod below;
 mod fixture;
 mod flood;
 mod injection;

@@ -443,6 +443,7 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
         pmtu: 1..=1_048_576,
         tcp_connections: 1..=16_777_216,
         tcp_half_open: 1..=1_048_576,
+        tcp_fast_open: 0..=65_536,
         tcp_listeners: 1..=65_536,
         tcp_bytes: 65_536..=1_099_511_627_776,
         udp_sockets: 1..=65_536,
