@@ -301,7 +301,8 @@ impl Target {
             self.stack.tcp_abort(self.now, id);
         }
         self.settle();
-        self.pass(Duration::from_mins(5));
+        // Orphans repeat their FIN up to eight times, at most two minutes apart.
+        self.pass(Duration::from_mins(15));
         self.check();
         let held = self.stack.memory();
         let sockets =
