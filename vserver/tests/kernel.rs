@@ -290,6 +290,39 @@ fn segments_arrive_at_the_kernel_as_datagrams() {
     });
 }
 
+/// Sends 20,007 bytes in datagrams of 1,000 with one call.
+const SEGMENTS: &str = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(17, 103, 1000)
+s.sendto(bytes(i * 7 % 256 for i in range(20007)), ('10.9.0.2', 5000))
+";
+
+#[test]
+fn what_the_kernel_sends_in_one_call_arrives_together() {
+    with_hosts(|host, v, kernel| {
+        let ours = UdpSocket::bind(v, addr("0.0.0.0:5000")).unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        ours.set_option(UdpOption::KeepSegments(true)).unwrap();
+        let python = || Command::new("python3").args(["-c", SEGMENTS]).status();
+        if !kernel.enter(python).unwrap().is_ok_and(|s| s.success()) {
+            return println!("SKIP: python3 or UDP_SEGMENT is not there");
+        }
+        let (mut got, mut pieces) = (Vec::new(), 0);
+        while got.len() < 20_007 {
+            let datagram = ours.recv_datagram().unwrap();
+            assert!(datagram.payload.len() <= 1000 || datagram.segment_bytes == Some(1000));
+            got.extend_from_slice(&datagram.payload);
+            pieces += 1;
+        }
+        let sent: Vec<u8> = (0..20_007u32).map(|i| (i * 7 % 256) as u8).collect();
+        assert!(got == sent, "wrong bytes");
+        let snapshot = host.snapshot();
+        assert_eq!(snapshot.vservers[0].counters["UdpInDatagrams"], 21);
+        println!("{} pieces by {}", pieces, snapshot.nics[0].mode);
+    });
+}
+
 // RFC 1112 6.1
 // RFC 3376 5.1
 #[test]
