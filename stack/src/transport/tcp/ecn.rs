@@ -364,6 +364,10 @@ impl Connection {
             self.ecn.serve(negotiated, timeouts, self.iss);
             negotiated.write_syn_ack(timeouts, header);
         } else {
+            if self.snd_nxt == self.iss {
+                // The application may have chosen another controller since.
+                self.ecn = Ecn::new(self.settings.ecn, self.settings.congestion);
+            }
             header.flags = header.flags.with(self.ecn.syn_flags(self.rtx_count));
         }
     }

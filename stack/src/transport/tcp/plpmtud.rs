@@ -260,7 +260,8 @@ impl Connection {
         let room = self.window().saturating_sub(self.pipe());
         if self.unsent() < followed
             || self.usable_window() < followed
-            || room < len
+            // Ordinary data would fill the window before a probe fits: it goes a little beyond.
+            || room < mss
             || self.window() < followed
             || self.urgent_end().is_some()
             || !self.may_send_paced(now)
