@@ -63,7 +63,7 @@ drop_reasons! {
     FragmentTooMany, "The reassembly limits of the vserver are reached.", "Raise the fragment limits, or look for an attack.";
     FragmentTimeout, "The missing fragments did not arrive in time.", "Look for loss on the path; avoid fragmentation.";
     // icmp
-    IcmpMalformed, "An ICMP message is truncated.", "Look at the sender.";
+    IcmpMalformed, "An ICMP message is truncated, or claims an IPv6 link below 1,280 bytes.", "Look at the sender.";
     IcmpChecksumBad, "The ICMP checksum is wrong.", "Look for a broken link.";
     IcmpTypeUnknown, "No use for this ICMP type.", "None needed.";
     IcmpErrorUnmatched, "An ICMP error quotes a packet that no socket sent.", "Likely spoofed, or late.";

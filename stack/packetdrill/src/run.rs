@@ -132,7 +132,8 @@ impl Runner {
         if matches!(event.action, Action::Call(_)) {
             self.finish_blocked()?;
         }
-        let now = self.micros(self.host.now());
+        // Rounded up: what follows comes not a fraction sooner than the script says.
+        let now = (self.host.now() - self.origin).as_nanos().div_ceil(1000) as u64;
         // Inbound packets in a row count from each other, everything else from what happened.
         let base = if inbound && previous.inbound { previous.due } else { now };
         let (due, end) = match event.time {

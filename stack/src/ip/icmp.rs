@@ -4,6 +4,7 @@ use core::net::{IpAddr, Ipv6Addr};
 
 use super::address::AliasId;
 use super::input::Input;
+use super::pmtu::IPV6_MIN;
 use super::{Ip, multicast, ndp, output};
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
@@ -20,7 +21,7 @@ const ERROR_HEADER_LEN: usize = 8;
 /// RFC 1812 4.3.2.3: an ICMPv4 error is at most 576 bytes.
 const IPV4_ERROR_BYTES: usize = 576;
 /// RFC 4443 2.4 (c).
-const IPV6_ERROR_BYTES: usize = 1280;
+const IPV6_ERROR_BYTES: usize = IPV6_MIN;
 
 mod v4 {
     pub(super) const ECHO_REPLY: u8 = 0;
@@ -427,6 +428,11 @@ fn input_v6(
         v6::TOO_BIG => {
             counters.in_pkt_too_bigs += 1;
             let mtu = u32::from_be_bytes(*frame.data()[4..].first_chunk().unwrap_or(&[0; 4]));
+            // RFC 8201 4: no link has less, so nobody can mean it.
+            if (mtu as usize) < IPV6_MIN {
+                counters.in_errors += 1;
+                return Input::Done(Fate::Dropped(DropReason::IcmpMalformed));
+            }
             Input::Error(IcmpErrorKind::TooBig { mtu: mtu as usize }, packet.src, frame)
         }
         v6::TIME_EXCEEDED => {
