@@ -1,15 +1,19 @@
 //! How connections begin, end to end: SYN queue, cookies, Fast Open, deferred accept, TIME-WAIT.
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+#[path = "attacks/fixture.rs"]
+mod fixture;
 mod net;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use net::{A, B, Line, Net, at, pattern, v4, v6};
+use fixture::segment;
+use net::{A, ALIAS, B, Line, Net, at, pattern, v4, v6};
 use weft_stack::frame::Frame;
+use weft_stack::seq::SeqNum;
 use weft_stack::socket::SocketId;
-use weft_stack::socket::tcp::{ConnectError, ShutdownHow, TcpOption, TcpState};
+use weft_stack::socket::tcp::{ConnectError, ShutdownHow, TcpError, TcpOption, TcpState};
 use weft_stack::stack::{FastOpen, SynCookies};
 use weft_stack::wire::tcp::{Flags, Header};
 
@@ -240,6 +244,7 @@ fn open_with(net: &mut Net, l: SocketId, data: &[u8]) -> (SocketId, SocketId, bo
 }
 
 // RFC 7413 3.1
+// RFC 7413 4.2.1
 // RFC 7413 4.2.2
 #[test]
 fn fast_open_gets_a_cookie_first_and_then_delivers_data_with_the_syn() {
@@ -367,6 +372,7 @@ fn pending_fast_opens_are_limited_and_counted() {
     close_all(&mut net, &open, &accepted);
 }
 
+// RFC 7413 2
 #[test]
 fn without_fast_open_data_of_a_connect_follows_the_handshake() {
     let mut net = Net::new(Line::default(), 11);
@@ -476,5 +482,107 @@ fn time_wait_gives_way_to_connections_and_is_counted() {
         assert!(net.stacks[A].memory().tcp_connections <= 4);
     }
     assert_eq!(net.stacks[A].mib().tcp.time_wait_overflows, 6);
+    close_all(&mut net, &[], &[l]);
+}
+
+/// The headers B sends at once to a segment for `port` from a peer that is no stack.
+fn say(net: &mut Net, port: u16, flags: Flags, (seq, ack): (u32, u32), data: &[u8]) -> Vec<Header> {
+    let sent = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let seen = std::rc::Rc::clone(&sent);
+    net.filter = Box::new(move |host, frame| {
+        if host == B {
+            seen.borrow_mut().push(header(frame));
+        }
+        false
+    });
+    let (seq, ack) = (SeqNum(seq), SeqNum(ack));
+    let segment_out = Header { seq, ack, flags, window: 30_000, ..Header::default() };
+    let frame = segment(at(v4(A), 7000), at(v4(B), port), segment_out, data);
+    net.stacks[B].handle_frame(net.now, ALIAS, frame);
+    net.pump();
+    sent.take()
+}
+
+const SYN_ACK: Flags = Flags::SYN.with(Flags::ACK);
+const FIN_ACK: Flags = Flags::FIN.with(Flags::ACK);
+const RST_ACK: Flags = Flags::RST.with(Flags::ACK);
+
+/// One answer: a RST with these numbers.
+fn check_reset(said: &[Header], flags: Flags, seq: u32, ack: u32) {
+    let got: Vec<_> = said.iter().map(|h| (h.flags, h.seq.0, h.ack.0)).collect();
+    assert_eq!(got, [(flags, seq, ack)]);
+}
+
+// RFC 9293 3.10.7.1
+// RFC 9293 3.5.2
+#[test]
+fn a_closed_port_answers_everything_but_resets_with_a_reset() {
+    let mut net = Net::new(Line::default(), 30);
+    let mut closed = |flags, numbers, data: &[u8]| say(&mut net, 9, flags, numbers, data);
+    check_reset(&closed(Flags::SYN, (500, 0), b""), RST_ACK, 0, 501);
+    check_reset(&closed(Flags::SYN, (500, 0), b"data"), RST_ACK, 0, 505);
+    check_reset(&closed(Flags::FIN, (500, 0), b"data"), RST_ACK, 0, 505);
+    check_reset(&closed(Flags::ACK, (500, 77), b""), Flags::RST, 77, 0);
+    check_reset(&closed(SYN_ACK, (500, 77), b""), Flags::RST, 77, 0);
+    check_reset(&closed(FIN_ACK, (500, 77), b"data"), Flags::RST, 77, 0);
+    assert!(closed(Flags::RST, (500, 0), b"").is_empty());
+    assert!(closed(RST_ACK, (500, 77), b"").is_empty());
+}
+
+// RFC 9293 3.10.7.2
+#[test]
+fn listen_takes_a_syn_refuses_acks_and_ignores_the_rest() {
+    let mut net = Net::new(Line::default(), 31);
+    let l = listen(&mut net, at(v4(B), 80), 4);
+    let mut listening = |flags, numbers, data: &[u8]| say(&mut net, 80, flags, numbers, data);
+    assert!(listening(Flags::RST, (500, 0), b"").is_empty());
+    assert!(listening(RST_ACK, (500, 77), b"").is_empty());
+    check_reset(&listening(Flags::ACK, (500, 77), b""), Flags::RST, 77, 0);
+    check_reset(&listening(FIN_ACK, (500, 77), b"data"), Flags::RST, 77, 0);
+    check_reset(&listening(SYN_ACK, (500, 77), b""), Flags::RST, 77, 0);
+    assert!(listening(Flags::FIN, (500, 0), b"data").is_empty());
+    assert!(listening(Flags::default(), (500, 0), b"data").is_empty());
+    assert!(listening(Flags::SYN.with(Flags::FIN), (500, 0), b"").is_empty());
+    // Text of a SYN comes again after the handshake.
+    let said = listening(Flags::SYN, (500, 0), b"data");
+    assert_eq!((said[0].flags, said[0].ack.0), (SYN_ACK, 501));
+    close_all(&mut net, &[], &[l]);
+}
+
+// RFC 9293 3.5 MUST-11
+// RFC 9293 3.10.7.4
+#[test]
+fn a_reset_in_syn_received_goes_back_to_listen_after_a_passive_open_and_fails_an_active_one() {
+    let mut net = Net::new(Line::default(), 32);
+    let l = listen(&mut net, at(v4(B), 80), 4);
+    say(&mut net, 80, Flags::SYN, (500, 0), b"");
+    assert_eq!(net.stacks[B].memory().tcp_connections, 1);
+    assert!(say(&mut net, 80, Flags::RST, (501, 0), b"").is_empty());
+    assert_eq!(net.stacks[B].memory().tcp_connections, 0);
+    assert_eq!(net.stacks[B].tcp_state(l), TcpState::Listen);
+    let said = say(&mut net, 80, Flags::SYN, (900, 0), b"");
+    assert_eq!((said[0].flags, said[0].ack.0), (SYN_ACK, 901));
+    // The active side of a simultaneous open.
+    let from = Some(at(v4(B), 90));
+    let c = net.stacks[B].tcp_connect(net.now, from, at(v4(A), 7000)).unwrap();
+    let said = say(&mut net, 90, Flags::SYN, (500, 0), b"");
+    assert_eq!(said.last().unwrap().flags, SYN_ACK);
+    assert_eq!(net.stacks[B].tcp_state(c), TcpState::SynReceived);
+    say(&mut net, 90, Flags::RST, (501, 0), b"");
+    assert_eq!(net.stacks[B].tcp_take_error(c), Some(TcpError::Refused));
+    close_all(&mut net, &[], &[c, l]);
+}
+
+// RFC 9293 3.6.1 MUST-13
+#[test]
+fn who_closes_first_waits_for_two_segment_lifetimes() {
+    let mut net = Net::new(Line::default(), 33);
+    let l = listen(&mut net, at(v4(B), 80), 4);
+    into_time_wait(&mut net, l, 5000);
+    net.run_for(Duration::from_millis(59_800));
+    assert_eq!(net.stacks[A].memory().tcp_connections, 1);
+    assert_eq!(net.stacks[B].memory().tcp_connections, 0);
+    net.run_for(Duration::from_millis(400));
+    assert_eq!(net.stacks[A].memory().tcp_connections, 0);
     close_all(&mut net, &[], &[l]);
 }

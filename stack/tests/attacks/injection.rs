@@ -60,6 +60,7 @@ fn blind_syns_do_nothing_wherever_they_lie() {
 }
 
 // RFC 5961 5.2
+// RFC 7323 3.2
 // RFC 7323 5.3
 #[test]
 fn blind_data_does_not_reach_the_reader() {

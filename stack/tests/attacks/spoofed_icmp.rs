@@ -30,6 +30,8 @@ fn give(v: &mut Victim, frame: Frame) {
 }
 
 // RFC 5927 4.1
+// RFC 5927 5.2
+// RFC 5927 6.2
 // RFC 1122 4.2.3.9
 #[test]
 fn unreachable_messages_do_not_end_a_connection_even_with_the_right_number() {
@@ -43,6 +45,8 @@ fn unreachable_messages_do_not_end_a_connection_even_with_the_right_number() {
             let frame = error(&v, (3, code), 0, seq);
             give(&mut v, frame);
         }
+        let quench = error(&v, (4, 0), 0, seq.wrapping_sub(9));
+        give(&mut v, quench);
     }
     assert_eq!(v.net.stacks[A].tcp_state(v.c), TcpState::Established);
     let unmatched = v.net.stacks[A].mib().drops.get(DropReason::IcmpErrorUnmatched);

@@ -24,6 +24,9 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
+    // RFC 6528 3
+    // RFC 7323 5.4
+    // RFC 7323 7.1
     #[test]
     fn grows_with_time_and_differs_by_tuple_and_secret() {
         let secrets = Secrets::generate(&mut Rng::from_u64(1));

@@ -285,3 +285,48 @@ fn a_closed_connection_takes_nothing() {
         assert_eq!(answer(&mut b, seg), (Closed, Nothing));
     }
 }
+
+// RFC 7323 4.3
+#[test]
+fn the_echo_is_that_of_the_segment_that_the_last_ack_covers() {
+    let mut b = Bench::established_ts();
+    let recent = |b: &Bench| b.c.ts_recent;
+    b.send(10, ack(5001, 1001).ts(710, 0).data(b"1234"));
+    assert_eq!(recent(&b), 710);
+    // Delayed: the ACK is not sent yet, the earliest unacknowledged segment is echoed.
+    b.send(12, ack(5005, 1001).ts(712, 0).data(b"5678"));
+    assert_eq!(recent(&b), 710);
+    b.recv(50, &[ack(1001, 5009).ts(50, 710)]);
+    // Behind a hole: not echoed.
+    b.send(60, ack(5100, 1001).ts(760, 0).data(b"x"));
+    assert_eq!(recent(&b), 710);
+    // The segment that fills it is, although an older one.
+    b.send(61, ack(5009, 1001).ts(750, 0).data(&bytes(5009, 91)));
+    assert_eq!(recent(&b), 750);
+}
+
+// RFC 7323 5.3
+// RFC 7323 5.5
+#[test]
+fn an_old_timestamp_is_refused_until_the_stored_one_is_older_than_24_days() {
+    let mut b = Bench::established_ts();
+    b.send(10, ack(5001, 1001).ts(710, 0).data(b"1"));
+    b.recv(50, &[ack(1001, 5002)]);
+    let outcome = b.send(200, ack(5002, 1001).ts(709, 0).data(b"2"));
+    assert_eq!(outcome.dropped, Some(crate::drop::DropReason::TcpPaws));
+    b.recv(200, &[ack(1001, 5002)]);
+    let days = |n: u64| n * 24 * 3_600_000;
+    let outcome = b.send(days(23), ack(5002, 1001).ts(709, 0).data(b"2"));
+    assert_eq!(outcome.dropped, Some(crate::drop::DropReason::TcpPaws));
+    b.recv(days(23), &[ack(1001, 5002)]);
+    let outcome = b.send(days(25), ack(5002, 1001).ts(709, 0).data(b"2"));
+    assert_eq!((outcome.dropped, b.read()), (None, b"12".to_vec()));
+}
+
+// RFC 7323 5.3
+#[test]
+fn a_reset_is_not_judged_by_its_timestamp() {
+    let mut b = Bench::established_ts();
+    b.send(1, rst(5001).ts(1, 0));
+    assert_eq!(b.state(), Closed);
+}
