@@ -146,3 +146,34 @@ fn an_urgent_mark_crosses_the_line() {
     net.stacks[B].tcp_recv(net.now, s, &mut out).unwrap();
     assert!(!net.stacks[B].tcp_at_mark(s));
 }
+
+// RFC 9293 3.9.1.9 MUST-48 SHLD-21 SHLD-22
+// RFC 9293 3.9.2 MUST-49
+#[test]
+fn the_applications_traffic_class_and_hop_limit_stand_in_the_ip_header() {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    for (host, fields) in [(v4 as fn(usize) -> _, [1, 8]), (v6, [0, 7])] {
+        let mut net = Net::new(Line::default(), 8);
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (c, s) = net.connected(host);
+        let log = Rc::clone(&seen);
+        net.filter = Box::new(move |from, frame| {
+            if from == A {
+                let data = frame.data();
+                let class = if fields[0] == 1 { data[1] } else { data[0] << 4 | data[1] >> 4 };
+                log.borrow_mut().push((class & !3, data[fields[1]]));
+            }
+            true
+        });
+        for (class, hops) in [(0xb8, Some(255)), (0x2b, Some(3)), (0, None)] {
+            net.stacks[A].tcp_set_option(net.now, c, TcpOption::TrafficClass(class));
+            net.stacks[A].tcp_set_option(net.now, c, TcpOption::HopLimit(hops));
+            seen.borrow_mut().clear();
+            net.transfer_open((A, c), s, &pattern(5000));
+            let wanted = (class & !3, hops.unwrap_or(64));
+            assert!(!seen.borrow().is_empty());
+            assert!(seen.borrow().iter().all(|fields| *fields == wanted), "{:?}", seen.borrow());
+        }
+    }
+}

@@ -163,6 +163,11 @@ pub enum TcpOption {
     /// connection that is accepted before its handshake is over (RFC 7413). Such a SYN can be
     /// replayed: only for requests that may be served twice.
     FastOpen(bool),
+    /// The DiffServ field of segments to come, as it stands in the IP header; its lowest two bits are
+    /// not the application's (ECN) and are ignored.
+    TrafficClass(u8),
+    /// TTL or hop limit of segments to come, from 1. `None`: the stack's, 64.
+    HopLimit(Option<u8>),
     /// The congestion controller; its state starts anew.
     Congestion(CongestionControl),
 }

@@ -35,6 +35,10 @@ pub struct TcpOptions {
     pub pacing_rate_max: Option<u64>,
     /// Bound of the segment payload.
     pub mss_max: Option<u16>,
+    /// The DiffServ field.
+    pub traffic_class: u8,
+    /// TTL or hop limit; `None`: the stack's.
+    pub hop_limit: Option<u8>,
     /// The congestion controller.
     pub congestion: CongestionControl,
 }

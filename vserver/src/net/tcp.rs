@@ -243,6 +243,18 @@ impl TcpStream {
         Ok(self.options()?.nodelay)
     }
 
+    /// TTL or hop limit of what is sent, from 1.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        let limit = u8::try_from(ttl).ok().filter(|limit| *limit > 0);
+        let limit = limit.ok_or(io::ErrorKind::InvalidInput)?;
+        self.set_option(TcpOption::HopLimit(Some(limit)))
+    }
+
+    /// TTL or hop limit of what is sent.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(u32::from(self.options()?.hop_limit.unwrap_or(64)))
+    }
+
     /// What a close does: `None` delivers in the background, a time ends that with a reset, zero
     /// resets at once. Closing never blocks.
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {

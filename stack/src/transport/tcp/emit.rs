@@ -61,20 +61,29 @@ pub(crate) fn bound_alias(key: &FlowKey, alias: AliasId) -> Option<AliasId> {
     link_local.then_some(alias)
 }
 
-/// Hands a frame down; each segment of a super-segment gets the codepoint `ecn`. A loss is counted below; retransmission makes good for it.
+/// What a connection decides about the IP header of its segments.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IpFields {
+    /// DiffServ and ECN; each segment of a super-segment gets it.
+    pub(crate) traffic_class: u8,
+    /// `None`: the stack's.
+    pub(crate) hop_limit: Option<u8>,
+}
+
+/// Hands a frame down. A loss is counted below; retransmission makes good for it.
 pub(crate) fn send<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     key: &FlowKey,
     alias: AliasId,
-    ecn: u8,
+    fields: IpFields,
     frame: Frame,
 ) {
     let packet = OutPacket {
         src: key.local,
         dst: key.peer,
         protocol: protocol::TCP,
-        traffic_class: ecn,
-        hop_limit: None,
+        traffic_class: fields.traffic_class,
+        hop_limit: fields.hop_limit,
         dont_fragment: true,
         alias: bound_alias(key, alias),
     };
@@ -88,6 +97,18 @@ pub(crate) fn send_header<P: PathLayer>(
     alias: AliasId,
     header: Header,
 ) {
+    let fields = IpFields { traffic_class: header.ecn, hop_limit: None };
+    send_header_as(lower, key, alias, fields, header);
+}
+
+/// The same, with fields of its own in the IP header.
+pub(crate) fn send_header_as<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    key: &FlowKey,
+    alias: AliasId,
+    fields: IpFields,
+    header: Header,
+) {
     let Some(frame) = lower.ctx.pool.alloc() else {
         lower.ctx.drop_out(DropReason::FramePoolEmpty);
         return;
@@ -97,5 +118,5 @@ pub(crate) fn send_header<P: PathLayer>(
         lower.ctx.mib.tcp.out_rsts += 1;
     }
     let segment = SegmentOut { header, payload: <_>::default(), payload_len: 0, mss: 1 };
-    send(lower, key, alias, segment.header.ecn, build(frame, key, segment, false));
+    send(lower, key, alias, fields, build(frame, key, segment, false));
 }

@@ -514,7 +514,8 @@ fn turn<P: PathLayer>(
             return Turn::Done;
         };
         let ecn = segment.header.ecn;
-        emit::send(lower, &key, alias, ecn, emit::build(frame, &key, segment, tx_checksum));
+        let fields = c.settings.ip_fields(ecn);
+        emit::send(lower, &key, alias, fields, emit::build(frame, &key, segment, tx_checksum));
     }
     Turn::More
 }

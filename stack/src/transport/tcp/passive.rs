@@ -534,5 +534,6 @@ fn send_syn_ack<P: PathLayer>(
         let room = header.options.room();
         header.options.accurate_ecn = accurate.and_then(|option| option.fit(room));
     }
-    emit::send_header(lower, &request.key, request.alias, header);
+    let fields = settings.ip_fields(header.ecn);
+    emit::send_header_as(lower, &request.key, request.alias, fields, header);
 }

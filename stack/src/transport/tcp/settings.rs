@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::emit::IpFields;
 use crate::socket::TcpOptions;
 use crate::socket::tcp::{CongestionControl, TcpOption};
 use crate::stack::{EcnMode, FastOpen, MtuProbing, TcpConfig};
@@ -46,6 +47,10 @@ pub(crate) struct Settings {
     pub(crate) notsent_lowat: usize,
     /// Bytes per second; `u64::MAX`: no bound.
     pub(crate) pacing_rate_max: u64,
+    /// The DiffServ field of every segment, in the place it has in the IP header.
+    pub(crate) traffic_class: u8,
+    /// `None`: the stack's.
+    pub(crate) hop_limit: Option<u8>,
     /// Bound of both segment sizes.
     pub(crate) mss_max: u16,
     pub(crate) nodelay: bool,
@@ -75,6 +80,8 @@ impl Settings {
             defer_accept: None,
             notsent_lowat: usize::MAX,
             pacing_rate_max: u64::MAX,
+            traffic_class: 0,
+            hop_limit: None,
             mss_max: u16::MAX,
             nodelay: false,
             cork: false,
@@ -122,6 +129,8 @@ impl Settings {
             TcpOption::MaxSegment(mss) => {
                 self.mss_max = mss.unwrap_or(u16::MAX).max(MSS_MIN as u16);
             }
+            TcpOption::TrafficClass(class) => self.traffic_class = class & !3,
+            TcpOption::HopLimit(limit) => self.hop_limit = limit.filter(|limit| *limit > 0),
             TcpOption::Congestion(kind) => self.congestion = kind,
             TcpOption::FastOpen(on) => self.fast_open = on,
         }
@@ -147,8 +156,15 @@ impl Settings {
             notsent_lowat: (self.notsent_lowat != usize::MAX).then_some(self.notsent_lowat),
             pacing_rate_max: (self.pacing_rate_max != u64::MAX).then_some(self.pacing_rate_max),
             mss_max: (self.mss_max != u16::MAX).then_some(self.mss_max),
+            traffic_class: self.traffic_class,
+            hop_limit: self.hop_limit,
             congestion: self.congestion,
         }
+    }
+
+    /// What IP headers say, with the codepoint `ecn`.
+    pub(crate) fn ip_fields(&self, ecn: u8) -> IpFields {
+        IpFields { traffic_class: self.traffic_class | ecn, hop_limit: self.hop_limit }
     }
 
     /// The smallest shift that lets 16 bits name the largest window there may be.

@@ -326,3 +326,45 @@ fn a_window_closed_over_data_in_flight_is_waited_for_while_the_peer_answers() {
     }
     assert_eq!(b.state(), TcpState::Closed);
 }
+
+// RFC 9293 3.8.6.1 SHLD-29
+#[test]
+fn the_first_probe_of_a_closed_window_waits_for_one_timeout() {
+    let mut b = Bench::established();
+    b.send(0, ack(5001, 1001).win(0));
+    b.write_bytes(100);
+    b.recv_nothing(0);
+    let rto = b.c.rtt.rto().as_millis() as u64;
+    b.recv_nothing(rto - 1);
+    b.recv(rto, &[ack(1000, 5001)]);
+}
+
+// RFC 9293 3.8.6 SHLD-16 SHLD-17 MUST-34
+#[test]
+fn data_within_a_window_that_shrank_is_sent_again() {
+    let mut b = Bench::established();
+    b.write_bytes(4000);
+    b.recv(0, &full(1001, 4, 5001));
+    b.send(5, ack(5001, 2001).win(1000));
+    b.recv_nothing(5);
+    let rto = b.c.rtt.rto().as_millis() as u64;
+    b.at(5 + rto);
+    let (header, data) = b.poll().unwrap();
+    assert_eq!((header.seq.0, data.len()), (2001, 1000));
+}
+
+// RFC 9293 3.8.6.2.1 MUST-38
+#[test]
+fn a_silly_window_waits_while_data_is_in_flight() {
+    let mut b = Bench::established();
+    b.send(0, ack(5001, 1001).win(5000));
+    b.write_bytes(10_000);
+    b.recv(0, &full(1001, 5, 5001));
+    // The peer reads crumbs.
+    for (ms, edge) in [(1, 6100), (2, 6300), (3, 6900)] {
+        b.send(ms, ack(5001, 2001).win((edge - 2001) as u16));
+        b.recv_nothing(ms);
+    }
+    b.send(4, ack(5001, 2001).win(5000));
+    b.recv(4, &full(6001, 1, 5001));
+}

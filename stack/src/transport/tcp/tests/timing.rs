@@ -195,3 +195,64 @@ fn options_that_would_break_a_connection_are_bounded() {
     s.set(TcpOption::UserTimeout(Some(Duration::ZERO)));
     assert_eq!(s.user_timeout, None);
 }
+
+// RFC 9293 3.8.4 MUST-25
+#[test]
+fn keepalives_are_off_unless_asked_for() {
+    let mut b = Bench::established();
+    b.recv_nothing(1_000_000_000);
+    assert_eq!(b.c.next_deadline(), None);
+}
+
+// RFC 9293 3.8.4 MUST-24, RFC 9293 3.8.4 MUST-27
+#[test]
+fn keepalives_can_be_switched_off_again() {
+    let mut b = keepalive();
+    b.cx(|c, cx| c.set_option(cx, TcpOption::KeepAlive(None)));
+    b.recv_nothing(100_000);
+}
+
+// RFC 9293 3.8.4 MUST-26
+#[test]
+fn keepalives_wait_while_data_is_outstanding() {
+    let mut b = keepalive();
+    b.write_bytes(100);
+    let data = [ack(1001, 5001).data(&bytes(1001, 100))];
+    b.recv(0, &data);
+    let mut sent = 0;
+    for ms in (100..12_000).step_by(100) {
+        b.at(ms);
+        while let Some((header, _)) = b.poll() {
+            assert_eq!(header.seq.0, 1001, "a retransmission, no probe");
+            sent += 1;
+        }
+    }
+    assert!(sent > 2);
+    assert_eq!(b.stats.keepalives, 0);
+    // What arrives counts as much as what is sent.
+    b.send(12_000, ack(5001, 1101));
+    b.recv_nothing(21_999);
+    b.recv(22_000, &[ack(1100, 5001)]);
+}
+
+// RFC 5482 3.1
+// RFC 9293 3.8.3 MUST-21
+#[test]
+fn a_user_timeout_holds_for_data_behind_a_closed_window_too() {
+    let timeout = Some(Duration::from_secs(30));
+    let mut b = Bench::established_with(
+        Settings { user_timeout: timeout, ..settings() },
+        Options::default(),
+    );
+    b.send(0, ack(5001, 1001).win(0));
+    b.write_bytes(100);
+    let mut at = 0;
+    while b.state() == TcpState::Established {
+        at += 100;
+        b.at(at);
+        if b.poll().is_some() && b.state() == TcpState::Established {
+            b.send(at, ack(5001, 1001).win(0));
+        }
+    }
+    assert_eq!(at, 30_000);
+}

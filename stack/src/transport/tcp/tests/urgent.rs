@@ -7,7 +7,7 @@ fn write_urgent(b: &mut Bench, data: &[u8]) {
     assert_eq!(b.cx(|c, cx| c.write_urgent(cx, data)), Ok(data.len()));
 }
 
-// RFC 9293 3.8.5 MUST-30
+// RFC 9293 3.8.5 MUST-30 MUST-62
 // RFC 6093 4
 #[test]
 fn the_pointer_names_the_byte_behind_the_urgent_data() {
@@ -73,7 +73,7 @@ fn urgent_data_stays_in_line_and_its_rest_can_be_asked_for() {
     assert!(!b.c.readiness().contains(Readiness::PRIORITY));
 }
 
-// RFC 9293 3.8.6 MUST-66
+// RFC 9293 3.4 MUST-66
 #[test]
 fn a_mark_counts_at_a_closed_window() {
     let mut b =

@@ -119,3 +119,39 @@ fn a_retransmission_with_a_newer_acknowledgement_brings_its_window() {
     b.send(3, ack(5001, 3001).data(&[0; 1000]).win(500));
     assert_eq!(b.c.snd_una + b.c.snd_wnd, crate::seq::SeqNum(3501));
 }
+
+// RFC 9293 3.8.6.2.2 MUST-39
+#[test]
+fn the_window_opens_by_half_the_buffer_when_that_is_less_than_a_segment() {
+    let mut b = small_buffer(2048);
+    b.send(1, ack(5001, 1001).data(&[0; 1460]));
+    b.send(1, ack(6461, 1001).data(&[0; 588]));
+    b.recv(41, &[ack(1001, 7049).win(0)]);
+    let mut out = [0; 1000];
+    b.cx(|c, cx| c.read(cx, &mut out)).unwrap();
+    b.recv_nothing(42);
+    b.cx(|c, cx| c.read(cx, &mut out[..30])).unwrap();
+    b.recv(43, &[ack(1001, 7049).win(1030)]);
+}
+
+// RFC 9293 3.8.6 SHLD-14
+#[test]
+fn a_smaller_buffer_closes_the_window_from_the_left() {
+    let mut b = small_buffer(10_000);
+    b.cx(|c, cx| c.set_option(cx, crate::socket::tcp::TcpOption::RecvBuffer(3000)));
+    let mut seq = 5001;
+    let mut edge = 15_001;
+    for ms in 1..=10 {
+        b.send(ms, ack(seq, 1001).data(&[0; 1000]));
+        seq += 1000;
+        b.c.ack_now = true;
+        let (header, _) = b.poll().unwrap();
+        let now = header.ack.0 + u32::from(header.window);
+        assert!(now >= edge, "edge went from {edge} to {now}");
+        edge = now;
+        b.read();
+        while b.poll().is_some() {}
+    }
+    // What is offered beyond the old edge fits the new buffer.
+    assert_eq!(b.c.rcv_wnd(), 3000);
+}
