@@ -77,7 +77,7 @@ mod tests {
         Progress { delivered, pipe, ssthresh: 5000, mss: 1000, safe: true }
     }
 
-    // RFC 9937 6.2
+    // RFC 9937 6.1, 6.2, 6.3
     #[test]
     fn above_the_threshold_sending_is_a_share_of_what_is_delivered() {
         let mut prr = Prr::new(10_000, 8000, 1000);
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(prr.window(), 5000, "never above the threshold");
     }
 
-    // RFC 9937 6.2
+    // RFC 9937 6.2, 6.3
     #[test]
     fn the_first_retransmission_always_goes() {
         let mut prr = Prr::new(100_000, 99_000, 1000);

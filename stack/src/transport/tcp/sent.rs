@@ -630,6 +630,17 @@ mod tests {
         assert_eq!(fates(&q), expected);
     }
 
+    // RFC 8985 5.1, 6.1
+    #[test]
+    fn each_record_knows_when_it_left_last_and_how_often_it_was_sent_again() {
+        let mut q = sent(&[100, 100]);
+        q.lose_front(100, |_| {});
+        let (from, to) = q.next_lost(100).unwrap();
+        q.resend(from, to, stamp(50));
+        let seen = q.queue.iter().map(|r| (r.stamp.sent_at.as_millis(), r.resent));
+        assert_eq!(seen.collect::<Vec<_>>(), [(50, 1), (1, 0)]);
+    }
+
     #[test]
     fn reports_beyond_the_limit_of_records_are_ignored_and_told() {
         let mut q = sent(&[20_000]);

@@ -46,7 +46,7 @@ fn after_heavy_loss_sending_keeps_up_with_delivery() {
     assert!(b.c.window() <= b.c.windows().1, "{}", b.c.window());
 }
 
-// RFC 9937 6.2: when it is over, the window is the threshold.
+// RFC 9937 6.4: when it is over, the window is the threshold.
 #[test]
 fn the_window_ends_at_the_threshold() {
     let mut b = in_flight(20);

@@ -176,7 +176,7 @@ fn a_probe_stays_inside_the_peers_window() {
     b.recv(62, &full(2001, 1, 5001));
 }
 
-// RFC 8985 7.2: one segment may wait for a delayed acknowledgement; the probe is due with the
+// RFC 8985 7.2, 8: one segment may wait for a delayed acknowledgement; the probe is due with the
 // timeout at the latest, and goes instead of it.
 #[test]
 fn a_single_segment_is_probed_when_its_timeout_is_due() {
@@ -198,7 +198,7 @@ fn reported_segments_need_no_probe() {
     assert_eq!(b.stats.loss_probes, 0);
 }
 
-// RFC 8985 7.2: and none without SACK.
+// RFC 8985 4, 7.2: and none without SACK.
 #[test]
 fn without_sack_there_are_no_probes() {
     let mut b = Bench::established();

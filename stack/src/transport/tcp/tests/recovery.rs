@@ -130,7 +130,7 @@ fn sack_blocks_that_lie_do_no_harm() {
     assert_eq!((b.c.sent.sacked(), b.stats.fast_retrans), (0, 0));
 }
 
-// The window of recovery is what was just delivered (RFC 9937 6.2): 11 segments.
+// RFC 9937 6.2, 11: the window of recovery is what was just delivered, 11 segments.
 #[test]
 fn sack_super_segments_are_sent_again_as_super_segments() {
     let mut b = Bench::established_sack();

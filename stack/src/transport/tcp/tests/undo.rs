@@ -166,7 +166,7 @@ fn timed_out(mut b: Bench) -> Bench {
     b
 }
 
-// RFC 5682 2.1
+// RFC 5682 2.1, 4
 #[test]
 fn after_a_timeout_two_new_segments_ask_whether_it_was_spurious() {
     let mut b = timed_out(Bench::established());
