@@ -14,7 +14,7 @@ use weft_stack::socket::tcp::{
     TcpState,
 };
 use weft_stack::socket::{Event, Readiness, SocketId};
-use weft_stack::stack::{Change, SynCookies};
+use weft_stack::stack::{Change, SynCookies, TxBurst};
 
 #[test]
 fn bulk_arrives_in_both_directions_over_v4_and_v6() {
@@ -306,6 +306,9 @@ fn a_tuple_in_time_wait_is_taken_over_by_a_newer_syn() {
     net.check_empty();
 }
 
+// RFC 1191 6.4
+// RFC 5927 7.2
+// RFC 8201 4
 #[test]
 fn a_smaller_mtu_in_the_middle_is_found_by_icmp() {
     for addr in [v4, v6] {
@@ -317,11 +320,40 @@ fn a_smaller_mtu_in_the_middle_is_found_by_icmp() {
         let info = net.stacks[A].tcp_info(net.now, c).unwrap();
         let headers = if addr(A).is_ipv4() { 40 } else { 60 };
         assert_eq!(info.mss, 1300 - headers - 12);
-        assert_eq!(net.stacks[A].mib().tcp.timeouts, 0);
+        // Larger packets had arrived: the message is believed once one of them times out, which is
+        // no sign of congestion.
+        assert_eq!(net.stacks[A].mib().tcp.timeouts, 1);
+        assert_eq!(info.ssthresh, usize::MAX);
         net.stacks[A].tcp_close(net.now, c);
         net.stacks[B].tcp_close(net.now, s);
         net.check_empty();
     }
+}
+
+// RFC 5927 7.2
+#[test]
+fn a_small_mtu_that_contradicts_what_arrives_is_forgotten() {
+    let mut net = Net::new(Line::default(), 13);
+    let (c, s) = net.connected(v4);
+    net.transfer_open((A, c), s, &pattern(100_000));
+    net.stacks[A].tcp_send(net.now, c, &pattern(20_000)).unwrap();
+    let mut sent = TxBurst::new(1);
+    assert_eq!(net.stacks[A].poll_transmit(net.now, &mut sent), 1);
+    let (_, first) = sent.frames.pop().unwrap();
+    // An attacker on the path knows the number in flight. That segment is even lost.
+    let forged = net::too_big(600, &first.to_heap());
+    net.stacks[A].handle_frame(net.now, net::ALIAS, forged);
+    let pmtu = |net: &Net| net.stacks[A].tcp_info(net.now, c).unwrap().pmtu;
+    assert_eq!(pmtu(&net), 1500);
+    settle(&mut net, 1000);
+    let mut got = 0;
+    while let Ok(n @ 1..) = net.stacks[B].tcp_recv(net.now, s, &mut [0; 30_000]) {
+        got += n;
+    }
+    assert_eq!((got, pmtu(&net)), (20_000, 1500));
+    net.stacks[A].tcp_close(net.now, c);
+    net.stacks[B].tcp_close(net.now, s);
+    net.check_empty();
 }
 
 #[test]

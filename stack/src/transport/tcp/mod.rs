@@ -327,6 +327,7 @@ impl Tcp {
         if let Some(mtu) = c.path.take_believed() {
             lower.lower_pmtu(c.key.peer, mtu);
             lower_mtu(lower, c);
+            c.forgive_timeout(lower.ctx.now);
         }
         self.settle(lower, index);
     }

@@ -14,6 +14,7 @@ use crate::stack::MtuProbing;
 use crate::time::Instant;
 use crate::wire::tcp::HEADER_BYTES;
 
+use super::cc::Controller;
 use super::output::{PathLimits, SegmentOut};
 use super::recovery::Phase as Recovering;
 use super::state::{Connection, Cx};
@@ -324,6 +325,14 @@ impl Connection {
         let r = &mut self.recovery;
         (r.phase, r.recover, r.force) = (Recovering::Resegment, self.snd_nxt, true);
         true
+    }
+
+    /// The timeout was about sizes, not about congestion (RFC 1191 section 6.4).
+    pub(crate) fn forgive_timeout(&mut self, now: Instant) {
+        if self.recovery.phase == Recovering::Timeout {
+            self.recovery.phase = Recovering::Resegment;
+            self.cc.undo(now);
+        }
     }
 
     /// The retransmission timer expired: may the size of segments be the reason (RFC 4821 7.7,
