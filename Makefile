@@ -1,7 +1,11 @@
 # Each target calls one script or one cargo command; scripts do their own set-up.
-.PHONY: demo test interop bench setup
+.PHONY: demo test simulate fuzz interop bench setup
 setup: ; @scripts/setup
 demo: ; @scripts/demo
 test: ; @scripts/test
+# 10 000 random scenarios in virtual time; SEEDS=n for another number
+simulate: ; @scripts/simulate $(SEEDS)
+# searches for inputs that break a fuzz target; SECONDS_IN_ALL=n, TARGETS="a b"
+fuzz: ; @scripts/fuzz $(SECONDS_IN_ALL)
 interop: ; @scripts/interop
 bench: ; @scripts/bench

@@ -468,7 +468,8 @@ impl Client {
     }
 }
 
-fn reply(line: &[u8], answer: &dyn Fn(&Command) -> Answer) -> Answer {
+/// The answer to one request line, `answer` being that to its command.
+pub fn reply(line: &[u8], answer: &dyn Fn(&Command) -> Answer) -> Answer {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,

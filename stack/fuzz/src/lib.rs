@@ -1,23 +1,52 @@
-//! Fuzz entry functions: bytes in, a panic if the stack misbehaves.
+//! Fuzz targets: bytes in, a panic if something misbehaves.
 //!
-//! Each function makes a [`Target`] (a stack with listeners, sockets and an established connection),
-//! feeds it what the bytes describe, and asserts that nothing panics, that every frame has exactly
-//! one fate and that limits hold. The same functions run under `cargo test` over the committed
-//! corpus with mutations, and under libFuzzer (`cargo-fuzz/`):
-//!
-//! ```text
-//! cd stack/fuzz && cargo +nightly fuzz run --fuzz-dir cargo-fuzz ingress corpus
-//! ```
+//! Targets of one stack make a [`Target`] (listeners, sockets, an established connection), feed it
+//! what the bytes describe, and assert that nothing panics, that every frame has exactly one fate
+//! and that limits hold. [`two_stacks`] lets the bytes decide what becomes of every packet between
+//! two. The rest are parsers of text. All run under `cargo test` over the committed corpus, some
+//! with mutations, and under libFuzzer (`scripts/fuzz`).
 
 pub mod build;
 pub mod frames;
 pub mod mutate;
+mod parsers;
+mod segments;
 mod target;
+mod two_stacks;
 
+pub use parsers::{config, control, extensions, icmp, packetdrill, socket_filter, tcp_header, udp};
+pub use segments::{segments, segments_into};
 pub use target::Target;
+pub use two_stacks::two_stacks;
 
 use build::{NDP_HOPS, Proto};
 use weft_stack::time::Duration;
+
+/// A fuzz target: it panics if what the bytes describe is not taken well.
+pub type Run = fn(&[u8]);
+
+/// Every target with its name, which is that of its directory in `corpus/`.
+pub const TARGETS: &[(&str, Run)] = &[
+    ("ingress", ingress),
+    ("tcp_options", tcp_options),
+    ("neighbours", neighbours),
+    ("reassembly", reassembly),
+    ("extensions", extensions),
+    ("icmp", icmp),
+    ("udp", udp),
+    ("tcp_header", tcp_header),
+    ("segments", segments),
+    ("two_stacks", two_stacks),
+    ("config", config),
+    ("control", control),
+    ("socket_filter", socket_filter),
+    ("packetdrill", packetdrill),
+];
+
+/// The target of that name.
+pub fn target_named(name: &str) -> Option<Run> {
+    TARGETS.iter().find(|t| t.0 == name).map(|t| t.1)
+}
 
 /// Splits an input into frames: each is preceded by its length, two bytes, big end first.
 pub fn split(mut data: &[u8]) -> Vec<Vec<u8>> {

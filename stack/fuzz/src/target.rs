@@ -155,6 +155,27 @@ impl Target {
         build::repair(frame);
     }
 
+    /// As [`Target::aim`], of a segment of ours that an ICMPv4 message quotes.
+    pub fn aim_quote(&self, message: &mut [u8]) {
+        let Some(quote) = message.get_mut(8..36).filter(|q| q[0] == 0x45 && q[9] == 6) else {
+            return;
+        };
+        quote[12..16].copy_from_slice(&build::OUR_V4.octets());
+        quote[16..20].copy_from_slice(&build::PEER_V4.octets());
+        quote[20..22].copy_from_slice(&80u16.to_be_bytes());
+        quote[22..24].copy_from_slice(&self.port.to_be_bytes());
+        let offset = u32::from(quote[27] & 63);
+        quote[24..28].copy_from_slice(&self.ack.wrapping_sub(offset).to_be_bytes());
+    }
+
+    /// The application of the oldest accepted connection writes so many bytes, as far as they fit.
+    pub fn write(&mut self, len: usize) {
+        if let Some(id) = self.accepted.first().copied() {
+            let _ = self.stack.tcp_send(self.now, id, &vec![0x77; len]);
+            self.settle();
+        }
+    }
+
     /// A frame arrives; the applications read; everything is checked.
     pub fn frame(&mut self, frame: &[u8]) {
         self.take(frame);
@@ -275,7 +296,7 @@ impl Target {
     /// # Panics
     /// If it does not.
     pub fn check(&self) {
-        self.stack.mib().check_sums().unwrap_or_else(|e| panic!("{e}"));
+        self.stack.check().unwrap_or_else(|e| panic!("{e}"));
         let (held, limits) = (self.stack.memory(), limits());
         assert!(held.neighbours <= limits.neighbours, "{held:?}");
         assert!(held.reassemblies <= limits.reassemblies, "{held:?}");
@@ -301,8 +322,8 @@ impl Target {
             self.stack.tcp_abort(self.now, id);
         }
         self.settle();
-        // Orphans repeat their FIN up to eight times, at most two minutes apart.
-        self.pass(Duration::from_mins(15));
+        // Longer than an orphan's last retransmission.
+        self.pass(Duration::from_mins(30));
         self.check();
         let held = self.stack.memory();
         let sockets =

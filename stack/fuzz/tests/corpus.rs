@@ -19,7 +19,7 @@ fn rng(test: u64) -> Rng {
 }
 
 fn corpus() -> Vec<(String, Vec<u8>)> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/ingress");
     let entries = fs::read_dir(&dir).expect("the corpus is committed");
     let mut files: Vec<_> = entries
         .map(|e| {
@@ -54,6 +54,21 @@ fn every_seed_is_taken_as_it_is() {
         target.finish();
         weft_fuzz::ingress(&data);
     }
+}
+
+#[test]
+fn every_input_that_once_meant_something_is_harmless() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut count = 0;
+    for (name, run) in weft_fuzz::TARGETS {
+        let inputs = fs::read_dir(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for input in inputs {
+            run(&fs::read(input.unwrap().path()).unwrap());
+            count += 1;
+        }
+    }
+    println!("{count} inputs of {} targets", weft_fuzz::TARGETS.len());
+    assert!(count > 60, "{count} inputs");
 }
 
 #[test]
@@ -179,4 +194,19 @@ fn random_neighbour_messages_are_harmless() {
 #[test]
 fn random_fragments_are_harmless() {
     random_inputs(7, 3_000, 64, weft_fuzz::reassembly_into);
+}
+
+#[test]
+fn random_fates_of_packets_are_survived() {
+    let mut rng = rng(8);
+    for _ in 0..150 {
+        let len = 16 + rng.below(400) as usize;
+        let data: Vec<u8> = (0..len).map(|_| rng.next_u32() as u8).collect();
+        weft_fuzz::two_stacks(&data);
+    }
+}
+
+#[test]
+fn random_segments_of_a_connection_are_harmless() {
+    random_inputs(9, 1_000, 120, weft_fuzz::segments_into);
 }
