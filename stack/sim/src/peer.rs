@@ -190,7 +190,7 @@ impl Peer {
     /// True if it will be tried again.
     fn try_again(&mut self, io: &mut Io<'_>, id: SocketId, error: TcpError) -> bool {
         let early = self.sent == 0 && self.received == 0 && matches!(self.role, Role::Client(_));
-        let again = early && matches!(error, TcpError::HostUnreachable | TcpError::Refused);
+        let again = early && error != TcpError::Reset;
         if again {
             io.stack.tcp_close(io.now, id);
             (self.socket, self.shut) = (None, false);

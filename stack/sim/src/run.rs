@@ -216,7 +216,13 @@ impl Net {
         let segment = &mut self.segments[port.segment];
         let spec = port.egress.as_ref().unwrap_or(&segment.spec);
         let copies = match &mut self.fates {
-            Some(fates) => fates.decide(self.now, spec.header_bytes(), &mut wire.data),
+            Some(fates) => {
+                // ARP has no checksum, and one left to a device covers nothing.
+                let arp = spec.medium == Medium::Ethernet && wire.data.get(12..14) == Some(&[8, 6]);
+                let whole = wire.meta.checksum == Checksum::Complete && !arp;
+                let header = if whole { spec.header_bytes() } else { wire.data.len() };
+                fates.decide(self.now, header, &mut wire.data)
+            }
             None => {
                 spec.pass(&mut port.way, &mut segment.stats, &mut self.rng, self.now, &mut wire)
             }

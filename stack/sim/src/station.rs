@@ -28,8 +28,8 @@ pub trait Station {
 ///
 /// [`Net::set_fates`]: crate::Net::set_fates
 pub trait Fates {
-    /// A frame enters a segment; `header` bytes of it are the link's. It may be damaged behind
-    /// them.
+    /// A frame enters a segment at `now`. What of it may be damaged so that the receiver will notice
+    /// is behind the first `header` bytes, if anything.
     fn fate(&mut self, now: Instant, header: usize, frame: &mut Vec<u8>) -> Fate;
 }
 

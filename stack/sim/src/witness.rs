@@ -277,7 +277,8 @@ fn data(s: &Seen, mine: &Side, other: &Side) -> Result<(), String> {
 }
 
 fn acknowledgement(s: &Seen, mine: &Side, other: &Side) -> Result<(), String> {
-    if let (Some(old), Some(new)) = (mine.timestamp, s.timestamp) {
+    // A SYN-ACK with a cookie hides the peer's options in the lowest bits (RFC 4987).
+    if let (Some(old), Some(new), false) = (mine.timestamp, s.timestamp, s.has(SYN)) {
         ensure!(!after(old, new), s, "the timestamp went back from {old}");
     }
     if !s.has(ACK) || !other.opened {

@@ -14,7 +14,12 @@ impl<P: PathLayer> Stack<P> {
         self.tcp.check(self.mib.tcp.curr_estab)?;
         let (held, limits) = (self.memory(), &self.limits);
         let bounds = [
-            ("TCP connections", held.tcp_connections, limits.tcp_connections),
+            // Half-open ones have a limit of their own.
+            (
+                "TCP connections",
+                held.tcp_connections,
+                limits.tcp_connections + limits.tcp_half_open,
+            ),
             ("TCP listeners", held.tcp_listeners, limits.tcp_listeners),
             ("UDP sockets", held.udp_sockets, limits.udp_sockets),
             ("packets in reassembly", held.reassemblies, limits.reassemblies),
