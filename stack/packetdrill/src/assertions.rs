@@ -1,16 +1,30 @@
 //! `%{ assert tcpi_snd_cwnd == 10, tcpi_snd_cwnd }%`: the part of Python that scripts use.
 //!
-//! Statements are `assert` and `print`; values are whole numbers; comparisons may be chained.
+//! Statements are `assert`, `print` and `name = value`; values are whole numbers; comparisons may be
+//! chained. What was named stays named until the end of the script.
 
 use std::collections::HashMap;
 
 /// Checks every statement; the error is the first that does not hold, with the values it names.
-pub(crate) fn check(code: &str, names: &[(&'static str, i128)]) -> Result<(), String> {
-    let names: HashMap<&str, i128> = names.iter().copied().collect();
+pub(crate) fn check(
+    code: &str,
+    fields: &[(&'static str, i128)],
+    named: &mut HashMap<String, i128>,
+) -> Result<(), String> {
     let joined = code.replace("\\\n", " ");
+    let joined = joined.trim_end_matches('\\');
     for statement in joined.lines().flat_map(|l| l.split(';')).map(str::trim) {
         let statement = statement.split('#').next().unwrap_or("").trim();
         if statement.is_empty() || statement.starts_with("print") {
+            continue;
+        }
+        let names: HashMap<&str, i128> =
+            named.iter().map(|(n, v)| (n.as_str(), *v)).chain(fields.iter().copied()).collect();
+        if let Some((name, value)) = assignment(statement) {
+            let words = words(value)?;
+            let mut reader = Reader { words: &words, next: 0, names: &names };
+            let value = reader.either()?;
+            named.insert(name.to_owned(), value);
             continue;
         }
         let Some(condition) = statement.strip_prefix("assert") else {
@@ -31,6 +45,14 @@ pub(crate) fn check(code: &str, names: &[(&'static str, i128)]) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// The two sides of `name = value`.
+fn assignment(statement: &str) -> Option<(&str, &str)> {
+    let (name, value) = statement.split_once('=')?;
+    let name = name.trim();
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (plain && !name.is_empty() && !value.starts_with('=')).then_some((name, value))
 }
 
 fn words(text: &str) -> Result<Vec<String>, String> {
@@ -191,6 +213,10 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
+    fn check(code: &str, fields: &[(&'static str, i128)]) -> Result<(), String> {
+        super::check(code, fields, &mut HashMap::new())
+    }
+
     const NAMES: [(&str, i128); 2] = [("tcpi_snd_cwnd", 10), ("tcpi_rtt", 98_500)];
 
     #[test]
@@ -205,6 +231,7 @@ mod tests {
                 .next()
                 .unwrap(),
             "print('x')\n# nothing\n",
+            "full = tcpi_snd_cwnd * 2; assert full == 20;\\",
         ] {
             assert_eq!(check(code, &NAMES), Ok(()), "{code}");
         }

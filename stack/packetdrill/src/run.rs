@@ -73,6 +73,8 @@ struct Runner {
     written: HashMap<i32, u64>,
     /// An application wrote text of the script instead of the pattern.
     own_text: bool,
+    /// What `%{ name = value }%` named.
+    named: HashMap<String, i128>,
 }
 
 /// What separates a script's event from the one before.
@@ -103,6 +105,7 @@ impl Runner {
             read: HashMap::new(),
             written: HashMap::new(),
             own_text: false,
+            named: HashMap::new(),
         })
     }
 
@@ -190,7 +193,7 @@ impl Runner {
     fn code(&mut self, code: &str) -> Result<(), String> {
         let fd = self.asked.ok_or("no connection to ask about yet")?;
         let info = self.host.tcp_info(fd).ok_or("the connection is closed")?;
-        assertions::check(code, &host::info_names(&info))
+        assertions::check(code, &host::info_names(&info), &mut self.named)
     }
 
     /// Microseconds that a time may be off, this long after the event before.

@@ -37,6 +37,8 @@ pub struct Settings {
     pub timestamp_tick_us: Option<u64>,
     /// Segments must be cut as the script says; otherwise neighbours are joined first.
     pub strict_segments: bool,
+    /// PSH is not compared: where it stands within a burst is free.
+    pub ignore_push: bool,
     /// Packets that no line of the script expected are an error.
     pub complete: bool,
 }
@@ -62,6 +64,7 @@ impl Default for Settings {
             tolerance_percent: 0.0,
             timestamp_tick_us: None,
             strict_segments: false,
+            ignore_push: false,
             complete: true,
         }
     }
@@ -84,6 +87,7 @@ impl Settings {
             }
             "strict_segments" => self.strict_segments = true,
             "ignore_rest" => self.complete = false,
+            "ignore_push" => self.ignore_push = true,
             "local_ip" => self.local = address(name, value)?,
             "remote_ip" => self.remote = address(name, value)?,
             "init_scripts" | "gateway_ip" | "netmask_ip" | "speed" | "mss" | "define" | "debug"
