@@ -77,6 +77,12 @@ impl Host {
             (SOCKET, libc::SO_MAX_PACING_RATE) => {
                 TcpOption::PacingRateMax((value as u32 != u32::MAX).then_some(value))
             }
+            (libc::SOL_IP, libc::IP_TOS) | (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                TcpOption::TrafficClass(value as u8)
+            }
+            (libc::SOL_IP, libc::IP_TTL) | (libc::SOL_IPV6, libc::IPV6_UNICAST_HOPS) => {
+                TcpOption::HopLimit(u8::try_from(value).ok().filter(|v| *v > 0))
+            }
             (SOCKET, libc::SO_LINGER) => {
                 let seconds = integer(&descriptor.options[&(level, name)][4..]);
                 let on = value != 0;
@@ -185,6 +191,8 @@ fn check(level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
             libc::TCP_FASTOPEN,
         ]
         .contains(&name),
+        libc::SOL_IP => [libc::IP_TOS, libc::IP_TTL].contains(&name),
+        libc::SOL_IPV6 => [libc::IPV6_TCLASS, libc::IPV6_UNICAST_HOPS].contains(&name),
         _ => false,
     };
     if !known {

@@ -630,7 +630,7 @@ mod tests {
         assert_eq!(fates(&q), expected);
     }
 
-    // RFC 8985 5.1, 6.1
+    // RFC 8985 5.2, 6.1
     #[test]
     fn each_record_knows_when_it_left_last_and_how_often_it_was_sent_again() {
         let mut q = sent(&[100, 100]);
