@@ -11,6 +11,7 @@ use bytes::Bytes;
 use common::{PATIENCE, addr, connect, echo, echo_server, pair, pattern, until, vs};
 use mio::{Interest, Token};
 use weft_stack::socket::Readiness;
+use weft_stack::socket::tcp::{TcpOption, TcpState};
 use weft_vserver::net::{Poller, TcpListener, TcpStream, UdpSocket};
 
 #[test]
@@ -115,6 +116,44 @@ fn bytes_go_through_without_copies_in_the_face() {
     }
     writer.join().unwrap();
     assert!(got == sent);
+}
+
+#[test]
+fn options_are_set_and_read_as_with_std() {
+    let (server, client) = pair();
+    let listener = TcpListener::bind(&vs(&server, "web"), addr("10.0.0.1:80")).unwrap();
+    listener.set_option(TcpOption::NoDelay(true)).unwrap();
+    let stream = connect(&vs(&client, "c"), addr("10.0.0.1:80"));
+    let (accepted, _) = listener.accept().unwrap();
+    assert!(accepted.nodelay().unwrap() && listener.options().unwrap().nodelay);
+    assert!(!stream.nodelay().unwrap());
+    stream.set_nodelay(true).unwrap();
+    stream.set_ttl(7).unwrap();
+    assert_eq!((stream.nodelay().unwrap(), stream.ttl().unwrap()), (true, 7));
+    assert_eq!(stream.set_ttl(0).unwrap_err().kind(), ErrorKind::InvalidInput);
+    stream.set_linger(Some(Duration::from_secs(1))).unwrap();
+    assert_eq!(stream.linger().unwrap(), Some(Duration::from_secs(1)));
+
+    assert_eq!(stream.write_more(b"question ").unwrap(), 9);
+    assert_eq!((&stream).write(b"and more").unwrap(), 8);
+    let mut buf = [0; 32];
+    until("both parts", || accepted.peek(&mut buf).unwrap() == 17);
+    assert_eq!((&accepted).read(&mut buf).unwrap(), 17);
+    assert_eq!(&buf[..17], b"question and more");
+    let poller = Poller::new().unwrap();
+    poller.register(&accepted, Token(1), Interest::PRIORITY).unwrap();
+    assert_eq!(stream.write_urgent(b"!").unwrap(), 1);
+    let mut ready = Vec::new();
+    poller.wait(&mut ready, Some(PATIENCE)).unwrap();
+    assert!(ready[0].readiness.contains(Readiness::PRIORITY), "{ready:?}");
+    assert_eq!(accepted.urgent_left().unwrap(), Some(1));
+    assert_eq!((&accepted).read(&mut buf).unwrap(), 1);
+    assert!(accepted.is_at_mark().unwrap());
+    let info = stream.info().unwrap();
+    assert_eq!((info.state, info.bytes_sent), (TcpState::Established, 18));
+    stream.set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    assert_eq!((&accepted).read(&mut buf).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]

@@ -36,6 +36,9 @@ fn wanted(interest: Interest) -> u8 {
     if interest.is_writable() {
         bits |= Readiness::WRITABLE;
     }
+    if interest.is_priority() {
+        bits |= Readiness::PRIORITY;
+    }
     bits.0
 }
 
