@@ -85,7 +85,7 @@ fn arp_and_neighbour_floods_leave_a_bounded_table_and_connections_alone() {
 fn fragment(ident: u16, offset: u16, more: bool, data: &[u8]) -> Frame {
     let mut ip = packet(v4(A), v4(B), 6, data);
     ip[4..6].copy_from_slice(&ident.to_be_bytes());
-    let field = offset / 8 | if more { 0x2000 } else { 0 };
+    let field = (offset / 8) | if more { 0x2000 } else { 0 };
     ip[6..8].copy_from_slice(&field.to_be_bytes());
     ip[10..12].copy_from_slice(&[0, 0]);
     let sum = checksum::finish(checksum::sum(&ip[..20]));
