@@ -4,7 +4,7 @@
 use weft_sim::{Discipline, HostId, HostSpec, LinkSpec, LinkStats, Net, Sink, Source};
 use weft_stack::socket::SocketKind;
 use weft_stack::socket::tcp::{CongestionControl, EcnState, TcpInfo};
-use weft_stack::stack::{EcnMode, TcpConfig};
+use weft_stack::stack::{EcnMode, SynCookies, TcpConfig};
 use weft_stack::time::Duration;
 
 const RATE: u64 = 20_000_000;
@@ -124,6 +124,29 @@ fn dctcp_fills_the_link_with_a_queue_of_a_few_segments() {
             let flow = flow(family, CongestionControl::Dctcp, [asked, EcnMode::Accept], 6_000);
             check(&flow, state, RTT + Duration::from_millis(4), 0.85);
         }
+    }
+}
+
+// RFC 9768 5.1
+#[test]
+fn a_syn_cookie_keeps_ecn() {
+    for (asked, state) in
+        [(EcnMode::Accurate, EcnState::Accurate), (EcnMode::Classic, EcnState::Classic)]
+    {
+        let mut net = Net::new(3);
+        let link = net.add_segment(LinkSpec::default());
+        let tcp = TcpConfig { ecn: asked, syn_cookies: SynCookies::Always, ..TcpConfig::default() };
+        let host = |name| HostSpec { tcp: tcp.clone(), ..HostSpec::named(name) };
+        let (client, server) = (net.add_host(host("client")), net.add_host(host("server")));
+        net.attach(client, link, &["10.0.0.1/24"]);
+        net.attach(server, link, &["10.0.0.2/24"]);
+        let remote = "10.0.0.2:80".parse().unwrap();
+        net.add_actor(server, Sink::new(remote));
+        net.add_actor(client, Source::new(remote, CongestionControl::Cubic));
+        net.run_for(Duration::from_millis(50));
+        assert_eq!(net.stack(server).mib().tcp.syncookies_recv, 1);
+        assert_eq!((info(&mut net, client).ecn, info(&mut net, server).ecn), (state, state));
+        net.check().unwrap();
     }
 }
 

@@ -64,14 +64,15 @@ impl Connection {
         self.path_on_ack(cx, acked > 0);
         let rtt = self.sample_rtt(cx, seg, &newly, (before.flight, dsack.is_some()));
         self.rack_update(cx, &newly, echo);
+        let marks = self.read_marks(cx, seg, newly.bytes);
         let rate = self.delivery.sample(cx.now, &newly, self.rtt.min());
         self.find_spurious(cx, acked > 0, echo, dsack);
         let bare = duplicate && seg.options.sack.is_empty();
         let reported_end = dsack.map(|(_, end)| end);
         self.probe_on_ack(cx, seg, Duplicate { reported_end, bare });
         self.recovery_on_ack(cx, acked, duplicate, &newly);
-        let ce = self.marks_on_ack(cx, seg, newly.bytes);
-        self.tell_controller(cx, acked, ce, &newly, &before, (rtt, rate));
+        self.react_to_marks(cx, marks);
+        self.tell_controller(cx, acked, marks.bytes, &newly, &before, (rtt, rate));
         if acked > 0 {
             // RFC 6298 5.2, 5.3
             self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());

@@ -454,24 +454,33 @@ impl Connection {
         }
     }
 
-    /// Marks that an acknowledgement of `newly` bytes reports: at most one reaction per round trip
-    /// (RFC 3168 6.1.2). Returns how many bytes were marked.
-    pub(crate) fn marks_on_ack(&mut self, cx: &mut Cx<'_>, seg: &Header, newly: usize) -> usize {
+    /// Marks that an acknowledgement of `newly` bytes reports.
+    pub(crate) fn read_marks(&mut self, cx: &mut Cx<'_>, seg: &Header, newly: usize) -> Marks {
         let (accurate, mss, una) = (self.ecn.is_accurate(), self.mss_full(), self.snd_una);
-        let Some(active) = self.ecn.active.as_mut().filter(|_| seg.ack >= una) else { return 0 };
+        let Some(active) = self.ecn.active.as_mut().filter(|_| seg.ack >= una) else {
+            return Marks::default();
+        };
         let marks = active.read(accurate, seg, newly, mss);
         cx.stats.delivered_ce += u64::from(marks.packets);
+        self.delivery.ce += marks.bytes as u64;
         // RFC 9768 3.2.3.2.5
         active.incapable |= marks.contradictory;
         active.clean |= newly > marks.bytes;
+        marks
+    }
+
+    /// At most one reaction per round trip (RFC 3168 6.1.2), after what the same acknowledgement
+    /// says about loss.
+    pub(crate) fn react_to_marks(&mut self, cx: &Cx<'_>, marks: Marks) {
+        let Some(active) = &mut self.ecn.active else { return };
         if marks.packets == 0 && marks.bytes == 0 {
-            return 0;
+            return;
         }
         if matches!(self.recovery.phase, Phase::Fast | Phase::Timeout) {
             // The loss was the reaction (RFC 3168 6.1.2); the peer is told all the same.
             active.reacted = active.reacted.max(self.recovery.recover);
             active.cwr = true;
-        } else if una > active.reacted
+        } else if self.snd_una > active.reacted
             && active.react(self.snd_nxt)
             // A controller of every mark reads them from what it learns of each ACK (RFC 8311 4.1).
             && !self.cc.wants_every_mark()
@@ -480,7 +489,6 @@ impl Connection {
             let cause = Cause::Ecn;
             self.cc.on_congestion(&Congestion { now, cause, flight, snd_nxt });
         }
-        marks.bytes
     }
 
     /// A segment with new data is about to leave.
