@@ -81,7 +81,7 @@ fn a_linger_that_runs_out_resets_a_peer_that_does_not_read() {
     let mut net = Net::new(Line::default(), 4);
     let (c, s) = net.connected(v4);
     net.stacks[A].tcp_set_option(net.now, c, TcpOption::Linger(Some(Duration::from_secs(5))));
-    while net.stacks[A].tcp_send(net.now, c, &[7; 50_000]).is_ok() {
+    while net.stacks[A].tcp_send(net.now, c, &vec![7; 50_000]).is_ok() {
         settle(&mut net, 20);
     }
     net.stacks[A].tcp_close(net.now, c);

@@ -105,17 +105,17 @@ fn at_the_limit_data_is_refused_and_every_connection_still_goes_on() {
 fn writes_stop_at_a_share_when_memory_is_tight_and_at_4_kib_when_it_is_used_up() {
     let mut b = Bench::established();
     b.budget = Budget { holders: 10, ..TIGHT };
-    assert_eq!(b.write(&[0; 50_000]), 10_000);
+    assert_eq!(b.write(&vec![0; 50_000]), 10_000);
     assert_eq!(b.cx(|c, cx| c.write(cx, b"x")), Err(TcpSendError::WouldBlock));
     assert_eq!(b.stats.snd_memory_refused, 1);
     let mut b = Bench::established();
     b.budget = FULL;
-    assert_eq!(b.write(&[0; 50_000]), 4096);
+    assert_eq!(b.write(&vec![0; 50_000]), 4096);
     // Acknowledgements make room again.
     let sent: Vec<_> = std::iter::from_fn(|| b.poll()).map(|(_, data)| data.len()).collect();
     assert_eq!(sent, [1000, 1000, 1000, 1000, 96]);
     b.send(1, ack(5001, 3001));
-    assert_eq!(b.write(&[0; 50_000]), 2000);
+    assert_eq!(b.write(&vec![0; 50_000]), 2000);
 }
 
 #[test]
