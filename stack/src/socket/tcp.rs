@@ -126,7 +126,8 @@ pub enum ShutdownHow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TcpOption {
-    /// Send small segments at once (Nagle off).
+    /// Send small segments at once (Nagle off). Switching it on also sends what [`TcpOption::Cork`]
+    /// holds back.
     NoDelay(bool),
     /// Send full segments only. What is short of one goes out when this is switched off, when our
     /// side is shut down, or after 200 ms.

@@ -219,6 +219,8 @@ impl Connection {
             }
             TcpOption::MaxSegment(_) => self.cc.set_mss(self.mss_full()),
             TcpOption::NotSentLowat(_) => self.tell_writable(),
+            // As tcp(7) says: what is corked leaves now, and the cork stays for what follows.
+            TcpOption::NoDelay(true) => self.small.expired = self.unsent() > 0,
             TcpOption::QuickAck(true) if self.ack_at.is_some() => self.ack_now = true,
             _ => {}
         }
