@@ -76,6 +76,7 @@ fn crates_import_one_way() {
     let may: &[(&str, &[&str])] = &[
         ("stack", &[]),
         ("stack/sim", &["weft-stack"]),
+        ("stack/packetdrill", &["weft-stack"]),
         ("shim", &["weft-stack"]),
         ("drivers", &["weft-stack"]),
         ("vserver", &["weft-stack", "weft-shim", "weft-drivers"]),

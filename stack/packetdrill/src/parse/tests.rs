@@ -113,3 +113,16 @@ fn errors_name_file_line_column_and_what_was_expected() {
         assert_eq!(fails(text), message);
     }
 }
+
+#[test]
+fn no_text_makes_the_parser_panic() {
+    let script = include_str!("../../scripts/rfc6675/recovery.pkt");
+    for end in (0..script.len()).step_by(3).filter(|i| script.is_char_boundary(*i)) {
+        let _ = parse("t", &script[..end]);
+        for strange in ["\"", "`", "%{", "/*", "...", "99999999999999999999", "é", "::", "<", "~"]
+        {
+            let text = format!("{}{strange}{}", &script[..end], &script[end..]);
+            let _ = parse("t", &text);
+        }
+    }
+}
