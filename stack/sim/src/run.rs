@@ -201,9 +201,13 @@ impl Net {
         let place = Place::Station(station);
         let port = self.ports.iter().position(|p| p.place == place);
         for data in out {
-            if let Some(port) = port {
-                self.carry(port, Wire { data, meta: <_>::default(), seen: None });
+            let Some(port) = port else { continue };
+            let header = self.segments[self.ports[port].segment].spec.header_bytes();
+            let seen = data.get(header..).and_then(Seen::parse).map(Box::new);
+            if let Some(seen) = &seen {
+                self.witness.heard(seen);
             }
+            self.carry(port, Wire { data, meta: <_>::default(), seen });
         }
     }
 

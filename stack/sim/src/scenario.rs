@@ -294,12 +294,9 @@ fn manner(rng: &mut Rng, total: u64) -> Manner {
         _ => {}
     }
     if one_in(rng, 5) {
-        m.write_pieces =
-            Some((1 + log_uniform(rng, 4_000), Duration::from_micros(log_uniform(rng, 30_000))));
-        // Not for ever.
-        if total > 60_000 {
-            m.write_pieces = Some((20_000, ms(rng, 1, 50)));
-        }
+        // Small pieces, but not for ever.
+        let most = 1 + log_uniform(rng, 4_000) + total / 300;
+        m.write_pieces = Some((most, Duration::from_micros(log_uniform(rng, 30_000))));
     }
     match rng.below(16) {
         0 => m.abort_after = Some(rng.below(total + 1)),

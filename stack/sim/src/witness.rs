@@ -213,6 +213,23 @@ impl Witness {
     /// The sender hands a segment to its link.
     pub fn sent(&mut self, s: &Seen) -> Result<(), String> {
         self.judged += 1;
+        self.follow(s, |mine, other| {
+            data(s, mine, other)?;
+            acknowledgement(s, mine, other)
+        })
+    }
+
+    /// As [`Witness::sent`], of a sender that is not to be judged.
+    pub fn heard(&mut self, s: &Seen) {
+        // Nothing is judged, so nothing is wrong.
+        let _ = self.follow(s, |_, _| Ok(()));
+    }
+
+    fn follow(
+        &mut self,
+        s: &Seen,
+        judge: impl FnOnce(&Side, &Side) -> Result<(), String>,
+    ) -> Result<(), String> {
         let (talk, me) = self.talk(s);
         if s.has(SYN) && (!talk.sides[me].opened || talk.sides[me].isn != s.seq) {
             // A new connection, maybe on old ports. The other side starts anew with its own SYN.
@@ -228,8 +245,7 @@ impl Witness {
             talk.sides[me].aborted |= s.has(RST);
             return Ok(());
         }
-        data(s, &mine, &other)?;
-        acknowledgement(s, &mine, &other)?;
+        judge(&mine, &other)?;
         talk.sides[me] = after_sending(s, mine, &other);
         Ok(())
     }

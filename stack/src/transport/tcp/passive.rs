@@ -527,6 +527,11 @@ fn send_syn_ack<P: PathLayer>(
     let mss =
         mss_of_mtu(mtu, request.key.local.is_ipv4()).min(usize::from(settings.mss_max)) as u16;
     let mut header = request.syn_ack(clock, mss, settings.window_of_syn());
+    if answer == Answer::Cookie && header.options.timestamp.is_none() {
+        // What only a timestamp would remind us of is not agreed to.
+        header.flags = Flags::SYN.with(Flags::ACK);
+        header.options = Options { mss: header.options.mss, ..Options::default() };
+    }
     if request.gives_cookie {
         let key = &lower.ctx.secrets.fast_open;
         let accurate = header.options.accurate_ecn.take();
