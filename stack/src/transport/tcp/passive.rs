@@ -13,7 +13,7 @@ use crate::socket::{SocketId, SocketKind};
 use crate::stack::SynCookies;
 use crate::time::Instant;
 use crate::wire::protocol;
-use crate::wire::tcp::Header;
+use crate::wire::tcp::{Flags, Header, Options};
 
 use super::ecn::Negotiated;
 use super::fast_open;
