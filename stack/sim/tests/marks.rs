@@ -134,7 +134,7 @@ fn a_syn_cookie_keeps_ecn() {
         [(EcnMode::Accurate, EcnState::Accurate), (EcnMode::Classic, EcnState::Classic)]
     {
         let mut net = Net::new(3);
-        let link = net.add_segment(LinkSpec::default());
+        let link = net.add_segment(LinkSpec { rate: Some(RATE), ..LinkSpec::default() });
         let tcp = TcpConfig { ecn: asked, syn_cookies: SynCookies::Always, ..TcpConfig::default() };
         let host = |name| HostSpec { tcp: tcp.clone(), ..HostSpec::named(name) };
         let (client, server) = (net.add_host(host("client")), net.add_host(host("server")));
