@@ -289,3 +289,28 @@ fn smoltcp_connects_over_a_bad_link() {
 fn smoltcp_listens_over_a_bad_link() {
     each_seed("smoltcp_listens_over_a_bad_link", 80, |seed| transfer(seed, true, false));
 }
+
+// RFC 4987 3.6
+#[test]
+fn without_timestamps_a_cookie_agrees_to_nothing_it_would_forget() {
+    let mut net = Net::new(1);
+    let segment = net.add_segment(LinkSpec { medium: Medium::Ip, ..LinkSpec::default() });
+    let tcp = TcpConfig { syn_cookies: SynCookies::Always, ..TcpConfig::default() };
+    let host = net.add_host(HostSpec { tcp, ..HostSpec::named("weft") });
+    net.attach(host, segment, &["10.0.0.1/24"]);
+    let (ours, theirs): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    net.add_actor(host, Peer::new(Role::Server((ours, PORT).into()), 2, 1).expecting(500_000));
+    let (address, connect_to) = (theirs, Some(ours));
+    // A buffer that only a window scale can name.
+    let plan = Plan { address, connect_to, mtu: 1500, buffer: 300_000, up: 500_000, down: 0 };
+    net.add_station(Smol::new(1, &plan), segment, [0; 6]);
+    net.run_for(Duration::from_millis(1));
+    let mut agreed = Vec::new();
+    let stack = net.stack(host);
+    stack.for_each_socket(|s| agreed.extend(stack.tcp_info(net.now(), s.id)));
+    let [info] = &agreed[..] else { panic!("{agreed:?}") };
+    assert_eq!((info.window_scale, info.sack, info.timestamps), (None, false, false));
+    net.run_until(Duration::from_mins(1), Net::all_done);
+    net.check_at_rest().unwrap();
+    assert_eq!(net.stack(host).mib().tcp.syncookies_recv, 1);
+}
