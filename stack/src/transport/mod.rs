@@ -3,6 +3,7 @@
 pub(crate) mod raw;
 pub mod tcp;
 pub(crate) mod udp;
+mod waiting;
 
 /// Everything above the path layer, borrowed for one call.
 pub(crate) struct Transports<'a> {

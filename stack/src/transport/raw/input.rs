@@ -71,7 +71,7 @@ impl Raw {
                 payload: payload.clone(),
             };
             raw.queue.push_back((received, charge));
-            self.mark_dirty(index);
+            self.tell(index);
         }
         wanted
     }
@@ -123,7 +123,7 @@ impl Raw {
         let asked = echo.asked.iter().rev().find(|(sequence, _)| *sequence == answer.sequence);
         answer.rtt = asked.map(|(_, at)| lower.ctx.now.saturating_since(*at));
         echo.queue.push_back((answer, charge));
-        self.mark_dirty(index);
+        self.tell(index);
     }
 
     /// An ICMP error about a packet of neither TCP nor UDP; whether a socket sent it.
@@ -167,7 +167,7 @@ impl Raw {
         }
         if let Some(index) = raw {
             self.sockets[index as usize].pending = Some(meaning(error.kind));
-            self.mark_dirty(index);
+            self.tell(index);
         }
         true
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use super::waiting::{Marked, Marks, Waiting};
 use crate::hash::ConfiguredKeys;
 use crate::lower::Lower;
 use crate::path::PathLayer;
@@ -42,8 +43,7 @@ struct Socket {
     held_bytes: usize,
     lost: u64,
     pending: Option<UdpError>,
-    dirty: bool,
-    blocked: bool,
+    marks: Marks,
 }
 
 /// What it is for, with what waits.
@@ -76,8 +76,7 @@ pub(crate) struct Raw {
     sockets: Slab<Socket>,
     by_protocol: HashMap<(bool, u8), Vec<u32>, ConfiguredKeys>,
     by_ident: HashMap<(bool, u16), u32, ConfiguredKeys>,
-    dirty: VecDeque<u32>,
-    blocked: Vec<u32>,
+    waiting: Waiting,
     generation: u32,
 }
 
@@ -91,6 +90,12 @@ impl Family {
             Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
             Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
         }
+    }
+}
+
+impl Marked for Socket {
+    fn marks(&mut self) -> &mut Marks {
+        &mut self.marks
     }
 }
 
@@ -208,8 +213,7 @@ impl Raw {
             held_bytes: 0,
             lost: 0,
             pending: None,
-            dirty: false,
-            blocked: false,
+            marks: Marks::default(),
         };
         let kind = socket.kind();
         let index = self.sockets.insert(socket) as u32;
@@ -344,37 +348,20 @@ impl Raw {
         }
     }
 
-    fn mark_dirty(&mut self, index: u32) {
-        if let Some(socket) = self.sockets.get_mut(index as usize)
-            && !socket.dirty
-        {
-            socket.dirty = true;
-            self.dirty.push_back(index);
-        }
+    fn tell(&mut self, index: u32) {
+        self.waiting.tell(&mut self.sockets, index);
     }
 
     /// There is room to send again: sockets that were refused become writable.
     pub(crate) fn room_available(&mut self) {
-        while let Some(index) = self.blocked.pop() {
-            if let Some(socket) = self.sockets.get_mut(index as usize)
-                && core::mem::take(&mut socket.blocked)
-            {
-                self.mark_dirty(index);
-            }
-        }
+        self.waiting.room_available(&mut self.sockets);
     }
 
     /// The next event from the dirty list.
     pub(crate) fn poll_event(&mut self, writable: bool) -> Option<Event> {
-        while let Some(index) = self.dirty.pop_front() {
-            let Some(socket) = self.sockets.get_mut(index as usize) else { continue };
-            if !core::mem::take(&mut socket.dirty) {
-                continue;
-            }
-            let id = self.id(index)?;
-            return Some(Event::Socket { id, ready: self.readiness(id, writable) });
-        }
-        None
+        let index = self.waiting.next(&mut self.sockets)?;
+        let id = self.id(index)?;
+        Some(Event::Socket { id, ready: self.readiness(id, writable) })
     }
 
     /// Calls `f` for each socket.

@@ -178,10 +178,7 @@ impl Raw {
                 Ok(())
             }
             Err(DropReason::OutQueueFull) => {
-                let socket = &mut self.sockets[index as usize];
-                if !core::mem::replace(&mut socket.blocked, true) {
-                    self.blocked.push(index);
-                }
+                self.waiting.block(&mut self.sockets, index);
                 Err(RawSendError::WouldBlock)
             }
             Err(DropReason::IpTooBig) => Err(RawSendError::TooLong),

@@ -3,6 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::VecDeque;
 
+use super::super::waiting::Marks;
 use super::{ANY4, ANY6, Flow, HEADER_LEN, Options, Socket, Udp, canonical, scope};
 use crate::ip::multicast;
 use crate::lower::Lower;
@@ -79,8 +80,7 @@ impl Udp {
             pending: None,
             errors: VecDeque::new(),
             groups: Vec::new(),
-            dirty: false,
-            blocked: false,
+            marks: Marks::default(),
         }) as u32;
         for addr in bindings(ip, how) {
             let bucket = self.bound.entry((addr, local.port())).or_default();

@@ -90,7 +90,7 @@ impl Udp {
         let wants_all = socket.options.error_queue;
         if wants_all || (hard && socket.peer.is_some()) {
             socket.pending = Some(report.error);
-            self.mark_dirty(index);
+            self.tell(index);
         }
         if wants_all {
             self.enqueue(lower, index, report);
@@ -109,7 +109,7 @@ impl Udp {
             return;
         }
         socket.errors.push_back(report);
-        self.mark_dirty(index);
+        self.tell(index);
     }
 
     /// Takes the pending error.

@@ -137,7 +137,7 @@ impl Udp {
             taken = true;
         }
         if taken {
-            self.mark_dirty(index);
+            self.tell(index);
         }
         taken
     }

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::waiting::{Marked, Marks, Waiting};
 use crate::hash::ConfiguredKeys;
 use crate::ip::address::AliasId;
 use crate::rng::{Key, Secrets};
@@ -53,10 +54,7 @@ struct Socket {
     pending: Option<UdpError>,
     errors: VecDeque<UdpErrorReport>,
     groups: Vec<Membership>,
-    /// In the dirty list.
-    dirty: bool,
-    /// In the list of those that wait for room to send.
-    blocked: bool,
+    marks: Marks,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +90,7 @@ pub(crate) struct Udp {
     bound: HashMap<(IpAddr, u16), Bucket, ConfiguredKeys>,
     /// Connected sockets. Peers may choose what is connected to.
     flows: HashMap<Flow, u32, Key>,
-    dirty: VecDeque<u32>,
-    blocked: Vec<u32>,
+    waiting: Waiting,
     generation: u32,
 }
 
@@ -123,6 +120,12 @@ pub(super) fn peer_addr(ip: IpAddr, port: u16, alias: AliasId) -> SocketAddr {
     }
 }
 
+impl Marked for Socket {
+    fn marks(&mut self) -> &mut Marks {
+        &mut self.marks
+    }
+}
+
 impl Udp {
     /// No sockets.
     pub(crate) fn new(secrets: &Secrets) -> Udp {
@@ -130,8 +133,7 @@ impl Udp {
             sockets: Slab::new(),
             bound: HashMap::default(),
             flows: HashMap::with_hasher(secrets.flow),
-            dirty: VecDeque::new(),
-            blocked: Vec::new(),
+            waiting: Waiting::default(),
             generation: 0,
         }
     }
@@ -151,35 +153,13 @@ impl Udp {
         (id.kind == SocketKind::Udp && socket.generation == id.generation).then_some(socket)
     }
 
-    fn mark_dirty(&mut self, index: u32) {
-        if let Some(socket) = self.sockets.get_mut(index as usize)
-            && !socket.dirty
-        {
-            socket.dirty = true;
-            self.dirty.push_back(index);
-        }
-    }
-
-    /// Waits for room to send.
-    fn block(&mut self, index: u32) {
-        if let Some(socket) = self.sockets.get_mut(index as usize)
-            && !socket.blocked
-        {
-            socket.blocked = true;
-            self.blocked.push(index);
-        }
+    fn tell(&mut self, index: u32) {
+        self.waiting.tell(&mut self.sockets, index);
     }
 
     /// There is room to send again: sockets that were refused become writable.
     pub(crate) fn room_available(&mut self) {
-        while let Some(index) = self.blocked.pop() {
-            if let Some(socket) = self.sockets.get_mut(index as usize)
-                && socket.blocked
-            {
-                socket.blocked = false;
-                self.mark_dirty(index);
-            }
-        }
+        self.waiting.room_available(&mut self.sockets);
     }
 
     /// Takes the oldest datagram.
@@ -246,16 +226,9 @@ impl Udp {
 
     /// The next event from the dirty list.
     pub(crate) fn poll_event(&mut self, writable: bool) -> Option<Event> {
-        while let Some(index) = self.dirty.pop_front() {
-            // The slot may be free by now, or somebody else's, who then is not dirty.
-            let Some(socket) = self.sockets.get_mut(index as usize) else { continue };
-            if !core::mem::take(&mut socket.dirty) {
-                continue;
-            }
-            let id = self.id(index)?;
-            return Some(Event::Socket { id, ready: self.readiness(id, writable) });
-        }
-        None
+        let index = self.waiting.next(&mut self.sockets)?;
+        let id = self.id(index)?;
+        Some(Event::Socket { id, ready: self.readiness(id, writable) })
     }
 
     /// Calls `f` for each socket.

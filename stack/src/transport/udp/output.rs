@@ -65,7 +65,7 @@ impl Udp {
             Some(size) => send_segments(lower, &plan, payload, size),
         };
         if sent == Err(UdpSendError::WouldBlock) {
-            self.block(id.index);
+            self.waiting.block(&mut self.sockets, id.index);
         }
         sent
     }
