@@ -203,6 +203,15 @@ impl Host {
         result
     }
 
+    /// `recv` with `MSG_PEEK`: as [`Host::recv`] on a stream, and everything stays.
+    pub fn peek(&mut self, fd: i32, max: usize) -> Result<Received, Errno> {
+        let id = self.stream(fd)?.id;
+        let mut data = vec![0; max];
+        let n = self.stack.tcp_peek(id, &mut data)?;
+        data.truncate(n);
+        Ok(Received { data, from: None })
+    }
+
     /// `write`, `send` and the like: how many bytes went.
     pub fn send(
         &mut self,

@@ -249,23 +249,24 @@ impl Runner {
             _ => (number(call, 2)?, number(call, 3)?),
         };
         let flags = flags as i32;
-        supported(call, flags, libc::MSG_DONTWAIT | libc::MSG_WAITALL)?;
+        supported(call, flags, libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_PEEK)?;
+        let peek = flags & libc::MSG_PEEK != 0;
         let len = len.clamp(0, BYTES_MAX) as usize;
         let whole = flags & libc::MSG_WAITALL != 0;
         let mut total = 0;
         Ok(Box::new(move |r| {
             let may_wait = flags & libc::MSG_DONTWAIT == 0;
             loop {
-                let result = r.host.recv(fd, len - total);
+                let result = if peek { r.host.peek(fd, len) } else { r.host.recv(fd, len - total) };
                 let got = match result {
                     Ok(got) => got,
                     Err(_) if total > 0 && !may_wait => return at_once(Ok(total as i64)),
                     Err(e) => return r.unless_waiting(fd, Err(e), may_wait),
                 };
                 let n = got.data.len();
-                r.check_pattern(fd, &got.data, got.from.is_some())?;
+                r.check_pattern(fd, &got.data, got.from.is_some(), peek)?;
                 total += n;
-                if !whole || n == 0 || total == len {
+                if peek || !whole || n == 0 || total == len {
                     return at_once(Ok(total as i64));
                 }
             }
@@ -273,13 +274,19 @@ impl Runner {
     }
 
     /// What was read is what the peer sent.
-    fn check_pattern(&mut self, fd: i32, data: &[u8], datagram: bool) -> Result<(), String> {
+    fn check_pattern(
+        &mut self,
+        fd: i32,
+        data: &[u8],
+        datagram: bool,
+        peek: bool,
+    ) -> Result<(), String> {
         let offset = self.read.entry(fd).or_default();
         let from = if datagram { 0 } else { *offset };
         if let Some(i) = data.iter().zip(from..).position(|(b, at)| *b != pattern(at)) {
             return Err(format!("byte {} read is not what the peer sent", from + i as u64));
         }
-        *offset += data.len() as u64;
+        *offset += if peek { 0 } else { data.len() as u64 };
         Ok(())
     }
 

@@ -125,11 +125,15 @@ unsafe fn receive(
     if iov.iter().any(|p| p.iov_len > 0 && (p.iov_base as usize) < 4096) {
         return answer::<i64>(Err(EFAULT)) as ssize_t;
     }
-    if flags & !(libc::MSG_DONTWAIT | libc::MSG_WAITALL) != 0 {
+    if flags & !(libc::MSG_DONTWAIT | libc::MSG_PEEK) != 0 {
         return answer::<i64>(Err(Errno(libc::EOPNOTSUPP))) as ssize_t;
     }
     let waits = flags & libc::MSG_DONTWAIT == 0;
-    let result = shared.call(|h| waits && h.is_blocking(fd), |h| h.recv(fd, max));
+    let peek = flags & libc::MSG_PEEK != 0;
+    let result = shared.call(
+        |h| waits && h.is_blocking(fd),
+        |h| if peek { h.peek(fd, max) } else { h.recv(fd, max) },
+    );
     let result = result.map(|got| {
         let mut rest = &got.data[..];
         for piece in iov {
