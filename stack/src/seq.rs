@@ -82,4 +82,26 @@ mod tests {
         assert_eq!(a.max(b), b);
         assert!((a + 1).in_range(a, b) && !b.in_range(a, b));
     }
+
+    proptest::proptest! {
+        /// The model: numbers of 64 bits, of which 32 are on the wire.
+        #[test]
+        fn arithmetic_is_that_of_whole_numbers_less_than_half_apart(
+            base in proptest::prelude::any::<u64>(),
+            a in 0u32..1 << 30,
+            b in 0u32..1 << 30,
+            c in 0u32..1 << 30,
+        ) {
+            let base = base >> 1;
+            let wire = |n: u64| SeqNum(n as u32);
+            let (x, y, z) = (base + u64::from(a), base + u64::from(b), base + u64::from(c));
+            proptest::prop_assert_eq!(wire(x).diff(wire(y)), (x as i128 - y as i128) as i32);
+            proptest::prop_assert_eq!(wire(x).partial_cmp(&wire(y)), Some(x.cmp(&y)));
+            proptest::prop_assert_eq!(wire(x).max(wire(y)), wire(x.max(y)));
+            proptest::prop_assert_eq!(wire(x).min(wire(y)), wire(x.min(y)));
+            proptest::prop_assert_eq!(wire(x).in_range(wire(y), wire(z)), y <= x && x < z);
+            proptest::prop_assert_eq!(wire(x) + b - a, wire(y));
+            proptest::prop_assert_eq!(wire(x) + (wire(y) - wire(x)), wire(y));
+        }
+    }
 }

@@ -154,3 +154,37 @@ impl Connection {
         usize::try_from(quantum).unwrap_or(usize::MAX).max(2 * mss)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        /// The model: a bucket that fills at the rate and holds a few quanta. Timers come late.
+        #[test]
+        fn never_more_leaves_than_the_rate_and_a_few_quanta(
+            rate in 10_000u64..1_000_000_000,
+            wishes in proptest::collection::vec((1u64..20_000, 0u64..5_000), 1..200),
+        ) {
+            let quantum = time_of((rate / 1000).max(2 * 1448), rate);
+            let mut p = Pacer { unpaced: 0, ..Pacer::default() };
+            let begin = Instant::from_millis(1000);
+            let (mut now, mut cost) = (begin, Duration::ZERO);
+            for (bytes, late_us) in wishes {
+                if !p.may_send(now, quantum) {
+                    let Some(at) = p.deadline() else { panic!("it waits without a deadline") };
+                    proptest::prop_assert!(at > now, "a deadline that has passed");
+                    now = at + Duration::from_micros(late_us);
+                    proptest::prop_assert!(p.may_send(now, quantum), "it waits for ever");
+                }
+                // A quantum at a time, as output does.
+                let bytes = bytes.min((rate / 1000).max(2 * 1448));
+                p.charge(now, time_of(bytes, rate), quantum, 1);
+                cost += time_of(bytes, rate);
+                proptest::prop_assert!(cost <= (now - begin) + quantum * 3);
+            }
+            // And not much less, were it not for late timers: all is paid for soon.
+            proptest::prop_assert!(p.paid_at <= now + quantum * 2);
+        }
+    }
+}

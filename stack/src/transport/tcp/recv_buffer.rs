@@ -370,4 +370,79 @@ mod tests {
         assert_eq!(b.read(&mut out), 150);
         assert_eq!(b.held(), 0);
     }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Push(u16),
+        PushCompact(u16),
+        Collapse,
+        Read(u16),
+        Peek(u16),
+        Take(u16),
+    }
+
+    fn op() -> impl proptest::strategy::Strategy<Value = Op> {
+        use proptest::prelude::*;
+        prop_oneof![
+            (1u16..1500).prop_map(Op::Push),
+            (1u16..1500).prop_map(Op::PushCompact),
+            (1u16..20).prop_map(Op::Push),
+            Just(Op::Collapse),
+            (0u16..4000).prop_map(Op::Read),
+            (0u16..4000).prop_map(Op::Peek),
+            (1u16..4000).prop_map(Op::Take),
+        ]
+    }
+
+    proptest::proptest! {
+        /// The model: a queue of bytes.
+        #[test]
+        fn behaves_like_a_queue_of_bytes(ops in proptest::collection::vec(op(), 1..120)) {
+            let pool = FramePool::heap(64, 2048);
+            let mut b = RecvBuffer::new(30_000);
+            let (mut model, mut next, mut lent) = (VecDeque::new(), 0u8, Vec::new());
+            let mut frame = |model: &mut VecDeque<u8>, len: u16| {
+                let data: Vec<u8> = (0..len).map(|i| next.wrapping_add(i as u8)).collect();
+                next = next.wrapping_add(len as u8);
+                model.extend(&data);
+                let mut frame = pool.alloc().unwrap_or_else(|| Frame::heap_with_capacity(0, 2000));
+                frame.append(&data);
+                frame
+            };
+            for op in ops {
+                match op {
+                    Op::Push(len) => drop(b.push(frame(&mut model, len))),
+                    Op::PushCompact(len) => drop(b.push_compact(frame(&mut model, len))),
+                    Op::Collapse => drop(b.collapse()),
+                    Op::Read(len) => {
+                        let mut out = vec![0; usize::from(len)];
+                        let n = b.read(&mut out);
+                        proptest::prop_assert_eq!(n, model.len().min(out.len()));
+                        out.truncate(n);
+                        proptest::prop_assert_eq!(out, model.drain(..n).collect::<Vec<_>>());
+                    }
+                    Op::Peek(len) => {
+                        let mut out = vec![0; usize::from(len)];
+                        let n = b.peek(&mut out);
+                        out.truncate(n);
+                        proptest::prop_assert_eq!(&out, &model.range(..n).copied().collect::<Vec<_>>());
+                        proptest::prop_assert_eq!(n, model.len().min(usize::from(len)));
+                    }
+                    Op::Take(len) => {
+                        let (bytes, _) = b.take(usize::from(len));
+                        proptest::prop_assert!(bytes.len() <= usize::from(len));
+                        proptest::prop_assert_eq!(bytes.is_empty(), model.is_empty());
+                        let expected: Vec<u8> = model.drain(..bytes.len()).collect();
+                        proptest::prop_assert_eq!(&bytes[..], &expected[..]);
+                        lent.push(bytes);
+                    }
+                }
+                proptest::prop_assert_eq!(b.len(), model.len());
+                let held: usize = b.chunks.iter().map(Chunk::footprint).sum();
+                proptest::prop_assert_eq!(b.held(), held);
+            }
+            drop((b, lent));
+            proptest::prop_assert_eq!(pool.free(), pool.slots());
+        }
+    }
 }
