@@ -2,8 +2,9 @@
 //! short. The timer wheel is the clock.
 //!
 //! A debt in time: what was sent is paid for at `paid_at`. Data may run a quantum ahead of it, and
-//! then waits until all is paid, so that there is one timer per quantum and not one per segment. A
-//! timer that comes late finds the time it missed as credit, up to a quantum.
+//! then waits until all is paid, so that there is one timer per quantum and not one per segment.
+//! Time in which nothing was to be sent is credit up to a quantum; time that a late timer missed is
+//! credit up to [`LATE_MAX`]: a process is woken when its machine pleases.
 
 use crate::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ const RTT_MIN: Duration = Duration::from_millis(1);
 /// yet, or an old one (RFC 6928).
 const UNPACED_SEGMENTS: u8 = 10;
 
+/// Kernels round a sleep up to a millisecond, and busy ones add more.
+const LATE_MAX: Duration = Duration::from_millis(5);
+
 /// The pacer of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pacer {
@@ -29,11 +33,13 @@ pub(crate) struct Pacer {
     open_at: Option<Instant>,
     /// So many segments are free.
     unpaced: u8,
+    /// How late the last timer was, in microseconds.
+    late_us: u16,
 }
 
 impl Default for Pacer {
     fn default() -> Pacer {
-        Pacer { paid_at: Instant::ZERO, open_at: None, unpaced: UNPACED_SEGMENTS }
+        Pacer { paid_at: Instant::ZERO, open_at: None, unpaced: UNPACED_SEGMENTS, late_us: 0 }
     }
 }
 
@@ -49,7 +55,8 @@ impl Pacer {
 
     /// Time has come to `now`.
     pub(crate) fn on_timer(&mut self, now: Instant) {
-        if self.open_at.is_some_and(|at| at <= now) {
+        if let Some(at) = self.open_at.filter(|at| *at <= now) {
+            self.late_us = (now - at).min(LATE_MAX).as_micros() as u16;
             self.open_at = None;
         }
     }
@@ -65,6 +72,7 @@ impl Pacer {
         }
         if self.unpaced == 0 && self.paid_at >= now + quantum {
             self.open_at = Some(self.paid_at);
+            self.late_us = 0;
             return false;
         }
         true
@@ -77,7 +85,8 @@ impl Pacer {
             self.paid_at = self.paid_at.max(now + quantum);
             return;
         }
-        let credit = Instant::from_nanos(now.as_nanos().saturating_sub(nanos(quantum)));
+        let missed = quantum.max(Duration::from_micros(u64::from(self.late_us)));
+        let credit = Instant::from_nanos(now.as_nanos().saturating_sub(nanos(missed)));
         self.paid_at = self.paid_at.max(credit) + cost;
     }
 }

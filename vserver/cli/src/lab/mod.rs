@@ -16,6 +16,7 @@ use weft_vserver::config::Driver;
 use crate::Error;
 
 pub mod client;
+pub mod goodput;
 mod mem;
 pub mod plan;
 pub mod relay;
@@ -51,6 +52,9 @@ pub struct Args {
     /// Instead of the traffic scenario: N vservers on one NIC, each asked once, cost per packet
     #[arg(long, value_name = "N")]
     pub vservers: Option<u16>,
+    /// Goodput of congestion controls
+    #[command(flatten)]
+    pub trial: goodput::Trial,
     /// Write every frame of every NIC to pcapng files in DIR
     #[arg(long, value_name = "DIR")]
     pub keep_captures: Option<PathBuf>,
@@ -160,6 +164,9 @@ fn run_scenario(args: &Args, report: &mut Report, stop: &AtomicBool) -> Result<(
     if let Some(captures) = &args.keep_captures {
         std::fs::create_dir_all(captures)
             .map_err(LabError::io(format!("create {}", captures.display())))?;
+    }
+    if args.trial.goodput {
+        return goodput::run(args, dir.path(), report, stop);
     }
     match (args.vservers, args.driver) {
         (Some(n), _) => scale::run(args, n, dir.path(), report, stop),

@@ -121,7 +121,7 @@ fn carry(
 fn wait(ends: &[Box<dyn Device>; 2], time: Duration) -> io::Result<()> {
     let mut fds: Vec<PollFd<'_>> = ends
         .iter()
-        .filter_map(|end| end.fd())
+        .filter_map(Device::fd)
         .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
         .collect();
     let time = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };

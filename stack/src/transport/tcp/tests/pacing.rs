@@ -71,6 +71,22 @@ fn late_timers_catch_up() {
 }
 
 #[test]
+fn a_process_that_is_woken_late_every_time_still_sends_at_the_rate() {
+    let mut b = paced(400_000);
+    b.write_bytes(900_000);
+    let rate = b.c.pacing_rate().unwrap() as usize;
+    let mut total = 0;
+    while b.now < START + Duration::from_millis(92) {
+        total += std::iter::from_fn(|| b.poll()).map(|(_, data)| data.len()).sum::<usize>();
+        let at = b.c.pacer.deadline().expect("more to send");
+        b.now = at + Duration::from_micros(2900);
+        b.cx(Connection::on_timer);
+    }
+    let fair = rate * (b.now - (START + Duration::from_millis(80))).as_millis() as usize / 1000;
+    assert!(total >= fair * 8 / 10 && total <= fair, "{total} of {fair}");
+}
+
+#[test]
 fn acknowledgements_do_not_wait_for_the_pacer() {
     let mut b = paced(100_000);
     b.write_bytes(200_000);
