@@ -202,6 +202,10 @@ fn a_daemon_serves_operators_and_ends_cleanly() {
     }
     assert_eq!(ask(&["sockets", "files", "-H"]), (0, String::new(), String::new()));
     assert_eq!(ask(&["sockets", "files", "-lH", "sport = :81"]).1, "");
+    for filter in [&["sport", "80"][..], &["sport = :80"], &["(", "sport", "80", ")"]] {
+        let all = ask(&[&["sockets", "--all", "-l"], filter].concat());
+        assert_eq!(ask(&[&["sockets", "-l"], filter].concat()), all, "a filter needs no vserver");
+    }
     let (code, out, _) = ask(&["sockets", "--all", "-lj", "sport", "80"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(

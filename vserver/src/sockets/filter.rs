@@ -183,6 +183,18 @@ impl Filter {
         Ok(Filter { states, names_states: parser.states_seen, expr })
     }
 
+    /// Whether a command line that begins so can only go on as a filter: `(`, or a word of the grammar
+    /// with something behind it.
+    pub fn begins(words: &[impl AsRef<str>]) -> bool {
+        const BEGIN: [&str; 11] =
+            ["state", "exclude", "excl", "src", "dst", "sport", "dport", "dev", "not", "!", "("];
+        let text: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        match tokens(&text.join(" ")).split_first() {
+            Some(((_, first), rest)) => BEGIN.contains(&first.as_str()) && !rest.is_empty(),
+            None => false,
+        }
+    }
+
     /// Whether the filter itself says which states are wanted.
     pub fn names_states(&self) -> bool {
         self.states.is_some() || self.names_states

@@ -22,12 +22,12 @@ Without -a and -l, connected sockets are shown. A filter is words as ss takes th
   dev [=|!=] ALIAS        and, or, not, ( )
 
   weft sockets files -ti state established and dport ge 1024
-  weft sockets --all 'dst 10.0.0.0/8 and ( sport = :80 or sport = :443 )'")]
+  weft sockets 'dst 10.0.0.0/8 and ( sport = :80 or sport = :443 )'")]
 pub struct Args {
-    /// Of which vserver, then the filter; without any, of all
+    /// Of which vserver, then the filter; without a vserver, of all
     #[arg(value_name = "VSERVER|FILTER")]
     pub words: Vec<String>,
-    /// Of all vservers; every word is of the filter
+    /// Of all vservers; every word is of the filter, as it is anyway if the first begins one
     #[arg(long = "all")]
     pub all_vservers: bool,
     /// TCP
@@ -74,7 +74,9 @@ pub struct Args {
 impl Args {
     fn query(&self) -> Result<SocketQuery, Error> {
         let (vserver, words) = match self.words.split_first() {
-            Some((vserver, words)) if !self.all_vservers => (Some(vserver.clone()), words),
+            Some((vserver, words)) if !self.all_vservers && !Filter::begins(&self.words) => {
+                (Some(vserver.clone()), words)
+            }
             _ => (None, &self.words[..]),
         };
         let filter = words.join(" ");
