@@ -15,7 +15,9 @@ mod udp;
 
 pub use poller::{Pollable, Poller, Ready};
 pub use raw::{EchoAnswer, Family, IcmpFilter, IcmpSocket, RawOption, RawPacket, RawSocket};
-pub use tcp::{TcpListener, TcpStream};
+pub use tcp::{TcpConnect, TcpListener, TcpStream};
 pub use udp::{
     Datagram, SourceFilter, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpSend, UdpSocket,
 };
+pub use weft_stack::socket::TcpOptions;
+pub use weft_stack::socket::tcp::{CongestionControl, Retransmits, TcpInfo, TcpOption, TcpState};

@@ -87,6 +87,22 @@ fn set_option(socket: &Socket, option: TcpOption) -> io::Result<()> {
     if set { Ok(()) } else { Err(not_connected()) }
 }
 
+/// How [`TcpStream::connect_with`] connects; the default is what [`TcpStream::connect`] does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnect<'a> {
+    /// From this address and port; port 0 picks a free one. `None`: chosen (RFC 6724).
+    pub local: Option<SocketAddr>,
+    /// Set before the SYN leaves, which matters for [`TcpOption::RecvBuffer`] (the window scale),
+    /// [`TcpOption::MaxSegment`] and [`TcpOption::TrafficClass`].
+    pub options: &'a [TcpOption],
+    /// The first data. If the vserver has `fast_open` (`"client"` or `"both"`) and the peer gave a
+    /// cookie before, it goes with the SYN (RFC 7413), which saves a round trip; the peer's
+    /// application may then see it twice. Otherwise it follows the handshake.
+    pub data: &'a [u8],
+    /// Give up with `TimedOut` after this time; `None`: when TCP does.
+    pub timeout: Option<Duration>,
+}
+
 /// A TCP connection of a vserver. Dropping the last clone closes it; what was written is still
 /// delivered in the background.
 #[derive(Debug)]
@@ -100,7 +116,8 @@ impl TcpStream {
     /// Errors: `ConnectionRefused`, `TimedOut`, `NetworkUnreachable`, `HostUnreachable`,
     /// `AddrNotAvailable`, `AddrInUse`, `QuotaExceeded`, `InvalidInput`.
     pub fn connect(vserver: &Vserver, addr: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect_within(vserver, addr, Wait::Forever)
+        let how = TcpConnect::default();
+        TcpStream::connect_with(vserver, addr, how).map(|(stream, _)| stream)
     }
 
     /// As [`TcpStream::connect`], giving up with `TimedOut` after `timeout`.
@@ -109,11 +126,19 @@ impl TcpStream {
         addr: SocketAddr,
         timeout: Duration,
     ) -> io::Result<TcpStream> {
-        TcpStream::connect_within(vserver, addr, Wait::at_most(timeout))
+        let how = TcpConnect { timeout: Some(timeout), ..TcpConnect::default() };
+        TcpStream::connect_with(vserver, addr, how).map(|(stream, _)| stream)
     }
 
-    fn connect_within(vserver: &Vserver, addr: SocketAddr, wait: Wait) -> io::Result<TcpStream> {
-        let stream = TcpStream::start_connect(vserver, None, addr)?;
+    /// As [`TcpStream::connect`], with options and first data. Returns too how many bytes of `data`
+    /// fitted the send buffer: the rest is for the caller to write.
+    pub fn connect_with(
+        vserver: &Vserver,
+        addr: SocketAddr,
+        how: TcpConnect<'_>,
+    ) -> io::Result<(TcpStream, usize)> {
+        let wait = how.timeout.map_or(Wait::Forever, Wait::at_most);
+        let (stream, taken) = TcpStream::start_connect_with(vserver, addr, how)?;
         let id = stream.socket.id;
         let done = stream.socket.wait_for(wait, |node, _| match node.stack.tcp_state(id) {
             TcpState::SynSent | TcpState::SynReceived => None,
@@ -128,7 +153,7 @@ impl TcpStream {
             Err(e) => Err(e),
             Ok(()) => {
                 stream.socket.set_nonblocking(false);
-                Ok(stream)
+                Ok((stream, taken))
             }
         }
     }
@@ -140,11 +165,31 @@ impl TcpStream {
         local: Option<SocketAddr>,
         addr: SocketAddr,
     ) -> io::Result<TcpStream> {
-        let connect =
-            |node: &mut Node, now| node.stack.tcp_connect(now, local, addr).map_err(connect_error);
+        let how = TcpConnect { local, ..TcpConnect::default() };
+        TcpStream::start_connect_with(vserver, addr, how).map(|(stream, _)| stream)
+    }
+
+    /// As [`TcpStream::start_connect`], with options and first data; `timeout` is not used. Returns
+    /// too how many bytes of `data` fitted the send buffer.
+    pub fn start_connect_with(
+        vserver: &Vserver,
+        addr: SocketAddr,
+        how: TcpConnect<'_>,
+    ) -> io::Result<(TcpStream, usize)> {
+        let mut taken = 0;
+        let connect = |node: &mut Node, now| {
+            let started = node.stack.tcp_connect_with(now, how.local, addr, how.data);
+            let (id, queued) = started.map_err(connect_error)?;
+            taken = queued;
+            // The SYN leaves when this is done, so that it shows them.
+            for option in how.options {
+                node.stack.tcp_set_option(now, id, *option);
+            }
+            Ok(id)
+        };
         let socket = Socket::open(vserver, connect)?;
         socket.set_nonblocking(true);
-        Ok(TcpStream { socket: Arc::new(socket) })
+        Ok((TcpStream { socket: Arc::new(socket) }, taken))
     }
 
     fn id(&self) -> SocketId {
