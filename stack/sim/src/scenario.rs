@@ -53,6 +53,7 @@ struct Stage {
     attachments: usize,
     segments: Vec<SegmentId>,
     routers: Vec<HostId>,
+    silent: bool,
     story: String,
 }
 
@@ -150,7 +151,14 @@ fn vary(rng: &mut Rng, spec: &mut HostSpec) {
 
 fn build(seed: u64, rng: &mut Rng) -> Stage {
     let mut net = Net::new(seed);
-    net.vary_template(vary);
+    // Routers keep quiet about packets that are too long: paths have to be probed.
+    let silent = one_in(rng, 4);
+    net.vary_template(move |rng, spec| {
+        vary(rng, spec);
+        if silent && spec.tcp.mtu_probing == MtuProbing::Off {
+            spec.tcp.mtu_probing = MtuProbing::BlackHole;
+        }
+    });
     let first = link(rng);
     let second = link(rng);
     let (shape, ends, attachments, segments, routers) = match rng.below(6) {
@@ -184,8 +192,15 @@ fn build(seed: u64, rng: &mut Rng) -> Stage {
             ("two ways", vec![m.left, m.right], 2, m.segments.to_vec(), vec![])
         }
     };
-    let mut stage =
-        Stage { net, ends, attachments, segments, routers, story: format!("{shape}: {first:?}") };
+    let mut stage = Stage {
+        net,
+        ends,
+        attachments,
+        segments,
+        routers,
+        silent,
+        story: format!("{shape}: {first:?}"),
+    };
     if one_in(rng, 4) {
         // The way back is another one.
         let host = stage.ends[0];
@@ -246,6 +261,14 @@ impl Stage {
         let change = Change::AliasLink { alias: AliasId(0), up: true, mtu };
         self.say(format!("{at:?}: {} sends {mtu} bytes at most", self.net.host_name(router)));
         self.net.at(at, Fault::Change(router, change));
+        if self.silent {
+            self.say("and nobody hears of it");
+            for segment in &self.segments {
+                let spec = self.net.segment(*segment);
+                let silent = LinkSpec { blackhole: Blackhole::IcmpErrors, ..spec };
+                self.net.at(at, Fault::Segment(*segment, silent));
+            }
+        }
         at
     }
 

@@ -328,10 +328,10 @@ fn after_sending(s: &Seen, mut mine: Side, other: &Side) -> Side {
     mine.sent_end = later(mine.sent_end, s.end());
     mine.timestamp = s.timestamp.or(mine.timestamp);
     if s.has(SYN) {
-        (mine.mss, mine.scale) = (s.mss.or(Some(536)), s.scale);
-        if s.src.is_ipv6() && s.mss.is_none() {
-            mine.mss = Some(1220);
-        }
+        let default = if s.src.is_ipv6() { 1220 } else { 536 };
+        // A repeated SYN may name another: whichever arrived.
+        mine.mss = mine.mss.max(Some(s.mss.unwrap_or(default)));
+        mine.scale = s.scale;
     }
     if s.has(FIN) {
         mine.fin = Some(s.end().wrapping_sub(1));
