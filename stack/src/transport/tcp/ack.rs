@@ -104,6 +104,7 @@ impl Connection {
             self.totals.bytes_acked += data as u64;
             cx.stats.out_octets += data as u64;
         }
+        self.urgent_on_ack();
         self.rtx_count = 0;
         self.progress_at = cx.now;
         self.notes.soft_error = None;

@@ -112,9 +112,7 @@ impl Connection {
         let n = self.recv.read(out);
         cx.stats.in_octets += n as u64;
         cx.stats.rcv_copied_octets += n as u64;
-        self.tune_recv(cx);
-        self.note_memory(cx);
-        self.window_update();
+        self.after_read(cx);
         Ok(n)
     }
 
@@ -138,10 +136,15 @@ impl Connection {
         let (bytes, copied) = self.recv.take(max);
         cx.stats.in_octets += bytes.len() as u64;
         cx.stats.rcv_copied_octets += copied as u64;
+        self.after_read(cx);
+        Ok(bytes)
+    }
+
+    fn after_read(&mut self, cx: &mut Cx<'_>) {
+        self.urgent_on_read();
         self.tune_recv(cx);
         self.note_memory(cx);
         self.window_update();
-        Ok(bytes)
     }
 
     /// Nothing is buffered: is there ever going to be more?

@@ -460,6 +460,10 @@ impl Connection {
         let Some(active) = self.ecn.active.as_mut().filter(|_| seg.ack >= una) else {
             return Marks::default();
         };
+        if una > active.reacted {
+            // Left behind, it would be ahead again after two gigabytes.
+            active.reacted = una - 1;
+        }
         let marks = active.read(accurate, seg, newly, mss);
         cx.stats.delivered_ce += u64::from(marks.packets);
         self.delivery.ce += marks.bytes as u64;

@@ -313,9 +313,14 @@ impl Connection {
 
     /// RFC 7323 4.3: only a segment that spans what we last acknowledged moves the echo.
     fn remember_timestamp(&mut self, cx: &mut Cx<'_>, seg: &Header) {
+        // RFC 7323 5.5: what is too old to compare with is replaced.
+        let newer = |value: u32| {
+            value.wrapping_sub(self.ts_recent) as i32 >= 0
+                || cx.now - self.ts_recent_at > PAWS_IDLE_MAX
+        };
         if let Some((value, _)) = seg.options.timestamp.filter(|_| self.ts_ok)
             && seg.seq <= self.rcv_acked
-            && value.wrapping_sub(self.ts_recent) as i32 >= 0
+            && newer(value)
         {
             self.ts_recent = value;
             self.ts_recent_at = cx.now;

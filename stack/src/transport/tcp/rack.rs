@@ -111,7 +111,8 @@ impl Recent {
 
     /// A duplicate is reported: whether for the first time in this round.
     fn starts_dsack_round(&mut self, una: SeqNum, nxt: SeqNum) -> bool {
-        let new = self.dsack_round.is_none_or(|round| una >= round);
+        // A round that ends neither in this flight nor behind it ended gigabytes ago.
+        let new = self.dsack_round.is_none_or(|round| una >= round || round > nxt);
         if new {
             self.dsack_round = Some(nxt);
         }

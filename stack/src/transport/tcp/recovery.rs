@@ -121,6 +121,10 @@ impl Connection {
         let r = &mut self.recovery;
         if r.phase == Phase::Open {
             r.dupacks = 0;
+            if self.snd_una > r.recover {
+                // Left behind, it would be ahead again after two gigabytes.
+                r.recover = self.snd_una - 1;
+            }
             return;
         }
         if self.snd_una >= r.recover {

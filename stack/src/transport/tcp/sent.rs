@@ -286,6 +286,9 @@ impl Records {
             }
             self.queue.pop_front();
         }
+        // Left behind, they would be ahead again after two gigabytes.
+        self.resend_from = self.resend_from.max(una);
+        self.judge_from = self.judge_from.max(una);
         if self.queue.is_empty() {
             self.resent.clear();
             if self.queue.capacity() > RECORDS_KEPT {
@@ -659,6 +662,34 @@ mod tests {
             .count();
         assert_eq!((q.queue.len(), shared), (PUSH_RECORDS_MAX, 40_000 - PUSH_RECORDS_MAX));
         q.check(SeqNum(0), SeqNum(40_000)).unwrap();
+    }
+
+    // RFC 8985 6.2
+    // RFC 9293 3.4
+    #[test]
+    fn loss_is_found_after_gigabytes_without_one() {
+        let mut q = Records::new();
+        let (mut una, mut nxt) = (SeqNum(0), SeqNum(0));
+        // Never empty, and nothing lost for three quarters of the sequence space.
+        for i in 0..3u64 << 10 {
+            q.push(nxt, nxt + (1 << 20), stamp(i));
+            nxt += 1 << 20;
+            if i > 0 {
+                una += 1 << 20;
+                q.ack(una, |_| {});
+                let newest =
+                    Transmission { at: Instant::from_millis(i - 1), end: una, resent: false };
+                let judged = q.judge(newest, Duration::ZERO, Instant::from_millis(i), |_| {});
+                assert_eq!(judged, Judged::default(), "{i}");
+            }
+        }
+        q.push(nxt, nxt + 1000, stamp(5000));
+        q.sack((nxt, nxt + 1000), |_| {});
+        let newest =
+            Transmission { at: Instant::from_millis(5000), end: nxt + 1000, resent: false };
+        let judged = q.judge(newest, Duration::ZERO, Instant::from_millis(6000), |_| {});
+        assert_eq!(judged.lost, 1 << 20);
+        assert_eq!(q.next_lost(1000), Some((una, nxt)));
     }
 
     #[test]

@@ -54,13 +54,15 @@ impl Connection {
 
     /// Whether all that is left, less than a full segment, may go.
     pub(crate) fn may_send_tail(&self, fin: bool) -> bool {
-        if fin || self.small.force {
+        // Held back for an acknowledgement, F-RTO would wait for the next timeout.
+        if fin || self.small.force || self.frto_holds() {
             return true;
         }
         if self.is_corked() {
             return false;
         }
-        let small_in_flight = self.small.end > self.snd_una && self.flight() > 0;
+        // Above `snd_nxt` it was sent gigabytes ago.
+        let small_in_flight = self.small.end > self.snd_una && self.small.end <= self.snd_nxt;
         self.settings.nodelay || self.small.expired || !small_in_flight
     }
 

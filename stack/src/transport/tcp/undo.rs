@@ -132,7 +132,8 @@ impl Connection {
         duplicate: bool,
         newly: &Newly,
     ) -> bool {
-        let can_send = self.unsent() > 0 && self.usable_window() > 0;
+        let (unsent, window) = (self.unsent(), self.usable_window());
+        let can_send = unsent > 0 && window >= unsent.min(self.mss_now());
         let recover = self.recovery.recover;
         let done = self.snd_una >= recover;
         let Some(e) = self.recovery.episode.as_mut().filter(|e| e.timeout) else { return false };

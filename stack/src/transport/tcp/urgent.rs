@@ -33,6 +33,21 @@ impl Connection {
         Ok(taken)
     }
 
+    /// `snd_una` moved: a mark that is behind it would be ahead again after two gigabytes.
+    pub(crate) fn urgent_on_ack(&mut self) {
+        if let Some(u) = &mut self.urgent {
+            u.send = u.send.filter(|end| *end > self.snd_una);
+        }
+    }
+
+    /// The application has read: the same for the peer's mark.
+    pub(crate) fn urgent_on_read(&mut self) {
+        let at = self.read_seq();
+        if let Some(u) = &mut self.urgent {
+            u.recv = u.recv.filter(|mark| *mark >= at);
+        }
+    }
+
     /// Where our mark is, while the peer has not acknowledged it.
     pub(crate) fn urgent_end(&self) -> Option<SeqNum> {
         self.urgent.as_ref()?.send.filter(|end| *end > self.snd_una)

@@ -53,7 +53,9 @@ impl HyStart {
 
     /// An acknowledgement in slow start. Segments are paced, so that L is infinite (RFC 9406 4.3).
     pub(super) fn on_ack(&mut self, ack: &Acked) -> Step {
-        let ended = self.window_end.is_some_and(|end| ack.snd_una >= end);
+        // An end that is not in this flight was left behind gigabytes ago.
+        let over = |end| ack.snd_una >= end || end > ack.snd_nxt;
+        let ended = self.window_end.is_some_and(over);
         if ended || self.window_end.is_none() {
             self.next_round(ack.snd_nxt, ended);
         }

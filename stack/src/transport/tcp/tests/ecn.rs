@@ -620,3 +620,30 @@ fn super_segments_are_not_cut_by_hardware_that_takes_cwr_for_a_flag() {
     let (header, data) = b.poll().unwrap();
     assert!(header.flags.has(Flags::CWR) && data.len() <= 1000);
 }
+
+// RFC 3168 6.1.2
+// RFC 9293 3.4
+#[test]
+fn marks_count_after_gigabytes_without_one() {
+    let mut b = classic(ecn(EcnMode::Classic));
+    b.write_bytes(10_000);
+    while b.poll().is_some() {}
+    b.send(1, ack(5001, 2001));
+    // As if acknowledged since: the number reacted to is that of the handshake.
+    for _ in 0..3 {
+        b.c.send_base += 1 << 30;
+        b.c.snd_una += 1 << 30;
+        b.c.snd_nxt += 1 << 30;
+        b.c.sent.clear();
+        b.c.send.clear();
+        b.c.snd_nxt = b.c.snd_una;
+        b.c.send_base = b.c.snd_una;
+        b.write_bytes(10_000);
+        while b.poll().is_some() {}
+        let una = b.c.snd_una.0;
+        b.send(2, ack(5001, una + 1000));
+    }
+    let (una, before) = (b.c.snd_una.0, b.c.windows().0);
+    b.send(3, ack(5001, una + 1000).flag(Flags::ECE));
+    assert!(b.c.windows().0 < before, "{:?}", b.c.windows());
+}

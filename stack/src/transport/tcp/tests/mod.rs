@@ -39,6 +39,7 @@ mod undo;
 mod urgent;
 mod walk;
 mod window;
+mod wrap;
 
 /// A segment as tests write it. What an expectation leaves out is not compared.
 #[derive(Clone, Debug, Default)]

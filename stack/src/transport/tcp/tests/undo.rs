@@ -255,3 +255,26 @@ fn a_report_that_the_acknowledgement_passed_over_is_void() {
     assert_eq!((b.stats.sack_reneging, b.c.sent.sacked()), (1, 0));
     assert_eq!(drain(&mut b), [2001]);
 }
+
+// RFC 5682 2.1: step 2b needs new data that leaves. Neither Nagle nor a cork holds it back.
+#[test]
+fn after_a_timeout_a_small_tail_is_new_data_too() {
+    for cork in [false, true] {
+        let mut b = Bench::established_with(Settings { cork, ..settings() }, Options::default());
+        b.write_bytes(4000);
+        b.recv(0, &full(1001, 4, 5001));
+        if !cork {
+            b.write_bytes(10);
+            assert_eq!(drain(&mut b), [5001]);
+        }
+        let tail = b.c.data_end().0;
+        b.write_bytes(10);
+        b.recv_nothing(199);
+        b.c.small.stop();
+        b.at(300);
+        assert_eq!(drain(&mut b), [1001]);
+        // What the window takes of new data goes first, then what is lost.
+        b.send(330, ack(5001, 2001));
+        assert_eq!(drain(&mut b), [tail]);
+    }
+}

@@ -321,6 +321,10 @@ fn an_old_timestamp_is_refused_until_the_stored_one_is_older_than_24_days() {
     b.recv(days(23), &[ack(1001, 5002)]);
     let outcome = b.send(days(25), ack(5002, 1001).ts(709, 0).data(b"2"));
     assert_eq!((outcome.dropped, b.read()), (None, b"12".to_vec()));
+    // It takes the stored one's place, and is echoed.
+    b.recv(days(25) + 40, &[ack(1001, 5003).ts((days(25) + 40) as u32, 709)]);
+    let outcome = b.send(days(26), ack(5003, 1001).ts(708, 0).data(b"3"));
+    assert_eq!(outcome.dropped, Some(crate::drop::DropReason::TcpPaws));
 }
 
 // RFC 7323 5.3
