@@ -586,3 +586,29 @@ fn who_closes_first_waits_for_two_segment_lifetimes() {
     assert_eq!(net.stacks[A].memory().tcp_connections, 0);
     close_all(&mut net, &[], &[l]);
 }
+
+// RFC 9293 3.7.1 MUST-16
+#[test]
+fn a_segment_size_below_those_of_cookies_is_remembered_or_refused() {
+    for (mode, half_open, refused) in
+        [(SynCookies::Always, 16, false), (SynCookies::Pressure, 0, true)]
+    {
+        let mut net = Net::with(Line::default(), 3, 4096, |c| {
+            c.tcp.syn_cookies = mode;
+            c.limits.tcp_half_open = half_open;
+        });
+        let l = listen(&mut net, at(v4(B), 80), 4);
+        let c = connect(&mut net, at(v4(B), 80));
+        net.stacks[A].tcp_set_option(net.now, c, TcpOption::MaxSegment(Some(300)));
+        net.run_for(ms(50));
+        let stats = &net.stacks[B].mib().tcp;
+        assert_eq!((stats.syncookies_sent, stats.syn_queue_overflows > 0), (0, refused));
+        if let Some(s) = accept(&mut net, l) {
+            assert!(!refused);
+            assert!(net.stacks[B].tcp_info(net.now, s).unwrap().mss <= 288);
+            close_all(&mut net, &[c], &[s, l]);
+        } else {
+            assert!(refused);
+        }
+    }
+}

@@ -297,13 +297,29 @@ impl Stage {
     }
 }
 
+/// An option that leaves a transfer whole.
+fn option(rng: &mut Rng) -> TcpOption {
+    match rng.below(12) {
+        0 => TcpOption::Cork(true),
+        1 => TcpOption::QuickAck(one_in(rng, 2)),
+        2 => TcpOption::KeepAlive(Some((ms(rng, 500, 5_000), ms(rng, 500, 2_000), 60))),
+        3 => TcpOption::DeferAccept(Some(ms(rng, 100, 5_000))),
+        4 => TcpOption::NotSentLowat(Some(1 + rng.below(20_000) as usize)),
+        5 => TcpOption::PacingRateMax(Some(20_000 + log_uniform(rng, 10_000_000))),
+        6 => TcpOption::MaxSegment(Some(200 + rng.below(1_300) as u16)),
+        7 => TcpOption::TrafficClass(rng.next_u32() as u8),
+        8 => TcpOption::HopLimit(Some(10)),
+        _ => TcpOption::NoDelay(true),
+    }
+}
+
 fn manner(rng: &mut Rng, total: u64) -> Manner {
     let mut m = Manner { start_after: ms(rng, 0, 1_500), ..Manner::default() };
     if one_in(rng, 3) {
         m.options.push(TcpOption::Congestion(pick(rng, &CongestionControl::ALL)));
     }
-    if one_in(rng, 3) {
-        m.options.push(TcpOption::NoDelay(true));
+    for _ in 0..rng.below(3) {
+        m.options.push(option(rng));
     }
     if one_in(rng, 6) {
         m.options.push(TcpOption::SendBuffer(2_048 + rng.below(60_000) as usize));

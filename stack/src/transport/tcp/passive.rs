@@ -67,7 +67,7 @@ impl Tcp {
         let Some(slot) = self.listeners.lookup(packet.dst, seg.dst_port) else {
             return Fate::Dropped(DropReason::TcpPortClosed);
         };
-        let (answer, mtu) = match self.admit(lower, slot, &key, packet) {
+        let (answer, mtu) = match self.admit(lower, slot, &key, packet, seg) {
             Ok(answer) => answer,
             Err(reason) => return Fate::Dropped(reason),
         };
@@ -177,6 +177,7 @@ impl Tcp {
         slot: u32,
         key: &FlowKey,
         packet: &InPacket,
+        seg: &Header,
     ) -> Result<(Answer, usize), DropReason> {
         let listener = self.listeners.get(slot).ok_or(DropReason::TcpPortClosed)?;
         let limits = lower.ctx.limits;
@@ -186,7 +187,10 @@ impl Tcp {
             return Err(DropReason::TcpAcceptQueueFull);
         }
         let full = listener.is_syn_queue_full() || self.half_open.len() >= limits.tcp_half_open;
-        let answer = match (self.syn_cookies, full) {
+        // A segment size that a cookie cannot name would be exceeded (RFC 9293 3.7.1 MUST-16).
+        let cookies =
+            if syn_cookie::can_name(key, seg) { self.syn_cookies } else { SynCookies::Off };
+        let answer = match (cookies, full) {
             (SynCookies::Always, _) | (SynCookies::Pressure, true) => Answer::Cookie,
             (SynCookies::Off, true) => {
                 stats.syn_queue_overflows += 1;

@@ -54,6 +54,12 @@ fn hashes(key: &Key, flow: &FlowKey, count: u32, irs: SeqNum) -> (u32, u32) {
     (base, key.hash(&[&name, &count.to_be_bytes(), &irs.0.to_be_bytes()]) as u32)
 }
 
+/// Whether a cookie can name a segment size that the peer of `syn` takes. Smaller ones than the
+/// smallest are an oddity or an attack on our CPU.
+pub(crate) fn can_name(flow: &FlowKey, syn: &Header) -> bool {
+    syn.options.mss.is_none_or(|mss| mss >= sizes(flow)[0])
+}
+
 /// The initial sequence number that answers `syn`.
 pub(crate) fn make(key: &Key, flow: &FlowKey, syn: &Header, now: Instant) -> SeqNum {
     let table = sizes(flow);
