@@ -181,3 +181,27 @@ fn a_path_that_is_gone_for_a_while_is_no_black_hole_for_long() {
     p.net.run_for(Duration::from_secs(6));
     assert_eq!(p.pmtu(), 1500);
 }
+
+// RFC 4821 7.7
+#[test]
+fn a_black_hole_is_found_although_the_first_lost_segment_was_small() {
+    let mut net = Net::new(3);
+    let spec = LinkSpec { mtu: 1400, host_mtu: Some(1500), ..LinkSpec::default() };
+    let link = net.add_segment(spec);
+    let (a, b) = (net.add_host(HostSpec::named("a")), net.add_host(HostSpec::named("b")));
+    net.attach(a, link, &["10.0.0.1/24"]);
+    net.attach(b, link, &["10.0.0.2/24"]);
+    let remote = "10.0.0.2:80".parse().unwrap();
+    let sink = net.add_actor(b, Sink::new(remote));
+    let id = net.with_stack(a, |s, now| s.tcp_connect(now, None, remote).unwrap());
+    net.run_for(Duration::from_millis(50));
+    // A small segment is lost by chance, the rest is too long; repeated, both are one segment.
+    net.set_segment(link, LinkSpec { loss: 1.0, ..spec });
+    net.with_stack(a, |s, now| s.tcp_send(now, id, &[7; 800]).unwrap());
+    net.run_for(Duration::from_millis(5));
+    net.set_segment(link, spec);
+    net.with_stack(a, |s, now| s.tcp_send(now, id, &[7; 8_000]).unwrap());
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(net.progress(sink), 8_800);
+    assert_eq!(net.stack(a).mib().tcp.mtu_black_holes, 1);
+}

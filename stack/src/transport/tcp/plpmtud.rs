@@ -348,7 +348,11 @@ impl Connection {
         }
         let probes = self.settings.mtu_probing != MtuProbing::Off;
         let (base, mtu) = (self.base_mtu(), self.path.mtu);
-        let first = self.sent.first().map_or(0, |sent| sent.bytes() as usize);
+        // A repetition takes along what lies behind, however small the first segment was.
+        let first = match self.sent.first() {
+            Some(sent) if self.sent.sacked() > 0 => sent.bytes() as usize,
+            _ => self.flight().min(self.mss_full()),
+        };
         if !probes || self.rtx_count < BLACK_HOLE_TIMEOUTS {
             return;
         }
