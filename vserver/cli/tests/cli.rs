@@ -227,6 +227,8 @@ fn a_daemon_serves_operators_and_ends_cleanly() {
     assert!(out.contains("2 sent, 2 answered, 0% lost, min/avg/max "), "{out}");
     let (code, _, err) = ask(&["ping", "files", "10.0.0.99", "-c1", "-W", "0.05"]);
     assert_eq!((code, err.as_str()), (1, "weft: 10.0.0.99 did not answer\n"));
+    let (code, _, err) = ask(&["ping", "10.0.0.1000"]);
+    assert_eq!(code, 2, "{err}");
     let (code, _, err) = ask(&["ping", "10.0.0.21"]);
     assert_eq!(code, 1);
     assert_eq!(err, "weft: there are 3 vservers; name the one that is to ask\n");

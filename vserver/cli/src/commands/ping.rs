@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use weft_vserver::control::{Answer, Command, Connection};
-use weft_vserver::ping::{PingAnswers, PingLine, PingStep};
+use weft_vserver::ping::{PingAnswers, PingError, PingLine, PingStep};
 
 use super::daemon;
 use crate::Error;
@@ -62,6 +63,11 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
         [vserver, to] => (Some(vserver.clone()), to),
         _ => return Err(Error::Config(String::from("one address is wanted"))),
     };
+    // Told here, before anybody is asked.
+    let address = to.split_once('%').map_or(&to[..], |(address, _)| address);
+    if address.parse::<IpAddr>().is_err() {
+        return Err(Error::Config(PingError::Address(to.clone()).to_string()));
+    }
     let mut daemon = daemon::connect(control)?;
     let mut step = PingStep {
         vserver,
