@@ -224,7 +224,11 @@ impl Tcp {
             c.notes.dirty = true;
             self.dirty.push_back(index);
         }
-        self.arm(lower, index);
+        // Its turn to send comes next, and changes deadlines again; the timer that is armed finds
+        // those of a connection whose turn does not come.
+        if !c.notes.dirty || c.notes.armed.is_none() {
+            self.arm(lower, index);
+        }
     }
 
     /// The application is told, if there is something to tell.

@@ -6,6 +6,7 @@ use crate::time::Instant;
 
 /// Upper bound of the timeout (RFC 6298 2.5 allows no less than 60 s).
 const RTO_MAX: Duration = Duration::from_mins(2);
+const RTO_MAX_NS: u64 = 120_000_000_000;
 
 /// RFC 6298 2.1.
 const RTO_INITIAL: Duration = Duration::from_secs(1);
@@ -58,7 +59,8 @@ impl Rtt {
     /// RFC 6298 2.2, 2.3; a valid sample also ends the backoff (section 5). `per_round` samples
     /// share the weight of one (RFC 7323 appendix G).
     pub(crate) fn sample(&mut self, rtt: Duration, per_round: u32) {
-        let rtt = nanos(rtt);
+        // Longer ones are those of a clock that stood still, and would overflow below.
+        let rtt = nanos(rtt).min(RTO_MAX_NS);
         if self.srtt == UNKNOWN {
             (self.srtt, self.rttvar) = (rtt, rtt / 2);
         } else {
@@ -109,8 +111,12 @@ impl Rtt {
 
     /// The timeout to arm now, backed off.
     pub(crate) fn rto(&self) -> Duration {
-        let rto = self.rto.saturating_mul(1 << self.backoff.min(16));
-        Duration::from_nanos(rto).min(RTO_MAX)
+        Duration::from_nanos(self.rto_nanos())
+    }
+
+    /// The same as a plain number.
+    pub(crate) fn rto_nanos(&self) -> u64 {
+        self.rto.saturating_mul(1 << self.backoff.min(16)).min(RTO_MAX_NS)
     }
 
     /// The handshake is done; what its segments waited for is over.
@@ -169,6 +175,15 @@ mod tests {
         assert_eq!(rtt.rto(), RTO_MAX);
         rtt.sample(100 * MS, 1);
         assert!(rtt.rto() < 300 * MS);
+    }
+
+    #[test]
+    fn a_sample_of_a_month_is_one_of_the_longest_timeout() {
+        let mut rtt = Rtt::new(200 * MS);
+        for _ in 0..3 {
+            rtt.sample(Duration::from_hours(24 * 30), 1 << 16);
+        }
+        assert_eq!((rtt.rto(), rtt.srtt()), (RTO_MAX, Some(RTO_MAX)));
     }
 
     #[test]

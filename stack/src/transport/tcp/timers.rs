@@ -10,8 +10,8 @@ use super::state::{Connection, Cx, Owner, Probe};
 /// How long an orphan waits for the peer's FIN.
 pub(crate) const FIN_WAIT_2_ORPHAN: Duration = Duration::from_mins(1);
 
-/// How long memory for data to come is kept.
-const RELEASE_AFTER: Duration = Duration::from_secs(1);
+/// How long memory for data to come is kept, at least.
+const RELEASE_AFTER_NS: u64 = 1_000_000_000;
 
 /// RFC 9293 3.8.3 R2: timeouts in a row before a connection is given up (about 15 minutes).
 const RETRIES_MAX: u32 = 15;
@@ -53,7 +53,7 @@ impl Connection {
             return u64::MAX;
         }
         let quiet = self.last_sent.max(self.totals.times.last_received);
-        (quiet + self.rtt.rto().max(RELEASE_AFTER)).as_nanos()
+        quiet.as_nanos().saturating_add(self.rtt.rto_nanos().max(RELEASE_AFTER_NS))
     }
 
     pub(crate) fn stop_timers(&mut self) {
@@ -72,10 +72,9 @@ impl Connection {
 
     /// RFC 5482, local only: how long data may wait for its acknowledgement.
     fn user_timeout_at(&self) -> Option<Instant> {
-        let waits = self.flight() > 0 || self.unsent() > 0;
-        let limit =
-            self.settings.user_timeout.filter(|_| waits && self.state != TcpState::Closed)?;
-        Some(self.progress_at + limit)
+        let limit = self.settings.user_timeout?;
+        let waits = (self.flight() > 0 || self.unsent() > 0) && self.state != TcpState::Closed;
+        waits.then(|| self.progress_at + limit)
     }
 
     /// Time has come to `cx.now`: does whatever is due.

@@ -17,6 +17,9 @@ const BETA_TENTHS: u64 = 7;
 /// RFC 9438 4.3: `alpha_cubic` = 3 (1 - beta) / (1 + beta) = 9 / 17.
 const ALPHA: (u64, u64) = (9, 17);
 
+/// So long into a stage (19 hours) the curve has no more to say, and its cube still fits.
+const LATE_US: u64 = 1 << 36;
+
 /// The default controller.
 #[derive(Clone, Debug)]
 pub struct Cubic {
@@ -95,7 +98,7 @@ impl Curve {
 
     /// Equation 1, `t_us` into the stage.
     fn w_cubic(&self, t_us: u64, mss: u32) -> u64 {
-        let d = i128::from(t_us.min(1 << 40)) - i128::from(self.k_us);
+        let d = i128::from(t_us.min(LATE_US)) - i128::from(self.k_us);
         let rise = C_TENTHS * i128::from(mss) * d * d * d / 10i128.pow(19);
         (i128::from(self.w_max) + rise).clamp(0, i128::from(u32::MAX)) as u64
     }
@@ -306,9 +309,8 @@ impl Controller for Cubic {
     fn set_mss(&mut self, mss: usize) {
         let (new, old) = (mss as u32, self.mss.max(1));
         if new != self.mss {
-            // Windows stay the same number of segments.
-            self.cwnd = (self.cwnd / old).max(1) * new;
-            self.curve.scale(new, old);
+            self.cwnd = super::rescale(self.cwnd, old, new);
+            self.curve.scale(new.min(old), old);
             self.curve.epoch = None;
             self.mss = new;
         }
@@ -418,6 +420,36 @@ mod tests {
         // The curve went on for a minute although no ACK came.
         round(&mut cc, Instant::from_millis(60_000), rtt);
         assert!(cc.cwnd() > before * 14 / 10 && cc.cwnd() <= before * 165 / 100);
+    }
+
+    // RFC 8899 3
+    #[test]
+    fn larger_segments_make_no_larger_window_and_smaller_ones_a_smaller_one() {
+        for mut cc in [
+            super::super::Algorithm::new(crate::socket::tcp::CongestionControl::Cubic, 1000, 0),
+            super::super::Algorithm::new(crate::socket::tcp::CongestionControl::NewReno, 1000, 0),
+        ] {
+            cc.set_mss(8900);
+            assert_eq!(cc.cwnd(), 10_000);
+            cc.set_mss(890);
+            assert_eq!(cc.cwnd(), 890);
+            cc.set_mss(8900);
+            assert_eq!(cc.cwnd(), 8900, "one segment at least");
+        }
+    }
+
+    // RFC 9438 4.2 equation 1
+    #[test]
+    fn a_stage_of_weeks_does_not_overflow() {
+        let mut cc = reduced(1000);
+        cc.set_mss(65_495);
+        let late = Instant::from_millis(30 * 24 * 3_600_000);
+        for now in [Instant::from_millis(1), late] {
+            let srtt = Some(Duration::from_mins(2));
+            cc.on_ack(&Acked { now, srtt, ..acked(MSS as usize, cc.cwnd()) });
+            cc.used_until = late;
+        }
+        assert!(cc.cwnd() > 700_000);
     }
 
     // RFC 9438 4.6

@@ -221,6 +221,12 @@ fn grow_by(ack: &Acked, mss: usize, restarting: bool) -> usize {
     }
 }
 
+/// A window when segments change their size: as many segments of a smaller one (RFC 1191 6.4 knows no
+/// other reaction), but no more bytes of a larger one (RFC 8899 section 3), beyond one segment.
+fn rescale(cwnd: u32, old: u32, new: u32) -> u32 {
+    if new <= old { (cwnd / old.max(1)).max(1) * new } else { cwnd.max(new) }
+}
+
 /// A slow start threshold as callers see it.
 fn threshold(ssthresh: u32) -> usize {
     if ssthresh == u32::MAX { usize::MAX } else { ssthresh as usize }

@@ -127,8 +127,7 @@ impl Controller for NewReno {
     fn set_mss(&mut self, mss: usize) {
         let mss = mss as u32;
         if mss != self.mss {
-            // The window stays the same number of segments.
-            self.cwnd = (self.cwnd / self.mss.max(1)).max(1) * mss;
+            self.cwnd = super::rescale(self.cwnd, self.mss, mss);
             self.mss = mss;
         }
     }
