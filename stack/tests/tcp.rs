@@ -352,7 +352,7 @@ fn a_small_mtu_that_contradicts_what_arrives_is_forgotten() {
     assert_eq!(pmtu(&net), 1500);
     settle(&mut net, 1000);
     let mut got = 0;
-    while let Ok(n @ 1..) = net.stacks[B].tcp_recv(net.now, s, &mut [0; 30_000]) {
+    while let Ok(n @ 1..) = net.stacks[B].tcp_recv(net.now, s, &mut vec![0; 30_000]) {
         got += n;
     }
     assert_eq!((got, pmtu(&net)), (20_000, 1500));
