@@ -2,7 +2,7 @@
 //! share.
 //!
 //! The link layer speaks ARP by itself. Neighbour solicitations need IP: they are left in
-//! `solicits`, and neighbours that stopped answering in `gone`, for [`crate::ip::ndp::link_work`],
+//! `solicits`, and neighbours that stopped answering in `gone`, for `crate::ip::ndp::link_work`,
 //! which has to run after every call that may send.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};

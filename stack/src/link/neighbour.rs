@@ -2,7 +2,7 @@
 //! alike, keyed by alias and address; states and timers of RFC 4861 7.3.
 //!
 //! The table sends nothing: what has to be asked is left in `asks`, frames whose neighbour was
-//! found in `ready`, frames that found none in `lost`; [`super::Link`] carries them on.
+//! found in `ready`, frames that found none in `lost`; `Link` carries them on.
 //!
 //! ```text
 //!           output                     answer                 time

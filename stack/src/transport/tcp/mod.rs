@@ -1,6 +1,6 @@
 //! TCP (RFC 9293) of one stack.
 //!
-//! A [`Connection`](state::Connection) knows nothing of the others; this table finds it (flow
+//! A `Connection` (`state.rs`) knows nothing of the others; this table finds it (flow
 //! table), hands it segments and time, and sends what it has to say when the way out has room
 //! (dirty list). No call here looks at every connection, but for dumps and removed addresses.
 //!
