@@ -250,7 +250,9 @@ counters! {
         /// Payload bytes acknowledged by peers.
         out_octets: "OutOctets",
         /// Retransmission timeouts.
-        timeouts: "ExtTimeouts",
+        timeouts: "ExtTCPTimeouts",
+        /// SYNs and SYN-ACKs sent again.
+        syn_retrans: "ExtTCPSynRetrans",
         /// Fast retransmissions.
         fast_retrans: "ExtTCPFastRetrans",
         /// Segments resent because SACK showed a hole.
@@ -294,7 +296,7 @@ counters! {
         /// SYNs refused because the accept queue was full.
         listen_overflows: "ExtListenOverflows",
         /// SYNs refused because the SYN queue was full and cookies are off.
-        syn_queue_overflows: "ExtSynQueueOverflows",
+        syn_queue_overflows: "ExtTCPReqQFullDrop",
         /// SYNs answered by a cookie.
         syncookies_sent: "ExtSyncookiesSent",
         /// Cookies that came back and made a connection.

@@ -83,6 +83,9 @@ fn a_lost_syn_ack_is_sent_again_and_the_queue_shows_the_handshake() {
         net.transfer((A, c), s, &pattern(200_000));
         assert_eq!(net.stacks[B].mib().tcp.passive_opens, 1);
         assert!(net.stacks[B].mib().tcp.retrans_segs >= 2);
+        let repeated = [A, B].map(|host| net.stacks[host].mib().tcp.syn_retrans);
+        assert_eq!(repeated[B], net.stacks[B].mib().tcp.retrans_segs);
+        assert!(repeated[A] > 0, "nobody answered the client in time");
         close_all(&mut net, &[c], &[s, l]);
     }
 }

@@ -93,7 +93,7 @@ pub fn traffic(vservers: &[&VserverSnapshot]) -> Table {
             c("TcpCurrEstab"),
             c("TcpActiveOpens") + c("TcpPassiveOpens"),
             c("TcpRetransSegs"),
-            c("TcpExtTimeouts"),
+            c("TcpExtTCPTimeouts"),
             c("TcpOutRsts"),
         ];
         for (sum, n) in total.iter_mut().zip(numbers) {

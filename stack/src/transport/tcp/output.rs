@@ -129,6 +129,7 @@ impl Connection {
             cx.stats.out_segs += 1;
         } else {
             cx.stats.retrans_segs += 1;
+            cx.stats.syn_retrans += 1;
             self.totals.losses.retransmits.handshake += 1;
         }
         self.rtx_at = Some(cx.now + self.rtt.rto());

@@ -476,6 +476,7 @@ impl Tcp {
         let sent = lower.ctx.mib.tcp.out_segs - before;
         lower.ctx.mib.tcp.out_segs -= sent;
         lower.ctx.mib.tcp.retrans_segs += sent;
+        lower.ctx.mib.tcp.syn_retrans += sent;
     }
 
     /// `TCP_DEFER_ACCEPT`: the application may have waited long enough.
