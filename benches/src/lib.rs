@@ -74,18 +74,18 @@ impl Pair {
         for i in 0..count as u32 {
             let peer = Ipv4Addr::from(u32::from(IDLE_PEERS) + i / 16_384);
             let port = 1024 + (i % 16_384) as u16;
-            self.from_idle(peer, port, Flags::SYN, SeqNum(i), SeqNum(0));
+            self.idle_sends(peer, port, Flags::SYN, SeqNum(i), SeqNum(0));
             self.server.poll_transmit(self.now, &mut self.burst);
             let (_, frame) = self.burst.frames.pop().expect("a SYN-ACK");
             let answer = Header::parse(&frame.data()[20..]).expect("a TCP header").0;
-            self.from_idle(peer, port, Flags::ACK, SeqNum(i) + 1, answer.seq + 1);
+            self.idle_sends(peer, port, Flags::ACK, SeqNum(i) + 1, answer.seq + 1);
             self.server.tcp_accept(listener).expect("the handshake is done");
         }
         while self.server.poll_event().is_some() {}
     }
 
     /// A bare segment of an idle peer.
-    fn from_idle(&mut self, peer: Ipv4Addr, port: u16, flags: Flags, seq: SeqNum, ack: SeqNum) {
+    fn idle_sends(&mut self, peer: Ipv4Addr, port: u16, flags: Flags, seq: SeqNum, ack: SeqNum) {
         let syn = flags.has(Flags::SYN);
         let options = Options {
             mss: syn.then_some(1460),
