@@ -1,5 +1,5 @@
 # Each target calls one script or one cargo command; scripts do their own set-up.
-.PHONY: demo test simulate fuzz interop bench setup
+.PHONY: demo test soak simulate fuzz interop bench setup
 setup: ; @scripts/setup
 demo: ; @scripts/demo
 test: ; @scripts/test
@@ -8,4 +8,6 @@ simulate: ; @scripts/simulate $(SEEDS)
 # searches for inputs that break a fuzz target; SECONDS_IN_ALL=n, TARGETS="a b"
 fuzz: ; @scripts/fuzz $(SECONDS_IN_ALL)
 interop: ; @scripts/interop
+# the long ones of CI: 10 000 scenarios, tables of goodput, a minute of search
+soak: ; @scripts/soak
 bench: ; @scripts/bench
