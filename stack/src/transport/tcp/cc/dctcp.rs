@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(cc.cwnd(), 5_000);
     }
 
-    // RFC 8257 3.6
+    // RFC 8257 3.4
     #[test]
     fn without_marks_it_is_newreno() {
         let (mut cc, mut reno) = (Dctcp::new(1000), NewReno::new(1000));
