@@ -33,6 +33,22 @@ impl Held {
     }
 }
 
+/// Neighbours share a frame up to this: a peer that sends single bytes makes no long queue of them.
+const JOINED_BYTES_MAX: usize = 1024;
+
+/// Copies two neighbours together, if they are short.
+fn join(first: &Frame, second: &Frame) -> Option<Frame> {
+    let (a, b) = (first.total_len(), second.total_len());
+    if a + b > JOINED_BYTES_MAX {
+        return None;
+    }
+    let mut joined = Frame::heap_with_capacity(0, a + b);
+    let data = joined.push_back(a + b);
+    first.copy_to(&mut data[..a]);
+    second.copy_to(&mut data[a..]);
+    Some(joined)
+}
+
 /// A run of contiguous bytes.
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -182,9 +198,29 @@ impl Queue {
         }
         self.held += new.cost();
         self.bytes += len;
-        self.segments.insert(at, new);
+        copied += self.add(at, new);
         self.join_runs(seq, end);
         Inserted::Queued { copied }
+    }
+
+    /// Puts a segment at `at`, together with the one before or behind it if both are short. Returns
+    /// how many bytes that copied.
+    fn add(&mut self, at: usize, new: Held) -> usize {
+        let before = at.checked_sub(1).filter(|i| self.segments[*i].end == new.seq);
+        let behind = Some(at).filter(|i| self.segments.get(*i).is_some_and(|h| h.seq == new.end));
+        for (i, is_before) in
+            before.map(|i| (i, true)).into_iter().chain(behind.map(|i| (i, false)))
+        {
+            let old = &mut self.segments[i];
+            let (first, second) = if is_before { (&*old, &new) } else { (&new, &*old) };
+            let Some(frame) = join(&first.frame, &second.frame) else { continue };
+            let joined = Held { seq: first.seq, end: second.end, frame };
+            self.held = self.held + joined.cost() - old.cost() - new.cost();
+            *old = joined;
+            return old.frame.total_len();
+        }
+        self.segments.insert(at, new);
+        0
     }
 
     fn touches_run(&self, seq: SeqNum, end: SeqNum) -> bool {
@@ -319,12 +355,35 @@ mod tests {
         let fit = (0..1000).filter(|i| insert(&mut a, i * 10, 1) != Inserted::Full).count();
         assert_eq!(fit, RUNS_MAX);
         let mut a = Assembler::default();
-        let queued =
-            (0..1000).take_while(|i| a.insert(SeqNum(1 + i), frame(b"x"), 1000) != Inserted::Full);
-        assert!(queued.count() < 20);
+        let mut add = |i| a.insert(SeqNum(1 + 600 * i), frame(&[0; 600]), 1000);
+        assert_eq!((0..1000u32).take_while(|i| add(*i) != Inserted::Full).count(), 2);
         assert!(a.held() <= 2000);
         while a.pop(SeqNum(1000)).is_some() {}
         assert_eq!((a.held(), a.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn single_bytes_in_any_order_share_frames() {
+        let limit = 1 << 20;
+        let (low, high) = (SeqNum(u32::MAX - 5000), SeqNum(20_000));
+        let mut q = Queue::default();
+        for i in 0..10_000u32 {
+            // Two runs that grow towards each other, and away.
+            let up = low + i;
+            let down = high - i;
+            q.insert(up, Frame::from_heap(0, &[up.0 as u8]), limit);
+            q.insert(down, Frame::from_heap(0, &[down.0 as u8]), limit);
+        }
+        assert_eq!((q.bytes, q.runs.len()), (20_000, 2));
+        assert!(q.segments.len() <= 24, "{}", q.segments.len());
+        let mut at = low;
+        while let Some(frame) = q.pop(at) {
+            for byte in frame.data() {
+                assert_eq!(*byte, at.0 as u8);
+                at += 1;
+            }
+        }
+        assert_eq!(at, low + 10_000);
     }
 
     proptest! {
