@@ -2,7 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use weft_sim::{
-    Burst, Discipline, HostId, HostSpec, LinkSpec, Medium, Net, Peer, Role, SegmentId, each_seed,
+    Burst, Discipline, Fault, HostId, HostSpec, LinkSpec, Manner, Medium, Net, Peer, Role,
+    SegmentId, each_seed,
 };
 use weft_stack::stack::{Change, TcpConfig};
 use weft_stack::time::Duration;
@@ -195,4 +196,45 @@ fn a_cut_cable_ends_connections_and_leaves_nothing() {
         pair.net.close_all();
         pair.net.check_memory()
     });
+}
+
+// RFC 9293 3.8.3 SHLD-11
+#[test]
+fn an_orphan_waits_for_a_reader_that_pauses_however_short_its_timeouts_are() {
+    let tcp = TcpConfig { rto_ms_min: 10, recv_buffer: 8_000, ..TcpConfig::default() };
+    let tcp = TcpConfig { recv_buffer_max: 8_000, ..tcp };
+    let mut p = pair(0, LinkSpec::default(), &tcp);
+    let remote = V4[2].parse().unwrap();
+    let pause = Some((10_000, Duration::from_secs(60)));
+    let manner = Manner { read_stall: pause, ..Manner::default() };
+    let server = Peer::new(Role::Server(remote), 1, 2).expecting(40_000);
+    p.net.add_actor(p.server, server.behaving(manner));
+    // It has nothing to wait for: its handle is closed while data waits in its buffer.
+    p.net.add_actor(p.client, Peer::new(Role::Client(remote), 2, 1).sending(40_000));
+    p.finish().unwrap();
+}
+
+#[test]
+fn a_syn_ack_that_finds_no_frame_is_sent_later_and_counted_once() {
+    let mut p = pair(0, LinkSpec::default(), &TcpConfig::default());
+    p.net.run_for(Duration::from_millis(10));
+    p.transfer(0, 5_000, |peer| peer);
+    // Neighbours are known by now, the next handshake finds an empty pool.
+    p.finish().unwrap();
+    let listener = p.net.with_stack(p.server, |s, now| {
+        s.tcp_listen(now, "10.0.0.2:81".parse().unwrap(), 4).unwrap()
+    });
+    p.net.apply(Fault::SeizeFrames(p.server, 1 << 20));
+    p.net.at(Duration::from_secs(5), Fault::ReleaseFrames(p.server));
+    let sent = p.net.stack(p.server).mib().tcp.out_segs;
+    let id = p.net.with_stack(p.client, |s, now| {
+        s.tcp_connect(now, None, "10.0.0.2:81".parse().unwrap()).unwrap()
+    });
+    p.net.run_for(Duration::from_secs(4));
+    assert_eq!(p.net.stack(p.server).mib().tcp.out_segs, sent, "nothing has left");
+    p.net.run_for(Duration::from_secs(30));
+    assert!(p.net.with_stack(p.server, |s, _| s.tcp_accept(listener)).is_some());
+    p.net.with_stack(p.client, |s, now| s.tcp_abort(now, id));
+    p.net.close_all();
+    p.net.check_memory().unwrap();
 }
