@@ -205,7 +205,7 @@ fn an_orphan_waits_for_a_reader_that_pauses_however_short_its_timeouts_are() {
     let tcp = TcpConfig { recv_buffer_max: 8_000, ..tcp };
     let mut p = pair(0, LinkSpec::default(), &tcp);
     let remote = V4[2].parse().unwrap();
-    let pause = Some((10_000, Duration::from_secs(60)));
+    let pause = Some((10_000, Duration::from_mins(1)));
     let manner = Manner { read_stall: pause, ..Manner::default() };
     let server = Peer::new(Role::Server(remote), 1, 2).expecting(40_000);
     p.net.add_actor(p.server, server.behaving(manner));
