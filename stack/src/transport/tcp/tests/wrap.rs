@@ -93,3 +93,38 @@ fn a_small_segment_of_long_ago_does_not_hold_a_tail_back() {
     b.write_bytes(10);
     assert_eq!(drain(&mut b).len(), 1);
 }
+
+// RFC 9293 3.4
+// RFC 7323 5.2
+#[test]
+fn sequence_numbers_and_both_clocks_wrap_in_the_middle_of_recovery() {
+    let first = 0u32.wrapping_sub(3000);
+    let iss = SeqNum(first.wrapping_sub(1));
+    // Our clock wraps at 50 ms, the peer's at 55.
+    let ts_offset = 0u32.wrapping_sub(100_050);
+    let at = |i: u32| first.wrapping_add(i * 1000);
+    let (ours, theirs) = (|ms: u32| ms.wrapping_sub(50), |ms: u32| ms.wrapping_sub(55));
+    let mut b =
+        Bench::new(|cx| Connection::connect(Origin { iss, ts_offset, ..origin() }, settings(), cx));
+    b.recv(0, &[syn(iss.0)]);
+    let options = Options {
+        mss: Some(1012),
+        sack_permitted: true,
+        timestamp: Some((theirs(30), ours(0))),
+        ..Options::default()
+    };
+    b.send(30, syn_ack(5000, first).opt(options));
+    b.recv(30, &[ack(first, 5001)]);
+    assert_eq!(b.write(&[7; 8000]), 8000);
+    assert_eq!(drain(&mut b).len(), 8);
+    // The third and fourth are lost, on both sides of the wrap.
+    b.send(60, ack(5001, at(2)).ts(theirs(60), ours(30)));
+    b.send(61, ack(5001, at(2)).ts(theirs(61), ours(30)).sack(&[(at(4), at(8))]));
+    assert_eq!(b.c.recovery.phase, Phase::Fast);
+    let again: Vec<_> = drain(&mut b).iter().map(|h| h.seq.0).collect();
+    assert_eq!(again, [at(2), at(3)]);
+    b.send(91, ack(5001, at(8)).ts(theirs(91), ours(61)));
+    assert_eq!((b.c.recovery.phase, b.c.flight(), b.stats.paws_rejected), (Phase::Open, 0, 0));
+    assert_eq!((b.stats.full_undo, b.c.sent.lost()), (0, 0));
+    assert_eq!(b.c.rtt.srtt(), Some(Duration::from_millis(30)));
+}
