@@ -343,8 +343,8 @@ impl Ip {
 
     /// Lowers the path MTU to `dst`.
     pub(crate) fn lower_pmtu(&mut self, ctx: &Ctx<'_>, dst: IpAddr, mtu: usize) {
-        self.version += 1;
-        self.pmtu.lower(ctx.now, dst, mtu, ctx.limits.pmtu);
+        let changed = self.pmtu.lower(ctx.now, dst, mtu, ctx.limits.pmtu);
+        self.version += u64::from(changed);
     }
 
     /// Path MTU entries held.

@@ -46,13 +46,14 @@ impl PmtuCache {
         self.entries.get(&dst).filter(|e| e.until > now).map(|e| e.mtu)
     }
 
-    /// Lowers the MTU towards `dst`; never raises it.
-    pub(crate) fn lower(&mut self, now: Instant, dst: IpAddr, mtu: usize, limit: usize) {
+    /// Lowers the MTU towards `dst`; never raises it. Returns whether that changed anything.
+    pub(crate) fn lower(&mut self, now: Instant, dst: IpAddr, mtu: usize, limit: usize) -> bool {
         let mtu = mtu.max(if dst.is_ipv4() { IPV4_MIN } else { IPV6_MIN });
         if self.get(now, dst).is_some_and(|old| old <= mtu) || limit == 0 {
-            return;
+            return false;
         }
         self.insert(now, dst, mtu, limit);
+        true
     }
 
     /// Whatever was known: the MTU towards `dst` is this; `None`: not lower than the link's.
@@ -100,8 +101,9 @@ mod tests {
         let mut cache = PmtuCache::new(Key::generate(&mut Rng::from_u64(1)));
         let dst: IpAddr = "192.0.2.1".parse().unwrap();
         let t0 = Instant::from_millis(1);
-        cache.lower(t0, dst, 1400, 4);
-        cache.lower(t0, dst, 1450, 4);
+        assert!(cache.lower(t0, dst, 1400, 4));
+        // Floods of old news leave what is cached about routes alone.
+        assert!(!cache.lower(t0, dst, 1450, 4) && !cache.lower(t0, dst, 1400, 4));
         assert_eq!(cache.get(t0, dst), Some(1400));
         cache.lower(t0, dst, 100, 4);
         assert_eq!(cache.get(t0, dst), Some(IPV4_MIN));
