@@ -46,7 +46,9 @@ fn many_small_segments_behind_one_hole_cost_at_most_twice_the_buffer() {
     }
     let memory = v.net.stacks[B].memory().tcp_bytes;
     assert!(memory <= 128 << 10, "{memory}");
-    assert!(v.net.stacks[B].mib().drops.total() > 0);
+    // Neighbours share frames, so that all of it fits.
+    let info = v.net.stacks[B].tcp_info(v.net.now, v.s).unwrap();
+    assert_eq!(info.out_of_order, 59_999);
     v.net.stacks[A].tcp_abort(v.net.now, v.c);
     v.net.run_for(Duration::from_millis(100));
     v.close();
