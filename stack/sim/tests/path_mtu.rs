@@ -148,7 +148,7 @@ fn other_connections_to_the_host_start_from_what_one_found() {
     let sink = p.net.add_actor(p.server, Sink::new(remote));
     p.net.add_actor(p.client, Source::new(remote, CongestionControl::Cubic));
     p.net.run_for(Duration::from_secs(2));
-    assert!(p.net.progress(sink) > 1_000_000);
+    assert!(p.net.progress(sink) > 500_000);
     assert_eq!(p.timeouts(), 2);
     // RFC 8201 section 4: after ten minutes it is tried again, here in vain.
     let found: Vec<_> = p.infos().iter().map(|i| i.pmtu).collect();
