@@ -9,6 +9,11 @@ use super::{Bbr, INFINITE, State, Undo};
 
 /// 2.5: the loss rate per round trip that probing tolerates, in percent.
 const LOSS_THRESH_PERCENT: u64 = 2;
+/// Of a few hundred segments more than 2 % are lost by chance every few rounds where 1 % is the
+/// rule: so many segments (5.3.1.3's `StartupFullLossCnt`), or a part of a smaller flight, prove
+/// nothing.
+const CHANCE_SEGMENTS: u64 = 5;
+const CHANCE_DIVISOR: u64 = 10;
 /// 2.5: `BBR.Beta`, in percent.
 pub(super) const BETA_PERCENT: u64 = 70;
 /// 2.10
@@ -183,7 +188,13 @@ impl Bbr {
     /// and our own pacing margin compound from round to round until the next probe.
     fn round_lost_too_much(&self) -> bool {
         let (lost, delivered) = self.loss_round_bytes;
-        lost * 100 > (lost + delivered) * LOSS_THRESH_PERCENT || !self.path.sack
+        let sent = lost + delivered;
+        (lost * 100 > sent * LOSS_THRESH_PERCENT && lost > self.lost_by_chance(sent))
+            || !self.path.sack
+    }
+
+    fn lost_by_chance(&self, flight: u64) -> u64 {
+        (CHANCE_SEGMENTS * self.path.mss).min(flight / CHANCE_DIVISOR)
     }
 
     /// `ResetShortTermModel()` (5.5.10.3)
@@ -230,7 +241,8 @@ impl Bbr {
     }
 
     fn is_loss_too_high(&self, lost: u64, flight: u64) -> bool {
-        lost * 100 > flight * LOSS_THRESH_PERCENT || (lost > 0 && !self.path.sack)
+        (lost * 100 > flight * LOSS_THRESH_PERCENT && lost > self.lost_by_chance(flight))
+            || (lost > 0 && !self.path.sack)
     }
 
     /// `IsInflightTooHigh()` (5.5.10.2), of the sample.
