@@ -34,6 +34,7 @@ use crate::transport::Transports;
 use crate::transport::raw::Raw;
 use crate::transport::tcp::Tcp;
 use crate::transport::udp::Udp;
+use crate::wire::tcp::Options;
 
 #[cfg(any(test, feature = "check"))]
 mod check;
@@ -137,6 +138,11 @@ pub struct TcpConfig {
     pub time_wait_s: u32,
     /// How long an ACK may be delayed, milliseconds (RFC 9293: below 500).
     pub delayed_ack_ms: u32,
+    /// So many ACKs of a connection's first data, and of what comes after idleness, are not delayed,
+    /// unless the application answers at once. Linux has 16; 0: all are delayed.
+    pub quick_acks: u32,
+    /// What is offered and taken up in handshakes.
+    pub offers: Offers,
     /// Congestion controller of new connections.
     pub congestion: CongestionControl,
     /// Spread what the window allows over the round trip. BBR is paced whatever this says.
@@ -161,12 +167,44 @@ impl Default for TcpConfig {
             rto_ms_min: 200,
             time_wait_s: 60,
             delayed_ack_ms: 40,
+            quick_acks: 0,
+            offers: Offers::default(),
             congestion: CongestionControl::Cubic,
             pacing: true,
             ecn: EcnMode::Accept,
             fast_open: FastOpen::Off,
             syn_cookies: SynCookies::Pressure,
             mtu_probing: MtuProbing::BlackHole,
+        }
+    }
+}
+
+/// Options of TCP that both ends must offer before they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offers {
+    /// Timestamps (RFC 7323 section 3). Without them spurious retransmissions are found out later,
+    /// and old duplicates are told from new data by sequence numbers alone.
+    pub timestamps: bool,
+    /// Selective acknowledgements (RFC 2018).
+    pub sack: bool,
+    /// Windows above 65,535 bytes (RFC 7323 section 2).
+    pub window_scaling: bool,
+}
+
+impl Default for Offers {
+    fn default() -> Offers {
+        Offers { timestamps: true, sack: true, window_scaling: true }
+    }
+}
+
+impl Offers {
+    /// What remains of a peer's offer.
+    pub(crate) fn taken_up(self, peer: &Options) -> Options {
+        Options {
+            timestamp: peer.timestamp.filter(|_| self.timestamps),
+            sack_permitted: peer.sack_permitted && self.sack,
+            window_scale: peer.window_scale.filter(|_| self.window_scaling),
+            ..*peer
         }
     }
 }

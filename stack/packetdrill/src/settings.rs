@@ -47,6 +47,7 @@ impl Default for Settings {
     fn default() -> Settings {
         let mut stack = StackConfig { name: "packetdrill".into(), ..StackConfig::default() };
         stack.tcp.pacing = false;
+        stack.tcp.quick_acks = 16;
         stack.seed = [7; 16];
         // Buffers that do not grow: the window scale is 5, whatever the defaults become.
         (stack.tcp.send_buffer, stack.tcp.send_buffer_max) = (1 << 20, 1 << 20);
@@ -211,8 +212,12 @@ impl Settings {
             "weft.half_open" => self.stack.limits.tcp_half_open = number(short, value)?,
             "weft.connections" => self.stack.limits.tcp_connections = number(short, value)?,
             "weft.icmp_errors" => self.stack.limits.icmp_errors_per_second = number(short, value)?,
+            "weft.quick_acks" => tcp.quick_acks = number(short, value)?,
+            "tcp_timestamps" => tcp.offers.timestamps = value != "0",
+            "tcp_sack" => tcp.offers.sack = value != "0",
+            "tcp_window_scaling" => tcp.offers.window_scaling = value != "0",
             // Always so, or of no concern to one connection in virtual time.
-            "tcp_timestamps" | "tcp_sack" | "tcp_dsack" | "tcp_window_scaling" if value != "0" => {}
+            "tcp_dsack" if value != "0" => {}
             "tcp_syn_retries"
             | "tcp_synack_retries"
             | "tcp_frto"
@@ -347,8 +352,8 @@ mod tests {
     #[test]
     fn what_the_stack_has_not_is_refused_by_name() {
         let mut s = Settings::default();
-        let text = s.command("sysctl -q net.ipv4.tcp_timestamps=0").unwrap_err();
-        assert!(text.contains("tcp_timestamps=0"), "{text}");
+        let text = s.command("sysctl -q net.ipv4.tcp_dsack=0").unwrap_err();
+        assert!(text.contains("tcp_dsack=0"), "{text}");
         let text = s.command("rm -rf x").unwrap_err();
         assert!(text.contains("`rm -rf x`"), "{text}");
         assert_eq!(later("ip link set dev tun0 mtu 1400"), Ok(Some(1400)));

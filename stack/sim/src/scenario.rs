@@ -92,6 +92,7 @@ fn tcp(rng: &mut Rng) -> TcpConfig {
         fast_open: pick(rng, &[FastOpen::Off, FastOpen::Both]),
         syn_cookies: pick(rng, &[SynCookies::Pressure, SynCookies::Always, SynCookies::Off]),
         mtu_probing: pick(rng, &[MtuProbing::Off, MtuProbing::BlackHole, MtuProbing::Always]),
+        ..TcpConfig::default()
     }
 }
 

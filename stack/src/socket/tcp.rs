@@ -402,13 +402,13 @@ impl<P: PathLayer> Stack<P> {
         remote: SocketAddr,
     ) -> Result<SocketId, ConnectError> {
         let (mut lower, tcp, _) = self.parts(now);
-        tcp.connect(&mut lower, local, remote, &[]).map(|(id, _)| id)
+        tcp.connect(&mut lower, local, remote, None).map(|(id, _)| id)
     }
 
     /// Starts a connection and queues `data` as the first to be sent; returns how many bytes fitted
     /// the send buffer. With [`TcpConfig::fast_open`](crate::stack::TcpConfig::fast_open) they go
     /// with the SYN where the peer gave a cookie before (RFC 7413): the peer's application may then
-    /// see them twice. Otherwise they follow the handshake.
+    /// see them twice. Otherwise they follow the handshake. Without `data` only a cookie is asked for.
     pub fn tcp_connect_with(
         &mut self,
         now: Instant,
@@ -417,7 +417,7 @@ impl<P: PathLayer> Stack<P> {
         data: &[u8],
     ) -> Result<(SocketId, usize), ConnectError> {
         let (mut lower, tcp, _) = self.parts(now);
-        tcp.connect(&mut lower, local, remote, data)
+        tcp.connect(&mut lower, local, remote, Some(data))
     }
 
     /// Copies bytes into the send buffer; returns how many fitted (at least one, unless `data` is

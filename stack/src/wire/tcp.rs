@@ -351,9 +351,9 @@ impl Options {
         }
         if let Some(cookie) = self.fast_open {
             let padding = cookie.option_bytes() - 2 - usize::from(cookie.len);
-            put(&[1, 1][..padding]);
             put(&[34, 2 + cookie.len]);
             put(cookie.as_slice());
+            put(&[1, 1][..padding]);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use weft_stack::socket::tcp::CongestionControl;
-use weft_stack::stack::{EcnMode, FastOpen, MtuProbing, SynCookies};
+use weft_stack::stack::{EcnMode, FastOpen, MtuProbing, Offers, SynCookies};
 
 use super::*;
 
@@ -112,6 +112,10 @@ ecn = "accurate"
 fast_open = "server"
 syn_cookies = "off"
 mtu_probing = "always"
+timestamps = false
+sack = false
+window_scaling = false
+quick_acks = 3
 [[vserver.files.service]]
 kind = "http"
 port = 80
@@ -152,6 +156,8 @@ idle_s = 0
     assert_eq!((v.tcp.congestion, v.tcp.pacing), (CongestionControl::Bbr, false));
     assert_eq!((v.tcp.ecn, v.tcp.fast_open), (EcnMode::Accurate, FastOpen::Server));
     assert_eq!((v.tcp.syn_cookies, v.tcp.mtu_probing), (SynCookies::Off, MtuProbing::Always));
+    let offers = Offers { timestamps: false, sack: false, window_scaling: false };
+    assert_eq!((v.tcp.offers, v.tcp.quick_acks), (offers, 3));
     assert_eq!(v.services[0].listen, "[::]:80".parse().unwrap());
     let ServiceKind::Http { root, upload, upload_bytes_max } = &v.services[0].kind else {
         panic!("{:?}", v.services[0]);

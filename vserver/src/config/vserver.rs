@@ -477,6 +477,7 @@ fn read_tcp(report: &mut Report, mut s: Section) -> TcpConfig {
         rto_ms_min: 1..=60_000,
         time_wait_s: 0..=240,
         delayed_ack_ms: 0..=499,
+        quick_acks: 0..=255,
     );
     choices!(report, s, t,
         congestion: [
@@ -508,8 +509,16 @@ fn read_tcp(report: &mut Report, mut s: Section) -> TcpConfig {
             "always" => MtuProbing::Always
         ],
     );
-    if let Some(v) = s.boolean(report, "pacing") {
-        t.pacing = v.value;
+    let o = &mut t.offers;
+    for (key, on) in [
+        ("pacing", &mut t.pacing),
+        ("timestamps", &mut o.timestamps),
+        ("sack", &mut o.sack),
+        ("window_scaling", &mut o.window_scaling),
+    ] {
+        if let Some(v) = s.boolean(report, key) {
+            *on = v.value;
+        }
     }
     s.finish(report);
     t

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use weft_stack::socket::SocketId;
 use weft_stack::socket::tcp::{ShutdownHow, TcpRecvError, TcpSendError, TcpState};
-use weft_stack::socket::{Readiness, SocketId};
 
 use super::{Host, Kind, Stream, wait};
 use crate::errno::{AGAIN, Errno};
@@ -320,11 +320,7 @@ impl Host {
         let id = self.stream(fd)?.id;
         let info = self.stack.tcp_info(self.now, id).ok_or(EINVAL)?;
         match request {
-            0x541b => {
-                let fin = self.stack.readiness(id).contains(Readiness::READ_CLOSED);
-                // A FIN is readable, too, once there is nothing else (tcp(7) does not say so).
-                Ok(if info.unread == 0 { i32::from(fin) } else { info.unread as i32 })
-            }
+            0x541b => Ok(info.unread as i32),
             0x5411 => Ok((info.in_flight + info.unsent) as i32),
             0x894b => Ok(info.unsent as i32),
             _ => Err(EINVAL),

@@ -166,6 +166,7 @@ unsafe fn transmit(
         | libc::MSG_NOSIGNAL
         | libc::MSG_MORE
         | libc::MSG_OOB
+        | libc::MSG_EOR
         | libc::MSG_FASTOPEN;
     // SAFETY: both as the caller says.
     let (shared, to) = unsafe { (shared(user), address::read(addr, len)) };

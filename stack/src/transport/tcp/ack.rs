@@ -31,6 +31,7 @@ impl Connection {
     /// Takes an acceptable acknowledgement (RFC 9293 3.10.7.4, RFC 5681, 6675, 8985).
     pub(crate) fn process_ack(&mut self, cx: &mut Cx<'_>, seg: &Header, payload_len: usize) {
         self.unanswered = 0;
+        self.small.burst = self.snd_nxt;
         if self.flight() > 0 {
             self.take_ack(cx, seg, payload_len);
         } else if !seg.options.sack.is_empty() {

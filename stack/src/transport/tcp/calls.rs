@@ -160,8 +160,8 @@ impl Connection {
     pub(crate) fn shut_down(&mut self, cx: &mut Cx<'_>, how: ShutdownHow) {
         if how != ShutdownHow::Write {
             self.read_shut = true;
+            // No window update: what comes is acknowledged, and that says enough.
             self.recv.clear();
-            self.window_update();
         }
         if how != ShutdownHow::Read {
             self.queue_fin(cx);
@@ -224,7 +224,7 @@ impl Connection {
             TcpOption::NotSentLowat(_) => self.tell_writable(),
             // As tcp(7) says: what is corked leaves now, and the cork stays for what follows.
             TcpOption::NoDelay(true) => self.small.expired = self.unsent() > 0,
-            TcpOption::QuickAck(true) if self.ack_at.is_some() => self.ack_now = true,
+            TcpOption::QuickAck(true) if self.acking.at.is_some() => self.ack_now = true,
             _ => {}
         }
         if self.state == TcpState::SynSent && self.snd_nxt == self.iss {

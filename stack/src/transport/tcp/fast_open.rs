@@ -235,7 +235,7 @@ impl Connection {
         cx.stats.fast_open_passive += 1;
         self.take_syn_payload(cx, payload);
         // The SYN-ACK is the acknowledgement.
-        (self.ack_now, self.ack_at) = (false, None);
+        (self.ack_now, self.acking.at) = (false, None);
         (self.notes.opening.taken, self.notes.opening.early) = (true, true);
         self.write_blocked = false;
     }

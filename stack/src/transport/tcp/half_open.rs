@@ -93,7 +93,7 @@ impl Request {
         settings: &Settings,
         now: Instant,
     ) -> Request {
-        let o = &syn.options;
+        let o = settings.offers.taken_up(&syn.options);
         Request {
             key,
             alias,

@@ -356,7 +356,7 @@ impl Connection {
             return Outcome::TAKEN;
         }
         if self.owner == Owner::Nobody && payload.total_len() > 0 {
-            return self.refuse_data(cx);
+            return self.refuse_data(cx, reset_for(seg, payload.total_len()));
         }
         let (mut seq, len) = (seg.seq, payload.total_len());
         let end = seq + len as u32;
@@ -392,9 +392,9 @@ impl Connection {
     }
 
     /// RFC 9293 3.6.1, RFC 2525 2.17: nobody will read it, and the peer must know.
-    fn refuse_data(&mut self, cx: &mut Cx<'_>) -> Outcome {
+    /// `rst` has the number that the peer waits for, although our FIN may be lost (RFC 5961 3).
+    fn refuse_data(&mut self, cx: &mut Cx<'_>, rst: Header) -> Outcome {
         cx.stats.abort_on_data += 1;
-        let rst = self.reset_header();
         self.fail(cx, TcpError::Aborted);
         Outcome::reset(DropReason::TcpStateRefused, rst)
     }
@@ -416,13 +416,7 @@ impl Connection {
             self.deliver(cx, frame);
         }
         self.wake = true;
-        // RFC 5681 4.2: at once for every second full segment, and while a hole is open.
-        let waiting = (self.rcv_nxt - self.rcv_acked) as usize;
-        if hole || waiting >= 2 * self.rcv_mss || self.settings.quickack {
-            self.ack_now = true;
-        } else if self.ack_at.is_none() {
-            self.ack_at = Some(cx.now + self.settings.delayed_ack);
-        }
+        self.owe_ack(cx, hole);
         Outcome::TAKEN
     }
 

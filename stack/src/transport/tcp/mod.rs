@@ -35,6 +35,7 @@ pub mod cc;
 mod challenge;
 #[cfg(any(test, feature = "check"))]
 mod check;
+mod delayed_ack;
 mod demux;
 mod dump;
 mod ecn;

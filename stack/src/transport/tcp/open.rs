@@ -64,7 +64,7 @@ impl Tcp {
         lower: &mut Lower<'_, P>,
         local: Option<SocketAddr>,
         remote: SocketAddr,
-        data: &[u8],
+        data: Option<&[u8]>,
     ) -> Result<(SocketId, usize), ConnectError> {
         if !can_be_peer(remote) {
             return Err(ConnectError::InvalidRemote);
@@ -93,8 +93,8 @@ impl Tcp {
         };
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         let mut c = Connection::connect(origin, Arc::clone(&self.settings), &mut cx);
-        let taken = c.open_with(&mut cx, data);
-        if !data.is_empty() && self.fast_open_client {
+        let taken = c.open_with(&mut cx, data.unwrap_or_default());
+        if data.is_some() && self.fast_open_client {
             c.notes.opening.offer = self.cookies.offer(key.peer, now);
         }
         c.notes.generation = self.next_generation();
@@ -190,7 +190,7 @@ impl Tcp {
             TcpState::Closed | TcpState::Listen | TcpState::SynSent | TcpState::TimeWait
         );
         if speaks {
-            let (key, alias, rst) = (c.key, c.alias, c.reset_header());
+            let (key, alias, rst) = (c.key, c.alias, c.reset_header(lower.ctx.now));
             let mut cx =
                 Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
             c.fail(&mut cx, TcpError::Aborted);

@@ -99,12 +99,14 @@ impl Connection {
         }
         self.syn_pending = false;
         let flags = if active { Flags::SYN } else { Flags::SYN.with(Flags::ACK) };
+        let ours = self.settings.offers;
         let mut options = Options {
             mss: Some(self.mss_advertised() as u16),
             // Offered by us, or offered by the peer and taken up.
-            window_scale: (active || self.scale_agreed).then_some(self.rcv_wscale),
-            sack_permitted: active || self.sack_ok,
-            timestamp: (active || self.ts_ok)
+            window_scale: (active && ours.window_scaling || self.scale_agreed)
+                .then_some(self.rcv_wscale),
+            sack_permitted: active && ours.sack || self.sack_ok,
+            timestamp: (active && ours.timestamps || self.ts_ok)
                 .then(|| (self.timestamp(cx.now), if active { 0 } else { self.ts_recent })),
             ..Options::default()
         };
@@ -277,8 +279,7 @@ impl Connection {
         len: usize,
         mut flags: Flags,
     ) -> SegmentOut {
-        // RFC 9293 3.9.1.2 MUST-61: the end of what is queued, also when it is sent again.
-        if len > 0 && from + len as u32 == self.data_end() {
+        if self.pushes(from, len) {
             flags = flags.with(Flags::PSH);
         }
         let mut out = self.segment(cx, from, flags, len);
@@ -314,7 +315,7 @@ impl Connection {
             header.window = self.advertise();
             self.dsack = None;
             self.rcv_acked = self.rcv_nxt;
-            (self.ack_now, self.ack_at) = (false, None);
+            self.note_acked(cx.now, payload_len > 0);
         } else {
             options.sack = <_>::default();
         }
@@ -405,9 +406,11 @@ impl Connection {
         }
     }
 
-    /// The RST of an abort (RFC 9293 3.10.5).
-    pub(crate) fn reset_header(&self) -> Header {
+    /// The RST of an abort (RFC 9293 3.10.5), with a timestamp as RFC 7323 3.2 wants it.
+    pub(crate) fn reset_header(&self, now: Instant) -> Header {
+        let timestamp = self.ts_ok.then(|| (self.timestamp(now), self.ts_recent));
         Header {
+            options: Options { timestamp, ..Options::default() },
             src_port: self.key.local_port,
             dst_port: self.key.peer_port,
             seq: self.snd_nxt,

@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::emit::IpFields;
 use crate::socket::TcpOptions;
 use crate::socket::tcp::{CongestionControl, TcpOption};
-use crate::stack::{EcnMode, FastOpen, MtuProbing, TcpConfig};
+use crate::stack::{EcnMode, FastOpen, MtuProbing, Offers, TcpConfig};
 
 /// Smallest buffer of either direction.
 pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) recv_buffer_max: usize,
     pub(crate) rto_min: Duration,
     pub(crate) delayed_ack: Duration,
+    pub(crate) quick_acks: u8,
+    pub(crate) offers: Offers,
     /// Idle time, interval, count.
     pub(crate) keepalive: Option<(Duration, Duration, u32)>,
     pub(crate) user_timeout: Option<Duration>,
@@ -74,6 +76,8 @@ impl Settings {
             recv_buffer_max: tcp.recv_buffer_max.min(RECV_BUFFER_BYTES_MAX),
             rto_min: Duration::from_millis(u64::from(tcp.rto_ms_min)),
             delayed_ack: Duration::from_millis(u64::from(tcp.delayed_ack_ms)),
+            quick_acks: tcp.quick_acks.min(u32::from(u8::MAX)) as u8,
+            offers: tcp.offers,
             keepalive: None,
             user_timeout: None,
             linger: None,

@@ -14,6 +14,10 @@ const CORK_MAX: Duration = Duration::from_millis(200);
 pub(crate) struct Small {
     /// End of the last one sent.
     end: SeqNum,
+    /// End of the last segment with PSH.
+    pushed: SeqNum,
+    /// What was sent before the peer's last segment ended here.
+    pub(crate) burst: SeqNum,
     /// The last write promised more.
     pub(crate) more: bool,
     /// The cork held a tail for as long as it may.
@@ -26,7 +30,15 @@ pub(crate) struct Small {
 
 impl Small {
     pub(crate) fn new(iss: SeqNum) -> Small {
-        Small { end: iss, more: false, expired: false, force: false, cork_at: None }
+        Small {
+            end: iss,
+            pushed: iss,
+            burst: iss,
+            more: false,
+            expired: false,
+            force: false,
+            cork_at: None,
+        }
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -47,6 +59,34 @@ impl Small {
 }
 
 impl Connection {
+    /// RFC 9293 3.9.1.2 MUST-61: PSH at the end of what is queued, also when it is sent again, unless
+    /// the application said that more follows. And where the peer should let go of what its receive
+    /// offload has joined: at the end of a burst, and twice per window.
+    pub(crate) fn pushes(&mut self, from: SeqNum, len: usize) -> bool {
+        if len == 0 {
+            return false;
+        }
+        let end = from + len as u32;
+        let last = end == self.data_end() && !self.small.more;
+        let half = end.diff(self.small.pushed) > (self.snd_wnd_max / 2) as i32;
+        let push = last || half || (from == self.snd_nxt && self.ends_burst(len));
+        if push {
+            self.small.pushed = self.small.pushed.max(end);
+        }
+        push
+    }
+
+    /// Whether `len` new bytes are the last of several segments until the peer answers.
+    fn ends_burst(&self, len: usize) -> bool {
+        let (rest, mss) = (self.unsent().saturating_sub(len), self.mss_now());
+        let several = (self.snd_nxt + len as u32).diff(self.small.burst) > mss as i32;
+        if rest == 0 || !several || self.is_corked() {
+            return false;
+        }
+        let room = self.window().saturating_sub(self.pipe()).min(self.usable_window());
+        room < len + mss.min(rest) || (rest < mss && !self.may_send_tail(false))
+    }
+
     /// The application holds small segments back itself.
     pub(crate) fn is_corked(&self) -> bool {
         (self.settings.cork || self.small.more) && !self.small.expired

@@ -17,6 +17,7 @@ use crate::wire::tcp::{HEADER_BYTES, Options, SackBlock, TIMESTAMP_BYTES};
 use super::assembler::Assembler;
 use super::cc::{Algorithm, Controller};
 use super::challenge::ChallengeQuota;
+use super::delayed_ack::DelayedAck;
 use super::ecn::Ecn;
 use super::fast_open::Opening;
 use super::flow_table::FlowKey;
@@ -123,6 +124,7 @@ pub(crate) struct Connection {
     pub(crate) rcv_mss: usize,
     pub(crate) recv: RecvBuffer,
     pub(crate) assembler: Assembler,
+    pub(crate) acking: DelayedAck,
     /// Duplicate range to report once (RFC 2883).
     pub(crate) dsack: Option<SackBlock>,
     /// Sequence number of the peer's FIN, once seen.
@@ -158,7 +160,6 @@ pub(crate) struct Connection {
     pub(crate) persist_count: u32,
     /// Probes of either kind that the peer has not answered.
     pub(crate) unanswered: u32,
-    pub(crate) ack_at: Option<Instant>,
     pub(crate) keepalive_at: Option<Instant>,
     /// End of an orphan's FIN-WAIT-2.
     pub(crate) linger_at: Option<Instant>,
@@ -278,6 +279,7 @@ impl Connection {
             rcv_mss: MSS_DEFAULT_V4,
             recv: RecvBuffer::new(settings.recv_buffer),
             assembler: Assembler::default(),
+            acking: DelayedAck::default(),
             dsack: None,
             peer_fin: None,
             fin_received: false,
@@ -304,7 +306,6 @@ impl Connection {
             persist_at: None,
             persist_count: 0,
             unanswered: 0,
-            ack_at: None,
             keepalive_at: None,
             linger_at: None,
             progress_at: now,
@@ -347,6 +348,7 @@ impl Connection {
 
     /// What the peer's SYN says (RFC 9293 3.10.7, RFC 7323 1.3, 2.2, RFC 2018 2).
     pub(crate) fn take_syn(&mut self, now: Instant, seq: SeqNum, window: u16, o: &Options) {
+        let o = self.settings.offers.taken_up(o);
         self.irs = seq;
         self.rcv_nxt = seq + 1;
         self.rcv_adv = self.rcv_nxt;

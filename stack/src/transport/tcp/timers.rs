@@ -36,7 +36,7 @@ impl Connection {
         let first = nanos(self.rtx_at)
             .min(nanos(self.sent.recent.at))
             .min(nanos(self.sent.recent.probe.at))
-            .min(nanos(self.ack_at))
+            .min(nanos(self.acking.at))
             .min(nanos(self.persist_at))
             .min(nanos(self.keepalive_at))
             .min(nanos(self.linger_at))
@@ -63,7 +63,7 @@ impl Connection {
             sent.recent.probe.forget();
         }
         self.persist_at = None;
-        self.ack_at = None;
+        self.acking.at = None;
         self.keepalive_at = None;
         self.linger_at = None;
         self.pacer.stop();
@@ -83,7 +83,7 @@ impl Connection {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (rtx, persist) = (due(self.rtx_at), due(self.persist_at));
         let (reorder, probe) = (due(self.sent.recent.at), due(self.sent.recent.probe.at));
-        let (keepalive, ack) = (due(self.keepalive_at), due(self.ack_at));
+        let (keepalive, ack) = (due(self.keepalive_at), due(self.acking.at));
         self.pacer.on_timer(cx.now);
         self.on_cork_timer(cx);
         if due(self.linger_at) {
@@ -95,9 +95,7 @@ impl Connection {
             return;
         }
         if ack {
-            self.ack_at = None;
-            self.ack_now = true;
-            cx.stats.delayed_acks += 1;
+            self.ack_was_delayed(cx);
         }
         if reorder {
             self.on_reorder_timer(cx);

@@ -178,7 +178,7 @@ fn closing_with_unread_data_resets() {
     let mut b = Bench::established();
     b.send(1, ack(5001, 1001).data(b"unread"));
     assert_eq!(close(&mut b), Closing::Reset);
-    let rst = b.c.reset_header();
+    let rst = b.c.reset_header(b.now);
     assert_eq!((rst.seq.0, rst.flags), (1001, Flags::RST.with(Flags::ACK)));
 }
 

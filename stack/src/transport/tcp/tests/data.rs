@@ -196,8 +196,9 @@ fn fin_wait_1_of_an_orphan_data_is_answered_with_rst() {
     let mut b = Bench::established();
     b.cx(super::super::state::Connection::close);
     b.recv(1, &[fin(1001, 5001)]);
+    // The FIN did not arrive: the number that the peer waits for is the one before.
     let outcome = b.send(2, ack(5001, 1001).data(b"x"));
-    assert!(matches!(outcome.reply, Reply::Reset(h) if h.seq.0 == 1002));
+    assert!(matches!(outcome.reply, Reply::Reset(h) if h.seq.0 == 1001));
     assert_eq!((b.state(), b.c.error), (TcpState::Closed, Some(TcpError::Aborted)));
     assert_eq!(b.stats.abort_on_data, 1);
 }

@@ -19,6 +19,7 @@ use super::output::PathLimits;
 use super::pressure::Budget;
 use super::state::{Connection, Cx, Origin, Settings};
 
+mod acking;
 mod autotune;
 mod close;
 mod data;
@@ -191,8 +192,9 @@ pub(super) fn settings() -> Settings {
         keepalive: None,
         user_timeout: None,
         congestion: crate::socket::tcp::CongestionControl::NewReno,
-        // The tests of pacing and of autotuning switch them on.
+        // The tests of pacing, of autotuning and of quick ACKs switch them on.
         pacing: false,
+        quick_acks: 0,
         send_buffer_max: 0,
         recv_buffer_max: 0,
         ..Settings::new(&crate::stack::TcpConfig::default())
