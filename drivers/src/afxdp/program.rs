@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
@@ -286,6 +287,10 @@ fn load_error(ifname: &str, source: io::Error) -> DeviceError {
     DeviceError::new("load XDP program", ifname, source).hint(hint)
 }
 
+/// How often, and how far apart, a NIC that has a program already is tried again.
+const BUSY_TRIES: u32 = 20;
+const BUSY_WAIT: Duration = Duration::from_millis(5);
+
 type Attached = (FdLink, bool, Option<String>);
 
 fn attach(
@@ -314,8 +319,20 @@ fn attach(
 }
 
 /// As a link that hangs on a descriptor: the kernel detaches it when the process ends.
+///
+/// A child that another thread has just forked holds a copy of every descriptor until it execs, so
+/// a link that was dropped may stay for a moment; nothing tells when it goes.
 fn attach_as(program: &mut Xdp, ifindex: u32, mode: xdp::XdpMode) -> io::Result<FdLink> {
-    let id = program.attach_to_if_index(ifindex, mode).map_err(|e| os_error(&e))?;
+    let mut attach = || program.attach_to_if_index(ifindex, mode).map_err(|e| os_error(&e));
+    let mut attached = attach();
+    for _ in 0..BUSY_TRIES {
+        if !attached.as_ref().is_err_and(is_busy) {
+            break;
+        }
+        std::thread::sleep(BUSY_WAIT);
+        attached = attach();
+    }
+    let id = attached?;
     let link = program.take_link(id).map_err(|e| os_error(&e))?;
     FdLink::try_from(link).map_err(|_| {
         io::Error::new(io::ErrorKind::Unsupported, "no links for XDP before Linux 5.9")
