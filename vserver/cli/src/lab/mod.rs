@@ -166,6 +166,8 @@ fn run_scenario(args: &Args, report: &mut Report, stop: &AtomicBool) -> Result<(
             .map_err(LabError::io(format!("create {}", captures.display())))?;
     }
     if args.trial.goodput {
+        // Whatever `--driver` says: weft and the kernel send from the same TAP.
+        report.driver = String::from("packet");
         return goodput::run(args, dir.path(), report, stop);
     }
     match (args.vservers, args.driver) {
