@@ -50,8 +50,13 @@ fn judge_with(dir: &Path, options: &[&str]) -> usize {
             assert!(output.status.success(), "tshark on {}: {errors}", path.display());
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
+        // A TCP checksum of 0xffff verifies as 0x0000 does. Linux writes it where software
+        // completes one (CSUM_MANGLED_0); of weft it would be a fault, so only the kernel's is let
+        // pass. The address is the lab client's.
         let bad = tshark(
-            "_ws.malformed || ip.checksum.status == \"Bad\" || tcp.checksum.status == \"Bad\" \
+            "_ws.malformed || ip.checksum.status == \"Bad\" \
+             || (tcp.checksum.status == \"Bad\" \
+                 && !(tcp.checksum.ffff && (ip.src == 10.77.0.2 || ipv6.src == fd77::2))) \
              || udp.checksum.status == \"Bad\" || icmp.checksum.status == \"Bad\" \
              || icmpv6.checksum.status == \"Bad\" || igmp.checksum.status == \"Bad\"",
         );
