@@ -75,7 +75,7 @@ pub enum HostError {
 #[derive(Debug)]
 pub struct Host {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     peers: Mutex<HashMap<String, AnyPeer>>,
 }
 
@@ -91,8 +91,16 @@ impl std::fmt::Debug for AnyPeer {
 pub(crate) struct Shared {
     pub(crate) config: HostConfig,
     pub(crate) names: HashMap<String, u32>,
-    pub(crate) worker: Arc<Worker>,
+    /// By worker number; never empty. Number 0 is the home of every vserver.
+    pub(crate) workers: Vec<Arc<Worker>>,
     pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
+}
+
+impl Shared {
+    /// The worker with every vserver's home shard.
+    pub(crate) fn home(&self) -> &Arc<Worker> {
+        &self.workers[0]
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -165,18 +173,21 @@ impl Host {
 
     /// Whether the worker runs: not after [`Host::stop`], nor after a failure that ended it.
     pub fn is_running(&self) -> bool {
-        !self.shared.worker.lock().stopped
+        self.shared.workers.iter().all(|w| !w.lock().stopped)
     }
 
     /// Stops the worker, detaches and closes the devices. Blocked calls on sockets return with
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {
-        self.shared.worker.stop();
+        self.shared.workers.iter().for_each(|w| w.stop());
         // Held to the end: a second caller finds the devices closed, never a thread that uses them.
-        let mut thread = self.thread.lock();
+        let mut threads = self.threads.lock();
         // A worker that panicked has printed why; the devices are closed all the same.
-        let ended_well = thread.take().is_none_or(|thread| thread.join().is_ok());
-        self.shared.worker.close(ended_well);
+        let mut ended_well = true;
+        for thread in threads.drain(..) {
+            ended_well &= thread.join().is_ok();
+        }
+        self.shared.workers.iter().for_each(|w| w.close(ended_well));
     }
 }
 

@@ -41,12 +41,12 @@ impl Vserver {
 
     /// Addresses in use now: configured ones that passed duplicate detection, and learned ones.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        let core = self.shared.worker.lock();
+        let core = self.shared.home().lock();
         core.nodes[self.index as usize].addresses.iter().map(|a| a.1).collect()
     }
 
     pub(crate) fn worker(&self) -> &Arc<Worker> {
-        &self.shared.worker
+        self.shared.home()
     }
 
     pub(crate) fn index(&self) -> u32 {

@@ -89,7 +89,7 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
     }
     let captures = opening.captures.into_iter().collect();
     let (shared, thread) = run(config, core, clock, links, captures)?;
-    Ok(Host { shared, thread: Mutex::new(Some(thread)), peers: Mutex::new(opening.peers) })
+    Ok(Host { shared, threads: Mutex::new(vec![thread]), peers: Mutex::new(opening.peers) })
 }
 
 fn config_error(object: String, problem: impl Into<String>, hint: impl Into<String>) -> HostError {
@@ -337,7 +337,7 @@ fn run(
     let names = config.vservers.iter().enumerate().map(|(i, v)| (v.name.clone(), i as u32));
     let names = names.collect();
     let cpu = config.workers.affinity.first().copied();
-    let shared = Shared { config, names, worker: Arc::clone(&worker), captures };
+    let shared = Shared { config, names, workers: vec![Arc::clone(&worker)], captures };
     let thread = std::thread::Builder::new()
         .name("weft-worker-0".into())
         .spawn(move || worker_loop(&worker, sleeper, mode, cpu))

@@ -178,8 +178,8 @@ impl<'a> Search<'a> {
         f: &mut dyn FnMut(&str, &SocketInfo, Option<&TcpInfo>),
     ) -> Option<Place> {
         let mut found = Vec::new();
-        let core = self.shared.worker.lock();
-        let now = self.shared.worker.clock.now();
+        let core = self.shared.home().lock();
+        let now = self.shared.home().clock.now();
         let stack = &core.nodes[at.vserver as usize].stack;
         let from = SocketCursor { table: at.table, slot: at.slot };
         let next = stack.dump_sockets(now, from, SLOTS_PER_LOCK, |s| {

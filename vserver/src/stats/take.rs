@@ -21,7 +21,7 @@ pub(crate) fn mac_text(mac: [u8; 6]) -> String {
 /// A snapshot of a host. The lock is held for one vserver at a time.
 pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     let config = &shared.config;
-    let core = shared.worker.lock();
+    let core = shared.home().lock();
     let nics = core.nics.iter().enumerate().map(|(i, nic)| of_nic(config, i, nic)).collect();
     let drops = by_reason(&core.drops);
     let mut problems = core.problems.clone();
@@ -33,7 +33,7 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     HostSnapshot {
         schema_version: 1,
         generation: 1,
-        uptime_ms: shared.worker.clock.now().as_millis(),
+        uptime_ms: shared.home().clock.now().as_millis(),
         nics,
         vservers: (0..config.vservers.len()).map(|v| of_vserver(shared, v)).collect(),
         drops,
@@ -70,7 +70,7 @@ fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
 fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     let config = &shared.config;
     let alias = |id: AliasId| config.aliases[id.0 as usize].name.as_str();
-    let core = shared.worker.lock();
+    let core = shared.home().lock();
     let stack = &core.nodes[index].stack;
     let mib: Mib = stack.mib().clone();
     let memory = stack.memory();
