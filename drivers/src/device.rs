@@ -123,6 +123,14 @@ pub trait Device: Send {
     /// Counters since it was opened.
     fn stats(&self) -> DeviceStats;
 
+    /// Lets the kernel's driver run inside our calls instead of in interrupts, for a worker that
+    /// polls all the time: at most `budget` frames per call, for `us` microseconds; 0 microseconds
+    /// turn it off. May be changed while running. Nothing to do where there is no such thing.
+    fn set_busy_poll(&mut self, budget: u16, us: u32) -> io::Result<()> {
+        let _ = (budget, us);
+        Ok(())
+    }
+
     /// Changes which frames come to us on a NIC that is shared with the kernel. A device that
     /// receives everything has nothing to do.
     fn steer(&mut self, change: Steer) -> io::Result<()> {
@@ -164,6 +172,9 @@ macro_rules! forward_facts {
         fn stats(&self) -> $crate::device::DeviceStats {
             self.$inner.stats()
         }
+        fn set_busy_poll(&mut self, budget: u16, us: u32) -> ::std::io::Result<()> {
+            self.$inner.set_busy_poll(budget, us)
+        }
         fn steer(&mut self, change: $crate::device::Steer) -> ::std::io::Result<()> {
             self.$inner.steer(change)
         }
@@ -200,6 +211,9 @@ impl Device for AnyDevice {
     }
     fn stats(&self) -> DeviceStats {
         (**self).stats()
+    }
+    fn set_busy_poll(&mut self, budget: u16, us: u32) -> io::Result<()> {
+        (**self).set_busy_poll(budget, us)
     }
     fn steer(&mut self, change: Steer) -> io::Result<()> {
         (**self).steer(change)

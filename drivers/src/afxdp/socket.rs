@@ -151,26 +151,6 @@ impl AfXdp {
         Ok(())
     }
 
-    /// Lets the kernel's driver run inside our receive calls instead of in interrupts:
-    /// `SO_PREFER_BUSY_POLL` with at most `budget` frames per call and `us` microseconds. For a
-    /// worker that polls all the time; 0 microseconds turn it off. Needs CAP_NET_ADMIN.
-    pub fn set_busy_poll(&mut self, budget: u16, us: u32) -> Result<(), DeviceError> {
-        let on = us > 0;
-        let options = [
-            (libc::SO_PREFER_BUSY_POLL, libc::c_int::from(on)),
-            (libc::SO_BUSY_POLL, us.min(i32::MAX as u32).cast_signed()),
-            (libc::SO_BUSY_POLL_BUDGET, libc::c_int::from(budget.max(1))),
-        ];
-        for (option, value) in options {
-            set_option(self.socket_fd(), libc::SOL_SOCKET, option, &value).map_err(|e| {
-                let object = format!("{} queue {}", self.program.ifname(), self.queue);
-                DeviceError::new("set busy polling", object, e)
-            })?;
-        }
-        self.busy_poll = on;
-        Ok(())
-    }
-
     fn socket_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring keeps the socket, and with it the descriptor, open while `self` lives.
         unsafe { BorrowedFd::borrow_raw(self.rings.rx.fd().as_raw_fd()) }
@@ -560,6 +540,25 @@ impl Device for AfXdp {
             stats.tx_dropped += kernel.tx_invalid_descs();
         }
         stats
+    }
+
+    /// `SO_PREFER_BUSY_POLL`; needs CAP_NET_ADMIN.
+    fn set_busy_poll(&mut self, budget: u16, us: u32) -> io::Result<()> {
+        let on = us > 0;
+        let options = [
+            (libc::SO_PREFER_BUSY_POLL, libc::c_int::from(on)),
+            (libc::SO_BUSY_POLL, us.min(i32::MAX as u32).cast_signed()),
+            (libc::SO_BUSY_POLL_BUDGET, libc::c_int::from(budget.max(1))),
+        ];
+        for (option, value) in options {
+            set_option(self.socket_fd(), libc::SOL_SOCKET, option, &value).map_err(|e| {
+                let object = format!("{} queue {}", self.program.ifname(), self.queue);
+                let error = DeviceError::new("set busy polling", object, e);
+                io::Error::new(error.source.kind(), error.to_string())
+            })?;
+        }
+        self.busy_poll = on;
+        Ok(())
     }
 
     fn steer(&mut self, change: Steer) -> io::Result<()> {

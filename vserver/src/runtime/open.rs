@@ -1,7 +1,7 @@
 //! Devices from configuration.
 
 use weft_drivers::afxdp::{self, AfXdp, AfXdpOptions, UmemPool, XdpProgram};
-use weft_drivers::device::{AnyDevice, DeviceError, Medium};
+use weft_drivers::device::{AnyDevice, Device, DeviceError, Medium};
 use weft_drivers::mem::{self, MemConfig};
 use weft_drivers::netlink::Netlink;
 use weft_drivers::packet::{self, Packet, PacketConfig};
