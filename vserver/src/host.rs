@@ -11,6 +11,7 @@ use weft_drivers::device::{AnyDevice, DeviceError};
 use weft_stack::stack::ChangeError;
 
 use crate::Vserver;
+use crate::app::{Service, ServiceHandle};
 use crate::config::HostConfig;
 use crate::interface::TreeError;
 use crate::runtime::Worker;
@@ -141,6 +142,24 @@ impl Host {
     pub fn vservers(&self) -> Vec<Vserver> {
         let count = self.shared.config.vservers.len() as u32;
         (0..count).map(|i| Vserver::new(Arc::clone(&self.shared), i)).collect()
+    }
+
+    /// Runs a service on a vserver of this host, one instance per worker, each made by `make` from
+    /// the worker's number; [`crate::app::Service::start`] has been called when this returns. It
+    /// ends when the handle is dropped.
+    ///
+    /// Errors: `InvalidInput` for a vserver of another host, `NotConnected` after a stop,
+    /// `QuotaExceeded` beyond 65,535 services, `Deadlock` in a callback.
+    pub fn run_service<S: Service>(
+        &self,
+        vserver: &Vserver,
+        make: impl FnMut(usize) -> S,
+    ) -> std::io::Result<ServiceHandle> {
+        if !vserver.is_of(&self.shared) {
+            let text = "the vserver belongs to another host; run the service on that one";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
+        }
+        ServiceHandle::run(vserver, make)
     }
 
     /// Counters and facts of the whole host. Takes the worker's lock for one vserver at a time, so

@@ -45,6 +45,14 @@ impl Vserver {
         core.nodes[self.index as usize].addresses.iter().map(|a| a.1).collect()
     }
 
+    pub(crate) fn workers(&self) -> &[Arc<Worker>] {
+        &self.shared.workers
+    }
+
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
     pub(crate) fn worker(&self) -> &Arc<Worker> {
         self.shared.home()
     }

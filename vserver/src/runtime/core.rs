@@ -18,6 +18,7 @@ use weft_stack::time::{Duration, Instant};
 
 use super::deadlines::Deadlines;
 use super::{HostStack, Nic, Notify};
+use crate::app::{Owners, Service, Services};
 use crate::demux::{Demux, Target};
 
 /// Frames received from a queue, or taken from a stack, at a time.
@@ -34,6 +35,8 @@ const RETRY_MIN: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_millis(32);
 /// Bursts that each stack may still send when the host stops.
 const DRAIN_ROUNDS: usize = 1024;
+/// Events that one stack may report at a time; the rest in the next turn.
+const EVENTS: usize = 256;
 /// Lines of [`Core::problems`] kept.
 const PROBLEMS: usize = 64;
 
@@ -42,6 +45,8 @@ pub(crate) struct Node {
     pub(crate) stack: HostStack,
     /// Sockets that a handle exists for.
     pub(crate) sockets: HashMap<SocketId, Arc<Notify>>,
+    /// Sockets that services own.
+    pub(crate) owners: Owners,
     /// Addresses in use.
     pub(crate) addresses: Vec<(AliasId, IpAddr)>,
     /// NICs its aliases stand on.
@@ -56,6 +61,7 @@ impl Node {
         Node {
             stack,
             sockets: HashMap::new(),
+            owners: Owners::default(),
             addresses: Vec::new(),
             nics,
             dirty: false,
@@ -90,6 +96,8 @@ pub(crate) struct Core {
     /// What an operator should know: addresses in conflict, devices that failed.
     pub(crate) problems: Vec<String>,
     pub(crate) stopped: bool,
+    /// Services that run on this worker.
+    pub(crate) apps: Services,
     pub(crate) sleep: Sleep,
     aliases: Vec<AliasPlace>,
     deadlines: Deadlines,
@@ -113,6 +121,7 @@ impl Core {
             drops: Drops::default(),
             problems: Vec::new(),
             stopped: false,
+            apps: Services::default(),
             sleep: Sleep::Awake,
             aliases,
             deadlines: Deadlines::default(),
@@ -137,6 +146,7 @@ impl Core {
         }
         work |= self.run_timers(now);
         work |= self.run_local(now);
+        work |= self.run_services(now);
         work |= self.run_dirty(now);
         work |= self.flush();
         self.tell_failures(now);
@@ -216,9 +226,10 @@ impl Core {
         moved
     }
 
-    /// Takes at most a burst of frames, all events and the next deadline from one stack; returns
-    /// how many frames.
+    /// Takes events, at most a burst of frames and the next deadline from one stack; returns how
+    /// many frames. Events come first, so that what services answer leaves in the same burst.
     fn poll_node(&mut self, now: Instant, index: u32) -> usize {
+        self.run_events(now, index);
         let room = self.room(index);
         let mut got = 0;
         if room == 0 {
@@ -238,11 +249,54 @@ impl Core {
             }
             self.tx = tx;
         }
-        while let Some(event) = self.nodes[index as usize].stack.poll_event() {
-            self.handle_event(index, event);
+        if self.run_events(now, index) {
+            // A service may have answered to what the transmit gave rise to.
+            self.mark_dirty(index);
         }
         self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
         got
+    }
+
+    /// Tells events of a stack to whom they concern; returns whether a service was called.
+    fn run_events(&mut self, now: Instant, index: u32) -> bool {
+        let mut called = false;
+        for _ in 0..EVENTS {
+            let Some(event) = self.nodes[index as usize].stack.poll_event() else { return called };
+            called |= self.handle_event(now, index, event);
+        }
+        self.mark_dirty(index);
+        called
+    }
+
+    fn run_services(&mut self, now: Instant) -> bool {
+        let dirty = &mut self.dirty;
+        self.apps.run(&mut self.nodes, now, |node, index| {
+            if !node.dirty {
+                node.dirty = true;
+                dirty.push_back(index);
+            }
+        })
+    }
+
+    /// Takes a service in and starts it; `None`: there are too many.
+    pub(crate) fn start_service(
+        &mut self,
+        now: Instant,
+        index: u32,
+        app: Box<dyn Service>,
+    ) -> Option<u64> {
+        let (service, number) = self.apps.add(index, app)?;
+        self.apps.start(&mut self.nodes[index as usize], now, service);
+        self.mark_dirty(index);
+        Some(number)
+    }
+
+    /// Calls a service's timer; one that has ended is not called.
+    pub(crate) fn trigger_service(&mut self, now: Instant, number: u64, token: u64) {
+        if let Some((index, service)) = self.apps.place(number) {
+            self.apps.trigger(&mut self.nodes[index as usize], now, service, token);
+            self.mark_dirty(index);
+        }
     }
 
     /// Frames that every NIC of the vserver has room for, and the local queue.
@@ -354,6 +408,9 @@ impl Core {
                 self.set_link(now, nic, link);
             }
         }
+        for report in self.apps.take_reports() {
+            self.problem(report);
+        }
     }
 
     /// After an application's call on one stack: transmit what it produced, tell who waits. The
@@ -385,17 +442,19 @@ impl Core {
         let soon = ports
             .any(|p| p.failed.is_none() && (p.stalled() || p.in_flight || p.device.fd().is_none()));
         let retry = (soon || !self.starved.is_empty()).then(|| now + self.retry);
-        match (retry, self.deadlines.next()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [retry, self.deadlines.next(), self.apps.wake_at(now)].into_iter().flatten().min()
     }
 
-    fn handle_event(&mut self, index: u32, event: Event) {
+    /// Returns whether a service was called.
+    fn handle_event(&mut self, now: Instant, index: u32, event: Event) -> bool {
         let nic = |alias: AliasId| self.aliases[alias.0 as usize].nic;
         match event {
             Event::Socket { id, ready } => {
-                if let Some(notify) = self.nodes[index as usize].sockets.get(&id) {
+                let node = &mut self.nodes[index as usize];
+                if self.apps.event(node, now, index, id, ready) {
+                    return true;
+                }
+                if let Some(notify) = node.sockets.get(&id) {
                     notify.fire(ready);
                 }
             }
@@ -403,7 +462,8 @@ impl Core {
             Event::AddressRemoved { alias, addr } => {
                 let addresses = &mut self.nodes[index as usize].addresses;
                 // One that was another vserver's already was never steered for this one.
-                let Some(at) = addresses.iter().position(|a| *a == (alias, addr)) else { return };
+                let at = addresses.iter().position(|a| *a == (alias, addr));
+                let Some(at) = at else { return false };
                 addresses.swap_remove(at);
                 self.demux.remove_address(alias, addr, index);
                 let nic = nic(alias);
@@ -428,6 +488,7 @@ impl Core {
                 self.report(steered, group);
             }
         }
+        false
     }
 
     fn address_added(&mut self, index: u32, alias: AliasId, addr: IpAddr) {

@@ -5,7 +5,7 @@
 //! the call produced themselves. `docs/host.md` has the whole picture.
 
 mod core;
-mod deadlines;
+pub(crate) mod deadlines;
 mod links;
 mod nic;
 mod notify;

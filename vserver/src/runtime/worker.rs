@@ -13,6 +13,7 @@ use weft_stack::time::Instant;
 
 use super::core::Sleep;
 use super::{Core, Links, Node, Notify};
+use crate::app::in_callback;
 use crate::config::PollMode;
 
 /// How long an adaptive worker looks for more work before it sleeps.
@@ -63,6 +64,8 @@ pub(crate) struct Worker {
     core: Mutex<Core>,
     waker: Waker,
     pub(crate) clock: Clock,
+    /// Services whose handle was dropped, maybe with the lock held.
+    ended: Mutex<Vec<u64>>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -95,7 +98,10 @@ impl Worker {
             poll.registry().register(&mut SourceFd(&links.fd()), LINKS, Interest::READABLE)?;
         }
         let sleeper = Sleeper { poll, links };
-        Ok((Arc::new(Worker { core: Mutex::new(core), waker, clock }), sleeper))
+        Ok((
+            Arc::new(Worker { core: Mutex::new(core), waker, clock, ended: Mutex::default() }),
+            sleeper,
+        ))
     }
 
     /// The worker's state, also of a stopped one.
@@ -104,6 +110,10 @@ impl Worker {
     }
 
     fn lock_running(&self) -> io::Result<MutexGuard<'_, Core>> {
+        if in_callback() {
+            let text = "a blocking socket in a callback of a service, which holds the worker";
+            return Err(io::Error::new(io::ErrorKind::Deadlock, text));
+        }
         let core = self.core.lock();
         if core.stopped { Err(stopped()) } else { Ok(core) }
     }
@@ -121,6 +131,15 @@ impl Worker {
     ) -> io::Result<R> {
         let mut core = self.lock_running()?;
         Ok(self.call_locked(&mut core, node, f))
+    }
+
+    /// Something that concerns the worker as a whole; its loop does the rest.
+    pub(crate) fn with_core<R>(&self, f: impl FnOnce(&mut Core, Instant) -> R) -> io::Result<R> {
+        let mut core = self.lock_running()?;
+        let result = f(&mut core, self.clock.now());
+        core.sleep = Sleep::Awake;
+        self.wake();
+        Ok(result)
     }
 
     fn call_locked<R>(
@@ -173,6 +192,12 @@ impl Worker {
                 return Err(stopped());
             }
         }
+    }
+
+    /// Ends a service soon.
+    pub(crate) fn end_service(&self, number: u64) {
+        self.ended.lock().push(number);
+        self.wake();
     }
 
     pub(crate) fn wake(&self) {
@@ -274,6 +299,9 @@ pub(crate) fn worker_loop(
             for name in links.take_gone() {
                 core.problem(format!("interface {name} was removed; restart weft when it is back"));
             }
+        }
+        for number in std::mem::take(&mut *worker.ended.lock()) {
+            core.apps.end(number);
         }
         events.clear();
     }
