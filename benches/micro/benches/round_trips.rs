@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weft_benches::Pair;
+use weft_micro::pair::Pair;
 
 /// Flat if no path walks the connections.
 fn ping_pong(c: &mut Criterion) {

@@ -1,0 +1,154 @@
+//! One flow received by one stack: the sender's segments are made beforehand.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use weft_stack::Stack;
+use weft_stack::frame::{Checksum, Frame, FramePool, Gso};
+use weft_stack::socket::SocketId;
+use weft_stack::stack::TxBurst;
+use weft_stack::time::{Duration, Instant};
+
+use crate::peer::{self, ALIAS, End, HOST, MSS, PEER, PORT, START};
+
+/// How the application takes what arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Copied into its buffer.
+    Copied,
+    /// As views of the frames (weft), or looked at in place (smoltcp).
+    InPlace,
+}
+
+/// A stack that takes in full segments, in order, of one connection.
+pub struct Receiver {
+    stack: Stack,
+    pool: FramePool,
+    now: Instant,
+    id: SocketId,
+    peer: End,
+    frames: Vec<Frame>,
+    burst: TxBurst,
+    delivery: Delivery,
+    buffer: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Receiver {
+    /// Connected, nothing received yet.
+    ///
+    /// # Panics
+    /// If the handshake fails.
+    pub fn new(delivery: Delivery) -> Receiver {
+        let (mut stack, pool) = peer::host(0, 1);
+        let now = START;
+        let any = SocketAddr::new(HOST.into(), PORT);
+        let listener = stack.tcp_listen(now, any, 4).expect("the port is free");
+        let mut peer = End::new(PEER, 4000);
+        let id = open(&mut stack, &pool, now, listener, &mut peer);
+        let mut receiver = Receiver {
+            stack,
+            pool,
+            now,
+            id,
+            peer,
+            frames: Vec::with_capacity(64),
+            burst: TxBurst::new(64),
+            delivery,
+            buffer: vec![0; 64 * MSS],
+            payload: (0..MSS).map(|i| i as u8).collect(),
+        };
+        // The window opens beyond what a SYN can say.
+        for _ in 0..32 {
+            receiver.load(16);
+            assert_eq!(receiver.run(), 16 * MSS, "all of it is delivered");
+            receiver.rest();
+        }
+        receiver
+    }
+
+    /// The next `count` segments arrive at the driver, up to 64.
+    pub fn load(&mut self, count: usize) {
+        self.now += Duration::from_micros(count as u64);
+        for _ in 0..count {
+            let bytes = self.peer.data(self.now.as_millis(), &self.payload);
+            self.frames.push(peer::received(&self.pool, &bytes));
+        }
+    }
+
+    /// The next `count` segments arrive as one that receive merging made.
+    pub fn load_merged(&mut self, count: usize) {
+        self.now += Duration::from_micros(count as u64);
+        let bytes = self.peer.data(self.now.as_millis(), &self.payload);
+        let mut frame = peer::received(&self.pool, &bytes);
+        for _ in 1..count {
+            let bytes = self.peer.data(self.now.as_millis(), &self.payload);
+            frame.frags.push(Bytes::from(bytes).slice(peer::IP_END + 32..));
+        }
+        frame.meta.checksum = Checksum::Verified;
+        frame.meta.gso = Gso::Tcp4 { mss: MSS as u16 };
+        let total = (frame.total_len() - 14) as u16;
+        let ip = &mut frame.data_mut()[14..34];
+        ip[2..4].copy_from_slice(&total.to_be_bytes());
+        ip[10..12].fill(0);
+        let sum = weft_stack::wire::checksum::finish(weft_stack::wire::checksum::sum(ip));
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        self.frames.push(frame);
+    }
+
+    /// What is measured: the receive path, acknowledgement and delivery. Returns the bytes that the
+    /// application got.
+    pub fn run(&mut self) -> usize {
+        for frame in self.frames.drain(..) {
+            self.stack.handle_frame(self.now, ALIAS, frame);
+        }
+        while self.stack.poll_event().is_some() {}
+        let mut got = 0;
+        match self.delivery {
+            Delivery::Copied => {
+                while let Ok(n @ 1..) = self.stack.tcp_recv(self.now, self.id, &mut self.buffer) {
+                    got += n;
+                }
+            }
+            Delivery::InPlace => {
+                while let Ok(view) = self.stack.tcp_recv_bytes(self.now, self.id, usize::MAX)
+                    && !view.is_empty()
+                {
+                    got += view.len();
+                }
+            }
+        }
+        self.stack.poll_transmit(self.now, &mut self.burst);
+        self.burst.frames.clear();
+        got
+    }
+
+    /// Runs what time has brought, outside of what is measured.
+    pub fn rest(&mut self) {
+        if self.stack.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.stack.handle_timeout(self.now);
+        }
+    }
+}
+
+/// Makes a connection of `peer` to a listening stack and accepts it.
+///
+/// # Panics
+/// If the handshake fails.
+pub fn open(
+    stack: &mut Stack,
+    pool: &FramePool,
+    now: Instant,
+    listener: SocketId,
+    peer: &mut End,
+) -> SocketId {
+    let mut burst = TxBurst::new(4);
+    stack.handle_frame(now, ALIAS, peer::received(pool, &peer.syn()));
+    stack.poll_transmit(now, &mut burst);
+    let (_, answer) = burst.frames.pop().expect("a SYN-ACK");
+    peer.hear(answer.data());
+    let ack = peer.acknowledge(now.as_millis(), peer.ack);
+    stack.handle_frame(now, ALIAS, peer::received(pool, &ack));
+    while stack.poll_event().is_some() {}
+    stack.tcp_accept(listener).expect("the handshake is done").id
+}
