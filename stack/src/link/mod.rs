@@ -16,6 +16,7 @@ use crate::time::Instant;
 
 mod arp;
 pub(crate) mod ethernet;
+pub mod gro;
 mod lru;
 pub mod neighbour;
 #[cfg(test)]
