@@ -60,7 +60,16 @@ impl Sender {
             l4.extend(seq.to_be_bytes());
             l4.extend(7u32.wrapping_add(u32::from(p.odd == 2)).to_be_bytes());
             let words = if p.timestamp { 8 } else { 5 };
-            l4.extend([words << 4, p.flags, 1, u8::from(p.odd == 3), 0, 0, 0, u8::from(p.odd == 4)]);
+            l4.extend([
+                words << 4,
+                p.flags,
+                1,
+                u8::from(p.odd == 3),
+                0,
+                0,
+                0,
+                u8::from(p.odd == 4),
+            ]);
             if p.timestamp {
                 l4.extend([1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 5 + u8::from(p.odd == 5)]);
             }

@@ -348,6 +348,19 @@ impl Frame {
         self.len() + self.frags.iter().map(Bytes::len).sum::<usize>()
     }
 
+    /// How many packets of a wire the frame stands for; the first `header_bytes` of its data are
+    /// headers that each of them has.
+    #[inline]
+    pub fn packets(&self, header_bytes: usize) -> u64 {
+        match self.meta.gso {
+            Gso::None => 1,
+            Gso::Tcp4 { mss: size } | Gso::Tcp6 { mss: size } | Gso::Udp { size } => {
+                let payload = self.total_len().saturating_sub(header_bytes);
+                payload.div_ceil(usize::from(size.max(1))).max(1) as u64
+            }
+        }
+    }
+
     /// Bytes free in front of the data.
     pub fn headroom(&self) -> usize {
         self.head as usize

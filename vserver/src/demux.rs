@@ -90,6 +90,12 @@ impl Demux {
         *self.forwarders.entry(alias).or_insert(vserver) == vserver
     }
 
+    /// Whether a frame may go on to another alias: forwarders get packets as the wire carried them,
+    /// with the flags that cutting a merged one would lose.
+    pub(crate) fn forwards(&self, to: Target) -> bool {
+        !self.forwarders.is_empty() && self.forwarders.get(&to.alias) == Some(&to.vserver)
+    }
+
     /// `Some(other)` if another vserver has the address on the alias; then nothing changed.
     pub(crate) fn add_address(
         &mut self,

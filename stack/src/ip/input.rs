@@ -88,7 +88,7 @@ pub(crate) fn input(
         Ok(checked) => checked,
         Err(reason) => return Input::Done(lost(ctx, is_v4, reason)),
     };
-    count_codepoint(output::stats(ctx.mib, is_v4), header.traffic_class, &frame);
+    count_packets(output::stats(ctx.mib, is_v4), &header, &frame);
     if header.dst.is_multicast() {
         output::stats(ctx.mib, is_v4).in_mcast_pkts += 1;
     }
@@ -104,16 +104,17 @@ pub(crate) fn input(
     if is_v4 { local.input_v4(ctx, link, ip, frame) } else { local.input_v6(ctx, link, ip, frame) }
 }
 
-/// ECN codepoints as they arrive (RFC 3168 section 5), each packet of a merged unit by itself.
-fn count_codepoint(stats: &mut IpStats, traffic_class: u8, frame: &Frame) {
-    let packets = match frame.meta.gso {
-        Gso::None => 1,
-        Gso::Tcp4 { mss: size } | Gso::Tcp6 { mss: size } | Gso::Udp { size } => {
-            // Less the headers that every packet has.
-            let payload = frame.total_len().saturating_sub(40);
-            payload.div_ceil(usize::from(size.max(1))).max(1) as u64
-        }
-    };
+/// ECN codepoints as they arrive (RFC 3168 section 5), each packet of a merged unit by itself. The
+/// unit was counted as one packet; the others count as the wire carried them, with their headers.
+fn count_packets(stats: &mut IpStats, header: &Header, frame: &Frame) {
+    let mut packets = 1;
+    if frame.meta.gso != Gso::None {
+        let headers = header.len + transport_header_len(header.protocol, frame.data(), header.len);
+        packets = frame.packets(headers);
+        stats.in_receives += packets - 1;
+        stats.in_octets += (packets - 1) * headers as u64;
+    }
+    let traffic_class = header.traffic_class;
     let counter = match traffic_class & 3 {
         0 => &mut stats.in_no_ect_pkts,
         1 => &mut stats.in_ect1_pkts,
@@ -121,6 +122,14 @@ fn count_codepoint(stats: &mut IpStats, traffic_class: u8, frame: &Frame) {
         _ => &mut stats.in_ce_pkts,
     };
     *counter += packets;
+}
+
+/// Of a super-segment, whose transport header stands at `at`.
+fn transport_header_len(protocol: u8, data: &[u8], at: usize) -> usize {
+    match protocol {
+        protocol::TCP => data.get(at + 12).map_or(0, |b| usize::from(b >> 4) * 4),
+        _ => 8,
+    }
 }
 
 fn lost(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) -> Fate {

@@ -90,11 +90,12 @@ fn up<P: PathLayer>(
     packet.protocol = addrs.protocol;
     match packet.protocol {
         protocol::TCP => {
-            output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
+            let header_len = frame.data().get(12).map_or(0, |b| usize::from(b >> 4) * 4);
+            output::stats(lower.ctx.mib, is_v4).in_delivers += frame.packets(header_len);
             t.tcp.input(lower, &packet, frame)
         }
         protocol::UDP => {
-            output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
+            output::stats(lower.ctx.mib, is_v4).in_delivers += frame.packets(8);
             t.udp.input(lower, &packet, frame)
         }
         _ if taken => {

@@ -75,6 +75,7 @@ fn read_nic(
         ],
     );
     let trust = s.choice(report, "rx_checksum", &[("verify", false), ("trust", true)]);
+    let gro = s.boolean(report, "gro");
     let queues = read_queues(report, &mut s);
     let mac = read_mac(report, &mut s);
     if let Some(v) = mac.as_ref().filter(|_| !matches!(driver, Driver::Tap | Driver::Mem)) {
@@ -95,6 +96,7 @@ fn read_nic(
         queues,
         poll: poll.map_or(PollMode::Adaptive, |v| v.value),
         rx_checksum_trust: trust.is_some_and(|v| v.value),
+        gro: gro.is_none_or(|v| v.value),
         mac: mac.map(|v| v.value),
         mtu,
         capture,

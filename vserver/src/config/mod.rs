@@ -122,6 +122,8 @@ pub struct Nic {
     /// Trust transport checksums of received frames instead of verifying (veth peers with
     /// transmit offload leave them partial).
     pub rx_checksum_trust: bool,
+    /// Merge consecutive packets of a flow within a received burst before they are handled.
+    pub gro: bool,
     /// MAC address for TAP and mem devices; others use the interface's.
     pub mac: Option<[u8; 6]>,
     /// MTU to set; `None`: the interface's.

@@ -61,7 +61,11 @@ impl Opening {
             let wrap = |d| Box::new(Capture::new(d, &nic.name, file)) as AnyDevice;
             devices = devices.into_iter().map(wrap).collect();
         }
-        self.nics.push(Nic::new(devices));
+        let mut made = Nic::new(devices);
+        if nic.gro {
+            made.merge_bursts(nic.rx_checksum_trust);
+        }
+        self.nics.push(made);
         Ok(())
     }
 }

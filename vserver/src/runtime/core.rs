@@ -12,6 +12,7 @@ use weft_drivers::device::{Device, Link};
 use weft_stack::drop::{DropReason, Drops};
 use weft_stack::frame::Frame;
 use weft_stack::ip::address::AliasId;
+use weft_stack::link::gro::Gro;
 use weft_stack::socket::{Event, Readiness, SocketId};
 use weft_stack::stack::{Change, TxBurst};
 use weft_stack::time::{Duration, Instant};
@@ -108,6 +109,9 @@ pub(crate) struct Core {
     /// Frames from one vserver of this host to another.
     local: VecDeque<(Target, Frame)>,
     rx: Vec<Frame>,
+    /// Received frames and whom they are for.
+    burst: Vec<(Target, Frame)>,
+    gro: Gro,
     tx: TxBurst,
     targets: Vec<Target>,
 }
@@ -130,6 +134,8 @@ impl Core {
             starved: Vec::new(),
             local: VecDeque::new(),
             rx: Vec::with_capacity(BURST),
+            burst: Vec::with_capacity(BURST),
+            gro: Gro::default(),
             tx: TxBurst::new(BURST),
             targets: Vec::new(),
         }
@@ -161,25 +167,42 @@ impl Core {
         // The frames' slots went up with them; the next flush refills the ring.
         port.unflushed |= got > 0;
         for frame in rx.drain(..) {
-            self.deliver(now, nic, frame);
+            self.classify(nic, frame);
         }
         self.rx = rx;
+        self.deliver(now, nic);
         got
     }
 
-    fn deliver(&mut self, now: Instant, nic: usize, frame: Frame) {
+    /// Finds the receivers of a frame; it waits in `burst`.
+    fn classify(&mut self, nic: usize, frame: Frame) {
         self.targets.clear();
         if let Err(reason) = self.demux.classify(nic, frame.data(), &mut self.targets) {
             return self.drops.count(reason);
         }
-        let targets = std::mem::take(&mut self.targets);
-        if let Some((last, more)) = targets.split_last() {
+        if let Some((last, more)) = self.targets.split_last() {
             for target in more {
-                self.hand_over(now, *target, frame.to_heap());
+                self.burst.push((*target, frame.to_heap()));
             }
-            self.hand_over(now, *last, frame);
+            self.burst.push((*last, frame));
         }
-        self.targets = targets;
+    }
+
+    /// Hands the burst to its receivers, what can be merged as one.
+    fn deliver(&mut self, now: Instant, nic: usize) {
+        let mut burst = std::mem::take(&mut self.burst);
+        if let Some(facts) = self.nics[nic].merging {
+            let demux = &self.demux;
+            let merged = self.gro.merge(&mut burst, facts, |to| !demux.forwards(*to));
+            self.nics[nic].merged.merge(&merged);
+        }
+        for (target, frame) in burst.drain(..) {
+            // Merged into one before.
+            if !frame.is_empty() {
+                self.hand_over(now, target, frame);
+            }
+        }
+        self.burst = burst;
     }
 
     fn hand_over(&mut self, now: Instant, to: Target, frame: Frame) {

@@ -5,9 +5,10 @@ use std::io;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use weft_drivers::device::{AnyDevice, Device, DeviceStats, Link, Steer};
+use weft_drivers::device::{AnyDevice, Device, DeviceStats, Link, Medium, Steer};
 use weft_stack::drop::{DropReason, Drops};
 use weft_stack::frame::Frame;
+use weft_stack::link::gro::{BurstFacts, GroStats};
 
 /// Frames that may wait for one queue of a device. A stack is not asked for more than fits.
 pub(crate) const TX_QUEUE: usize = 512;
@@ -100,6 +101,9 @@ pub(crate) struct Nic {
     pub(crate) blocked: Vec<u32>,
     /// Link state last told to the stacks.
     pub(crate) link: Link,
+    /// How received bursts are merged; `None`: they are not.
+    pub(crate) merging: Option<BurstFacts>,
+    pub(crate) merged: GroStats,
 }
 
 impl Nic {
@@ -112,7 +116,15 @@ impl Nic {
             steered: HashMap::new(),
             blocked: Vec::new(),
             link,
+            merging: None,
+            merged: GroStats::default(),
         }
+    }
+
+    /// Merges received bursts from now on; `trust`: transport checksums are not verified.
+    pub(crate) fn merge_bursts(&mut self, trust: bool) {
+        let ethernet = self.ports[0].device.caps().medium == Medium::Ethernet;
+        self.merging = Some(BurstFacts { ethernet, trust });
     }
 
     /// Takes over what the kernel tells of the link. Returns whether state or MTU changed for the

@@ -52,6 +52,9 @@ fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
     nic.stats().for_each(|name, n| {
         counters.insert(name.to_owned(), n);
     });
+    nic.merged.for_each(|name, n| {
+        counters.insert(name.to_owned(), n);
+    });
     let on_it = config.aliases.iter().filter(|a| a.nic == index);
     let failed = nic.ports.iter().any(|p| p.failed.is_some());
     NicSnapshot {

@@ -23,11 +23,15 @@ const DATAGRAM_OVERHEAD_BYTES: usize = 64;
 /// A payload on its way into queues.
 #[derive(Clone)]
 struct Arrived {
-    payload: Bytes,
+    /// Of one datagram, or of several, none of which stands in two parts.
+    parts: SmallVec<[Bytes; 1]>,
     /// What holding it costs, overhead included.
     charge: usize,
     segment_bytes: Option<usize>,
 }
+
+/// A payload, what holding it is charged, and the size of the datagrams in it if there are several.
+type Piece = (Bytes, usize, Option<usize>);
 
 impl From<Frame> for Arrived {
     /// Of a frame that starts with the UDP header.
@@ -38,27 +42,49 @@ impl From<Frame> for Arrived {
             _ => None,
         };
         let segment_bytes = segment_bytes.filter(|size| frame.total_len() > *size && *size > 0);
+        if let Some(size) = segment_bytes
+            && parts_are_whole(&frame, size)
+        {
+            let frags = core::mem::take(&mut frame.frags);
+            let (first, charge) = payload(frame);
+            let charge =
+                charge + frags.iter().map(|f| f.len() + DATAGRAM_OVERHEAD_BYTES).sum::<usize>();
+            let parts = core::iter::once(first).chain(frags).collect();
+            return Arrived { parts, charge, segment_bytes };
+        }
         let (payload, charge) = payload(frame);
-        Arrived { payload, charge, segment_bytes }
+        Arrived { parts: SmallVec::from_buf([payload]), charge, segment_bytes }
+    }
+}
+
+/// Whether datagrams of `size` bytes begin with each part, as receive merging leaves them.
+fn parts_are_whole(frame: &Frame, size: usize) -> bool {
+    let parts = core::iter::once(frame.len()).chain(frame.frags.iter().map(Bytes::len));
+    !frame.frags.is_empty() && !frame.is_empty() && {
+        let last = frame.frags.len();
+        parts.enumerate().all(|(i, len)| len > 0 && (i == last || len % size == 0))
     }
 }
 
 impl Arrived {
     /// One by one, unless they are to be kept together.
-    fn pieces(mut self, keep: bool) -> impl Iterator<Item = Arrived> {
-        let mut first = true;
+    fn pieces(mut self, keep: bool) -> impl Iterator<Item = Piece> {
+        let size = self.segment_bytes.filter(|_| !keep);
+        if size.is_none() && self.parts.len() > 1 {
+            let all: Vec<u8> = self.parts.concat();
+            self.parts = SmallVec::from_buf([Bytes::from(all)]);
+        }
+        let (charge, whole) = (self.charge, self.segment_bytes);
+        let mut parts = self.parts.into_iter();
+        let mut part = Bytes::new();
         core::iter::from_fn(move || {
-            let more = core::mem::take(&mut first) || !self.payload.is_empty();
-            match self.segment_bytes.filter(|_| more && !keep) {
-                Some(size) => {
-                    let payload = self.payload.split_to(size.min(self.payload.len()));
-                    let charge = payload.len() + DATAGRAM_OVERHEAD_BYTES;
-                    Some(Arrived { payload, charge, segment_bytes: None })
-                }
-                None => {
-                    more.then(|| Arrived { payload: core::mem::take(&mut self.payload), ..self })
-                }
+            if part.is_empty() {
+                part = parts.next()?;
             }
+            let Some(size) = size else { return Some((core::mem::take(&mut part), charge, whole)) };
+            let piece = part.split_to(size.min(part.len()));
+            let charge = piece.len() + DATAGRAM_OVERHEAD_BYTES;
+            Some((piece, charge, None))
         })
     }
 }
@@ -86,7 +112,7 @@ impl Udp {
             self.find(packet, src_port, dst_port).into_iter().collect()
         };
         let Some((last, others)) = takers.split_last() else {
-            lower.ctx.mib.udp.no_ports += 1;
+            lower.ctx.mib.udp.no_ports += frame.packets(HEADER_LEN);
             lower.port_unreachable(packet, &frame);
             return Fate::Dropped(DropReason::UdpPortClosed);
         };
@@ -114,7 +140,7 @@ impl Udp {
         let from = peer_addr(packet.src, src_port, packet.alias);
         let keep = socket.options.keep_segments;
         let mut taken = false;
-        for Arrived { payload, charge, segment_bytes } in arrived.pieces(keep) {
+        for (payload, charge, segment_bytes) in arrived.pieces(keep) {
             let datagrams = segment_bytes.map_or(1, |size| payload.len().div_ceil(size) as u64);
             if socket.held_bytes + charge > socket.options.recv_bytes {
                 stats.rcvbuf_errors += datagrams;

@@ -126,6 +126,7 @@ pub fn physical(name: &str, device: &str, driver: Driver) -> Nic {
         queues: 1,
         poll: PollMode::Adaptive,
         rx_checksum_trust: false,
+        gro: true,
         mac: None,
         mtu: None,
         capture: None,
