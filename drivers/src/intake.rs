@@ -2,7 +2,6 @@
 //! packet, and a large one behind it for what a super-segment has more. An ordinary packet never
 //! pins the large buffer.
 
-use bytes::Bytes;
 use weft_stack::frame::{Frame, FramePool, Gso, HEADROOM_BYTES};
 
 use crate::device::DeviceStats;
@@ -89,7 +88,7 @@ impl Intake {
         if rest > COPY_BYTES_MAX {
             let mut spill = self.spill.take().expect("prepared");
             spill.truncate(rest);
-            frame.frags.push(spill.into_bytes());
+            frame.frags.push(spill);
         } else if rest > 0 {
             let spill = self.spill.as_ref().expect("prepared");
             for piece in spill.data()[..rest].chunks(pools.frames.slot_bytes()) {
@@ -112,11 +111,11 @@ impl Intake {
     }
 }
 
-fn copied(piece: &[u8], pool: &FramePool) -> Bytes {
-    let Some(mut frame) = pool.alloc() else { return Bytes::copy_from_slice(piece) };
+fn copied(piece: &[u8], pool: &FramePool) -> Frame {
+    let Some(mut frame) = pool.alloc() else { return Frame::from_heap(0, piece) };
     frame.reset(0);
     frame.append(piece);
-    frame.into_bytes()
+    frame
 }
 
 #[cfg(test)]

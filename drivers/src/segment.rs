@@ -22,7 +22,7 @@
 
 use std::collections::VecDeque;
 
-use weft_stack::frame::{Checksum, Frame, FramePool, Gso, HEADROOM_BYTES};
+use weft_stack::frame::{Checksum, FragIter, Frame, FramePool, Gso, HEADROOM_BYTES};
 use weft_stack::wire::checksum::{self, Accumulator, combine};
 
 use crate::device::Medium;
@@ -340,33 +340,25 @@ fn patch_tcp(head: &mut [u8], h: &Headers, index: usize, size: usize, last: bool
 
 /// Reads the bytes of a frame, linear data then fragments, from some offset on.
 struct Payload<'a> {
-    frame: &'a Frame,
-    /// 0 is the linear data, `n` is fragment `n - 1`.
-    part: usize,
-    at: usize,
+    /// What is left of the current part.
+    part: &'a [u8],
+    rest: FragIter<'a>,
 }
 
 impl<'a> Payload<'a> {
+    /// `offset`: within the linear data.
     fn new(frame: &'a Frame, offset: usize) -> Payload<'a> {
-        Payload { frame, part: 0, at: offset }
+        Payload { part: &frame.data()[offset..], rest: frame.frags.iter() }
     }
 
-    /// The next bytes, at most `max`, from one part.
+    /// The next bytes, at most `max`, from one part. The caller knows that there are some.
     fn next(&mut self, max: usize) -> &'a [u8] {
-        loop {
-            let part = match self.part {
-                0 => self.frame.data(),
-                n => &self.frame.frags[n - 1],
-            };
-            if self.at < part.len() {
-                let n = max.min(part.len() - self.at);
-                let piece = &part[self.at..self.at + n];
-                self.at += n;
-                return piece;
-            }
-            self.part += 1;
-            self.at = 0;
+        while self.part.is_empty() {
+            self.part = self.rest.next().expect("no more is read than the frame holds");
         }
+        let (piece, part) = self.part.split_at(max.min(self.part.len()));
+        self.part = part;
+        piece
     }
 
     fn copy(&mut self, mut out: &mut [u8]) {

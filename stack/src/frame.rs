@@ -6,32 +6,56 @@
 //!
 //! ```text
 //!   base          head              tail                cap
-//!    |  headroom   |  linear data    |     tailroom      |     + frags: Bytes, Bytes, ...
+//!    |  headroom   |  linear data    |     tailroom      |     + frags: Bytes | Frame, ...
 //! ```
 //!
 //! A frame to be sent holds headers (and small payloads) in the linear part; bulk payload follows
 //! in `frags`, reference-counted slices of the send buffer, which the driver gathers (`writev`, or
-//! one fused copy into the UMEM). A received frame is linear, unless receive merging put the
-//! payload of following segments into `frags`.
+//! one fused copy into the UMEM). A received frame is linear, unless it came in several buffers or
+//! receive merging put following segments behind it: then `frags` holds those frames.
 //!
-//! This is the only module of the crate with `unsafe`.
+//! # What it costs
+//!
+//! A handle is one pointer. What is known about a frame stands in its slot's record, which the
+//! pool made at start, beside the buffer and not in it (a UMEM's belongs to the kernel at times);
+//! chained frames are a list through these records. So moving a frame moves eight bytes, and no
+//! number of fragments that are frames allocates.
+//!
+//! A frame holds no count on its pool. The pool's memory goes when its last handle is gone *and*
+//! its last slot is back: the last handle counts the slots that are out, and only from then on
+//! does each return count down (`pool::Pool::orphan`).
+//!
+//! Free slots stand in two lists. One, behind a lock, is for everybody. The other belongs to a
+//! [`FrameDomain`], the pools of one worker: whoever has entered the domain (which takes exclusive
+//! access to it, hence the worker's lock) takes and gives slots there with plain loads and stores.
+//! A drop cannot be told where it runs, so a thread remembers the domain that it is inside of; a
+//! drop elsewhere takes the lock. Slots move between the lists in batches.
+//!
+//! `unsafe` in this crate stands in this module and its children only.
 #![allow(unsafe_code)]
 
+mod domain;
+mod frags;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+use std::alloc::Layout;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use smallvec::SmallVec;
+
+pub use domain::{Entered, FrameDomain};
+pub use frags::{Frag, FragIter, Frags, IntoFrags};
+pub use pool::{FramePool, Region};
+
+use pool::Pool;
 
 /// Room in front of a frame's data that [`FramePool::alloc`] leaves for headers: Ethernet, a VLAN
 /// tag, IPv6, a shim6 payload header, TCP with full options, all rounded up.
 pub const HEADROOM_BYTES: usize = 192;
-
-/// Payload slices that follow the linear part of a frame.
-pub type Frags = SmallVec<[Bytes; 2]>;
 
 /// What is known about the transport checksum of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,197 +115,80 @@ pub struct FrameMeta {
     pub network_offset: i32,
 }
 
-/// Keeps a memory region mapped for as long as a pool or any of its frames lives.
-///
-/// Implemented by whatever owns the memory: a boxed slab, an AF_XDP UMEM.
-pub trait Region: Send + Sync + 'static {}
-
-impl Region for Box<[u8]> {}
-
-struct PoolShared {
-    /// Start of each slot. The region outlives them.
-    slots: Box<[NonNull<u8>]>,
-    slot_bytes: u32,
-    free: Mutex<Vec<u32>>,
-    /// Allocations refused because the pool was empty.
-    exhausted: AtomicUsize,
-    _region: Box<dyn Region>,
+/// What a [`Frame`] is beside its bytes; reached through it.
+#[derive(Debug, Default)]
+pub struct FrameState {
+    /// Checksum, segmentation and queue state.
+    pub meta: FrameMeta,
+    /// Payload that follows the linear data.
+    pub frags: Frags,
 }
 
-// SAFETY: the pointers name disjoint slots of a region that is itself Send + Sync; a slot is
-// reached only through the one Frame (or the one driver) that owns its index.
-unsafe impl Send for PoolShared {}
-// SAFETY: as above; the shared state proper is behind the mutex.
-unsafe impl Sync for PoolShared {}
-
-/// A fixed number of equal buffers, allocated at start. Cloning gives another handle on the pool.
-///
-/// `alloc` and the return of a frame take one short uncontended lock; neither blocks for long nor
-/// allocates.
-#[derive(Clone)]
-pub struct FramePool {
-    shared: Arc<PoolShared>,
+/// The record of one buffer.
+#[repr(align(64))]
+struct Slot {
+    base: NonNull<u8>,
+    /// `None`: a heap frame, whose record and buffer are one allocation.
+    pool: Option<NonNull<Pool>>,
+    cap: u32,
+    head: u32,
+    len: u32,
+    index: u32,
+    state: FrameState,
 }
 
-impl fmt::Debug for FramePool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FramePool")
-            .field("slots", &self.slots())
-            .field("slot_bytes", &self.slot_bytes())
-            .field("free", &self.free())
-            .finish()
+impl Slot {
+    fn new(base: NonNull<u8>, cap: u32, index: u32) -> Slot {
+        Slot { base, pool: None, cap, head: 0, len: 0, index, state: FrameState::default() }
     }
-}
-
-impl FramePool {
-    /// A pool of `slots` heap buffers of `slot_bytes` each (headroom included).
-    pub fn heap(slots: usize, slot_bytes: usize) -> FramePool {
-        let stride = slot_bytes.next_multiple_of(64);
-        let mut memory = vec![0u8; slots * stride].into_boxed_slice();
-        let base = memory.as_mut_ptr();
-        let pointers = (0..slots).map(|i| {
-            // SAFETY: i * stride lies inside the allocation of slots * stride bytes.
-            unsafe { NonNull::new_unchecked(base.add(i * stride)) }
-        });
-        let pointers: Vec<_> = pointers.collect();
-        // SAFETY: the slots are disjoint parts of `memory`, which moves into the region (a boxed
-        // slice does not move its bytes), and nobody else holds a pointer into it.
-        unsafe { FramePool::from_region(Box::new(memory), pointers, slot_bytes) }
-    }
-
-    /// A pool over memory that somebody else mapped (a UMEM).
-    ///
-    /// # Safety
-    /// Every pointer must be valid for reads and writes of `slot_bytes` bytes for as long as
-    /// `region` lives, the slots must not overlap, and nothing else may touch a slot while a
-    /// [`Frame`] owns it.
-    pub unsafe fn from_region(
-        region: Box<dyn Region>,
-        slots: Vec<NonNull<u8>>,
-        slot_bytes: usize,
-    ) -> FramePool {
-        let free = (0..slots.len() as u32).rev().collect();
-        FramePool {
-            shared: Arc::new(PoolShared {
-                slots: slots.into_boxed_slice(),
-                slot_bytes: u32::try_from(slot_bytes).expect("a frame is smaller than 4 GiB"),
-                free: Mutex::new(free),
-                exhausted: AtomicUsize::new(0),
-                _region: region,
-            }),
-        }
-    }
-
-    /// An empty frame with [`HEADROOM_BYTES`] of headroom (less if the slots are small), or `None`
-    /// when the pool is empty, which is counted.
-    pub fn alloc(&self) -> Option<Frame> {
-        let Some(slot) = self.shared.free.lock().pop() else {
-            self.shared.exhausted.fetch_add(1, Ordering::Relaxed);
-            return None;
-        };
-        let cap = self.shared.slot_bytes;
-        let head = cap.min(HEADROOM_BYTES as u32);
-        Some(Frame {
-            base: self.shared.slots[slot as usize],
-            cap,
-            head,
-            len: 0,
-            slot,
-            owner: Owner::Pool(Arc::clone(&self.shared)),
-            frags: Frags::new(),
-            meta: FrameMeta::default(),
-        })
-    }
-
-    /// Takes up to `max` free slots for a driver that hands them to the kernel (fill ring).
-    pub fn take_slots(&self, max: usize, out: &mut Vec<u32>) -> usize {
-        let mut free = self.shared.free.lock();
-        let n = max.min(free.len());
-        let from = free.len() - n;
-        out.extend(free.drain(from..));
-        n
-    }
-
-    /// Gives slots back that a driver took with [`FramePool::take_slots`] or
-    /// [`Frame::into_slot`].
-    pub fn give_slots(&self, slots: &[u32]) {
-        self.shared.free.lock().extend_from_slice(slots);
-    }
-
-    /// The frame in a slot that the caller owns, with `len` bytes of data from offset `head`.
-    ///
-    /// # Safety
-    /// The caller must own `slot` (from [`FramePool::take_slots`] or [`Frame::into_slot`]) and
-    /// give that ownership up here, and the kernel must be done with the slot.
-    ///
-    /// # Panics
-    /// If `slot` or `head + len` is out of bounds.
-    pub unsafe fn frame_at(&self, slot: u32, head: usize, len: usize) -> Frame {
-        assert!(head + len <= self.shared.slot_bytes as usize, "frame {slot} out of bounds");
-        Frame {
-            base: self.shared.slots[slot as usize],
-            cap: self.shared.slot_bytes,
-            head: head as u32,
-            len: len as u32,
-            slot,
-            owner: Owner::Pool(Arc::clone(&self.shared)),
-            frags: Frags::new(),
-            meta: FrameMeta::default(),
-        }
-    }
-
-    /// Number of buffers.
-    pub fn slots(&self) -> usize {
-        self.shared.slots.len()
-    }
-
-    /// Bytes per buffer, headroom included.
-    pub fn slot_bytes(&self) -> usize {
-        self.shared.slot_bytes as usize
-    }
-
-    /// Buffers nobody holds.
-    pub fn free(&self) -> usize {
-        self.shared.free.lock().len()
-    }
-
-    /// How often [`FramePool::alloc`] found nothing.
-    pub fn exhausted(&self) -> usize {
-        self.shared.exhausted.load(Ordering::Relaxed)
-    }
-
-    /// Whether `frame` lives in this pool.
-    pub fn owns(&self, frame: &Frame) -> bool {
-        matches!(&frame.owner, Owner::Pool(p) if Arc::ptr_eq(p, &self.shared))
-    }
-}
-
-enum Owner {
-    Pool(Arc<PoolShared>),
-    /// `Box<[u8]>` of `cap` bytes, leaked into `base`.
-    Heap,
 }
 
 /// One frame; see the module documentation.
 pub struct Frame {
-    base: NonNull<u8>,
-    cap: u32,
-    head: u32,
-    len: u32,
-    slot: u32,
-    owner: Owner,
-    /// Payload that follows the linear data.
-    pub frags: Frags,
-    /// Checksum, segmentation and queue state.
-    pub meta: FrameMeta,
+    /// Owned: nothing else reaches the slot, or its buffer, while the frame lives.
+    slot: NonNull<Slot>,
 }
 
-// SAFETY: a Frame is the sole owner of its bytes; the pool it returns to is Send + Sync.
+// SAFETY: a Frame is the sole owner of its slot and bytes; the pool it returns to takes them on
+// any thread. What the fragments hold is Send + Sync.
 unsafe impl Send for Frame {}
 // SAFETY: shared access only reads.
 unsafe impl Sync for Frame {}
 
+impl Deref for Frame {
+    type Target = FrameState;
+
+    #[inline]
+    fn deref(&self) -> &FrameState {
+        &self.record().state
+    }
+}
+
+impl DerefMut for Frame {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut FrameState {
+        &mut self.record_mut().state
+    }
+}
+
+fn heap_layout(cap: usize) -> Layout {
+    let bytes = size_of::<Slot>() + cap;
+    Layout::from_size_align(bytes, align_of::<Slot>()).expect("a frame is smaller than 4 GiB")
+}
+
 impl Frame {
+    #[inline]
+    fn record(&self) -> &Slot {
+        // SAFETY: the slot lives as long as the frame, which owns it.
+        unsafe { self.slot.as_ref() }
+    }
+
+    #[inline]
+    fn record_mut(&mut self) -> &mut Slot {
+        // SAFETY: as in `record`; the handle is unique.
+        unsafe { self.slot.as_mut() }
+    }
+
     /// A frame outside any pool: tests, oversized reassembled packets, control paths. Allocates.
     pub fn from_heap(headroom: usize, data: &[u8]) -> Frame {
         let mut frame = Frame::heap_with_capacity(headroom, data.len());
@@ -290,62 +197,59 @@ impl Frame {
     }
 
     /// An empty heap frame with `headroom` bytes before and `capacity` bytes for data. Allocates.
+    ///
+    /// # Panics
+    /// If that is 4 GiB or more.
     pub fn heap_with_capacity(headroom: usize, capacity: usize) -> Frame {
         let cap = headroom + capacity;
-        let memory = vec![0u8; cap].into_boxed_slice();
-        let base = Box::leak(memory).as_mut_ptr();
-        Frame {
-            // SAFETY: a leaked box is never null.
-            base: unsafe { NonNull::new_unchecked(base) },
-            cap: u32::try_from(cap).expect("a frame is smaller than 4 GiB"),
-            head: headroom as u32,
-            len: 0,
-            slot: u32::MAX,
-            owner: Owner::Heap,
-            frags: Frags::new(),
-            meta: FrameMeta::default(),
-        }
+        let cap_bytes = u32::try_from(cap).expect("a frame is smaller than 4 GiB");
+        let layout = heap_layout(cap);
+        // SAFETY: the layout is not of zero bytes.
+        let memory = unsafe { std::alloc::alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory) else { std::alloc::handle_alloc_error(layout) };
+        // SAFETY: the buffer follows the record in the same allocation.
+        let base = unsafe { memory.add(size_of::<Slot>()) };
+        let slot = memory.cast::<Slot>();
+        let record = Slot { head: headroom as u32, ..Slot::new(base, cap_bytes, u32::MAX) };
+        // SAFETY: the memory is ours, large enough and aligned for the record.
+        unsafe { slot.write(record) };
+        Frame { slot }
     }
 
     /// The linear data.
     #[inline]
     pub fn data(&self) -> &[u8] {
+        let s = self.record();
         // SAFETY: head + len <= cap is an invariant, the slot is ours, its bytes are initialised
         // (pools start zeroed, UMEM is an anonymous mapping).
-        unsafe {
-            std::slice::from_raw_parts(
-                self.base.as_ptr().add(self.head as usize),
-                self.len as usize,
-            )
-        }
+        unsafe { std::slice::from_raw_parts(s.base.as_ptr().add(s.head as usize), s.len as usize) }
     }
 
     /// The linear data, writable.
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
+        let s = self.record_mut();
         // SAFETY: as in `data`; the handle is unique.
         unsafe {
-            std::slice::from_raw_parts_mut(
-                self.base.as_ptr().add(self.head as usize),
-                self.len as usize,
-            )
+            std::slice::from_raw_parts_mut(s.base.as_ptr().add(s.head as usize), s.len as usize)
         }
     }
 
     /// Bytes of linear data.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.record().len as usize
     }
 
     /// Whether there is no linear data.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Linear data plus fragments, in bytes.
+    #[inline]
     pub fn total_len(&self) -> usize {
-        self.len() + self.frags.iter().map(Bytes::len).sum::<usize>()
+        self.len() + self.frags.bytes()
     }
 
     /// How many packets of a wire the frame stands for; the first `header_bytes` of its data are
@@ -362,13 +266,22 @@ impl Frame {
     }
 
     /// Bytes free in front of the data.
+    #[inline]
     pub fn headroom(&self) -> usize {
-        self.head as usize
+        self.record().head as usize
     }
 
     /// Bytes free behind the data.
+    #[inline]
     pub fn tailroom(&self) -> usize {
-        (self.cap - self.head - self.len) as usize
+        let s = self.record();
+        (s.cap - s.head - s.len) as usize
+    }
+
+    /// Bytes of the linear buffer: headroom, data and tailroom.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.record().cap as usize
     }
 
     /// Makes `n` bytes of headroom part of the data and returns them for writing.
@@ -378,10 +291,11 @@ impl Frame {
     /// chain of this stack fits.
     pub fn push_front(&mut self, n: usize) -> &mut [u8] {
         assert!(n <= self.headroom(), "push of {n} bytes into {} of headroom", self.headroom());
-        self.head -= n as u32;
-        self.len += n as u32;
-        self.meta.network_offset += n as i32;
-        if let Checksum::Partial { start, .. } = &mut self.meta.checksum {
+        let s = self.record_mut();
+        s.head -= n as u32;
+        s.len += n as u32;
+        s.state.meta.network_offset += n as i32;
+        if let Checksum::Partial { start, .. } = &mut s.state.meta.checksum {
             *start += n as u16;
         }
         &mut self.data_mut()[..n]
@@ -393,17 +307,19 @@ impl Frame {
     /// If the linear data is shorter.
     pub fn pull_front(&mut self, n: usize) {
         assert!(n <= self.len(), "pull of {n} bytes from {}", self.len());
-        self.head += n as u32;
-        self.len -= n as u32;
-        self.meta.network_offset -= n as i32;
-        if let Checksum::Partial { start, .. } = &mut self.meta.checksum {
+        let s = self.record_mut();
+        s.head += n as u32;
+        s.len -= n as u32;
+        s.state.meta.network_offset -= n as i32;
+        if let Checksum::Partial { start, .. } = &mut s.state.meta.checksum {
             *start = start.saturating_sub(n as u16);
         }
     }
 
     /// Shortens the linear data to `len` bytes; longer is a no-op. Fragments stay.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len as u32);
+        let s = self.record_mut();
+        s.len = len.min(s.len as usize) as u32;
     }
 
     /// Appends `n` bytes of tailroom to the data and returns them for writing (old contents).
@@ -413,7 +329,7 @@ impl Frame {
     pub fn push_back(&mut self, n: usize) -> &mut [u8] {
         assert!(n <= self.tailroom(), "append of {n} bytes into {} of tailroom", self.tailroom());
         let from = self.len();
-        self.len += n as u32;
+        self.record_mut().len += n as u32;
         &mut self.data_mut()[from..]
     }
 
@@ -427,10 +343,11 @@ impl Frame {
 
     /// Empties the frame and sets the headroom (at most the capacity).
     pub fn reset(&mut self, headroom: usize) {
-        self.head = (headroom as u32).min(self.cap);
-        self.len = 0;
-        self.frags.clear();
-        self.meta = FrameMeta::default();
+        let s = self.record_mut();
+        s.head = headroom.min(s.cap as usize) as u32;
+        s.len = 0;
+        s.state.frags.clear();
+        s.state.meta = FrameMeta::default();
     }
 
     /// Remembers that the network header starts where the data starts now.
@@ -441,17 +358,18 @@ impl Frame {
     /// The bytes from the marked network header to the end of the linear data, also after the
     /// header was pulled. Used to quote a packet in an ICMP error.
     pub fn network_header(&self) -> &[u8] {
-        let head = i64::from(self.head) + i64::from(self.meta.network_offset);
-        let head = head.clamp(0, i64::from(self.head + self.len)) as usize;
-        let end = (self.head + self.len) as usize;
+        let s = self.record();
+        let end = s.head + s.len;
+        let head = i64::from(s.head) + i64::from(self.meta.network_offset);
+        let head = head.clamp(0, i64::from(end)) as usize;
         // SAFETY: head <= end <= cap, the slot is ours and initialised.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(head), end - head) }
+        unsafe { std::slice::from_raw_parts(s.base.as_ptr().add(head), end as usize - head) }
     }
 
     /// Copies linear data and fragments to the front of `out`; returns the bytes written.
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let mut at = 0;
-        for part in std::iter::once(self.data()).chain(self.frags.iter().map(|b| &b[..])) {
+        for part in std::iter::once(self.data()).chain(&self.frags) {
             let n = part.len().min(out.len() - at);
             out[at..at + n].copy_from_slice(&part[..n]);
             at += n;
@@ -461,15 +379,18 @@ impl Frame {
 
     /// A heap copy with everything linear. Allocates.
     pub fn to_heap(&self) -> Frame {
-        let mut copy = Frame::heap_with_capacity(self.headroom(), self.total_len());
         let n = self.total_len();
+        let mut copy = Frame::heap_with_capacity(self.headroom(), n);
         self.copy_to(copy.push_back(n));
         copy.meta = self.meta;
         copy
     }
 
     /// The frame's linear data as shared bytes; the buffer returns to its pool when the last
-    /// clone is dropped, on whatever thread. Allocates one small owner.
+    /// clone is dropped, on whatever thread. Allocates one small owner. Fragments are dropped.
+    ///
+    /// For what leaves the stack only: behind another frame it goes as it is, see
+    /// [`Frags::push`].
     pub fn into_bytes(mut self) -> Bytes {
         self.frags.clear();
         Bytes::from_owner(self)
@@ -477,32 +398,26 @@ impl Frame {
 
     /// Index of the frame's slot in its pool; `None` for a heap frame.
     pub fn slot(&self) -> Option<u32> {
-        matches!(self.owner, Owner::Pool(_)).then_some(self.slot)
+        let s = self.record();
+        s.pool.map(|_| s.index)
     }
 
     /// Whether few frames are left in the frame's pool (less than an eighth): whoever would keep it
     /// for long copies it instead. Never true for a heap frame.
+    #[inline]
     pub fn is_scarce(&self) -> bool {
-        match &self.owner {
-            Owner::Pool(pool) => pool.free.lock().len() * 8 < pool.slots.len(),
-            Owner::Heap => false,
-        }
+        // SAFETY: a pool lives as long as any of its frames.
+        self.record().pool.is_some_and(|pool| unsafe { pool.as_ref() }.is_scarce())
     }
 
     /// Gives up the frame but not its slot, which the caller now owns (to pass it to the kernel,
     /// and later to [`FramePool::frame_at`] or [`FramePool::give_slots`]). Fragments are dropped.
     /// `Err` returns a heap frame unchanged.
-    #[expect(clippy::result_large_err, reason = "the frame itself comes back")]
     pub fn into_slot(mut self) -> Result<u32, Frame> {
-        if matches!(self.owner, Owner::Heap) {
-            return Err(self);
-        }
+        let Some(index) = self.slot() else { return Err(self) };
         self.frags.clear();
-        let slot = self.slot;
-        // An empty heap owner frees nothing.
-        self.owner = Owner::Heap;
-        self.cap = 0;
-        Ok(slot)
+        std::mem::forget(self);
+        Ok(index)
     }
 }
 
@@ -515,73 +430,36 @@ impl AsRef<[u8]> for Frame {
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
-            .field("len", &self.len)
+            .field("len", &self.len())
             .field("frags", &self.frags.len())
-            .field("headroom", &self.head)
+            .field("headroom", &self.headroom())
             .field("meta", &self.meta)
             .finish_non_exhaustive()
     }
 }
 
 impl Drop for Frame {
+    #[inline]
     fn drop(&mut self) {
-        match &self.owner {
-            Owner::Pool(pool) => pool.free.lock().push(self.slot),
-            Owner::Heap if self.cap > 0 => {
-                let slice =
-                    std::ptr::slice_from_raw_parts_mut(self.base.as_ptr(), self.cap as usize);
-                // SAFETY: base and cap came from Box::leak of a boxed slice of that length.
-                drop(unsafe { Box::from_raw(slice) });
-            }
-            Owner::Heap => {}
+        if !self.frags.is_empty() {
+            self.frags.clear();
+        }
+        let Slot { pool, index, .. } = *self.record();
+        match pool {
+            // SAFETY: a pool lives as long as any of its frames; the slot is ours and given up.
+            Some(pool) => unsafe { Pool::give(pool, index) },
+            None => free_heap(self.slot),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dropped_frame_returns_to_its_pool() {
-        let pool = FramePool::heap(2, 512);
-        let a = pool.alloc().unwrap();
-        let b = pool.alloc().unwrap();
-        assert!(pool.alloc().is_none());
-        assert_eq!(pool.exhausted(), 1);
-        drop(a);
-        std::thread::spawn(move || drop(b.into_bytes())).join().unwrap();
-        assert_eq!(pool.free(), 2);
-    }
-
-    #[test]
-    fn headers_are_pushed_and_pulled() {
-        let pool = FramePool::heap(1, 512);
-        let mut f = pool.alloc().unwrap();
-        f.append(b"payload");
-        f.push_front(3).copy_from_slice(b"ip:");
-        f.mark_network_header();
-        f.push_front(4).copy_from_slice(b"eth:");
-        assert_eq!(f.data(), b"eth:ip:payload");
-        f.pull_front(7);
-        assert_eq!(f.data(), b"payload");
-        assert_eq!(f.network_header(), b"ip:payload");
-        f.frags.push(Bytes::from_static(b"+more"));
-        assert_eq!(f.to_heap().data(), b"payload+more");
-    }
-
-    #[test]
-    fn a_slot_leaves_and_comes_back() {
-        let pool = FramePool::heap(1, 512);
-        let mut f = pool.alloc().unwrap();
-        f.append(b"x");
-        let slot = f.into_slot().unwrap();
-        assert_eq!(pool.free(), 0);
-        // SAFETY: the slot was just taken from its frame.
-        let f = unsafe { pool.frame_at(slot, HEADROOM_BYTES, 1) };
-        assert_eq!(f.data(), b"x");
-        drop(f);
-        assert_eq!(pool.free(), 1);
-        assert!(Frame::from_heap(0, b"h").into_slot().is_err());
+#[cold]
+fn free_heap(slot: NonNull<Slot>) {
+    // SAFETY: a heap frame's record and buffer are one allocation of this layout, and the frame
+    // that owns them is being dropped.
+    unsafe {
+        let layout = heap_layout(slot.as_ref().cap as usize);
+        slot.drop_in_place();
+        std::alloc::dealloc(slot.as_ptr().cast(), layout);
     }
 }

@@ -213,7 +213,7 @@ impl AfXdp {
         let whole = match self.chain.take() {
             None => part,
             Some(mut first) => {
-                first.frags.push(part.into_bytes());
+                first.frags.push(part);
                 first
             }
         };

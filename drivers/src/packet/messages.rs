@@ -135,7 +135,7 @@ pub(super) fn send<'a>(
         headers[count] = encoded.header;
         sizes[count] = (encoded.packets, frame.total_len() as u64);
         let (bytes, frags) = ([&headers[count][..header_len], frame.data()], &frame.frags);
-        let bytes = bytes.into_iter().chain(frags.iter().map(|frag| &frag[..]));
+        let bytes = bytes.into_iter().chain(frags);
         let own = &mut vectors[used..used + parts];
         for (vector, part) in own.iter_mut().zip(bytes) {
             // The kernel only reads from them.

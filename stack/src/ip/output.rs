@@ -218,8 +218,7 @@ impl Pieces<'_> {
     fn copy(&mut self, out: &mut [u8]) {
         let mut done = 0;
         let mut start = 0;
-        let parts =
-            core::iter::once(self.frame.data()).chain(self.frame.frags.iter().map(|b| &b[..]));
+        let parts = core::iter::once(self.frame.data()).chain(&self.frame.frags);
         for part in parts {
             let end = start + part.len();
             let from = self.offset + done;

@@ -38,7 +38,7 @@ impl Taps {
         }
         // IPv4 with its header, IPv6 without: that is how raw sockets have it.
         let linear = if is_v4 { frame.network_header() } else { frame.data() };
-        let extra: usize = frame.frags.iter().map(Bytes::len).sum();
+        let extra: usize = frame.frags.bytes();
         let mut copy = BytesMut::with_capacity(linear.len() + extra);
         copy.extend_from_slice(linear);
         for frag in &frame.frags {

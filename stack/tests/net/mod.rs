@@ -169,7 +169,7 @@ impl Net {
                     }
                     // A wire does not share memory.
                     let mut copy = Frame::from_heap(64, frame.data());
-                    copy.frags.clone_from(&frame.frags);
+                    copy.frags.extend(frame.frags.iter().map(bytes::Bytes::copy_from_slice));
                     copy.meta = frame.meta;
                     let frame = if self.line.gso == 0 { copy.to_heap() } else { copy };
                     if self.rng.below(1000) < self.line.duplicate {

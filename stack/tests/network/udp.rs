@@ -363,7 +363,7 @@ fn merged_datagrams_stay_together_for_those_who_ask() {
         let bytes = ether(&ip4("10.0.0.9", "10.0.0.1", 17, &datagram));
         // As TUN gives it: the rest of the payload in a buffer of its own.
         let mut frame = Frame::from_heap(HEADROOM_BYTES, &bytes[..1000]);
-        frame.frags.push(bytes[1000..].to_vec().into());
+        frame.frags.push(bytes::Bytes::copy_from_slice(&bytes[1000..]));
         frame.meta.checksum = Checksum::Verified;
         frame.meta.gso = Gso::Udp { size: 1000 };
         net.stacks[0].handle_frame(net.now, A0, frame);

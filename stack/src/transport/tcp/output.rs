@@ -24,7 +24,7 @@ pub(crate) struct PathLimits {
 }
 
 /// A segment, or several under one header if `payload_len > mss`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct SegmentOut {
     pub(crate) header: Header,
     pub(crate) payload: Frags,

@@ -1,39 +1,21 @@
 //! Cutting a received payload (linear data and fragments) without copying it.
 
-use bytes::Buf;
-
 use crate::frame::{Frame, Gso};
 
 /// Removes the first `n` bytes; all of them if there are fewer.
 pub(crate) fn trim_front(frame: &mut Frame, n: usize) {
     let linear = n.min(frame.len());
     frame.pull_front(linear);
-    let mut left = n - linear;
-    while left > 0 && !frame.frags.is_empty() {
-        let have = frame.frags[0].len();
-        if have > left {
-            frame.frags[0].advance(left);
-            return;
-        }
-        frame.frags.remove(0);
-        left -= have;
-    }
+    frame.frags.advance(n - linear);
 }
 
 /// Keeps the first `len` bytes.
 pub(crate) fn truncate(frame: &mut Frame, len: usize) {
-    let mut left = len.saturating_sub(frame.len());
+    let left = len.saturating_sub(frame.len());
     frame.truncate(len);
-    let mut keep = 0;
-    for frag in &mut frame.frags {
-        if left == 0 {
-            break;
-        }
-        frag.truncate(left);
-        left -= frag.len();
-        keep += 1;
+    if !frame.frags.is_empty() {
+        frame.frags.truncate(left);
     }
-    frame.frags.truncate(keep);
 }
 
 /// How many segments a received frame stands for.
@@ -48,8 +30,7 @@ pub(crate) fn segments(frame: &Frame) -> u64 {
 
 /// The memory a frame holds: its whole buffer, not only its data.
 pub(crate) fn footprint(frame: &Frame) -> usize {
-    let linear = frame.headroom() + frame.len() + frame.tailroom();
-    linear + frame.total_len() - frame.len()
+    frame.capacity() + frame.frags.bytes()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::frame::Frame;
+use crate::frame::{Frag, Frame};
 
 use super::autotune::Tuning;
 use super::on_demand::OnDemand;
@@ -125,40 +125,59 @@ impl RecvBuffer {
 
     /// Appends a payload; returns how many bytes were copied to save memory.
     pub(crate) fn push(&mut self, mut frame: Frame) -> usize {
+        if frame.frags.is_empty() {
+            return self.push_frame(frame);
+        }
         let frags = std::mem::take(&mut frame.frags);
-        let mut copied = 0;
-        if !frame.is_empty() {
-            let footprint = payload::footprint(&frame);
-            let data = self.len + frame.len();
-            self.len = data;
-            let wasteful = self.held + footprint > OVERHEAD_MAX * data + OVERHEAD_FREE_BYTES;
-            if wasteful || frame.is_scarce() {
-                copied = frame.len();
-                self.push_copy(frame.data(), BLOCK_BYTES);
-            } else {
-                self.push_chunk(Chunk::Frame(frame));
-            }
+        let first = self.push_frame(frame);
+        let rest = frags.into_iter().map(|frag| match frag {
+            Frag::Frame(frame) => self.push_frame(frame),
+            Frag::Shared(bytes) => self.push_shared(bytes),
+        });
+        first + rest.sum::<usize>()
+    }
+
+    /// Appends a frame without fragments.
+    fn push_frame(&mut self, frame: Frame) -> usize {
+        let len = frame.len();
+        if len == 0 {
+            return 0;
         }
-        for frag in frags {
-            if !frag.is_empty() {
-                self.len += frag.len();
-                self.push_chunk(Chunk::Shared(frag));
-            }
+        self.len += len;
+        let held = self.held + frame.capacity();
+        let wasteful = held > OVERHEAD_MAX * self.len + OVERHEAD_FREE_BYTES;
+        if wasteful || frame.is_scarce() {
+            self.push_copy(frame.data(), BLOCK_BYTES);
+            return len;
         }
-        copied
+        self.push_chunk(Chunk::Frame(frame));
+        0
+    }
+
+    fn push_shared(&mut self, bytes: Bytes) -> usize {
+        if !bytes.is_empty() {
+            self.len += bytes.len();
+            self.push_chunk(Chunk::Shared(bytes));
+        }
+        0
     }
 
     /// Appends a payload in as little memory as it takes; returns how many bytes were copied.
     pub(crate) fn push_compact(&mut self, mut frame: Frame) -> usize {
         let frags = std::mem::take(&mut frame.frags);
-        let len = frame.len();
-        self.len += len;
-        let copied = len > 0 && self.push_tight(Chunk::Frame(frame));
-        for frag in frags {
-            self.len += frag.len();
-            self.push_chunk(Chunk::Shared(frag));
+        let mut copied = 0;
+        for piece in std::iter::once(Frag::Frame(frame)).chain(frags) {
+            let len = piece.len();
+            match piece {
+                Frag::Frame(frame) if len > 0 => {
+                    self.len += len;
+                    copied += if self.push_tight(Chunk::Frame(frame)) { len } else { 0 };
+                }
+                Frag::Frame(_) => {}
+                Frag::Shared(bytes) => copied += self.push_shared(bytes),
+            }
         }
-        if copied { len } else { 0 }
+        copied
     }
 
     /// Appends a chunk, copied if it holds more than twice its data.
