@@ -6,6 +6,8 @@
 
 mod open;
 
+pub use open::make_persistent;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -64,6 +64,17 @@ pub(super) fn open(config: &TunTapConfig) -> Result<Vec<TunTap>, DeviceError> {
     Ok(fds.into_iter().map(device).collect())
 }
 
+/// Makes an interface that stays when nobody is attached, in the namespace of the calling thread;
+/// it goes with the namespace, or with `ip link delete`.
+pub fn make_persistent(name: &str, medium: Medium) -> Result<(), DeviceError> {
+    let (fd, name) = attach(medium, name, true, false)?;
+    // SAFETY: the argument is a plain number.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST, 1 as libc::c_ulong) } < 0 {
+        return Err(DeviceError::new("keep", name, io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
 fn mode(medium: Medium, vnet: bool, offload: bool) -> String {
     let kind = if medium == Medium::Ip { "tun" } else { "tap" };
     let how = match (vnet, offload) {
