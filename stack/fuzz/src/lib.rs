@@ -8,12 +8,14 @@
 
 pub mod build;
 pub mod frames;
+mod gro;
 pub mod mutate;
 mod parsers;
 mod segments;
 mod target;
 mod two_stacks;
 
+pub use gro::{gro, gro_into};
 pub use parsers::{config, control, extensions, icmp, packetdrill, socket_filter, tcp_header, udp};
 pub use segments::{segments, segments_into};
 pub use target::Target;
@@ -36,6 +38,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("udp", udp),
     ("tcp_header", tcp_header),
     ("segments", segments),
+    ("gro", gro),
     ("two_stacks", two_stacks),
     ("config", config),
     ("control", control),

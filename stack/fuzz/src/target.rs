@@ -182,6 +182,15 @@ impl Target {
         self.check();
     }
 
+    /// A burst arrives, whatever its frames are.
+    pub fn frames(&mut self, burst: Vec<Frame>) {
+        for frame in burst {
+            self.stack.handle_frame(self.now, ALIAS, frame);
+        }
+        self.settle();
+        self.check();
+    }
+
     fn take(&mut self, frame: &[u8]) {
         self.now += Duration::from_micros(50);
         let frame = Frame::from_heap(HEADROOM_BYTES, frame);

@@ -210,3 +210,8 @@ fn random_fates_of_packets_are_survived() {
 fn random_segments_of_a_connection_are_harmless() {
     random_inputs(9, 1_000, 120, weft_fuzz::segments_into);
 }
+
+#[test]
+fn random_bursts_are_merged_without_loss() {
+    random_inputs(10, 2_000, 4 * 64, weft_fuzz::gro_into);
+}
