@@ -19,6 +19,16 @@ pub enum Frag {
     Frame(Frame),
 }
 
+impl Frag {
+    /// As shared bytes; see [`Frame::into_bytes`].
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Frag::Shared(bytes) => bytes,
+            Frag::Frame(frame) => frame.into_bytes(),
+        }
+    }
+}
+
 impl From<Bytes> for Frag {
     fn from(bytes: Bytes) -> Frag {
         Frag::Shared(bytes)
@@ -203,8 +213,8 @@ impl From<Vec<Bytes>> for Frags {
     }
 }
 
-impl Extend<Bytes> for Frags {
-    fn extend<I: IntoIterator<Item = Bytes>>(&mut self, pieces: I) {
+impl<F: Into<Frag>> Extend<F> for Frags {
+    fn extend<I: IntoIterator<Item = F>>(&mut self, pieces: I) {
         pieces.into_iter().for_each(|piece| self.push(piece));
     }
 }

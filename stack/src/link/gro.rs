@@ -305,11 +305,11 @@ impl Slot {
             next.copy_to(unit.push_back(s.len));
             return s.len;
         }
-        let more = mem::take(&mut next.frags);
-        if !next.is_empty() {
-            unit.frags.push(next.into_bytes());
+        if next.is_empty() {
+            unit.frags.extend(mem::take(&mut next.frags));
+        } else {
+            unit.frags.push(next);
         }
-        unit.frags.extend(more);
         0
     }
 

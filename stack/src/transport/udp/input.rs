@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::{ANY4, ANY6, HEADER_LEN, Udp, peer_addr};
 use crate::ctx::Fate;
 use crate::drop::DropReason;
-use crate::frame::{Checksum, Frame, Gso};
+use crate::frame::{Checksum, Frag, Frame, Gso};
 use crate::lower::{InPacket, Lower};
 use crate::path::PathLayer;
 use crate::socket::udp::Datagram;
@@ -49,7 +49,8 @@ impl From<Frame> for Arrived {
             let (first, charge) = payload(frame);
             let charge =
                 charge + frags.iter().map(|f| f.len() + DATAGRAM_OVERHEAD_BYTES).sum::<usize>();
-            let parts = core::iter::once(first).chain(frags).collect();
+            let parts =
+                core::iter::once(first).chain(frags.into_iter().map(Frag::into_bytes)).collect();
             return Arrived { parts, charge, segment_bytes };
         }
         let (payload, charge) = payload(frame);
@@ -59,7 +60,7 @@ impl From<Frame> for Arrived {
 
 /// Whether datagrams of `size` bytes begin with each part, as receive merging leaves them.
 fn parts_are_whole(frame: &Frame, size: usize) -> bool {
-    let parts = core::iter::once(frame.len()).chain(frame.frags.iter().map(Bytes::len));
+    let parts = core::iter::once(frame.len()).chain(frame.frags.iter().map(<[u8]>::len));
     !frame.frags.is_empty() && !frame.is_empty() && {
         let last = frame.frags.len();
         parts.enumerate().all(|(i, len)| len > 0 && (i == last || len % size == 0))
