@@ -229,12 +229,32 @@ impl<'a> Cut<'a> {
         })
     }
 
+    /// Bytes of headers in front of the payload, as far as it is known where that starts: of a
+    /// super-segment, and of a frame with its payload in fragments.
+    pub fn header_bytes(&self) -> usize {
+        match self.kind {
+            Kind::Whole if self.frame.frags.is_empty() => 0,
+            Kind::Whole => self.frame.len(),
+            Kind::Super { headers, .. } => headers.payload,
+        }
+    }
+
     /// Writes the next frame into `out`, which is [`Cut::next_len`] bytes long.
     ///
     /// # Panics
     /// If `out` has another length, or nothing is left.
     pub fn write_next(&mut self, out: &mut [u8]) {
-        assert_eq!(Some(out.len()), self.next_len(), "buffer of another length than the frame");
+        self.write_next_into(&mut [out]);
+    }
+
+    /// As [`Cut::write_next`], into several buffers one after the other, [`Cut::next_len`] bytes
+    /// long together.
+    ///
+    /// # Panics
+    /// If the length is another, nothing is left, or the first does not hold the headers.
+    pub fn write_next_into(&mut self, out: &mut [&mut [u8]]) {
+        let room = out.iter().map(|part| part.len()).sum();
+        assert_eq!(Some(room), self.next_len(), "buffers of another length than the frame");
         match self.kind {
             Kind::Whole => self.write_whole(out),
             Kind::Super { headers, size, pseudo } => self.write_part(out, headers, size, pseudo),
@@ -242,41 +262,94 @@ impl<'a> Cut<'a> {
         self.written += 1;
     }
 
-    fn write_whole(&mut self, out: &mut [u8]) {
-        self.left = 0;
-        let Checksum::Partial { start, offset } = self.frame.meta.checksum else {
-            self.payload.copy(out);
-            return;
+    /// Writes the headers of the next frame of a super-segment into `head`, which is
+    /// [`Cut::header_bytes`] long, and hands its payload out in `piece`s where it lies.
+    ///
+    /// # Panics
+    /// If this is no super-segment, `head` has another length, or nothing is left.
+    pub fn gather_next(&mut self, head: &mut [u8], mut piece: impl FnMut(&'a [u8])) {
+        let Kind::Super { headers: h, size, pseudo } = self.kind else {
+            panic!("only super-segments have headers to repeat")
         };
-        let (before, covered) = out.split_at_mut(usize::from(start));
-        self.payload.copy(before);
-        let sum = self.payload.copy_and_sum(covered);
-        let offset = usize::from(offset);
-        put16(covered, offset, checksum::finish_at(offset, sum));
+        assert!(self.written < self.frames, "nothing is left of the frame");
+        let len = self.next_headers(head, &h, size);
+        let mut sum = Accumulator::default();
+        let mut left = len;
+        while left > 0 {
+            let next = self.payload.next(left);
+            left -= next.len();
+            if pseudo.is_some() {
+                sum.add(next);
+            }
+            piece(next);
+        }
+        finish_part(head, &h, pseudo, sum.sum(), len);
+        self.written += 1;
     }
 
-    fn write_part(&mut self, out: &mut [u8], h: Headers, size: usize, pseudo: Option<u16>) {
-        let len = self.left.min(size);
-        self.left -= len;
-        let (head, payload) = out.split_at_mut(h.payload);
-        head.copy_from_slice(&self.frame.data()[..h.payload]);
-        patch_network(head, &h, len, self.written);
-        match h.protocol {
-            TCP => patch_tcp(head, &h, self.written, size, self.left == 0),
-            _ => put16(head, h.transport + 4, (8 + len) as u16),
-        }
-        let Some(pseudo) = pseudo else {
-            self.payload.copy(payload);
+    fn write_whole(&mut self, out: &mut [&mut [u8]]) {
+        self.left = 0;
+        let Checksum::Partial { start, offset } = self.frame.meta.checksum else {
+            for part in out {
+                self.payload.copy(part);
+            }
             return;
         };
-        put16(head, h.checksum_offset(), 0);
-        let header_sum = checksum::sum(&head[h.transport..]);
-        let covered = (h.payload - h.transport + len) as u16;
-        let sum = combine(combine(pseudo, covered), header_sum);
-        let sum = combine(sum, self.payload.copy_and_sum(payload));
-        let at = h.checksum_offset();
-        put16(head, at, checksum::finish_at(at - h.transport, sum));
+        let Some((first, rest)) = out.split_first_mut() else { return };
+        let (before, covered) = first.split_at_mut(usize::from(start));
+        self.payload.copy(before);
+        let mut sum = Accumulator::default();
+        self.payload.copy_and_sum(covered, &mut sum);
+        for part in rest {
+            self.payload.copy_and_sum(part, &mut sum);
+        }
+        let offset = usize::from(offset);
+        put16(covered, offset, checksum::finish_at(offset, sum.sum()));
     }
+
+    fn write_part(&mut self, out: &mut [&mut [u8]], h: Headers, size: usize, pseudo: Option<u16>) {
+        let Some((first, rest)) = out.split_first_mut() else { return };
+        let (head, payload) = first.split_at_mut(h.payload);
+        let len = self.next_headers(head, &h, size);
+        if pseudo.is_none() {
+            self.payload.copy(payload);
+            for part in rest {
+                self.payload.copy(part);
+            }
+            return;
+        }
+        let mut sum = Accumulator::default();
+        self.payload.copy_and_sum(payload, &mut sum);
+        for part in rest {
+            self.payload.copy_and_sum(part, &mut sum);
+        }
+        finish_part(head, &h, pseudo, sum.sum(), len);
+    }
+
+    /// Writes the next frame's headers, all but the checksum; returns its payload length.
+    fn next_headers(&mut self, head: &mut [u8], h: &Headers, size: usize) -> usize {
+        let len = self.left.min(size);
+        self.left -= len;
+        head.copy_from_slice(&self.frame.data()[..h.payload]);
+        patch_network(head, h, len, self.written);
+        match h.protocol {
+            TCP => patch_tcp(head, h, self.written, size, self.left == 0),
+            _ => put16(head, h.transport + 4, (8 + len) as u16),
+        }
+        len
+    }
+}
+
+/// Completes the checksum of headers whose payload has this sum and length. Without a pseudo-header
+/// sum there is none to complete.
+fn finish_part(head: &mut [u8], h: &Headers, pseudo: Option<u16>, payload_sum: u16, len: usize) {
+    let Some(pseudo) = pseudo else { return };
+    put16(head, h.checksum_offset(), 0);
+    let header_sum = checksum::sum(&head[h.transport..]);
+    let covered = (h.payload - h.transport + len) as u16;
+    let sum = combine(combine(pseudo, covered), combine(header_sum, payload_sum));
+    let at = h.checksum_offset();
+    put16(head, at, checksum::finish_at(at - h.transport, sum));
 }
 
 fn put16(data: &mut [u8], at: usize, value: u16) {
@@ -370,15 +443,13 @@ impl<'a> Payload<'a> {
         }
     }
 
-    fn copy_and_sum(&mut self, mut out: &mut [u8]) -> u16 {
-        let mut sum = Accumulator::default();
+    fn copy_and_sum(&mut self, mut out: &mut [u8], sum: &mut Accumulator) {
         while !out.is_empty() {
             let piece = self.next(out.len());
             let (now, rest) = out.split_at_mut(piece.len());
             sum.copy(now, piece);
             out = rest;
         }
-        sum.sum()
     }
 }
 

@@ -6,22 +6,26 @@
 //! descriptors, so that even SIGKILL leaves a NIC as it was.
 //!
 //! Who owns a UMEM slot: the [`weft_stack::frame::FramePool`] (free), a `Frame` (stack or
-//! application), or a device (`rings::Held`: in a ring, with the kernel). Every hand-over between
+//! application), or a device (`held::Held`: in a ring, with the kernel). Every hand-over between
 //! the last two goes through `Held`, which is also what checks addresses that the kernel returns.
 //!
 //! `docs/af-xdp.md` has the modes, the steering rules and the traps.
 
 mod bind;
+mod held;
 mod multicast;
 mod program;
+mod receive;
+mod ring;
 mod rings;
 mod socket;
 mod steer;
+mod transmit;
 mod umem;
 
 pub use program::{SteerCounters, XdpProgram};
 pub use socket::AfXdp;
-pub use umem::UmemPool;
+pub use umem::{Hugepages, UmemConfig, UmemPool};
 
 /// Which way frames take between driver and socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,8 +180,14 @@ impl XdpProgram {
     }
 
     /// Frames of a queue go to this socket, until it is closed.
-    pub(super) fn insert_socket(&self, queue: u32, fd: RawFd) -> io::Result<()> {
-        self.inner.lock().sockets.set(queue, fd, 0).map_err(|e| os_error(&e))
+    pub(super) fn insert_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.inner.lock().sockets.set(queue, socket.as_raw_fd(), 0).map_err(|e| os_error(&e))
+    }
+
+    /// Frames of a queue go to the kernel again.
+    pub(super) fn remove_socket(&self, queue: u32) {
+        // Not there if opening the queue failed half way.
+        let _ = self.inner.lock().sockets.unset(queue);
     }
 
     /// A socket with the copy filter, receiving already the groups of all steered addresses.

@@ -98,7 +98,9 @@ fn open_afxdp(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
     let fill_frames = fill_frames.min(UmemPool::RING_ENTRIES);
     let options = AfXdpOptions { fill_frames, ..AfXdpOptions::default() };
     let mut opened = Opened::new(Vec::new());
-    opened.notes.extend([program.note(), umem.note()].into_iter().flatten().map(str::to_owned));
+    opened
+        .notes
+        .extend(program.note().map(str::to_owned).into_iter().chain(umem.notes().iter().cloned()));
     for queue in 0..nic.queues.max(1) as u32 {
         let mut device = AfXdp::open(&program, queue, &umem, options)?;
         if nic.poll == PollMode::Busy
