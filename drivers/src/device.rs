@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
+use weft_stack::frame::{Frame, FrameDomain, FramePool, HEADROOM_BYTES};
 
 /// Largest super-segment payload that the devices here take: with every header of
 /// [`HEADROOM_BYTES`] it stays within the 16-bit length of an IP packet.
@@ -102,6 +102,11 @@ pub trait Device: Send {
     /// The pool to build frames from.
     fn pool(&self) -> &FramePool;
 
+    /// Makes its pools those of the worker that it belongs to from now on.
+    fn join_domain(&mut self, domain: &mut FrameDomain) {
+        domain.adopt(self.pool());
+    }
+
     /// Appends up to `max` received frames to `burst`; returns how many.
     ///
     /// `Err` means the device is unusable (gone, down for good), never a bad frame.
@@ -166,6 +171,9 @@ macro_rules! forward_facts {
         fn pool(&self) -> &::weft_stack::frame::FramePool {
             self.$inner.pool()
         }
+        fn join_domain(&mut self, domain: &mut ::weft_stack::frame::FrameDomain) {
+            self.$inner.join_domain(domain);
+        }
         fn fd(&self) -> ::std::option::Option<::std::os::fd::BorrowedFd<'_>> {
             self.$inner.fd()
         }
@@ -196,6 +204,9 @@ impl Device for AnyDevice {
     }
     fn pool(&self) -> &FramePool {
         (**self).pool()
+    }
+    fn join_domain(&mut self, domain: &mut FrameDomain) {
+        (**self).join_domain(domain);
     }
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         (**self).receive(burst, max)

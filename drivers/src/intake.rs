@@ -2,7 +2,7 @@
 //! packet, and a large one behind it for what a super-segment has more. An ordinary packet never
 //! pins the large buffer.
 
-use weft_stack::frame::{Frame, FramePool, Gso, HEADROOM_BYTES};
+use weft_stack::frame::{Frame, FrameDomain, FramePool, Gso, HEADROOM_BYTES};
 
 use crate::device::DeviceStats;
 use crate::vnet;
@@ -26,6 +26,11 @@ impl Pools {
             frames: FramePool::heap(frames, slot_bytes),
             spills: FramePool::heap(spills, SPILL_BYTES),
         }
+    }
+
+    pub(crate) fn join_domain(&self, domain: &mut FrameDomain) {
+        domain.adopt(&self.frames);
+        domain.adopt(&self.spills);
     }
 
     /// An empty frame with room for `len` bytes behind its headroom.

@@ -20,7 +20,7 @@ use std::sync::{Arc, Weak};
 
 use libc::SOL_PACKET;
 use parking_lot::Mutex;
-use weft_stack::frame::{Frame, FramePool, Gso};
+use weft_stack::frame::{Frame, FrameDomain, FramePool, Gso};
 
 use crate::device::{
     Caps, Device, DeviceError, DeviceStats, Link, Medium, SUPER_SEGMENT_BYTES_MAX, Steer,
@@ -334,6 +334,10 @@ impl Device for Packet {
 
     fn pool(&self) -> &FramePool {
         &self.pools.frames
+    }
+
+    fn join_domain(&mut self, domain: &mut FrameDomain) {
+        self.pools.join_domain(domain);
     }
 
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {

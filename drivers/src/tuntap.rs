@@ -13,7 +13,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use weft_stack::frame::{Checksum, Frame, FramePool, Gso};
+use weft_stack::frame::{Checksum, Frame, FrameDomain, FramePool, Gso};
 
 use crate::device::{Caps, Device, DeviceError, DeviceStats, Link, Medium};
 use crate::intake::{Intake, Pools};
@@ -176,6 +176,10 @@ impl Device for TunTap {
 
     fn pool(&self) -> &FramePool {
         &self.pools.frames
+    }
+
+    fn join_domain(&mut self, domain: &mut FrameDomain) {
+        self.pools.join_domain(domain);
     }
 
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {

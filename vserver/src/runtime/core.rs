@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use weft_drivers::device::{Device, Link};
 use weft_stack::drop::{DropReason, Drops};
-use weft_stack::frame::Frame;
+use weft_stack::frame::{Entered, Frame, FrameDomain};
 use weft_stack::ip::address::AliasId;
 use weft_stack::link::gro::Gro;
 use weft_stack::socket::{Event, Readiness, SocketId};
@@ -114,10 +114,16 @@ pub(crate) struct Core {
     gro: Gro,
     tx: TxBurst,
     targets: Vec<Target>,
+    /// The devices' frame pools.
+    domain: FrameDomain,
 }
 
 impl Core {
-    pub(crate) fn new(nics: Vec<Nic>, aliases: Vec<AliasPlace>, demux: Demux) -> Core {
+    pub(crate) fn new(mut nics: Vec<Nic>, aliases: Vec<AliasPlace>, demux: Demux) -> Core {
+        let mut domain = FrameDomain::new();
+        for port in nics.iter_mut().flat_map(|n| &mut n.ports) {
+            port.device.join_domain(&mut domain);
+        }
         Core {
             nics,
             nodes: Vec::new(),
@@ -138,11 +144,19 @@ impl Core {
             gro: Gro::default(),
             tx: TxBurst::new(BURST),
             targets: Vec::new(),
+            domain,
         }
+    }
+
+    /// For as long as the guard lives, frames are taken and dropped without a lock. The caller
+    /// holds the worker's, and does not sleep meanwhile.
+    pub(crate) fn enter(&mut self) -> Entered {
+        self.domain.enter()
     }
 
     /// One bounded round: receive, timers, transmit. Returns whether there was anything to do.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        let _inside = self.enter();
         let mut work = false;
         self.feed();
         for nic in 0..self.nics.len() {

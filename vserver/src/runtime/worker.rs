@@ -148,6 +148,7 @@ impl Worker {
         node: u32,
         f: impl FnOnce(&mut Node, Instant) -> R,
     ) -> R {
+        let _inside = core.enter();
         let now = self.clock.now();
         let result = f(&mut core.nodes[node as usize], now);
         if core.settle(now, node) {
