@@ -111,14 +111,14 @@ impl Receiver {
             let mut frame = pool.alloc().unwrap();
             frame.reset(HEADROOM_BYTES);
             frame.append(w);
-            ((), frame)
+            ((), Some(frame))
         };
         let mut burst: Vec<_> = wire.iter().map(frame).collect();
         if self.merge {
             let facts = BurstFacts { ethernet: false, trust: false };
             self.units += Gro::default().merge(&mut burst, facts, |()| true).units;
         }
-        for (_, frame) in burst.into_iter().filter(|(_, f)| !f.is_empty()) {
+        for frame in burst.into_iter().filter_map(|b| b.1) {
             self.stack.handle_frame(self.now, ALIAS, frame);
         }
         let mut tx = TxBurst::new(64);
@@ -189,7 +189,7 @@ fn on_wire(packets: &[Packet], at: &mut i64, snd_nxt: u32) -> Vec<Vec<u8>> {
     let one = |(n, packet): (usize, &Packet)| match packet {
         Packet::Data { skip, len, flags, mark, broken } => {
             *at = (*at + i64::from(skip * 10)).max(0);
-            let payload: Vec<u8> = (*at..*at + *len as i64).map(|i| (i * 7 >> 3) as u8).collect();
+            let payload: Vec<u8> = (*at..*at + *len as i64).map(|i| ((i * 7) >> 3) as u8).collect();
             let seq = (ISN + 1).wrapping_add(*at as u32);
             *at += *len as i64;
             let mut p = ip4(6, n as u16, *mark, &tcp(seq, snd_nxt, *flags, &[], &payload));

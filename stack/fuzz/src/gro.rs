@@ -32,10 +32,10 @@ pub fn gro_into(target: &mut Target, data: &[u8]) {
         let wire: Vec<_> =
             records.chunks_exact(RECORD).map(|r| packet(target, &mut seq, r)).collect();
         let mut burst: Vec<_> =
-            wire.iter().map(|w| ((), Frame::from_heap(HEADROOM_BYTES, w))).collect();
+            wire.iter().map(|w| ((), Some(Frame::from_heap(HEADROOM_BYTES, w)))).collect();
         let facts = BurstFacts { ethernet: true, trust: false };
         let stats = Gro::default().merge(&mut burst, facts, |()| true);
-        let merged: Vec<_> = burst.into_iter().map(|b| b.1).filter(|f| !f.is_empty()).collect();
+        let merged: Vec<_> = burst.into_iter().filter_map(|b| b.1).collect();
         assert_eq!(merged.len() as u64 + stats.packets, wire.len() as u64 + stats.units);
         let again: Vec<_> = merged.iter().flat_map(wire_packets).collect();
         assert_eq!(again.len(), wire.len());

@@ -140,10 +140,10 @@ pub struct BurstFacts {
 impl Gro {
     /// Merges what can be merged of a burst, in place. Each frame has the receiver that it was found
     /// to be for; frames to different ones, and to one that `may` not have merged frames, are not
-    /// merged. What was taken into an earlier frame leaves an empty one behind, to be skipped.
+    /// merged. What was taken into an earlier frame leaves `None` behind.
     pub fn merge<T: PartialEq>(
         &mut self,
-        burst: &mut [(T, Frame)],
+        burst: &mut [(T, Option<Frame>)],
         facts: BurstFacts,
         may: impl Fn(&T) -> bool,
     ) -> GroStats {
@@ -151,7 +151,7 @@ impl Gro {
             return GroStats::default();
         }
         for at in 0..burst.len() {
-            let (to, frame) = &mut burst[at];
+            let (to, Some(frame)) = &mut burst[at] else { continue };
             match kind(frame, facts.ethernet) {
                 Kind::Foreign => {}
                 Kind::Unknown => self.end_all(burst),
@@ -172,20 +172,14 @@ impl Gro {
     /// A packet that can be merged: into the flow's unit, or it begins one.
     fn take<T: PartialEq>(
         &mut self,
-        burst: &mut [(T, Frame)],
+        burst: &mut [(T, Option<Frame>)],
         at: usize,
         hash: u32,
         segment: &Segment,
     ) {
         let slot = self.place(hash);
         if self.slots[slot].hash != 0 {
-            let held = &self.slots[slot];
-            let (before, rest) = burst.split_at_mut(at);
-            let unit = &mut before[held.index as usize];
-            let next = &mut rest[0];
-            if held.hash == hash && unit.0 == next.0 && held.continues(&unit.1, &next.1, segment) {
-                let copied = self.slots[slot].join(&mut unit.1, &mut next.1, segment);
-                self.stats.copied_bytes += copied as u64;
+            if self.slots[slot].hash == hash && self.join(burst, at, slot, segment) {
                 if segment.last || segment.len < self.slots[slot].size {
                     self.end(burst, slot);
                 }
@@ -193,9 +187,32 @@ impl Gro {
             }
             self.end(burst, slot);
         }
-        if !segment.last {
-            self.slots[slot] = Slot::begin(&burst[at].1, at, hash, segment);
+        if let Some(frame) = burst[at].1.as_ref().filter(|_| !segment.last) {
+            self.slots[slot] = Slot::begin(frame, at, hash, segment);
         }
+    }
+
+    /// Moves the payload of a packet into the unit, if it is the next one.
+    fn join<T: PartialEq>(
+        &mut self,
+        burst: &mut [(T, Option<Frame>)],
+        at: usize,
+        slot: usize,
+        segment: &Segment,
+    ) -> bool {
+        let slot = &mut self.slots[slot];
+        let (before, rest) = burst.split_at_mut(at);
+        let ((to, Some(unit)), next) = (&mut before[slot.index as usize], &mut rest[0]) else {
+            return false;
+        };
+        let fits = next.1.as_ref().is_some_and(|next| slot.continues(unit, next, segment));
+        if *to != next.0 || !fits {
+            return false;
+        }
+        if let Some(next) = next.1.take() {
+            self.stats.copied_bytes += slot.join(unit, next, segment) as u64;
+        }
+        true
     }
 
     /// The flow's slot, a free one, or one whose flow has to make room.
@@ -207,14 +224,14 @@ impl Gro {
             .unwrap_or(hash as usize % SLOTS)
     }
 
-    fn end_flow<T>(&mut self, burst: &mut [(T, Frame)], hash: u32) {
+    fn end_flow<T>(&mut self, burst: &mut [(T, Option<Frame>)], hash: u32) {
         let slot = self.place(hash);
         if self.slots[slot].hash == hash {
             self.end(burst, slot);
         }
     }
 
-    fn end_all<T>(&mut self, burst: &mut [(T, Frame)]) {
+    fn end_all<T>(&mut self, burst: &mut [(T, Option<Frame>)]) {
         for slot in 0..SLOTS {
             if self.slots[slot].hash != 0 {
                 self.end(burst, slot);
@@ -223,10 +240,12 @@ impl Gro {
     }
 
     /// A unit is complete: its headers tell of the whole.
-    fn end<T>(&mut self, burst: &mut [(T, Frame)], slot: usize) {
+    fn end<T>(&mut self, burst: &mut [(T, Option<Frame>)], slot: usize) {
         let slot = mem::take(&mut self.slots[slot]);
         if slot.packets > 1 {
-            slot.seal(&mut burst[slot.index as usize].1);
+            if let Some(unit) = &mut burst[slot.index as usize].1 {
+                slot.seal(unit);
+            }
             self.stats.units += 1;
             self.stats.packets += u64::from(slot.packets);
         }
@@ -289,9 +308,8 @@ impl Slot {
             && (a[network + 6] == DF || counts_up())
     }
 
-    /// Takes the payload of `next`, which is left empty; returns how many bytes were copied.
-    fn join(&mut self, unit: &mut Frame, next: &mut Frame, s: &Segment) -> usize {
-        let mut next = mem::replace(next, Frame::heap_with_capacity(0, 0));
+    /// Takes the payload of `next`; returns how many bytes were copied.
+    fn join(&mut self, unit: &mut Frame, mut next: Frame, s: &Segment) -> usize {
         if s.is_tcp {
             let flags = next.data()[s.transport + 13] & (PSH | FIN);
             unit.data_mut()[s.transport + 13] |= flags;

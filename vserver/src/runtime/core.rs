@@ -109,8 +109,8 @@ pub(crate) struct Core {
     /// Frames from one vserver of this host to another.
     local: VecDeque<(Target, Frame)>,
     rx: Vec<Frame>,
-    /// Received frames and whom they are for.
-    burst: Vec<(Target, Frame)>,
+    /// Received frames and whom they are for; merging leaves holes.
+    burst: Vec<(Target, Option<Frame>)>,
     gro: Gro,
     tx: TxBurst,
     targets: Vec<Target>,
@@ -196,9 +196,9 @@ impl Core {
         }
         if let Some((last, more)) = self.targets.split_last() {
             for target in more {
-                self.burst.push((*target, frame.to_heap()));
+                self.burst.push((*target, Some(frame.to_heap())));
             }
-            self.burst.push((*last, frame));
+            self.burst.push((*last, Some(frame)));
         }
     }
 
@@ -211,8 +211,8 @@ impl Core {
             self.nics[nic].merged.merge(&merged);
         }
         for (target, frame) in burst.drain(..) {
-            // Merged into one before.
-            if !frame.is_empty() {
+            // `None`: merged into one before.
+            if let Some(frame) = frame {
                 self.hand_over(now, target, frame);
             }
         }

@@ -46,11 +46,19 @@ impl From<Frame> for Arrived {
             && parts_are_whole(&frame, size)
         {
             let frags = core::mem::take(&mut frame.frags);
-            let (first, charge) = payload(frame);
-            let charge =
-                charge + frags.iter().map(|f| f.len() + DATAGRAM_OVERHEAD_BYTES).sum::<usize>();
-            let parts =
-                core::iter::once(first).chain(frags.into_iter().map(Frag::into_bytes)).collect();
+            let (first, mut charge) = payload(frame);
+            let mut parts = SmallVec::from_buf([first]);
+            for frag in frags {
+                let (bytes, its_charge) = match frag {
+                    Frag::Frame(frame) => payload(frame),
+                    Frag::Shared(bytes) => {
+                        let charge = bytes.len() + DATAGRAM_OVERHEAD_BYTES;
+                        (bytes, charge)
+                    }
+                };
+                parts.push(bytes);
+                charge += its_charge;
+            }
             return Arrived { parts, charge, segment_bytes };
         }
         let (payload, charge) = payload(frame);
