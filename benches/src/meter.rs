@@ -19,8 +19,8 @@ enum Phase {
 }
 
 /// Counts operations and says when it is enough.
-pub(crate) struct Meter<'a> {
-    control: &'a Control,
+pub(crate) struct Meter {
+    control: Control,
     phase: Phase,
     until: Instant,
     measured: Duration,
@@ -29,11 +29,11 @@ pub(crate) struct Meter<'a> {
     histogram: Histogram<u64>,
 }
 
-impl<'a> Meter<'a> {
+impl Meter {
     /// The warm-up begins now.
-    pub(crate) fn start(side: &Side, control: &'a Control) -> Meter<'a> {
+    pub(crate) fn start(side: &Side, control: &Control) -> Meter {
         Meter {
-            control,
+            control: control.clone(),
             phase: Phase::Warmup,
             until: Instant::now() + side.warmup(),
             measured: side.measured(),

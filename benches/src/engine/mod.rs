@@ -8,6 +8,7 @@ use crate::side::Control;
 use crate::spec::Side;
 
 mod kernel;
+mod weft;
 
 /// A stack, or a way to use one.
 pub(crate) trait Engine: Sync {
@@ -37,7 +38,7 @@ pub(crate) trait Engine: Sync {
 
 /// Every engine.
 pub(crate) fn all() -> &'static [&'static dyn Engine] {
-    &[&kernel::Kernel]
+    &[&kernel::Kernel, &weft::Services, &weft::Sockets]
 }
 
 /// The engine of that name.
