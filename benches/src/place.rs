@@ -112,10 +112,12 @@ impl Place {
             if end.in_kernel {
                 end.offloads(wiring, !all_kernel)?;
                 end.number()?;
-            } else if wiring.threaded_napi {
-                end.thread_napi()?;
             }
             end.netlink(|n| n.set_up(DEVICE, true))?;
+            // there is nothing to put in a thread before the device is up
+            if !end.in_kernel && wiring.threaded_napi {
+                end.thread_napi()?;
+            }
             if end.in_kernel {
                 let mac = if other.address == SERVER { SERVER_MAC } else { CLIENT_MAC };
                 let to = IpAddr::V4(other.address);

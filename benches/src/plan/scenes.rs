@@ -1,4 +1,4 @@
-//! The scenes of both forms.
+//! The scenes of both forms. What the quick form leaves out are cells, not repetitions.
 
 use super::{Scene, SideSpec};
 use crate::outcome::Unit;
@@ -18,6 +18,13 @@ fn side(engine: &str, poll: Poll) -> SideSpec {
     SideSpec::new(engine, poll)
 }
 
+fn how(poll: Poll) -> &'static str {
+    match poll {
+        Poll::Busy => "polling",
+        Poll::Interrupt => "interrupt",
+    }
+}
+
 /// Kernel on both ends, as shipped and without offloads.
 fn kernels(scene: Scene, poll: Poll, wiring: Wiring) -> Scene {
     let kernel = || side("kernel", poll);
@@ -30,40 +37,130 @@ fn kernels(scene: Scene, poll: Poll, wiring: Wiring) -> Scene {
     )
 }
 
+/// A side with weft's engine, the other ones around it.
+fn wefts(scene: Scene, engine: &str, poll: Poll, wiring: Wiring) -> Scene {
+    let (weft, kernel) = (|| side(engine, poll), || side("kernel", poll));
+    scene
+        .cell(engine, weft(), Some(weft()), wiring)
+        .cell(&format!("{engine}, kernel client"), weft(), Some(kernel()), wiring)
+        .cell(&format!("{engine} client, kernel"), kernel(), Some(weft()), wiring)
+}
+
+fn latency(poll: Poll, bytes: usize) -> Scene {
+    let name = format!("request/response {bytes} B, 1 connection, {}", how(poll));
+    let scene = Scene::new("latency", &name, Workload::RequestResponse, Unit::Nanoseconds);
+    let scene = kernels(scene.bytes(bytes), poll, VETH);
+    let weft = || side("weft", poll);
+    let sockets = || side("weft-sockets", poll);
+    scene
+        .cell("weft", weft(), Some(weft()), VETH)
+        .cell("weft-sockets", sockets(), Some(sockets()), VETH)
+        .cell("weft, kernel client", weft(), Some(side("kernel", poll)), VETH)
+}
+
+fn transactions(bytes: usize, connections: usize, poll: Poll) -> Scene {
+    let name = format!("request/response {bytes} B, {connections} connections, {}", how(poll));
+    let scene = Scene::new("transactions", &name, Workload::RequestResponse, Unit::Operations);
+    let scene = scene.bytes(bytes).connections(connections);
+    let (weft, kernel) = (|| side("weft", poll), || side("kernel", Poll::Interrupt));
+    scene
+        .cell("kernel", kernel(), Some(kernel()), VETH)
+        .cell("weft", weft(), Some(weft()), VETH)
+        .cell("weft, kernel client", weft(), Some(kernel()), VETH)
+}
+
+fn connections(at_once: usize, poll: Poll) -> Scene {
+    let name = format!("connect-request-close, {at_once} at once, {}", how(poll));
+    let scene = Scene::new("connections", &name, Workload::ConnectClose, Unit::Operations);
+    // a namespace's client has 64,000 ports, and each rests in TIME-WAIT
+    let scene = scene.connections(at_once).operations_max(50_000);
+    let (weft, kernel) = (|| side("weft", poll), || side("kernel", poll));
+    scene
+        .cell("kernel", kernel(), Some(kernel()), VETH)
+        .cell("weft", weft(), Some(weft()), VETH)
+        .cell("weft, kernel client", weft(), Some(kernel()), VETH)
+}
+
+fn datagrams(bytes: usize, poll: Poll) -> Scene {
+    let name = format!("UDP echo {bytes} B, 64 in flight, {}", how(poll));
+    let scene = Scene::new("datagrams", &name, Workload::UdpEcho, Unit::Operations);
+    let scene = scene.bytes(bytes).connections(64);
+    let (weft, kernel) = (|| side("weft", poll), || side("kernel", poll));
+    scene
+        .cell("kernel", kernel(), Some(kernel()), VETH)
+        .cell("weft", weft(), Some(weft()), VETH)
+        .cell("weft, kernel client", weft(), Some(kernel()), VETH)
+}
+
+const WAYS: [(Workload, &str); 3] =
+    [(Workload::BulkIn, "in"), (Workload::BulkOut, "out"), (Workload::BulkBoth, "both")];
+
+/// Bulk over veth: AF_XDP has its receive work in threads of the kernel, which doubles its rate.
+fn bulk_veth(way: (Workload, &str), mtu: usize, poll: Poll) -> Scene {
+    let name = format!("bulk {}, veth, MTU {mtu}", way.1);
+    let wiring = Wiring { mtu, ..VETH };
+    let scene = kernels(Scene::new("bulk veth", &name, way.0, Unit::Bits), poll, wiring);
+    wefts(scene, "weft", poll, Wiring { threaded_napi: true, ..wiring })
+}
+
+/// Bulk over TUN and TAP against the kernel.
+fn bulk_tunnel(way: (Workload, &str), carrier: Carrier, mtu: usize) -> Scene {
+    let device = if carrier == Carrier::Tun { "TUN" } else { "TAP" };
+    let name = format!("bulk {}, {device}, MTU {mtu}", way.1);
+    let wiring = Wiring { carrier, mtu, ..VETH };
+    let poll = Poll::Interrupt;
+    Scene::new("bulk tunnel", &name, way.0, Unit::Bits).cell(
+        "weft, kernel client",
+        side("weft", poll),
+        Some(side("kernel", poll)),
+        wiring,
+    )
+}
+
 /// What fits in five minutes.
 pub(super) fn quick() -> Vec<Scene> {
-    let mut scenes = Vec::new();
-    for (poll, how) in [(Poll::Busy, "polling"), (Poll::Interrupt, "interrupt")] {
-        let name = format!("request/response 1 B, 1 connection, {how}");
-        let scene = Scene::new("latency", &name, Workload::RequestResponse, Unit::Nanoseconds);
-        scenes.push(kernels(scene, poll, VETH));
+    let mut scenes = vec![latency(Poll::Busy, 1), latency(Poll::Interrupt, 1)];
+    scenes.push(transactions(1, 256, Poll::Busy));
+    scenes.push(connections(1, Poll::Busy));
+    scenes.push(datagrams(64, Poll::Busy));
+    scenes.push(bulk_veth(WAYS[0], 1500, Poll::Interrupt));
+    scenes.push(bulk_veth(WAYS[0], 3500, Poll::Interrupt));
+    for way in [WAYS[0], WAYS[1]] {
+        scenes.push(bulk_tunnel(way, Carrier::Tun, 1500));
+        scenes.push(bulk_tunnel(way, Carrier::Tap, 1500));
     }
-    for (workload, way) in
-        [(Workload::BulkIn, "in"), (Workload::BulkOut, "out"), (Workload::BulkBoth, "both")]
-    {
-        let name = format!("bulk {way}, veth, MTU 1500");
-        scenes.push(kernels(
-            Scene::new("bulk", &name, workload, Unit::Bits),
-            Poll::Interrupt,
-            VETH,
-        ));
-    }
-    let many = Scene::new(
-        "transactions",
-        "request/response 1 B, 256 connections",
-        Workload::RequestResponse,
-        Unit::Operations,
-    );
-    scenes.push(kernels(many.bytes(1).connections(256), Poll::Interrupt, VETH));
-    let close = "connect-request-close, one at a time";
-    let close = Scene::new("connections", close, Workload::ConnectClose, Unit::Operations);
-    scenes.push(kernels(close.operations_max(30_000), Poll::Interrupt, VETH));
-    let echo = Scene::new("datagrams", "UDP echo 64 B", Workload::UdpEcho, Unit::Operations);
-    scenes.push(kernels(echo.bytes(64).connections(64), Poll::Busy, VETH));
     scenes
 }
 
 /// Everything.
 pub(super) fn full() -> Vec<Scene> {
-    quick()
+    let mut scenes = Vec::new();
+    for poll in [Poll::Busy, Poll::Interrupt] {
+        for bytes in [1, 64, 1024, 16_384] {
+            scenes.push(latency(poll, bytes));
+        }
+    }
+    for bytes in [1, 64, 1024, 16_384] {
+        for connections in [16, 256, 10_000] {
+            scenes.push(transactions(bytes, connections, Poll::Busy));
+        }
+    }
+    scenes.push(transactions(1, 256, Poll::Interrupt));
+    for poll in [Poll::Busy, Poll::Interrupt] {
+        scenes.push(connections(1, poll));
+        scenes.push(connections(64, poll));
+        scenes.push(datagrams(64, poll));
+    }
+    scenes.push(datagrams(1400, Poll::Busy));
+    for way in WAYS {
+        for mtu in [1500, 3500, 9000, 65_535] {
+            scenes.push(bulk_veth(way, mtu, Poll::Interrupt));
+        }
+        for carrier in [Carrier::Tun, Carrier::Tap] {
+            for mtu in [1500, 9000, 65_535] {
+                scenes.push(bulk_tunnel(way, carrier, mtu));
+            }
+        }
+    }
+    scenes
 }
