@@ -7,7 +7,10 @@ use std::sync::Mutex;
 use crate::side::Control;
 use crate::spec::Side;
 
+mod device;
+mod foreign;
 mod kernel;
+mod smoltcp;
 mod weft;
 
 /// A stack, or a way to use one.
@@ -38,7 +41,16 @@ pub(crate) trait Engine: Sync {
 
 /// Every engine.
 pub(crate) fn all() -> &'static [&'static dyn Engine] {
-    &[&kernel::Kernel, &weft::Services, &weft::Sockets]
+    &[
+        &kernel::Kernel,
+        &weft::Services,
+        &weft::Sockets,
+        &smoltcp::Smoltcp { offload: false },
+        &smoltcp::Smoltcp { offload: true },
+        &foreign::Gvisor { offload: false },
+        &foreign::Gvisor { offload: true },
+        &foreign::Lwip,
+    ]
 }
 
 /// The engine of that name.
