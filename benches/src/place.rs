@@ -21,10 +21,10 @@ pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The client's address.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const PREFIX: u8 = 16;
-const SERVER_MAC: [u8; 6] = [2, 0x77, 0, 0, 0, 1];
-const CLIENT_MAC: [u8; 6] = [2, 0x77, 0, 0, 0, 2];
+pub(crate) const SERVER_MAC: [u8; 6] = [2, 0x77, 0, 0, 0, 1];
+pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0x77, 0, 0, 0, 2];
 /// The one that is fair to all: BBR, the default of some kernels, loses a third over veth.
-const CONGESTION: &str = "cubic";
+pub(crate) const CONGESTION: &str = "cubic";
 
 /// The devices of a cell.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

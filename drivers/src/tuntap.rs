@@ -6,7 +6,7 @@
 
 mod open;
 
-pub use open::make_persistent;
+pub use open::{make_persistent, open_bare};
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};

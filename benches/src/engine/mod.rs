@@ -10,6 +10,7 @@ use crate::spec::Side;
 mod device;
 mod foreign;
 mod kernel;
+mod raw;
 mod smoltcp;
 mod weft;
 
@@ -50,6 +51,7 @@ pub(crate) fn all() -> &'static [&'static dyn Engine] {
         &foreign::Gvisor { offload: false },
         &foreign::Gvisor { offload: true },
         &foreign::Lwip,
+        &raw::Raw,
     ]
 }
 

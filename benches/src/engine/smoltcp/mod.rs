@@ -73,7 +73,10 @@ impl Net<AnyDevice> {
             return Ok(());
         }
         let now = self.now();
-        let due = self.iface.poll_delay(now, &self.sockets).map(|d| Duration::from_micros(d.total_micros()));
+        let due = self
+            .iface
+            .poll_delay(now, &self.sockets)
+            .map(|d| Duration::from_micros(d.total_micros()));
         device::wait(self.wire.device(), due.unwrap_or(WAIT_MAX).min(WAIT_MAX))
     }
 

@@ -19,8 +19,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const FIRST_PORT: u16 = 10_000;
 
 pub(super) fn does(workload: Workload) -> bool {
-    is_bulk(workload)
-        || matches!(workload, Workload::RequestResponse | Workload::ConnectClose)
+    is_bulk(workload) || matches!(workload, Workload::RequestResponse | Workload::ConnectClose)
 }
 
 fn is_bulk(workload: Workload) -> bool {
@@ -109,7 +108,11 @@ impl App<'_> {
 pub(super) fn serve(net: &mut Net<AnyDevice>, side: &Side, control: &Control) -> io::Result<()> {
     let app = App::new(side, control);
     // a listening socket becomes the connection: as many as may come before we look again
-    let listeners = if side.workload == Workload::ConnectClose { 4 * side.connections } else { side.connections };
+    let listeners = if side.workload == Workload::ConnectClose {
+        4 * side.connections
+    } else {
+        side.connections
+    };
     let mut conns = Vec::new();
     for _ in 0..listeners + 8 {
         conns.push(Conn::new(listen(net, &app)?));
@@ -285,11 +288,7 @@ impl Ports {
     }
 }
 
-fn connect(
-    net: &mut Net<AnyDevice>,
-    app: &App<'_>,
-    ports: &mut Ports,
-) -> io::Result<SocketHandle> {
+fn connect(net: &mut Net<AnyDevice>, app: &App<'_>, ports: &mut Ports) -> io::Result<SocketHandle> {
     let mut socket = app.socket();
     let to = (smoltcp::wire::IpAddress::from(app.side.peer), app.side.port);
     socket
