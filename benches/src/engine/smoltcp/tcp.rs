@@ -219,7 +219,7 @@ fn drive_bulk(
     net: &mut Net<AnyDevice>,
     app: &App<'_>,
     conn: &Conn,
-    meter: &mut Meter<'_>,
+    meter: &mut Meter,
 ) -> io::Result<()> {
     app.flow(net.sockets.get_mut::<Socket>(conn.handle));
     while meter.tick(Instant::now()) {
