@@ -125,6 +125,16 @@ pub trait Device: Send {
     /// A descriptor that polls readable when frames wait; `None` for a device that must be polled.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Whether [`Device::fd`] has to tell of frames, which it does from the start. An owner that
+    /// polls all the time switches it off: the kernel then has nobody to wake, which it else tries
+    /// for every frame, on the sender's CPU where that is the same machine. Before it sleeps the
+    /// owner switches it on; frames that wait already make the descriptor readable then. One
+    /// system call when it changes, nothing otherwise.
+    fn watch(&mut self, on: bool) -> io::Result<()> {
+        let _ = on;
+        Ok(())
+    }
+
     /// Counters since it was opened.
     fn stats(&self) -> DeviceStats;
 
@@ -177,6 +187,9 @@ macro_rules! forward_facts {
         fn fd(&self) -> ::std::option::Option<::std::os::fd::BorrowedFd<'_>> {
             self.$inner.fd()
         }
+        fn watch(&mut self, on: bool) -> ::std::io::Result<()> {
+            self.$inner.watch(on)
+        }
         fn stats(&self) -> $crate::device::DeviceStats {
             self.$inner.stats()
         }
@@ -219,6 +232,9 @@ impl Device for AnyDevice {
     }
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         (**self).fd()
+    }
+    fn watch(&mut self, on: bool) -> io::Result<()> {
+        (**self).watch(on)
     }
     fn stats(&self) -> DeviceStats {
         (**self).stats()

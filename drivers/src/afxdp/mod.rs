@@ -11,6 +11,7 @@
 //!
 //! `docs/af-xdp.md` has the modes, the steering rules and the traps.
 
+mod bare;
 mod bind;
 mod held;
 mod multicast;
@@ -23,6 +24,7 @@ mod steer;
 mod transmit;
 mod umem;
 
+pub use bare::BareQueue;
 pub use program::{SteerCounters, XdpProgram};
 pub use socket::AfXdp;
 pub use umem::{Hugepages, UmemConfig, UmemPool};

@@ -36,7 +36,9 @@ pub struct AfXdp {
     program: Arc<XdpProgram>,
     _claim: QueueClaim,
     pub(super) copies: Option<CopyRing>,
-    epoll: Option<OwnedFd>,
+    /// Holds the ring of copies, and the socket while it is watched.
+    epoll: OwnedFd,
+    watched: bool,
     pub(super) queue: u16,
     caps: Caps,
     pub(super) link: Link,
@@ -68,7 +70,10 @@ impl AfXdp {
         let fail = |operation, e| {
             DeviceError::new(operation, format!("{} queue {queue}", program.ifname()), e)
         };
-        let mut device = AfXdp::over(bound, program, umem, options);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|e| fail("make epoll set for", e.into()))?;
+        let mut device = AfXdp::over(bound, epoll, program, umem, options);
+        device.watch(true).map_err(|e| fail("watch", e))?;
         device.filler.refill(&mut device.rings, umem, &mut device.held);
         if queue == 0 {
             device.open_copies().map_err(|e| fail("open socket for multicast copies", e))?;
@@ -80,6 +85,7 @@ impl AfXdp {
 
     fn over(
         bound: Bound,
+        epoll: OwnedFd,
         program: &Arc<XdpProgram>,
         umem: &UmemPool,
         options: AfXdpOptions,
@@ -104,7 +110,8 @@ impl AfXdp {
             program: Arc::clone(program),
             _claim: claim,
             copies: None,
-            epoll: None,
+            epoll,
+            watched: false,
             queue: queue as u16,
             caps: Caps {
                 medium: Medium::Ethernet,
@@ -124,19 +131,14 @@ impl AfXdp {
         }
     }
 
-    /// Queue 0 also takes the copies of multicast frames; its descriptor is an epoll over both.
+    /// Queue 0 also takes the copies of multicast frames.
     fn open_copies(&mut self) -> io::Result<()> {
         let frame_bytes = self.frame_bytes_max();
         let ring =
             self.program.open_copies(|socket| CopyRing::new(Arc::clone(socket), frame_bytes))?;
-        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let add = |fd: BorrowedFd<'_>| {
-            epoll::add(&set, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
-        };
-        add(self.rings.socket.as_fd())?;
-        add(ring.fd())?;
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&self.epoll, ring.fd(), data, epoll::EventFlags::IN)?;
         self.copies = Some(ring);
-        self.epoll = Some(set);
         Ok(())
     }
 
@@ -192,7 +194,22 @@ impl Device for AfXdp {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.epoll.as_ref().map_or_else(|| self.rings.socket.as_fd(), AsFd::as_fd))
+        Some(self.epoll.as_fd())
+    }
+
+    fn watch(&mut self, on: bool) -> io::Result<()> {
+        if on == self.watched {
+            return Ok(());
+        }
+        let socket = self.rings.socket.as_fd();
+        if on {
+            let data = epoll::EventData::new_u64(0);
+            epoll::add(&self.epoll, socket, data, epoll::EventFlags::IN)?;
+        } else {
+            epoll::delete(&self.epoll, socket)?;
+        }
+        self.watched = on;
+        Ok(())
     }
 
     fn stats(&self) -> DeviceStats {

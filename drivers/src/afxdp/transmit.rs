@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use weft_stack::frame::{Frag, Frame, Gso};
 
 use super::ring::{CONTINUED, Desc};
-use super::rings::reap;
+use super::rings::{Rings, reap};
 use super::socket::AfXdp;
 use crate::device::Medium;
 use crate::segment::{Cut, complete_checksum};
@@ -275,7 +275,7 @@ impl AfXdp {
                 break;
             }
             self.stats.kicks += 1;
-            self.wake()?;
+            wake(&self.rings)?;
             let now = self.rings.tx.unread();
             if now == left {
                 break;
@@ -284,31 +284,30 @@ impl AfXdp {
         }
         Ok(())
     }
+}
 
-    fn wake(&self) -> io::Result<()> {
-        // SAFETY: a send of no bytes from no buffer to nobody; it makes the kernel look at the
-        // ring.
-        let sent = unsafe {
-            libc::sendto(
-                self.rings.socket.as_fd().as_raw_fd(),
-                std::ptr::null(),
-                0,
-                libc::MSG_DONTWAIT,
-                std::ptr::null(),
-                0,
-            )
-        };
-        if sent >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            // More to send than one call does, a full queue below, a link that is down, a signal:
-            // what is left stays in the ring for the next call.
-            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENETDOWN | libc::EINTR) => {
-                Ok(())
-            }
-            _ => Err(error),
-        }
+/// Makes the kernel look at the transmit ring.
+pub(super) fn wake(rings: &Rings) -> io::Result<()> {
+    // SAFETY: a send of no bytes from no buffer to nobody; it makes the kernel look at the
+    // ring.
+    let sent = unsafe {
+        libc::sendto(
+            rings.socket.as_fd().as_raw_fd(),
+            std::ptr::null(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null(),
+            0,
+        )
+    };
+    if sent >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // More to send than one call does, a full queue below, a link that is down, a signal:
+        // what is left stays in the ring for the next call.
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENETDOWN | libc::EINTR) => Ok(()),
+        _ => Err(error),
     }
 }

@@ -213,7 +213,6 @@ fn wakes(set: &impl std::os::fd::AsFd, ms: i64) -> bool {
     epoll::wait(set, spare_capacity(&mut events), Some(&timeout)).unwrap() > 0
 }
 
-/// Queue 0 has the descriptor of an epoll inside, the others that of the socket.
 #[test]
 fn an_edge_triggered_worker_is_woken_by_every_frame_and_by_nothing_else() {
     let Some(lab) = Lab::new(2, 1500) else { return };
@@ -236,7 +235,11 @@ fn an_edge_triggered_worker_is_woken_by_every_frame_and_by_nothing_else() {
         let copied = udp((PEER_MAC, [1, 0, 0x5e, 0, 0, 1]), (PEER4, 1), all, b"wake up");
         for round in 0..100 {
             let frame = if queue == 0 && round % 2 == 1 { &copied } else { &unicast };
+            // A worker that polled for a while, and sleeps now or did when the frame came.
+            let late = round % 3 == 0;
+            near.watch(!late).unwrap();
             send(&mut far, [Frame::from_heap(0, frame)]);
+            near.watch(true).unwrap();
             let mut burst = Vec::new();
             while !burst.iter().any(|f: &Frame| f.data() == frame) {
                 assert!(wakes(&set, 20_000), "asleep on a frame in round {round}");
@@ -248,6 +251,10 @@ fn an_edge_triggered_worker_is_woken_by_every_frame_and_by_nothing_else() {
             near.receive(&mut Vec::new(), 64).unwrap();
         }
         assert!(!wakes(&set, 50), "woken for nothing");
+        near.watch(false).unwrap();
+        send(&mut far, [Frame::from_heap(0, &unicast)]);
+        assert!(!wakes(&set, 50), "nobody asked");
+        collect(&mut near, 1, |f| f.data() == unicast);
     }
 }
 

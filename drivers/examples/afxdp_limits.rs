@@ -1,0 +1,390 @@
+//! What the AF_XDP device costs beyond bare rings: frames per second one way, round trips of one
+//! frame, and frames bounced, by the device and by the rings, over a veth pair in namespaces of
+//! its own. As root: `cargo run --release -p weft-drivers --example afxdp_limits`.
+//!
+//! Every figure is the median of the given number of runs (default 3), which alternate between the
+//! two contestants. Arguments: `[runs] [filter]`.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use weft_drivers::afxdp::{AfXdp, AfXdpOptions, BareQueue, UmemPool, XdpMode, XdpProgram};
+use weft_drivers::device::{Device, Steer};
+use weft_drivers::netlink::{Netlink, VethEnd};
+use weft_drivers::netns::Netns;
+use weft_stack::frame::{Frame, FrameDomain};
+
+const RUN: Duration = Duration::from_millis(700);
+const BATCH: usize = 64;
+const FILL: u32 = 1024;
+
+/// What both contestants can do.
+trait Contestant: Send {
+    /// Whether its descriptor will be waited for.
+    fn watch(&mut self, on: bool);
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Frames that were sent; the content is prepared.
+    fn send(&mut self, n: usize) -> usize;
+    fn receive(&mut self) -> usize;
+    fn bounce(&mut self) -> usize;
+    fn kicks(&self) -> u64;
+    fn copied(&self) -> u64;
+}
+
+struct Bare(BareQueue);
+
+impl Contestant for Bare {
+    fn watch(&mut self, _on: bool) {}
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+    fn send(&mut self, n: usize) -> usize {
+        self.0.send(n).unwrap()
+    }
+    fn receive(&mut self) -> usize {
+        self.0.receive(|bytes| assert_eq!(bytes[12], 8))
+    }
+    fn bounce(&mut self) -> usize {
+        self.0.bounce(turn).unwrap()
+    }
+    fn kicks(&self) -> u64 {
+        self.0.kicks()
+    }
+    fn copied(&self) -> u64 {
+        0
+    }
+}
+
+/// The device, used as a worker does: inside the domain of its pool.
+struct Weft {
+    device: AfXdp,
+    domain: FrameDomain,
+    headers: Vec<u8>,
+    len: usize,
+    burst: Vec<Frame>,
+    queue: VecDeque<Frame>,
+}
+
+impl Weft {
+    fn new(device: AfXdp, frame: &[u8]) -> Weft {
+        let mut domain = FrameDomain::new();
+        domain.adopt(device.pool());
+        let headers = frame[..42].to_vec();
+        let (burst, queue) = (Vec::new(), VecDeque::new());
+        Weft { device, domain, headers, len: frame.len(), burst, queue }
+    }
+
+    /// A frame with headers; of several slots if it is longer than one.
+    fn build(&self) -> Option<Frame> {
+        let mut frame = self.device.pool().alloc()?;
+        let first = self.len.min(frame.tailroom());
+        frame.push_back(first)[..self.headers.len()].copy_from_slice(&self.headers);
+        let mut left = self.len - first;
+        while left > 0 {
+            let mut more = self.device.pool().alloc()?;
+            more.reset(0);
+            let n = left.min(more.tailroom());
+            more.push_back(n);
+            frame.frags.push(more);
+            left -= n;
+        }
+        Some(frame)
+    }
+}
+
+impl Contestant for Weft {
+    fn watch(&mut self, on: bool) {
+        self.device.watch(on).unwrap();
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.device.fd().unwrap()
+    }
+    fn send(&mut self, n: usize) -> usize {
+        let _inside = self.domain.enter();
+        while self.queue.len() < n {
+            let Some(frame) = self.build() else { break };
+            self.queue.push_back(frame);
+        }
+        let sent = self.device.transmit(&mut self.queue).unwrap();
+        self.device.flush().unwrap();
+        sent
+    }
+    fn receive(&mut self) -> usize {
+        let _inside = self.domain.enter();
+        let n = self.device.receive(&mut self.burst, 256).unwrap();
+        for frame in self.burst.drain(..) {
+            assert_eq!(frame.data()[12], 8);
+        }
+        n
+    }
+    fn bounce(&mut self) -> usize {
+        let _inside = self.domain.enter();
+        self.device.receive(&mut self.burst, 64).unwrap();
+        for mut frame in self.burst.drain(..) {
+            turn(frame.data_mut());
+            self.queue.push_back(frame);
+        }
+        if self.queue.is_empty() {
+            return 0;
+        }
+        let n = self.device.transmit(&mut self.queue).unwrap();
+        self.device.flush().unwrap();
+        n
+    }
+    fn kicks(&self) -> u64 {
+        self.device.stats().kicks
+    }
+    fn copied(&self) -> u64 {
+        self.device.stats().copied_bytes
+    }
+}
+
+/// Back to the sender: addresses of both layers change places.
+fn turn(frame: &mut [u8]) {
+    let (to, from) = frame.split_at_mut(6);
+    to.swap_with_slice(&mut from[..6]);
+    let (source, destination) = frame[26..34].split_at_mut(4);
+    source.swap_with_slice(destination);
+}
+
+/// A UDP frame of `len` bytes to the other end.
+fn frame(len: usize, from: u8, to: u8) -> Vec<u8> {
+    let mut frame = vec![0; len];
+    frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from, 8, 0]);
+    frame[14..24].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17]);
+    frame[26..34].copy_from_slice(&[10, 0, 0, from, 10, 0, 0, to]);
+    frame
+}
+
+/// The two ends, of the same kind.
+struct Pair {
+    _ns: [Netns; 2],
+    ends: [Box<dyn Contestant>; 2],
+}
+
+fn open(bare: bool, len: usize) -> Pair {
+    let ns = [Netns::new().unwrap(), Netns::new().unwrap()];
+    let mac = |i: u8| Some([2, 0, 0, 0, 0, i + 1]);
+    ns[0]
+        .enter(|| {
+            let mut netlink = Netlink::open().unwrap();
+            let a = VethEnd { name: "end0", netns: None, mac: mac(0) };
+            let b = VethEnd { name: "end1", netns: Some(ns[1].as_fd()), mac: mac(1) };
+            netlink.add_veth(&a, &b, 1, (len - 14).max(1500)).unwrap();
+            netlink.set_up("end0", true).unwrap();
+        })
+        .unwrap();
+    ns[1].enter(|| Netlink::open().unwrap().set_up("end1", true).unwrap()).unwrap();
+    let chunk = if len > 1700 { 4096 } else { 2048 };
+    let end = |i: u8| -> Box<dyn Contestant> {
+        let name = format!("end{i}");
+        let frame = frame(len, i + 1, 2 - i);
+        let options = AfXdpOptions { fill_frames: FILL, ..AfXdpOptions::default() };
+        ns[usize::from(i)]
+            .enter(|| -> Box<dyn Contestant> {
+                let umem = UmemPool::new(4096, chunk, false).unwrap();
+                let program = XdpProgram::attach(&name, XdpMode::Native).unwrap();
+                program.steer(Steer::Add([10, 0, 0, i + 1].into())).unwrap();
+                if bare {
+                    let mut queue = BareQueue::open(&program, 0, &umem, options).unwrap();
+                    queue.prepare(&frame);
+                    Box::new(Bare(queue))
+                } else {
+                    let device = AfXdp::open(&program, 0, &umem, options).unwrap();
+                    Box::new(Weft::new(device, &frame))
+                }
+            })
+            .unwrap()
+    };
+    let ends = [end(0), end(1)];
+    // Until the link is up frames vanish.
+    let mut pair = Pair { _ns: ns, ends };
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        pair.ends[0].send(1);
+        std::thread::sleep(Duration::from_millis(5));
+        if pair.ends[1].receive() > 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing came over the link");
+    }
+    pair
+}
+
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    // On a machine with one CPU both ends share it.
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+fn wait(fd: BorrowedFd<'_>) {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)).unwrap();
+}
+
+#[derive(Clone, Copy, Default)]
+struct Rate {
+    per_second: f64,
+    kicks_per_frame: f64,
+    copied_per_frame: f64,
+}
+
+/// Frames per second that arrive.
+fn one_way(bare: bool, len: usize, sleep: bool) -> Rate {
+    let mut pair = open(bare, len);
+    let [near, far] = &mut pair.ends;
+    near.watch(sleep);
+    far.watch(sleep);
+    let stop = AtomicBool::new(false);
+    let arrived = AtomicU64::new(0);
+    let barrier = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(1);
+            barrier.wait();
+            while !stop.load(Ordering::Relaxed) {
+                let n = far.receive();
+                if n > 0 {
+                    arrived.store(arrived.load(Ordering::Relaxed) + n as u64, Ordering::Relaxed);
+                } else if sleep {
+                    wait(far.fd());
+                }
+            }
+        });
+        let sender = scope.spawn(|| {
+            pin(0);
+            barrier.wait();
+            let warm = Instant::now() + RUN / 5;
+            while Instant::now() < warm {
+                near.send(BATCH);
+            }
+            let (start, before) = (Instant::now(), arrived.load(Ordering::Relaxed));
+            let (kicks, copied) = (near.kicks(), near.copied());
+            let mut sent = 0;
+            while start.elapsed() < RUN {
+                sent += near.send(BATCH);
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            let frames = arrived.load(Ordering::Relaxed) - before;
+            stop.store(true, Ordering::Relaxed);
+            Rate {
+                per_second: frames as f64 / seconds,
+                kicks_per_frame: (near.kicks() - kicks) as f64 / sent as f64,
+                copied_per_frame: (near.copied() - copied) as f64 / sent as f64,
+            }
+        });
+        sender.join().unwrap()
+    })
+}
+
+/// Half the frames of a round trip bounce: `window` are on their way. Returns round trips per
+/// second and the median time of one in microseconds.
+fn round_trips(bare: bool, len: usize, sleep: bool, window: usize) -> (f64, f64) {
+    let mut pair = open(bare, len);
+    let [near, far] = &mut pair.ends;
+    near.watch(sleep);
+    far.watch(sleep);
+    while far.receive() + near.receive() > 0 {}
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(1);
+            while !stop.load(Ordering::Relaxed) {
+                if far.bounce() == 0 && sleep {
+                    wait(far.fd());
+                }
+            }
+        });
+        let client = scope.spawn(|| {
+            pin(0);
+            let mut times = Vec::with_capacity(1 << 20);
+            let (mut back, mut out) = (0, 0);
+            let start = Instant::now();
+            while start.elapsed() < RUN {
+                let asked = Instant::now();
+                out += near.send(window - out);
+                let round = Instant::now();
+                while out > 0 {
+                    let n = near.receive();
+                    back += n;
+                    out -= n.min(out);
+                    if n > 0 && window > 1 {
+                        break;
+                    }
+                    if round.elapsed() > Duration::from_millis(100) {
+                        out = 0;
+                    } else if n == 0 && sleep {
+                        wait(near.fd());
+                    }
+                }
+                times.push(asked.elapsed().as_secs_f64() * 1e6);
+            }
+            stop.store(true, Ordering::Relaxed);
+            let rate = back as f64 / start.elapsed().as_secs_f64();
+            times.sort_by(f64::total_cmp);
+            (rate, times[times.len() / 2])
+        });
+        client.join().unwrap()
+    })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let runs: usize = std::env::args().nth(1).map_or(3, |a| a.parse().unwrap());
+    let filter = std::env::args().nth(2).unwrap_or_default();
+    let both = |run: &dyn Fn(bool) -> f64| {
+        let (mut bare, mut weft) = (Vec::new(), Vec::new());
+        for _ in 0..runs {
+            bare.push(run(true));
+            weft.push(run(false));
+        }
+        (median(bare), median(weft))
+    };
+    println!("{:28} {:>12} {:>12} {:>7}", "", "bare rings", "device", "ratio");
+    let show = |name: String, (bare, weft): (f64, f64), more: String| {
+        println!("{name:28} {bare:12.2} {weft:12.2} {:7.3} {more}", weft / bare);
+    };
+    for sleep in [false, true] {
+        let how = if sleep { "poll" } else { "spin" };
+        for len in [60, 1514, 3500, 9014] {
+            let name = format!("one way {len} B {how}, kpps");
+            if !name.contains(&filter) {
+                continue;
+            }
+            let last = std::cell::Cell::new(Rate::default());
+            let rates = both(&|bare| {
+                let rate = one_way(bare, len, sleep);
+                last.set(rate);
+                rate.per_second / 1e3
+            });
+            let Rate { kicks_per_frame, copied_per_frame, .. } = last.get();
+            let more =
+                format!("{kicks_per_frame:.4} kicks, {copied_per_frame:.0} bytes copied a frame");
+            show(name, rates, more);
+        }
+        for (what, window) in [("ping-pong", 1), ("bounce", 64)] {
+            for len in [60, 1514] {
+                let unit = if window == 1 { "us p50" } else { "kpps" };
+                let name = format!("{what} {len} B {how}, {unit}");
+                if !name.contains(&filter) {
+                    continue;
+                }
+                let rates = both(&|bare| {
+                    let (rate, time) = round_trips(bare, len, sleep, window);
+                    if window == 1 { time } else { rate / 1e3 }
+                });
+                show(name, rates, String::new());
+            }
+        }
+    }
+}
