@@ -6,6 +6,7 @@ use crate::drop::DropReason;
 use crate::frame::{Frame, FramePool};
 use crate::ip::address::AliasId;
 use crate::rng::{Rng, Secrets};
+use crate::shard::Shard;
 use crate::socket::Event;
 use crate::stack::Limits;
 use crate::stats::Mib;
@@ -37,8 +38,24 @@ pub(crate) struct Outbox {
     pub(crate) looped: VecDeque<(AliasId, Frame)>,
     /// Address and group events. Socket events are kept as a dirty list by the socket tables.
     pub(crate) events: VecDeque<Event>,
+    /// Packets of other shards: see [`Moved`].
+    pub(crate) moved: VecDeque<Moved>,
     /// While transports send into a burst: how long `frames` may grow.
     pub(crate) burst: Option<usize>,
+}
+
+/// A packet (IP header at the front) that turned out to be another shard's: reassembled here, or
+/// sent by the vserver to itself.
+#[derive(Debug)]
+pub struct Moved {
+    /// Whose it is.
+    pub to: u16,
+    /// The alias it came by.
+    pub alias: AliasId,
+    /// It was sent by the vserver to itself.
+    pub looped: bool,
+    /// The packet.
+    pub frame: Frame,
 }
 
 /// Borrowed by every call into a layer.
@@ -47,6 +64,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) rng: &'a mut Rng,
     pub(crate) secrets: &'a Secrets,
     pub(crate) limits: &'a Limits,
+    pub(crate) shard: Shard,
     pub(crate) mib: &'a mut Mib,
     pub(crate) pool: &'a FramePool,
     pub(crate) timers: &'a mut TimerWheel<Timer>,
@@ -70,6 +88,24 @@ impl Ctx<'_> {
         self.mib.drops.count(reason);
     }
 
+    /// Leaves a packet to the shard that owns it.
+    pub(crate) fn move_to(&mut self, to: u16, alias: AliasId, looped: bool, frame: Frame) {
+        if self.outbox.moved.len() >= self.limits.out_queue {
+            return self.drop_out(DropReason::OutQueueFull);
+        }
+        self.outbox.moved.push_back(Moved { to, alias, looped, frame });
+    }
+
+    /// Tells whoever runs several shards that addresses of an alias are not what they were.
+    pub(crate) fn addresses_changed(&mut self, alias: AliasId) {
+        if self.shard.has_peers() && self.shard.is_home() {
+            let event = Event::AddressesChanged { alias };
+            if self.outbox.events.back() != Some(&event) {
+                self.outbox.events.push_back(event);
+            }
+        }
+    }
+
     /// Room in the transmit queues.
     pub(crate) fn out_room(&self) -> usize {
         let limit = self.limits.out_queue;
@@ -89,6 +125,7 @@ pub(crate) mod testing {
         pub(crate) rng: Rng,
         pub(crate) secrets: Secrets,
         pub(crate) limits: Limits,
+        pub(crate) shard: Shard,
         pub(crate) mib: Mib,
         pub(crate) pool: FramePool,
         pub(crate) timers: TimerWheel<Timer>,
@@ -104,6 +141,7 @@ pub(crate) mod testing {
                 rng,
                 secrets,
                 limits: Limits::default(),
+                shard: Shard::ONLY,
                 mib: Mib::default(),
                 pool: FramePool::heap(256, 2048),
                 timers: TimerWheel::default(),
@@ -117,6 +155,7 @@ pub(crate) mod testing {
                 rng: &mut self.rng,
                 secrets: &self.secrets,
                 limits: &self.limits,
+                shard: self.shard,
                 mib: &mut self.mib,
                 pool: &self.pool,
                 timers: &mut self.timers,

@@ -16,6 +16,7 @@ mod lower;
 pub mod path;
 pub mod rng;
 pub mod seq;
+pub mod shard;
 pub mod socket;
 pub mod stack;
 pub mod stats;

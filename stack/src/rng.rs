@@ -26,6 +26,11 @@ impl Rng {
         Rng { key: (seed, 0x9e37_79b9_7f4a_7c15), counter: 0 }
     }
 
+    /// A generator whose numbers have nothing to do with this one's.
+    pub(crate) fn fork(&self, number: u16) -> Rng {
+        Rng { key: (self.key.0, self.key.1 ^ u64::from(number) << 48), counter: 0 }
+    }
+
     /// The next 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.counter = self.counter.wrapping_add(1);

@@ -15,9 +15,11 @@
 
 use core::net::IpAddr;
 
+pub use crate::ctx::Moved;
 use crate::ctx::{Ctx, Outbox, Timer};
 use crate::frame::{Frame, FramePool};
 use crate::ip::address::{Address, AliasConfig, AliasId, Cidr};
+pub use crate::ip::multicast::GroupFilter;
 use crate::ip::route::Route;
 use crate::ip::{Ip, configure, input, multicast, ndp};
 use crate::link::Link;
@@ -25,6 +27,7 @@ use crate::link::neighbour::NeighbourInfo;
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
+use crate::shard::Shard;
 use crate::socket::Event;
 use crate::socket::tcp::CongestionControl;
 use crate::stats::Mib;
@@ -272,8 +275,11 @@ pub struct StackConfig {
     pub tcp: TcpConfig,
     /// Forward packets between aliases.
     pub forwarding: bool,
-    /// Seed of everything random: from the operating system, fixed in tests.
+    /// Seed of everything random: from the operating system, fixed in tests. All shards of a vserver
+    /// have the same, for a peer must find the same secrets on each.
     pub seed: [u8; 16],
+    /// Which of the vserver's stacks this is; limits are those of the whole vserver.
+    pub shard: Shard,
 }
 
 impl Default for StackConfig {
@@ -284,6 +290,7 @@ impl Default for StackConfig {
             tcp: TcpConfig::default(),
             forwarding: false,
             seed: [0; 16],
+            shard: Shard::ONLY,
         }
     }
 }
@@ -319,6 +326,13 @@ pub enum Change {
         alias: AliasId,
         /// The address.
         addr: IpAddr,
+    },
+    /// The addresses of an alias are these, as shard 0 has them; for the other shards.
+    AddressesAdopt {
+        /// Where.
+        alias: AliasId,
+        /// All of them.
+        addresses: Vec<Address>,
     },
     /// Add a route, replacing one with equal prefix, metric and alias.
     RouteAdd(Route),
@@ -419,6 +433,7 @@ pub struct Memory {
 pub struct Stack<P: PathLayer = Direct> {
     name: String,
     pub(crate) limits: Limits,
+    shard: Shard,
     rng: Rng,
     secrets: Secrets,
     mib: Mib,
@@ -446,15 +461,20 @@ impl Stack<Direct> {
 
 impl<P: PathLayer> Stack<P> {
     /// A stack over a path layer.
-    pub fn with_path(config: StackConfig, pool: FramePool, now: Instant, path: P) -> Stack<P> {
+    pub fn with_path(mut config: StackConfig, pool: FramePool, now: Instant, path: P) -> Stack<P> {
         let mut rng = Rng::new(config.seed);
         let secrets = Secrets::generate(&mut rng);
+        if !config.shard.is_home() {
+            rng = rng.fork(config.shard.index);
+        }
+        config.limits = config.shard.share(config.limits);
         let tcp = Tcp::new(&config, &secrets);
         let udp = Udp::new(&secrets);
         let ip = Ip::new(&config, &secrets, now);
         Stack {
             name: config.name,
             limits: config.limits,
+            shard: config.shard,
             rng,
             secrets,
             mib: Mib::default(),
@@ -487,6 +507,7 @@ impl<P: PathLayer> Stack<P> {
                 rng: &mut self.rng,
                 secrets: &self.secrets,
                 limits: &self.limits,
+                shard: self.shard,
                 mib: &mut self.mib,
                 pool: &self.pool,
                 timers: &mut self.timers,
@@ -517,6 +538,38 @@ impl<P: PathLayer> Stack<P> {
         lower.ctx.mib.frames.rx_bytes += frame.total_len() as u64;
         let fate = receive::frame(&mut lower, &mut t, alias, frame);
         receive::count(lower.ctx.mib, fate);
+        receive::work_off(&mut lower, &mut t);
+    }
+
+    /// A packet that another shard found to be this one's ([`Stack::poll_moved`]).
+    pub fn handle_moved(&mut self, now: Instant, alias: AliasId, looped: bool, frame: Frame) {
+        let (mut lower, mut t) = self.parts_all(now);
+        receive::moved(&mut lower, &mut t, alias, looped, frame);
+        receive::work_off(&mut lower, &mut t);
+    }
+
+    /// The next packet that is another shard's.
+    #[inline]
+    pub fn poll_moved(&mut self) -> Option<Moved> {
+        self.outbox.moved.pop_front()
+    }
+
+    /// What this shard wants of a group.
+    pub fn group_filter(&self, alias: AliasId, group: IpAddr) -> GroupFilter {
+        self.ip.aliases.get(&alias).map_or(GroupFilter::Nothing, |a| a.groups.filter(group))
+    }
+
+    /// For shard 0: another shard wants `after` of a group where it wanted `before`.
+    pub fn adopt_group(
+        &mut self,
+        now: Instant,
+        (alias, group): (AliasId, IpAddr),
+        before: &GroupFilter,
+        after: &GroupFilter,
+    ) {
+        let (mut lower, mut t) = self.parts_all(now);
+        let (before, after) = (before.wanted(), after.wanted());
+        multicast::set_sources(&mut lower.ctx, lower.ip, alias, group, before, after);
         receive::work_off(&mut lower, &mut t);
     }
 
@@ -636,6 +689,11 @@ impl<P: PathLayer> Stack<P> {
         &self.mib
     }
 
+    /// Which of the vserver's stacks this is.
+    pub fn shard(&self) -> Shard {
+        self.shard
+    }
+
     /// Name of the vserver.
     pub fn name(&self) -> &str {
         &self.name
@@ -682,7 +740,9 @@ impl<P: PathLayer> Stack<P> {
             reassemblies: self.ip.reassembly.len(),
             reassembly_bytes: self.ip.reassembly.held_bytes(),
             neighbour_frames: self.link.queued(),
-            out_frames: self.outbox.frames.len() + self.outbox.looped.len(),
+            out_frames: self.outbox.frames.len()
+                + self.outbox.looped.len()
+                + self.outbox.moved.len(),
             neighbours: self.link.len(),
             path_mtus: self.ip.pmtu_len(),
         }

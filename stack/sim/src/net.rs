@@ -210,6 +210,7 @@ impl Net {
             tcp: spec.tcp,
             forwarding: spec.forwarding,
             seed,
+            ..StackConfig::default()
         };
         let stack = Stack::new(config, pool.clone(), self.now);
         self.hosts.push(Host {

@@ -36,6 +36,9 @@ fn apply_one(
         Change::AddressAdd { alias, cidr } => {
             ip.add_address(ctx, link, alias, cidr, Origin::Static)
         }
+        Change::AddressesAdopt { alias, addresses } => {
+            ip.adopt_addresses(ctx, link, alias, &addresses)
+        }
         Change::AddressRemove { alias, addr } => ip.remove_address(ctx, alias, addr),
         Change::RouteAdd(route) => route_add(ctx, ip, route),
         Change::RouteRemove(route) => {

@@ -12,6 +12,7 @@ use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
 use crate::link::Link;
 use crate::lower::{IcmpErrorKind, InPacket};
+use crate::shard::{Owner, packet_owner};
 use crate::stats::IpStats;
 use crate::wire::header::{IPV4_LEN, IPV6_LEN, IpHeader, MF};
 use crate::wire::{checksum, protocol};
@@ -371,6 +372,10 @@ impl Local {
                     packet.traffic_class = h.traffic_class & !3 | whole.ecn;
                     frame = whole.frame;
                     self.restore_header(&packet, &mut frame);
+                    frame = match self.find_shard(ctx, IPV4_LEN, frame) {
+                        Some(frame) => frame,
+                        None => return Input::Done(Fate::Consumed),
+                    };
                 }
                 Err(fate) => return Input::Done(fate),
             }
@@ -402,6 +407,10 @@ impl Local {
                         packet.protocol = whole.next_header;
                         frame = whole.frame;
                         self.restore_header(&packet, &mut frame);
+                        frame = match self.find_shard(ctx, IPV6_LEN, frame) {
+                            Some(frame) => frame,
+                            None => return Input::Done(Fate::Consumed),
+                        };
                         frame.push_front(IPV6_LEN);
                     }
                     Err(fate) => return Input::Done(fate),
@@ -490,6 +499,24 @@ impl Local {
             next_header: f[0],
         };
         reassemble(ctx, ip, &fragment, 0, &frame)
+    }
+
+    /// A packet that is whole again goes to the shard of its flow; `Some`: it is here.
+    fn find_shard(&self, ctx: &mut Ctx<'_>, header_len: usize, mut frame: Frame) -> Option<Frame> {
+        if !ctx.shard.has_peers() {
+            return Some(frame);
+        }
+        frame.push_front(header_len);
+        match packet_owner(frame.data(), ctx.shard.count) {
+            Owner::Shard(to) if to != ctx.shard.index => {
+                ctx.move_to(to, self.arrival.alias, self.arrival.looped, frame);
+                None
+            }
+            _ => {
+                frame.pull_front(header_len);
+                Some(frame)
+            }
+        }
     }
 
     /// A whole packet gets a plain header in front, for quotes, and pulled again.

@@ -390,6 +390,7 @@ impl Ip {
         let tentative = cidr.addr.is_ipv6();
         let state = if tentative { AddressState::Tentative } else { AddressState::Preferred };
         entry.addresses.push(Address { cidr, state, origin });
+        ctx.addresses_changed(alias);
         match cidr.addr {
             IpAddr::V6(addr) => ndp::address_added(ctx, link, self, alias, addr),
             IpAddr::V4(_) => {
@@ -408,6 +409,7 @@ impl Ip {
             return;
         };
         entry.state = AddressState::Preferred;
+        ctx.addresses_changed(alias);
         self.version += 1;
         if let Some(broadcast) = entry.cidr.broadcast() {
             let on = self.broadcasts.entry(broadcast).or_default();
@@ -434,6 +436,7 @@ impl Ip {
             return;
         };
         entry.state = AddressState::Duplicate;
+        ctx.addresses_changed(alias);
         ctx.mib.neighbour.duplicate_addresses += 1;
         ctx.outbox.events.push_back(Event::AddressDuplicate { alias, addr, mac });
         if self.forget_local(alias, addr) {
@@ -451,6 +454,7 @@ impl Ip {
         let entry = self.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
         let at = entry.addresses.iter().position(|a| a.cidr.addr == addr);
         let cidr = entry.addresses.remove(at.ok_or(ChangeError::NoAddress(addr))?).cidr;
+        ctx.addresses_changed(alias);
         let shared = entry.addresses.iter().any(|a| a.cidr.network() == cidr.network());
         if let Some(route) = connected_route(alias, cidr).filter(|_| !shared) {
             self.routes.remove(&route);
@@ -468,6 +472,40 @@ impl Ip {
         }
         if self.forget_local(alias, addr) {
             ctx.outbox.events.push_back(Event::AddressRemoved { alias, addr });
+        }
+        Ok(())
+    }
+
+    /// Another shard's address, which shard 0 has finished or not.
+    pub(crate) fn adopt_addresses(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: &mut Link,
+        alias: AliasId,
+        addresses: &[Address],
+    ) -> Result<(), ChangeError> {
+        let entry = self.aliases.get(&alias).ok_or(ChangeError::NoAlias(alias))?;
+        let kept = |a: &Address| addresses.iter().any(|new| new.cidr == a.cidr);
+        let gone: Vec<IpAddr> =
+            entry.addresses.iter().filter(|a| !kept(a)).map(|a| a.cidr.addr).collect();
+        for addr in gone {
+            self.remove_address(ctx, alias, addr)?;
+        }
+        for new in addresses {
+            let known = self.aliases.get(&alias).and_then(|a| a.address(new.cidr.addr)).is_some();
+            if !known {
+                self.add_address(ctx, link, alias, new.cidr, new.origin)?;
+            }
+            if new.state.usable() {
+                self.address_ready(ctx, alias, new.cidr.addr);
+            } else if self.forget_local(alias, new.cidr.addr) {
+                let addr = new.cidr.addr;
+                ctx.outbox.events.push_back(Event::AddressRemoved { alias, addr });
+            }
+            let entry = self.aliases.get_mut(&alias);
+            if let Some(own) = entry.and_then(|a| a.address_mut(new.cidr.addr)) {
+                own.state = new.state;
+            }
         }
         Ok(())
     }

@@ -100,6 +100,15 @@ impl Groups {
             || self.members.get(&group).is_some_and(Member::is_wanted)
     }
 
+    /// What the alias wants of a group.
+    pub(crate) fn filter(&self, group: IpAddr) -> GroupFilter {
+        match self.members.get(&group).filter(|m| m.is_wanted()).map(Member::filter) {
+            None => GroupFilter::Nothing,
+            Some(None) => GroupFilter::All,
+            Some(Some(sources)) => GroupFilter::Only(sources),
+        }
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.members.values().flat_map(|m| [m.repeat_at, m.answer_at]).flatten().min()
     }
@@ -125,6 +134,28 @@ fn arm(ctx: &mut Ctx<'_>, ip: &mut Ip) {
         ctx.timers.cancel(handle);
     }
     ip.membership.armed = want.map(|at| (at, ctx.timers.schedule(at, Timer::Membership)));
+}
+
+/// What a shard wants of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum GroupFilter {
+    /// It is no member.
+    #[default]
+    Nothing,
+    /// Whatever is sent to it.
+    All,
+    /// What these send.
+    Only(Vec<IpAddr>),
+}
+
+impl GroupFilter {
+    pub(crate) fn wanted(&self) -> Option<Wanted<'_>> {
+        match self {
+            GroupFilter::Nothing => None,
+            GroupFilter::All => Some(Wanted::Any),
+            GroupFilter::Only(sources) => Some(Wanted::Only(sources)),
+        }
+    }
 }
 
 /// What a user of a group wants of it.
@@ -177,7 +208,8 @@ pub(crate) fn set_sources(
 ) {
     let Some(entry) = ip.aliases.get_mut(&alias) else { return };
     let robustness = entry.groups.querier(group.is_ipv4()).robustness;
-    let reported = !unreported(group) && entry.config.has_link();
+    let peer = !ctx.shard.is_home();
+    let reported = !unreported(group) && entry.config.has_link() && !peer;
     // A leave needs no word while the link is down; a join is told when it comes up.
     let (tells_join, tells_leave) = (reported, reported && entry.config.up);
     let member = entry.groups.members.entry(group).or_default();
@@ -196,6 +228,9 @@ pub(crate) fn set_sources(
         member.answer_at = member.answer_at.filter(|_| is);
     } else if !is {
         entry.groups.members.remove(&group);
+    }
+    if peer {
+        ctx.outbox.events.push_back(Event::GroupChanged { alias, group });
     }
     match (was, is) {
         (false, true) => ctx.outbox.events.push_back(Event::GroupJoined { alias, group }),
@@ -220,6 +255,9 @@ pub(super) fn alias_up(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
 /// Reports every group of a family: the link is new, or the first report had no source address,
 /// which switches that listen in may not have believed (RFC 3590 4).
 pub(super) fn report_again(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, v4: bool) {
+    if !ctx.shard.is_home() {
+        return;
+    }
     let Some(entry) = ip.aliases.get_mut(&alias).filter(|a| a.config.has_link()) else { return };
     let robustness = entry.groups.querier(v4).robustness;
     let wanted = |g: &IpAddr| g.is_ipv4() == v4 && !unreported(*g);

@@ -232,6 +232,8 @@ fn solicited(
         return Fate::Dropped(DropReason::AliasUnknown);
     };
     match alias.address(s.target.into()).map(|a| a.state) {
+        // Shard 0 tries and answers, the others listen.
+        Some(AddressState::Tentative) if !ctx.shard.is_home() => return Fate::Consumed,
         Some(AddressState::Tentative) => {
             // RFC 4862 5.4.3: another host tries the same address; with our nonce it is ourselves
             // (RFC 7527). A solicitation with a source is from somebody who looks for an owner.
@@ -247,6 +249,9 @@ fn solicited(
     let unspecified = from.src.is_unspecified();
     if !unspecified && let Some(sender) = s.options.source_mac {
         link.heard(ctx, alias, from.src.into(), sender, on_link(alias, from.src));
+    }
+    if !ctx.shard.is_home() {
+        return Fate::Consumed;
     }
     // RFC 4861 7.2.4: who cannot be answered alone is answered with everybody.
     let dst = if unspecified { ALL_NODES } else { from.src };
@@ -269,6 +274,7 @@ fn advertised(
     };
     let mac = a.options.target_mac;
     match alias.address(a.target.into()).map(|own| own.state) {
+        Some(_) if !ctx.shard.is_home() => return Fate::Consumed,
         Some(AddressState::Tentative) => {
             dad::conflict(ctx, link, ip, from.alias, a.target, mac.unwrap_or(from.mac));
             return Fate::Consumed;
@@ -313,6 +319,9 @@ pub(crate) fn timeout(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip) {
 /// address made, routers solicited.
 pub(crate) fn alias_up(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: AliasId) {
     multicast::alias_up(ctx, ip, alias);
+    if !ctx.shard.is_home() {
+        return arm(ctx, ip);
+    }
     let Some(entry) = ip.aliases.get(&alias) else { return };
     let slaac = entry.config.slaac && entry.mac().is_some();
     let addrs: Vec<(Ipv6Addr, AddressState)> = entry
@@ -363,6 +372,10 @@ pub(crate) fn address_added(
     if entry.mac().is_none() {
         return ip.address_ready(ctx, alias, addr.into());
     }
+    if !ctx.shard.is_home() {
+        // Shard 0 tells when it may be used.
+        return;
+    }
     slaac::ensure_link_local(ctx, link, ip, alias);
     multicast::join_internal(ctx, ip, alias, solicited_node(addr).into());
     if up {
@@ -376,7 +389,7 @@ pub(crate) fn address_removed(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, ad
     if let Some(entry) = ip.aliases.get_mut(&alias) {
         entry.ndp.dad.retain(|d| d.addr != addr);
         entry.ndp.made.retain(|m| m.addr != addr);
-        if entry.mac().is_some() {
+        if entry.mac().is_some() && ctx.shard.is_home() {
             multicast::leave(ctx, ip, alias, solicited_node(addr).into());
         }
     }

@@ -150,6 +150,10 @@ impl Link {
             let create = ours && on_link(alias, packet.sender);
             self.heard(ctx, alias, packet.sender.into(), packet.sender_mac, create);
         }
+        // Shard 0 answers, the others listen.
+        if ours && !ctx.shard.is_home() {
+            return Fate::Consumed;
+        }
         if !ours {
             let announcement = packet.sender == packet.target;
             let not_for_us = Fate::Dropped(DropReason::ArpNotForUs);
@@ -182,6 +186,9 @@ impl Link {
 
     /// RFC 5227 2.4: somebody sends from our address. We keep it, defend it and report it.
     fn arp_conflict(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, packet: &Packet) -> Fate {
+        if !ctx.shard.is_home() {
+            return Fate::Consumed;
+        }
         ctx.mib.neighbour.duplicate_addresses += 1;
         let (now, id) = (ctx.now, alias.config.id);
         self.defended.retain(|(_, _, at)| now.saturating_since(*at) < DEFEND_INTERVAL);

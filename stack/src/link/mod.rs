@@ -267,6 +267,7 @@ impl Link {
     /// Announces an IPv4 address that was just configured (RFC 5227 2.3).
     pub(crate) fn announce(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, addr: IpAddr) {
         if let IpAddr::V4(addr) = addr
+            && ctx.shard.is_home()
             && alias.mac().is_some()
             && alias.config.up
         {

@@ -135,4 +135,18 @@ pub enum Event {
         /// The group.
         group: core::net::IpAddr,
     },
+    /// Shard 0 of several: addresses of an alias came, went or changed their state; the other
+    /// shards are to be told ([`crate::stack::Change::AddressesAdopt`]).
+    AddressesChanged {
+        /// On which alias.
+        alias: AliasId,
+    },
+    /// A shard other than 0: what it wants of a group is not what it was; shard 0 is to be told,
+    /// which speaks to multicast routers ([`crate::Stack::adopt_group`]).
+    GroupChanged {
+        /// On which alias.
+        alias: AliasId,
+        /// The group.
+        group: core::net::IpAddr,
+    },
 }

@@ -45,6 +45,9 @@ pub enum ConnectError {
     /// The remote address can never be a TCP peer (unspecified, multicast, port 0).
     #[error("invalid remote address")]
     InvalidRemote,
+    /// With this local port the connection would be another worker's.
+    #[error("with this local port the connection belongs to another worker; connect there")]
+    OtherShard,
 }
 
 /// Why a connection is gone.

@@ -12,6 +12,7 @@ use crate::ip::{ndp, output};
 use crate::link::LinkInput;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
 use crate::path::{PathAddrs, PathLayer};
+use crate::shard::{Owner, packet_owner};
 use crate::stats::Mib;
 use crate::transport::Transports;
 use crate::wire::protocol;
@@ -48,6 +49,21 @@ pub(super) fn frame<P: PathLayer>(
         LinkInput::Done(fate) => return fate,
     };
     packet(lower, t, Arrival { alias, looped: false }, is_v4, frame)
+}
+
+/// A packet that another shard left to this one.
+pub(super) fn moved<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    t: &mut Transports<'_>,
+    alias: AliasId,
+    looped: bool,
+    frame: Frame,
+) {
+    lower.ctx.mib.frames.rx_frames += 1;
+    lower.ctx.mib.frames.rx_bytes += frame.total_len() as u64;
+    let is_v4 = frame.data().first().is_some_and(|b| b >> 4 == 4);
+    let fate = packet(lower, t, Arrival { alias, looped }, is_v4, frame);
+    count(lower.ctx.mib, fate);
 }
 
 /// A packet, its IP header at the front.
@@ -138,11 +154,15 @@ fn icmp_error<P: PathLayer>(
 pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>) {
     for _ in 0..LOOPED_PER_CALL {
         let Some((alias, frame)) = lower.ctx.outbox.looped.pop_front() else { break };
-        lower.ctx.mib.frames.rx_frames += 1;
-        lower.ctx.mib.frames.rx_bytes += frame.total_len() as u64;
-        let is_v4 = frame.data().first().is_some_and(|b| b >> 4 == 4);
-        let fate = packet(lower, t, Arrival { alias, looped: true }, is_v4, frame);
-        count(lower.ctx.mib, fate);
+        let shard = lower.ctx.shard;
+        if shard.has_peers()
+            && let Owner::Shard(to) = packet_owner(frame.data(), shard.count)
+            && to != shard.index
+        {
+            lower.ctx.move_to(to, alias, true, frame);
+            continue;
+        }
+        moved(lower, t, alias, true, frame);
     }
     while let Some((alias, frame)) = lower.link.failed.pop_front() {
         unreachable(lower, t, alias, &frame);

@@ -13,6 +13,7 @@ use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
 use weft_stack::frame::FramePool;
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
 use weft_stack::ip::route::Route;
+use weft_stack::shard::Shard;
 use weft_stack::stack::{Change, ChangeError, StackConfig};
 use weft_stack::time::Instant;
 
@@ -227,6 +228,7 @@ fn add_vserver(
         tcp: v.tcp.clone(),
         forwarding: v.forwarding,
         seed: seed()?,
+        shard: Shard::ONLY,
     };
     let mut stack = HostStack::with_path(stack_config, pool, now, weft_shim::identity());
     for (operation, object, change) in changes(v, &used, aliases) {

@@ -36,6 +36,7 @@ pub(super) fn start(
     let Some(entry) = ip.aliases.get_mut(&alias) else { return };
     if let Some(own) = entry.address_mut(addr.into()) {
         own.state = super::AddressState::Tentative;
+        ctx.addresses_changed(alias);
     }
     let delay = Duration::from_nanos(ctx.rng.below(delay.as_nanos() as u64));
     let random = ctx.rng.next_u64().to_be_bytes();

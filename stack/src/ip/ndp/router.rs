@@ -70,8 +70,11 @@ impl Routers {
     }
 }
 
-/// Solicits routers, first within a second.
+/// Solicits routers, first within a second. Shard 0 asks for all.
 pub(super) fn start(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
+    if !ctx.shard.is_home() {
+        return;
+    }
     let delay = Duration::from_nanos(ctx.rng.below(SOLICITATION_DELAY.as_nanos() as u64));
     if let Some(entry) = ip.aliases.get_mut(&alias) {
         entry.ndp.routers.solicit = Some((ctx.now + delay, SOLICIT_INTERVAL));

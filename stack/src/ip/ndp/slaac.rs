@@ -124,7 +124,7 @@ pub(super) fn advertised(
     info: &PrefixInfo,
 ) {
     let Some(entry) = ip.aliases.get_mut(&alias) else { return };
-    if info.prefix_len != 64 {
+    if info.prefix_len != 64 || !ctx.shard.is_home() {
         return;
     }
     let prefix = high(info.prefix);
@@ -158,13 +158,14 @@ pub(super) fn advertised(
 }
 
 /// Preferred or deprecated, by the clock (RFC 4862 5.5.4).
-pub(super) fn refresh_state(ctx: &Ctx<'_>, ip: &mut Ip, alias: AliasId, addr: Ipv6Addr) {
+pub(super) fn refresh_state(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, addr: Ipv6Addr) {
     let Some(entry) = ip.aliases.get_mut(&alias) else { return };
     let Some(made) = entry.ndp.made.iter_mut().find(|m| m.addr == addr) else { return };
     let deprecated = made.preferred_until <= ctx.now;
     made.deprecated = deprecated;
     if let Some(own) = entry.address_mut(addr.into()).filter(|a| a.state.usable()) {
         own.state = if deprecated { AddressState::Deprecated } else { AddressState::Preferred };
+        ctx.addresses_changed(alias);
     }
 }
 

@@ -118,14 +118,20 @@ impl Tcp {
             let seed = (local.ip(), remote.ip(), remote.port());
             let mut ports = std::mem::take(&mut self.ports);
             let at = |port| self.flow(&FlowKey { local_port: port, ..key });
+            let shard = lower.ctx.shard;
+            // A port whose answers come to this shard.
+            let ours = |port| shard.owns_flow(SocketAddr::new(local.ip(), port), remote);
             let port_key = &lower.ctx.secrets.port;
-            let port = ports.pick(port_key, seed, |port| at(port).is_none());
+            let port = ports.pick(port_key, seed, |port| ours(port) && at(port).is_none());
             // Only when no port is free: TIME-WAIT costs nothing to leave alone.
             let port = port.or_else(|| {
-                ports.pick(port_key, seed, |port| self.may_take_over(at(port), now).is_some())
+                let gives_way = |port| self.may_take_over(at(port), now).is_some();
+                ports.pick(port_key, seed, |port| ours(port) && gives_way(port))
             });
             self.ports = ports;
             key.local_port = port.ok_or(ConnectError::InUse)?;
+        } else if !lower.ctx.shard.owns_flow(local, remote) {
+            return Err(ConnectError::OtherShard);
         }
         let Some(flow) = self.flow(&key) else { return Ok((key, None)) };
         let slot = self.may_take_over(Some(flow), now).ok_or(ConnectError::InUse)?;

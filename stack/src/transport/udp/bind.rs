@@ -109,11 +109,14 @@ impl Udp {
     ) -> Option<u16> {
         let count = u64::from(EPHEMERAL.end() - EPHEMERAL.start()) + 1;
         let start = lower.ctx.rng.below(count);
-        // One more candidate than sockets: one of them is free.
-        let tries = count.min(self.sockets.len() as u64 + 1);
+        let shard = lower.ctx.shard;
+        // One more candidate than sockets: one of them is free. Among several shards, each has its
+        // part of the range.
+        let enough = self.sockets.len() as u64 + 1;
+        let tries = if shard.has_peers() { count } else { count.min(enough) };
         (0..tries)
             .map(|i| EPHEMERAL.start() + ((start + i) % count) as u16)
-            .find(|port| self.is_free(ip, *port, how))
+            .find(|port| shard.owns_port(*port) && self.is_free(ip, *port, how))
     }
 
     /// Fixes the peer.
