@@ -99,6 +99,7 @@ drop_reasons! {
     // host
     DemuxNoVserver, "No vserver has the destination address on that alias.", "Check the addresses; the steering map may lag behind a change.";
     DemuxMulticastUnwanted, "No vserver joined the destination group.", "None needed.";
+    HandOverFull, "The ring to the worker of the packet's flow is full.", "That worker is overloaded; give it a CPU of its own, or spread the flows.";
     DeviceTransmitRefused, "The device did not take the frame.", "See the device's counters.";
     FrameTooLong, "The frame is longer than the alias can carry.", "Check MTUs and segmentation offload on the peer.";
 }

@@ -724,6 +724,13 @@ impl<P: PathLayer> Stack<P> {
         self.ip.is_local(addr)
     }
 
+    /// The address that a packet to `dst` leaves from, `src` if that may be; `None`: no route, or no
+    /// such address.
+    pub fn source_for(&mut self, src: Option<IpAddr>, dst: IpAddr) -> Option<IpAddr> {
+        let (mut lower, _) = self.parts_all(self.now);
+        lower.route(src, dst, None).ok().map(|way| way.src)
+    }
+
     /// What the stack holds.
     pub fn memory(&self) -> Memory {
         let (tcp_connections, tcp_listeners) = self.tcp.held();

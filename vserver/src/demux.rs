@@ -29,14 +29,14 @@ pub(crate) struct Target {
     pub(crate) vserver: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct NicAlias {
     id: AliasId,
     /// `None` on an L3 device.
     mac: Option<[u8; 6]>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Demux {
     /// By NIC.
     aliases: Vec<Vec<NicAlias>>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -71,7 +72,7 @@ pub enum HostError {
     },
 }
 
-/// A running host. Dropping it stops the worker, detaches XDP programs and closes the devices;
+/// A running host. Dropping it stops the workers, detaches XDP programs and closes the devices;
 /// sockets that outlive it fail with `NotConnected`.
 #[derive(Debug)]
 pub struct Host {
@@ -95,12 +96,22 @@ pub(crate) struct Shared {
     /// By worker number; never empty. Number 0 is the home of every vserver.
     pub(crate) workers: Vec<Arc<Worker>>,
     pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
+    /// Counts sockets that may be on any worker.
+    pub(crate) next: AtomicUsize,
 }
 
 impl Shared {
     /// The worker with every vserver's home shard.
     pub(crate) fn home(&self) -> &Arc<Worker> {
         &self.workers[0]
+    }
+
+    /// The next worker in turn.
+    pub(crate) fn next_worker(&self) -> usize {
+        match self.workers.len() {
+            1 => 0,
+            count => self.next.fetch_add(1, Ordering::Relaxed) % count,
+        }
     }
 }
 
@@ -206,7 +217,12 @@ impl Host {
         for thread in threads.drain(..) {
             ended_well &= thread.join().is_ok();
         }
-        self.shared.workers.iter().for_each(|w| w.close(ended_well));
+        let workers = &self.shared.workers;
+        if ended_well {
+            workers.iter().for_each(|w| w.drain());
+            workers.iter().for_each(|w| w.drain_mail());
+        }
+        workers.iter().for_each(|w| w.close());
     }
 }
 

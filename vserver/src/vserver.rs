@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_stack::ip::address::AliasId;
+use weft_stack::shard::port_owner;
 
 use crate::host::Shared;
 use crate::runtime::Worker;
@@ -41,8 +42,31 @@ impl Vserver {
 
     /// Addresses in use now: configured ones that passed duplicate detection, and learned ones.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        let core = self.shared.home().lock();
-        core.nodes[self.index as usize].addresses.iter().map(|a| a.1).collect()
+        let of = |worker: &Arc<Worker>| -> Vec<IpAddr> {
+            worker.lock().nodes[self.index as usize].addresses.iter().map(|a| a.1).collect()
+        };
+        let mut all = of(self.shared.home());
+        // The other workers are told a moment later.
+        for worker in &self.shared.workers[1..] {
+            let there = of(worker);
+            all.retain(|a| there.contains(a));
+        }
+        all
+    }
+
+    /// The worker of a new socket that may be on any.
+    pub(crate) fn next_worker(&self) -> usize {
+        self.shared.next_worker()
+    }
+
+    /// The worker of a UDP port; port 0: one in turn, which then picks a port of its own.
+    pub(crate) fn worker_of_port(&self, port: u16) -> usize {
+        let count = self.workers().len();
+        match port {
+            _ if count == 1 => 0,
+            0 => self.next_worker(),
+            port => port_owner(port, count as u16).into(),
+        }
     }
 
     pub(crate) fn workers(&self) -> &[Arc<Worker>] {
@@ -53,8 +77,8 @@ impl Vserver {
         Arc::ptr_eq(&self.shared, shared)
     }
 
-    pub(crate) fn worker(&self) -> &Arc<Worker> {
-        self.shared.home()
+    pub(crate) fn worker(&self, number: usize) -> &Arc<Worker> {
+        &self.shared.workers[number]
     }
 
     pub(crate) fn index(&self) -> u32 {

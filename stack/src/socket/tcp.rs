@@ -408,6 +408,11 @@ impl<P: PathLayer> Stack<P> {
         tcp.connect(&mut lower, local, remote, None).map(|(id, _)| id)
     }
 
+    /// Of the listener at an address: connections that wait to be accepted, and the backlog.
+    pub fn tcp_listener_queue(&self, local: SocketAddr) -> Option<(usize, usize)> {
+        self.tcp.listener_queue(local)
+    }
+
     /// Starts a connection and queues `data` as the first to be sent; returns how many bytes fitted
     /// the send buffer. With [`TcpConfig::fast_open`](crate::stack::TcpConfig::fast_open) they go
     /// with the SYN where the peer gave a cookie before (RFC 7413): the peer's application may then

@@ -35,10 +35,14 @@ pub struct HostConfig {
     pub vservers: Vec<Vserver>,
 }
 
+/// Most worker threads of a host.
+pub const WORKERS_MAX: usize = 64;
+
 /// Threads and frames.
 #[derive(Clone, Debug)]
 pub struct Workers {
-    /// Worker threads. For now 1: it serves every queue of every NIC.
+    /// Worker threads, 1 to [`WORKERS_MAX`]: of n, number q mod n serves queue q of every NIC, and
+    /// each has its part of every vserver's flows.
     pub count: usize,
     /// CPUs to pin workers to, in order; empty: not pinned.
     pub affinity: Vec<usize>,

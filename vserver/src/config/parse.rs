@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
-use super::{CONTROL_DEFAULT, HostConfig, Workers, interface, vserver};
+use super::{CONTROL_DEFAULT, HostConfig, WORKERS_MAX, Workers, interface, vserver};
 
 /// A file larger than this is no configuration.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -125,12 +125,8 @@ pub(super) fn socket_path(
 
 fn read_workers(report: &mut Report, mut s: Section) -> Workers {
     let mut w = Workers::default();
-    if let Some(v) = s.integer(report, "count", 1..=64) {
+    if let Some(v) = s.integer(report, "count", 1..=WORKERS_MAX as u64) {
         w.count = v.value as usize;
-        if w.count > 1 {
-            let text = "one worker serves every queue of every NIC in this version; set count = 1";
-            report.error(&v.span, text.to_owned());
-        }
     }
     let cpus = s.integers(report, "affinity", &(0..=1023));
     for (i, cpu) in cpus.iter().enumerate() {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -22,7 +23,7 @@ use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
 use crate::interface::Tree;
 use crate::runtime::{
-    AliasPlace, Clock, Core, HostStack, Links, Nic, Node, Worker, open, worker_loop,
+    AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, Worker, open, worker_loop,
 };
 
 /// What has been opened so far. Dropping it closes everything.
@@ -84,17 +85,41 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
     let clock = Clock::start();
     let aliases = aliases(&config, &opening.nics)?;
     let demux = demux(&config, &tree, &aliases);
-    let places = config.aliases.iter().map(|a| AliasPlace { nic: a.nic, mtu: a.mtu }).collect();
-    let mut core = Core::new(opening.nics, places, demux);
+    let places: Vec<AliasPlace> =
+        config.aliases.iter().map(|a| AliasPlace { nic: a.nic, mtu: a.mtu }).collect();
+    let mut cores = cores(&config, opening.nics, &places, &demux);
     for problem in opening.problems {
-        core.problem(problem);
+        cores[0].problem(problem);
     }
     for index in 0..config.vservers.len() {
-        add_vserver(&mut core, &config, &aliases, index, clock.now())?;
+        let seed = seed()?;
+        for core in &mut cores {
+            add_vserver(core, &config, &aliases, index, (seed, clock.now()))?;
+        }
     }
     let captures = opening.captures.into_iter().collect();
-    let (shared, thread) = run(config, core, clock, links, captures)?;
-    Ok(Host { shared, threads: Mutex::new(vec![thread]), peers: Mutex::new(opening.peers) })
+    let (shared, threads) = run(config, cores, clock, links, captures)?;
+    Ok(Host { shared, threads: Mutex::new(threads), peers: Mutex::new(opening.peers) })
+}
+
+/// One per worker, with its share of every NIC's queues.
+fn cores(config: &HostConfig, nics: Vec<Nic>, places: &[AliasPlace], demux: &Demux) -> Vec<Core> {
+    let count = config.workers.count;
+    let mut dealt: Vec<Vec<Nic>> = (0..count).map(|_| Vec::new()).collect();
+    for nic in nics {
+        for (own, nic) in dealt.iter_mut().zip(nic.split(count)) {
+            own.push(nic);
+        }
+    }
+    let meshes = Mesh::join(count);
+    let mut cores = Vec::new();
+    for (worker, (nics, mesh)) in dealt.into_iter().zip(meshes).enumerate() {
+        let mut core = Core::new(nics, places.to_vec(), demux.clone());
+        core.mesh = mesh;
+        core.apps.worker = worker;
+        cores.push(core);
+    }
+    cores
 }
 
 fn config_error(object: String, problem: impl Into<String>, hint: impl Into<String>) -> HostError {
@@ -103,12 +128,10 @@ fn config_error(object: String, problem: impl Into<String>, hint: impl Into<Stri
 
 /// What the parser of a file checks with line and column, for configurations made in code.
 fn check(config: &HostConfig, devices: &Devices) -> Result<(), HostError> {
-    if config.workers.count != 1 {
-        return Err(config_error(
-            "workers".into(),
-            format!("count is {}", config.workers.count),
-            "one worker serves all queues of all NICs for now; set count = 1",
-        ));
+    let count = config.workers.count;
+    if !(1..=config::WORKERS_MAX).contains(&count) {
+        let hint = format!("set it to a number from 1 to {}", config::WORKERS_MAX);
+        return Err(config_error("workers".into(), format!("count is {count}"), hint));
     }
     for (name, queues) in devices {
         if queues.is_empty() || !config.nics.iter().any(|n| n.name == *name) {
@@ -214,7 +237,7 @@ fn add_vserver(
     config: &HostConfig,
     aliases: &[AliasConfig],
     index: usize,
-    now: Instant,
+    (seed, now): ([u8; 16], Instant),
 ) -> Result<(), HostError> {
     let v = &config.vservers[index];
     let used = used_aliases(v);
@@ -227,8 +250,8 @@ fn add_vserver(
         limits: v.limits.clone(),
         tcp: v.tcp.clone(),
         forwarding: v.forwarding,
-        seed: seed()?,
-        shard: Shard::ONLY,
+        seed,
+        shard: Shard { index: core.mesh.me() as u16, count: core.mesh.count() as u16 },
     };
     let mut stack = HostStack::with_path(stack_config, pool, now, weft_shim::identity());
     for (operation, object, change) in changes(v, &used, aliases) {
@@ -255,10 +278,11 @@ fn used_aliases(v: &Vserver) -> Vec<usize> {
     used
 }
 
-/// Frames come from the pool of the vserver's first NIC; other devices copy them.
+/// Frames come from the pool of the worker's queue of the vserver's first NIC; other devices copy
+/// them. A worker without a queue has frames of the one that transmits for it.
 fn pool(core: &Core, nics: &[usize]) -> FramePool {
     let nic = nics.first().and_then(|n| core.nics.get(*n)).or(core.nics.first());
-    nic.map_or_else(|| FramePool::heap(64, 2048), |n| n.ports[0].device.pool().clone())
+    nic.map_or_else(|| FramePool::heap(64, 2048), |n| n.pool.clone())
 }
 
 fn seed() -> Result<[u8; 16], HostError> {
@@ -326,11 +350,11 @@ fn attach(
 
 fn run(
     config: HostConfig,
-    core: Core,
+    cores: Vec<Core>,
     clock: Clock,
-    links: Option<Links>,
+    mut links: Option<Links>,
     captures: Vec<(PathBuf, CaptureFile)>,
-) -> Result<(Arc<Shared>, JoinHandle<()>), HostError> {
+) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), HostError> {
     let os = |operation| move |source| HostError::Os { operation, source };
     let mode = config.nics.iter().map(|n| n.poll).max_by_key(|m| match m {
         PollMode::Interrupt => 0,
@@ -338,15 +362,31 @@ fn run(
         PollMode::Busy => 2,
     });
     let mode = mode.unwrap_or(PollMode::Interrupt);
-    let (worker, sleeper) =
-        Worker::new(core, clock, links).map_err(os("make the worker's event queue"))?;
+    let (mut workers, mut sleepers) = (Vec::new(), Vec::new());
+    for core in cores {
+        // The first one listens to the kernel for all.
+        let made = Worker::new(core, clock, links.take());
+        let (worker, sleeper) = made.map_err(os("make a worker's event queue"))?;
+        workers.push(worker);
+        sleepers.push(sleeper);
+    }
     let names = config.vservers.iter().enumerate().map(|(i, v)| (v.name.clone(), i as u32));
     let names = names.collect();
-    let cpu = config.workers.affinity.first().copied();
-    let shared = Shared { config, names, workers: vec![Arc::clone(&worker)], captures };
-    let thread = std::thread::Builder::new()
-        .name("weft-worker-0".into())
-        .spawn(move || worker_loop(&worker, sleeper, mode, cpu))
-        .map_err(os("start the worker's thread"))?;
-    Ok((Arc::new(shared), thread))
+    let mut threads = Vec::new();
+    for (number, sleeper) in sleepers.into_iter().enumerate() {
+        let cpu = config.workers.affinity.get(number).copied();
+        let worker = Arc::clone(&workers[number]);
+        let thread = std::thread::Builder::new()
+            .name(format!("weft-worker-{number}"))
+            .spawn(move || worker_loop(&worker, sleeper, mode, cpu));
+        match thread {
+            Ok(thread) => threads.push(thread),
+            Err(e) => {
+                workers.iter().for_each(|w| w.stop());
+                return Err(os("start a worker's thread")(e));
+            }
+        }
+    }
+    let shared = Shared { config, names, workers, captures, next: AtomicUsize::new(0) };
+    Ok((Arc::new(shared), threads))
 }

@@ -56,7 +56,8 @@ impl Poller {
         socket.peek(|node| {
             let now = node.stack.readiness(socket.id);
             socket.notify.watch_poller(&self.queue, token, interest, now);
-        })
+        })?;
+        socket.tell_of_twins()
     }
 
     /// Stops watching: nothing is reported of the socket any more. Closing the socket does it too.

@@ -26,7 +26,7 @@ impl RawSocket {
     pub fn open(vserver: &Vserver, family: Family, protocol: u8) -> io::Result<RawSocket> {
         let open =
             |node: &mut Node, now| node.stack.raw_open(now, family, protocol).map_err(bind_error);
-        Ok(RawSocket { socket: Socket::open(vserver, open)? })
+        Ok(RawSocket { socket: Socket::open(vserver, 0, open)? })
     }
 
     /// Takes packets to this address only, and sends from it.
@@ -63,7 +63,7 @@ impl IcmpSocket {
     /// Errors: `PermissionDenied` if the vserver's limit is 0, `QuotaExceeded` at the limit.
     pub fn open(vserver: &Vserver, family: Family) -> io::Result<IcmpSocket> {
         let open = |node: &mut Node, now| node.stack.icmp_open(now, family).map_err(bind_error);
-        Ok(IcmpSocket { socket: Socket::open(vserver, open)? })
+        Ok(IcmpSocket { socket: Socket::open(vserver, 0, open)? })
     }
 
     /// Takes answers to this address only, and asks from it.

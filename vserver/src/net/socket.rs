@@ -21,7 +21,11 @@ use crate::runtime::{Node, Notify, Wait};
 #[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) vserver: Vserver,
+    /// The worker whose stack has it.
+    pub(crate) worker: usize,
     pub(crate) id: SocketId,
+    /// A listener's sockets on the other workers; all share `notify`.
+    pub(crate) twins: Vec<(usize, SocketId)>,
     pub(crate) notify: Arc<Notify>,
     nonblocking: AtomicBool,
     /// Nanoseconds; 0: for ever.
@@ -40,14 +44,26 @@ impl Socket {
     /// Makes a socket with `f`.
     pub(crate) fn open(
         vserver: &Vserver,
+        worker: usize,
         f: impl FnOnce(&mut Node, Instant) -> io::Result<SocketId>,
     ) -> io::Result<Socket> {
-        let made = vserver.worker().call(vserver.index(), |node, now| {
+        let notify = Arc::default();
+        let id = Socket::make(vserver, worker, &notify, f)?;
+        Ok(Socket::adopt(vserver, worker, id, notify))
+    }
+
+    /// Makes a socket of a stack whose events go to `notify`.
+    pub(crate) fn make(
+        vserver: &Vserver,
+        worker: usize,
+        notify: &Arc<Notify>,
+        f: impl FnOnce(&mut Node, Instant) -> io::Result<SocketId>,
+    ) -> io::Result<SocketId> {
+        vserver.worker(worker).call(vserver.index(), |node, now| {
             let id = f(node, now)?;
-            Ok::<_, io::Error>((id, Socket::watch(node, id)))
-        })?;
-        let (id, notify) = made?;
-        Ok(Socket::adopt(vserver, id, notify))
+            node.sockets.insert(id, Arc::clone(notify));
+            Ok(id)
+        })?
     }
 
     /// Starts to follow the events of a socket, under the same lock that made it.
@@ -58,10 +74,17 @@ impl Socket {
     }
 
     /// The handle on a socket that is watched already.
-    pub(crate) fn adopt(vserver: &Vserver, id: SocketId, notify: Arc<Notify>) -> Socket {
+    pub(crate) fn adopt(
+        vserver: &Vserver,
+        worker: usize,
+        id: SocketId,
+        notify: Arc<Notify>,
+    ) -> Socket {
         Socket {
             vserver: vserver.clone(),
+            worker,
             id,
+            twins: Vec::new(),
             notify,
             nonblocking: AtomicBool::new(false),
             read_timeout: AtomicU64::new(0),
@@ -70,11 +93,37 @@ impl Socket {
     }
 
     pub(crate) fn call<R>(&self, f: impl FnOnce(&mut Node, Instant) -> R) -> io::Result<R> {
-        self.vserver.worker().call(self.vserver.index(), f)
+        self.vserver.worker(self.worker).call(self.vserver.index(), f)
+    }
+
+    /// As [`Socket::call`], on the worker of a twin.
+    pub(crate) fn call_on<R>(
+        &self,
+        worker: usize,
+        f: impl FnOnce(&mut Node, Instant) -> R,
+    ) -> io::Result<R> {
+        self.vserver.worker(worker).call(self.vserver.index(), f)
+    }
+
+    /// The socket and its twins.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, SocketId)> + Clone + '_ {
+        std::iter::once((self.worker, self.id)).chain(self.twins.iter().copied())
+    }
+
+    /// Tells whoever began to watch what twins are ready for already.
+    pub(crate) fn tell_of_twins(&self) -> io::Result<()> {
+        for (worker, id) in &self.twins {
+            let worker = self.vserver.worker(*worker);
+            let ready = worker.peek(self.vserver.index(), |node| node.stack.readiness(*id))?;
+            if !ready.is_empty() {
+                self.notify.fire(ready);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn peek<R>(&self, f: impl FnOnce(&mut Node) -> R) -> io::Result<R> {
-        self.vserver.worker().peek(self.vserver.index(), f)
+        self.vserver.worker(self.worker).peek(self.vserver.index(), f)
     }
 
     /// Repeats `op` until it gives something, or as long as the socket's mode and timeout allow.
@@ -87,12 +136,20 @@ impl Socket {
             Direction::Read => &self.read_timeout,
             Direction::Write => &self.write_timeout,
         };
-        let wait = match timeout.load(Ordering::Relaxed) {
+        self.wait_for(self.patience(timeout), op)
+    }
+
+    fn patience(&self, timeout: &AtomicU64) -> Wait {
+        match timeout.load(Ordering::Relaxed) {
             _ if self.is_nonblocking() => Wait::Not,
             0 => Wait::Forever,
             ns => Wait::at_most(Duration::from_nanos(ns)),
-        };
-        self.wait_for(wait, op)
+        }
+    }
+
+    /// How long a read may wait.
+    pub(crate) fn read_patience(&self) -> Wait {
+        self.patience(&self.read_timeout)
     }
 
     pub(crate) fn wait_for<R>(
@@ -100,7 +157,7 @@ impl Socket {
         wait: Wait,
         op: impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
     ) -> io::Result<R> {
-        self.vserver.worker().wait(self.vserver.index(), &self.notify, wait, op)
+        self.vserver.worker(self.worker).wait(self.vserver.index(), &self.notify, wait, op)
     }
 
     pub(crate) fn is_nonblocking(&self) -> bool {
@@ -137,7 +194,8 @@ impl Socket {
         interest: Interest,
         f: impl FnOnce(RawFd, Interest) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.peek(|node| self.notify.watch_mio(interest, node.stack.readiness(self.id), f))?
+        self.peek(|node| self.notify.watch_mio(interest, node.stack.readiness(self.id), f))??;
+        self.tell_of_twins()
     }
 
     pub(crate) fn register(&self, r: &Registry, token: Token, i: Interest) -> io::Result<()> {
@@ -157,16 +215,18 @@ impl Drop for Socket {
     fn drop(&mut self) {
         self.notify.unwatch_poller(None);
         // After the host stopped there is nothing left to close.
-        let _ = self.call(|node, now| {
-            node.sockets.remove(&self.id);
-            match self.id.kind {
-                SocketKind::Udp => node.stack.udp_close(self.id),
-                SocketKind::Raw | SocketKind::Icmp => node.stack.raw_close(self.id),
-                SocketKind::TcpListener | SocketKind::TcpStream => {
-                    node.stack.tcp_close(now, self.id);
+        for (worker, id) in self.places() {
+            let _ = self.call_on(worker, |node, now| {
+                node.sockets.remove(&id);
+                match id.kind {
+                    SocketKind::Udp => node.stack.udp_close(id),
+                    SocketKind::Raw | SocketKind::Icmp => node.stack.raw_close(id),
+                    SocketKind::TcpListener | SocketKind::TcpStream => {
+                        node.stack.tcp_close(now, id);
+                    }
                 }
-            }
-        });
+            });
+        }
     }
 }
 

@@ -3,28 +3,37 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use weft_stack::shard::flow_owner;
 use weft_stack::socket::SocketId;
 use weft_stack::socket::TcpOptions;
 use weft_stack::socket::tcp::{
-    ShutdownHow, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
+    Accepted, ShutdownHow, TcpInfo, TcpOption, TcpRecvError, TcpSendError, TcpState,
 };
 
 use super::socket::{
     Direction, Socket, connect_error, listen_error, not_connected, readiness_faces, tcp_error,
 };
 use crate::Vserver;
-use crate::runtime::{Node, Wait};
+use crate::runtime::{Node, Notify, Wait};
 
 /// Bytes copied under the worker's lock in one go.
 const COPY_BYTES_MAX: usize = 256 << 10;
+/// Ports tried for a listener that may have any.
+const PORTS_TRIED: usize = 64;
 
 /// A listening socket of a vserver.
+///
+/// With several workers it listens on each, and each has its part of the backlog; a connection
+/// stays on the worker that its addresses and ports choose.
 #[derive(Debug)]
 pub struct TcpListener {
     socket: Socket,
+    /// Accepts so far: whose turn it is to be asked first.
+    accepted: AtomicUsize,
 }
 
 impl TcpListener {
@@ -42,20 +51,84 @@ impl TcpListener {
         addr: SocketAddr,
         backlog: usize,
     ) -> io::Result<TcpListener> {
-        let listen =
-            |node: &mut Node, now| node.stack.tcp_listen(now, addr, backlog).map_err(listen_error);
-        Ok(TcpListener { socket: Socket::open(vserver, listen)? })
+        let mut tries = if addr.port() == 0 { PORTS_TRIED } else { 1 };
+        loop {
+            tries -= 1;
+            match TcpListener::listen_everywhere(vserver, addr, backlog) {
+                // The port was free on the first worker only.
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn listen_everywhere(
+        vserver: &Vserver,
+        mut addr: SocketAddr,
+        backlog: usize,
+    ) -> io::Result<TcpListener> {
+        let count = vserver.workers().len();
+        let backlog = backlog.div_ceil(count);
+        let notify = Arc::new(if count > 1 { Notify::of_several() } else { Notify::default() });
+        let open = |worker, addr| {
+            Socket::make(vserver, worker, &notify, |node, now| {
+                node.stack.tcp_listen(now, addr, backlog).map_err(listen_error)
+            })
+        };
+        let socket = Socket::adopt(vserver, 0, open(0, addr)?, Arc::clone(&notify));
+        let mut listener = TcpListener { socket, accepted: AtomicUsize::new(0) };
+        addr.set_port(listener.local_addr()?.port());
+        for worker in 1..count {
+            listener.socket.twins.push((worker, open(worker, addr)?));
+        }
+        Ok(listener)
     }
 
     /// Takes the oldest established connection and its peer; blocks unless non-blocking. The
     /// stream is blocking.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        if !self.socket.twins.is_empty() {
+            return self.accept_anywhere();
+        }
         let (accepted, notify) = self.socket.wait(Direction::Read, |node, _| {
             let accepted = node.stack.tcp_accept(self.socket.id)?;
             Some(Ok((accepted, Socket::watch(node, accepted.id))))
         })?;
-        let socket = Socket::adopt(&self.socket.vserver, accepted.id, notify);
-        Ok((TcpStream { socket: Arc::new(socket) }, accepted.peer))
+        Ok(self.accepted_on(self.socket.worker, accepted, notify))
+    }
+
+    fn accepted_on(
+        &self,
+        worker: usize,
+        accepted: Accepted,
+        notify: Arc<Notify>,
+    ) -> (TcpStream, SocketAddr) {
+        let socket = Socket::adopt(&self.socket.vserver, worker, accepted.id, notify);
+        (TcpStream { socket: Arc::new(socket) }, accepted.peer)
+    }
+
+    fn accept_anywhere(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let wait = self.socket.read_patience();
+        loop {
+            let seen = self.socket.notify.fired();
+            // Each worker is first in turn, so that none starves.
+            let first = self.accepted.load(Ordering::Relaxed) % (self.socket.twins.len() + 1);
+            for (worker, id) in
+                self.socket.places().cycle().skip(first).take(self.socket.twins.len() + 1)
+            {
+                let taken = self.socket.call_on(worker, |node, _| {
+                    let accepted = node.stack.tcp_accept(id)?;
+                    Some((accepted, Socket::watch(node, accepted.id)))
+                })?;
+                if let Some((accepted, notify)) = taken {
+                    self.accepted.fetch_add(1, Ordering::Relaxed);
+                    return Ok(self.accepted_on(worker, accepted, notify));
+                }
+            }
+            if !self.socket.notify.wait_at_gate(seen, wait) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
     }
 
     /// The bound address.
@@ -78,7 +151,15 @@ impl TcpListener {
 
     /// Sets an option that accepted connections inherit.
     pub fn set_option(&self, option: TcpOption) -> io::Result<()> {
-        set_option(&self.socket, option)
+        for (worker, id) in self.socket.places() {
+            let set = self
+                .socket
+                .call_on(worker, |node, now| node.stack.tcp_set_option(now, id, option))?;
+            if !set {
+                return Err(not_connected());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -176,6 +257,26 @@ impl TcpStream {
         addr: SocketAddr,
         how: TcpConnect<'_>,
     ) -> io::Result<(TcpStream, usize)> {
+        let mut tries = vserver.workers().len();
+        let mut worker = connect_worker(vserver, how.local, addr)?;
+        loop {
+            tries -= 1;
+            match TcpStream::start_on(vserver, worker, addr, how) {
+                // Each worker has a part of the ephemeral ports, and of the limit.
+                Err(e) if tries > 0 && may_try_elsewhere(&e, how.local) => {
+                    worker = (worker + 1) % vserver.workers().len();
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn start_on(
+        vserver: &Vserver,
+        worker: usize,
+        addr: SocketAddr,
+        how: TcpConnect<'_>,
+    ) -> io::Result<(TcpStream, usize)> {
         let mut taken = 0;
         let connect = |node: &mut Node, now| {
             let started = node.stack.tcp_connect_with(now, how.local, addr, how.data);
@@ -187,7 +288,7 @@ impl TcpStream {
             }
             Ok(id)
         };
-        let socket = Socket::open(vserver, connect)?;
+        let socket = Socket::open(vserver, worker, connect)?;
         socket.set_nonblocking(true);
         Ok((TcpStream { socket: Arc::new(socket) }, taken))
     }
@@ -370,6 +471,30 @@ impl TcpStream {
     pub fn try_clone(&self) -> io::Result<TcpStream> {
         Ok(TcpStream { socket: Arc::clone(&self.socket) })
     }
+}
+
+/// The worker for a new connection: in turn, or the one that the local port leads to.
+fn connect_worker(
+    vserver: &Vserver,
+    local: Option<SocketAddr>,
+    remote: SocketAddr,
+) -> io::Result<usize> {
+    let count = vserver.workers().len();
+    let Some(local) = local.filter(|l| count > 1 && l.port() != 0) else {
+        return Ok(vserver.next_worker());
+    };
+    let wanted = Some(local.ip()).filter(|ip| !ip.is_unspecified());
+    let source = |node: &mut Node| node.stack.source_for(wanted, remote.ip());
+    let source = vserver.worker(0).peek(vserver.index(), source)?;
+    let from = SocketAddr::new(source.unwrap_or(local.ip()), local.port());
+    Ok(flow_owner(from, remote, count as u16).into())
+}
+
+/// Whether another worker may have what one had no more: ports, connections.
+fn may_try_elsewhere(error: &io::Error, local: Option<SocketAddr>) -> bool {
+    let kind = error.kind();
+    local.is_none_or(|l| l.port() == 0)
+        && (kind == io::ErrorKind::AddrInUse || kind == io::ErrorKind::QuotaExceeded)
 }
 
 fn received<T>(result: Result<T, TcpRecvError>) -> Option<io::Result<T>> {

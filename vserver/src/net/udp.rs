@@ -27,14 +27,14 @@ impl UdpSocket {
     /// Errors: `AddrInUse`, `AddrNotAvailable`, `QuotaExceeded` (limit of the vserver).
     pub fn bind(vserver: &Vserver, addr: SocketAddr) -> io::Result<UdpSocket> {
         let bind = |node: &mut Node, now| node.stack.udp_bind(now, addr).map_err(bind_error);
-        Ok(UdpSocket { socket: Socket::open(vserver, bind)? })
+        Ok(UdpSocket { socket: Socket::open(vserver, vserver.worker_of_port(addr.port()), bind)? })
     }
 
     /// Binds a socket that may share its port, or take IPv6 only. Errors as [`UdpSocket::bind`].
     pub fn bind_with(vserver: &Vserver, addr: SocketAddr, how: UdpBind) -> io::Result<UdpSocket> {
         let bind =
             |node: &mut Node, now| node.stack.udp_bind_with(now, addr, how).map_err(bind_error);
-        Ok(UdpSocket { socket: Socket::open(vserver, bind)? })
+        Ok(UdpSocket { socket: Socket::open(vserver, vserver.worker_of_port(addr.port()), bind)? })
     }
 
     fn send_one(&self, buf: &[u8], to: Option<SocketAddr>) -> io::Result<usize> {

@@ -14,10 +14,11 @@ use weft_stack::frame::{Entered, Frame, FrameDomain};
 use weft_stack::ip::address::AliasId;
 use weft_stack::link::gro::Gro;
 use weft_stack::socket::{Event, Readiness, SocketId};
-use weft_stack::stack::{Change, TxBurst};
+use weft_stack::stack::{Change, GroupFilter, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
 use super::deadlines::Deadlines;
+use super::mesh::{Control, Mesh};
 use super::{HostStack, Nic, Notify};
 use crate::app::{Owners, Service, Services};
 use crate::demux::{Demux, Target};
@@ -29,7 +30,7 @@ const TIMERS_PER_TURN: usize = 256;
 /// Frames between vservers of this host that may wait before senders wait.
 const LOCAL_QUEUE: usize = 1024;
 /// The same with the copies for members of a group, of which one frame can make many.
-const LOCAL_FRAMES_MAX: usize = 16 * LOCAL_QUEUE;
+pub(super) const LOCAL_FRAMES_MAX: usize = 16 * LOCAL_QUEUE;
 /// When to look again after a device that took no more frames, or has some in flight; twice as
 /// long each time that nothing moved, up to the maximum.
 const RETRY_MIN: Duration = Duration::from_millis(1);
@@ -50,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) owners: Owners,
     /// Addresses in use.
     pub(crate) addresses: Vec<(AliasId, IpAddr)>,
+    /// Groups that shards of other workers want, by worker; on worker 0.
+    pub(super) groups_elsewhere: HashMap<(usize, AliasId, IpAddr), GroupFilter>,
     /// NICs its aliases stand on.
     nics: Vec<usize>,
     dirty: bool,
@@ -64,6 +67,7 @@ impl Node {
             sockets: HashMap::new(),
             owners: Owners::default(),
             addresses: Vec::new(),
+            groups_elsewhere: HashMap::new(),
             nics,
             dirty: false,
             blocked: false,
@@ -100,20 +104,22 @@ pub(crate) struct Core {
     /// Services that run on this worker.
     pub(crate) apps: Services,
     pub(crate) sleep: Sleep,
-    aliases: Vec<AliasPlace>,
+    /// The other workers.
+    pub(crate) mesh: Mesh,
+    pub(super) aliases: Vec<AliasPlace>,
     deadlines: Deadlines,
     retry: Duration,
     dirty: VecDeque<u32>,
     /// Vservers that wanted to send and found no free frame.
     starved: Vec<u32>,
     /// Frames from one vserver of this host to another.
-    local: VecDeque<(Target, Frame)>,
+    pub(super) local: VecDeque<(Target, Frame)>,
     rx: Vec<Frame>,
     /// Received frames and whom they are for; merging leaves holes.
     burst: Vec<(Target, Option<Frame>)>,
     gro: Gro,
     tx: TxBurst,
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     /// The devices' frame pools.
     domain: FrameDomain,
 }
@@ -133,6 +139,7 @@ impl Core {
             stopped: false,
             apps: Services::default(),
             sleep: Sleep::Awake,
+            mesh: Mesh::default(),
             aliases,
             deadlines: Deadlines::default(),
             retry: RETRY_MIN,
@@ -164,12 +171,14 @@ impl Core {
                 work |= self.receive(now, nic, port) > 0;
             }
         }
+        work |= self.take_mail(now);
         work |= self.run_timers(now);
         work |= self.run_local(now);
         work |= self.run_services(now);
         work |= self.run_dirty(now);
         work |= self.flush();
         self.tell_failures(now);
+        self.mesh.ring();
         self.retry = if work { RETRY_MIN } else { (self.retry * 2).min(RETRY_MAX) };
         work
     }
@@ -181,15 +190,24 @@ impl Core {
         // The frames' slots went up with them; the next flush refills the ring.
         port.unflushed |= got > 0;
         for frame in rx.drain(..) {
-            self.classify(nic, frame);
+            self.sort(nic, frame);
         }
         self.rx = rx;
         self.deliver(now, nic);
         got
     }
 
+    /// Finds the receivers of a frame that a queue of this worker gave, or its worker.
+    fn sort(&mut self, nic: usize, frame: Frame) {
+        if self.mesh.count() == 1 {
+            self.classify(nic, frame);
+        } else if let Some(frame) = self.keep(nic, frame) {
+            self.classify(nic, frame);
+        }
+    }
+
     /// Finds the receivers of a frame; it waits in `burst`.
-    fn classify(&mut self, nic: usize, frame: Frame) {
+    pub(super) fn classify(&mut self, nic: usize, frame: Frame) {
         self.targets.clear();
         if let Err(reason) = self.demux.classify(nic, frame.data(), &mut self.targets) {
             return self.drops.count(reason);
@@ -203,7 +221,7 @@ impl Core {
     }
 
     /// Hands the burst to its receivers, what can be merged as one.
-    fn deliver(&mut self, now: Instant, nic: usize) {
+    pub(super) fn deliver(&mut self, now: Instant, nic: usize) {
         let mut burst = std::mem::take(&mut self.burst);
         if let Some(facts) = self.nics[nic].merging {
             let demux = &self.demux;
@@ -290,6 +308,9 @@ impl Core {
             // A service may have answered to what the transmit gave rise to.
             self.mark_dirty(index);
         }
+        if self.mesh.count() > 1 {
+            self.hand_moved(index);
+        }
         self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
         got
     }
@@ -341,23 +362,35 @@ impl Core {
         let mut room = LOCAL_QUEUE.saturating_sub(self.local.len());
         for nic in &self.nodes[index as usize].nics {
             let nic = &mut self.nics[*nic];
-            if nic.room() < BURST {
-                nic.transmit(&mut self.drops);
-            }
-            room = room.min(nic.room());
+            let free = if let Some(worker) = nic.via {
+                self.mesh.tx_room(worker)
+            } else {
+                if nic.room() < BURST {
+                    nic.transmit(&mut self.drops);
+                }
+                nic.room()
+            };
+            room = room.min(free);
         }
         room
+    }
+
+    pub(super) fn nic_room(&mut self, nic: usize) -> usize {
+        let nic = &self.nics[nic];
+        nic.via.map_or_else(|| nic.room(), |worker| self.mesh.tx_room(worker))
     }
 
     /// Its NIC takes no more: not polled until it drained. Frames stay in the stack, whose own
     /// limit is the backpressure that applications see.
     fn block(&mut self, index: u32) {
+        let nics = std::mem::take(&mut self.nodes[index as usize].nics);
+        let full = nics.iter().copied().find(|nic| self.nic_room(*nic) == 0);
         let node = &mut self.nodes[index as usize];
-        let full = node.nics.iter().find(|nic| self.nics[**nic].room() == 0);
+        node.nics = nics;
         let Some(nic) = full else { return self.mark_dirty(index) };
         if !node.blocked {
             node.blocked = true;
-            self.nics[*nic].blocked.push(index);
+            self.nics[nic].blocked.push(index);
         }
     }
 
@@ -382,6 +415,9 @@ impl Core {
         let nic = self.aliases[alias.0 as usize].nic;
         self.targets.clear();
         let only_here = self.demux.local(nic, frame.data(), sender, &mut self.targets);
+        if self.mesh.count() > 1 {
+            return self.emit_across(nic, sender, frame, only_here);
+        }
         for target in &self.targets {
             if self.local.len() >= LOCAL_FRAMES_MAX {
                 self.drops.count(DropReason::OutQueueFull);
@@ -404,7 +440,8 @@ impl Core {
             let nic = &mut self.nics[i];
             moved |= nic.transmit(&mut self.drops) > 0;
             nic.flush();
-            let unblock = !nic.blocked.is_empty() && nic.room() > 0;
+            let unblock = !nic.blocked.is_empty() && self.nic_room(i) > 0;
+            let nic = &mut self.nics[i];
             for index in if unblock { std::mem::take(&mut nic.blocked) } else { Vec::new() } {
                 self.nodes[index as usize].blocked = false;
                 self.mark_dirty(index);
@@ -436,13 +473,24 @@ impl Core {
         }
     }
 
+    /// Transmits what other workers, which have stopped too, left to this one.
+    pub(crate) fn drain_mail(&mut self, now: Instant) {
+        for _ in 0..DRAIN_ROUNDS {
+            let moved = self.take_mail(now) | self.run_local(now) | self.run_dirty(now);
+            if !(self.flush() || moved) {
+                return;
+            }
+        }
+    }
+
     /// A device that failed is a link that is down, to every stack on it.
     fn tell_failures(&mut self, now: Instant) {
         for nic in 0..self.nics.len() {
             if let Some(why) = self.nics[nic].take_failure() {
                 self.problem(format!("NIC number {nic}: {why}; it is out of use until a restart"));
+                self.mesh.tell_all(&Control::Failed { nic });
                 let link = Link { up: false, ..self.nics[nic].link };
-                self.set_link(now, nic, link);
+                self.link_is(now, nic, link);
             }
         }
         for report in self.apps.take_reports() {
@@ -462,6 +510,7 @@ impl Core {
         }
         self.flush();
         self.tell_failures(now);
+        self.mesh.ring();
         self.retry = RETRY_MIN;
         match (self.sleep, self.wake_at(now)) {
             (Sleep::Awake, _) | (_, None) => false,
@@ -472,13 +521,14 @@ impl Core {
 
     /// When the worker must run again on its own; `None`: when something happens.
     pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
-        if !self.dirty.is_empty() || !self.local.is_empty() {
+        if !self.dirty.is_empty() || !self.local.is_empty() || self.has_mail() {
             return Some(now);
         }
         let mut ports = self.nics.iter().flat_map(|n| &n.ports);
         let soon = ports
             .any(|p| p.failed.is_none() && (p.stalled() || p.in_flight || p.device.fd().is_none()));
-        let retry = (soon || !self.starved.is_empty()).then(|| now + self.retry);
+        let soon = soon || !self.starved.is_empty() || self.mesh.has_later();
+        let retry = soon.then(|| now + self.retry);
         [retry, self.deadlines.next(), self.apps.wake_at(now)].into_iter().flatten().min()
     }
 
@@ -503,9 +553,7 @@ impl Core {
                 let Some(at) = at else { return false };
                 addresses.swap_remove(at);
                 self.demux.remove_address(alias, addr, index);
-                let nic = nic(alias);
-                let steered = self.nics[nic].steer_remove(addr);
-                self.report(steered, addr);
+                self.steer(nic(alias), addr, false);
             }
             Event::AddressDuplicate { alias, addr, mac } => {
                 let mac = crate::stats::mac_text(mac);
@@ -514,16 +562,14 @@ impl Core {
             }
             Event::GroupJoined { alias, group } => {
                 self.demux.join(alias, group, index);
-                let nic = nic(alias);
-                let steered = self.nics[nic].steer_add(group);
-                self.report(steered, group);
+                self.steer(nic(alias), group, true);
             }
             Event::GroupLeft { alias, group } => {
                 self.demux.leave(alias, group, index);
-                let nic = nic(alias);
-                let steered = self.nics[nic].steer_remove(group);
-                self.report(steered, group);
+                self.steer(nic(alias), group, false);
             }
+            Event::AddressesChanged { alias } => self.tell_addresses(index, alias),
+            Event::GroupChanged { alias, group } => self.tell_group(index, alias, group),
         }
         false
     }
@@ -538,12 +584,17 @@ impl Core {
         let addresses = &mut self.nodes[index as usize].addresses;
         if !addresses.contains(&(alias, addr)) {
             addresses.push((alias, addr));
-            let steered = self.nics[self.aliases[alias.0 as usize].nic].steer_add(addr);
-            self.report(steered, addr);
+            self.steer(self.aliases[alias.0 as usize].nic, addr, true);
         }
     }
 
-    fn report(&mut self, steered: std::io::Result<()>, addr: IpAddr) {
+    /// Frames for an address are wanted from a NIC, or no longer. Worker 0 says so for all.
+    fn steer(&mut self, nic: usize, addr: IpAddr, wanted: bool) {
+        if !self.mesh.is_home() {
+            return;
+        }
+        let nic = &mut self.nics[nic];
+        let steered = if wanted { nic.steer_add(addr) } else { nic.steer_remove(addr) };
         if let Err(e) = steered {
             self.problem(format!("steering of {addr} failed: {e}; its frames go to the kernel"));
         }
@@ -555,8 +606,13 @@ impl Core {
         }
     }
 
-    /// The kernel told of a link change; every stack on the NIC learns it.
+    /// The kernel told of a link change; every stack on the NIC learns it, on all workers.
     pub(crate) fn set_link(&mut self, now: Instant, nic: usize, link: Link) {
+        self.mesh.tell_all(&Control::Link { nic, link });
+        self.link_is(now, nic, link);
+    }
+
+    pub(super) fn link_is(&mut self, now: Instant, nic: usize, link: Link) {
         if !self.nics[nic].set_link(link) {
             return;
         }

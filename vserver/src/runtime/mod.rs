@@ -6,7 +6,9 @@
 
 mod core;
 pub(crate) mod deadlines;
+mod handover;
 mod links;
+mod mesh;
 mod nic;
 mod notify;
 pub(crate) mod open;
@@ -14,6 +16,7 @@ mod worker;
 
 pub(crate) use self::core::{AliasPlace, Core, Node};
 pub(crate) use links::Links;
+pub(crate) use mesh::{HandOverStats, Mesh};
 pub(crate) use nic::Nic;
 pub(crate) use notify::{Notify, Queue};
 pub(crate) use worker::{Clock, Wait, Worker, worker_loop};

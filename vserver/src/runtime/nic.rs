@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 use weft_drivers::device::{AnyDevice, Device, DeviceStats, Link, Medium, Steer};
 use weft_stack::drop::{DropReason, Drops};
-use weft_stack::frame::Frame;
+use weft_stack::frame::{Frame, FramePool};
 use weft_stack::link::gro::{BurstFacts, GroStats};
 
 /// Frames that may wait for one queue of a device. A stack is not asked for more than fits.
@@ -91,10 +91,12 @@ impl Port {
     }
 }
 
-/// One NIC.
+/// One NIC, as one worker has it.
 pub(crate) struct Nic {
-    /// Queues, from 0.
+    /// The worker's queues: of n workers, the one with number q mod n has queue q.
     pub(crate) ports: Vec<Port>,
+    /// Where the worker's stacks take frames for this NIC from.
+    pub(crate) pool: FramePool,
     /// How many vservers want each address or group.
     steered: HashMap<IpAddr, u32>,
     /// Vservers that had frames when there was no room.
@@ -104,18 +106,29 @@ pub(crate) struct Nic {
     /// How received bursts are merged; `None`: they are not.
     pub(crate) merging: Option<BurstFacts>,
     pub(crate) merged: GroStats,
+    /// Frames start with an Ethernet header.
+    pub(crate) ethernet: bool,
+    /// The worker that transmits for this one, if it has no queue.
+    pub(crate) via: Option<usize>,
+    /// A queue of another worker failed.
+    failed_elsewhere: bool,
 }
 
 impl Nic {
     /// # Panics
     /// If there is no device; the host checks that.
     pub(crate) fn new(devices: Vec<AnyDevice>) -> Nic {
-        let link = devices.first().expect("a NIC has at least one queue").link();
+        let first = devices.first().expect("a NIC has at least one queue");
+        let (link, ethernet) = (first.link(), first.caps().medium == Medium::Ethernet);
         Nic {
+            pool: first.pool().clone(),
             ports: devices.into_iter().map(Port::new).collect(),
             steered: HashMap::new(),
             blocked: Vec::new(),
             link,
+            ethernet,
+            via: None,
+            failed_elsewhere: false,
             merging: None,
             merged: GroStats::default(),
         }
@@ -123,14 +136,42 @@ impl Nic {
 
     /// Merges received bursts from now on; `trust`: transport checksums are not verified.
     pub(crate) fn merge_bursts(&mut self, trust: bool) {
-        let ethernet = self.ports[0].device.caps().medium == Medium::Ethernet;
-        self.merging = Some(BurstFacts { ethernet, trust });
+        self.merging = Some(BurstFacts { ethernet: self.ethernet, trust });
+    }
+
+    /// The same NIC for each of `count` workers, with its share of the queues. With fewer queues
+    /// than workers, some have none and transmit through one that has.
+    pub(crate) fn split(self, count: usize) -> Vec<Nic> {
+        let queues = self.ports.len();
+        let mut all: Vec<Nic> = (0..count)
+            .map(|worker| Nic {
+                ports: Vec::new(),
+                pool: self.ports[worker % queues].device.pool().clone(),
+                steered: HashMap::new(),
+                blocked: Vec::new(),
+                link: self.link,
+                ethernet: self.ethernet,
+                via: (worker >= queues).then(|| worker % queues),
+                failed_elsewhere: false,
+                merging: self.merging,
+                merged: GroStats::default(),
+            })
+            .collect();
+        for (queue, port) in self.ports.into_iter().enumerate() {
+            all[queue % count].ports.push(port);
+        }
+        all
+    }
+
+    /// A queue of another worker failed: the NIC is out of use here, too.
+    pub(crate) fn fail(&mut self) {
+        self.failed_elsewhere = true;
     }
 
     /// Takes over what the kernel tells of the link. Returns whether state or MTU changed for the
     /// stacks. A NIC with a queue that failed stays down, and the MAC address is the device's own.
     pub(crate) fn set_link(&mut self, mut link: Link) -> bool {
-        link.up &= self.ports.iter().all(|p| p.failed.is_none());
+        link.up &= !self.failed_elsewhere && self.ports.iter().all(|p| p.failed.is_none());
         if link.mtu == 0 {
             link.mtu = self.link.mtu;
         }
@@ -140,11 +181,12 @@ impl Nic {
             // What the kernel left lying while the link was down.
             port.unflushed |= link.up;
         }
-        self.link = Link { mac: self.ports[0].device.link().mac, ..link };
+        let own = self.ports.first().map_or(before, |p| p.device.link());
+        self.link = Link { mac: own.mac, ..link };
         (before.up, before.mtu) != (link.up, link.mtu)
     }
 
-    /// Room on the fullest queue.
+    /// Room on the fullest of its queues.
     pub(crate) fn room(&self) -> usize {
         self.ports.iter().map(Port::room).min().unwrap_or(0)
     }
@@ -173,12 +215,14 @@ impl Nic {
         port.failed.as_ref().map(io::Error::to_string)
     }
 
-    /// One more vserver wants frames for `addr`. Errors are the device's; the address counts as
+    /// One more vserver wants frames for `addr`. For worker 0, which has queue 0, to call.
+    /// Errors are the device's; the address counts as
     /// steered.
     pub(crate) fn steer_add(&mut self, addr: IpAddr) -> io::Result<()> {
+        let Some(first) = self.ports.first_mut() else { return Ok(()) };
         let count = self.steered.entry(addr).or_insert(0);
         *count += 1;
-        if *count == 1 { self.ports[0].device.steer(Steer::Add(addr)) } else { Ok(()) }
+        if *count == 1 { first.device.steer(Steer::Add(addr)) } else { Ok(()) }
     }
 
     /// One vserver less does.
@@ -189,7 +233,7 @@ impl Nic {
             return Ok(());
         }
         self.steered.remove(&addr);
-        self.ports[0].device.steer(Steer::Remove(addr))
+        self.ports.first_mut().map_or(Ok(()), |p| p.device.steer(Steer::Remove(addr)))
     }
 
     /// Counters of all queues.
@@ -233,6 +277,31 @@ mod tests {
         let lost: u64 = drops.iter().map(|(_, n)| n).sum();
         assert_eq!(lost, waiting, "every lost frame is counted");
         assert!(nic.set_link(up) && !nic.set_link(up), "told once");
+    }
+
+    #[test]
+    fn queues_are_dealt_to_workers() {
+        let devices = |n| (0..n).map(|_| Box::new(pair(&MemConfig::default()).unwrap().0) as _);
+        let ports = |queues, workers| -> Vec<(usize, Option<usize>)> {
+            let all = Nic::new(devices(queues).collect()).split(workers);
+            all.iter().map(|n| (n.ports.len(), n.via)).collect()
+        };
+        assert_eq!(ports(4, 2), [(2, None), (2, None)]);
+        assert_eq!(ports(3, 2), [(2, None), (1, None)]);
+        assert_eq!(ports(1, 3), [(1, None), (0, Some(0)), (0, Some(0))]);
+        assert_eq!(ports(2, 4), [(1, None), (1, None), (0, Some(0)), (0, Some(1))]);
+    }
+
+    #[test]
+    fn a_nic_that_failed_elsewhere_stays_down_here() {
+        let (nic, _far) = nic();
+        let mut all = nic.split(2);
+        let without_queue = &mut all[1];
+        let up = without_queue.link;
+        without_queue.fail();
+        assert!(without_queue.set_link(up));
+        assert!(!without_queue.set_link(up) && !without_queue.link.up);
+        assert_eq!(without_queue.link.mac, up.mac);
     }
 
     #[test]

@@ -50,6 +50,14 @@ pub(crate) struct Notify {
     /// Counts events, so that one between looking and waiting is not missed.
     fired: AtomicU32,
     watch: Mutex<Watch>,
+    /// Of a socket that is on several workers: blocked threads wait at this gate instead.
+    gate: Option<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    lock: Mutex<()>,
+    opened: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +67,30 @@ struct Watch {
 }
 
 impl Notify {
+    /// For a socket that is on several workers.
+    pub(crate) fn of_several() -> Notify {
+        Notify { gate: Some(Gate::default()), ..Notify::default() }
+    }
+
+    /// Waits for an event after `seen`; `false`: the time is over. For a socket on several workers;
+    /// no lock of any is held.
+    pub(crate) fn wait_at_gate(&self, seen: u32, wait: Wait) -> bool {
+        let Some(gate) = &self.gate else { return false };
+        let mut lock = gate.lock.lock();
+        while self.fired() == seen {
+            match wait {
+                Wait::Not => return false,
+                Wait::Forever => gate.opened.wait(&mut lock),
+                Wait::Until(at) => {
+                    if gate.opened.wait_until(&mut lock, at).timed_out() {
+                        return self.fired() != seen;
+                    }
+                }
+            }
+        }
+        true
+    }
+
     /// Changes with each event. Read and compared under the worker's lock.
     pub(crate) fn fired(&self) -> u32 {
         self.fired.load(Ordering::Relaxed)
@@ -67,7 +99,13 @@ impl Notify {
     /// The socket is ready for `ready` now.
     pub(crate) fn fire(&self, ready: Readiness) {
         self.fired.fetch_add(1, Ordering::Relaxed);
-        self.changed.notify_all();
+        if let Some(gate) = &self.gate {
+            // Behind the lock, whoever counted before this waits already.
+            drop(gate.lock.lock());
+            gate.opened.notify_all();
+        } else {
+            self.changed.notify_all();
+        }
         let watch = self.watch.lock();
         if let Some((fd, wanted)) = &watch.mio
             && ready.0 & wanted != 0

@@ -62,7 +62,7 @@ impl Wait {
 
 pub(crate) struct Worker {
     core: Mutex<Core>,
-    waker: Waker,
+    waker: Arc<Waker>,
     pub(crate) clock: Clock,
     /// Services whose handle was dropped, maybe with the lock held.
     ended: Mutex<Vec<u64>>,
@@ -86,7 +86,8 @@ impl Worker {
         links: Option<Links>,
     ) -> io::Result<(Arc<Worker>, Sleeper)> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        core.mesh.set_waker(&waker);
         let ports = core.nics.iter().flat_map(|n| &n.ports).enumerate();
         for (i, port) in ports {
             if let Some(fd) = port.device.fd() {
@@ -212,12 +213,25 @@ impl Worker {
         self.wake();
     }
 
-    /// Closes the devices, after the thread has ended; if it ended well, tells the peers before.
-    pub(crate) fn close(&self, ended_well: bool) {
+    /// Tells the peers of every connection, after the thread has ended well.
+    pub(crate) fn drain(&self) {
         let mut core = self.core.lock();
-        if ended_well && !core.nics.is_empty() {
+        if !core.nics.is_empty() {
             core.drain(self.clock.now());
         }
+    }
+
+    /// Transmits what other workers left to this one.
+    pub(crate) fn drain_mail(&self) {
+        let mut core = self.core.lock();
+        if !core.nics.is_empty() {
+            core.drain_mail(self.clock.now());
+        }
+    }
+
+    /// Closes the devices, after the thread has ended.
+    pub(crate) fn close(&self) {
+        let mut core = self.core.lock();
         let nics = std::mem::take(&mut core.nics);
         drop(core);
         drop(nics);
@@ -271,6 +285,9 @@ pub(crate) fn worker_loop(
             PollMode::Busy => true,
         };
         spins = if spin { spins.wrapping_add(1) } else { 0 };
+        if !spin && !worked {
+            core.mesh.lie_down();
+        }
         let at = if spin || worked { Some(now) } else { core.wake_at(now) };
         core.sleep = at.map_or(Sleep::Forever, Sleep::Until);
         let timeout = at.map(|at| at.saturating_since(now));
@@ -283,6 +300,7 @@ pub(crate) fn worker_loop(
             sleeper.poll.poll(&mut events, timeout)
         });
         core.sleep = Sleep::Awake;
+        core.mesh.get_up();
         match polled {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

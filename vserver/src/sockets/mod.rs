@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use weft_stack::ip::address::AliasId;
 use weft_stack::socket::tcp::TcpInfo;
-use weft_stack::socket::{SocketCursor, SocketInfo};
+use weft_stack::socket::{SocketCursor, SocketInfo, SocketKind};
 
 use crate::host::Shared;
 
@@ -75,6 +75,8 @@ impl Show {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     vserver: u32,
+    #[serde(default)]
+    worker: u32,
     table: u8,
     slot: u32,
 }
@@ -178,35 +180,54 @@ impl<'a> Search<'a> {
         f: &mut dyn FnMut(&str, &SocketInfo, Option<&TcpInfo>),
     ) -> Option<Place> {
         let mut found = Vec::new();
-        let core = self.shared.home().lock();
-        let now = self.shared.home().clock.now();
+        let worker = &self.shared.workers[at.worker as usize];
+        let core = worker.lock();
+        let now = worker.clock.now();
         let stack = &core.nodes[at.vserver as usize].stack;
         let from = SocketCursor { table: at.table, slot: at.slot };
         let next = stack.dump_sockets(now, from, SLOTS_PER_LOCK, |s| {
-            if self.wants(&s) {
+            // A listener is on every worker, and shown once.
+            let shown = at.worker > 0 && s.id.kind == SocketKind::TcpListener;
+            if !shown && self.wants(&s) {
                 let tcp = if self.tcp_info { stack.tcp_info(now, s.id) } else { None };
                 found.push((s, tcp));
             }
         });
         drop(core);
+        for worker in &self.shared.workers[1..] {
+            let listeners = found.iter_mut().filter(|(s, _)| s.id.kind == SocketKind::TcpListener);
+            for (s, _) in listeners {
+                let core = worker.lock();
+                let there = core.nodes[at.vserver as usize].stack.tcp_listener_queue(s.local);
+                let (waiting, backlog) = there.unwrap_or_default();
+                s.recv_queue += waiting;
+                s.send_queue += backlog;
+            }
+        }
         let name = &self.shared.config.vservers[at.vserver as usize].name;
         for (s, tcp) in &found {
             f(name, s, tcp.as_ref());
         }
         if let Some(next) = next {
-            return Some(Place { vserver: at.vserver, table: next.table, slot: next.slot });
+            return Some(Place { table: next.table, slot: next.slot, ..at });
         }
-        let next = at.vserver + 1;
-        (next < self.vservers.end).then_some(Place { vserver: next, table: 0, slot: 0 })
+        let next = Place { worker: at.worker + 1, table: 0, slot: 0, ..at };
+        if (next.worker as usize) < self.shared.workers.len() {
+            return Some(next);
+        }
+        let next = Place { vserver: at.vserver + 1, worker: 0, ..next };
+        (next.vserver < self.vservers.end).then_some(next)
     }
 }
 
 /// The next sockets of a query.
 pub(crate) fn page(shared: &Shared, query: &SocketQuery) -> Result<SocketPage, QueryError> {
     let search = Search::new(shared, query)?;
-    let begin = Place { vserver: search.vservers.start, table: 0, slot: 0 };
+    let begin = Place { vserver: search.vservers.start, ..Place::default() };
     // A place comes from a client: one that is out of range is the end.
-    let mut next = query.after.or(Some(begin)).filter(|p| search.vservers.contains(&p.vserver));
+    let workers = shared.workers.len();
+    let known = |p: &Place| search.vservers.contains(&p.vserver) && (p.worker as usize) < workers;
+    let mut next = query.after.or(Some(begin)).filter(known);
     let mut sockets = Vec::new();
     for _ in 0..SLOTS_PER_PAGE / SLOTS_PER_LOCK {
         let Some(at) = next else { break };
@@ -227,7 +248,7 @@ pub(crate) fn summary(shared: &Shared, query: &SocketQuery) -> Result<SocketSumm
     for protocol in ["icmp", "raw", "tcp", "udp"] {
         summary.protocols.insert(protocol.to_owned(), Families::default());
     }
-    let mut next = Some(Place { vserver: search.vservers.start, table: 0, slot: 0 });
+    let mut next = Some(Place { vserver: search.vservers.start, ..Place::default() });
     next = next.filter(|p| search.vservers.contains(&p.vserver));
     while let Some(at) = next {
         next = search.stretch(at, &mut |_, s, _| summary.add(s));

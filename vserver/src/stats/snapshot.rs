@@ -19,6 +19,13 @@ pub struct HostSnapshot {
     pub vservers: Vec<VserverSnapshot>,
     /// Frames lost before a vserver was found (or for none), by reason; zeros left out.
     pub drops: BTreeMap<String, u64>,
+    /// Worker threads.
+    #[serde(default)]
+    pub workers: usize,
+    /// What the workers handed to each other, by name (`HandOverArrived`, ...), zeros included;
+    /// empty with one worker.
+    #[serde(default)]
+    pub hand_over: BTreeMap<String, u64>,
     /// What an operator should look at: addresses in use elsewhere, failed devices and steering.
     pub problems: Vec<String>,
 }
@@ -57,7 +64,7 @@ pub struct VserverSnapshot {
     pub routes: Vec<String>,
     /// Entries of the neighbour table.
     pub neighbours: usize,
-    /// TCP listeners.
+    /// TCP listeners; one that listens on every worker counts once.
     pub tcp_listeners: usize,
     /// TCP connections, TIME-WAIT included.
     pub tcp_connections: usize,

@@ -11,21 +11,41 @@ use weft_stack::stats::Mib;
 use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
 use crate::config::HostConfig;
 use crate::host::Shared;
-use crate::runtime::Nic;
+use crate::runtime::{HandOverStats, Nic};
 
 /// `aa:bb:cc:dd:ee:ff`.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
 
-/// A snapshot of a host. The lock is held for one vserver at a time.
+/// A snapshot of a host. The lock of one worker is held for one vserver at a time.
 pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     let config = &shared.config;
-    let core = shared.home().lock();
-    let nics = core.nics.iter().enumerate().map(|(i, nic)| of_nic(config, i, nic)).collect();
-    let drops = by_reason(&core.drops);
-    let mut problems = core.problems.clone();
-    drop(core);
+    let mut nics: Vec<NicSnapshot> = Vec::new();
+    let mut problems: Vec<String> = Vec::new();
+    let (mut drops, mut handed) = (Drops::default(), HandOverStats::default());
+    for worker in &shared.workers {
+        let core = worker.lock();
+        drops.merge(&core.drops);
+        handed.merge(&core.mesh.stats);
+        for problem in &core.problems {
+            if !problems.contains(problem) {
+                problems.push(problem.clone());
+            }
+        }
+        for (i, nic) in core.nics.iter().enumerate() {
+            match nics.get_mut(i) {
+                Some(sum) => add_queues(sum, nic),
+                None => nics.push(of_nic(config, i, nic)),
+            }
+        }
+    }
+    let mut hand_over = BTreeMap::new();
+    if shared.workers.len() > 1 {
+        handed.for_each(|name, n| {
+            hand_over.insert(name.to_owned(), n);
+        });
+    }
     let captures = shared.captures.iter();
     problems.extend(captures.filter_map(|(path, file)| {
         Some(format!("capture {} ended: {}", path.display(), file.failure()?))
@@ -36,9 +56,19 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
         uptime_ms: shared.home().clock.now().as_millis(),
         nics,
         vservers: (0..config.vservers.len()).map(|v| of_vserver(shared, v)).collect(),
-        drops,
+        drops: by_reason(&drops),
+        workers: shared.workers.len(),
+        hand_over,
         problems,
     }
+}
+
+/// The queues of a NIC that another worker has.
+fn add_queues(sum: &mut NicSnapshot, nic: &Nic) {
+    nic.stats().for_each(|name, n| *sum.counters.entry(name.to_owned()).or_default() += n);
+    nic.merged.for_each(|name, n| *sum.counters.entry(name.to_owned()).or_default() += n);
+    sum.queues += nic.ports.len();
+    sum.up &= nic.link.up && nic.ports.iter().all(|p| p.failed.is_none());
 }
 
 fn by_reason(drops: &Drops) -> BTreeMap<String, u64> {
@@ -75,8 +105,8 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     let alias = |id: AliasId| config.aliases[id.0 as usize].name.as_str();
     let core = shared.home().lock();
     let stack = &core.nodes[index].stack;
-    let mib: Mib = stack.mib().clone();
-    let memory = stack.memory();
+    let mut mib: Mib = stack.mib().clone();
+    let mut memory = stack.memory();
     let routes: Vec<Route> = stack.routes().copied().collect();
     let mut addresses = Vec::new();
     for (on, list) in stack.aliases() {
@@ -84,6 +114,15 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
         addresses.extend(usable.map(|a| format!("{} {}", alias(on.id), a.cidr)));
     }
     drop(core);
+    for worker in &shared.workers[1..] {
+        let core = worker.lock();
+        let stack = &core.nodes[index].stack;
+        mib.merge(stack.mib());
+        let more = stack.memory();
+        memory.neighbours += more.neighbours;
+        memory.tcp_connections += more.tcp_connections;
+        memory.udp_sockets += more.udp_sockets;
+    }
     addresses.sort();
     let mut counters = BTreeMap::new();
     mib.for_each(|name, n| {

@@ -70,6 +70,11 @@ impl Listeners {
         self.by_addr.contains_key(&(local.ip(), local.port()))
     }
 
+    /// The listener bound to exactly this address.
+    pub(crate) fn at(&self, local: SocketAddr) -> Option<&Listener> {
+        self.get(*self.by_addr.get(&(local.ip(), local.port()))?)
+    }
+
     /// Adds a listener; the address is free ([`Listeners::is_taken`]).
     pub(crate) fn insert(
         &mut self,

@@ -44,6 +44,11 @@ impl Tcp {
         Ok(SocketId { kind: SocketKind::TcpListener, index, generation })
     }
 
+    /// Connections that wait at the listener of an address, and its backlog.
+    pub(crate) fn listener_queue(&self, local: SocketAddr) -> Option<(usize, usize)> {
+        self.listeners.at(local).map(|l| (l.accept_queue.len(), l.backlog))
+    }
+
     pub(crate) fn accept(&mut self, id: SocketId) -> Option<Accepted> {
         let slot = self.find(id).filter(|_| id.kind == SocketKind::TcpListener)?;
         let index = self.listeners.get_mut(slot)?.accept_queue.pop_front()?;

@@ -1,0 +1,241 @@
+//! What a worker gives to the others and takes from them: frames of their flows, packets of their
+//! shards, frames for their queues, and what they have to know.
+
+use std::net::IpAddr;
+
+use weft_stack::drop::DropReason;
+use weft_stack::frame::Frame;
+use weft_stack::ip::address::AliasId;
+use weft_stack::shard::{Owner, frame_owner};
+use weft_stack::stack::Change;
+use weft_stack::time::Instant;
+
+use super::Core;
+use super::core::LOCAL_FRAMES_MAX;
+use super::mesh::{Control, Message};
+use weft_drivers::device::Link;
+
+/// Messages taken from one worker in one turn.
+const MAIL: usize = 256;
+
+/// Whether a frame is to a group or to everybody.
+fn is_to_many(frame: &[u8], ethernet: bool) -> bool {
+    let first = |at: usize| frame.get(at).copied().unwrap_or(0);
+    match first(0) >> 4 {
+        _ if ethernet => first(0) & 1 == 1,
+        4 => first(16) >= 224,
+        _ => first(24) == 0xff,
+    }
+}
+
+impl Core {
+    fn owner(&self, nic: usize, frame: &Frame) -> Owner {
+        frame_owner(frame.data(), self.nics[nic].ethernet, self.mesh.count() as u16)
+    }
+
+    /// Hands a frame that arrived here to the worker of its flow; `Some`: it is for this one.
+    #[inline]
+    pub(super) fn keep(&mut self, nic: usize, frame: Frame) -> Option<Frame> {
+        match self.owner(nic, &frame) {
+            Owner::Shard(worker) if usize::from(worker) == self.mesh.me() => Some(frame),
+            Owner::Shard(worker) => {
+                self.mesh.stats.arrived += 1;
+                self.hand(worker.into(), Message::Arrived { nic, frame });
+                None
+            }
+            Owner::All => self.share(nic, frame),
+        }
+    }
+
+    /// Copies of ARP and neighbour discovery for the other shards of the vservers they concern.
+    fn share(&mut self, nic: usize, frame: Frame) -> Option<Frame> {
+        self.targets.clear();
+        let known = self.demux.classify(nic, frame.data(), &mut self.targets).is_ok();
+        if known {
+            for worker in self.mesh.others() {
+                self.mesh.stats.copies += 1;
+                self.hand(worker, Message::Arrived { nic, frame: frame.to_heap() });
+            }
+        } else if !self.mesh.is_home() {
+            // Only shard 0 is in the groups of addresses that are still being tried.
+            self.mesh.stats.arrived += 1;
+            self.hand(0, Message::Arrived { nic, frame });
+            return None;
+        }
+        Some(frame)
+    }
+
+    fn hand(&mut self, worker: usize, message: Message) {
+        if !self.mesh.send(worker, message) {
+            self.drops.count(DropReason::HandOverFull);
+        }
+    }
+
+    /// A frame of a vserver, with several workers; `self.targets` are its receivers here by this
+    /// worker's tables.
+    pub(super) fn emit_across(&mut self, nic: usize, sender: u32, frame: Frame, only_here: bool) {
+        let nobody = self.targets.is_empty();
+        match self.owner(nic, &frame) {
+            Owner::Shard(worker) if usize::from(worker) != self.mesh.me() => {
+                // Who is in a group of this port is known there.
+                let to_many = is_to_many(frame.data(), self.nics[nic].ethernet);
+                if !nobody || to_many {
+                    self.mesh.stats.copies += u64::from(!only_here);
+                    self.mesh.stats.local += u64::from(only_here);
+                    let frame = frame.to_heap();
+                    self.hand(worker.into(), Message::Local { nic, sender, frame });
+                }
+            }
+            Owner::Shard(_) => self.push_local(&frame),
+            Owner::All => {
+                for worker in self.mesh.others().filter(|_| !nobody) {
+                    self.mesh.stats.copies += 1;
+                    let frame = frame.to_heap();
+                    self.hand(worker, Message::Local { nic, sender, frame });
+                }
+                self.push_local(&frame);
+            }
+        }
+        if !only_here {
+            self.send_out(nic, frame);
+        } else if nobody {
+            self.drops.count(DropReason::DemuxNoVserver);
+        }
+    }
+
+    fn push_local(&mut self, frame: &Frame) {
+        for target in &self.targets {
+            if self.local.len() >= LOCAL_FRAMES_MAX {
+                self.drops.count(DropReason::OutQueueFull);
+                continue;
+            }
+            // Linear, so that the payload no longer belongs to the sender's buffer.
+            self.local.push_back((*target, frame.to_heap()));
+        }
+    }
+
+    fn send_out(&mut self, nic: usize, frame: Frame) {
+        let Some(worker) = self.nics[nic].via else { return self.nics[nic].enqueue(frame) };
+        self.mesh.stats.transmits += 1;
+        if !self.mesh.transmit(worker, nic, frame) {
+            self.drops.count(DropReason::HandOverFull);
+        }
+    }
+
+    /// Packets that a stack found to be another shard's.
+    pub(super) fn hand_moved(&mut self, index: u32) {
+        while let Some(moved) = self.nodes[index as usize].stack.poll_moved() {
+            self.mesh.stats.moved += 1;
+            let (alias, looped, frame) = (moved.alias, moved.looped, moved.frame);
+            // A looped packet may lie in the sender's buffer, which is this worker's.
+            let frame = if looped { frame.to_heap() } else { frame };
+            let message = Message::Moved { vserver: index, alias, looped, frame };
+            self.hand(moved.to.into(), message);
+        }
+    }
+
+    /// Takes what other workers gave; returns whether there was something.
+    pub(super) fn take_mail(&mut self, now: Instant) -> bool {
+        let mut work = false;
+        for worker in self.mesh.others() {
+            // Frames of one NIC in a row are a burst, to be merged as one from its queue.
+            let mut burst = None;
+            for _ in 0..self.mesh.waiting(worker).min(MAIL) {
+                let Some(message) = self.mesh.receive(worker) else { break };
+                work = true;
+                if let Message::Arrived { nic, frame } = message {
+                    if let Some(other) = burst.replace(nic).filter(|other| *other != nic) {
+                        self.deliver(now, other);
+                    }
+                    self.classify(nic, frame);
+                } else {
+                    self.take(now, message);
+                }
+            }
+            if let Some(nic) = burst {
+                self.deliver(now, nic);
+            }
+            while let Some(nic) = self.mesh.transmit_waits(worker) {
+                if self.nics[nic].room() == 0 {
+                    break;
+                }
+                let Some((nic, frame)) = self.mesh.take_transmit(worker) else { break };
+                self.nics[nic].enqueue(frame);
+                work = true;
+            }
+        }
+        work
+    }
+
+    pub(super) fn has_mail(&self) -> bool {
+        self.mesh.count() > 1 && self.mesh.has_mail(|nic| self.nics[nic].room() > 0)
+    }
+
+    fn take(&mut self, now: Instant, message: Message) {
+        match message {
+            Message::Arrived { nic, frame } => {
+                self.classify(nic, frame);
+                self.deliver(now, nic);
+            }
+            Message::Local { nic, sender, frame } => {
+                self.targets.clear();
+                self.demux.local(nic, frame.data(), sender, &mut self.targets);
+                if self.targets.is_empty() {
+                    return self.drops.count(DropReason::DemuxNoVserver);
+                }
+                self.push_local(&frame);
+            }
+            Message::Moved { vserver, alias, looped, frame } => {
+                let stack = &mut self.nodes[vserver as usize].stack;
+                stack.handle_moved(now, alias, looped, frame);
+                self.mark_dirty(vserver);
+            }
+            Message::Control(control) => self.heed(now, *control),
+        }
+    }
+
+    fn heed(&mut self, now: Instant, control: Control) {
+        match control {
+            Control::Addresses { vserver, alias, addresses } => {
+                let change = Change::AddressesAdopt { alias, addresses };
+                let stack = &mut self.nodes[vserver as usize].stack;
+                if let Err(e) = stack.handle_config(now, change) {
+                    let worker = self.mesh.me();
+                    self.problem(format!(
+                        "addresses of vserver number {vserver} on worker {worker}: {e}"
+                    ));
+                }
+                self.mark_dirty(vserver);
+            }
+            Control::Group { vserver, worker, alias, group, filter } => {
+                let node = &mut self.nodes[vserver as usize];
+                let key = (worker, alias, group);
+                let before = node.groups_elsewhere.remove(&key).unwrap_or_default();
+                node.stack.adopt_group(now, (alias, group), &before, &filter);
+                if filter != weft_stack::stack::GroupFilter::Nothing {
+                    node.groups_elsewhere.insert(key, filter);
+                }
+                self.mark_dirty(vserver);
+            }
+            Control::Link { nic, link } => self.link_is(now, nic, link),
+            Control::Failed { nic } => {
+                self.nics[nic].fail();
+                let link = Link { up: false, ..self.nics[nic].link };
+                self.link_is(now, nic, link);
+            }
+        }
+    }
+
+    /// Shard 0's addresses changed: the others follow.
+    pub(super) fn tell_addresses(&mut self, vserver: u32, alias: AliasId) {
+        let addresses = self.nodes[vserver as usize].stack.addresses(alias).to_vec();
+        self.mesh.tell_all(&Control::Addresses { vserver, alias, addresses });
+    }
+
+    /// Shard 0 speaks to multicast routers for this one.
+    pub(super) fn tell_group(&mut self, vserver: u32, alias: AliasId, group: IpAddr) {
+        let filter = self.nodes[vserver as usize].stack.group_filter(alias, group);
+        let worker = self.mesh.me();
+        self.mesh.tell(0, Control::Group { vserver, worker, alias, group, filter });
+    }
+}
