@@ -35,6 +35,9 @@ pub struct MemConfig {
     pub offload: bool,
     /// The MAC addresses of the two ends; not used on [`Medium::Ip`].
     pub macs: [[u8; 6]; 2],
+    /// Queues of each end, for [`pairs`]: what one end sends on its queue of a number arrives at
+    /// the other's of the same number.
+    pub queues: usize,
 }
 
 impl Default for MemConfig {
@@ -46,6 +49,7 @@ impl Default for MemConfig {
             pool_frames: 4096,
             offload: true,
             macs: [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]],
+            queues: 1,
         }
     }
 }
@@ -124,6 +128,12 @@ pub fn pair(config: &MemConfig) -> Result<(Mem, Mem), DeviceError> {
     let a = Mem::new(config, 0, Arc::clone(&to_a), Arc::clone(&to_b));
     let b = Mem::new(config, 1, to_b, to_a);
     Ok((a, b))
+}
+
+/// Makes the [`MemConfig::queues`] of both ends, each with a pool of its own.
+pub fn pairs(config: &MemConfig) -> Result<(Vec<Mem>, Vec<Mem>), DeviceError> {
+    let made: Result<Vec<_>, _> = (0..config.queues.max(1)).map(|_| pair(config)).collect();
+    Ok(made?.into_iter().unzip())
 }
 
 impl Mem {

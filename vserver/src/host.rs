@@ -78,14 +78,14 @@ pub enum HostError {
 pub struct Host {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    peers: Mutex<HashMap<String, AnyPeer>>,
+    peers: Mutex<HashMap<String, AnyPeers>>,
 }
 
-struct AnyPeer(AnyDevice);
+struct AnyPeers(Vec<AnyDevice>);
 
-impl std::fmt::Debug for AnyPeer {
+impl std::fmt::Debug for AnyPeers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.caps().mode)
+        f.debug_list().entries(self.0.iter().map(|p| &p.caps().mode)).finish()
     }
 }
 
@@ -134,8 +134,13 @@ impl Host {
         build::start(config, devices)
     }
 
-    /// The far end of a NIC with the `mem` driver, once.
+    /// The far end of a NIC with the `mem` driver and one queue, once.
     pub fn take_mem_peer(&self, nic: &str) -> Option<AnyDevice> {
+        self.take_mem_peers(nic)?.pop()
+    }
+
+    /// The far ends of all queues of a NIC with the `mem` driver, once.
+    pub fn take_mem_peers(&self, nic: &str) -> Option<Vec<AnyDevice>> {
         self.peers.lock().remove(nic).map(|p| p.0)
     }
 

@@ -18,7 +18,7 @@ use weft_stack::shard::Shard;
 use weft_stack::stack::{Change, ChangeError, StackConfig};
 use weft_stack::time::Instant;
 
-use super::{AnyPeer, Devices, Host, HostError, Shared};
+use super::{AnyPeers, Devices, Host, HostError, Shared};
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
 use crate::interface::Tree;
@@ -30,7 +30,7 @@ use crate::runtime::{
 #[derive(Default)]
 struct Opening {
     nics: Vec<Nic>,
-    peers: HashMap<String, AnyPeer>,
+    peers: HashMap<String, AnyPeers>,
     /// NICs with a kernel interface below them.
     kernel: Vec<(usize, String)>,
     problems: Vec<String>,
@@ -48,7 +48,9 @@ impl Opening {
             given
         } else {
             let opened = open::open(nic, workers)?;
-            self.peers.extend(opened.peer.map(|p| (nic.name.clone(), AnyPeer(p))));
+            if nic.driver == Driver::Mem {
+                self.peers.insert(nic.name.clone(), AnyPeers(opened.peers));
+            }
             let below = (nic.driver != Driver::Mem).then(|| (self.nics.len(), nic.device.clone()));
             self.kernel.extend(below);
             let notes = opened.notes.into_iter();

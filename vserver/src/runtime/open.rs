@@ -9,18 +9,18 @@ use weft_drivers::tuntap::{TunTap, TunTapConfig};
 
 use crate::config::{Driver, Nic, PacketReceive, PollMode, Workers, XdpMode};
 
-/// The devices of one NIC, and the far end if it is a memory pair.
+/// The devices of one NIC, and the far ends if it is a memory pair.
 pub(crate) struct Opened {
     /// One per queue.
     pub(crate) devices: Vec<AnyDevice>,
-    pub(crate) peer: Option<AnyDevice>,
+    pub(crate) peers: Vec<AnyDevice>,
     /// What the configuration asks for and could not be had.
     pub(crate) notes: Vec<String>,
 }
 
 impl Opened {
     fn new(devices: Vec<AnyDevice>) -> Opened {
-        Opened { devices, peer: None, notes: Vec::new() }
+        Opened { devices, peers: Vec::new(), notes: Vec::new() }
     }
 }
 
@@ -41,11 +41,13 @@ fn open_mem(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
         mtu: nic.mtu.unwrap_or(defaults.mtu),
         pool_frames: workers.frames,
         macs: [nic.mac.unwrap_or(defaults.macs[0]), defaults.macs[1]],
+        queues: nic.queues,
         ..defaults
     };
-    let (ours, theirs) = mem::pair(&config)?;
-    let mut opened = Opened::new(vec![Box::new(ours)]);
-    opened.peer = Some(Box::new(theirs));
+    let (ours, theirs) = mem::pairs(&config)?;
+    let boxed = |ends: Vec<mem::Mem>| ends.into_iter().map(|e| Box::new(e) as AnyDevice).collect();
+    let mut opened = Opened::new(boxed(ours));
+    opened.peers = boxed(theirs);
     Ok(opened)
 }
 
