@@ -214,7 +214,9 @@ impl Host {
     /// Stops the worker, detaches and closes the devices. Blocked calls on sockets return with
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {
-        self.shared.workers.iter().for_each(|w| w.stop());
+        for worker in &self.shared.workers {
+            worker.stop();
+        }
         // Held to the end: a second caller finds the devices closed, never a thread that uses them.
         let mut threads = self.threads.lock();
         // A worker that panicked has printed why; the devices are closed all the same.
@@ -224,10 +226,16 @@ impl Host {
         }
         let workers = &self.shared.workers;
         if ended_well {
-            workers.iter().for_each(|w| w.drain());
-            workers.iter().for_each(|w| w.drain_mail());
+            for worker in workers {
+                worker.drain();
+            }
+            for worker in workers {
+                worker.drain_mail();
+            }
         }
-        workers.iter().for_each(|w| w.close());
+        for worker in workers {
+            worker.close();
+        }
     }
 }
 

@@ -384,7 +384,9 @@ fn run(
         match thread {
             Ok(thread) => threads.push(thread),
             Err(e) => {
-                workers.iter().for_each(|w| w.stop());
+                for worker in &workers {
+                    worker.stop();
+                }
                 return Err(os("start a worker's thread")(e));
             }
         }

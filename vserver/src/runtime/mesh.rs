@@ -102,7 +102,7 @@ struct Peer {
     tx_in: Consumer<(usize, Frame)>,
     /// This worker waits for room in `tx_out`; the other one for room in `tx_in`.
     wants_room: Arc<AtomicBool>,
-    peer_wants_room: Arc<AtomicBool>,
+    other_wants_room: Arc<AtomicBool>,
     /// Something was written since the last ring.
     touched: bool,
 }
@@ -136,7 +136,7 @@ impl Mesh {
                 let (tx_to_b, tx_from_a) = RingBuffer::new(TX_RING);
                 let (tx_to_a, tx_from_b) = RingBuffer::new(TX_RING);
                 let (a_wants, b_wants) = (Arc::<AtomicBool>::default(), Arc::default());
-                let peer = |bell, out, inbox, tx_out, tx_in, (wants_room, peer_wants_room)| Peer {
+                let peer = |bell, out, inbox, tx_out, tx_in, (wants_room, other_wants_room)| Peer {
                     bell,
                     out,
                     later: VecDeque::new(),
@@ -144,7 +144,7 @@ impl Mesh {
                     tx_out,
                     tx_in,
                     wants_room,
-                    peer_wants_room,
+                    other_wants_room,
                     touched: false,
                 };
                 let wants = (Arc::clone(&a_wants), Arc::clone(&b_wants));
@@ -252,8 +252,8 @@ impl Mesh {
         let peer = self.peer(worker)?;
         let taken = peer.tx_in.pop().ok()?;
         fence(Ordering::SeqCst);
-        if peer.peer_wants_room.load(Ordering::Relaxed) {
-            peer.peer_wants_room.store(false, Ordering::Relaxed);
+        if peer.other_wants_room.load(Ordering::Relaxed) {
+            peer.other_wants_room.store(false, Ordering::Relaxed);
             peer.touched = true;
         }
         Some(taken)

@@ -83,7 +83,7 @@ fn set_mtu(nic: &Nic) -> Result<(), DeviceError> {
     nic.mtu.map_or(Ok(()), |mtu| Netlink::open()?.set_mtu(&nic.device, mtu))
 }
 
-/// One UMEM for all queues of the NIC. Dropping the last of the devices takes the program and its
+/// One UMEM per worker that has queues of the NIC. Dropping the last of the devices takes the program and its
 /// maps off the NIC.
 fn open_afxdp(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
     set_mtu(nic)?;
@@ -94,17 +94,21 @@ fn open_afxdp(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
         XdpMode::Generic => afxdp::XdpMode::Generic,
     };
     let program = XdpProgram::attach(&nic.device, mode)?;
-    let umem = UmemPool::new(workers.frames as u32, workers.frame_bytes as u32, false)?;
+    let queues = nic.queues.max(1);
+    // One for the queues of each worker, so that no two share its free lists.
+    let count = workers.count.clamp(1, queues);
+    let umem = |_| UmemPool::new(workers.frames as u32, workers.frame_bytes as u32, false);
+    let umems = (0..count).map(umem).collect::<Result<Vec<_>, _>>()?;
     // A quarter of the frames receives; the rest is for what is on its way.
-    let fill_frames = (workers.frames / 4 / nic.queues.max(1)) as u32;
+    let fill_frames = (workers.frames / 4 / queues.div_ceil(count)) as u32;
     let fill_frames = fill_frames.min(UmemPool::RING_ENTRIES);
     let options = AfXdpOptions { fill_frames, ..AfXdpOptions::default() };
     let mut opened = Opened::new(Vec::new());
-    opened
-        .notes
-        .extend(program.note().map(str::to_owned).into_iter().chain(umem.notes().iter().cloned()));
-    for queue in 0..nic.queues.max(1) as u32 {
-        let mut device = AfXdp::open(&program, queue, &umem, options)?;
+    opened.notes.extend(
+        program.note().map(str::to_owned).into_iter().chain(umems[0].notes().iter().cloned()),
+    );
+    for queue in 0..queues {
+        let mut device = AfXdp::open(&program, queue as u32, &umems[queue % count], options)?;
         if nic.poll == PollMode::Busy
             && let Err(e) = device.set_busy_poll(64, 20)
         {
