@@ -23,11 +23,21 @@ fn header(c: &mut Criterion) {
 
 fn checksums(c: &mut Criterion) {
     let mut group = c.benchmark_group("checksum");
-    let data: Vec<u8> = (0..64_000).map(|i| i as u8).collect();
-    for len in [20, 64, MSS, 9000, 64_000] {
+    let data: Vec<u8> = (0..1 << 16).map(|i| i as u8).collect();
+    for len in [20, 64, 1460, 9000, 1 << 16] {
         group.throughput(Throughput::Bytes(len as u64));
         group.bench_function(format!("{len}"), |b| {
             b.iter(|| checksum::sum(black_box(&data[..len])));
+        });
+        let mut copy = vec![0; len];
+        group.bench_function(format!("{len} fused with a copy"), |b| {
+            b.iter(|| checksum::copy_and_sum(black_box(&mut copy), black_box(&data[..len])));
+        });
+        group.bench_function(format!("{len} copied, then summed"), |b| {
+            b.iter(|| {
+                black_box(&mut copy).copy_from_slice(black_box(&data[..len]));
+                checksum::sum(black_box(&copy))
+            });
         });
     }
     group.finish();

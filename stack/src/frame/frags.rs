@@ -249,15 +249,35 @@ impl<'a> Iterator for FragIter<'a> {
     }
 }
 
-/// See [`Frags::pop_front`].
+/// The pieces of a [`Frags`] one by one, frames without fragments of their own.
 #[derive(Debug)]
-pub struct IntoFrags(Frags);
+pub struct IntoFrags {
+    shared: smallvec::IntoIter<[Bytes; 2]>,
+    next: Option<Frame>,
+}
 
 impl Iterator for IntoFrags {
     type Item = Frag;
 
+    #[inline]
     fn next(&mut self) -> Option<Frag> {
-        self.0.pop_front()
+        if let Some(bytes) = self.shared.next() {
+            return Some(Frag::Shared(bytes));
+        }
+        let mut frame = self.next.take()?;
+        self.next = frame.frags.next.take();
+        if !frame.frags.shared.is_empty() {
+            self.shared = std::mem::take(&mut frame.frags.shared).into_iter();
+        }
+        Some(Frag::Frame(frame))
+    }
+}
+
+impl Drop for IntoFrags {
+    fn drop(&mut self) {
+        while self.next.is_some() {
+            self.next();
+        }
     }
 }
 
@@ -265,8 +285,9 @@ impl IntoIterator for Frags {
     type Item = Frag;
     type IntoIter = IntoFrags;
 
-    fn into_iter(self) -> IntoFrags {
-        IntoFrags(self)
+    fn into_iter(mut self) -> IntoFrags {
+        let shared = std::mem::take(&mut self.shared).into_iter();
+        IntoFrags { shared, next: self.next.take() }
     }
 }
 

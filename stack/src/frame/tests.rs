@@ -336,7 +336,11 @@ proptest! {
             prop_assert_eq!(frags.bytes(), model.len());
             prop_assert_eq!(frags.iter().flatten().copied().collect::<Vec<u8>>(), model.clone());
         }
-        drop(frags);
+        let mut taken = Vec::new();
+        for piece in frags {
+            taken.extend_from_slice(&piece);
+        }
+        prop_assert_eq!(taken, model);
         prop_assert_eq!(pool.free(), pool.slots());
     }
 }

@@ -6,13 +6,15 @@
 //! at even offsets), [`combine_at`] or an [`Accumulator`] (any offsets). A *checksum* is what
 //! stands in the header: the inverted sum, see [`finish`].
 
+mod vector;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes per step of the main loop; wide enough for the compiler to use vector registers.
 const STEP_BYTES: usize = 64;
 
 /// Sums the 32-bit halves of native-endian words: byte order does not matter to a one's complement
-/// sum but for one swap at the end (RFC 1071 section 2).
+/// sum but for one swap at the end (RFC 1071 section 2). Neither does the width of the words.
 #[inline]
 fn sum_words(data: &[u8]) -> u64 {
     let mut lanes = [0u64; 8];
@@ -52,7 +54,11 @@ fn fold(sum: u64) -> u16 {
 /// The sum of `data`.
 #[inline]
 pub fn sum(data: &[u8]) -> u16 {
-    u16::from_be(fold(sum_words(data)))
+    let (mut sum, mut done) = (0, 0);
+    if data.len() >= vector::BYTES_MIN {
+        (sum, done) = vector::sum(data).unwrap_or_default();
+    }
+    u16::from_be(fold(sum + sum_words(&data[done..])))
 }
 
 /// Copies `src` into `dst` and returns its sum: one pass over the memory instead of two.
@@ -62,6 +68,15 @@ pub fn sum(data: &[u8]) -> u16 {
 #[inline]
 pub fn copy_and_sum(dst: &mut [u8], src: &[u8]) -> u16 {
     assert_eq!(dst.len(), src.len(), "copy between slices of different length");
+    let (mut sum, mut done) = (0, 0);
+    if src.len() >= vector::BYTES_MIN {
+        (sum, done) = vector::copy_and_sum(dst, src).unwrap_or_default();
+    }
+    u16::from_be(fold(sum + copy_and_sum_words(&mut dst[done..], &src[done..])))
+}
+
+#[inline]
+fn copy_and_sum_words(dst: &mut [u8], src: &[u8]) -> u64 {
     let mut lanes = [0u64; 8];
     let mut to = dst.chunks_exact_mut(STEP_BYTES);
     let mut from = src.chunks_exact(STEP_BYTES);
@@ -74,7 +89,7 @@ pub fn copy_and_sum(dst: &mut [u8], src: &[u8]) -> u16 {
         }
     }
     to.into_remainder().copy_from_slice(from.remainder());
-    u16::from_be(fold(lanes.iter().sum::<u64>() + sum_tail(from.remainder())))
+    lanes.iter().sum::<u64>() + sum_tail(from.remainder())
 }
 
 /// Joins two sums; the second piece starts at an even offset.
@@ -218,6 +233,10 @@ mod tests {
         assert_eq!(finish(sum(&data)), 0x220d);
         assert_eq!(sum(&[]), 0);
         assert_eq!(sum(&vec![0xff; 70_000]), 0xffff);
+        for len in [3 << 20, (3 << 20) + 63] {
+            assert_eq!((sum(&vec![0xff; len]), sum(&vec![0; len])), (naive(&vec![0xff; len]), 0));
+            assert_eq!(copy_and_sum(&mut vec![0; len], &vec![0xff; len]), naive(&vec![0xff; len]));
+        }
     }
 
     #[test]
@@ -232,6 +251,27 @@ mod tests {
         #[test]
         fn sum_is_the_naive_sum(data in proptest::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(sum(&data), naive(&data));
+        }
+
+        #[test]
+        fn the_portable_and_the_vector_sum_agree(
+            data in proptest::collection::vec(any::<u8>(), 0..3000), from in 0usize..40, fill: bool,
+        ) {
+            let mut data = data;
+            if fill {
+                data.fill(0xff);
+            }
+            let data = &data[from.min(data.len())..];
+            let portable = u16::from_be(fold(sum_words(data)));
+            prop_assert_eq!(portable, naive(data));
+            prop_assert_eq!(sum(data), portable);
+            let mut copy = vec![0; data.len()];
+            prop_assert_eq!(u16::from_be(fold(copy_and_sum_words(&mut copy, data))), portable);
+            prop_assert_eq!(copy, data);
+            if let Some((part, done)) = vector::sum(data) {
+                prop_assert!(data.len() - done < 64);
+                prop_assert_eq!(u16::from_be(fold(part + sum_words(&data[done..]))), portable);
+            }
         }
 
         #[test]
