@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use weft_micro::peer::{End, IP_END, MSS, PEER};
+use weft_micro::peer::{End, IP_END, PEER};
 use weft_micro::scenario::{Lookups, SCENARIOS};
 use weft_micro::send::Sender;
 use weft_stack::seq::SeqNum;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use weft_stack::Stack;
-use weft_stack::frame::{Frame, FramePool};
+use weft_stack::frame::Frame;
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium, Cidr};
 use weft_stack::seq::SeqNum;
 use weft_stack::socket::{Event, SocketId, SocketKind};
@@ -210,7 +210,7 @@ fn stack(seed: u8, addr: Ipv4Addr, gso_bytes_max: usize, connections: usize) -> 
         ..Limits::default()
     };
     let config = StackConfig { limits, seed: [seed; 16], ..StackConfig::default() };
-    let mut stack = Stack::new(config, FramePool::heap(4096, 2048), Instant::ZERO);
+    let mut stack = Stack::new(config, crate::peer::pool(4096), Instant::ZERO);
     let alias = AliasConfig {
         id: ALIAS,
         name: String::from("data0"),

@@ -1,9 +1,10 @@
 //! A peer that is no stack: its frames are made before anything is measured.
 
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 
 use weft_stack::Stack;
-use weft_stack::frame::{Frame, FramePool};
+use weft_stack::frame::{Frame, FrameDomain, FramePool};
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium, Cidr};
 use weft_stack::seq::SeqNum;
 use weft_stack::stack::{Change, Limits, StackConfig, TxBurst};
@@ -30,6 +31,21 @@ pub const START: Instant = Instant::from_millis(10_000);
 /// Bytes of Ethernet and IPv4 headers.
 pub const IP_END: usize = 34;
 
+thread_local! {
+    /// What a worker's lock guards; here the thread is the worker for good.
+    static DOMAIN: RefCell<FrameDomain> = RefCell::new(FrameDomain::new());
+}
+
+/// A pool of the calling thread's domain, inside of which it stays.
+pub fn pool(slots: usize) -> FramePool {
+    let pool = FramePool::heap(slots, 2048);
+    DOMAIN.with_borrow_mut(|domain| {
+        domain.adopt(&pool);
+        std::mem::forget(domain.enter());
+    });
+    pool
+}
+
 /// A stack at [`HOST`] on Ethernet that knows its peer, with super-segments up to `gso_bytes_max`.
 ///
 /// # Panics
@@ -38,7 +54,7 @@ pub fn host(gso_bytes_max: usize, connections: usize) -> (Stack, FramePool) {
     let limits =
         Limits { tcp_connections: connections + 64, tcp_half_open: 1024, ..Limits::default() };
     let config = StackConfig { limits, seed: [7; 16], ..StackConfig::default() };
-    let pool = FramePool::heap(1024, 2048);
+    let pool = pool(1024);
     let mut stack = Stack::new(config, pool.clone(), Instant::ZERO);
     let alias = AliasConfig {
         id: ALIAS,
