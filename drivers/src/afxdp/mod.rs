@@ -29,6 +29,10 @@ pub use program::{SteerCounters, XdpProgram};
 pub use socket::AfXdp;
 pub use umem::{Hugepages, UmemConfig, UmemPool};
 
+/// Most slots of one frame: the kernel makes the first the head of a socket buffer and the others
+/// its fragments, of which there are 17 (`MAX_SKB_FRAGS`, one is left for its own use).
+pub const FRAME_SLOTS_MAX: usize = 17;
+
 /// Which way frames take between driver and socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use weft_stack::frame::{Frag, Frame, Gso};
 
+use super::FRAME_SLOTS_MAX;
 use super::ring::{CONTINUED, Desc};
 use super::rings::{Rings, reap};
 use super::socket::AfXdp;
@@ -21,9 +22,6 @@ use crate::segment::{Cut, complete_checksum};
 
 /// What the kernel sends per call without `XDP_MAX_TX_SKB_BUDGET`.
 const TX_BATCH: usize = 32;
-/// Descriptors of one frame: the kernel makes the first the head of a socket buffer and the others
-/// its fragments, of which there are 17 (`MAX_SKB_FRAGS`).
-const CHAIN_MAX: usize = 17;
 /// Headers in one slot start on lines of their own.
 const HEADER_ALIGN: usize = 64;
 
@@ -87,7 +85,9 @@ impl AfXdp {
             pieces += 1;
         }
         let size = match frame.meta.gso {
-            Gso::None if ours && !frame.is_empty() && pieces < CHAIN_MAX => return Way::AsItIs,
+            Gso::None if ours && !frame.is_empty() && pieces < FRAME_SLOTS_MAX => {
+                return Way::AsItIs;
+            }
             Gso::None => return Way::Copied,
             Gso::Tcp4 { mss } | Gso::Tcp6 { mss } => usize::from(mss),
             Gso::Udp { size } => usize::from(size),
@@ -203,7 +203,7 @@ impl AfXdp {
         let Ok(mut cut) = Cut::new(frame, Medium::Ethernet) else { return Taken::Refused };
         let longest = cut.frame_bytes_max();
         let per_frame = longest.div_ceil(self.umem.frame_bytes());
-        let chain_max = if self.gathers { CHAIN_MAX } else { 1 };
+        let chain_max = if self.gathers { FRAME_SLOTS_MAX } else { 1 };
         let wanted = per_frame * cut.frames();
         if longest > self.frame_bytes_max()
             || !(1..=chain_max).contains(&per_frame)
@@ -227,7 +227,7 @@ impl AfXdp {
     fn write_next(&mut self, cut: &mut Cut<'_>, len: usize) {
         self.count_sent(len);
         let chunk = self.umem.frame_bytes();
-        let mut parts: [&mut [u8]; CHAIN_MAX] = Default::default();
+        let mut parts: [&mut [u8]; FRAME_SLOTS_MAX] = Default::default();
         let mut written = 0;
         for part in &mut parts {
             let bytes = chunk.min(len - written);

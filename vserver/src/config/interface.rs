@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use weft_drivers::afxdp::FRAME_SLOTS_MAX;
+use weft_drivers::device::LINK_HEADER_BYTES_MAX;
+
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
 use super::{Alias, Driver, Nic, PacketReceive, PollMode, Workers, XdpMode};
@@ -10,8 +13,6 @@ use super::{Alias, Driver, Nic, PacketReceive, PollMode, Workers, XdpMode};
 const MTU_MIN: u64 = 68;
 /// The largest IP packet without a jumbo payload option.
 const MTU_MAX: u64 = 65_535;
-/// Bytes of a UMEM frame that XDP keeps, an Ethernet header and a VLAN tag.
-const XDP_FRAME_OVERHEAD: u64 = 256 + 14 + 4;
 
 pub(super) fn read_nics(
     report: &mut Report,
@@ -176,15 +177,15 @@ fn read_mtu(
     workers: &Workers,
 ) -> Option<usize> {
     let v = s.integer(report, "mtu", MTU_MIN..=MTU_MAX)?;
-    let room = workers.frame_bytes as u64 - XDP_FRAME_OVERHEAD;
-    if driver == Driver::AfXdp && v.value > room.min(4096 - XDP_FRAME_OVERHEAD) {
+    let frame_bytes = workers.frame_bytes.min(4096);
+    let room = (frame_bytes * FRAME_SLOTS_MAX - LINK_HEADER_BYTES_MAX) as u64;
+    if driver == Driver::AfXdp && v.value > room {
         report.error(
             &v.span,
             format!(
-                "mtu {} does not fit a frame of {} bytes over AF_XDP; at most {}",
-                v.value,
-                workers.frame_bytes.min(4096),
-                room.min(4096 - XDP_FRAME_OVERHEAD)
+                "mtu {} takes more than {FRAME_SLOTS_MAX} frames of {frame_bytes} bytes over \
+                 AF_XDP; at most {room}",
+                v.value
             ),
         );
     }

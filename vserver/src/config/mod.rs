@@ -17,6 +17,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Errors};
 pub use parse::{LoadError, load, parse};
+pub use weft_drivers::afxdp::Hugepages;
 
 use weft_stack::ip::address::Cidr;
 
@@ -50,11 +51,22 @@ pub struct Workers {
     pub frames: usize,
     /// Bytes per frame, a power of two from 2048 to 65536 (AF_XDP: at most 4096).
     pub frame_bytes: usize,
+    /// What pages the frames of AF_XDP are made of.
+    pub hugepages: Hugepages,
+    /// NUMA node that the frames of AF_XDP are taken from; `None`: the kernel's choice.
+    pub numa_node: Option<u32>,
 }
 
 impl Default for Workers {
     fn default() -> Workers {
-        Workers { count: 1, affinity: Vec::new(), frames: 8192, frame_bytes: 4096 }
+        Workers {
+            count: 1,
+            affinity: Vec::new(),
+            frames: 8192,
+            frame_bytes: 4096,
+            hugepages: Hugepages::Auto,
+            numa_node: None,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
-use super::{CONTROL_DEFAULT, HostConfig, WORKERS_MAX, Workers, interface, vserver};
+use super::{CONTROL_DEFAULT, HostConfig, Hugepages, WORKERS_MAX, Workers, interface, vserver};
 
 /// A file larger than this is no configuration.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -160,6 +160,12 @@ fn read_workers(report: &mut Report, mut s: Section) -> Workers {
             );
         }
     }
+    let words =
+        [("auto", Hugepages::Auto), ("off", Hugepages::Off), ("reserved", Hugepages::Reserved)];
+    if let Some(v) = s.choice(report, "hugepages", &words) {
+        w.hugepages = v.value;
+    }
+    w.numa_node = s.integer(report, "numa_node", 0..=1023).map(|v| v.value as u32);
     s.finish(report);
     w
 }

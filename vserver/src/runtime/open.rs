@@ -1,6 +1,6 @@
 //! Devices from configuration.
 
-use weft_drivers::afxdp::{self, AfXdp, AfXdpOptions, UmemPool, XdpProgram};
+use weft_drivers::afxdp::{self, AfXdp, AfXdpOptions, UmemConfig, UmemPool, XdpProgram};
 use weft_drivers::device::{AnyDevice, Device, DeviceError, Medium};
 use weft_drivers::mem::{self, MemConfig};
 use weft_drivers::netlink::Netlink;
@@ -97,7 +97,13 @@ fn open_afxdp(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
     let queues = nic.queues.max(1);
     // One for the queues of each worker, so that no two share its free lists.
     let count = workers.count.clamp(1, queues);
-    let umem = |_| UmemPool::new(workers.frames as u32, workers.frame_bytes as u32, false);
+    let config = UmemConfig {
+        frames: workers.frames as u32,
+        frame_bytes: workers.frame_bytes.min(4096) as u32,
+        hugepages: workers.hugepages,
+        numa_node: workers.numa_node,
+    };
+    let umem = |_| UmemPool::open(&config);
     let umems = (0..count).map(umem).collect::<Result<Vec<_>, _>>()?;
     // A quarter of the frames receives; the rest is for what is on its way.
     let fill_frames = (workers.frames / 4 / queues.div_ceil(count)) as u32;

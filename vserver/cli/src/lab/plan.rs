@@ -108,7 +108,7 @@ pub fn numbered(name: &str, alias: usize, n: u16) -> Vserver {
 pub fn host(control: PathBuf) -> HostConfig {
     HostConfig {
         control,
-        workers: Workers { count: 1, affinity: vec![], frames: 8192, frame_bytes: 2048 },
+        workers: Workers { frame_bytes: 2048, ..Workers::default() },
         nics: vec![],
         aliases: vec![],
         vservers: vec![],
