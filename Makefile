@@ -1,5 +1,5 @@
 # Each target calls one script or one cargo command; scripts do their own set-up.
-.PHONY: demo test soak simulate fuzz interop bench setup
+.PHONY: demo test soak simulate fuzz interop bench bench-full bench-micro setup
 setup: ; @scripts/setup
 demo: ; @scripts/demo
 test: ; @scripts/test
@@ -10,4 +10,8 @@ fuzz: ; @scripts/fuzz $(SECONDS_IN_ALL)
 interop: ; @scripts/interop
 # the long ones of CI: 10 000 scenarios, tables of goodput, a minute of search
 soak: ; @scripts/soak
+# beside the kernel and other stacks: under five minutes; in full: about an hour
 bench: ; @scripts/bench
+bench-full: ; @scripts/bench --full
+# criterion's stages, then the cost per packet of 1 and 1,000 vservers in the lab
+bench-micro: ; @scripts/setup && cargo bench --locked -p weft-micro && cargo run --release --quiet --locked -p weft -- lab --vservers 1000

@@ -112,22 +112,20 @@ impl Run {
         }
     }
 
+    /// Bytes, or operations, per second.
+    pub(crate) fn work_per_second(&self, unit: Unit) -> f64 {
+        if unit == Unit::Bits { self.bytes_per_second() } else { self.operations_per_second() }
+    }
+
     /// CPU ns of a side for one operation, or one byte.
     pub(crate) fn cpu_ns(&self, side: &Outcome, unit: Unit) -> f64 {
-        let work = match unit {
-            Unit::Bits => self.bytes_per_second(),
-            _ => self.operations_per_second(),
-        };
-        side.cpu.total() / side.seconds.max(1e-9) * 1e9 / work
+        side.cpu.total() / side.seconds.max(1e-9) * 1e9 / self.work_per_second(unit)
     }
 
     /// The same of the kernel threads.
     pub(crate) fn kernel_threads_ns(&self, unit: Unit) -> f64 {
-        let work = match unit {
-            Unit::Bits => self.bytes_per_second(),
-            _ => self.operations_per_second(),
-        };
-        self.machine.kernel_threads / self.client.seconds.max(1e-9) * 1e9 / work
+        self.machine.kernel_threads / self.client.seconds.max(1e-9) * 1e9
+            / self.work_per_second(unit)
     }
 }
 

@@ -166,13 +166,16 @@ pub(crate) fn smoke() -> Plan {
         offloads_off: false,
         threaded_napi: false,
     };
-    let kernel = || SideSpec::new("kernel", Poll::Interrupt);
-    let scene = Scene::new("smoke", "smoke", Workload::RequestResponse, Unit::Nanoseconds).cell(
-        "kernel",
-        kernel(),
-        Some(kernel()),
-        wiring,
-    );
+    let side = |engine| SideSpec::new(engine, Poll::Interrupt);
+    let scene = Scene::new("smoke", "smoke", Workload::RequestResponse, Unit::Nanoseconds)
+        .cell("kernel", side("kernel"), Some(side("kernel")), wiring)
+        // a TAP: it needs no BPF, and its driver is in the same process as the stack
+        .cell(
+            "weft, kernel client",
+            side("weft"),
+            Some(side("kernel")),
+            Wiring { carrier: Carrier::Tap, ..wiring },
+        );
     Plan { full: false, repetitions: 1, seconds: 0.1, warmup_s: 0.02, scenes: vec![scene] }
 }
 

@@ -53,6 +53,7 @@ impl Work {
     }
 
     /// Operations so far.
+    #[cfg(test)]
     pub(crate) fn operations(&self) -> u64 {
         self.operations.load(Relaxed)
     }

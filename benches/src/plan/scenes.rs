@@ -4,6 +4,7 @@ use super::{Scene, SideSpec};
 use crate::outcome::Unit;
 use crate::place::Wiring;
 use crate::spec::{Carrier, Poll, Workload};
+use crate::targets;
 
 /// A veth pair of MTU 1500 with one queue.
 const VETH: Wiring = Wiring {
@@ -47,7 +48,7 @@ fn wefts(scene: Scene, engine: &str, poll: Poll, wiring: Wiring) -> Scene {
 }
 
 fn latency(poll: Poll, bytes: usize) -> Scene {
-    let name = format!("request/response {bytes} B, 1 connection, {}", how(poll));
+    let name = targets::latency_scene(bytes, how(poll));
     let scene = Scene::new("latency", &name, Workload::RequestResponse, Unit::Nanoseconds);
     let scene = kernels(scene.bytes(bytes), poll, VETH);
     let weft = || side("weft", poll);
@@ -59,7 +60,7 @@ fn latency(poll: Poll, bytes: usize) -> Scene {
 }
 
 fn transactions(bytes: usize, connections: usize, poll: Poll) -> Scene {
-    let name = format!("request/response {bytes} B, {connections} connections, {}", how(poll));
+    let name = targets::transactions_scene(bytes, connections, how(poll));
     let scene = Scene::new("transactions", &name, Workload::RequestResponse, Unit::Operations);
     let scene = scene.bytes(bytes).connections(connections);
     let (weft, kernel) = (|| side("weft", poll), || side("kernel", Poll::Interrupt));
@@ -70,7 +71,7 @@ fn transactions(bytes: usize, connections: usize, poll: Poll) -> Scene {
 }
 
 fn connections(at_once: usize, poll: Poll) -> Scene {
-    let name = format!("connect-request-close, {at_once} at once, {}", how(poll));
+    let name = targets::connections_scene(at_once, how(poll));
     let scene = Scene::new("connections", &name, Workload::ConnectClose, Unit::Operations);
     // a namespace's client has 64,000 ports, and each rests in TIME-WAIT
     let scene = scene.connections(at_once).operations_max(50_000);
@@ -82,7 +83,7 @@ fn connections(at_once: usize, poll: Poll) -> Scene {
 }
 
 fn datagrams(bytes: usize, poll: Poll) -> Scene {
-    let name = format!("UDP echo {bytes} B, 64 in flight, {}", how(poll));
+    let name = targets::datagrams_scene(bytes, how(poll));
     let scene = Scene::new("datagrams", &name, Workload::UdpEcho, Unit::Operations);
     let scene = scene.bytes(bytes).connections(64);
     let (weft, kernel) = (|| side("weft", poll), || side("kernel", poll));
@@ -97,7 +98,7 @@ const WAYS: [(Workload, &str); 3] =
 
 /// Bulk over veth: AF_XDP has its receive work in threads of the kernel, which doubles its rate.
 fn bulk_veth(way: (Workload, &str), mtu: usize, poll: Poll) -> Scene {
-    let name = format!("bulk {}, veth, MTU {mtu}", way.1);
+    let name = targets::bulk_scene(way.1, "veth", mtu);
     let wiring = Wiring { mtu, ..VETH };
     let scene = kernels(Scene::new("bulk veth", &name, way.0, Unit::Bits), poll, wiring);
     wefts(scene, "weft", poll, Wiring { threaded_napi: true, ..wiring })
@@ -106,7 +107,7 @@ fn bulk_veth(way: (Workload, &str), mtu: usize, poll: Poll) -> Scene {
 /// Bulk over TUN and TAP against the kernel.
 fn bulk_tunnel(way: (Workload, &str), carrier: Carrier, mtu: usize) -> Scene {
     let device = if carrier == Carrier::Tun { "TUN" } else { "TAP" };
-    let name = format!("bulk {}, {device}, MTU {mtu}", way.1);
+    let name = targets::bulk_scene(way.1, device, mtu);
     let wiring = Wiring { carrier, mtu, ..VETH };
     let poll = Poll::Interrupt;
     Scene::new("bulk tunnel", &name, way.0, Unit::Bits).cell(
@@ -121,6 +122,7 @@ fn bulk_tunnel(way: (Workload, &str), carrier: Carrier, mtu: usize) -> Scene {
 pub(super) fn quick() -> Vec<Scene> {
     let mut scenes = vec![latency(Poll::Busy, 1), latency(Poll::Interrupt, 1)];
     scenes.push(transactions(1, 256, Poll::Busy));
+    scenes.push(transactions(1, 256, Poll::Interrupt));
     scenes.push(connections(1, Poll::Busy));
     scenes.push(datagrams(64, Poll::Busy));
     scenes.push(bulk_veth(WAYS[0], 1500, Poll::Interrupt));
@@ -157,7 +159,9 @@ pub(super) fn full() -> Vec<Scene> {
             scenes.push(bulk_veth(way, mtu, Poll::Interrupt));
         }
         for carrier in [Carrier::Tun, Carrier::Tap] {
-            for mtu in [1500, 9000, 65_535] {
+            // the largest of a TAP leaves room for Ethernet in 64 KiB
+            let most = if carrier == Carrier::Tun { 65_535 } else { 65_521 };
+            for mtu in [1500, 9000, most] {
                 scenes.push(bulk_tunnel(way, carrier, mtu));
             }
         }
