@@ -6,16 +6,52 @@
 
 use std::fs;
 use std::io;
+use std::sync::Mutex;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::outcome::{CpuSeconds, Machine};
 
-/// CPU time of this process so far.
+/// Processes whose time is this side's too, while they live.
+static HELD: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// From now on the process's time counts as ours.
+pub(crate) fn count_too(pid: u32) {
+    if let Ok(mut held) = HELD.lock() {
+        held.push(pid);
+    }
+}
+
+/// CPU time so far of this process, of its children that have ended, and of those that
+/// [`count_too`] named.
 pub(crate) fn own() -> io::Result<CpuSeconds> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 * 1e-6;
-    Ok(CpuSeconds { user: seconds(usage.user_time()), system: seconds(usage.system_time()) })
+    let mut all = CpuSeconds::default();
+    let mut add = |time: CpuSeconds| {
+        all.user += time.user;
+        all.system += time.system;
+    };
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who)?;
+        let (user, system) = (seconds(usage.user_time()), seconds(usage.system_time()));
+        add(CpuSeconds { user, system });
+    }
+    let held = HELD.lock().map(|pids| pids.clone()).unwrap_or_default();
+    held.into_iter().filter_map(of).for_each(add);
+    Ok(all)
+}
+
+/// A process's time: the exact sum, split as the ticks say.
+fn of(pid: u32) -> Option<CpuSeconds> {
+    let exact = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    let total = exact.split(' ').next()?.parse::<f64>().ok()? * 1e-9;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // the name in parentheses may have blanks; user and system time are the 12th and 13th after it
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user = fields.next()?.parse::<f64>().ok()?;
+    let system = fields.next()?.parse::<f64>().ok()?;
+    let share = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+    Some(CpuSeconds { user: total * share, system: total * (1.0 - share) })
 }
 
 /// The machine's counters at one moment, in seconds.

@@ -8,6 +8,7 @@ use crate::outcome::Unit;
 use crate::place::Wiring;
 use crate::spec::{Carrier, Poll, Workload};
 
+mod rivals;
 mod scenes;
 
 /// One side of a cell.

@@ -9,6 +9,7 @@ use crate::spec::Side;
 
 mod device;
 mod foreign;
+mod http;
 mod kernel;
 mod raw;
 mod smoltcp;
@@ -52,6 +53,9 @@ pub(crate) fn all() -> &'static [&'static dyn Engine] {
         &foreign::Gvisor { offload: true },
         &foreign::Lwip,
         &raw::Raw,
+        &http::Nginx,
+        &http::WeftHttp,
+        &http::Wrk,
     ]
 }
 

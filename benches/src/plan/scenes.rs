@@ -1,6 +1,6 @@
 //! The scenes of both forms. What the quick form leaves out are cells, not repetitions.
 
-use super::{Scene, SideSpec};
+use super::{Scene, SideSpec, rivals};
 use crate::outcome::Unit;
 use crate::place::Wiring;
 use crate::spec::{Carrier, Poll, Workload};
@@ -131,6 +131,8 @@ pub(super) fn quick() -> Vec<Scene> {
         scenes.push(bulk_tunnel(way, Carrier::Tun, 1500));
         scenes.push(bulk_tunnel(way, Carrier::Tap, 1500));
     }
+    rivals::join(&mut scenes, false);
+    scenes.extend(rivals::raw(false, VETH));
     scenes
 }
 
@@ -166,5 +168,8 @@ pub(super) fn full() -> Vec<Scene> {
             }
         }
     }
+    rivals::join(&mut scenes, true);
+    scenes.extend(rivals::raw(true, VETH));
+    scenes.extend(rivals::files(VETH));
     scenes
 }

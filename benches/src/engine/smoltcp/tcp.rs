@@ -127,7 +127,7 @@ pub(super) fn serve(net: &mut Net<AnyDevice>, side: &Side, control: &Control) ->
         for conn in &mut conns {
             let socket = net.sockets.get_mut::<Socket>(conn.handle);
             let over = match socket.state() {
-                State::Listen => continue,
+                State::Listen | State::SynReceived => continue,
                 // it would stay for ten seconds and its socket with it
                 State::Closed | State::TimeWait => true,
                 _ => false,

@@ -149,7 +149,13 @@ tcp_half_open = 65536
 }
 
 fn start(side: &Side) -> io::Result<(Host, Vserver)> {
-    let config = config::parse(&text(side), "bench.toml".as_ref()).map_err(io::Error::other)?;
+    start_with(side, "")
+}
+
+/// With `more` of the vserver's configuration.
+pub(super) fn start_with(side: &Side, more: &str) -> io::Result<(Host, Vserver)> {
+    let text = text(side) + more;
+    let config = config::parse(&text, "bench.toml".as_ref()).map_err(io::Error::other)?;
     let host = Host::start(config).map_err(io::Error::other)?;
     let vserver = host.vserver("bench").ok_or(io::ErrorKind::NotFound)?;
     let patience = Instant::now() + PATIENCE;
@@ -163,7 +169,7 @@ fn start(side: &Side) -> io::Result<(Host, Vserver)> {
 }
 
 /// How the device ran, and what was copied.
-fn tell(host: &Host, control: &Control) {
+pub(super) fn tell(host: &Host, control: &Control) {
     let snapshot = host.snapshot();
     let nic = &snapshot.nics[0];
     control.fact("mode", nic.mode.clone());

@@ -1,0 +1,156 @@
+//! What the other stacks and the bare devices do in the same scenes.
+
+use super::{Cell, Scene, SideSpec};
+use crate::outcome::Unit;
+use crate::place::Wiring;
+use crate::spec::{Carrier, Poll, Workload};
+
+/// MSS of Debian's lwIP is fixed for this one.
+const LWIP_MTU: usize = 1500;
+
+fn cell(contestant: &str, server: SideSpec, client: Option<SideSpec>, wiring: Wiring) -> Cell {
+    Cell { contestant: contestant.to_owned(), server, client, wiring }
+}
+
+/// Adds the rivals to the scenes that they can play in. The quick form has those that a target
+/// names.
+pub(super) fn join(scenes: &mut [Scene], full: bool) {
+    for scene in scenes {
+        let Some(first) = scene.cells.first() else { continue };
+        let (wiring, poll) = (first.wiring, first.server.poll);
+        match wiring.carrier {
+            Carrier::Tun | Carrier::Tap => tunnel(scene, wiring, full),
+            Carrier::Veth => veth(scene, wiring, poll, full),
+            Carrier::Mem => {}
+        }
+    }
+}
+
+/// TUN and TAP against the kernel, and the relay that only copies frames.
+fn tunnel(scene: &mut Scene, wiring: Wiring, full: bool) {
+    let poll = Poll::Interrupt;
+    let offload = full || wiring.carrier == Carrier::Tun;
+    let mut names = vec!["smoltcp", "gvisor"];
+    if offload {
+        names.extend(["smoltcp-offload", "gvisor-offload"]);
+    }
+    if full && wiring.mtu == LWIP_MTU {
+        names.push("lwip");
+    }
+    let bulk = matches!(scene.workload, Workload::BulkIn | Workload::BulkOut | Workload::BulkBoth);
+    if bulk {
+        scene.cells.push(cell("relay of frames", SideSpec::new("raw", poll), None, wiring));
+    }
+    for name in names {
+        let kernel = Some(SideSpec::new("kernel", poll));
+        let server = SideSpec::new(name, poll);
+        scene.cells.push(cell(&format!("{name}, kernel client"), server, kernel, wiring));
+    }
+}
+
+/// smoltcp over AF_XDP, on both ends and against the kernel's client.
+fn veth(scene: &mut Scene, wiring: Wiring, poll: Poll, full: bool) {
+    let named = matches!(
+        (scene.workload, poll),
+        (Workload::RequestResponse | Workload::ConnectClose | Workload::UdpEcho, Poll::Busy)
+    );
+    // it walks all of its sockets for each packet: thousands take longer than a run
+    if scene.connections > 256 || !(full || (named && scene.connections == 1)) {
+        return;
+    }
+    let wiring = Wiring { offloads_off: false, ..wiring };
+    let smoltcp = || SideSpec::new("smoltcp", poll);
+    scene.cells.push(cell("smoltcp", smoltcp(), Some(smoltcp()), wiring));
+    if full {
+        let kernel = Some(SideSpec::new("kernel", poll));
+        scene.cells.push(cell("smoltcp, kernel client", smoltcp(), kernel, wiring));
+    }
+}
+
+/// One frame, or as many as go, on bare AF_XDP rings.
+fn frames(workload: Workload, bytes: usize, poll: Poll, wiring: Wiring) -> Scene {
+    let (what, unit, window) = match workload {
+        Workload::FramePingPong => ("ping-pong", Unit::Nanoseconds, 1),
+        Workload::FrameForward => ("forwarded", Unit::Operations, 64),
+        _ => ("one way", Unit::Operations, 1),
+    };
+    let how = if poll == Poll::Busy { "polling" } else { "interrupt" };
+    let name = format!("raw frames {what}, {bytes} B, {how}");
+    let raw = || SideSpec::new("raw", poll);
+    let wiring = Wiring { mtu: (bytes - 14).max(1500), ..wiring };
+    let mut scene = Scene::new("raw device", &name, workload, unit)
+        .bytes(bytes)
+        .connections(window)
+        .cell("raw", raw(), Some(raw()), wiring);
+    if workload == Workload::Frames {
+        let threaded = Wiring { threaded_napi: true, ..wiring };
+        scene = scene.cell("raw, threaded NAPI", raw(), Some(raw()), threaded);
+    }
+    scene
+}
+
+/// Packets through a bare TUN or TAP descriptor.
+fn packets(carrier: Carrier, direction: &str, bytes: usize, wiring: Wiring) -> Scene {
+    let device = if carrier == Carrier::Tun { "TUN" } else { "TAP" };
+    let name = format!("raw packets, {device}, {direction}, {bytes} B");
+    let mut side = SideSpec::new("raw", Poll::Busy);
+    side.extra.push(format!("direction={direction}"));
+    let wiring = Wiring { carrier, ..wiring };
+    Scene::new("raw device", &name, Workload::Frames, Unit::Operations)
+        .bytes(bytes)
+        .cell("raw", side, None, wiring)
+}
+
+/// The limits of the devices.
+pub(super) fn raw(full: bool, wiring: Wiring) -> Vec<Scene> {
+    use Workload::{FrameForward, FramePingPong, Frames};
+    let mut scenes = vec![
+        frames(FramePingPong, 60, Poll::Busy, wiring),
+        frames(FrameForward, 106, Poll::Busy, wiring),
+        frames(Frames, 1514, Poll::Interrupt, wiring),
+        frames(Frames, 3514, Poll::Interrupt, wiring),
+    ];
+    if full {
+        scenes.push(frames(FramePingPong, 60, Poll::Interrupt, wiring));
+        scenes.push(frames(FrameForward, 106, Poll::Interrupt, wiring));
+        scenes.push(frames(FrameForward, 1442, Poll::Busy, wiring));
+        for (bytes, poll) in [(60, Poll::Interrupt), (9014, Poll::Interrupt)] {
+            scenes.push(frames(Frames, bytes, poll, wiring));
+        }
+        for bytes in [60, 1514, 3514, 9014] {
+            scenes.push(frames(Frames, bytes, Poll::Busy, wiring));
+        }
+        for carrier in [Carrier::Tun, Carrier::Tap] {
+            for (direction, bytes) in
+                [("source", 1500), ("sink", 1500), ("source", 46), ("sink", 46)]
+            {
+                scenes.push(packets(carrier, direction, bytes, wiring));
+            }
+        }
+    }
+    scenes
+}
+
+/// Files by HTTP: nginx on the kernel beside weft's service over AF_XDP and TAP, asked by wrk.
+fn http(bytes: usize, connections: usize, wiring: Wiring) -> Scene {
+    let name = format!("HTTP, {bytes} B, {connections} connections");
+    let tap = Wiring { carrier: Carrier::Tap, ..wiring };
+    let poll = Poll::Interrupt;
+    let wrk = || Some(SideSpec::new("wrk", poll));
+    Scene::new("http", &name, Workload::Http, Unit::Operations)
+        .bytes(bytes)
+        .connections(connections)
+        .cell("nginx", SideSpec::new("nginx", poll), wrk(), wiring)
+        .cell("weft-http, AF_XDP", SideSpec::new("weft-http", poll), wrk(), wiring)
+        .cell("weft-http, AF_XDP, polling", SideSpec::new("weft-http", Poll::Busy), wrk(), wiring)
+        .cell("weft-http, TAP", SideSpec::new("weft-http", poll), wrk(), tap)
+}
+
+/// Files of 1 KiB and 64 KiB.
+pub(super) fn files(wiring: Wiring) -> Vec<Scene> {
+    let mut scenes = Vec::new();
+    for bytes in [1024, 65_536] {
+        scenes.extend([1, 64, 256].map(|connections| http(bytes, connections, wiring)));
+    }
+    scenes
+}
