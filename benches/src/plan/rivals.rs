@@ -7,6 +7,8 @@ use crate::spec::{Carrier, Poll, Workload};
 
 /// MSS of Debian's lwIP is fixed for this one.
 const LWIP_MTU: usize = 1500;
+/// IP MTU that smoltcp supports at most, Ethernet header included.
+const SMOLTCP_MTU_MAX: usize = 9000;
 
 fn cell(contestant: &str, server: SideSpec, client: Option<SideSpec>, wiring: Wiring) -> Cell {
     Cell { contestant: contestant.to_owned(), server, client, wiring }
@@ -39,7 +41,7 @@ fn tunnel(scene: &mut Scene, wiring: Wiring, full: bool) {
     }
     let bulk = matches!(scene.workload, Workload::BulkIn | Workload::BulkOut | Workload::BulkBoth);
     if bulk {
-        scene.cells.push(cell("relay of frames", SideSpec::new("raw", poll), None, wiring));
+        scene.cells.push(cell("relay", SideSpec::new("raw", poll), None, wiring));
     }
     for name in names {
         let kernel = Some(SideSpec::new("kernel", poll));
@@ -48,8 +50,16 @@ fn tunnel(scene: &mut Scene, wiring: Wiring, full: bool) {
     }
 }
 
-/// smoltcp over AF_XDP, on both ends and against the kernel's client.
+/// The raw device, and smoltcp over AF_XDP on both ends and against the kernel's client.
 fn veth(scene: &mut Scene, wiring: Wiring, poll: Poll, full: bool) {
+    let wiring = Wiring { offloads_off: false, ..wiring };
+    let bulk = matches!(scene.workload, Workload::BulkIn | Workload::BulkOut | Workload::BulkBoth);
+    let one = matches!(scene.workload, Workload::RequestResponse) && scene.connections == 1;
+    if bulk || (one && scene.bytes + 66 <= 1514) || scene.workload == Workload::UdpEcho {
+        let raw = || SideSpec::new("raw", poll);
+        let wiring = Wiring { threaded_napi: bulk, ..wiring };
+        scene.cells.push(cell("raw", raw(), Some(raw()), wiring));
+    }
     let named = matches!(
         (scene.workload, poll),
         (Workload::RequestResponse | Workload::ConnectClose | Workload::UdpEcho, Poll::Busy)
@@ -58,7 +68,10 @@ fn veth(scene: &mut Scene, wiring: Wiring, poll: Poll, full: bool) {
     if scene.connections > 256 || !(full || (named && scene.connections == 1)) {
         return;
     }
-    let wiring = Wiring { offloads_off: false, ..wiring };
+    if bulk && wiring.mtu > SMOLTCP_MTU_MAX {
+        return;
+    }
+    let wiring = Wiring { threaded_napi: bulk, ..wiring };
     let smoltcp = || SideSpec::new("smoltcp", poll);
     scene.cells.push(cell("smoltcp", smoltcp(), Some(smoltcp()), wiring));
     if full {
@@ -67,26 +80,17 @@ fn veth(scene: &mut Scene, wiring: Wiring, poll: Poll, full: bool) {
     }
 }
 
-/// One frame, or as many as go, on bare AF_XDP rings.
-fn frames(workload: Workload, bytes: usize, poll: Poll, wiring: Wiring) -> Scene {
-    let (what, unit, window) = match workload {
-        Workload::FramePingPong => ("ping-pong", Unit::Nanoseconds, 1),
-        Workload::FrameForward => ("forwarded", Unit::Operations, 64),
-        _ => ("one way", Unit::Operations, 1),
-    };
+/// Frames one way on bare AF_XDP rings, of sizes that no other scene has.
+fn frames(bytes: usize, poll: Poll, wiring: Wiring) -> Scene {
     let how = if poll == Poll::Busy { "polling" } else { "interrupt" };
-    let name = format!("raw frames {what}, {bytes} B, {how}");
+    let name = format!("raw frames one way, {bytes} B, {how}");
     let raw = || SideSpec::new("raw", poll);
     let wiring = Wiring { mtu: (bytes - 14).max(1500), ..wiring };
-    let mut scene = Scene::new("raw device", &name, workload, unit)
+    let threaded = Wiring { threaded_napi: true, ..wiring };
+    Scene::new("raw device", &name, Workload::Frames, Unit::Operations)
         .bytes(bytes)
-        .connections(window)
-        .cell("raw", raw(), Some(raw()), wiring);
-    if workload == Workload::Frames {
-        let threaded = Wiring { threaded_napi: true, ..wiring };
-        scene = scene.cell("raw, threaded NAPI", raw(), Some(raw()), threaded);
-    }
-    scene
+        .cell("raw", raw(), Some(raw()), wiring)
+        .cell("raw, threaded NAPI", raw(), Some(raw()), threaded)
 }
 
 /// Packets through a bare TUN or TAP descriptor.
@@ -102,30 +106,14 @@ fn packets(carrier: Carrier, direction: &str, bytes: usize, wiring: Wiring) -> S
 }
 
 /// The limits of the devices.
-pub(super) fn raw(full: bool, wiring: Wiring) -> Vec<Scene> {
-    use Workload::{FrameForward, FramePingPong, Frames};
-    let mut scenes = vec![
-        frames(FramePingPong, 60, Poll::Busy, wiring),
-        frames(FrameForward, 106, Poll::Busy, wiring),
-        frames(Frames, 1514, Poll::Interrupt, wiring),
-        frames(Frames, 3514, Poll::Interrupt, wiring),
-    ];
-    if full {
-        scenes.push(frames(FramePingPong, 60, Poll::Interrupt, wiring));
-        scenes.push(frames(FrameForward, 106, Poll::Interrupt, wiring));
-        scenes.push(frames(FrameForward, 1442, Poll::Busy, wiring));
-        for (bytes, poll) in [(60, Poll::Interrupt), (9014, Poll::Interrupt)] {
-            scenes.push(frames(Frames, bytes, poll, wiring));
-        }
-        for bytes in [60, 1514, 3514, 9014] {
-            scenes.push(frames(Frames, bytes, Poll::Busy, wiring));
-        }
-        for carrier in [Carrier::Tun, Carrier::Tap] {
-            for (direction, bytes) in
-                [("source", 1500), ("sink", 1500), ("source", 46), ("sink", 46)]
-            {
-                scenes.push(packets(carrier, direction, bytes, wiring));
-            }
+pub(super) fn raw(wiring: Wiring) -> Vec<Scene> {
+    let mut scenes = Vec::new();
+    for poll in [Poll::Busy, Poll::Interrupt] {
+        scenes.extend([60, 1514, 3514, 9014].map(|bytes| frames(bytes, poll, wiring)));
+    }
+    for carrier in [Carrier::Tun, Carrier::Tap] {
+        for (direction, bytes) in [("source", 1500), ("sink", 1500), ("source", 46), ("sink", 46)] {
+            scenes.push(packets(carrier, direction, bytes, wiring));
         }
     }
     scenes

@@ -132,7 +132,6 @@ pub(super) fn quick() -> Vec<Scene> {
         scenes.push(bulk_tunnel(way, Carrier::Tap, 1500));
     }
     rivals::join(&mut scenes, false);
-    scenes.extend(rivals::raw(false, VETH));
     scenes
 }
 
@@ -169,7 +168,7 @@ pub(super) fn full() -> Vec<Scene> {
         }
     }
     rivals::join(&mut scenes, true);
-    scenes.extend(rivals::raw(true, VETH));
+    scenes.extend(rivals::raw(VETH));
     scenes.extend(rivals::files(VETH));
     scenes
 }

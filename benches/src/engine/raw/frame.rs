@@ -5,21 +5,33 @@ use std::net::{IpAddr, Ipv4Addr};
 use weft_stack::wire::checksum;
 
 use crate::place;
-use crate::spec::Side;
+use crate::spec::{Side, Workload};
 
 pub(super) const ETHERNET_BYTES: usize = 14;
 /// Ethernet, IPv4 and UDP headers.
 const HEADERS_BYTES: usize = 42;
 const DISCARD: u16 = 9;
 
-/// A UDP datagram to the other side, of `side.bytes` on the wire (at least its headers).
+/// Bytes on the wire of the frame that stands for the workload's.
+fn frame_bytes(side: &Side) -> usize {
+    match side.workload {
+        Workload::BulkIn | Workload::BulkOut | Workload::BulkBoth => side.mtu + ETHERNET_BYTES,
+        // Ethernet, IPv4, TCP with timestamps
+        Workload::RequestResponse => side.bytes + 66,
+        Workload::UdpEcho => side.bytes + HEADERS_BYTES,
+        _ => side.bytes,
+    }
+    .clamp(HEADERS_BYTES, side.mtu + ETHERNET_BYTES)
+}
+
+/// A UDP datagram to the other side, in a frame as long as the workload's.
 pub(super) fn to_peer(side: &Side) -> Vec<u8> {
     let (from, to) = if side.local == IpAddr::V4(place::SERVER) {
         (place::SERVER_MAC, place::CLIENT_MAC)
     } else {
         (place::CLIENT_MAC, place::SERVER_MAC)
     };
-    let mut frame = vec![0x5a; side.bytes.max(HEADERS_BYTES)];
+    let mut frame = vec![0x5a; frame_bytes(side)];
     frame[..6].copy_from_slice(&to);
     frame[6..12].copy_from_slice(&from);
     frame[12..14].copy_from_slice(&[8, 0]);

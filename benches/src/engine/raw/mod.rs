@@ -11,6 +11,7 @@ use crate::side::Control;
 use crate::spec::{Carrier, Role, Side, Workload};
 
 mod frame;
+mod queue;
 mod relay;
 mod tun;
 
@@ -23,8 +24,21 @@ impl Engine for Raw {
     }
 
     fn run(&self, side: &Side, control: &Control) -> io::Result<()> {
-        use Workload::{BulkBoth, BulkIn, BulkOut, Frames};
+        use Workload::{
+            BulkBoth, BulkIn, BulkOut, FrameForward, FramePingPong, Frames, RequestResponse,
+            UdpEcho,
+        };
         match (side.carrier, side.workload, side.role) {
+            (Carrier::Veth, Frames | BulkIn | BulkOut | BulkBoth, _) => queue::flow(side, control),
+            (
+                Carrier::Veth,
+                RequestResponse | FramePingPong | UdpEcho | FrameForward,
+                Role::Server,
+            ) => queue::bounce(side, control),
+            (Carrier::Veth, RequestResponse | FramePingPong, Role::Client) => {
+                queue::ping_pong(side, control)
+            }
+            (Carrier::Veth, UdpEcho | FrameForward, Role::Client) => queue::window(side, control),
             (Carrier::Tun | Carrier::Tap, Frames, Role::Client) => tun::frames(side, control),
             (Carrier::Tun | Carrier::Tap, BulkIn | BulkOut | BulkBoth, Role::Client) => {
                 relay::run(side, control)
