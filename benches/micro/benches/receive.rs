@@ -44,22 +44,24 @@ impl Series {
 /// One turn of each kind after the other, so that other load hits all alike.
 fn compare(delivery: Delivery, batch: usize) {
     println!("in-order segments of 1,448 bytes, {batch} a batch, delivery {delivery:?}:");
-    let (mut weft, mut merged) = (Receiver::new(delivery), Receiver::new(delivery));
+    let mut weft = Receiver::new(delivery, false);
+    let mut merged = Receiver::new(delivery, true);
     let mut smoltcp = rival::Receiver::new(delivery);
     let mut series =
-        [Series::new("weft"), Series::new("weft, merged before the stack"), Series::new("smoltcp")];
+        [Series::new("weft"), Series::new("weft, merging receive bursts"), Series::new("smoltcp")];
     for _ in 0..ROUNDS {
         weft.load(batch);
         series[0].time(batch, || weft.run());
         weft.rest();
-        merged.load_merged(batch.min(44));
-        series[1].time(batch.min(44), || merged.run());
+        merged.load(batch);
+        series[1].time(batch, || merged.run());
         merged.rest();
         smoltcp.load(batch);
         series[2].time(batch, || smoltcp.run());
     }
-    let [weft, _, smoltcp] = series.each_mut().map(Series::print);
-    println!("  smoltcp takes {:.2} times as long as weft", smoltcp / weft);
+    let [weft, merging, smoltcp] = series.each_mut().map(Series::print);
+    let times = [weft, merging].map(|ns| smoltcp / ns);
+    println!("  smoltcp takes {:.2} and {:.2} times as long", times[0], times[1]);
 }
 
 fn main() {

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use weft_stack::Stack;
-use weft_stack::frame::{Checksum, Frame, FramePool, Gso};
+use weft_stack::frame::{Frame, FramePool};
+use weft_stack::link::gro::{BurstFacts, Gro};
 use weft_stack::socket::SocketId;
 use weft_stack::stack::TxBurst;
 use weft_stack::time::{Duration, Instant};
@@ -27,7 +27,9 @@ pub struct Receiver {
     now: Instant,
     id: SocketId,
     peer: End,
-    frames: Vec<Frame>,
+    gro: Gro,
+    merging: bool,
+    frames: Vec<((), Option<Frame>)>,
     burst: TxBurst,
     delivery: Delivery,
     buffer: Vec<u8>,
@@ -35,11 +37,11 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Connected, nothing received yet.
+    /// Connected, with an open window; `merging`: bursts are merged before the stack.
     ///
     /// # Panics
     /// If the handshake fails.
-    pub fn new(delivery: Delivery) -> Receiver {
+    pub fn new(delivery: Delivery, merging: bool) -> Receiver {
         let (mut stack, pool) = peer::host(0, 1);
         let now = START;
         let any = SocketAddr::new(HOST.into(), PORT);
@@ -49,6 +51,8 @@ impl Receiver {
         let mut receiver = Receiver {
             stack,
             pool,
+            gro: Gro::default(),
+            merging,
             now,
             id,
             peer,
@@ -72,34 +76,20 @@ impl Receiver {
         self.now += Duration::from_micros(count as u64);
         for _ in 0..count {
             let bytes = self.peer.data(self.now.as_millis(), &self.payload);
-            self.frames.push(peer::received(&self.pool, &bytes));
+            self.frames.push(((), Some(peer::received(&self.pool, &bytes))));
         }
-    }
-
-    /// The next `count` segments arrive as one that receive merging made.
-    pub fn load_merged(&mut self, count: usize) {
-        self.now += Duration::from_micros(count as u64);
-        let bytes = self.peer.data(self.now.as_millis(), &self.payload);
-        let mut frame = peer::received(&self.pool, &bytes);
-        for _ in 1..count {
-            let bytes = self.peer.data(self.now.as_millis(), &self.payload);
-            frame.frags.push(Bytes::from(bytes).slice(peer::IP_END + 32..));
-        }
-        frame.meta.checksum = Checksum::Verified;
-        frame.meta.gso = Gso::Tcp4 { mss: MSS as u16 };
-        let total = (frame.total_len() - 14) as u16;
-        let ip = &mut frame.data_mut()[14..34];
-        ip[2..4].copy_from_slice(&total.to_be_bytes());
-        ip[10..12].fill(0);
-        let sum = weft_stack::wire::checksum::finish(weft_stack::wire::checksum::sum(ip));
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        self.frames.push(frame);
     }
 
     /// What is measured: the receive path, acknowledgement and delivery. Returns the bytes that the
     /// application got.
     pub fn run(&mut self) -> usize {
-        for frame in self.frames.drain(..) {
+        if self.merging {
+            let facts = BurstFacts { ethernet: true, trust: false };
+            self.gro.merge(&mut self.frames, facts, |()| true);
+        }
+        for ((), frame) in self.frames.drain(..) {
+            // Merged into an earlier one.
+            let Some(frame) = frame else { continue };
             self.stack.handle_frame(self.now, ALIAS, frame);
         }
         while self.stack.poll_event().is_some() {}

@@ -39,7 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
         unit: "segment",
         run: || receive(64, Delivery::Copied),
     },
-    Scenario { name: "receive_merged_of_44", unit: "super-segment", run: || merged(44) },
+    Scenario { name: "receive_segment_merged", unit: "segment", run: || merged(44) },
     Scenario { name: "receive_ack", unit: "ACK", run: acks },
     Scenario { name: "send_segment", unit: "segment", run: || send(0) },
     Scenario { name: "send_in_super_segments", unit: "segment", run: || send(64_000) },
@@ -52,7 +52,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 fn receive(batch: usize, delivery: Delivery) -> usize {
-    let mut receiver = Receiver::new(delivery);
+    let mut receiver = Receiver::new(delivery, false);
     let mut segments = 0;
     for round in 0..512 / batch + 8 {
         receiver.load(batch);
@@ -70,9 +70,9 @@ fn receive(batch: usize, delivery: Delivery) -> usize {
 }
 
 fn merged(segments: usize) -> usize {
-    let mut receiver = Receiver::new(Delivery::InPlace);
+    let mut receiver = Receiver::new(Delivery::InPlace, true);
     for round in 0..40 {
-        receiver.load_merged(segments);
+        receiver.load(segments);
         if round < 8 {
             receiver.run();
         } else {
@@ -82,7 +82,7 @@ fn merged(segments: usize) -> usize {
         }
         receiver.rest();
     }
-    32
+    32 * segments
 }
 
 fn acks() -> usize {
