@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use weft_stack::Stack;
@@ -108,6 +109,32 @@ pub struct Net {
     pub(crate) witness: Witness,
     pub(crate) checked: bool,
     pub(crate) steps: u64,
+    pub(crate) trace: Option<Trace>,
+}
+
+/// A digest of everything that a run sends and comes to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trace {
+    hash: DefaultHasher,
+    rests: u64,
+}
+
+/// Every so many times that a host comes to rest, its whole state goes into the digest.
+const RESTS_PER_STATE: u64 = 61;
+
+impl Trace {
+    /// A frame left a host.
+    pub(crate) fn sent(&mut self, host: usize, now: Instant, frame: &[u8]) {
+        (host, now, frame).hash(&mut self.hash);
+    }
+
+    /// A host has nothing more to do in this instant.
+    pub(crate) fn rests(&mut self, stack: &Stack) {
+        self.rests += 1;
+        if self.rests.is_multiple_of(RESTS_PER_STATE) {
+            stack.describe().hash(&mut self.hash);
+        }
+    }
 }
 
 /// Bytes of a pool slot: a full Ethernet frame with headroom.
@@ -147,7 +174,27 @@ impl Net {
             witness: Witness::default(),
             checked: true,
             steps: 0,
+            trace: None,
         }
+    }
+
+    /// Every frame sent, and what the stacks come to, goes into a digest from now on; `predict`:
+    /// whether predicted segments take the short way up in the stacks that there are.
+    pub fn start_trace(&mut self, predict: bool) {
+        self.trace = Some(Trace::default());
+        for host in &mut self.hosts {
+            host.stack.predict(predict);
+        }
+    }
+
+    /// The digest so far; 0 without [`Net::start_trace`].
+    pub fn digest(&self) -> u64 {
+        let Some(trace) = &self.trace else { return 0 };
+        let mut hash = trace.hash.clone();
+        for host in &self.hosts {
+            host.stack.describe().hash(&mut hash);
+        }
+        hash.finish()
     }
 
     /// Virtual time.

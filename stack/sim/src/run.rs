@@ -118,6 +118,9 @@ impl Net {
             let played = self.play(host);
             let sent = self.transmit(host);
             if !played && !sent {
+                if let Some(trace) = &mut self.trace {
+                    trace.rests(&self.hosts[host].stack);
+                }
                 if self.checked {
                     let holds = self.hosts[host].stack.check();
                     holds.unwrap_or_else(|e| self.broken(host, &e));
@@ -168,6 +171,9 @@ impl Net {
     fn leave_host(&mut self, from: usize, alias: AliasId, frame: &Frame) {
         let mut data = vec![0; frame.total_len()];
         frame.copy_to(&mut data);
+        if let Some(trace) = &mut self.trace {
+            trace.sent(from, self.now, &data);
+        }
         let mut meta = frame.meta;
         meta.network_offset = 0;
         let Some(&port) = self.hosts[from].ports.get(usize::from(alias.0)) else { return };

@@ -43,6 +43,8 @@ pub struct Report {
     pub took: Duration,
     /// Transfers.
     pub transfers: usize,
+    /// Of everything sent and come to, for [`run_traced`]; else 0.
+    pub digest: u64,
 }
 
 /// The places of a built network.
@@ -349,8 +351,20 @@ fn manner(rng: &mut Rng, total: u64) -> Manner {
 /// Runs the scenario of `seed`: half of them with several connections, a third without faults that
 /// have a date.
 pub fn run(seed: u64) -> Result<Report, String> {
+    run_as(seed, None)
+}
+
+/// The same with a digest; `predict`: whether predicted segments take the short way up.
+pub fn run_traced(seed: u64, predict: bool) -> Result<Report, String> {
+    run_as(seed, Some(predict))
+}
+
+fn run_as(seed: u64, traced: Option<bool>) -> Result<Report, String> {
     let mut rng = Rng::from_u64(seed ^ 0x5ce7_a210);
     let mut stage = build(seed, &mut rng);
+    if let Some(predict) = traced {
+        stage.net.start_trace(predict);
+    }
     let transfers = if one_in(&mut rng, 2) { 1 } else { 2 + rng.below(4) };
     for number in 0..transfers {
         stage.transfer(&mut rng, number);
@@ -375,6 +389,7 @@ pub fn run(seed: u64) -> Result<Report, String> {
         segments: net.judged(),
         took: net.now() - <_>::default(),
         transfers: transfers as usize,
+        digest: net.digest(),
     })
 }
 

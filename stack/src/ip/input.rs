@@ -81,7 +81,7 @@ pub(crate) fn input(
         trim(&mut frame, h.total_len);
         frame.mark_network_header();
         if !arrival.looped {
-            check_source(ip, &h)?;
+            check_source(ip, h.src, h.dst, h.protocol)?;
         }
         Ok((h, destination(ip, arrival, h.dst)?))
     });
@@ -105,17 +105,29 @@ pub(crate) fn input(
     if is_v4 { local.input_v4(ctx, link, ip, frame) } else { local.input_v6(ctx, link, ip, frame) }
 }
 
-/// ECN codepoints as they arrive (RFC 3168 section 5), each packet of a merged unit by itself. The
-/// unit was counted as one packet; the others count as the wire carried them, with their headers.
 fn count_packets(stats: &mut IpStats, header: &Header, frame: &Frame) {
+    let mut headers = 0;
+    if frame.meta.gso != Gso::None {
+        headers = header.len + transport_header_len(header.protocol, frame.data(), header.len);
+    }
+    count_codepoint(stats, header.traffic_class, headers, frame);
+}
+
+/// ECN codepoints as they arrive (RFC 3168 section 5), each packet of a merged unit by itself. The
+/// unit was counted as one packet; the others count as the wire carried them, with their `headers`
+/// of so many bytes. Returns how many packets that are.
+pub(crate) fn count_codepoint(
+    stats: &mut IpStats,
+    traffic_class: u8,
+    headers: usize,
+    frame: &Frame,
+) -> u64 {
     let mut packets = 1;
     if frame.meta.gso != Gso::None {
-        let headers = header.len + transport_header_len(header.protocol, frame.data(), header.len);
         packets = frame.packets(headers);
         stats.in_receives += packets - 1;
         stats.in_octets += (packets - 1) * headers as u64;
     }
-    let traffic_class = header.traffic_class;
     let counter = match traffic_class & 3 {
         0 => &mut stats.in_no_ect_pkts,
         1 => &mut stats.in_ect1_pkts,
@@ -123,6 +135,7 @@ fn count_packets(stats: &mut IpStats, header: &Header, frame: &Frame) {
         _ => &mut stats.in_ce_pkts,
     };
     *counter += packets;
+    packets
 }
 
 /// Of a super-segment, whose transport header stands at `at`.
@@ -265,15 +278,27 @@ fn trim(frame: &mut Frame, total_len: usize) {
     }
 }
 
+/// Whether a unicast packet of a transport, received on `alias`, is one for this host.
+pub(crate) fn accepts(ip: &Ip, alias: AliasId, src: IpAddr, dst: IpAddr) -> bool {
+    !dst.is_multicast()
+        && ip.is_local_on(alias, dst)
+        && check_source(ip, src, dst, protocol::TCP).is_ok()
+}
+
 /// Addresses that nobody sends from (RFC 1122 3.2.1.3, RFC 4291 2.5.3, RFC 6890).
-fn check_source(ip: &Ip, h: &Header) -> Result<(), DropReason> {
-    let invalid = match (h.src, h.dst) {
+fn check_source(
+    ip: &Ip,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+) -> Result<(), DropReason> {
+    let invalid = match (source, destination) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let [first, ..] = src.octets();
             // Hosts without an address yet speak IGMP from 0.0.0.0.
             let nobody = first == 0
-                && !(src.is_unspecified() && dst.is_multicast() && h.protocol == protocol::IGMP);
-            nobody || first == 127 || first >= 224 || dst.is_loopback() || ip.is_broadcast(h.src)
+                && !(src.is_unspecified() && dst.is_multicast() && protocol == protocol::IGMP);
+            nobody || first == 127 || first >= 224 || dst.is_loopback() || ip.is_broadcast(source)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let mapped = |a: Ipv6Addr| a.to_ipv4_mapped().is_some();
@@ -292,7 +317,7 @@ fn check_source(ip: &Ip, h: &Header) -> Result<(), DropReason> {
     };
     if invalid {
         Err(DropReason::IpSourceInvalid)
-    } else if ip.is_local(h.src) && !link_local(h.src) {
+    } else if ip.is_local(source) && !link_local(source) {
         Err(DropReason::IpSourceIsUs)
     } else {
         Ok(())

@@ -171,6 +171,12 @@ impl Ip {
         }
     }
 
+    /// What judged a received packet's addresses holds while this stays the same. Never zero.
+    #[inline]
+    pub(crate) fn address_version(&self) -> u32 {
+        (self.version as u32) | 1 << 31
+    }
+
     /// Whether `addr` is a usable address of any alias.
     #[inline]
     pub(crate) fn is_local(&self, addr: IpAddr) -> bool {

@@ -22,6 +22,13 @@ impl Taps {
         if is_v4 { &mut self.v4 } else { &mut self.v6 }
     }
 
+    /// Whether somebody listens to a protocol.
+    #[inline]
+    pub(crate) fn listens(&self, is_v4: bool, protocol: u8) -> bool {
+        let set = if is_v4 { &self.v4 } else { &self.v6 };
+        set[usize::from(protocol / 64)] & 1 << (protocol % 64) != 0
+    }
+
     /// Listens to a protocol, or no longer.
     pub(crate) fn set(&mut self, is_v4: bool, protocol: u8, on: bool) {
         let word = &mut self.set_of(is_v4)[usize::from(protocol / 64)];
@@ -32,8 +39,7 @@ impl Taps {
     /// Copies a whole packet, if somebody listens; `frame` starts behind its IP headers.
     pub(super) fn copy(&mut self, packet: &InPacket, frame: &Frame) {
         let is_v4 = packet.dst.is_ipv4();
-        let word = self.set_of(is_v4)[usize::from(packet.protocol / 64)];
-        if word & 1 << (packet.protocol % 64) == 0 {
+        if !self.listens(is_v4, packet.protocol) {
             return;
         }
         // IPv4 with its header, IPv6 without: that is how raw sockets have it.

@@ -75,6 +75,24 @@ fn is_one_host(alias: &Alias, frame: &Frame, ethertype: EtherType) -> bool {
     }
 }
 
+/// Bytes of the link header of an IP packet to this host alone, and whether it is IPv4 (`None`: the
+/// packet tells). `None`: look closer.
+#[inline]
+pub(crate) fn unicast_ip(alias: &Alias, frame: &Frame) -> Option<(usize, Option<bool>)> {
+    if !alias.config.up {
+        return None;
+    }
+    let AliasMedium::Ethernet { mac } = alias.config.medium else { return Some((0, None)) };
+    let header: &[u8; ethernet::HEADER_BYTES] = frame.data().first_chunk()?;
+    let (dst, rest) = header.split_first_chunk::<6>()?;
+    match (rest[6], rest[7]) {
+        _ if *dst != mac => None,
+        (0x08, 0x00) => Some((ethernet::HEADER_BYTES, Some(true))),
+        (0x86, 0xdd) => Some((ethernet::HEADER_BYTES, Some(false))),
+        _ => None,
+    }
+}
+
 fn is_broadcast(alias: &Alias, addr: IpAddr) -> bool {
     addr.is_ipv4() && alias.addresses.iter().any(|a| a.cidr.broadcast() == Some(addr))
 }

@@ -19,6 +19,9 @@ pub struct PathAddrs {
 
 /// Between transport and IP. [`Direct`] is the identity.
 pub trait PathLayer: Send {
+    /// Packets pass unchanged, and nothing need be asked about them.
+    const TRANSPARENT: bool = false;
+
     /// A packet on its way down, its transport header at the front of `frame`: maps ULIDs to the
     /// current locators and may push a header. `Err` drops the packet.
     fn egress(
@@ -49,6 +52,8 @@ pub trait PathLayer: Send {
 pub struct Direct;
 
 impl PathLayer for Direct {
+    const TRANSPARENT: bool = true;
+
     #[inline]
     fn egress(&mut self, _: Instant, _: &mut PathAddrs, _: &mut Frame) -> Result<(), DropReason> {
         Ok(())

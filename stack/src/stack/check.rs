@@ -4,6 +4,24 @@ use super::Stack;
 use crate::path::PathLayer;
 
 impl<P: PathLayer> Stack<P> {
+    /// Whether predicted segments take the short way up, as they do at first; what follows must be
+    /// the same either way. With the feature `check` only.
+    pub fn predict(&mut self, on: bool) {
+        self.tcp.predict = on;
+    }
+
+    /// All counters and all that connections are, in words: equal if two stacks came to the same.
+    /// With the feature `check` only; the cost grows with the number of connections.
+    pub fn describe(&self) -> String {
+        use core::fmt::Write as _;
+        let mut text = String::new();
+        self.mib.for_each(|name, n| {
+            let _never_fails = write!(text, "{name} {n} ");
+        });
+        self.tcp.describe(&mut text);
+        text
+    }
+
     /// Whether everything holds that must hold between two calls: every received frame has one
     /// fate, gauges equal what they count, held memory is within its limits, and no connection has
     /// windows out of order or waits without a timer. With the feature `check` only. For use when

@@ -40,6 +40,14 @@ pub(super) fn frame<P: PathLayer>(
     alias: AliasId,
     frame: Frame,
 ) -> Fate {
+    let frame = if P::TRANSPARENT {
+        match t.tcp.input_plain(lower, alias, frame) {
+            Ok(fate) => return fate,
+            Err(frame) => frame,
+        }
+    } else {
+        frame
+    };
     let Some(entry) = lower.ip.aliases.get(&alias) else {
         return Fate::Dropped(DropReason::AliasUnknown);
     };

@@ -7,6 +7,7 @@
 pub mod checksum;
 pub mod frame_sum;
 pub(crate) mod header;
+pub(crate) mod plain;
 pub mod tcp;
 
 /// IP protocol numbers (IANA).

@@ -17,6 +17,14 @@ macro_rules! ensure {
 }
 
 impl Tcp {
+    /// All that connections are.
+    pub(crate) fn describe(&self, text: &mut String) {
+        use core::fmt::Write as _;
+        for (_, c) in &self.connections {
+            let _never_fails = write!(text, "{c:?}");
+        }
+    }
+
     /// The table: gauges equal what they count, no connection waits for a turn that never comes.
     pub(crate) fn check(&self, established: u64) -> Result<(), String> {
         let (mut estab, mut dirty, mut held, mut holders) = (0, 0, 0, 0);

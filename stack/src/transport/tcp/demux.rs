@@ -18,7 +18,7 @@ use super::time_wait::Verdict;
 use super::{Tcp, emit, payload};
 
 /// RFC 4861 7.3.1 asks for hints of reachability; one per second is plenty.
-const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+pub(super) const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
 impl Tcp {
     /// A segment arrived; `frame` starts with the TCP header and is as long as the IP payload.

@@ -214,6 +214,11 @@ impl Ecn {
         Ecn { negotiated: Negotiated::default(), asked, active: None }
     }
 
+    /// Whether anything was agreed on: otherwise no segment means anything here.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.is_some()
+    }
+
     /// How marks are told.
     pub(crate) fn state(&self) -> EcnState {
         self.negotiated.state

@@ -34,14 +34,21 @@ impl FlowKey {
     }
 
     /// A keyed hash of the tuple.
+    #[inline]
     pub(crate) fn hash(&self, key: &Key) -> u64 {
-        let ports = u32::from(self.local_port) << 16 | u32::from(self.peer_port);
-        let ports = ports.to_be_bytes();
+        // As the bytes stand in a header: both addresses, both ports.
+        let tail = (u32::from(self.local_port) << 16 | u32::from(self.peer_port)).swap_bytes();
         match (self.local, self.peer) {
-            (IpAddr::V4(l), IpAddr::V4(p)) => key.hash(&[&l.octets(), &p.octets(), &ports]),
-            (IpAddr::V6(l), IpAddr::V6(p)) => key.hash(&[&l.octets(), &p.octets(), &ports]),
+            (IpAddr::V4(l), IpAddr::V4(p)) => {
+                let [l, p] = [l, p].map(|a| u64::from(u32::from_le_bytes(a.octets())));
+                key.hash_words([p << 32 | l], tail)
+            }
+            (IpAddr::V6(l), IpAddr::V6(p)) => {
+                let [l, p] = [l, p].map(|a| u128::from_le_bytes(a.octets()));
+                key.hash_words([l as u64, (l >> 64) as u64, p as u64, (p >> 64) as u64], tail)
+            }
             // Never on a wire; any value will do.
-            _ => key.hash(&[&ports]),
+            _ => key.hash_words([], tail),
         }
     }
 }

@@ -399,7 +399,7 @@ impl Connection {
         Outcome::reset(DropReason::TcpStateRefused, rst)
     }
 
-    fn take_in_order(&mut self, cx: &mut Cx<'_>, payload: Frame) -> Outcome {
+    pub(crate) fn take_in_order(&mut self, cx: &mut Cx<'_>, payload: Frame) -> Outcome {
         let len = payload.total_len();
         if len == 0 {
             return Outcome::TAKEN;

@@ -54,6 +54,7 @@ mod passive;
 mod payload;
 mod plpmtud;
 mod ports;
+mod predict;
 mod pressure;
 mod prr;
 mod rack;
@@ -130,6 +131,9 @@ pub(crate) struct Tcp {
     /// Connections of listeners that Fast Open opened and whose handshake is not over.
     fast_opens: usize,
     generation: u32,
+    /// Predicted segments take the short way.
+    #[cfg(any(test, feature = "check"))]
+    pub(crate) predict: bool,
 }
 
 impl Tcp {
@@ -154,6 +158,8 @@ impl Tcp {
             cookies: CookieCache::new(secrets.flow),
             fast_opens: 0,
             generation: 0,
+            #[cfg(any(test, feature = "check"))]
+            predict: true,
         }
     }
 

@@ -24,6 +24,7 @@ use super::flow_table::FlowKey;
 use super::on_demand::{Blank, OnDemand};
 use super::pacing::Pacer;
 use super::plpmtud::PathMtu;
+use super::predict::Accepted;
 use super::pressure::Budget;
 use super::rack::Rack;
 use super::rate::Delivery;
@@ -239,6 +240,7 @@ pub(crate) struct Notes {
     pub(crate) embryo: bool,
     pub(crate) challenges: ChallengeQuota,
     pub(crate) opening: Opening,
+    pub(crate) accepted: Accepted,
     /// What ICMP said since the last progress; told if the connection times out.
     pub(crate) soft_error: Option<TcpError>,
 }

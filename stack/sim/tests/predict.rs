@@ -1,0 +1,70 @@
+//! Header prediction is a matter of speed alone: two runs of one seed, with it and without, are
+//! equal frame for frame, counter for counter and field for field of every connection.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+
+use weft_sim::{HostSpec, LinkSpec, Net, Sink, Source, each_seed, scenario, topology};
+use weft_stack::rng::Rng;
+use weft_stack::socket::tcp::CongestionControl;
+use weft_stack::stack::{EcnMode, Offers, TcpConfig};
+use weft_stack::time::Duration;
+
+fn equal(run: impl Fn(bool) -> Result<(u64, u64), String>) -> Result<(), String> {
+    let (short, long) = (run(true)?, run(false)?);
+    if short == long { Ok(()) } else { Err(format!("{short:?} is not {long:?}")) }
+}
+
+#[test]
+fn scenarios_do_not_depend_on_prediction() {
+    each_seed("scenarios_do_not_depend_on_prediction", 40, |seed| {
+        equal(|predict| scenario::run_traced(seed, predict).map(|r| (r.digest, r.steps)))
+    });
+}
+
+fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
+    of[rng.below(of.len() as u64) as usize]
+}
+
+/// Bulk both ways over a path that loses, reorders and repeats a little, or nothing at all.
+fn bulk(seed: u64, predict: bool) -> (u64, u64) {
+    use CongestionControl::{Bbr, Cubic, Dctcp, NewReno};
+    let mut rng = Rng::from_u64(seed ^ 0x6a09_e667);
+    let mut net = Net::new(seed);
+    let timestamps = rng.below(4) > 0;
+    let tcp = TcpConfig {
+        ecn: pick(&mut rng, &[EcnMode::Off, EcnMode::Accept, EcnMode::Accurate]),
+        offers: Offers { timestamps, ..Offers::default() },
+        pacing: rng.below(2) > 0,
+        quick_acks: pick(&mut rng, &[0, 16]),
+        ..TcpConfig::default()
+    };
+    net.set_template(HostSpec { tcp, ..HostSpec::named("host") });
+    let spec = LinkSpec {
+        latency: Duration::from_micros(pick(&mut rng, &[50, 1000, 10_000])),
+        rate: Some(pick(&mut rng, &[5_000_000, 40_000_000])),
+        loss: pick(&mut rng, &[0.0, 0.0, 0.001, 0.02]),
+        offload: rng.below(3) == 0,
+        ..LinkSpec::default()
+    };
+    let pair = topology::pair(&mut net, spec);
+    net.start_trace(predict);
+    for (from, to, port) in [(pair.left, pair.right, 5001), (pair.right, pair.left, 5002)] {
+        let address = SocketAddr::new(net.address(to, 0, rng.below(2) > 0), port);
+        net.add_actor(to, Sink::new(address));
+        if port == 5001 || rng.below(2) > 0 {
+            let cc = pick(&mut rng, &[NewReno, Cubic, Bbr, Dctcp]);
+            net.add_actor(from, Source::new(address, cc));
+        }
+    }
+    net.run_for(Duration::from_millis(1400));
+    net.check_so_far().unwrap();
+    (net.digest(), net.steps())
+}
+
+#[test]
+fn bulk_transfers_do_not_depend_on_prediction() {
+    each_seed("bulk_transfers_do_not_depend_on_prediction", 8, |seed| {
+        equal(|predict| Ok(bulk(seed, predict)))
+    });
+}

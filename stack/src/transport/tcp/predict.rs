@@ -1,0 +1,230 @@
+//! The short way up: a plain segment of a connection passes link and IP with one look at its
+//! headers, and one that was predicted (in order, or a plain acknowledgement, on an established
+//! connection without anything out of the ordinary) is taken without the questions of
+//! `input::on_established` that cannot matter (Van Jacobson's header prediction).
+//!
+//! What it leaves behind, counters included, is what the long way leaves; Simulations run both and
+//! compare (`Stack::predict`, feature `check`). Whatever does not fit goes the long way,
+//! untouched.
+
+use core::net::SocketAddr;
+
+use crate::ctx::Fate;
+use crate::frame::{Checksum, Frame, Gso};
+use crate::ip::address::AliasId;
+use crate::ip::input::{accepts, count_codepoint};
+use crate::ip::output::stats;
+use crate::link::unicast_ip;
+use crate::lower::{InPacket, Lower};
+use crate::path::PathLayer;
+use crate::socket::tcp::TcpState;
+use crate::wire::plain::PlainTcp;
+use crate::wire::tcp::{Flags, HEADER_BYTES, Header, TIMESTAMP_BYTES};
+use crate::wire::{checksum, frame_sum, protocol};
+
+use super::Tcp;
+use super::demux::CONFIRM_EVERY;
+use super::flow_table::{Flow, FlowKey};
+use super::state::{Connection, Cx, Owner};
+
+/// Alias, and version of the stack's addresses, for which received segments are known to be for us.
+/// A memory of what was asked before, no part of a connection's state: it shows nothing.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Accepted(Option<(AliasId, u32)>);
+
+impl core::fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("_")
+    }
+}
+
+/// A plain segment and where its parts are.
+struct Plain {
+    ip: PlainTcp,
+    /// Bytes of the link header.
+    link: usize,
+    seg: Header,
+    /// Bytes of the TCP header.
+    header_len: usize,
+}
+
+impl Plain {
+    #[inline]
+    fn look(link: (usize, Option<bool>), frame: &Frame) -> Option<Plain> {
+        let (link, is_v4) = link;
+        let ip = PlainTcp::look(frame, link)?;
+        if is_v4.is_some_and(|is_v4| is_v4 != ip.src.is_ipv4()) {
+            return None;
+        }
+        let end = (link + ip.total_len).min(frame.len());
+        let tcp = frame.data().get(link + ip.header_len..end)?;
+        let (mut seg, header_len) = Header::parse(tcp)?;
+        seg.ecn = ip.traffic_class & 3;
+        (!seg.flags.has(Flags::SYN)).then_some(Plain { ip, link, seg, header_len })
+    }
+
+    fn key(&self) -> FlowKey {
+        FlowKey::new(
+            SocketAddr::new(self.ip.dst, self.seg.dst_port),
+            SocketAddr::new(self.ip.src, self.seg.src_port),
+        )
+    }
+
+    /// Payload, padding excluded.
+    fn payload_len(&self) -> usize {
+        self.ip.total_len - self.ip.header_len - self.header_len
+    }
+
+    fn has_right_checksum(&self, frame: &Frame) -> bool {
+        let from = self.link + self.ip.header_len;
+        let len = self.ip.total_len - self.ip.header_len;
+        let pseudo = checksum::pseudo(self.ip.src, self.ip.dst, protocol::TCP, len);
+        let sum = if frame.frags.is_empty() {
+            checksum::combine(pseudo, checksum::sum(&frame.data()[from..from + len]))
+        } else {
+            frame_sum::sum_from(pseudo, frame, from)
+        };
+        checksum::is_valid(sum)
+    }
+
+    /// The header says no more than a sequence number, an acknowledgement, a window and timestamps.
+    fn has_plain_header(&self) -> bool {
+        let timestamps = self.header_len == HEADER_BYTES + TIMESTAMP_BYTES
+            && self.seg.options.timestamp.is_some();
+        let Flags(flags) = self.seg.flags;
+        flags & !Flags::PSH.0 == Flags::ACK.0 && (timestamps || self.header_len == HEADER_BYTES)
+    }
+}
+
+impl Tcp {
+    /// A frame from a device, its link header at the front. `Err`: it goes the long way.
+    pub(crate) fn input_plain<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        alias: AliasId,
+        mut frame: Frame,
+    ) -> Result<Fate, Frame> {
+        #[cfg(any(test, feature = "check"))]
+        if !self.predict {
+            return Err(frame);
+        }
+        let Some(entry) = lower.ip.aliases.get(&alias) else { return Err(frame) };
+        let Some(link) = unicast_ip(entry, &frame) else { return Err(frame) };
+        let trust = entry.config.rx_checksum_trust;
+        let Some(plain) = Plain::look(link, &frame) else { return Err(frame) };
+        let is_v4 = plain.ip.src.is_ipv4();
+        let Some(Flow::Connection(index)) = self.flow(&plain.key()) else { return Err(frame) };
+        if lower.ip.taps.listens(is_v4, protocol::TCP) {
+            return Err(frame);
+        }
+        let c = &mut self.connections[index as usize];
+        let accepted = Accepted(Some((alias, lower.ip.address_version())));
+        if c.notes.accepted != accepted {
+            if !accepts(lower.ip, alias, plain.ip.src, plain.ip.dst) {
+                return Err(frame);
+            }
+            c.notes.accepted = accepted;
+        }
+        let trusted = trust || frame.meta.checksum != Checksum::Complete;
+        if !trusted && !plain.has_right_checksum(&frame) {
+            return Err(frame);
+        }
+        let packets = take_headers(lower, &plain, &mut frame);
+        let now = lower.ctx.now;
+        let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
+        if !c.predicts(&cx, &plain) {
+            let packet = InPacket {
+                src: plain.ip.src,
+                dst: plain.ip.dst,
+                protocol: protocol::TCP,
+                traffic_class: plain.ip.traffic_class,
+                hop_limit: plain.ip.hop_limit,
+                alias,
+                to_many: false,
+            };
+            return Ok(self.give_connection(lower, &packet, index, &plain.seg, frame));
+        }
+        let before = c.snd_una;
+        c.take_predicted(&mut cx, &plain.seg, packets, frame);
+        if c.snd_una != before && now - c.notes.confirmed_at >= CONFIRM_EVERY {
+            c.notes.confirmed_at = now;
+            let (key, on) = (c.key, c.alias);
+            if alias == on {
+                lower.confirm_reachable(key.peer);
+            }
+        }
+        self.settle(lower, index);
+        Ok(Fate::Delivered)
+    }
+}
+
+/// Counts a packet and leaves its payload; returns how many packets of the wire it stands for.
+fn take_headers<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain, frame: &mut Frame) -> u64 {
+    let headers = plain.ip.header_len + plain.header_len;
+    frame.pull_front(plain.link);
+    let ip = stats(lower.ctx.mib, plain.ip.src.is_ipv4());
+    ip.in_receives += 1;
+    ip.in_octets += frame.total_len() as u64;
+    if frame.meta.gso == Gso::None {
+        frame.truncate(plain.ip.total_len);
+    }
+    frame.mark_network_header();
+    let packets = count_codepoint(ip, plain.ip.traffic_class, headers, frame);
+    ip.in_delivers += packets;
+    lower.ctx.mib.tcp.in_segs += packets;
+    frame.pull_front(headers);
+    packets
+}
+
+impl Connection {
+    /// Whether a segment is one of those that take the short way.
+    fn predicts(&self, cx: &Cx<'_>, plain: &Plain) -> bool {
+        let (seg, len) = (&plain.seg, plain.payload_len());
+        let open = match self.state {
+            // What comes after our FIN was acknowledged is like what came before.
+            TcpState::Established | TcpState::FinWait2 => {
+                self.peer_fin.is_none() && !self.read_shut && self.owner != Owner::Nobody
+            }
+            TcpState::CloseWait => len == 0,
+            _ => false,
+        };
+        open && plain.has_plain_header()
+            && seg.seq == self.rcv_nxt
+            && len <= self.rcv_wnd() as usize
+            && seg.ack >= self.snd_una
+            && seg.ack <= self.snd_nxt
+            && self.has_newer_timestamp(seg)
+            && self.assembler.is_empty()
+            && self.urgent.is_none()
+            && self.keepalive_at.is_none()
+            && !self.ecn.is_active()
+            && !cx.budget.is_tight()
+    }
+
+    /// RFC 7323 5.3 R1 and R3 pass without a question.
+    fn has_newer_timestamp(&self, seg: &Header) -> bool {
+        match seg.options.timestamp {
+            Some((value, _)) => self.ts_ok && value.wrapping_sub(self.ts_recent) as i32 >= 0,
+            None => !self.ts_ok,
+        }
+    }
+
+    /// Takes a segment that was predicted.
+    fn take_predicted(&mut self, cx: &mut Cx<'_>, seg: &Header, packets: u64, payload: Frame) {
+        let len = payload.total_len();
+        self.totals.times.last_received = cx.now;
+        self.totals.times.segments_received += packets;
+        // Memory is not tight.
+        self.recv.set_window_max(usize::MAX);
+        if let Some((value, _)) = seg.options.timestamp
+            && seg.seq <= self.rcv_acked
+        {
+            (self.ts_recent, self.ts_recent_at) = (value, cx.now);
+        }
+        self.process_ack(cx, seg, len);
+        if len > 0 {
+            let _taken = self.take_in_order(cx, payload);
+            self.measure_recv_rtt(cx.now, seg, len);
+        }
+    }
+}
