@@ -34,6 +34,7 @@
 //! `unsafe` in this crate stands in this module and its children only.
 #![allow(unsafe_code)]
 
+mod buf;
 mod domain;
 mod frags;
 mod pool;
@@ -47,6 +48,8 @@ use std::ptr::NonNull;
 
 use bytes::Bytes;
 
+pub use buf::PoolBuf;
+pub(crate) use buf::Quota;
 pub use domain::{Entered, FrameDomain};
 pub use frags::{Frag, FragIter, Frags, IntoFrags};
 pub use pool::{FramePool, Region};

@@ -89,6 +89,7 @@ impl Shard {
             tcp_half_open: part(limits.tcp_half_open),
             tcp_fast_open: part(limits.tcp_fast_open),
             tcp_bytes: part(limits.tcp_bytes),
+            app_frames: part(limits.app_frames),
             icmp_errors_per_second: limits.icmp_errors_per_second.div_ceil(self.count.into()),
             ..limits
         }

@@ -17,7 +17,7 @@ use core::net::IpAddr;
 
 pub use crate::ctx::Moved;
 use crate::ctx::{Ctx, Outbox, Timer};
-use crate::frame::{Frame, FramePool};
+use crate::frame::{Frame, FramePool, PoolBuf, Quota};
 use crate::ip::address::{Address, AliasConfig, AliasId, Cidr};
 pub use crate::ip::multicast::GroupFilter;
 use crate::ip::route::Route;
@@ -91,6 +91,8 @@ pub struct Limits {
     pub icmp_sockets: usize,
     /// Bytes a raw or ICMP socket may hold unread.
     pub raw_recv_bytes: usize,
+    /// Frames of the device that applications hold to fill and send, see [`Stack::alloc`].
+    pub app_frames: usize,
     /// Frames that wait for [`Stack::poll_transmit`].
     pub out_queue: usize,
     /// ICMP errors per second.
@@ -118,6 +120,7 @@ impl Default for Limits {
             raw_sockets: 0,
             icmp_sockets: 64,
             raw_recv_bytes: 256 << 10,
+            app_frames: 2048,
             out_queue: 1024,
             icmp_errors_per_second: 100,
         }
@@ -438,6 +441,7 @@ pub struct Stack<P: PathLayer = Direct> {
     secrets: Secrets,
     mib: Mib,
     pool: FramePool,
+    quota: Quota,
     timers: TimerWheel<Timer>,
     outbox: Outbox,
     link: Link,
@@ -479,6 +483,7 @@ impl<P: PathLayer> Stack<P> {
             secrets,
             mib: Mib::default(),
             pool,
+            quota: Quota::default(),
             timers: TimerWheel::default(),
             outbox: Outbox::default(),
             link: Link::default(),
@@ -519,6 +524,26 @@ impl<P: PathLayer> Stack<P> {
         };
         let transports = Transports { tcp: &mut self.tcp, udp: &mut self.udp, raw: &mut self.raw };
         (lower, transports)
+    }
+
+    /// A buffer of `len` bytes in the device's memory: what is written to it, frozen and sent, is
+    /// copied no more. `None`, counted as `FramePoolBufsRefused`: more than [`Stack::alloc_bytes_max`],
+    /// or [`Limits::app_frames`] are held already, or three quarters of the pool are in use. Then
+    /// send by copying.
+    pub fn alloc(&mut self, len: usize) -> Option<PoolBuf> {
+        let buf = self.quota.alloc(&self.pool, len, self.limits.app_frames);
+        self.mib.frames.pool_bufs_refused += u64::from(buf.is_none());
+        buf
+    }
+
+    /// The longest buffer of [`Stack::alloc`]: a frame of the device.
+    pub fn alloc_bytes_max(&self) -> usize {
+        self.pool.slot_bytes()
+    }
+
+    /// Whether bytes lie in the device's memory.
+    pub(crate) fn is_pool_memory(&self, data: &[u8]) -> bool {
+        self.pool.holds(data)
     }
 
     /// The last instant a caller gave.

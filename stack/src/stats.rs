@@ -51,6 +51,8 @@ counters! {
         tx_bytes: "OutBytes",
         /// Lost on the way out; the reasons are in [`Drops`].
         tx_dropped: "OutDropped",
+        /// Buffers in the device's memory that an application did not get.
+        pool_bufs_refused: "PoolBufsRefused",
     }
 }
 

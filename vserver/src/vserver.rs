@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_stack::frame::PoolBuf;
 use weft_stack::ip::address::AliasId;
 use weft_stack::shard::port_owner;
 
@@ -67,6 +68,12 @@ impl Vserver {
             0 => self.next_worker(),
             port => port_owner(port, count as u16).into(),
         }
+    }
+
+    /// A buffer of `len` bytes in the memory of the first worker's device; see
+    /// [`TcpStream::alloc`](crate::net::TcpStream::alloc), which with several workers knows better.
+    pub fn alloc(&self, len: usize) -> Option<PoolBuf> {
+        self.shared.home().peek(self.index, |node| node.stack.alloc(len)).ok()?
     }
 
     pub(crate) fn workers(&self) -> &[Arc<Worker>] {

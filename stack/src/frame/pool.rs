@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -71,6 +72,8 @@ pub(super) struct Pool {
     slots: NonNull<Slot>,
     count: u32,
     slot_bytes: u32,
+    /// Addresses from the first slot's first byte to the last one's end.
+    range: Range<usize>,
     /// Token of the domain it belongs to, 0 for none.
     home: AtomicUsize,
     local: Local,
@@ -281,6 +284,9 @@ impl FramePool {
         slot_bytes: usize,
     ) -> FramePool {
         let count = slots.len() as u32;
+        let starts = || slots.iter().map(|base| base.addr().get());
+        let first = starts().min().unwrap_or_default();
+        let range = first..starts().max().map_or(first, |last| last + slot_bytes);
         let slot_bytes = u32::try_from(slot_bytes).expect("a frame is smaller than 4 GiB");
         let records = slots.into_iter().zip(0..).map(|(base, i)| Slot::new(base, slot_bytes, i));
         let records: Box<[Slot]> = records.collect();
@@ -288,6 +294,7 @@ impl FramePool {
             slots: NonNull::from(Box::leak(records)).cast(),
             count,
             slot_bytes,
+            range,
             home: AtomicUsize::new(0),
             local: Local::new((count as usize / 2).min(LOCAL_SLOTS_MAX)),
             shared: Mutex::new(Shared { free: (0..count).rev().collect(), orphaned: false }),
@@ -417,6 +424,12 @@ impl FramePool {
     #[inline]
     pub fn owns(&self, frame: &Frame) -> bool {
         frame.record().pool == Some(self.pool)
+    }
+
+    /// Whether `data` lies in the memory of this pool.
+    #[inline]
+    pub fn holds(&self, data: &[u8]) -> bool {
+        self.pool().range.contains(&data.as_ptr().addr())
     }
 
     /// Makes it the domain's with this token, unless it is some domain's.

@@ -69,6 +69,28 @@ fn a_frame_comes_back_as_new() {
     }
 }
 
+#[test]
+fn applications_hold_no_more_than_their_quota_and_leave_a_quarter() {
+    let pool = FramePool::heap(64, 2048);
+    let quota = Quota::default();
+    let mut buf = quota.alloc(&pool, 1000, 2).unwrap();
+    buf[..5].copy_from_slice(b"hello");
+    buf.truncate(5);
+    let bytes = buf.freeze();
+    assert!(pool.holds(&bytes) && !pool.holds(b"static"));
+    let second = quota.alloc(&pool, 2048, 2).unwrap();
+    assert!(quota.alloc(&pool, 1, 2).is_none());
+    assert!(quota.alloc(&pool, 2049, 9).is_none());
+    let slice = bytes.slice(1..3);
+    drop((bytes, second));
+    assert_eq!((&slice[..], pool.free()), (&b"el"[..], 63));
+    std::thread::spawn(move || drop(slice)).join().unwrap();
+    assert_eq!(pool.free(), 64);
+    let held: Vec<_> = std::iter::from_fn(|| quota.alloc(&pool, 1, usize::MAX)).collect();
+    assert_eq!((held.len(), pool.free()), (49, 15));
+    assert_eq!(pool.exhausted(), 0);
+}
+
 /// A region that tells when it is unmapped.
 struct Told {
     _memory: Box<[u8]>,

@@ -10,6 +10,7 @@ use crate::Stack;
 use crate::ip::address::AliasId;
 use crate::path::PathLayer;
 use crate::time::Instant;
+use crate::transport::tcp::{SHARE_BYTES_MIN, SHARE_POOL_BYTES_MIN};
 
 /// Why a listen failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -476,15 +477,18 @@ impl<P: PathLayer> Stack<P> {
     }
 
     /// Queues shared bytes without copying; takes what fits off the front of `data`. Pieces below
-    /// 2 KiB are copied all the same.
+    /// 2 KiB (of [`Stack::alloc`]'s memory: 512 bytes) are copied all the same: each would be a
+    /// piece of its own down to the device, which costs more.
     pub fn tcp_send_bytes(
         &mut self,
         now: Instant,
         id: SocketId,
         data: &mut Bytes,
     ) -> Result<usize, TcpSendError> {
+        let share_min =
+            if self.is_pool_memory(data) { SHARE_POOL_BYTES_MIN } else { SHARE_BYTES_MIN };
         let (mut lower, tcp, _) = self.parts(now);
-        tcp.with_connection(&mut lower, id, |c, cx| c.write_bytes(cx, data))
+        tcp.with_connection(&mut lower, id, |c, cx| c.write_bytes(cx, data, share_min))
             .unwrap_or(Err(TcpSendError::Closed))
     }
 

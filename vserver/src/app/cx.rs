@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use weft_stack::frame::PoolBuf;
 use weft_stack::socket::tcp::{
     ConnectError, ListenError, ShutdownHow, TcpInfo, TcpOption, TcpRecvError, TcpSendError,
 };
@@ -90,6 +91,13 @@ impl Cx<'_> {
         let sent = self.stack.tcp_send(self.now, id, data);
         self.note_short(id, sent, data.len());
         sent
+    }
+
+    /// A buffer of `len` bytes in the device's memory: written, frozen and sent with
+    /// [`Cx::send_bytes`] it is copied no more. `None`: longer than a frame of the device, or the
+    /// vserver holds its share (`app_frames`) already; then send by copying.
+    pub fn alloc(&mut self, len: usize) -> Option<PoolBuf> {
+        self.stack.alloc(len)
     }
 
     /// Queues bytes without copying and takes what fitted off the front of `data`; returns how many.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use weft_stack::frame::PoolBuf;
 use weft_stack::shard::flow_owner;
 use weft_stack::socket::SocketId;
 use weft_stack::socket::TcpOptions;
@@ -302,6 +303,14 @@ impl TcpStream {
         self.socket.wait(Direction::Read, |node, now| {
             received(node.stack.tcp_recv_bytes(now, self.id(), max))
         })
+    }
+
+    /// A buffer of `len` bytes in the memory that this stream's worker sends from: written, frozen
+    /// and sent with [`TcpStream::send_bytes`] it is copied no more. `None`: longer than a frame of
+    /// the device, or the vserver holds its share (`app_frames`) already; then send by copying.
+    pub fn alloc(&self, len: usize) -> Option<PoolBuf> {
+        let worker = self.socket.vserver.worker(self.socket.worker);
+        worker.peek(self.socket.vserver.index(), |node| node.stack.alloc(len)).ok()?
     }
 
     /// Queues `data` without copying. Blocking: all of it; non-blocking: takes what fits off its

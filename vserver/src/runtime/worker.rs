@@ -121,7 +121,9 @@ impl Worker {
 
     /// Reads something of a vserver; nothing is transmitted after it.
     pub(crate) fn peek<R>(&self, node: u32, f: impl FnOnce(&mut Node) -> R) -> io::Result<R> {
-        Ok(f(&mut self.lock_running()?.nodes[node as usize]))
+        let mut core = self.lock_running()?;
+        let _inside = core.enter();
+        Ok(f(&mut core.nodes[node as usize]))
     }
 
     /// One application call on a vserver's stack, with everything that follows from it.

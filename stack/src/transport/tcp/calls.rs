@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use crate::socket::Readiness;
 use crate::socket::tcp::{
@@ -40,16 +40,15 @@ impl Connection {
         Ok(taken)
     }
 
-    /// Queues shared bytes.
+    /// Queues shared bytes, copied if they are fewer than `share_min`.
     pub(crate) fn write_bytes(
         &mut self,
         cx: &mut Cx<'_>,
         data: &mut Bytes,
+        share_min: usize,
     ) -> Result<usize, TcpSendError> {
         let room = self.before_write(cx)?;
-        let mut head = data.slice(..data.len().min(room));
-        let (taken, copied) = self.send.push_shared(&mut head);
-        data.advance(taken);
+        let (taken, copied) = self.send.push_shared(data, room, share_min);
         cx.stats.snd_copied_octets += copied as u64;
         self.small.more = false;
         self.write_blocked = !data.is_empty() || self.send.free() == 0;

@@ -88,6 +88,7 @@ use output::PathLimits;
 use plpmtud::TooBig;
 use ports::Ports;
 use pressure::Budget;
+pub(crate) use send_buffer::{SHARE_BYTES_MIN, SHARE_POOL_BYTES_MIN};
 pub(crate) use state::Connection;
 use state::{Cx, Owner, Settings};
 use time_wait::TimeWaits;

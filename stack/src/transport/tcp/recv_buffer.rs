@@ -4,11 +4,10 @@
 //! Memory is accounted as held, not as used: a small payload in a large frame is copied out once a
 //! connection holds much more memory than data, and any payload once its pool runs low, so that
 //! readers who do not read cannot starve the receive rings. Frames lent to the application as [`Bytes`] stay
-//! counted until it drops them; beyond the limit it gets copies.
+//! counted until it drops them; beyond the limit, or once the pool runs low, it gets copies.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -63,19 +62,13 @@ impl Chunk {
 /// A frame in the hands of the application.
 struct Lent {
     frame: Frame,
-    /// Footprints of all frames lent by the connection.
-    lent: Arc<AtomicUsize>,
+    /// Counts itself among those of the connection.
+    _lent: Arc<()>,
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
         self.frame.data()
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.lent.fetch_sub(payload::footprint(&self.frame), Ordering::Relaxed);
     }
 }
 
@@ -87,7 +80,8 @@ pub(crate) struct RecvBuffer {
     limit: usize,
     /// What the window may offer, data that waits included.
     window_max: usize,
-    lent: Option<Arc<AtomicUsize>>,
+    /// One more than there are frames lent.
+    lent: Option<Arc<()>>,
     pub(crate) tuning: OnDemand<Tuning>,
 }
 
@@ -292,12 +286,12 @@ impl RecvBuffer {
 
     fn lend(&mut self, frame: Frame) -> (Bytes, usize) {
         let lent = self.lent.get_or_insert_default();
-        let footprint = payload::footprint(&frame);
-        if lent.load(Ordering::Relaxed) + footprint > self.limit {
+        // The frames of a device are of one size.
+        let held = Arc::strong_count(lent) * payload::footprint(&frame);
+        if held > self.limit || frame.is_scarce() {
             return (Bytes::copy_from_slice(frame.data()), frame.len());
         }
-        lent.fetch_add(footprint, Ordering::Relaxed);
-        (Bytes::from_owner(Lent { frame, lent: Arc::clone(lent) }), 0)
+        (Bytes::from_owner(Lent { frame, _lent: Arc::clone(lent) }), 0)
     }
 
     /// Whether memory is kept for data to come.

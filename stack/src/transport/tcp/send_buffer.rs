@@ -4,6 +4,7 @@
 //! Offsets count from the first unacknowledged byte.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -14,7 +15,10 @@ const BLOCK_BYTES_MIN: usize = 512;
 const BLOCK_BYTES_MAX: usize = 64 << 10;
 
 /// Shared bytes shorter than this are copied: a segment then has a bounded number of pieces.
-const SHARE_BYTES_MIN: usize = 2 << 10;
+pub(crate) const SHARE_BYTES_MIN: usize = 2 << 10;
+
+/// The same for the device's own memory, which is copied twice otherwise, here and by the device.
+pub(crate) const SHARE_POOL_BYTES_MIN: usize = 512;
 
 /// Most connections wait with nothing to send: then there is no queue.
 #[derive(Debug, Default)]
@@ -67,11 +71,18 @@ impl SendBuffer {
         taken
     }
 
-    /// Takes what fits off the front of `data`, shared; returns bytes taken and bytes copied.
-    pub(crate) fn push_shared(&mut self, data: &mut Bytes) -> (usize, usize) {
-        let taken = data.len().min(self.free());
-        let piece = data.split_to(taken);
-        if taken < SHARE_BYTES_MIN {
+    /// Takes what fits, at most `room`, off the front of `data`, shared unless it is shorter than
+    /// `share_min`; returns bytes taken and bytes copied.
+    pub(crate) fn push_shared(
+        &mut self,
+        data: &mut Bytes,
+        room: usize,
+        share_min: usize,
+    ) -> (usize, usize) {
+        let taken = data.len().min(room).min(self.free());
+        // The whole of it is moved, not counted twice.
+        let piece = if taken == data.len() { mem::take(data) } else { data.split_to(taken) };
+        if taken < share_min {
             self.push(&piece);
             return (taken, taken);
         }
@@ -218,10 +229,15 @@ mod tests {
     fn large_shared_bytes_are_not_copied() {
         let mut b = SendBuffer::new(100_000);
         let original = Bytes::from(vec![7; 50_000]);
-        let (taken, copied) = b.push_shared(&mut original.clone());
+        let (taken, copied) = b.push_shared(&mut original.clone(), usize::MAX, SHARE_BYTES_MIN);
         assert_eq!((taken, copied), (50_000, 0));
         assert_eq!(b.slice(1000, 500).iter().next().unwrap().as_ptr(), original[1000..].as_ptr());
-        assert_eq!(b.push_shared(&mut Bytes::from_static(b"small")), (5, 5));
+        let small = |b: &mut SendBuffer, min| {
+            b.push_shared(&mut Bytes::from_static(b"small"), usize::MAX, min)
+        };
+        assert_eq!((small(&mut b, SHARE_BYTES_MIN), small(&mut b, 5)), ((5, 5), (5, 0)));
+        let mut two = Bytes::from_static(b"two parts");
+        assert_eq!((b.push_shared(&mut two, 4, 0), &two[..]), ((4, 0), &b"parts"[..]));
     }
 
     #[test]
@@ -249,7 +265,7 @@ mod tests {
                     0 | 1 => {
                         let data: Vec<u8> = (0..x).map(|_| { next = next.wrapping_add(1); next }).collect();
                         let n = if op == 0 { b.push(&data) } else {
-                            b.push_shared(&mut Bytes::from(data.clone())).0
+                            b.push_shared(&mut Bytes::from(data.clone()), usize::MAX, y).0
                         };
                         prop_assert_eq!(n, x.min(20_000 - model.len()));
                         model.extend_from_slice(&data[..n]);

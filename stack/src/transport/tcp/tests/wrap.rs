@@ -21,7 +21,7 @@ fn transfer(b: &mut Bench) {
     let from = b.c.snd_una;
     while b.c.snd_una - from < 5 << 29 {
         let mut data = chunk.clone();
-        assert_eq!(b.cx(|c, cx| c.write_bytes(cx, &mut data)), Ok(CHUNK));
+        assert_eq!(b.cx(|c, cx| c.write_bytes(cx, &mut data, 2048)), Ok(CHUNK));
         while b.c.snd_una != b.c.data_end() {
             while b.cx(|c, cx| c.poll_segment(cx, &limits)).is_some() {}
             let nxt = b.c.snd_nxt.0;
