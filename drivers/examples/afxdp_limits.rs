@@ -12,12 +12,13 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weft_drivers::afxdp::{AfXdp, AfXdpOptions, BareQueue, UmemPool, XdpMode, XdpProgram};
 use weft_drivers::device::{Device, Steer};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
-use weft_stack::frame::{Frame, FrameDomain};
+use weft_stack::frame::{Checksum, Frame, FrameDomain, Gso, HEADROOM_BYTES};
 
 const RUN: Duration = Duration::from_millis(700);
 const BATCH: usize = 64;
@@ -66,6 +67,8 @@ struct Weft {
     domain: FrameDomain,
     headers: Vec<u8>,
     len: usize,
+    /// Payload of super-segments, and their segment size.
+    payload: Option<(Vec<Bytes>, u16)>,
     burst: Vec<Frame>,
     queue: VecDeque<Frame>,
 }
@@ -76,7 +79,34 @@ impl Weft {
         domain.adopt(device.pool());
         let headers = frame[..42].to_vec();
         let (burst, queue) = (Vec::new(), VecDeque::new());
-        Weft { device, domain, headers, len: frame.len(), burst, queue }
+        Weft { device, domain, headers, len: frame.len(), payload: None, burst, queue }
+    }
+
+    /// Sends super-segments of 60,000 bytes from now on, their payload in the UMEM or elsewhere.
+    fn send_super_segments(&mut self, in_umem: bool) {
+        let pool = self.device.pool();
+        let each = pool.slot_bytes() - HEADROOM_BYTES;
+        let piece = |i: usize| {
+            let len = each.min(60_000 - i * each);
+            if !in_umem {
+                return Bytes::from(vec![7; len]);
+            }
+            let mut frame = pool.alloc().unwrap();
+            frame.push_back(len).fill(7);
+            frame.into_bytes()
+        };
+        let pieces = (0..60_000usize.div_ceil(each)).map(piece).collect();
+        self.payload = Some((pieces, (self.len - 42) as u16));
+    }
+
+    fn super_segment(&self) -> Option<Frame> {
+        let (pieces, size) = self.payload.as_ref()?;
+        let mut frame = self.device.pool().alloc()?;
+        frame.append(&self.headers);
+        frame.frags.extend(pieces.iter().cloned());
+        frame.meta.gso = Gso::Udp { size: *size };
+        frame.meta.checksum = Checksum::Partial { start: 34, offset: 6 };
+        Some(frame)
     }
 
     /// A frame with headers; of several slots if it is longer than one.
@@ -106,13 +136,16 @@ impl Contestant for Weft {
     }
     fn send(&mut self, n: usize) -> usize {
         let _inside = self.domain.enter();
-        while self.queue.len() < n {
+        if self.payload.is_some() && self.queue.is_empty() {
+            self.queue.extend(self.super_segment());
+        }
+        while self.payload.is_none() && self.queue.len() < n {
             let Some(frame) = self.build() else { break };
             self.queue.push_back(frame);
         }
         let sent = self.device.transmit(&mut self.queue).unwrap();
         self.device.flush().unwrap();
-        sent
+        if self.payload.is_some() { sent * 60_000usize.div_ceil(self.len - 42) } else { sent }
     }
     fn receive(&mut self) -> usize {
         let _inside = self.domain.enter();
@@ -167,7 +200,17 @@ struct Pair {
     ends: [Box<dyn Contestant>; 2],
 }
 
-fn open(bare: bool, len: usize) -> Pair {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bare,
+    Frames,
+    /// Payload in the UMEM.
+    Gathered,
+    /// Payload elsewhere.
+    Copied,
+}
+
+fn open(kind: Kind, len: usize) -> Pair {
     let ns = [Netns::new().unwrap(), Netns::new().unwrap()];
     let mac = |i: u8| Some([2, 0, 0, 0, 0, i + 1]);
     ns[0]
@@ -190,13 +233,17 @@ fn open(bare: bool, len: usize) -> Pair {
                 let umem = UmemPool::new(4096, chunk, false).unwrap();
                 let program = XdpProgram::attach(&name, XdpMode::Native).unwrap();
                 program.steer(Steer::Add([10, 0, 0, i + 1].into())).unwrap();
-                if bare {
+                if kind == Kind::Bare {
                     let mut queue = BareQueue::open(&program, 0, &umem, options).unwrap();
                     queue.prepare(&frame);
                     Box::new(Bare(queue))
                 } else {
                     let device = AfXdp::open(&program, 0, &umem, options).unwrap();
-                    Box::new(Weft::new(device, &frame))
+                    let mut weft = Weft::new(device, &frame);
+                    if i == 0 && kind != Kind::Frames {
+                        weft.send_super_segments(kind == Kind::Gathered);
+                    }
+                    Box::new(weft)
                 }
             })
             .unwrap()
@@ -233,11 +280,13 @@ struct Rate {
     per_second: f64,
     kicks_per_frame: f64,
     copied_per_frame: f64,
+    /// Share of the frames sent that arrived.
+    arrived: f64,
 }
 
 /// Frames per second that arrive.
-fn one_way(bare: bool, len: usize, sleep: bool) -> Rate {
-    let mut pair = open(bare, len);
+fn one_way(kind: Kind, len: usize, sleep: bool) -> Rate {
+    let mut pair = open(kind, len);
     let [near, far] = &mut pair.ends;
     near.watch(sleep);
     far.watch(sleep);
@@ -277,6 +326,7 @@ fn one_way(bare: bool, len: usize, sleep: bool) -> Rate {
                 per_second: frames as f64 / seconds,
                 kicks_per_frame: (near.kicks() - kicks) as f64 / sent as f64,
                 copied_per_frame: (near.copied() - copied) as f64 / sent as f64,
+                arrived: frames as f64 / sent as f64,
             }
         });
         sender.join().unwrap()
@@ -285,8 +335,8 @@ fn one_way(bare: bool, len: usize, sleep: bool) -> Rate {
 
 /// Half the frames of a round trip bounce: `window` are on their way. Returns round trips per
 /// second and the median time of one in microseconds.
-fn round_trips(bare: bool, len: usize, sleep: bool, window: usize) -> (f64, f64) {
-    let mut pair = open(bare, len);
+fn round_trips(kind: Kind, len: usize, sleep: bool, window: usize) -> (f64, f64) {
+    let mut pair = open(kind, len);
     let [near, far] = &mut pair.ends;
     near.watch(sleep);
     far.watch(sleep);
@@ -342,14 +392,15 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     let runs: usize = std::env::args().nth(1).map_or(3, |a| a.parse().unwrap());
     let filter = std::env::args().nth(2).unwrap_or_default();
-    let both = |run: &dyn Fn(bool) -> f64| {
-        let (mut bare, mut weft) = (Vec::new(), Vec::new());
+    let between = |kinds: [Kind; 2], run: &dyn Fn(Kind) -> f64| {
+        let (mut first, mut second) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            bare.push(run(true));
-            weft.push(run(false));
+            first.push(run(kinds[0]));
+            second.push(run(kinds[1]));
         }
-        (median(bare), median(weft))
+        (median(first), median(second))
     };
+    let both = |run: &dyn Fn(Kind) -> f64| between([Kind::Bare, Kind::Frames], run);
     println!("{:28} {:>12} {:>12} {:>7}", "", "bare rings", "device", "ratio");
     let show = |name: String, (bare, weft): (f64, f64), more: String| {
         println!("{name:28} {bare:12.2} {weft:12.2} {:7.3} {more}", weft / bare);
@@ -362,14 +413,17 @@ fn main() {
                 continue;
             }
             let last = std::cell::Cell::new(Rate::default());
-            let rates = both(&|bare| {
-                let rate = one_way(bare, len, sleep);
+            let rates = both(&|kind| {
+                let rate = one_way(kind, len, sleep);
                 last.set(rate);
                 rate.per_second / 1e3
             });
-            let Rate { kicks_per_frame, copied_per_frame, .. } = last.get();
-            let more =
-                format!("{kicks_per_frame:.4} kicks, {copied_per_frame:.0} bytes copied a frame");
+            let Rate { kicks_per_frame, copied_per_frame, arrived, .. } = last.get();
+            let more = format!(
+                "{kicks_per_frame:.4} kicks, {copied_per_frame:.0} bytes copied a frame, \
+                 {:.1} % arrived",
+                100.0 * arrived
+            );
             show(name, rates, more);
         }
         for (what, window) in [("ping-pong", 1), ("bounce", 64)] {
@@ -379,12 +433,23 @@ fn main() {
                 if !name.contains(&filter) {
                     continue;
                 }
-                let rates = both(&|bare| {
-                    let (rate, time) = round_trips(bare, len, sleep, window);
+                let rates = both(&|kind| {
+                    let (rate, time) = round_trips(kind, len, sleep, window);
                     if window == 1 { time } else { rate / 1e3 }
                 });
                 show(name, rates, String::new());
             }
+        }
+    }
+    println!(
+        "{:28} {:>12} {:>12} {:>7}",
+        "super-segments of 60,000 B", "copied", "gathered", "ratio"
+    );
+    for len in [1514, 3500, 9014] {
+        let name = format!("super {len} B spin, kpps");
+        if name.contains(&filter) {
+            let run = |kind| one_way(kind, len, false).per_second / 1e3;
+            show(name, between([Kind::Copied, Kind::Gathered], &run), String::new());
         }
     }
 }

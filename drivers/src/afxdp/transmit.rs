@@ -92,13 +92,11 @@ impl AfXdp {
             Gso::Tcp4 { mss } | Gso::Tcp6 { mss } => usize::from(mss),
             Gso::Udp { size } => usize::from(size),
         };
-        // No more pieces in one segment than a chain has: eight whole ones, and its ends.
-        let inner = frags.iter().take(pieces - 1).skip(1);
-        if inner.into_iter().all(|frag| frag.len() >= size / 8) {
-            Way::Gathered
-        } else {
-            Way::Copied
-        }
+        // A segment holds as many pieces as a chain has slots behind the headers: whole ones, and
+        // parts at its ends.
+        let least = size / (FRAME_SLOTS_MAX - 3);
+        let mut inner = frags.iter().take(pieces - 1).skip(1);
+        if inner.all(|frag| frag.len() >= least.max(1)) { Way::Gathered } else { Way::Copied }
     }
 
     fn put(&mut self, slot: u32, desc: Desc) {
