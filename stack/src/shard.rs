@@ -11,6 +11,7 @@
 //! two hosts that run weft find each other's queues.
 
 use core::net::{IpAddr, SocketAddr};
+use core::sync::atomic::AtomicUsize;
 
 use crate::ip::icmp::Quote;
 use crate::stack::Limits;
@@ -29,6 +30,12 @@ impl Default for Shard {
     fn default() -> Shard {
         Shard::ONLY
     }
+}
+
+/// What the shards of a vserver count together.
+#[derive(Debug, Default)]
+pub struct SharedCounts {
+    pub(crate) udp_sockets: AtomicUsize,
 }
 
 /// Whose a packet is.
@@ -76,8 +83,8 @@ impl Shard {
     /// Divided are the limits of what the flow hash spreads: connections, half-open ones, bytes,
     /// path MTUs, ICMP errors per second. Whole are those of what exists on every shard alike
     /// (routes, addresses, groups, listeners, neighbours), of what only shard 0 has (raw sockets,
-    /// reassembly), and of single sockets and queues. UDP sockets stay whole because their ports
-    /// fall unevenly on few shards.
+    /// reassembly), and of single sockets and queues. UDP sockets are counted over all shards
+    /// ([`SharedCounts`]), because few ports fall unevenly.
     pub(crate) fn share(self, limits: Limits) -> Limits {
         if !self.has_peers() {
             return limits;

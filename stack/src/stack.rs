@@ -14,6 +14,7 @@
 //! warm-up. Bad packets are never errors: they are counted by [`DropReason`](crate::drop::DropReason).
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
 pub use crate::ctx::Moved;
 use crate::ctx::{Ctx, Outbox, Timer};
@@ -27,7 +28,7 @@ use crate::link::neighbour::NeighbourInfo;
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
-use crate::shard::Shard;
+use crate::shard::{Shard, SharedCounts};
 use crate::socket::Event;
 use crate::socket::tcp::CongestionControl;
 use crate::stats::Mib;
@@ -283,6 +284,8 @@ pub struct StackConfig {
     pub seed: [u8; 16],
     /// Which of the vserver's stacks this is; limits are those of the whole vserver.
     pub shard: Shard,
+    /// What is counted over all shards; `None`: this is the only one.
+    pub shared: Option<Arc<SharedCounts>>,
 }
 
 impl Default for StackConfig {
@@ -294,6 +297,7 @@ impl Default for StackConfig {
             forwarding: false,
             seed: [0; 16],
             shard: Shard::ONLY,
+            shared: None,
         }
     }
 }
@@ -473,7 +477,7 @@ impl<P: PathLayer> Stack<P> {
         }
         config.limits = config.shard.share(config.limits);
         let tcp = Tcp::new(&config, &secrets);
-        let udp = Udp::new(&secrets);
+        let udp = Udp::new(&secrets, config.shared.take());
         let ip = Ip::new(&config, &secrets, now);
         Stack {
             name: config.name,

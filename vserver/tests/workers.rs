@@ -4,11 +4,14 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use weft_drivers::device::AnyDevice;
 use weft_stack::shard::{flow_owner, port_owner};
-use weft_vserver::net::{IcmpSocket, Poller, TcpListener, TcpStream, UdpSocket};
+use weft_vserver::app::{Cx, Service, SocketId};
+use weft_vserver::net::{Family, IcmpSocket, Poller, RawSocket, TcpListener, TcpStream, UdpSocket};
 use weft_vserver::stats::HostSnapshot;
 use weft_vserver::{Devices, Host};
 
@@ -225,7 +228,7 @@ fn a_vserver_reaches_itself_and_its_neighbours_across_workers() {
 #[test]
 fn a_ping_is_answered_once_and_asks_from_home() {
     let (server, client) = hosts(4, 4, 2);
-    let ping = IcmpSocket::open(&vs(&client, "c"), weft_vserver::net::Family::V4).unwrap();
+    let ping = IcmpSocket::open(&vs(&client, "c"), Family::V4).unwrap();
     ping.set_read_timeout(Some(PATIENCE)).unwrap();
     for sequence in 0..20 {
         ping.send_echo(sequence, b"0123456789", Some(addr("10.0.0.1:0"))).unwrap();
@@ -335,4 +338,126 @@ fn a_stop_ends_blocked_calls_on_every_worker() {
             std::io::ErrorKind::ConnectionReset
         );
     }
+}
+
+#[test]
+fn ten_thousand_connections_spread_evenly() {
+    const CONNECTIONS: usize = 10_000;
+    const AT_ONCE: usize = 250;
+    let (server, client) = hosts(4, 4, 4);
+    let listener = TcpListener::bind(&vs(&server, "web"), addr("0.0.0.0:80")).unwrap();
+    let c = vs(&client, "c");
+    let (mut streams, mut accepted) = (Vec::new(), Vec::new());
+    while streams.len() < CONNECTIONS {
+        for _ in 0..AT_ONCE {
+            streams.push(TcpStream::start_connect(&c, None, addr("10.0.0.1:80")).unwrap());
+        }
+        for _ in 0..AT_ONCE {
+            accepted.push(listener.accept().unwrap());
+        }
+    }
+    let mut per_worker = [0; 4];
+    for (stream, peer) in &accepted {
+        per_worker[usize::from(flow_owner(stream.local_addr().unwrap(), *peer, 4))] += 1;
+    }
+    // The client takes its workers in turn, and both ends of a flow have the same number.
+    assert_eq!(per_worker, [CONNECTIONS / 4; 4]);
+    let now = |host: &Host| host.snapshot().vservers[0].tcp_connections;
+    assert_eq!((now(&server), now(&client)), (CONNECTIONS, CONNECTIONS));
+    for stream in &streams {
+        stream.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    drop((streams, accepted, listener));
+    wait_until_empty(&server, "web");
+    wait_until_empty(&client, "c");
+    check_fates(&server.snapshot());
+    let drops = server.snapshot().drops;
+    assert!(!drops.contains_key("HandOverFull"), "{drops:?}");
+}
+
+#[test]
+fn flows_that_come_on_their_own_queue_are_not_handed_over() {
+    let (server, client) = hosts(2, 2, 2);
+    let _echo = echo_server(&vs(&server, "web"), addr("0.0.0.0:7"));
+    for _ in 0..8 {
+        echo(&connect(&vs(&client, "c"), addr("10.0.0.1:7")), &pattern(100_000));
+    }
+    for host in [&server, &client] {
+        // Both hosts number the owners alike: what one sends on its queue is the other's of the
+        // same number.
+        assert_eq!((handed(host, "HandOverArrived"), handed(host, "HandOverTransmits")), (0, 0));
+    }
+}
+
+#[test]
+fn a_raw_socket_sees_the_packets_of_every_worker() {
+    let limits = "[vserver.web.limits]\nraw_sockets = 2\n";
+    let server = Host::start(config(&(text("web", 1, 4, 1) + limits))).unwrap();
+    let client = on(&text("c", 2, 1, 1), server.take_mem_peers("eth0").unwrap());
+    let raw = RawSocket::open(&vs(&server, "web"), Family::V4, 17).unwrap();
+    raw.set_read_timeout(Some(PATIENCE)).unwrap();
+    let asker = UdpSocket::bind(&vs(&client, "c"), addr("0.0.0.0:0")).unwrap();
+    let mut owners = HashSet::new();
+    for port in 7000..7016u16 {
+        owners.insert(port_owner(port, 4));
+        asker.send_to(b"x", SocketAddr::new([10, 0, 0, 1].into(), port)).unwrap();
+        let packet = raw.recv_packet().unwrap();
+        assert_eq!(packet.payload[22..24], port.to_be_bytes());
+    }
+    assert_eq!(owners.len(), 4);
+}
+
+#[test]
+fn udp_sockets_are_counted_over_all_workers() {
+    let limits = "[vserver.web.limits]\nudp_sockets = 4\n";
+    let host = Host::start(config(&(text("web", 1, 4, 1) + limits))).unwrap();
+    let web = vs(&host, "web");
+    let bind = |port| UdpSocket::bind(&web, SocketAddr::new([0; 4].into(), port));
+    // All on one worker, and all that the vserver may have.
+    let ports: Vec<u16> = (7000..).filter(|p| port_owner(*p, 4) == 1).take(5).collect();
+    let mut held: Vec<_> = ports[..4].iter().map(|p| bind(*p).unwrap()).collect();
+    assert_eq!(bind(ports[4]).unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded);
+    assert_eq!(bind(0).unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded);
+    held.pop();
+    held.push(bind(0).unwrap());
+    assert_eq!(bind(ports[0]).unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded);
+    held.clear();
+    assert_eq!(bind(ports[0]).unwrap().local_addr().unwrap().port(), ports[0]);
+}
+
+/// Answers what it gets, and counts on which worker.
+struct Answer(Arc<[AtomicUsize; 4]>);
+
+impl Service for Answer {
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        cx.listen(addr("0.0.0.0:7"), 1024).expect("listen");
+    }
+    fn accepted(&mut self, cx: &mut Cx<'_>, _: SocketId, _: SocketAddr) {
+        self.0[cx.worker()].fetch_add(1, Ordering::Relaxed);
+    }
+    fn readable(&mut self, cx: &mut Cx<'_>, id: SocketId) {
+        let mut buf = [0; 100];
+        while let Ok(n) = cx.recv(id, &mut buf) {
+            if n == 0 {
+                return cx.close(id);
+            }
+            cx.send(id, &buf[..n]).expect("room for so little");
+        }
+    }
+}
+
+#[test]
+fn a_service_runs_on_every_worker() {
+    let (server, client) = hosts(4, 1, 2);
+    let seen: Arc<[AtomicUsize; 4]> = Arc::default();
+    let answer = |_| Answer(Arc::clone(&seen));
+    let service = server.run_service(&vs(&server, "web"), answer).unwrap();
+    let c = vs(&client, "c");
+    for _ in 0..64 {
+        echo(&connect(&c, addr("10.0.0.1:7")), b"hello");
+    }
+    let counts: Vec<usize> = seen.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+    assert!(counts.iter().all(|n| *n > 4) && counts.iter().sum::<usize>() == 64, "{counts:?}");
+    drop(service);
+    until("end of the service", || TcpStream::connect(&c, addr("10.0.0.1:7")).is_err());
 }

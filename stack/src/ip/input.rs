@@ -568,7 +568,13 @@ fn deliver(
     pointer: u32,
     frame: Frame,
 ) -> Input {
-    ip.taps.copy(&packet, &frame);
+    // Of discovery every shard has a copy; shard 0's is for raw sockets.
+    let copied_before = !ctx.shard.is_home()
+        && packet.protocol == protocol::ICMPV6
+        && ndp::is_discovery(frame.data());
+    if !copied_before {
+        ip.taps.copy(&packet, &frame);
+    }
     match (packet.protocol, packet.dst) {
         (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
             output::stats(ctx.mib, packet.dst.is_ipv4()).in_delivers += 1;

@@ -14,7 +14,7 @@ use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
 use weft_stack::frame::FramePool;
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
 use weft_stack::ip::route::Route;
-use weft_stack::shard::Shard;
+use weft_stack::shard::{Shard, SharedCounts};
 use weft_stack::stack::{Change, ChangeError, StackConfig};
 use weft_stack::time::Instant;
 
@@ -94,9 +94,9 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
         cores[0].problem(problem);
     }
     for index in 0..config.vservers.len() {
-        let seed = seed()?;
+        let (seed, counts) = (seed()?, Arc::default());
         for core in &mut cores {
-            add_vserver(core, &config, &aliases, index, (seed, clock.now()))?;
+            add_vserver(core, &config, &aliases, index, (seed, &counts, clock.now()))?;
         }
     }
     let captures = opening.captures.into_iter().collect();
@@ -239,7 +239,7 @@ fn add_vserver(
     config: &HostConfig,
     aliases: &[AliasConfig],
     index: usize,
-    (seed, now): ([u8; 16], Instant),
+    (seed, counts, now): ([u8; 16], &Arc<SharedCounts>, Instant),
 ) -> Result<(), HostError> {
     let v = &config.vservers[index];
     let used = used_aliases(v);
@@ -253,6 +253,7 @@ fn add_vserver(
         tcp: v.tcp.clone(),
         forwarding: v.forwarding,
         seed,
+        shared: (core.mesh.count() > 1).then(|| Arc::clone(counts)),
         shard: Shard { index: core.mesh.me() as u16, count: core.mesh.count() as u16 },
     };
     let mut stack = HostStack::with_path(stack_config, pool, now, weft_shim::identity());

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use weft_stack::socket::raw::{EchoAnswer, Family, IcmpFilter, RawOption, RawPacket};
@@ -10,7 +11,10 @@ use weft_stack::socket::raw::{RawRecvError, RawSendError};
 use super::socket::{Direction, Socket, bind_error, not_connected, readiness_faces};
 use super::udp::udp_error;
 use crate::Vserver;
-use crate::runtime::Node;
+use crate::runtime::{Node, Notify};
+
+/// Protocols whose packets go to the worker of their flow; all others are worker 0's.
+const SPREAD: [u8; 4] = [1, 6, 17, 58];
 
 /// A raw socket of a vserver: copies of received packets of one protocol, and packets of it to
 /// send. Its vserver has to allow it (`raw_sockets`).
@@ -24,15 +28,20 @@ impl RawSocket {
     ///
     /// Errors: `PermissionDenied` if the vserver's limit is 0, `QuotaExceeded` at the limit.
     pub fn open(vserver: &Vserver, family: Family, protocol: u8) -> io::Result<RawSocket> {
+        let workers = vserver.workers().len();
         let open =
             |node: &mut Node, now| node.stack.raw_open(now, family, protocol).map_err(bind_error);
-        Ok(RawSocket { socket: Socket::open(vserver, 0, open)? })
-    }
-
-    /// Takes packets to this address only, and sends from it.
-    pub fn bind(&self, local: IpAddr) -> io::Result<()> {
-        let id = self.socket.id;
-        self.socket.call(|node, now| node.stack.raw_bind(now, id, local))?.map_err(bind_error)
+        if workers == 1 || !SPREAD.contains(&protocol) {
+            return Ok(RawSocket { socket: Socket::open(vserver, 0, open)? });
+        }
+        let notify = Arc::new(Notify::of_several());
+        let id = Socket::make(vserver, 0, &notify, open)?;
+        let mut socket = Socket::adopt(vserver, 0, id, Arc::clone(&notify));
+        for worker in 1..workers {
+            let id = Socket::make(vserver, worker, &notify, open)?;
+            socket.twins.push((worker, id));
+        }
+        Ok(RawSocket { socket })
     }
 
     /// Sends one packet; `to` is `None` on a connected socket or with a header of its own.
@@ -46,7 +55,12 @@ impl RawSocket {
     /// Receives one packet without copying; of IPv4 with its header.
     pub fn recv_packet(&self) -> io::Result<RawPacket> {
         let id = self.socket.id;
-        self.socket.wait(Direction::Read, |node, _| received(node.stack.raw_recv(id)))
+        if self.socket.twins.is_empty() {
+            let receive = |node: &mut Node, _| received(node.stack.raw_recv(id));
+            return self.socket.wait(Direction::Read, receive);
+        }
+        let receive = |node: &mut Node, id| received(node.stack.raw_recv(id));
+        self.socket.wait_anywhere(0, receive).map(|(_, packet)| packet)
     }
 }
 
@@ -64,12 +78,6 @@ impl IcmpSocket {
     pub fn open(vserver: &Vserver, family: Family) -> io::Result<IcmpSocket> {
         let open = |node: &mut Node, now| node.stack.icmp_open(now, family).map_err(bind_error);
         Ok(IcmpSocket { socket: Socket::open(vserver, 0, open)? })
-    }
-
-    /// Takes answers to this address only, and asks from it.
-    pub fn bind(&self, local: IpAddr) -> io::Result<()> {
-        let id = self.socket.id;
-        self.socket.call(|node, now| node.stack.raw_bind(now, id, local))?.map_err(bind_error)
     }
 
     /// Sends an echo request; `to` is `None` on a connected socket. Ports mean nothing.
@@ -96,19 +104,33 @@ impl IcmpSocket {
 macro_rules! raw_calls {
     ($type:ty) => {
         impl $type {
+            /// Takes packets to this address only, and sends from it.
+            pub fn bind(&self, local: IpAddr) -> io::Result<()> {
+                for (worker, id) in self.socket.places() {
+                    let bind = |node: &mut Node, now| node.stack.raw_bind(now, id, local);
+                    self.socket.call_on(worker, bind)?.map_err(bind_error)?;
+                }
+                Ok(())
+            }
+
             /// Takes packets from this host only, and sends to it.
             pub fn connect(&self, peer: SocketAddr) -> io::Result<()> {
-                let id = self.socket.id;
-                self.socket
-                    .call(|node, now| node.stack.raw_connect(now, id, peer))?
-                    .map_err(send_error)
+                for (worker, id) in self.socket.places() {
+                    let connect = |node: &mut Node, now| node.stack.raw_connect(now, id, peer);
+                    self.socket.call_on(worker, connect)?.map_err(send_error)?;
+                }
+                Ok(())
             }
 
             /// Sets an option; `InvalidInput` if the socket does not have it.
             pub fn set_option(&self, option: RawOption) -> io::Result<()> {
-                let id = self.socket.id;
-                let set = self.socket.call(|node, _| node.stack.raw_set_option(id, option))?;
-                if set { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+                for (worker, id) in self.socket.places() {
+                    let set = |node: &mut Node, _| node.stack.raw_set_option(id, option);
+                    if !self.socket.call_on(worker, set)? {
+                        return Err(io::ErrorKind::InvalidInput.into());
+                    }
+                }
+                Ok(())
             }
 
             /// The local address; the port is the protocol, of an ICMP socket the identifier.

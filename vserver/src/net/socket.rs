@@ -147,9 +147,26 @@ impl Socket {
         }
     }
 
-    /// How long a read may wait.
-    pub(crate) fn read_patience(&self) -> Wait {
-        self.patience(&self.read_timeout)
+    /// Repeats `op` on the socket and its twins until it gives something, on which worker too, or
+    /// as long as a read may wait. `first` is asked first.
+    pub(crate) fn wait_anywhere<R>(
+        &self,
+        first: usize,
+        mut op: impl FnMut(&mut Node, SocketId) -> Option<io::Result<R>>,
+    ) -> io::Result<(usize, R)> {
+        let wait = self.patience(&self.read_timeout);
+        let count = self.twins.len() + 1;
+        loop {
+            let seen = self.notify.fired();
+            for (worker, id) in self.places().cycle().skip(first % count).take(count) {
+                if let Some(result) = self.call_on(worker, |node, _| op(node, id))? {
+                    return result.map(|result| (worker, result));
+                }
+            }
+            if !self.notify.wait_at_gate(seen, wait) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
     }
 
     pub(crate) fn wait_for<R>(

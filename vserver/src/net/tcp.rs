@@ -109,27 +109,14 @@ impl TcpListener {
     }
 
     fn accept_anywhere(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let wait = self.socket.read_patience();
-        loop {
-            let seen = self.socket.notify.fired();
-            // Each worker is first in turn, so that none starves.
-            let first = self.accepted.load(Ordering::Relaxed) % (self.socket.twins.len() + 1);
-            for (worker, id) in
-                self.socket.places().cycle().skip(first).take(self.socket.twins.len() + 1)
-            {
-                let taken = self.socket.call_on(worker, |node, _| {
-                    let accepted = node.stack.tcp_accept(id)?;
-                    Some((accepted, Socket::watch(node, accepted.id)))
-                })?;
-                if let Some((accepted, notify)) = taken {
-                    self.accepted.fetch_add(1, Ordering::Relaxed);
-                    return Ok(self.accepted_on(worker, accepted, notify));
-                }
-            }
-            if !self.socket.notify.wait_at_gate(seen, wait) {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-        }
+        // Each worker is first in turn, so that none starves.
+        let first = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let take = |node: &mut Node, id| {
+            let accepted = node.stack.tcp_accept(id)?;
+            Some(Ok((accepted, Socket::watch(node, accepted.id))))
+        };
+        let (worker, (accepted, notify)) = self.socket.wait_anywhere(first, take)?;
+        Ok(self.accepted_on(worker, accepted, notify))
     }
 
     /// The bound address.

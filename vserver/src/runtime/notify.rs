@@ -103,9 +103,8 @@ impl Notify {
             // Behind the lock, whoever counted before this waits already.
             drop(gate.lock.lock());
             gate.opened.notify_all();
-        } else {
-            self.changed.notify_all();
         }
+        self.changed.notify_all();
         let watch = self.watch.lock();
         if let Some((fd, wanted)) = &watch.mio
             && ready.0 & wanted != 0

@@ -45,16 +45,19 @@ impl Udp {
         if !ip.is_unspecified() && !ip.is_multicast() && !lower.may_bind(ip) {
             return Err(BindError::NotAvailable);
         }
-        if self.sockets.len() >= lower.ctx.limits.udp_sockets {
+        if !self.count_in(lower.ctx.limits.udp_sockets) {
             return Err(BindError::TooMany);
         }
-        if local.port() == 0 {
+        let port = match local.port() {
             // A port of its own, whatever it would share.
-            let port = self.ephemeral(lower, ip, UdpBind { reuse_port: false, ..how });
-            local.set_port(port.ok_or(BindError::InUse)?);
-        } else if !self.is_free(ip, local.port(), how) {
+            0 => self.ephemeral(lower, ip, UdpBind { reuse_port: false, ..how }),
+            port => Some(port).filter(|port| self.is_free(ip, *port, how)),
+        };
+        let Some(port) = port else {
+            self.count_out();
             return Err(BindError::InUse);
-        }
+        };
+        local.set_port(port);
         self.generation = self.generation.wrapping_add(1);
         let index = self.sockets.insert(Socket {
             generation: self.generation,
@@ -194,6 +197,7 @@ impl Udp {
         }
         self.disconnect(id);
         let socket = self.sockets.remove(id.index as usize);
+        self.count_out();
         for addr in bindings(socket.bound, socket.how) {
             let key = (addr, socket.local.port());
             let Some(bucket) = self.bound.get_mut(&key) else { continue };

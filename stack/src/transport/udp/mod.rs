@@ -6,7 +6,9 @@
 //! both families.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use core::sync::atomic::Ordering;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use slab::Slab;
@@ -16,6 +18,7 @@ use super::waiting::{Marked, Marks, Waiting};
 use crate::hash::ConfiguredKeys;
 use crate::ip::address::AliasId;
 use crate::rng::{Key, Secrets};
+use crate::shard::SharedCounts;
 use crate::socket::udp::{Datagram, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpRecvError};
 use crate::socket::{Event, Readiness, SocketId, SocketInfo, SocketKind, SocketMemory};
 
@@ -92,6 +95,7 @@ pub(crate) struct Udp {
     flows: HashMap<Flow, u32, Key>,
     waiting: Waiting,
     generation: u32,
+    shared: Option<Arc<SharedCounts>>,
 }
 
 /// IPv4-mapped addresses mean IPv4.
@@ -128,13 +132,27 @@ impl Marked for Socket {
 
 impl Udp {
     /// No sockets.
-    pub(crate) fn new(secrets: &Secrets) -> Udp {
+    pub(crate) fn new(secrets: &Secrets, shared: Option<Arc<SharedCounts>>) -> Udp {
         Udp {
+            shared,
             sockets: Slab::new(),
             bound: HashMap::default(),
             flows: HashMap::with_hasher(secrets.flow),
             waiting: Waiting::default(),
             generation: 0,
+        }
+    }
+
+    /// One socket more, unless the vserver has `limit` of them, on all shards.
+    fn count_in(&self, limit: usize) -> bool {
+        let Some(shared) = &self.shared else { return self.sockets.len() < limit };
+        let more = |n: usize| (n < limit).then_some(n + 1);
+        shared.udp_sockets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn count_out(&self) {
+        if let Some(shared) = &self.shared {
+            shared.udp_sockets.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
