@@ -14,6 +14,9 @@ use crate::frame::Frags;
 const BLOCK_BYTES_MIN: usize = 512;
 const BLOCK_BYTES_MAX: usize = 64 << 10;
 
+/// Blocks that a connection keeps beside those that hold data.
+const SPARE_BLOCKS: usize = 2;
+
 /// Shared bytes shorter than this are copied: a segment then has a bounded number of pieces.
 pub(crate) const SHARE_BYTES_MIN: usize = 2 << 10;
 
@@ -34,6 +37,11 @@ struct Queue {
     /// Bytes behind `chunks` that no segment covered yet; the rest of its block takes the next
     /// small writes.
     tail: BytesMut,
+    /// Blocks that are full, oldest first. When the last byte of one is acknowledged and its last
+    /// frame is sent, it serves again: a bulk transfer allocates nothing.
+    spent: VecDeque<BytesMut>,
+    /// Whether `tail` ever was a block.
+    has_block: bool,
     /// Where the last slice ended: chunk index and the offset of its first byte.
     cursor: (u32, u32),
 }
@@ -152,7 +160,26 @@ impl Queue {
     fn start_block(&mut self, wanted: usize, held: usize) {
         self.freeze_tail();
         let size = wanted.max(held / 2).next_power_of_two();
-        self.tail.reserve(size.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX));
+        let size = size.clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
+        if mem::replace(&mut self.has_block, true) {
+            self.spent.push_back(mem::take(&mut self.tail));
+        }
+        while let Some(oldest) = self.spent.front_mut()
+            && oldest.try_reclaim(1)
+        {
+            self.tail = self.spent.pop_front().unwrap_or_default();
+            if self.tail.try_reclaim(size) {
+                return;
+            }
+        }
+        self.tail = BytesMut::with_capacity(size);
+    }
+
+    /// Gives back blocks that no data needs.
+    fn trim_spent(&mut self) {
+        while self.spent.len() > self.chunks.len() + SPARE_BLOCKS {
+            self.spent.pop_front();
+        }
     }
 
     fn freeze_tail(&mut self) {
@@ -199,6 +226,7 @@ impl Queue {
             self.chunks.pop_front();
             popped += 1;
         }
+        self.trim_spent();
         let (index, start) = self.cursor;
         let n = n as u32;
         // The front chunk starts at 0 again even if it was cut.
