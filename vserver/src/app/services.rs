@@ -56,6 +56,7 @@ pub(crate) struct Services {
     pub(crate) worker: usize,
     slots: Vec<Option<Slot>>,
     started: u64,
+    live: usize,
     deadlines: Deadlines,
     /// Listeners with more connections than are accepted in one turn.
     more: VecDeque<(u32, SocketId)>,
@@ -77,6 +78,7 @@ impl Services {
             return None;
         }
         self.started += 1;
+        self.live += 1;
         let slot = Slot {
             number: self.started,
             node,
@@ -327,6 +329,7 @@ impl Services {
             work = true;
             if budget > 0 {
                 self.slots[service as usize] = None;
+                self.live -= 1;
                 self.ending.pop();
             }
         }
@@ -345,6 +348,11 @@ impl Services {
         }
         let next = self.slots[service as usize].as_ref().and_then(|s| s.timers.peek());
         self.deadlines.update(u32::from(service), next.map(|t| t.0.0));
+    }
+
+    /// Whether there is none, not even one that ends.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live == 0
     }
 
     /// When [`Services::run`] has something to do.

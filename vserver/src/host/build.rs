@@ -365,23 +365,22 @@ fn run(
         PollMode::Busy => 2,
     });
     let mode = mode.unwrap_or(PollMode::Interrupt);
-    let (mut workers, mut sleepers) = (Vec::new(), Vec::new());
-    for core in cores {
+    let mut workers = Vec::new();
+    for mut core in cores {
+        core.poll.mode = mode;
         // The first one listens to the kernel for all.
         let made = Worker::new(core, clock, links.take());
-        let (worker, sleeper) = made.map_err(os("make a worker's event queue"))?;
-        workers.push(worker);
-        sleepers.push(sleeper);
+        workers.push(made.map_err(os("make a worker's event queue"))?);
     }
     let names = config.vservers.iter().enumerate().map(|(i, v)| (v.name.clone(), i as u32));
     let names = names.collect();
     let mut threads = Vec::new();
-    for (number, sleeper) in sleepers.into_iter().enumerate() {
+    for (number, worker) in workers.iter().enumerate() {
         let cpu = config.workers.affinity.get(number).copied();
-        let worker = Arc::clone(&workers[number]);
+        let worker = Arc::clone(worker);
         let thread = std::thread::Builder::new()
             .name(format!("weft-worker-{number}"))
-            .spawn(move || worker_loop(&worker, sleeper, mode, cpu));
+            .spawn(move || worker_loop(&worker, cpu));
         match thread {
             Ok(thread) => threads.push(thread),
             Err(e) => {

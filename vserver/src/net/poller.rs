@@ -3,14 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use parking_lot::Mutex;
 use weft_stack::socket::Readiness;
 
 use super::socket::Socket;
-use crate::runtime::{Queue, Wait};
+use crate::runtime::{Queue, Wait, Worker};
 
 /// Keeps [`Pollable`] to this crate.
 pub(crate) trait Sealed {
@@ -35,12 +37,20 @@ pub struct Ready {
 #[derive(Debug)]
 pub struct Poller {
     queue: Arc<Queue>,
+    /// The workers that its sockets are on.
+    homes: Mutex<Vec<Arc<Worker>>>,
+    /// It stands in another event loop.
+    exported: AtomicBool,
 }
 
 impl Poller {
     /// An empty poller; it holds one descriptor.
     pub fn new() -> io::Result<Poller> {
-        Ok(Poller { queue: Queue::new()? })
+        Ok(Poller {
+            queue: Queue::new()?,
+            homes: Mutex::default(),
+            exported: AtomicBool::new(false),
+        })
     }
 
     /// Watches a socket; if it is ready now, that is reported at once. A socket is in one poller
@@ -53,6 +63,7 @@ impl Poller {
         interest: Interest,
     ) -> io::Result<()> {
         let socket = socket.socket();
+        socket.places().for_each(|(worker, _)| self.add_home(socket.vserver.worker(worker)));
         socket.peek(|node| {
             let now = node.stack.readiness(socket.id);
             socket.notify.watch_poller(&self.queue, token, interest, now);
@@ -78,8 +89,39 @@ impl Poller {
             Some(Duration::ZERO) => Wait::Not,
             Some(timeout) => Wait::at_most(timeout),
         };
-        self.queue.wait(ready, until);
+        ready.clear();
+        let homes = self.homes.lock();
+        match homes.as_slice() {
+            [home] if until.waits() => {
+                let home = Arc::clone(home);
+                drop(homes);
+                home.wait_queue(&self.queue, until, || self.queue.wait(ready, until));
+                if ready.is_empty() {
+                    self.queue.wait(ready, Wait::Not);
+                }
+            }
+            _ => {
+                drop(homes);
+                self.queue.wait(ready, until);
+            }
+        }
         Ok(())
+    }
+
+    fn add_home(&self, worker: &Arc<Worker>) {
+        let mut homes = self.homes.lock();
+        if !homes.iter().any(|home| Arc::ptr_eq(home, worker)) {
+            homes.push(Arc::clone(worker));
+        }
+        if self.exported.load(Ordering::Relaxed) {
+            worker.dependents.watched();
+        }
+    }
+
+    fn export(&self) -> BorrowedFd<'_> {
+        self.exported.store(true, Ordering::Relaxed);
+        self.homes.lock().iter().for_each(|home| home.dependents.watched());
+        self.queue.export()
     }
 
     /// Makes a running or the next [`Poller::wait`] return, from any thread.
@@ -93,7 +135,7 @@ impl Poller {
 /// [`Poller::wait`] with a timeout of zero.
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.queue.export()
+        self.export()
     }
 }
 

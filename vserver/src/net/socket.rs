@@ -156,6 +156,8 @@ impl Socket {
     ) -> io::Result<(usize, R)> {
         let wait = self.patience(&self.read_timeout);
         let count = self.twins.len() + 1;
+        // It sleeps where no worker knows of it.
+        self.places().for_each(|(worker, _)| self.vserver.worker(worker).dependents.watched());
         loop {
             let seen = self.notify.fired();
             for (worker, id) in self.places().cycle().skip(first % count).take(count) {
@@ -211,6 +213,7 @@ impl Socket {
         interest: Interest,
         f: impl FnOnce(RawFd, Interest) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.places().for_each(|(worker, _)| self.vserver.worker(worker).dependents.watched());
         self.peek(|node| self.notify.watch_mio(interest, node.stack.readiness(self.id), f))??;
         self.tell_of_twins()
     }

@@ -19,8 +19,10 @@ use weft_stack::time::{Duration, Instant};
 
 use super::deadlines::Deadlines;
 use super::mesh::{Control, Mesh};
+use super::seat::Polling;
 use super::{HostStack, Nic, Notify};
 use crate::app::{Owners, Service, Services};
+use crate::config::PollMode;
 use crate::demux::{Demux, Target};
 
 /// Frames received from a queue, or taken from a stack, at a time.
@@ -84,12 +86,23 @@ pub(crate) struct AliasPlace {
     pub(crate) mtu: Option<usize>,
 }
 
-/// What the worker's thread is doing.
+/// Until when nobody turns the core, unless woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sleep {
     Awake,
     Until(Instant),
     Forever,
+}
+
+impl Sleep {
+    /// Whether somebody looks by `at` without being woken.
+    pub(crate) fn is_before(self, at: Instant) -> bool {
+        match self {
+            Sleep::Awake => true,
+            Sleep::Until(armed) => armed <= at,
+            Sleep::Forever => false,
+        }
+    }
 }
 
 pub(crate) struct Core {
@@ -106,6 +119,7 @@ pub(crate) struct Core {
     pub(crate) sleep: Sleep,
     /// The other workers.
     pub(crate) mesh: Mesh,
+    pub(crate) poll: Polling,
     pub(super) aliases: Vec<AliasPlace>,
     deadlines: Deadlines,
     retry: Duration,
@@ -140,6 +154,7 @@ impl Core {
             apps: Services::default(),
             sleep: Sleep::Awake,
             mesh: Mesh::default(),
+            poll: Polling::new(PollMode::Interrupt),
             aliases,
             deadlines: Deadlines::default(),
             retry: RETRY_MIN,
@@ -189,6 +204,7 @@ impl Core {
         let got = port.receive(&mut rx, BURST);
         // The frames' slots went up with them; the next flush refills the ring.
         port.unflushed |= got > 0;
+        self.poll.account.frames_received += got as u64;
         for frame in rx.drain(..) {
             self.sort(nic, frame);
         }
@@ -512,11 +528,7 @@ impl Core {
         self.tell_failures(now);
         self.mesh.ring();
         self.retry = RETRY_MIN;
-        match (self.sleep, self.wake_at(now)) {
-            (Sleep::Awake, _) | (_, None) => false,
-            (Sleep::Forever, Some(_)) => true,
-            (Sleep::Until(armed), Some(at)) => at < armed,
-        }
+        self.wake_at(now).is_some_and(|at| !self.sleep.is_before(at))
     }
 
     /// When the worker must run again on its own; `None`: when something happens.
@@ -604,6 +616,18 @@ impl Core {
         if self.problems.len() < PROBLEMS && !self.problems.contains(&text) {
             self.problems.push(text);
         }
+    }
+
+    /// Takes over what the kernel tells of links.
+    pub(crate) fn apply_links(&mut self, now: Instant) {
+        let Some(mut links) = self.poll.links.take() else { return };
+        for (nic, link) in links.changes() {
+            self.set_link(now, nic, link);
+        }
+        for name in links.take_gone() {
+            self.problem(format!("interface {name} was removed; restart weft when it is back"));
+        }
+        self.poll.links = Some(links);
     }
 
     /// The kernel told of a link change; every stack on the NIC learns it, on all workers.

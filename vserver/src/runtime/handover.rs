@@ -167,6 +167,7 @@ impl Core {
         work
     }
 
+    #[inline]
     pub(super) fn has_mail(&self) -> bool {
         self.mesh.count() > 1 && self.mesh.has_mail(|nic| self.nics[nic].room() > 0)
     }

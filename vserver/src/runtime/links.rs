@@ -1,11 +1,12 @@
 //! Link state and MTU as the kernel tells them, for the worker's loop.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::BorrowedFd;
 
 use weft_drivers::device::{DeviceError, Link};
 use weft_drivers::nic::{LinkChange, LinkMonitor, Nic, NicFacts};
 
 /// Watches the kernel's interfaces below a host's NICs.
+#[derive(Debug)]
 pub(crate) struct Links {
     monitor: LinkMonitor,
     /// NIC number, interface index and name.
@@ -34,8 +35,8 @@ impl Links {
         Ok((Links { monitor, watched, gone: Vec::new() }, now))
     }
 
-    pub(crate) fn fd(&self) -> RawFd {
-        self.monitor.fd().as_raw_fd()
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.monitor.fd()
     }
 
     /// What changed since the last call: NIC number and its link.

@@ -9,13 +9,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
-use mio::Waker;
 use rtrb::{Consumer, Producer, RingBuffer};
 use weft_drivers::device::Link;
 use weft_stack::counters;
 use weft_stack::frame::Frame;
 use weft_stack::ip::address::{Address, AliasId};
 use weft_stack::stack::GroupFilter;
+
+use super::sleeper::Sleeper;
 
 /// Messages on the way from one worker to another: more than a queue of a device gives in a burst
 /// or two, few enough that nothing waits long.
@@ -70,7 +71,7 @@ counters! {
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     asleep: AtomicBool,
-    waker: OnceLock<Arc<Waker>>,
+    sleeper: OnceLock<Arc<Sleeper>>,
 }
 
 impl Bell {
@@ -81,10 +82,9 @@ impl Bell {
         let asleep = self.asleep.load(Ordering::Relaxed);
         if asleep
             && self.asleep.swap(false, Ordering::Relaxed)
-            && let Some(waker) = self.waker.get()
+            && let Some(sleeper) = self.sleeper.get()
         {
-            // An eventfd write fails only when its counter is full, and then it is readable.
-            let _ = waker.wake();
+            sleeper.ring();
             return true;
         }
         false
@@ -158,10 +158,10 @@ impl Mesh {
         all
     }
 
-    /// Who wakes this worker's thread.
-    pub(crate) fn set_waker(&self, waker: &Arc<Waker>) {
+    /// What others ring when they wrote something and nobody polls here.
+    pub(crate) fn set_bell(&self, sleeper: &Arc<Sleeper>) {
         // It is set once, when the worker is made.
-        let _ = self.bell.waker.set(Arc::clone(waker));
+        let _ = self.bell.sleeper.set(Arc::clone(sleeper));
     }
 
     /// This worker's number.
@@ -271,7 +271,7 @@ impl Mesh {
         }
     }
 
-    /// The thread is about to sleep: from now on others ring. Ask [`Mesh::has_mail`] after it.
+    /// Nobody polls this worker from now on: others ring. Ask [`Mesh::has_mail`] after it.
     pub(crate) fn lie_down(&self) {
         if self.peers.len() > 1 {
             self.bell.asleep.store(true, Ordering::Relaxed);
@@ -279,7 +279,7 @@ impl Mesh {
         }
     }
 
-    /// The thread is awake.
+    /// Somebody polls it again.
     pub(crate) fn get_up(&self) {
         if self.peers.len() > 1 {
             self.bell.asleep.store(false, Ordering::Relaxed);

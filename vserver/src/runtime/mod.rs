@@ -4,14 +4,18 @@
 //! runs timers and transmits; application threads take the lock for each call and transmit what
 //! the call produced themselves. `docs/host.md` has the whole picture.
 
+mod account;
 mod core;
 pub(crate) mod deadlines;
 mod handover;
+mod idle;
 mod links;
 mod mesh;
 mod nic;
 mod notify;
 pub(crate) mod open;
+mod seat;
+mod sleeper;
 mod worker;
 
 pub(crate) use self::core::{AliasPlace, Core, Node};

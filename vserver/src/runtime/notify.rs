@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use weft_stack::socket::Readiness;
 
 use super::Wait;
+use super::sleeper::Sleeper;
 use crate::net::Ready;
 
 pub(crate) fn new_eventfd() -> io::Result<OwnedFd> {
@@ -207,6 +208,8 @@ struct QueueState {
     exported: bool,
     /// The descriptor is readable.
     signalled: bool,
+    /// Who waits sleeps there, in the devices of a worker.
+    asleep_in: Option<Arc<Sleeper>>,
 }
 
 impl Queue {
@@ -232,10 +235,24 @@ impl Queue {
 
     fn announce(&self, state: &mut QueueState) {
         self.filled.notify_one();
+        if let Some(sleeper) = &state.asleep_in {
+            sleeper.ring();
+        }
         if state.exported && !state.signalled {
             state.signalled = true;
             signal(&self.fd);
         }
+    }
+
+    /// Whether a wait would end at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        let state = self.state.lock();
+        !state.ready.is_empty() || state.woken
+    }
+
+    /// Every new entry rings there.
+    pub(crate) fn ring_on_entry(&self, sleeper: Option<Arc<Sleeper>>) {
+        self.state.lock().asleep_in = sleeper;
     }
 
     pub(crate) fn wake(&self) {

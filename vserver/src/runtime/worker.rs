@@ -1,35 +1,26 @@
 //! The worker: its lock, its thread, and how application calls go through both.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::{Mutex, MutexGuard};
-use std::os::fd::AsRawFd;
 use weft_drivers::device::Device;
 use weft_stack::time::Instant;
 
 use super::core::Sleep;
+use super::seat::{Awaited, Dependents, Ended};
+use super::sleeper::Sleeper;
 use super::{Core, Links, Node, Notify};
 use crate::app::in_callback;
 use crate::config::PollMode;
 
-/// How long an adaptive worker looks for more work before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
-/// How often a spinning worker asks for link changes.
-const SPINS_PER_POLL: u32 = 1 << 14;
-/// How often one that always finds work does.
-const TURNS_PER_POLL: u32 = 1 << 10;
-const WAKE: Token = Token(usize::MAX);
-const LINKS: Token = Token(usize::MAX - 1);
-
-/// What a worker's thread sleeps in.
-pub(crate) struct Sleeper {
-    poll: Poll,
-    links: Option<Links>,
-}
+/// How late the kernel may end a sleep of the worker's thread to save a wake-up, in nanoseconds: the
+/// default of 50 us is longer than what the pacer spreads.
+const TIMER_SLACK_NS: u64 = 1_000;
+/// Frames per call of a device's busy polling, and microseconds: what `poll = "busy"` asks for.
+const BUSY_POLL: (u16, u32) = (64, 20);
 
 /// The host's time: nanoseconds since it was made.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +32,15 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        Instant::from_nanos(self.0.elapsed().as_nanos() as u64)
+        self.instant(StdInstant::now())
+    }
+
+    pub(crate) fn instant(&self, at: StdInstant) -> Instant {
+        Instant::from_nanos(at.saturating_duration_since(self.0).as_nanos() as u64)
+    }
+
+    pub(crate) fn at(&self, at: Instant) -> StdInstant {
+        self.0 + Duration::from_nanos(at.as_nanos())
     }
 }
 
@@ -54,6 +53,11 @@ pub(crate) enum Wait {
 }
 
 impl Wait {
+    /// Whether it may wait at all.
+    pub(crate) fn waits(self) -> bool {
+        !matches!(self, Wait::Not)
+    }
+
     /// From now on; longer than the clock can tell is for ever.
     pub(crate) fn at_most(timeout: Duration) -> Wait {
         StdInstant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until)
@@ -62,10 +66,11 @@ impl Wait {
 
 pub(crate) struct Worker {
     core: Mutex<Core>,
-    waker: Arc<Waker>,
+    pub(super) sleeper: Arc<Sleeper>,
     pub(crate) clock: Clock,
+    pub(crate) dependents: Dependents,
     /// Services whose handle was dropped, maybe with the lock held.
-    ended: Mutex<Vec<u64>>,
+    pub(super) ended: Mutex<Vec<u64>>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -79,30 +84,28 @@ fn stopped() -> io::Error {
 }
 
 impl Worker {
-    /// A worker and what its thread sleeps in.
+    /// A worker that watches its devices and `links`.
     pub(crate) fn new(
-        core: Core,
+        mut core: Core,
         clock: Clock,
         links: Option<Links>,
-    ) -> io::Result<(Arc<Worker>, Sleeper)> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        core.mesh.set_waker(&waker);
-        let ports = core.nics.iter().flat_map(|n| &n.ports).enumerate();
-        for (i, port) in ports {
-            if let Some(fd) = port.device.fd() {
-                let raw = fd.as_raw_fd();
-                poll.registry().register(&mut SourceFd(&raw), Token(i), Interest::READABLE)?;
-            }
+    ) -> io::Result<Arc<Worker>> {
+        let sleeper = Arc::new(Sleeper::new()?);
+        core.mesh.set_bell(&sleeper);
+        for fd in core.nics.iter().flat_map(|n| &n.ports).filter_map(|p| p.device.fd()) {
+            sleeper.add_device(fd)?;
         }
         if let Some(links) = &links {
-            poll.registry().register(&mut SourceFd(&links.fd()), LINKS, Interest::READABLE)?;
+            sleeper.add_links(links.fd())?;
         }
-        let sleeper = Sleeper { poll, links };
-        Ok((
-            Arc::new(Worker { core: Mutex::new(core), waker, clock, ended: Mutex::default() }),
+        core.poll.links = links;
+        Ok(Arc::new(Worker {
+            core: Mutex::new(core),
             sleeper,
-        ))
+            clock,
+            dependents: Dependents::default(),
+            ended: Mutex::default(),
+        }))
     }
 
     /// The worker's state, also of a stopped one.
@@ -110,7 +113,7 @@ impl Worker {
         self.core.lock()
     }
 
-    fn lock_running(&self) -> io::Result<MutexGuard<'_, Core>> {
+    pub(super) fn lock_running(&self) -> io::Result<MutexGuard<'_, Core>> {
         if in_callback() {
             let text = "a blocking socket in a callback of a service, which holds the worker";
             return Err(io::Error::new(io::ErrorKind::Deadlock, text));
@@ -154,44 +157,65 @@ impl Worker {
         let _inside = core.enter();
         let now = self.clock.now();
         let result = f(&mut core.nodes[node as usize], now);
+        core.poll.account.calls += 1;
         if core.settle(now, node) {
             core.sleep = Sleep::Awake;
+            self.wake();
+        } else if core.poll.sleeper_has_event() {
             self.wake();
         }
         result
     }
 
-    /// Repeats `op` until it gives something, sleeping for the socket's events in between. With
+    /// Repeats `op` until it gives something, waiting for the socket's events in between. With
     /// nothing in time: `WouldBlock`.
     ///
-    /// This is the one place where an application thread waits. It holds the lock whenever it is
-    /// awake, so it could poll the devices itself instead of sleeping.
+    /// This is the one place where an application thread waits for a socket; it polls the devices
+    /// meanwhile, unless somebody else does.
     pub(crate) fn wait<R>(
         &self,
         node: u32,
-        notify: &Notify,
+        notify: &Arc<Notify>,
         wait: Wait,
         mut op: impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
     ) -> io::Result<R> {
+        let _stop = StopOnPanic(self);
         let mut core = self.lock_running()?;
+        let mut seated = false;
+        let result = self.wait_locked(&mut core, node, notify, wait, &mut op, &mut seated);
+        if seated {
+            self.leave(&mut core);
+        }
+        result
+    }
+
+    fn wait_locked<R>(
+        &self,
+        core: &mut MutexGuard<'_, Core>,
+        node: u32,
+        notify: &Arc<Notify>,
+        wait: Wait,
+        op: &mut impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
+        seated: &mut bool,
+    ) -> io::Result<R> {
         let mut last = false;
         loop {
             let seen = notify.fired();
-            if let Some(result) = self.call_locked(&mut core, node, &mut op) {
+            if let Some(result) = self.call_locked(core, node, &mut *op) {
                 return result;
             }
             // What the call sent may have been answered already, by a vserver of this host.
             if notify.fired() != seen {
                 continue;
             }
-            match wait {
+            let until = match wait {
                 _ if last => return Err(io::ErrorKind::WouldBlock.into()),
                 Wait::Not => return Err(io::ErrorKind::WouldBlock.into()),
-                Wait::Forever => notify.changed.wait(&mut core),
-                Wait::Until(at) => {
-                    last = notify.changed.wait_until(&mut core, at).timed_out();
-                }
-            }
+                Wait::Forever => None,
+                Wait::Until(at) => Some(self.clock.instant(at)),
+            };
+            let ended = self.await_event(core, Awaited::Socket(notify, seen), until, seated);
+            last = ended == Ended::TimedOut;
             if core.stopped {
                 return Err(stopped());
             }
@@ -204,9 +228,20 @@ impl Worker {
         self.wake();
     }
 
+    /// Changes how the worker waits, from now on. Errors are the devices'; the worker's part is
+    /// done whatever they say.
+    pub(crate) fn set_poll_mode(&self, mode: PollMode) -> io::Result<()> {
+        self.with_core(|core, _| {
+            core.poll.mode = mode;
+            let (budget, us) = if mode == PollMode::Busy { BUSY_POLL } else { (0, 0) };
+            let ports = core.nics.iter_mut().flat_map(|n| &mut n.ports);
+            ports.map(|p| p.device.set_busy_poll(budget, us)).fold(Ok(()), io::Result::and)
+        })?
+    }
+
+    /// Whoever polls looks at everything again, soon. From any thread, without the lock.
     pub(crate) fn wake(&self) {
-        // An eventfd write fails only when its counter is full, and then it is readable.
-        let _ = self.waker.wake();
+        self.sleeper.ring();
     }
 
     /// Ends the worker's thread soon and every blocked call now.
@@ -240,8 +275,8 @@ impl Worker {
     }
 }
 
-/// A worker that panics leaves no application waiting for it.
-struct StopOnPanic<'a>(&'a Worker);
+/// A thread that panics in a turn leaves no application waiting for it.
+pub(super) struct StopOnPanic<'a>(pub(super) &'a Worker);
 
 impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
@@ -252,15 +287,7 @@ impl Drop for StopOnPanic<'_> {
 }
 
 /// Runs until [`Worker::stop`].
-pub(crate) fn worker_loop(
-    worker: &Worker,
-    mut sleeper: Sleeper,
-    mode: PollMode,
-    cpu: Option<usize>,
-) {
-    let mut events = Events::with_capacity(64);
-    let mut idle_since: Option<StdInstant> = None;
-    let (mut spins, mut turns) = (0u32, 0u32);
+pub(crate) fn worker_loop(worker: &Worker, cpu: Option<usize>) {
     let _stop = StopOnPanic(worker);
     let mut core = worker.lock();
     if let Some(cpu) = cpu
@@ -268,64 +295,14 @@ pub(crate) fn worker_loop(
     {
         core.problem(format!("pinning the worker to CPU {cpu} failed: {e}; it runs unpinned"));
     }
+    // Without it deadlines are met later, no more.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS));
+    let mut seen = 0;
     while !core.stopped {
-        let now = worker.clock.now();
-        let worked = core.turn(now);
-        turns = if worked { turns.wrapping_add(1) } else { 0 };
-        if worked {
-            idle_since = None;
-            if !turns.is_multiple_of(TURNS_PER_POLL) {
-                // Hands the lock to an application thread that waits for it.
-                MutexGuard::bump(&mut core);
-                continue;
-            }
-        }
-        let spin = match mode {
-            _ if worked => false,
-            PollMode::Interrupt => false,
-            PollMode::Adaptive => idle_since.get_or_insert_with(StdInstant::now).elapsed() < SPIN,
-            PollMode::Busy => true,
-        };
-        spins = if spin { spins.wrapping_add(1) } else { 0 };
-        if !spin && !worked {
-            core.mesh.lie_down();
-        }
-        let at = if spin || worked { Some(now) } else { core.wake_at(now) };
-        core.sleep = at.map_or(Sleep::Forever, Sleep::Until);
-        let timeout = at.map(|at| at.saturating_since(now));
-        let polled = MutexGuard::unlocked_fair(&mut core, || {
-            if spin && !spins.is_multiple_of(SPINS_PER_POLL) {
-                std::hint::spin_loop();
-                return Ok(());
-            }
-            idle_since = if spin { idle_since } else { None };
-            sleeper.poll.poll(&mut events, timeout)
-        });
-        core.sleep = Sleep::Awake;
-        core.mesh.get_up();
-        match polled {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => {
-                core.problem(format!("waiting for devices failed: {e}"));
-                core.stop();
-            }
-        }
-        if let Some(links) = &mut sleeper.links
-            && events.iter().any(|e| e.token() == LINKS)
-        {
-            for (nic, link) in links.changes() {
-                core.set_link(worker.clock.now(), nic, link);
-            }
-            for name in links.take_gone() {
-                core.problem(format!("interface {name} was removed; restart weft when it is back"));
-            }
-        }
-        for number in std::mem::take(&mut *worker.ended.lock()) {
-            core.apps.end(number);
-        }
-        events.clear();
+        worker.round(&mut core, &mut seen);
     }
+    // A waiter that polled may have taken the ring.
+    worker.wake();
 }
 
 fn pin(cpu: usize) -> io::Result<()> {
