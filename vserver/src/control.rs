@@ -27,6 +27,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
+use crate::config::PollMode;
 use crate::ping::{PingAnswers, PingError, PingStep};
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::HostSnapshot;
@@ -59,6 +60,14 @@ pub enum Command {
     SocketSummary(SocketQuery),
     /// A step of a ping.
     Echo(PingStep),
+    /// Change how workers wait for frames.
+    SetPoll {
+        /// From now on.
+        mode: PollMode,
+        /// This worker only; left out: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker: Option<usize>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,6 +91,8 @@ pub enum Answer {
     SocketSummary(SocketSummary),
     /// To [`Command::Echo`].
     Echo(PingAnswers),
+    /// To [`Command::SetPoll`].
+    Poll(PollMode),
     /// Refused.
     Error(Refusal),
 }
@@ -564,6 +575,7 @@ mod tests {
                 Answer::Snapshot(Box::new(HostSnapshot { generation: 9, ..Default::default() }))
             }
             Command::Echo(_) => PingError::Over.into(),
+            Command::SetPoll { mode, .. } => Answer::Poll(*mode),
             Command::Sockets(query) | Command::SocketSummary(query) => {
                 QueryError::NoSuchVserver(query.vserver.clone().unwrap_or_default()).into()
             }

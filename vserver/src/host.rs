@@ -13,7 +13,7 @@ use weft_stack::stack::ChangeError;
 
 use crate::Vserver;
 use crate::app::{Service, ServiceHandle};
-use crate::config::HostConfig;
+use crate::config::{HostConfig, PollMode};
 use crate::interface::TreeError;
 use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
@@ -176,6 +176,21 @@ impl Host {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
         }
         ServiceHandle::run(vserver, make)
+    }
+
+    /// Changes how a worker, or every worker (`None`), waits for frames, from now on.
+    ///
+    /// Errors: `NotFound` for a worker that does not exist, `NotConnected` after a stop, and those of
+    /// devices that refuse to busy poll; the workers' own part is changed even then.
+    pub fn set_poll_mode(&self, worker: Option<usize>, mode: PollMode) -> std::io::Result<()> {
+        let workers = &self.shared.workers;
+        if let Some(wrong) = worker.filter(|number| *number >= workers.len()) {
+            let highest = workers.len() - 1;
+            let text = format!("there is no worker {wrong}; the highest number is {highest}");
+            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, text));
+        }
+        let chosen = workers.iter().enumerate().filter(|(n, _)| worker.is_none_or(|w| w == *n));
+        chosen.map(|(_, w)| w.set_poll_mode(mode)).fold(Ok(()), std::io::Result::and)
     }
 
     /// Counters and facts of the whole host. Takes the worker's lock for one vserver at a time, so

@@ -40,6 +40,8 @@ pub enum Command {
     Sockets(commands::sockets::Args),
     /// Send echo requests from a vserver
     Ping(commands::ping::Args),
+    /// Change how the running daemon's workers wait
+    Runtime(commands::runtime::Args),
     /// Build hosts from network namespaces and run weft between them
     Lab(lab::Args),
     /// Print the completion script of a shell
@@ -116,6 +118,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Stat(args) => commands::stat::run(control, &args),
         Command::Sockets(args) => commands::sockets::run(control, &args),
         Command::Ping(args) => commands::ping::run(control, &args),
+        Command::Runtime(args) => commands::runtime::run(control, &args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Man(args) => commands::completions::man(&args),

@@ -239,6 +239,13 @@ fn a_daemon_serves_operators_and_ends_cleanly() {
         assert_eq!((code, out.as_str()), (3, ""));
         assert_eq!(err, "weft: no vserver 'web3'; see 'weft list'\n");
     }
+    for mode in ["busy", "interrupt", "adaptive"] {
+        let set = ask(&["runtime", "--set-poll", mode]);
+        assert_eq!(set, (0, format!("polling: {mode}\n"), String::new()));
+    }
+    let (code, _, err) = ask(&["runtime", "--set-poll", "busy", "--worker", "1"]);
+    assert_eq!(code, 1);
+    assert_eq!(err, "weft: set poll mode: there is no worker 1; the highest number is 0\n");
     let (code, _, err) = weft(d.path(), &["run", "weft.toml"]);
     assert_eq!(code, 1);
     assert_eq!(

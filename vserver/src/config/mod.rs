@@ -107,8 +107,9 @@ pub enum PacketReceive {
     Ring,
 }
 
-/// How a worker waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a worker waits. It waits in one way for all of its NICs: the most eager that one asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PollMode {
     /// Sleep until an interrupt.
     Interrupt,
@@ -116,6 +117,17 @@ pub enum PollMode {
     Adaptive,
     /// Never sleep (`SO_BUSY_POLL` where the device has it).
     Busy,
+}
+
+impl PollMode {
+    /// As in a configuration file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PollMode::Interrupt => "interrupt",
+            PollMode::Adaptive => "adaptive",
+            PollMode::Busy => "busy",
+        }
+    }
 }
 
 /// A physical component.

@@ -461,3 +461,6 @@ impl Worker {
         self.lock().poll.last_wait = self.clock.now();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,5 +6,6 @@ pub mod daemon;
 pub mod list;
 pub mod ping;
 pub mod run;
+pub mod runtime;
 pub mod sockets;
 pub mod stat;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use weft_vserver::control::{Answer, Command, Daemon, Socket};
+use weft_vserver::control::{Answer, Command, Daemon, RefusalKind, Socket};
 use weft_vserver::ping::Pings;
 use weft_vserver::service::Services;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
@@ -102,6 +102,10 @@ fn answers(host: Arc<Host>, services: Arc<Services>) -> impl Fn(&Command) -> Ans
             Command::SocketSummary(query) => {
                 host.socket_summary(query).map_or_else(Answer::from, Answer::SocketSummary)
             }
+            Command::SetPoll { mode, worker } => match host.set_poll_mode(*worker, *mode) {
+                Ok(()) => Answer::Poll(*mode),
+                Err(e) => Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e}")),
+            },
             Command::Echo(step) => pings.step(step).map_or_else(Answer::from, Answer::Echo),
         }
     }
