@@ -349,8 +349,7 @@ mod tests {
     #[test]
     fn whoever_sleeps_is_woken_once_per_batch() {
         let (mut a, b) = pair();
-        let poll = mio::Poll::new().unwrap();
-        b.set_waker(&Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap()));
+        b.set_bell(&Arc::new(Sleeper::new().unwrap()));
         a.send(1, Message::Arrived { nic: 0, frame: frame() });
         a.ring();
         assert_eq!(a.stats.wakes, 0, "it is awake");
@@ -370,8 +369,7 @@ mod tests {
     #[test]
     fn whoever_waits_for_room_is_woken_by_room() {
         let (mut a, mut b) = pair();
-        let poll = mio::Poll::new().unwrap();
-        a.set_waker(&Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap()));
+        a.set_bell(&Arc::new(Sleeper::new().unwrap()));
         for _ in 0..TX_RING {
             assert!(a.tx_room(1) > 0 && a.transmit(1, 2, frame()));
         }

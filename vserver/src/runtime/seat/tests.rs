@@ -37,7 +37,7 @@ fn pair(poll: &str) -> (Host, Host) {
 }
 
 fn account(host: &Host) -> Account {
-    host.vservers()[0].worker().lock().poll.account
+    host.vservers()[0].worker(0).lock().poll.account
 }
 
 fn until(mut done: impl FnMut() -> bool) {
@@ -162,7 +162,7 @@ fn a_stop_ends_the_wait_of_whoever_polls() {
         let taken = account(&a).seats_taken;
         let reader = std::thread::spawn(move || (&accepted).read(&mut [0; 1]).unwrap_err().kind());
         until(|| {
-            account(&a).seats_taken > taken || a.vservers()[0].worker().lock().poll.waiters > 0
+            account(&a).seats_taken > taken || a.vservers()[0].worker(0).lock().poll.waiters > 0
         });
         a.stop();
         assert_eq!(reader.join().unwrap(), io::ErrorKind::NotConnected);
