@@ -69,10 +69,8 @@ fn ask(c: &Vserver, port: u16, seed: u64) {
 }
 
 /// A poller over several UDP sockets.
-fn serve_poller(web: &Vserver, ports: std::ops::Range<u16>, done: &AtomicBool, seed: u64) {
-    let mut dice = Dice(seed);
-    let poller = Poller::new().expect("works");
-    let sockets: Vec<UdpSocket> = ports
+fn bind_all(web: &Vserver, poller: &Poller, ports: std::ops::Range<u16>) -> Vec<UdpSocket> {
+    ports
         .enumerate()
         .map(|(n, port)| {
             let socket = UdpSocket::bind(web, addr(&format!("10.0.0.1:{port}"))).expect("works");
@@ -80,7 +78,11 @@ fn serve_poller(web: &Vserver, ports: std::ops::Range<u16>, done: &AtomicBool, s
             poller.register(&socket, Token(n), Interest::READABLE).expect("works");
             socket
         })
-        .collect();
+        .collect()
+}
+
+fn serve_poller(poller: &Poller, sockets: &[UdpSocket], done: &AtomicBool, seed: u64) {
+    let mut dice = Dice(seed);
     let mut ready = Vec::new();
     while !done.load(Ordering::Relaxed) {
         poller.wait(&mut ready, Some(Duration::from_millis(100))).expect("works");
@@ -178,7 +180,9 @@ fn threads_that_wait_in_every_way_lose_no_wake_up() {
                 asking.push(scope.spawn(move || ask(c, 100 + n as u16, seed + 500)));
             }
             if seed % 2 == 0 {
-                scope.spawn(move || serve_poller(web, 200..203, done, seed * 77));
+                let poller = Poller::new().expect("works");
+                let sockets = bind_all(web, &poller, 200..203);
+                scope.spawn(move || serve_poller(&poller, &sockets, done, seed * 77));
                 asking.extend((200..203).map(|p| scope.spawn(move || ask_udp(c, p, seed * 31))));
             }
             if everything {
