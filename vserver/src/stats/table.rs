@@ -107,6 +107,26 @@ pub fn traffic(vservers: &[&VserverSnapshot]) -> Table {
     t
 }
 
+/// One line on what the workers handed to each other; `None`: there is one.
+pub fn workers(s: &HostSnapshot) -> Option<Table> {
+    if s.hand_over.is_empty() {
+        return None;
+    }
+    let names = ["Arrived", "Transmits", "Local", "Moved", "Copies", "Wakes"];
+    let mut t = Table::new(&[
+        ("WORKERS", Left),
+        ("ARRIVED", Right),
+        ("TRANSMITS", Right),
+        ("LOCAL", Right),
+        ("MOVED", Right),
+        ("COPIES", Right),
+        ("WAKES", Right),
+    ]);
+    let count = |name| s.hand_over.get(&format!("HandOver{name}")).copied().unwrap_or(0);
+    t.row(named(&s.workers.to_string(), &names.map(count)));
+    Some(t)
+}
+
 /// One line per NIC.
 pub fn nics(s: &HostSnapshot) -> Table {
     let mut t = Table::new(&[
@@ -317,5 +337,13 @@ mod tests {
              files         0      3    0  http:80   data0 10.0.0.1\n"
         );
         assert!(list(&s).render(true).starts_with("\x1b[1mVSERVER"));
+        assert!(workers(&s).is_none());
+        let hand_over = BTreeMap::from([(String::from("HandOverArrived"), 7)]);
+        let s = HostSnapshot { workers: 4, hand_over, ..s };
+        let text = workers(&s).expect("several workers").render(false);
+        assert!(
+            text.ends_with("4              7          0      0      0       0      0\n"),
+            "{text}"
+        );
     }
 }
