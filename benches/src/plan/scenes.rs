@@ -101,7 +101,13 @@ fn bulk_veth(way: (Workload, &str), mtu: usize, poll: Poll) -> Scene {
     let name = targets::bulk_scene(way.1, "veth", mtu);
     let wiring = Wiring { mtu, ..VETH };
     let scene = kernels(Scene::new("bulk veth", &name, way.0, Unit::Bits), poll, wiring);
-    wefts(scene, "weft", poll, Wiring { threaded_napi: true, ..wiring })
+    let wiring = Wiring { threaded_napi: true, ..wiring };
+    let scene = wefts(scene, "weft", poll, wiring);
+    if way.0 != Workload::BulkIn {
+        return scene;
+    }
+    let pool = SideSpec { extra: vec!["pool=yes".into()], ..side("weft", poll) };
+    scene.cell("weft client from pool, kernel", side("kernel", poll), Some(pool), wiring)
 }
 
 /// Bulk over TUN and TAP against the kernel.
@@ -127,6 +133,7 @@ pub(super) fn quick() -> Vec<Scene> {
     scenes.push(datagrams(64, Poll::Busy));
     scenes.push(bulk_veth(WAYS[0], 1500, Poll::Interrupt));
     scenes.push(bulk_veth(WAYS[0], 3500, Poll::Interrupt));
+    scenes.push(bulk_veth(WAYS[0], 9000, Poll::Interrupt));
     for way in [WAYS[0], WAYS[1]] {
         scenes.push(bulk_tunnel(way, Carrier::Tun, 1500));
         scenes.push(bulk_tunnel(way, Carrier::Tap, 1500));

@@ -87,7 +87,7 @@ impl Engine for WeftHttp {
         let services = Services::start(&host).map_err(io::Error::other)?;
         control.ready();
         serve_until_stopped(control);
-        weft::tell(&host, control);
+        weft::tell(&host, side, control);
         services.stop();
         Ok(())
     }

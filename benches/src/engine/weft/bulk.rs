@@ -12,6 +12,8 @@ use crate::spec::Role;
 
 /// Bytes of one call, as iperf3 has it.
 const CHUNK: usize = 128 << 10;
+/// What a frame of the device holds beside a full segment's headers, at most: one piece of it.
+const POOL_CHUNK: usize = 1448;
 const TICK: Duration = Duration::from_millis(1);
 
 pub(super) struct Bulk {
@@ -27,6 +29,21 @@ impl Bulk {
     pub(super) fn new(common: Common) -> Bulk {
         let chunk = Bytes::from(vec![0x5a; CHUNK]);
         Bulk { common, meter: None, left: chunk.clone(), chunk, tries: 0 }
+    }
+
+    /// With `--extra pool=yes`, what is sent lies in the device's memory.
+    fn fill(&mut self, cx: &mut Cx<'_>) {
+        if self.common.side.extra("pool").is_none() {
+            return;
+        }
+        match cx.alloc(POOL_CHUNK) {
+            Some(mut buffer) => {
+                buffer.fill(0x5a);
+                self.chunk = buffer.freeze();
+                self.left = self.chunk.clone();
+            }
+            None => self.common.end(Err("the device gives no memory".into())),
+        }
     }
 
     fn send(&mut self, cx: &mut Cx<'_>, id: SocketId) {
@@ -50,6 +67,7 @@ impl Bulk {
 
 impl Service for Bulk {
     fn start(&mut self, cx: &mut Cx<'_>) {
+        self.fill(cx);
         let to = self.common.side.server();
         let begun = match self.common.side.role {
             Role::Server => cx.listen(to, 16).map(drop).map_err(|e| e.to_string()),

@@ -73,7 +73,7 @@ impl Engine for Services {
                 host.snapshot().problems
             )));
         }
-        tell(&host, control);
+        tell(&host, side, control);
         drop(service);
         result.map_err(io::Error::other)
     }
@@ -87,7 +87,7 @@ impl Engine for Sockets {
     fn run(&self, side: &Side, control: &Control) -> io::Result<()> {
         let (host, vserver) = start(side)?;
         let result = sockets::run(&vserver, side, control);
-        tell(&host, control);
+        tell(&host, side, control);
         result
     }
 }
@@ -169,7 +169,7 @@ pub(super) fn start_with(side: &Side, more: &str) -> io::Result<(Host, Vserver)>
 }
 
 /// How the device ran, and what was copied.
-pub(super) fn tell(host: &Host, control: &Control) {
+pub(super) fn tell(host: &Host, side: &Side, control: &Control) {
     let snapshot = host.snapshot();
     let nic = &snapshot.nics[0];
     control.fact("mode", nic.mode.clone());
@@ -182,5 +182,18 @@ pub(super) fn tell(host: &Host, control: &Control) {
         if *value > 0 && interesting.iter().any(|i| name.contains(i)) {
             control.number(name, *value as f64);
         }
+    }
+    let vserver = &snapshot.vservers[0].counters;
+    let of = |name: &str| vserver.get(name).copied().unwrap_or(0) as f64;
+    let device = nic.counters.get("DeviceCopiedBytes").copied().unwrap_or(0) as f64;
+    // a device does not say which way it copied: told where data goes one way only
+    let per_byte = |copied: f64, moved: f64| ((copied + device) / moved * 1000.0).round() / 1000.0;
+    if side.receives() && !side.sends() {
+        let ratio = per_byte(of("TcpExtRcvCopiedOctets"), of("IpInOctets"));
+        control.number("copied_per_byte_received", ratio);
+    }
+    if side.sends() && !side.receives() {
+        let ratio = per_byte(of("TcpExtSndCopiedOctets"), of("IpOutOctets"));
+        control.number("copied_per_byte_sent", ratio);
     }
 }
