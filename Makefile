@@ -10,7 +10,7 @@ fuzz: ; @scripts/fuzz $(SECONDS_IN_ALL)
 interop: ; @scripts/interop
 # the long ones of CI: 10 000 scenarios, tables of goodput, a minute of search
 soak: ; @scripts/soak
-# beside the kernel and other stacks: under five minutes; in full: about an hour
+# beside the kernel and other stacks: under five minutes; in full: half an hour
 bench: ; @scripts/bench
 bench-full: ; @scripts/bench --full
 # criterion's stages, then the cost per packet of 1 and 1,000 vservers in the lab

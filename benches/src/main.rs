@@ -53,7 +53,7 @@ enum Command {
 /// What is run.
 #[derive(Clone, Debug, clap::Args)]
 struct PlanArgs {
-    /// Everything, about an hour; else the quick form, under five minutes
+    /// Everything, about half an hour; else the quick form, under five minutes
     #[arg(long)]
     full: bool,
     /// Only scenes or contestants whose name has this in it (repeatable)

@@ -106,7 +106,7 @@ pub(crate) struct Plan {
 }
 
 /// Making and removing the devices and processes of a run, about.
-const SETUP_S: f64 = 0.35;
+const SETUP_S: f64 = 0.25;
 
 impl Plan {
     /// How many runs that is.
@@ -135,7 +135,7 @@ impl Plan {
 /// The plan of these options.
 pub(crate) fn make(args: &PlanArgs) -> Plan {
     let mut plan = if args.full {
-        Plan { full: true, repetitions: 5, seconds: 1.0, warmup_s: 0.3, scenes: scenes::full() }
+        Plan { full: true, repetitions: 5, seconds: 0.5, warmup_s: 0.15, scenes: scenes::full() }
     } else {
         Plan { full: false, repetitions: 5, seconds: 0.4, warmup_s: 0.1, scenes: scenes::quick() }
     };
