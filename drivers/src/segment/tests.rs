@@ -118,6 +118,41 @@ fn cut(frame: &Frame, medium: Medium) -> Vec<Vec<u8>> {
     }
     assert_eq!(out.len(), frames);
     assert_eq!(out.iter().map(Vec::len).max().unwrap(), max);
+    assert_eq!(cut_into_parts(frame, medium), out);
+    if frame.meta.gso != Gso::None {
+        assert_eq!(gathered(frame, medium), out);
+    }
+    out
+}
+
+/// The same through buffers of odd sizes.
+fn cut_into_parts(frame: &Frame, medium: Medium) -> Vec<Vec<u8>> {
+    let mut cut = Cut::new(frame, medium).unwrap();
+    let first = cut.header_bytes().max(frame.len()).next_multiple_of(2) + 1;
+    let mut out = Vec::new();
+    while let Some(len) = cut.next_len() {
+        let mut buffer = vec![0xaa; len];
+        let (head, rest) = buffer.split_at_mut(first.min(len));
+        let mut parts = vec![head];
+        parts.extend(rest.chunks_mut(333));
+        cut.write_next_into(&mut parts);
+        out.push(buffer);
+    }
+    out
+}
+
+/// The same from headers and pieces where they lie.
+fn gathered(frame: &Frame, medium: Medium) -> Vec<Vec<u8>> {
+    let mut cut = Cut::new(frame, medium).unwrap();
+    let mut out = Vec::new();
+    while let Some(len) = cut.next_len() {
+        let mut head = vec![0xaa; cut.header_bytes()];
+        let mut payload: Vec<u8> = Vec::new();
+        cut.gather_next(&mut head, |piece| payload.extend(piece));
+        head.extend(payload);
+        assert_eq!(head.len(), len);
+        out.push(head);
+    }
     out
 }
 
