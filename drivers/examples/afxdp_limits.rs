@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use weft_drivers::afxdp::{AfXdp, AfXdpOptions, BareQueue, UmemPool, XdpMode, XdpProgram};
+use weft_drivers::afxdp::{AfXdp, AfXdpOptions, BareQueue, Gather, UmemPool, XdpMode, XdpProgram};
 use weft_drivers::device::{Device, Steer};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
@@ -227,7 +227,8 @@ fn open(kind: Kind, len: usize) -> Pair {
     let end = |i: u8| -> Box<dyn Contestant> {
         let name = format!("end{i}");
         let frame = frame(len, i + 1, 2 - i);
-        let options = AfXdpOptions { fill_frames: FILL, ..AfXdpOptions::default() };
+        let options =
+            AfXdpOptions { fill_frames: FILL, gather: Gather::Always, ..AfXdpOptions::default() };
         ns[usize::from(i)]
             .enter(|| -> Box<dyn Contestant> {
                 let umem = UmemPool::new(4096, chunk, false).unwrap();

@@ -47,7 +47,19 @@ pub enum XdpMode {
     Generic,
 }
 
-/// Ring sizes of an [`AfXdp`].
+/// When payload that lies in the UMEM is sent from there, by descriptors of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gather {
+    /// Where it costs less: in zero-copy mode always, in the copying modes where a frame takes
+    /// several slots anyway. There the kernel copies in any case, and a page for every further
+    /// descriptor costs it more than a copy that is fused with the checksum costs us.
+    #[default]
+    Auto,
+    /// Wherever it can be: the driver copies no byte of it.
+    Always,
+}
+
+/// Sizes and ways of an [`AfXdp`].
 #[derive(Clone, Copy, Debug)]
 pub struct AfXdpOptions {
     /// Entries of the receive ring, a power of two.
@@ -57,10 +69,12 @@ pub struct AfXdpOptions {
     /// Slots that are kept with the kernel for receiving, at most [`UmemPool::RING_ENTRIES`]. They
     /// are taken from the pool at open and never lent to anybody. 0: a quarter of the pool.
     pub fill_frames: u32,
+    /// When payload is sent from where it lies.
+    pub gather: Gather,
 }
 
 impl Default for AfXdpOptions {
     fn default() -> AfXdpOptions {
-        AfXdpOptions { rx_ring: 2048, tx_ring: 2048, fill_frames: 0 }
+        AfXdpOptions { rx_ring: 2048, tx_ring: 2048, fill_frames: 0, gather: Gather::Auto }
     }
 }

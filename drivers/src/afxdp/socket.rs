@@ -16,7 +16,7 @@ use super::multicast::CopyRing;
 use super::program::QueueClaim;
 use super::rings::{BATCH, Filler, Rings, reap};
 use super::umem::UmemPool;
-use super::{AfXdpOptions, XdpProgram};
+use super::{AfXdpOptions, Gather, XdpProgram};
 use crate::device::{
     Caps, Device, DeviceError, DeviceStats, LINK_HEADER_BYTES_MAX, Link, Medium,
     SUPER_SEGMENT_BYTES_MAX, Steer,
@@ -45,6 +45,8 @@ pub struct AfXdp {
     pub(super) tx_ring: usize,
     /// Frames may be sent from several descriptors.
     pub(super) gathers: bool,
+    /// Shorter ones are copied into one slot instead.
+    pub(super) gather_bytes_min: usize,
     /// A received packet whose last descriptors have not come yet.
     pub(super) chain: Option<Frame>,
     pub(super) slots: Vec<u32>,
@@ -102,6 +104,7 @@ impl AfXdp {
             (false, false) => "af-xdp native copy",
             (false, true) => "af-xdp generic",
         };
+        let always = zero_copy || options.gather == Gather::Always;
         AfXdp {
             rings,
             held: Held::new(umem.pool(), zero_copy),
@@ -123,6 +126,7 @@ impl AfXdp {
             link: Link { up: nic.up, mtu: nic.mtu, mac: nic.mac },
             tx_ring: options.tx_ring as usize,
             gathers,
+            gather_bytes_min: if always { 0 } else { umem.frame_bytes() + 1 },
             chain: None,
             slots: Vec::with_capacity(BATCH),
             reserve: slots / 16,

@@ -5,6 +5,9 @@
 //! lies in the UMEM only the headers are written, one set for each segment, and descriptors point
 //! at the payload. *Copied*: everything else is cut, summed and written into slots in one pass.
 //!
+//! In the copying modes only frames longer than a slot are chained or gathered, see
+//! [`super::Gather`].
+//!
 //! What descriptors point at stays owned by [`super::held::Held`] until their completion.
 
 use std::collections::VecDeque;
@@ -92,6 +95,9 @@ impl AfXdp {
             Gso::Tcp4 { mss } | Gso::Tcp6 { mss } => usize::from(mss),
             Gso::Udp { size } => usize::from(size),
         };
+        if frame.len() + size < self.gather_bytes_min {
+            return Way::Copied;
+        }
         // A segment holds as many pieces as a chain has slots behind the headers: whole ones, and
         // parts at its ends.
         let least = size / (FRAME_SLOTS_MAX - 3);

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use weft_drivers::afxdp::{AfXdp, UmemPool, XdpMode};
+use weft_drivers::afxdp::{AfXdp, AfXdpOptions, UmemPool, XdpMode};
 use weft_drivers::device::{Device, Medium, Steer};
 use weft_drivers::netlink::Netlink;
 use weft_drivers::segment::Headers;
@@ -144,6 +144,28 @@ fn foreign_and_finely_cut_payload_is_copied_once_and_counted() {
         send(&mut t.near.device, [super_segment(Some(&pool), frags, 1460, 1)]);
         assert_eq!(stream(&mut t.far, bytes, 1), payload[..bytes]);
         assert_eq!(t.near.device.stats().copied_bytes - before, bytes as u64);
+    }
+}
+
+/// In the copying modes a copy into one slot costs less than a second descriptor.
+#[test]
+fn by_default_only_frames_longer_than_a_slot_are_gathered() {
+    for (mtu, copied) in [(1500, 20_000), (9000, 0)] {
+        let Some(lab) = Lab::new(1, mtu) else { return };
+        let (near_umem, far_umem) = (umem(&lab.near, 4096, 2048), umem(&lab.far, 4096, 2048));
+        let program = lab.attach(XdpMode::Native);
+        let options = AfXdpOptions { fill_frames: 512, ..AfXdpOptions::default() };
+        let open = || AfXdp::open(&program, 0, &near_umem, options).unwrap();
+        let mut near = lab.near.enter(open).unwrap();
+        let far_program = lab.far_program();
+        far_program.steer(Steer::Add(PEER4.into())).unwrap();
+        let mut far = lab.far_device(&far_umem, 0, &far_program);
+        let payload = noise(20_000);
+        let frags = pool_buffers(near_umem.pool(), &payload, 1500);
+        let frame = super_segment(Some(near_umem.pool()), frags, mtu as u16 - 40, 1);
+        send(&mut near, [frame]);
+        assert_eq!(stream(&mut far, payload.len(), 1), payload);
+        assert_eq!(near.stats().copied_bytes, copied);
     }
 }
 

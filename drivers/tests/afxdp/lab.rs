@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use weft_drivers::afxdp::{AfXdp, AfXdpOptions, UmemPool, XdpMode, XdpProgram};
+use weft_drivers::afxdp::{AfXdp, AfXdpOptions, Gather, UmemPool, XdpMode, XdpProgram};
 use weft_drivers::device::{Device, Medium, Steer};
 use weft_drivers::ethtool::{self, Offload};
 use weft_drivers::netlink::{Netlink, VethEnd};
@@ -104,14 +104,16 @@ impl Lab {
     }
 
     pub fn open(&self, program: &Arc<XdpProgram>, queue: u32, umem: &UmemPool) -> AfXdp {
-        let options = AfXdpOptions { fill_frames: 512, ..AfXdpOptions::default() };
+        let options =
+            AfXdpOptions { fill_frames: 512, gather: Gather::Always, ..AfXdpOptions::default() };
         self.near.enter(|| AfXdp::open(program, queue, umem, options)).unwrap().unwrap()
     }
 
     /// A device at the other end, which sends frames made by hand and receives what is for
     /// PEER4 and PEER6.
     pub fn far_device(&self, umem: &UmemPool, queue: u32, program: &Arc<XdpProgram>) -> AfXdp {
-        let options = AfXdpOptions { fill_frames: 512, ..AfXdpOptions::default() };
+        let options =
+            AfXdpOptions { fill_frames: 512, gather: Gather::Always, ..AfXdpOptions::default() };
         self.far.enter(|| AfXdp::open(program, queue, umem, options)).unwrap().unwrap()
     }
 

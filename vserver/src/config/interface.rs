@@ -7,7 +7,7 @@ use weft_drivers::device::LINK_HEADER_BYTES_MAX;
 
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
-use super::{Alias, Driver, Nic, PacketReceive, PollMode, Workers, XdpMode};
+use super::{Alias, Driver, Gather, Nic, PacketReceive, PollMode, Workers, XdpMode};
 
 /// Below this no IPv4 packet of a fragment's minimal size fits (RFC 791).
 const MTU_MIN: u64 = 68;
@@ -65,6 +65,7 @@ fn read_nic(
         .map_or(Driver::AfXdp, |d| d.value);
     let device = read_device(report, &mut s, &name, driver, before);
     let xdp = read_xdp(report, &mut s, driver);
+    let gather = read_gather(report, &mut s, driver);
     let receive = read_receive(report, &mut s, driver);
     let poll = s.choice(
         report,
@@ -93,6 +94,7 @@ fn read_nic(
         device,
         driver,
         xdp,
+        gather,
         receive,
         queues,
         poll: poll.map_or(PollMode::Adaptive, |v| v.value),
@@ -119,6 +121,15 @@ fn read_xdp(report: &mut Report, s: &mut Section, driver: Driver) -> XdpMode {
         report.error(&v.span, "'xdp' is for driver \"af-xdp\"; remove it");
     }
     xdp.map_or(XdpMode::Auto, |v| v.value)
+}
+
+fn read_gather(report: &mut Report, s: &mut Section, driver: Driver) -> Gather {
+    let choices = [("auto", Gather::Auto), ("always", Gather::Always)];
+    let gather = s.choice(report, "gather", &choices);
+    if let Some(v) = gather.as_ref().filter(|_| driver != Driver::AfXdp) {
+        report.error(&v.span, "'gather' is for driver \"af-xdp\"; remove it");
+    }
+    gather.map_or(Gather::Auto, |v| v.value)
 }
 
 fn read_receive(report: &mut Report, s: &mut Section, driver: Driver) -> PacketReceive {

@@ -17,7 +17,7 @@ mod tests;
 
 pub use diagnostic::{Diagnostic, Errors};
 pub use parse::{LoadError, load, parse};
-pub use weft_drivers::afxdp::Hugepages;
+pub use weft_drivers::afxdp::{Gather, Hugepages};
 
 use weft_stack::ip::address::Cidr;
 
@@ -141,6 +141,8 @@ pub struct Nic {
     pub driver: Driver,
     /// How AF_XDP attaches.
     pub xdp: XdpMode,
+    /// When AF_XDP sends payload from where it lies.
+    pub gather: Gather,
     /// How AF_PACKET receives.
     pub receive: PacketReceive,
     /// Queues used, from 0.

@@ -108,7 +108,7 @@ fn open_afxdp(nic: &Nic, workers: &Workers) -> Result<Opened, DeviceError> {
     // A quarter of the frames receives; the rest is for what is on its way.
     let fill_frames = (workers.frames / 4 / queues.div_ceil(count)) as u32;
     let fill_frames = fill_frames.min(UmemPool::RING_ENTRIES);
-    let options = AfXdpOptions { fill_frames, ..AfXdpOptions::default() };
+    let options = AfXdpOptions { fill_frames, gather: nic.gather, ..AfXdpOptions::default() };
     let mut opened = Opened::new(Vec::new());
     opened.notes.extend(
         program.note().map(str::to_owned).into_iter().chain(umems[0].notes().iter().cloned()),

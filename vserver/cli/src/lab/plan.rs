@@ -10,8 +10,8 @@ use weft_stack::ip::address::Cidr;
 use weft_stack::rng::Rng;
 use weft_stack::stack::{Limits, TcpConfig};
 use weft_vserver::config::{
-    Alias, Driver, HostConfig, Nic, PacketReceive, PollMode, RouteSpec, Service, ServiceKind,
-    Vserver, Workers, XdpMode,
+    Alias, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec, Service,
+    ServiceKind, Vserver, Workers, XdpMode,
 };
 
 use super::topology::{FAR, GATEWAY_A, GATEWAY_B, PREFIX4, PREFIX6, nic, v4, v6};
@@ -122,6 +122,7 @@ pub fn physical(name: &str, device: &str, driver: Driver) -> Nic {
         device: device.to_owned(),
         driver,
         xdp: XdpMode::Auto,
+        gather: Gather::Auto,
         receive: PacketReceive::Messages,
         queues: 1,
         poll: PollMode::Adaptive,
