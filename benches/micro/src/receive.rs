@@ -1,12 +1,12 @@
 //! One flow received by one stack: the sender's segments are made beforehand.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use weft_stack::Stack;
 use weft_stack::frame::{Frame, FramePool};
 use weft_stack::link::gro::{BurstFacts, Gro};
 use weft_stack::socket::SocketId;
-use weft_stack::stack::TxBurst;
+use weft_stack::stack::{Change, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
 use crate::peer::{self, ALIAS, End, HOST, MSS, PEER, PORT, START};
@@ -42,10 +42,21 @@ impl Receiver {
     /// # Panics
     /// If the handshake fails.
     pub fn new(delivery: Delivery, merging: bool) -> Receiver {
-        let (mut stack, pool) = peer::host(0, 1);
+        Receiver::beside(delivery, merging, 0)
+    }
+
+    /// As [`Receiver::new`], beside `idle` connections that say nothing.
+    ///
+    /// # Panics
+    /// If a handshake fails.
+    pub fn beside(delivery: Delivery, merging: bool, idle: usize) -> Receiver {
+        let (mut stack, pool) = peer::host(0, 1 + idle);
         let now = START;
         let any = SocketAddr::new(HOST.into(), PORT);
-        let listener = stack.tcp_listen(now, any, 4).expect("the port is free");
+        let listener = stack.tcp_listen(now, any, 64).expect("the port is free");
+        for i in 0..idle as u32 {
+            open_nth(&mut stack, &pool, now, listener, i);
+        }
         let mut peer = End::new(PEER, 4000);
         let id = open(&mut stack, &pool, now, listener, &mut peer);
         let mut receiver = Receiver {
@@ -119,6 +130,30 @@ impl Receiver {
             self.stack.handle_timeout(self.now);
         }
     }
+}
+
+/// Makes the connection of peer number `n` of many and accepts it.
+///
+/// # Panics
+/// If the handshake fails.
+pub fn open_nth(
+    stack: &mut Stack,
+    pool: &FramePool,
+    now: Instant,
+    listener: SocketId,
+    n: u32,
+) -> End {
+    // The peer answers for whom it is a gateway.
+    let mut end = End::new(PEER, 5000 + (n % 60_000) as u16);
+    end.seq += n;
+    if n >= 60_000 {
+        end.addr = Ipv4Addr::from(u32::from(PEER) + 256 + n / 60_000);
+        let (addr, mac) = (end.addr.into(), peer::PEER_MAC);
+        let pin = Change::NeighbourAdd { alias: ALIAS, addr, mac };
+        stack.handle_config(now, pin).expect("room for a neighbour");
+    }
+    open(stack, pool, now, listener, &mut end);
+    end
 }
 
 /// Makes a connection of `peer` to a listening stack and accepts it.

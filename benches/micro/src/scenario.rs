@@ -7,7 +7,7 @@ use weft_stack::time::Duration;
 
 use crate::pair::Pair;
 use crate::peer::{self, ALIAS, End, HOST, MSS, PEER, PORT, START};
-use crate::receive::{Delivery, Receiver, open};
+use crate::receive::{Delivery, Receiver, open, open_nth};
 use crate::send::Sender;
 
 /// Runs `f`; callgrind counts only what happens in here, by the name of this function.
@@ -235,19 +235,7 @@ impl Lookups {
         let now = START;
         let any = SocketAddr::new(HOST.into(), PORT);
         let listener = stack.tcp_listen(now, any, 64).expect("the port is free");
-        let ends = (0..count as u32).map(|i| {
-            // The peer answers for whom it is a gateway.
-            let mut end = End::new(PEER, 1024 + (i % 60_000) as u16);
-            end.seq += i;
-            if i >= 60_000 {
-                end.addr = std::net::Ipv4Addr::from(u32::from(PEER) + 256 + i / 60_000);
-                let (addr, mac) = (end.addr.into(), peer::PEER_MAC);
-                let pin = weft_stack::stack::Change::NeighbourAdd { alias: ALIAS, addr, mac };
-                stack.handle_config(now, pin).expect("room for a neighbour");
-            }
-            open(&mut stack, &pool, now, listener, &mut end);
-            end
-        });
+        let ends = (0..count as u32).map(|n| open_nth(&mut stack, &pool, now, listener, n));
         let ends = ends.collect();
         Lookups { stack, pool, ends, at: 0, frame: None }
     }

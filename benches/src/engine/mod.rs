@@ -4,6 +4,8 @@ use std::io;
 use std::process::Command;
 use std::sync::Mutex;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 use crate::side::Control;
 use crate::spec::Side;
 
@@ -11,6 +13,7 @@ mod device;
 mod foreign;
 mod http;
 mod kernel;
+mod memory;
 mod raw;
 mod smoltcp;
 mod weft;
@@ -53,6 +56,8 @@ pub(crate) fn all() -> &'static [&'static dyn Engine] {
         &foreign::Gvisor { offload: true },
         &foreign::Lwip,
         &raw::Raw,
+        &memory::Memory,
+        &memory::MemorySmoltcp,
         &http::Nginx,
         &http::WeftHttp,
         &http::Wrk,
@@ -90,6 +95,14 @@ pub(crate) fn wake() {
     {
         f();
     }
+}
+
+/// The calling thread stays on that CPU, if there is one.
+fn stay_on_cpu(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    // a machine with one CPU has the other threads there too
+    let _ = sched_setaffinity(None, &set);
 }
 
 /// What `workload` an engine cannot do is an error in words.

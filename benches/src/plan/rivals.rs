@@ -4,6 +4,7 @@ use super::{Cell, Scene, SideSpec};
 use crate::outcome::Unit;
 use crate::place::Wiring;
 use crate::spec::{Carrier, Poll, Workload};
+use crate::targets;
 
 /// MSS of Debian's lwIP is fixed for this one.
 const LWIP_MTU: usize = 1500;
@@ -139,6 +140,40 @@ pub(super) fn files(wiring: Wiring) -> Vec<Scene> {
     let mut scenes = Vec::new();
     for bytes in [1024, 65_536] {
         scenes.extend([1, 64, 256].map(|connections| http(bytes, connections, wiring)));
+    }
+    scenes
+}
+
+/// What the stack costs without a device.
+pub(super) fn memory(full: bool, wiring: Wiring) -> Vec<Scene> {
+    let wiring = Wiring { carrier: Carrier::Mem, ..wiring };
+    let poll = Poll::Busy;
+    let scene = |name: &str, workload| Scene::new("memory", name, workload, Unit::Nanoseconds);
+    let side = |engine| SideSpec::new(engine, poll);
+    let mut segments = scene(targets::SEGMENTS, Workload::Segments);
+    segments = segments.cell("weft", side("memory"), None, wiring);
+    segments = segments.cell("smoltcp", side("memory-smoltcp"), None, wiring);
+    let mut scenes = vec![segments];
+    let with = |extra: String| SideSpec { extra: vec![extra], ..SideSpec::new("memory", poll) };
+    let of = |count: usize| with(format!("count={count}"));
+    let unmerged = with(String::from("gro=off"));
+    scenes[0].cells.push(cell("weft, without receive merging", unmerged, None, wiring));
+    scenes[0].cells.push(cell("weft, 2 workers", of(2), None, wiring));
+    let (vservers, idle): (&[usize], &[usize]) = if full {
+        (&[1, 10, 100, 1000, 10_000], &[10, 1000, 100_000, 1_000_000])
+    } else {
+        (&[], &[10, 100_000])
+    };
+    for (name, workload, counts) in
+        [(targets::VSERVERS, Workload::Vservers, vservers), (targets::IDLE, Workload::Idle, idle)]
+    {
+        let mut scene = scene(name, workload);
+        for count in counts {
+            scene.cells.push(cell(&format!("weft, {count}"), of(*count), None, wiring));
+        }
+        if !counts.is_empty() {
+            scenes.push(scene);
+        }
     }
     scenes
 }

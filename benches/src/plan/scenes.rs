@@ -139,6 +139,7 @@ pub(super) fn quick() -> Vec<Scene> {
         scenes.push(bulk_tunnel(way, Carrier::Tap, 1500));
     }
     rivals::join(&mut scenes, false);
+    scenes.extend(rivals::memory(false, VETH));
     scenes
 }
 
@@ -175,6 +176,7 @@ pub(super) fn full() -> Vec<Scene> {
         }
     }
     rivals::join(&mut scenes, true);
+    scenes.extend(rivals::memory(true, VETH));
     scenes.extend(rivals::raw(VETH));
     scenes.extend(rivals::files(VETH));
     scenes

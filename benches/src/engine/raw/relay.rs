@@ -126,14 +126,6 @@ fn receive(mut stream: &TcpStream, arrived: &AtomicUsize) {
     }
 }
 
-/// The calling thread stays on that CPU, if there is one.
-pub(super) fn on_cpu(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    // a machine with one CPU has the other threads there too
-    let _ = sched_setaffinity(None, &set);
-}
-
 /// Threads started from now on run where the scheduler likes.
 fn on_any_cpu() {
     let mut set = CpuSet::new();

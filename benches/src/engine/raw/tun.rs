@@ -14,7 +14,7 @@ use weft_drivers::netlink::Netlink;
 use weft_drivers::tuntap;
 
 use super::frame;
-use super::relay::on_cpu;
+use crate::engine::stay_on_cpu;
 use crate::meter::Meter;
 use crate::place;
 use crate::side::Control;
@@ -98,7 +98,7 @@ fn read_all(side: &Side, control: &Control, fd: &OwnedFd) -> io::Result<()> {
 
 /// The kernel's share: datagrams to the other end of the device.
 fn flood(side: &Side, stop: &AtomicBool) -> io::Result<()> {
-    on_cpu(1);
+    stay_on_cpu(1);
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(SocketAddr::from((place::SERVER, 9)))?;
     socket.set_write_timeout(Some(Duration::from_millis(10)))?;
