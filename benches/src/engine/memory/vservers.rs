@@ -37,8 +37,9 @@ pub(super) fn run(side: &Side, control: &Control) -> io::Result<()> {
     let mut peer = host.take_mem_peer("eth0").ok_or(io::ErrorKind::NotFound)?;
     std::thread::sleep(QUIET);
     let mut echoes = Echoes { count, sent: 0, out: VecDeque::new(), rx: Vec::new() };
-    // every vserver learns its neighbour
-    echoes.run(&mut peer, count.max(ROUND))?;
+    // each learns its neighbour while one packet waits for it
+    echoes.run(&mut peer, count)?;
+    echoes.run(&mut peer, ROUND)?;
     control.fact("mode", format!("memory, {count} vservers, one worker, an echo to each in turn"));
     let mut meter = Meter::start(side, control);
     loop {
