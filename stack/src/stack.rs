@@ -632,6 +632,12 @@ impl<P: PathLayer> Stack<P> {
     /// Moves frames into `burst` until it is full or nothing is left; returns how many.
     pub fn poll_transmit(&mut self, now: Instant, burst: &mut TxBurst) -> usize {
         let before = burst.frames.len();
+        if !self.wants_transmit() && !self.link.has_work() && self.ip.removed.is_empty() {
+            self.now = self.now.max(now);
+            self.udp.room_available();
+            self.raw.room_available();
+            return 0;
+        }
         let (mut lower, mut t) = self.parts_all(now);
         for _ in 0..LOOP_ROUNDS {
             receive::work_off(&mut lower, &mut t);
@@ -643,7 +649,8 @@ impl<P: PathLayer> Stack<P> {
                 ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
             }
             let taken = room.min(lower.ctx.outbox.frames.len());
-            for (alias, frame) in lower.ctx.outbox.frames.drain(..taken) {
+            for _ in 0..taken {
+                let Some((alias, frame)) = lower.ctx.outbox.frames.pop_front() else { break };
                 lower.ctx.mib.frames.tx_frames += 1;
                 lower.ctx.mib.frames.tx_bytes += frame.total_len() as u64;
                 burst.frames.push((alias, frame));

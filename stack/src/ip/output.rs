@@ -58,12 +58,17 @@ fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
 /// What keeps the packets of a flow on one queue and one bond member; never 0.
 fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
     let mut hasher = FoldHasher::default();
-    (src, dst, number).hash(&mut hasher);
-    if matches!(number, protocol::TCP | protocol::UDP)
-        && let Some(ports) = frame.data().first_chunk::<4>()
-    {
-        hasher.write_u32(u32::from_ne_bytes(*ports));
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            hasher.write_u64(u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits()));
+        }
+        (src, dst) => (src, dst).hash(&mut hasher),
     }
+    let ports = match frame.data().first_chunk::<4>() {
+        Some(ports) if matches!(number, protocol::TCP | protocol::UDP) => u32::from_ne_bytes(*ports),
+        _ => 0,
+    };
+    hasher.write_u64(u64::from(number) << 32 | u64::from(ports));
     ((hasher.finish() >> 32) as u32).max(1)
 }
 

@@ -329,6 +329,12 @@ impl Link {
         self.neighbours.iter(now)
     }
 
+    /// Whether something was left for others to do.
+    #[inline]
+    pub(crate) fn has_work(&self) -> bool {
+        !(self.solicits.is_empty() && self.gone.is_empty() && self.failed.is_empty())
+    }
+
     /// Frames that wait for neighbours.
     pub(crate) fn queued(&self) -> usize {
         self.neighbours.queued()

@@ -171,6 +171,8 @@ impl Default for NeighbourTimes {
 pub(super) struct Neighbours {
     index: HashTable<u32>,
     entries: Slab<Entry>,
+    /// Whom the last packet went to: a guess.
+    last: u32,
     /// Entries with a MAC address, PERMANENT excepted.
     resolved: List,
     incomplete: List,
@@ -187,10 +189,13 @@ pub(super) struct Neighbours {
 }
 
 fn hash(key: &Key, alias: AliasId, addr: IpAddr) -> u64 {
-    let alias = alias.0.to_be_bytes();
+    let tail = u32::from(alias.0);
     match addr {
-        IpAddr::V4(a) => key.hash(&[&alias, &a.octets()]),
-        IpAddr::V6(a) => key.hash(&[&alias, &a.octets()]),
+        IpAddr::V4(a) => key.hash_words([u64::from(a.to_bits())], tail),
+        IpAddr::V6(a) => {
+            let bits = a.to_bits();
+            key.hash_words([bits as u64, (bits >> 64) as u64], tail)
+        }
     }
 }
 
@@ -350,7 +355,10 @@ impl Neighbours {
         frame: Frame,
         times: NeighbourTimes,
     ) -> Result<Verdict, DropReason> {
-        let Some(at) = self.find(ctx, alias, addr) else {
+        let last = self.entries.get(self.last as usize);
+        let same = last.is_some_and(|e| e.addr == addr && e.alias == alias);
+        let found = if same { Some(self.last) } else { self.find(ctx, alias, addr) };
+        let Some(at) = found else {
             let at = self
                 .create(ctx, alias, addr, NeighbourState::Incomplete)
                 .ok_or(DropReason::NeighbourTableFull)?;
@@ -359,6 +367,7 @@ impl Neighbours {
             self.ask(ctx, at, false, times.retrans);
             return Ok(Verdict::Queued);
         };
+        self.last = at;
         let e = &mut self.entries[at as usize];
         match e.state_at(ctx.now) {
             NeighbourState::Failed => return Err(DropReason::NeighbourUnreachable),

@@ -17,6 +17,9 @@ const STEP_BYTES: usize = 64;
 /// sum but for one swap at the end (RFC 1071 section 2). Neither does the width of the words.
 #[inline]
 fn sum_words(data: &[u8]) -> u64 {
+    if data.len() < STEP_BYTES {
+        return sum_tail(data);
+    }
     let mut lanes = [0u64; 8];
     let mut steps = data.chunks_exact(STEP_BYTES);
     for step in &mut steps {
@@ -29,16 +32,26 @@ fn sum_words(data: &[u8]) -> u64 {
     lanes.iter().sum::<u64>() + sum_tail(steps.remainder())
 }
 
+/// Of less than a step.
 #[inline]
 fn sum_tail(data: &[u8]) -> u64 {
     let mut sum = 0u64;
-    let mut words = data.chunks_exact(4);
-    for word in &mut words {
-        sum += u64::from(u32::from_ne_bytes(word.try_into().expect("chunks of four bytes")));
+    let (words, rest) = data.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_ne_bytes(*word);
+        sum += (word & 0xffff_ffff) + (word >> 32);
     }
-    let rest = words.remainder();
-    let mut last = [0u8; 4];
-    last[..rest.len()].copy_from_slice(rest);
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        sum += u64::from(u32::from_ne_bytes(*word));
+    }
+    let last = match *rest {
+        [] => return sum,
+        [a] => [a, 0, 0, 0],
+        [a, b] => [a, b, 0, 0],
+        [a, b, c] => [a, b, c, 0],
+        _ => return sum,
+    };
     sum + u64::from(u32::from_ne_bytes(last))
 }
 

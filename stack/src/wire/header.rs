@@ -10,6 +10,16 @@ pub(crate) const IPV4_LEN: usize = 20;
 /// Bytes of the fixed IPv6 header.
 pub(crate) const IPV6_LEN: usize = 40;
 
+/// The folded sum of a header without options, in the byte order of memory.
+#[inline]
+pub(crate) fn sum_of_v4(h: &[u8; IPV4_LEN]) -> u16 {
+    let word = |at: usize| u64::from(u32::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]));
+    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 /// Fields of a header to be pushed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IpHeader {
@@ -75,8 +85,11 @@ impl IpHeader {
         if self.router_alert {
             h[20..24].copy_from_slice(&[148, 4, 0, 0]);
         }
-        let sum = checksum::finish(checksum::sum(h));
-        h[10..12].copy_from_slice(&sum.to_be_bytes());
+        let sum = match h.first_chunk::<IPV4_LEN>() {
+            Some(plain) if !self.router_alert => u16::from_be(sum_of_v4(plain)),
+            _ => checksum::sum(h),
+        };
+        h[10..12].copy_from_slice(&checksum::finish(sum).to_be_bytes());
     }
 
     fn push_v6(&self, frame: &mut Frame, src: Ipv6Addr, dst: Ipv6Addr) {

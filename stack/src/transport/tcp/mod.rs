@@ -93,6 +93,9 @@ pub(crate) use state::Connection;
 use state::{Cx, Owner, Settings};
 use time_wait::TimeWaits;
 
+/// Connections that are looked at before the flow table is; a power of two.
+const RECENT_FLOWS: usize = 16;
+
 /// Frames one connection may send before the next one's turn.
 const BURST_FRAMES: usize = 16;
 
@@ -111,6 +114,8 @@ fn any_of(addr: SocketAddr) -> IpAddr {
 pub(crate) struct Tcp {
     connections: Slab<Box<Connection>>,
     flows: FlowTable,
+    /// Slots of connections that plain segments were for lately, by a cheap hash: guesses.
+    recent: [u32; RECENT_FLOWS],
     listeners: Listeners,
     time_waits: TimeWaits,
     time_wait_armed: bool,
@@ -143,6 +148,7 @@ impl Tcp {
         Tcp {
             connections: Slab::new(),
             flows: FlowTable::new(secrets.flow),
+            recent: [u32::MAX; RECENT_FLOWS],
             listeners: Listeners::default(),
             time_waits: TimeWaits::new(Duration::from_secs(u64::from(config.tcp.time_wait_s))),
             time_wait_armed: false,
@@ -209,21 +215,13 @@ impl Tcp {
 
     /// Brings the table in line with a connection that something happened to.
     fn settle<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
-        if self.account(index) {
+        let Some(c) = self.connections.get_mut(index as usize) else { return };
+        if self.budget.account(c) {
             lower.ctx.mib.tcp.memory_pressures += 1;
         }
-        let Some(c) = self.connections.get(index as usize) else { return };
-        if c.notes.embryo && c.state != TcpState::SynReceived {
-            self.leave_handshake(index);
-        }
-        if self.connections[index as usize].notes.abort {
-            self.reset(lower, index);
-            return;
-        }
-        if self.connections[index as usize].notes.opening.offer.is_some() {
-            self.learn_fast_open(lower, index);
-        }
-        if self.leave_flow_table(lower, index) {
+        let open = matches!(c.state, TcpState::Established | TcpState::FinWait2);
+        let news = c.notes.embryo || c.notes.abort || c.notes.opening.offer.is_some();
+        if (!open || news) && self.settle_state(lower, index) {
             return;
         }
         self.queue_event(index);
@@ -237,6 +235,22 @@ impl Tcp {
         if !c.notes.dirty || c.notes.armed.is_none() {
             self.arm(lower, index);
         }
+    }
+
+    /// What a change of state asks for; true if there is no connection to go on with.
+    fn settle_state<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) -> bool {
+        let c = &self.connections[index as usize];
+        if c.notes.embryo && c.state != TcpState::SynReceived {
+            self.leave_handshake(index);
+        }
+        if self.connections[index as usize].notes.abort {
+            self.reset(lower, index);
+            return true;
+        }
+        if self.connections[index as usize].notes.opening.offer.is_some() {
+            self.learn_fast_open(lower, index);
+        }
+        self.leave_flow_table(lower, index)
     }
 
     /// The application is told, if there is something to tell.

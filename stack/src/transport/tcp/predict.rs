@@ -22,7 +22,7 @@ use crate::wire::plain::PlainTcp;
 use crate::wire::tcp::{Flags, HEADER_BYTES, Header, TIMESTAMP_BYTES};
 use crate::wire::{checksum, frame_sum, protocol};
 
-use super::Tcp;
+use super::{RECENT_FLOWS, Tcp};
 use super::demux::CONFIRM_EVERY;
 use super::flow_table::{Flow, FlowKey};
 use super::state::{Connection, Cx, Owner};
@@ -113,7 +113,7 @@ impl Tcp {
         let trust = entry.config.rx_checksum_trust;
         let Some(plain) = Plain::look(link, &frame) else { return Err(frame) };
         let is_v4 = plain.ip.src.is_ipv4();
-        let Some(Flow::Connection(index)) = self.flow(&plain.key()) else { return Err(frame) };
+        let Some(index) = self.connection_of(&plain.key()) else { return Err(frame) };
         if lower.ip.taps.listens(is_v4, protocol::TCP) {
             return Err(frame);
         }
@@ -155,6 +155,22 @@ impl Tcp {
         }
         self.settle(lower, index);
         Ok(Fate::Delivered)
+    }
+}
+
+impl Tcp {
+    /// The connection of a name: most segments are for one that the last ones were for.
+    #[inline]
+    fn connection_of(&mut self, key: &FlowKey) -> Option<u32> {
+        let ports = key.local_port ^ key.peer_port.rotate_left(5);
+        let guess = &mut self.recent[usize::from(ports ^ ports >> 8) % RECENT_FLOWS];
+        let known = self.connections.get(*guess as usize);
+        if known.is_some_and(|c| c.key == *key && !c.notes.detached) {
+            return Some(*guess);
+        }
+        let Some(Flow::Connection(index)) = self.flow(key) else { return None };
+        self.recent[usize::from(ports ^ ports >> 8) % RECENT_FLOWS] = index;
+        Some(index)
     }
 }
 

@@ -59,6 +59,13 @@ impl Budget {
         }
         !tight && self.is_tight()
     }
+
+    /// Brings the account in line with what a connection holds now; whether memory became tight.
+    pub(super) fn account(&mut self, c: &mut Connection) -> bool {
+        let held = c.held();
+        let before = std::mem::replace(&mut c.notes.charged, held);
+        before != held && self.charge(before, held)
+    }
 }
 
 impl Connection {
@@ -123,14 +130,6 @@ impl Connection {
 }
 
 impl Tcp {
-    /// Brings the account in line with what a connection holds now; whether memory became tight.
-    pub(super) fn account(&mut self, index: u32) -> bool {
-        let Some(c) = self.connections.get_mut(index as usize) else { return false };
-        let held = c.held();
-        let before = std::mem::replace(&mut c.notes.charged, held);
-        before != held && self.budget.charge(before, held)
-    }
-
     /// A connection is gone with what it held.
     pub(super) fn release(&mut self, charged: usize) {
         self.budget.charge(charged, 0);

@@ -167,6 +167,9 @@ impl Connection {
         else {
             return Judged::default();
         };
+        if self.sent.is_behind(newest) {
+            return Judged::default();
+        }
         let patience = self.sent.recent.rtt + self.reo_wnd();
         let (delivery, cc) = (&mut self.delivery, &mut self.cc);
         let mtu_probe = self.path.probe_start();

@@ -557,6 +557,20 @@ impl Records {
         judged
     }
 
+    /// Whether nothing is reported and nothing was sent again, and what is left was sent after
+    /// `newest`, the newest that was delivered: then [`Records::judge`] finds nothing.
+    pub(crate) fn is_behind(&self, newest: Transmission) -> bool {
+        let first = self.queue.front();
+        self.sacked == 0
+            && self.resent.is_empty()
+            && first.is_none_or(|r| {
+                r.fate == Fate::InFlight
+                    && r.resent == 0
+                    && r.start == self.judge_from
+                    && r.transmission().is_after(newest)
+            })
+    }
+
     /// What has to hold between `una` and `nxt`.
     #[cfg(any(test, feature = "check"))]
     pub(crate) fn check(&self, una: SeqNum, nxt: SeqNum) -> Result<(), String> {
