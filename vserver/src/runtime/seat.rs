@@ -29,6 +29,9 @@ const LEASE: Duration = Duration::from_micros(500);
 const RECENT: Duration = Duration::from_millis(1);
 /// How often a worker that does not sleep asks for link changes.
 const TURNS_PER_LOOK: u32 = 1 << 12;
+/// After so many turns without a sleep the devices need not tell of frames any more: for a worker
+/// that sleeps soon again the two system calls would cost more than the wake-ups of nobody.
+const TURNS_UNTIL_UNWATCHED: u32 = 64;
 
 /// Who turns the core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +91,8 @@ pub(crate) struct Polling {
     last_wait: Instant,
     idle: Idle,
     turns: u32,
+    /// Turns since the last sleep in the devices.
+    awake: u32,
     pub(crate) account: Account,
     pub(crate) links: Option<Links>,
 }
@@ -106,6 +111,7 @@ impl Polling {
             last_wait: Instant::default(),
             idle: Idle::default(),
             turns: 0,
+            awake: 0,
             account: Account::default(),
             links: None,
         }
@@ -145,6 +151,12 @@ impl Core {
         let worked = self.turn(now);
         self.poll.account.end(worked);
         worked
+    }
+
+    /// Whether the devices' descriptors have to tell of frames.
+    fn watch(&mut self, on: bool) -> io::Result<()> {
+        let ports = self.nics.iter_mut().flat_map(|n| &mut n.ports);
+        ports.map(|p| p.device.watch(on)).fold(Ok(()), io::Result::and)
     }
 }
 
@@ -348,6 +360,11 @@ impl Worker {
                 if sleeps { at.map(|at| at.saturating_since(now)) } else { Some(Duration::ZERO) };
             self.sleep_in_set(core, at, timeout, waiter.map(|(awaited, _)| awaited));
         } else {
+            core.poll.awake = core.poll.awake.saturating_add(1);
+            if core.poll.awake == TURNS_UNTIL_UNWATCHED {
+                let unwatched = core.watch(false);
+                self.slept(core, unwatched);
+            }
             MutexGuard::bump(core);
         }
     }
@@ -384,7 +401,10 @@ impl Worker {
         }
         // An entry that a poller's list got before it could ring is there already.
         let skip = rings.is_some_and(|queue| queue.is_ready());
+        let watched = if looks { Ok(()) } else { core.watch(true) };
+        core.poll.awake = if looks { core.poll.awake } else { 0 };
         let woken = MutexGuard::unlocked(core, || {
+            watched?;
             if skip { Ok(Woken::default()) } else { self.sleeper.sleep(timeout) }
         });
         if let Some(queue) = rings {
