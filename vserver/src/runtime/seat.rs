@@ -146,6 +146,12 @@ impl Dependents {
 }
 
 impl Core {
+    /// Devices tell of frames only if somebody may sleep.
+    pub(super) fn watch_devices(&mut self, mode: PollMode) -> io::Result<()> {
+        let ports = self.nics.iter_mut().flat_map(|n| &mut n.ports);
+        ports.map(|p| p.device.watch(mode != PollMode::Busy)).fold(Ok(()), io::Result::and)
+    }
+
     fn counted_turn(&mut self, now: Instant, waiter: bool) -> bool {
         self.poll.account.begin(now, waiter);
         let worked = self.turn(now);

@@ -99,6 +99,10 @@ impl Worker {
             sleeper.add_links(links.fd())?;
         }
         core.poll.links = links;
+        let mode = core.poll.mode;
+        if let Err(e) = core.watch_devices(mode) {
+            core.problem(format!("telling devices that they are polled: {e}"));
+        }
         Ok(Arc::new(Worker {
             core: Mutex::new(core),
             sleeper,
@@ -234,8 +238,9 @@ impl Worker {
         self.with_core(|core, _| {
             core.poll.mode = mode;
             let (budget, us) = if mode == PollMode::Busy { BUSY_POLL } else { (0, 0) };
+            let watch = core.watch_devices(mode);
             let ports = core.nics.iter_mut().flat_map(|n| &mut n.ports);
-            ports.map(|p| p.device.set_busy_poll(budget, us)).fold(Ok(()), io::Result::and)
+            ports.map(|p| p.device.set_busy_poll(budget, us)).fold(watch, io::Result::and)
         })?
     }
 
