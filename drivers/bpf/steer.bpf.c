@@ -155,25 +155,9 @@ static __always_inline int ours_solicit(const struct ipv6 *ip, const void *end)
 	return ns->type == ICMPV6_NEIGHBOUR_SOLICIT && ours6(&ns->target);
 }
 
-static __always_inline int ours(const void *data, const void *end)
+/* What comes most is asked for first. */
+static __always_inline int ours_of(__u16 ethertype, const void *at, const void *end, int group)
 {
-	const struct ethernet *eth = data;
-	const void *at = eth + 1;
-	__u16 ethertype;
-	int group;
-
-	if (at > end)
-		return 0;
-	group = eth->destination[0] & 1;
-	ethertype = eth->ethertype;
-	if (ethertype == be16(ETHERTYPE_VLAN) || ethertype == be16(ETHERTYPE_QINQ)) {
-		const struct vlan *tag = at;
-
-		if ((const void *)(tag + 1) > end)
-			return 0;
-		ethertype = tag->ethertype;
-		at = tag + 1;
-	}
 	if (ethertype == be16(ETHERTYPE_IPV4)) {
 		const struct ipv4 *ip = at;
 
@@ -194,6 +178,23 @@ static __always_inline int ours(const void *data, const void *end)
 		return (const void *)(arp + 1) <= end && ours_arp(arp);
 	}
 	return 0;
+}
+
+static __always_inline int ours(const void *data, const void *end)
+{
+	const struct ethernet *eth = data;
+	const struct vlan *tag = (const void *)(eth + 1);
+	int group;
+
+	if ((const void *)tag > end)
+		return 0;
+	group = eth->destination[0] & 1;
+	if (__builtin_expect(eth->ethertype != be16(ETHERTYPE_VLAN) &&
+			     eth->ethertype != be16(ETHERTYPE_QINQ), 1))
+		return ours_of(eth->ethertype, tag, end, group);
+	if ((const void *)(tag + 1) > end)
+		return 0;
+	return ours_of(tag->ethertype, tag + 1, end, group);
 }
 
 SEC("xdp.frags")

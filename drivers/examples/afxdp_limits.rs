@@ -23,11 +23,19 @@ use weft_stack::frame::{Checksum, Frame, FrameDomain, Gso, HEADROOM_BYTES};
 const RUN: Duration = Duration::from_millis(700);
 const BATCH: usize = 64;
 const FILL: u32 = 1024;
+/// Frames under way; they fit the receiver's slots, three of which a frame may take.
+const WINDOW: usize = 256;
 
 /// What both contestants can do.
 trait Contestant: Send {
-    /// Whether its descriptor will be waited for.
+    /// Whether its descriptor is waited for.
     fn watch(&mut self, on: bool);
+    /// Sleeps until frames come.
+    fn wait(&mut self) {
+        self.watch(true);
+        wait(self.fd());
+        self.watch(false);
+    }
     fn fd(&self) -> BorrowedFd<'_>;
     /// Frames that were sent; the content is prepared.
     fn send(&mut self, n: usize) -> usize;
@@ -289,8 +297,8 @@ struct Rate {
 fn one_way(kind: Kind, len: usize, sleep: bool) -> Rate {
     let mut pair = open(kind, len);
     let [near, far] = &mut pair.ends;
-    near.watch(sleep);
-    far.watch(sleep);
+    near.watch(false);
+    far.watch(false);
     let stop = AtomicBool::new(false);
     let arrived = AtomicU64::new(0);
     let barrier = Barrier::new(2);
@@ -303,7 +311,7 @@ fn one_way(kind: Kind, len: usize, sleep: bool) -> Rate {
                 if n > 0 {
                     arrived.store(arrived.load(Ordering::Relaxed) + n as u64, Ordering::Relaxed);
                 } else if sleep {
-                    wait(far.fd());
+                    far.wait();
                 }
             }
         });
@@ -317,8 +325,17 @@ fn one_way(kind: Kind, len: usize, sleep: bool) -> Rate {
             let (start, before) = (Instant::now(), arrived.load(Ordering::Relaxed));
             let (kicks, copied) = (near.kicks(), near.copied());
             let mut sent = 0;
+            let mut lost = 0;
             while start.elapsed() < RUN {
                 sent += near.send(BATCH);
+                // Frames that nobody takes only cost: no more under way than a window has.
+                let full = Instant::now();
+                while sent > lost + WINDOW + (arrived.load(Ordering::Relaxed) - before) as usize {
+                    if full.elapsed() > Duration::from_millis(2) {
+                        lost = sent - (arrived.load(Ordering::Relaxed) - before) as usize;
+                    }
+                    std::hint::spin_loop();
+                }
             }
             let seconds = start.elapsed().as_secs_f64();
             let frames = arrived.load(Ordering::Relaxed) - before;
@@ -339,8 +356,8 @@ fn one_way(kind: Kind, len: usize, sleep: bool) -> Rate {
 fn round_trips(kind: Kind, len: usize, sleep: bool, window: usize) -> (f64, f64) {
     let mut pair = open(kind, len);
     let [near, far] = &mut pair.ends;
-    near.watch(sleep);
-    far.watch(sleep);
+    near.watch(false);
+    far.watch(false);
     while far.receive() + near.receive() > 0 {}
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -348,7 +365,7 @@ fn round_trips(kind: Kind, len: usize, sleep: bool, window: usize) -> (f64, f64)
             pin(1);
             while !stop.load(Ordering::Relaxed) {
                 if far.bounce() == 0 && sleep {
-                    wait(far.fd());
+                    far.wait();
                 }
             }
         });
@@ -371,7 +388,7 @@ fn round_trips(kind: Kind, len: usize, sleep: bool, window: usize) -> (f64, f64)
                     if round.elapsed() > Duration::from_millis(100) {
                         out = 0;
                     } else if n == 0 && sleep {
-                        wait(near.fd());
+                        near.wait();
                     }
                 }
                 times.push(asked.elapsed().as_secs_f64() * 1e6);
