@@ -59,6 +59,9 @@ struct PlanArgs {
     /// Only scenes or contestants whose name has this in it (repeatable)
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// Of those only contestants with this name (repeatable)
+    #[arg(long, value_name = "NAME")]
+    contestant: Vec<String>,
     /// Repetitions of each cell
     #[arg(long, value_name = "N")]
     repetitions: Option<usize>,
@@ -77,6 +80,9 @@ struct RunArgs {
     /// Where the page goes
     #[arg(long, value_name = "FILE", default_value = "target/bench/results.html")]
     html: PathBuf,
+    /// Write the document too
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -119,6 +125,9 @@ fn benchmark(args: &RunArgs) -> Result<bool, Error> {
     let results = run::all(&plan, &mut progress)?;
     report::json::write(&args.json, &results)?;
     report::html::write(&args.html, &results)?;
+    if let Some(path) = &args.markdown {
+        report::markdown::write(path, &results)?;
+    }
     print!("{}", report::terminal::table(&results));
     println!("\nresults: {}, page: {}", args.json.display(), args.html.display());
     Ok(results.complete())

@@ -144,6 +144,12 @@ pub(crate) fn make(args: &PlanArgs) -> Plan {
     if !args.only.is_empty() {
         select(&mut plan.scenes, &args.only);
     }
+    if !args.contestant.is_empty() {
+        for scene in &mut plan.scenes {
+            scene.cells.retain(|c| args.contestant.contains(&c.contestant));
+        }
+        plan.scenes.retain(|s| !s.cells.is_empty());
+    }
     plan
 }
 
@@ -188,6 +194,7 @@ mod tests {
         PlanArgs {
             full: false,
             only: only.iter().map(|&s| s.to_owned()).collect(),
+            contestant: vec![],
             repetitions: Some(3),
             seconds: None,
         }
