@@ -26,7 +26,7 @@ pub struct BareQueue {
     program: Arc<XdpProgram>,
     queue: u32,
     _claim: QueueClaim,
-    /// Slots to send from; each holds the prepared frame (or its part of it) from the start.
+    /// Slots to send from; each holds the prepared frame, as far as it goes.
     free: Vec<u32>,
     /// Bytes of each part of the prepared frame.
     parts: Vec<u32>,
@@ -91,14 +91,16 @@ impl BareQueue {
         Ok(bare)
     }
 
-    /// Writes the frame that [`BareQueue::send`] sends into every slot; in parts, if it is longer.
-    /// Not while frames are in flight.
+    /// Writes the frame that [`BareQueue::send`] sends into every slot. One that is longer goes in
+    /// several, of which each has the first bytes: only its headers are what they should be. Not
+    /// while frames are in flight.
     pub fn prepare(&mut self, frame: &[u8]) {
         assert_eq!(self.in_flight, 0, "the kernel reads the slots");
         let chunk = self.umem.frame_bytes();
         self.parts = frame.chunks(chunk).map(|part| part.len() as u32).collect();
-        for (i, slot) in self.free.iter().enumerate() {
-            let part = frame.chunks(chunk).nth(i % self.parts.len()).unwrap_or_default();
+        // Slots change places: any may become the first part, which has the headers.
+        let part = &frame[..frame.len().min(chunk)];
+        for slot in &self.free {
             // SAFETY: the slot is ours (`free`) and not in flight.
             unsafe { self.umem.bytes_mut(*slot, 0, part.len()) }.copy_from_slice(part);
         }
