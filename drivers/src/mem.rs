@@ -196,7 +196,7 @@ impl Mem {
         }
         let mut frame = burst.pop_front().expect("looked at above");
         self.stats.tx_frames += segments - 1;
-        if !super_segment && !frame.frags.is_empty() {
+        if !self.offload && !frame.frags.is_empty() {
             let frags = frame.total_len() - frame.len();
             let in_place = frags <= frame.tailroom();
             let copied = if in_place { frags } else { frame.total_len() };
@@ -379,9 +379,9 @@ mod tests {
             a.transmit(&mut VecDeque::from([partial])).unwrap();
             let mut got = Vec::new();
             b.receive(&mut got, 8).unwrap();
-            assert_eq!((got[0].len(), got[0].frags.len()), (64, 0));
+            assert_eq!((got[0].len(), got[0].frags.len()), if offload { (60, 1) } else { (64, 0) });
             assert_eq!(got[0].meta.checksum != Checksum::Complete, offload);
-            assert!(a.stats().copied_bytes > 0);
+            assert_eq!(a.stats().copied_bytes > 0, !offload);
         }
     }
 

@@ -453,7 +453,7 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Writes all frames of a cut into frames of `pool`, appended to `out`; returns the bytes copied.
+/// Writes all frames of a cut into frames of `pool`, appended to `out`; returns the payload bytes copied.
 /// Frames longer than those of the pool (the MTU grew since) come from the heap. `None`: the pool
 /// has not enough free frames now; nothing is appended.
 pub fn cut_into_pool(
@@ -462,6 +462,7 @@ pub fn cut_into_pool(
     out: &mut VecDeque<Frame>,
 ) -> Option<usize> {
     let before = out.len();
+    let head = cut.header_bytes();
     let mut copied = 0;
     while let Some(len) = cut.next_len() {
         let part = if len + HEADROOM_BYTES > pool.slot_bytes() {
@@ -474,7 +475,7 @@ pub fn cut_into_pool(
             return None;
         };
         cut.write_next(part.push_back(len));
-        copied += len;
+        copied += len - head;
         out.push_back(part);
     }
     Some(copied)

@@ -65,7 +65,9 @@ fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
         (src, dst) => (src, dst).hash(&mut hasher),
     }
     let ports = match frame.data().first_chunk::<4>() {
-        Some(ports) if matches!(number, protocol::TCP | protocol::UDP) => u32::from_ne_bytes(*ports),
+        Some(ports) if matches!(number, protocol::TCP | protocol::UDP) => {
+            u32::from_ne_bytes(*ports)
+        }
         _ => 0,
     };
     hasher.write_u64(u64::from(number) << 32 | u64::from(ports));

@@ -1,9 +1,11 @@
 //! What operators read: a snapshot of a host.
 
+mod copied;
 pub mod json;
 mod snapshot;
 pub mod table;
 mod take;
 
+pub use copied::{CopiedPerByte, copied_per_byte};
 pub use snapshot::{HostSnapshot, NicSnapshot, ServiceSnapshot, VserverSnapshot};
 pub(crate) use take::{mac_text, take};

@@ -542,7 +542,12 @@ fn turn<P: PathLayer>(
         };
         let ecn = segment.header.ecn;
         let fields = c.settings.ip_fields(ecn);
-        emit::send(lower, &key, alias, fields, emit::build(frame, &key, segment, tx_checksum));
+        let payload_len = segment.payload_len;
+        let frame = emit::build(frame, &key, segment, tx_checksum);
+        if frame.frags.is_empty() {
+            lower.ctx.mib.tcp.snd_copied_octets += payload_len as u64;
+        }
+        emit::send(lower, &key, alias, fields, frame);
     }
     Turn::More
 }

@@ -22,10 +22,10 @@ use crate::wire::plain::PlainTcp;
 use crate::wire::tcp::{Flags, HEADER_BYTES, Header, TIMESTAMP_BYTES};
 use crate::wire::{checksum, frame_sum, protocol};
 
-use super::{RECENT_FLOWS, Tcp};
 use super::demux::CONFIRM_EVERY;
 use super::flow_table::{Flow, FlowKey};
 use super::state::{Connection, Cx, Owner};
+use super::{RECENT_FLOWS, Tcp};
 
 /// Alias, and version of the stack's addresses, for which received segments are known to be for us.
 /// A memory of what was asked before, no part of a connection's state: it shows nothing.

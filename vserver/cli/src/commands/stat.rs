@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use weft_vserver::stats::{HostSnapshot, VserverSnapshot, json, table};
+use weft_vserver::stats::{HostSnapshot, VserverSnapshot, copied_per_byte, json, table};
 
 use super::daemon;
 use crate::{Error, output};
@@ -85,6 +85,7 @@ fn render(s: &HostSnapshot, args: &Args, bold: bool) -> Result<String, Error> {
     if let Some(workers) = table::workers(s) {
         let _ = write!(out, "\n{}", workers.render(bold));
     }
+    let _ = writeln!(out, "\n{}", copied_per_byte(s));
     if args.all || !s.drops.is_empty() {
         let _ = write!(out, "\nlost before a vserver was found\n");
         out.push_str(&table::drops(&s.drops, args.all).render(bold));
