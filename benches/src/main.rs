@@ -23,6 +23,7 @@ mod side;
 mod spec;
 mod stats;
 mod targets;
+mod wan;
 
 /// Why the program ends early.
 type Error = Box<dyn std::error::Error + Send + Sync>;

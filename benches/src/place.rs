@@ -13,6 +13,7 @@ use weft_drivers::netns::Netns;
 use weft_drivers::tuntap;
 
 use crate::spec::Carrier;
+use crate::wan::Wire;
 
 /// The interface of each side.
 pub(crate) const DEVICE: &str = "net0";
@@ -56,6 +57,8 @@ pub(crate) struct Place {
     pub(crate) client: End,
     /// What the kernel's side uses.
     pub(crate) congestion: String,
+    /// Of a long path.
+    wire: Option<Wire>,
 }
 
 impl Place {
@@ -63,7 +66,7 @@ impl Place {
     pub(crate) fn make(wiring: &Wiring, in_kernel: [bool; 2]) -> Result<Place, DeviceError> {
         let first = Netns::new()?;
         let second = match wiring.carrier {
-            Carrier::Veth => Netns::new()?,
+            Carrier::Veth | Carrier::Wan => Netns::new()?,
             Carrier::Tun | Carrier::Tap | Carrier::Mem => first.clone(),
         };
         let end =
@@ -72,12 +75,14 @@ impl Place {
             server: end(&first, in_kernel[0], SERVER),
             client: end(&second, in_kernel[1], CLIENT),
             congestion: String::new(),
+            wire: None,
         };
         place.settle()?;
         match wiring.carrier {
             Carrier::Veth => place.cable(wiring)?,
             Carrier::Tun => place.tunnel(wiring, Medium::Ip)?,
             Carrier::Tap => place.tunnel(wiring, Medium::Ethernet)?,
+            Carrier::Wan => place.path(wiring)?,
             Carrier::Mem => {}
         }
         Ok(place)
@@ -122,6 +127,19 @@ impl Place {
                 let mac = if other.address == SERVER { SERVER_MAC } else { CLIENT_MAC };
                 let to = IpAddr::V4(other.address);
                 end.netlink(|n| n.add_neighbour(DEVICE, to, mac))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A TAP on each side of a long path.
+    fn path(&mut self, wiring: &Wiring) -> Result<(), DeviceError> {
+        let ends = self.ends().map(|end| &end.netns);
+        let wire = Wire::between(ends, DEVICE, wiring.mtu)?;
+        self.wire = Some(wire);
+        for end in self.ends() {
+            if end.in_kernel {
+                end.number()?;
             }
         }
         Ok(())

@@ -50,6 +50,9 @@ pub(crate) struct Scene {
     pub(crate) bytes: usize,
     pub(crate) connections: usize,
     pub(crate) operations_max: u64,
+    /// Measured for longer than other scenes.
+    #[serde(default)]
+    pub(crate) slow: bool,
     pub(crate) cells: Vec<Cell>,
 }
 
@@ -63,12 +66,19 @@ impl Scene {
             bytes: 1,
             connections: 1,
             operations_max: u64::MAX,
+            slow: false,
             cells: Vec::new(),
         }
     }
 
     fn bytes(mut self, bytes: usize) -> Scene {
         self.bytes = bytes;
+        self
+    }
+
+    /// Something that takes long to settle.
+    fn slow(mut self) -> Scene {
+        self.slow = true;
         self
     }
 
@@ -107,8 +117,20 @@ pub(crate) struct Plan {
 
 /// Making and removing the devices and processes of a run, about.
 const SETUP_S: f64 = 0.25;
+/// Slow start on a long path.
+const SLOW_WARMUP_S: f64 = 2.0;
+/// A hundred of its round trips and more.
+const SLOW_S: f64 = 5.0;
 
 impl Plan {
+    /// Seconds of warm-up and of measurement in a scene.
+    pub(crate) fn times(&self, scene: &Scene) -> (f64, f64) {
+        if scene.slow {
+            return (self.warmup_s.max(SLOW_WARMUP_S), self.seconds.max(SLOW_S));
+        }
+        (self.warmup_s, self.seconds)
+    }
+
     /// How many runs that is.
     pub(crate) fn runs(&self) -> usize {
         self.repetitions * self.scenes.iter().map(|s| s.cells.len()).sum::<usize>()
@@ -116,7 +138,11 @@ impl Plan {
 
     /// How long it takes, about.
     pub(crate) fn seconds_expected(&self) -> f64 {
-        self.runs() as f64 * (self.seconds + self.warmup_s + SETUP_S)
+        let of = |scene: &Scene| {
+            let (warmup_s, seconds) = self.times(scene);
+            scene.cells.len() as f64 * (warmup_s + seconds + SETUP_S)
+        };
+        self.repetitions as f64 * self.scenes.iter().map(of).sum::<f64>()
     }
 
     /// The order of runs, as (scene, cell, repetition): in a scene, the first repetition of every

@@ -135,8 +135,8 @@ fn once(
     };
     let owned = [in_kernel(Some(&cell.server)), in_kernel(cell.client.as_ref())];
     let place = Place::make(&cell.wiring, owned)?;
-    let deadline =
-        Instant::now() + PATIENCE + Duration::from_secs_f64(plan.seconds + plan.warmup_s);
+    let (warmup_s, seconds) = plan.times(scene);
+    let deadline = Instant::now() + PATIENCE + Duration::from_secs_f64(warmup_s + seconds);
     let start = |spec: &SideSpec, role| {
         let end = if role == Role::Server { &place.server } else { &place.client };
         Proc::start(&side(plan, scene, cell, spec, role), end, deadline)
@@ -186,6 +186,7 @@ fn alone(mut proc: Proc, stop: &AtomicBool) -> Result<Run, Error> {
 }
 
 fn side(plan: &Plan, scene: &Scene, cell: &Cell, spec: &SideSpec, role: Role) -> Side {
+    let (warmup_s, seconds) = plan.times(scene);
     let (local, peer) = if role == Role::Server { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     Side {
@@ -201,8 +202,8 @@ fn side(plan: &Plan, scene: &Scene, cell: &Cell, spec: &SideSpec, role: Role) ->
         local: local.into(),
         peer: peer.into(),
         port: 5001,
-        warmup_s: plan.warmup_s,
-        seconds: plan.seconds,
+        warmup_s,
+        seconds,
         operations_max: scene.operations_max,
         queues: cell.wiring.queues,
         // the client on the first CPU, the server on the second

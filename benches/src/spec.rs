@@ -69,6 +69,8 @@ pub(crate) enum Carrier {
     Tun,
     /// As TUN, with Ethernet.
     Tap,
+    /// TAPs in two namespaces, joined by a long path with loss; AF_PACKET for who is not the kernel.
+    Wan,
     /// Nothing: one process does all of it.
     Mem,
 }

@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/bufferv2"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/fdbased"
 	"gvisor.dev/gvisor/pkg/tcpip/link/rawfile"
 	"gvisor.dev/gvisor/pkg/tcpip/link/stopfd"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -214,4 +216,29 @@ func min(a, b int) int {
 		return a
 	}
 	return b
+}
+
+// packetLink is gVisor's own link over an AF_PACKET socket on the interface.
+func packetLink() stack.LinkEndpoint {
+	iface, err := net.InterfaceByName(*device)
+	if err != nil {
+		fail("interface", err)
+	}
+	const allProtocols = 0x0300 // ETH_P_ALL in network order
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, allProtocols)
+	if err != nil {
+		fail("packet socket", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: allProtocols, Ifindex: iface.Index}); err != nil {
+		fail("packet socket", err)
+	}
+	e, err := fdbased.New(&fdbased.Options{
+		FDs: []int{fd}, MTU: uint32(*mtu), EthernetHeader: true,
+		Address:            tcpip.LinkAddress(iface.HardwareAddr),
+		PacketDispatchMode: fdbased.RecvMMsg,
+	})
+	if err != nil {
+		fail("fdbased link", err)
+	}
+	return e
 }

@@ -111,7 +111,7 @@ func parse() {
 	if *size <= 0 || *connections <= 0 || *mtu < 576 {
 		fail("options", "bytes, connections and MTU must be positive")
 	}
-	if *carrier == "veth" || (*workload == "udp-echo" && *role == "client") {
+	if *carrier == "veth" || (*carrier == "wan" && offload) || (*workload == "udp-echo" && *role == "client") {
 		fail("options", fmt.Sprintf("engine 'gvisor' does not do %s over %s as %s", *workload, *carrier, *role))
 	}
 }
@@ -134,6 +134,9 @@ func add(counter *uint64, n int) {
 }
 
 func link() stack.LinkEndpoint {
+	if *carrier == "wan" {
+		return packetLink()
+	}
 	tap := *carrier == "tap"
 	fd, err := openTun(*device, tap, offload)
 	if err != nil {

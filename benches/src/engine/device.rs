@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weft_drivers::afxdp::{AfXdp, AfXdpOptions, UmemPool, XdpMode, XdpProgram};
 use weft_drivers::device::{AnyDevice, Device, Medium, Steer};
+use weft_drivers::packet::{Packet, PacketConfig};
 use weft_drivers::tuntap::{TunTap, TunTapConfig};
 
 use crate::spec::{Carrier, Side};
@@ -22,6 +23,7 @@ pub(super) fn open(side: &Side, steered: IpAddr, offload: bool) -> io::Result<An
         Carrier::Veth => af_xdp(side, steered),
         Carrier::Tun => tuntap(side, Medium::Ip, offload),
         Carrier::Tap => tuntap(side, Medium::Ethernet, offload),
+        Carrier::Wan => packet(side),
         Carrier::Mem => Err(io::Error::new(io::ErrorKind::Unsupported, "no device has no frames")),
     }
 }
@@ -34,6 +36,13 @@ fn af_xdp(side: &Side, steered: IpAddr) -> io::Result<AnyDevice> {
     let mut device = AfXdp::open(&program, 0, &umem, options).map_err(io::Error::other)?;
     device.steer(Steer::Add(steered))?;
     Ok(Box::new(device))
+}
+
+fn packet(side: &Side) -> io::Result<AnyDevice> {
+    let config = PacketConfig { vnet: false, ..PacketConfig::new(&side.device) };
+    let queues = Packet::open(&config).map_err(io::Error::other)?;
+    let first = queues.into_iter().next().ok_or(io::ErrorKind::NotFound)?;
+    Ok(Box::new(first))
 }
 
 fn tuntap(side: &Side, medium: Medium, offload: bool) -> io::Result<AnyDevice> {

@@ -4,7 +4,7 @@ use super::{Cell, Scene, SideSpec};
 use crate::outcome::Unit;
 use crate::place::Wiring;
 use crate::spec::{Carrier, Poll, Workload};
-use crate::targets;
+use crate::{targets, wan};
 
 /// MSS of Debian's lwIP is fixed for this one.
 const LWIP_MTU: usize = 1500;
@@ -24,7 +24,7 @@ pub(super) fn join(scenes: &mut [Scene], full: bool) {
         match wiring.carrier {
             Carrier::Tun | Carrier::Tap => tunnel(scene, wiring, full),
             Carrier::Veth => veth(scene, wiring, poll, full),
-            Carrier::Mem => {}
+            Carrier::Mem | Carrier::Wan => {}
         }
     }
 }
@@ -176,4 +176,19 @@ pub(super) fn memory(full: bool, wiring: Wiring) -> Vec<Scene> {
         }
     }
     scenes
+}
+
+/// Bulk over a long path with loss: who sends is the contestant, the kernel receives.
+pub(super) fn lossy(wiring: Wiring) -> Vec<Scene> {
+    let wiring = Wiring { carrier: Carrier::Wan, ..wiring };
+    let poll = Poll::Interrupt;
+    let name = format!("bulk out, {}", wan::PATH);
+    let mut scene = Scene::new("lossy path", &name, Workload::BulkOut, Unit::Bits).slow();
+    for engine in ["kernel", "weft", "smoltcp", "gvisor"] {
+        let kernel = Some(SideSpec::new("kernel", poll));
+        scene = scene.cell(engine, SideSpec::new(engine, poll), kernel, wiring);
+    }
+    let bbr = vec![String::from("tcp.congestion = \"bbr\"")];
+    let weft = SideSpec { extra: bbr, ..SideSpec::new("weft", poll) };
+    vec![scene.cell("weft, BBR", weft, Some(SideSpec::new("kernel", poll)), wiring)]
 }

@@ -177,6 +177,7 @@ pub(super) fn full() -> Vec<Scene> {
     }
     rivals::join(&mut scenes, true);
     scenes.extend(rivals::memory(true, VETH));
+    scenes.extend(rivals::lossy(VETH));
     scenes.extend(rivals::raw(VETH));
     scenes.extend(rivals::files(VETH));
     scenes

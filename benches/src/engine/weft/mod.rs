@@ -114,6 +114,7 @@ fn text(side: &Side) -> String {
         Carrier::Veth => "af-xdp",
         Carrier::Tun => "tun",
         Carrier::Tap => "tap",
+        Carrier::Wan => "packet",
         Carrier::Mem => "mem",
     };
     let poll = if side.busy() { "busy" } else { "interrupt" };
