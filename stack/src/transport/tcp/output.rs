@@ -68,17 +68,28 @@ impl Connection {
         match self.state {
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait => None,
             TcpState::SynSent | TcpState::SynReceived => match self.poll_syn(cx) {
-                None if self.may_send_early() => self.poll_new(cx, limits),
+                None if self.may_send_early() => {
+                    self.grant_new(cx, limits).map(|len| self.new_segment(cx, len))
+                }
                 out => out,
             },
-            _ => self
-                .poll_mark_ack(cx)
-                .or_else(|| self.poll_retransmission(cx, limits))
-                .or_else(|| self.poll_tail_probe(cx, limits))
-                .or_else(|| self.poll_mtu_probe(cx, limits))
-                .or_else(|| self.poll_new(cx, limits))
-                .or_else(|| self.poll_probe(cx))
-                .or_else(|| self.ack_now.then(|| self.bare(cx, self.snd_nxt))),
+            _ => {
+                let first = self
+                    .poll_mark_ack(cx)
+                    .or_else(|| self.poll_retransmission(cx, limits))
+                    .or_else(|| self.poll_tail_probe(cx, limits))
+                    .or_else(|| self.poll_mtu_probe(cx, limits));
+                if first.is_some() {
+                    return first;
+                }
+                if let Some(len) = self.grant_new(cx, limits) {
+                    return Some(self.new_segment(cx, len));
+                }
+                if self.probe.is_some() {
+                    return self.poll_probe(cx);
+                }
+                self.ack_now.then(|| self.bare(cx, self.snd_nxt))
+            }
         }
     }
 
@@ -138,8 +149,8 @@ impl Connection {
         Some(out)
     }
 
-    /// Data never sent before, and FIN.
-    fn poll_new(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<SegmentOut> {
+    /// How many bytes never sent before may go out now; none is a FIN alone.
+    fn grant_new(&mut self, cx: &mut Cx<'_>, limits: &PathLimits) -> Option<usize> {
         let unsent = self.unsent();
         let fin = self.fin_queued && !self.fin_sent && self.state != TcpState::SynReceived;
         if unsent == 0 && !fin {
@@ -151,19 +162,18 @@ impl Connection {
             return None;
         }
         let mss = self.mss_now();
-        let len = match self.grant(unsent, fin, mss, self.super_len(mss, limits)) {
-            Grant::Bytes(len) => len,
+        match self.grant(unsent, fin, mss, self.super_len(mss, limits)) {
+            Grant::Bytes(len) => Some(len),
             Grant::Wait => {
                 self.arm_cork(cx.now);
                 self.note_limit();
-                return None;
+                None
             }
             Grant::Closed => {
                 self.arm_persist(cx);
-                return None;
+                None
             }
-        };
-        Some(self.new_segment(cx, len))
+        }
     }
 
     /// The next `len` new bytes, and FIN if they are the last.
@@ -293,6 +303,7 @@ impl Connection {
     }
 
     /// A segment with the current acknowledgement; nothing is owed after it.
+    #[inline(always)]
     fn segment(
         &mut self,
         cx: &Cx<'_>,
@@ -300,7 +311,8 @@ impl Connection {
         flags: Flags,
         payload_len: usize,
     ) -> SegmentOut {
-        let mss = self.mss_now();
+        // Without payload there is nothing to cut.
+        let mss = if payload_len > 0 { self.mss_now() } else { 1 };
         let mut options = self.options(cx.now);
         let acks = flags.has(Flags::ACK);
         let mut header = Header {
@@ -352,11 +364,16 @@ impl Connection {
     }
 
     /// Payload of a full segment with the options of now.
+    #[inline]
     pub(crate) fn mss_now(&self) -> usize {
         let full = self.mss_full();
         if !(self.ecn.wants_option() || self.sack_ok && self.wants_sack()) {
             return full;
         }
+        self.mss_beside_options(full)
+    }
+
+    fn mss_beside_options(&self, full: usize) -> usize {
         let usual = if self.ts_ok { TIMESTAMP_BYTES } else { 0 };
         let bytes = self.options(Instant::ZERO).len() - usual;
         // An MSS that the peer named does not count options (RFC 6691).
