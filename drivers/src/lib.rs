@@ -16,5 +16,6 @@ pub mod packet;
 pub mod pcapng;
 pub mod segment;
 mod sockopt;
+pub mod ticks;
 pub mod tuntap;
 mod vnet;

@@ -42,6 +42,27 @@ pub(crate) struct Outbox {
     pub(crate) moved: VecDeque<Moved>,
     /// While transports send into a burst: how long `frames` may grow.
     pub(crate) burst: Option<usize>,
+    /// While a frame is timed.
+    pub(crate) probe: Option<Probe>,
+}
+
+/// Notes when a packet reaches its transport.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    pub(crate) clock: fn() -> u64,
+    pub(crate) transport_at: Option<u64>,
+}
+
+impl Outbox {
+    /// A packet leaves IP for its transport.
+    #[inline]
+    pub(crate) fn reached_transport(&mut self) {
+        if let Some(probe) = &mut self.probe
+            && probe.transport_at.is_none()
+        {
+            probe.transport_at = Some((probe.clock)());
+        }
+    }
 }
 
 /// A packet (IP header at the front) that turned out to be another shard's: reassembled here, or

@@ -43,6 +43,7 @@ use crate::wire::tcp::Options;
 #[cfg(any(test, feature = "check"))]
 mod check;
 mod receive;
+pub use receive::FrameTicks;
 
 /// Timers handled by one call; what is left makes [`Stack::poll_timeout`] lie in the past.
 const TIMERS_PER_CALL: usize = 1024;

@@ -30,7 +30,7 @@ use slab::Slab;
 use crate::config::PollMode;
 use crate::ping::{PingAnswers, PingError, PingStep};
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
-use crate::stats::HostSnapshot;
+use crate::stats::{HostSnapshot, RuntimeSnapshot};
 
 /// Version of requests and answers.
 pub const VERSION: u32 = 1;
@@ -54,6 +54,12 @@ pub enum Command {
     Ping,
     /// Counters and facts of the whole host.
     Snapshot,
+    /// What the workers do with their time.
+    Runtime {
+        /// Begin all counts anew after the answer.
+        #[serde(default)]
+        clear: bool,
+    },
     /// Sockets, a page at a time.
     Sockets(SocketQuery),
     /// How many sockets there are.
@@ -85,6 +91,8 @@ pub enum Answer {
     Pong(Daemon),
     /// To [`Command::Snapshot`].
     Snapshot(Box<HostSnapshot>),
+    /// To [`Command::Runtime`].
+    Runtime(RuntimeSnapshot),
     /// To [`Command::Sockets`].
     Sockets(SocketPage),
     /// To [`Command::SocketSummary`].
@@ -560,6 +568,17 @@ impl Connection {
             }),
         }
     }
+
+    /// Asks for the workers' accounts; with `clear` they begin anew after that.
+    pub fn runtime(&mut self, clear: bool) -> Result<RuntimeSnapshot, ControlError> {
+        match self.ask(Command::Runtime { clear })? {
+            Answer::Runtime(s) => Ok(s),
+            other => Err(ControlError::Protocol {
+                path: self.path.clone(),
+                problem: format!("the workers' accounts were asked for, {other:?} came"),
+            }),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -574,6 +593,7 @@ mod tests {
             Command::Snapshot => {
                 Answer::Snapshot(Box::new(HostSnapshot { generation: 9, ..Default::default() }))
             }
+            Command::Runtime { .. } => Answer::Runtime(RuntimeSnapshot::default()),
             Command::Echo(_) => PingError::Over.into(),
             Command::SetPoll { mode, .. } => Answer::Poll(*mode),
             Command::Sockets(query) | Command::SocketSummary(query) => {

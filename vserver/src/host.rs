@@ -17,7 +17,7 @@ use crate::config::{HostConfig, PollMode};
 use crate::interface::TreeError;
 use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
-use crate::stats::HostSnapshot;
+use crate::stats::{HostSnapshot, RuntimeSnapshot};
 
 mod build;
 
@@ -191,6 +191,12 @@ impl Host {
         }
         let chosen = workers.iter().enumerate().filter(|(n, _)| worker.is_none_or(|w| w == *n));
         chosen.map(|(_, w)| w.set_poll_mode(mode)).fold(Ok(()), std::io::Result::and)
+    }
+
+    /// What the workers do with their time and what packets cost; with `clear` all counts begin anew
+    /// after that.
+    pub fn runtime(&self, clear: bool) -> RuntimeSnapshot {
+        crate::stats::take_runtime(&self.shared, clear)
     }
 
     /// Counters and facts of the whole host. Takes the worker's lock for one vserver at a time, so

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use crate::ctx::Fate;
+use crate::ctx::{Fate, Probe};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::ip::address::AliasId;
@@ -13,7 +13,9 @@ use crate::link::LinkInput;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
 use crate::path::{PathAddrs, PathLayer};
 use crate::shard::{Owner, packet_owner};
+use crate::stack::Stack;
 use crate::stats::Mib;
+use crate::time::Instant;
 use crate::transport::Transports;
 use crate::wire::protocol;
 
@@ -30,6 +32,33 @@ pub(super) fn count(mib: &mut Mib, fate: Fate) {
             mib.frames.rx_dropped += 1;
             mib.drops.count(reason);
         }
+    }
+}
+
+/// Where the time of one frame went, in ticks of the clock that was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameTicks {
+    /// Link and IP; all of it if the frame got no further.
+    pub below: u64,
+    /// The transport, its sockets, and what the frame gave rise to.
+    pub transport: u64,
+}
+
+impl<P: PathLayer> Stack<P> {
+    /// As [`Stack::handle_frame`], and tells where the time went; `clock` is read three times.
+    pub fn handle_frame_timed(
+        &mut self,
+        now: Instant,
+        alias: AliasId,
+        frame: Frame,
+        clock: fn() -> u64,
+    ) -> FrameTicks {
+        let begin = clock();
+        self.outbox.probe = Some(Probe { clock, transport_at: None });
+        self.handle_frame(now, alias, frame);
+        let end = clock();
+        let reached = self.outbox.probe.take().and_then(|p| p.transport_at).unwrap_or(end);
+        FrameTicks { below: reached.saturating_sub(begin), transport: end.saturating_sub(reached) }
     }
 }
 
@@ -112,6 +141,7 @@ fn up<P: PathLayer>(
     packet.src = addrs.src;
     packet.dst = addrs.dst;
     packet.protocol = addrs.protocol;
+    lower.ctx.outbox.reached_transport();
     match packet.protocol {
         protocol::TCP => {
             let header_len = frame.data().get(12).map_or(0, |b| usize::from(b >> 4) * 4);

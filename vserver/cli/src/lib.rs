@@ -36,12 +36,12 @@ pub enum Command {
     List(commands::list::Args),
     /// Show the counters of the vservers
     Stat(commands::stat::Args),
+    /// Show what the workers do with their time and what packets cost; change how they wait
+    Runtime(commands::runtime::Args),
     /// Show sockets, as ss does
     Sockets(commands::sockets::Args),
     /// Send echo requests from a vserver
     Ping(commands::ping::Args),
-    /// Change how the running daemon's workers wait
-    Runtime(commands::runtime::Args),
     /// Build hosts from network namespaces and run weft between them
     Lab(lab::Args),
     /// Print the completion script of a shell

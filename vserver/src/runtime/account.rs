@@ -39,6 +39,8 @@ pub(crate) struct Account {
     pub(crate) polling: Duration,
     /// Time in turns that found something, and in callbacks of services.
     pub(crate) working: Duration,
+    /// System calls of devices, and messages to other workers, before counting began.
+    pub(crate) before: (u64, u64),
     last: Instant,
     spent: Spent,
 }
@@ -46,6 +48,12 @@ pub(crate) struct Account {
 impl Account {
     /// A turn begins; what passed since the last one is booked.
     pub(crate) fn begin(&mut self, now: Instant, waiter: bool) {
+        self.book(now);
+        self.turns += 1;
+        self.turns_of_waiters += u64::from(waiter);
+    }
+
+    fn book(&mut self, now: Instant) {
         let passed = now.saturating_since(self.last);
         self.last = now;
         match self.spent {
@@ -53,8 +61,17 @@ impl Account {
             Spent::Polling => self.polling += passed,
             Spent::Working => self.working += passed,
         }
-        self.turns += 1;
-        self.turns_of_waiters += u64::from(waiter);
+    }
+
+    /// As it is, with the time until now.
+    pub(crate) fn at(mut self, now: Instant) -> Account {
+        self.book(now);
+        self
+    }
+
+    /// Counts anew.
+    pub(crate) fn clear(&mut self, now: Instant, before: (u64, u64)) {
+        *self = Account { last: now, spent: self.spent, before, ..Account::default() };
     }
 
     /// It ended.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use weft_drivers::device::{Device, Link};
+use weft_drivers::ticks;
 use weft_stack::drop::{DropReason, Drops};
 use weft_stack::frame::{Entered, Frame, FrameDomain};
 use weft_stack::ip::address::AliasId;
@@ -20,6 +21,7 @@ use weft_stack::time::{Duration, Instant};
 use super::deadlines::Deadlines;
 use super::mesh::{Control, Mesh};
 use super::seat::Polling;
+use super::stages::{Stage, Stages};
 use super::{HostStack, Nic, Notify};
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
@@ -132,6 +134,7 @@ pub(crate) struct Core {
     /// Received frames and whom they are for; merging leaves holes.
     burst: Vec<(Target, Option<Frame>)>,
     gro: Gro,
+    pub(crate) stages: Stages,
     tx: TxBurst,
     pub(super) targets: Vec<Target>,
     /// The devices' frame pools.
@@ -164,6 +167,7 @@ impl Core {
             rx: Vec::with_capacity(BURST),
             burst: Vec::with_capacity(BURST),
             gro: Gro::default(),
+            stages: Stages::new(Instant::default()),
             tx: TxBurst::new(BURST),
             targets: Vec::new(),
             domain,
@@ -179,13 +183,17 @@ impl Core {
     /// One bounded round: receive, timers, transmit. Returns whether there was anything to do.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         let _inside = self.enter();
-        let mut work = false;
+        self.stages.begin();
         self.feed();
+        let mut frames = 0;
         for nic in 0..self.nics.len() {
             for port in 0..self.nics[nic].ports.len() {
-                work |= self.receive(now, nic, port) > 0;
+                frames += self.receive(now, nic, port);
             }
         }
+        self.stages.received(frames);
+        let mut work = frames > 0;
+        self.stages.start();
         work |= self.take_mail(now);
         work |= self.run_timers(now);
         work |= self.run_local(now);
@@ -201,7 +209,10 @@ impl Core {
     fn receive(&mut self, now: Instant, nic: usize, port: usize) -> usize {
         let mut rx = std::mem::take(&mut self.rx);
         let port = &mut self.nics[nic].ports[port];
+        self.stages.start();
         let got = port.receive(&mut rx, BURST);
+        let packets = self.stages.packets(&rx);
+        self.stages.lap(Stage::Rx, packets);
         // The frames' slots went up with them; the next flush refills the ring.
         port.unflushed |= got > 0;
         self.poll.account.frames_received += got as u64;
@@ -209,6 +220,7 @@ impl Core {
             self.sort(nic, frame);
         }
         self.rx = rx;
+        self.stages.lap(Stage::Demux, packets);
         self.deliver(now, nic);
         got
     }
@@ -241,12 +253,20 @@ impl Core {
         let mut burst = std::mem::take(&mut self.burst);
         if let Some(facts) = self.nics[nic].merging {
             let demux = &self.demux;
+            self.stages.start();
             let merged = self.gro.merge(&mut burst, facts, |to| !demux.forwards(*to));
+            self.stages.lap(Stage::Gro, burst.len() as u64);
             self.nics[nic].merged.merge(&merged);
         }
-        for (target, frame) in burst.drain(..) {
-            // `None`: merged into one before.
-            if let Some(frame) = frame {
+        // `None`: merged into one before.
+        let units = burst.drain(..).filter_map(|(target, frame)| Some((target, frame?)));
+        for (i, (target, frame)) in units.enumerate() {
+            if let Some(packets) = self.stages.sample(i, &frame) {
+                let stack = &mut self.nodes[target.vserver as usize].stack;
+                let spent = stack.handle_frame_timed(now, target.alias, frame, ticks::now);
+                self.stages.sampled(packets, spent);
+                self.mark_dirty(target.vserver);
+            } else {
                 self.hand_over(now, target, frame);
             }
         }
@@ -267,12 +287,17 @@ impl Core {
     }
 
     fn run_timers(&mut self, now: Instant) -> bool {
-        for i in 0..TIMERS_PER_TURN {
-            let Some(index) = self.deadlines.pop_expired(now) else { return i > 0 };
+        self.stages.start();
+        let mut expired = 0;
+        while expired < TIMERS_PER_TURN
+            && let Some(index) = self.deadlines.pop_expired(now)
+        {
             self.nodes[index as usize].stack.handle_timeout(now);
             self.mark_dirty(index);
+            expired += 1;
         }
-        true
+        self.stages.lap(Stage::Timers, expired as u64);
+        expired > 0
     }
 
     fn run_local(&mut self, now: Instant) -> bool {
@@ -308,10 +333,14 @@ impl Core {
         } else {
             let mut tx = std::mem::take(&mut self.tx);
             tx.max = room.min(BURST);
+            self.stages.start();
             got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
+            let before = self.stages.sent();
             for (alias, frame) in tx.frames.drain(..) {
+                self.stages.sends(&frame);
                 self.emit(index, alias, frame);
             }
+            self.stages.lap(Stage::Output, self.stages.sent() - before);
             if got >= tx.max {
                 self.mark_dirty(index);
             } else if self.nodes[index as usize].stack.wants_transmit() {
@@ -333,12 +362,18 @@ impl Core {
 
     /// Tells events of a stack to whom they concern; returns whether a service was called.
     fn run_events(&mut self, now: Instant, index: u32) -> bool {
-        let mut called = false;
-        for _ in 0..EVENTS {
-            let Some(event) = self.nodes[index as usize].stack.poll_event() else { return called };
+        self.stages.start();
+        let (mut called, mut told) = (false, 0);
+        while told < EVENTS
+            && let Some(event) = self.nodes[index as usize].stack.poll_event()
+        {
             called |= self.handle_event(now, index, event);
+            told += 1;
         }
-        self.mark_dirty(index);
+        if told == EVENTS {
+            self.mark_dirty(index);
+        }
+        self.stages.lap(Stage::App, told as u64);
         called
     }
 
@@ -451,6 +486,13 @@ impl Core {
 
     /// Gives the devices what waits and ends the batch; returns whether frames moved.
     fn flush(&mut self) -> bool {
+        self.stages.start();
+        let moved = self.flush_nics();
+        self.stages.lap(Stage::Tx, self.stages.sent());
+        moved
+    }
+
+    fn flush_nics(&mut self) -> bool {
         let mut moved = false;
         for i in 0..self.nics.len() {
             let nic = &mut self.nics[i];
@@ -517,6 +559,7 @@ impl Core {
     /// After an application's call on one stack: transmit what it produced, tell who waits. The
     /// rest is the worker's; returns whether it has to wake for it.
     pub(crate) fn settle(&mut self, now: Instant, index: u32) -> bool {
+        self.stages.begin();
         self.poll_node(now, index);
         // What the call sent to a neighbour on this host, and its answer.
         for _ in 0..2 {

@@ -13,6 +13,7 @@ use weft_stack::time::Instant;
 use super::Core;
 use super::core::LOCAL_FRAMES_MAX;
 use super::mesh::{Control, Message};
+use super::stages::Stage;
 use weft_drivers::device::Link;
 
 /// Messages taken from one worker in one turn.
@@ -139,12 +140,15 @@ impl Core {
         let mut work = false;
         for worker in self.mesh.others() {
             // Frames of one NIC in a row are a burst, to be merged as one from its queue.
-            let mut burst = None;
+            let (mut burst, mut messages) = (None, 0);
+            self.stages.start();
             for _ in 0..self.mesh.waiting(worker).min(MAIL) {
                 let Some(message) = self.mesh.receive(worker) else { break };
                 work = true;
+                messages += 1;
                 if let Message::Arrived { nic, frame } = message {
                     if let Some(other) = burst.replace(nic).filter(|other| *other != nic) {
+                        self.stages.lap(Stage::HandOver, std::mem::take(&mut messages));
                         self.deliver(now, other);
                     }
                     self.classify(nic, frame);
@@ -152,6 +156,7 @@ impl Core {
                     self.take(now, message);
                 }
             }
+            self.stages.lap(Stage::HandOver, messages);
             if let Some(nic) = burst {
                 self.deliver(now, nic);
             }

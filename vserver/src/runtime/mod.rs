@@ -16,6 +16,7 @@ mod notify;
 pub(crate) mod open;
 mod seat;
 mod sleeper;
+mod stages;
 mod worker;
 
 pub(crate) use self::core::{AliasPlace, Core, Node};
@@ -23,6 +24,7 @@ pub(crate) use links::Links;
 pub(crate) use mesh::{HandOverStats, Mesh};
 pub(crate) use nic::Nic;
 pub(crate) use notify::{Notify, Queue};
+pub(crate) use stages::{Cost, Stages};
 pub(crate) use worker::{Clock, Wait, Worker, worker_loop};
 
 /// A stack as the host builds them.

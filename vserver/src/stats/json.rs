@@ -1,6 +1,6 @@
 //! Snapshots as JSON for programs: one document, `schema_version` first, counters as integers.
 
-use super::HostSnapshot;
+use super::{HostSnapshot, RuntimeSnapshot};
 
 /// The snapshot as one line. With `vservers` only these (unknown names are left out), and without
 /// what belongs to none of them.
@@ -13,7 +13,12 @@ pub fn snapshot(s: &HostSnapshot, vservers: &[String]) -> String {
     text(&some)
 }
 
-fn text(s: &HostSnapshot) -> String {
+/// The workers' accounts as one line.
+pub fn runtime(s: &RuntimeSnapshot) -> String {
+    text(s)
+}
+
+fn text(s: &impl serde::Serialize) -> String {
     // Plain data with string keys: it has a JSON form.
     serde_json::to_string(s).unwrap_or_default()
 }

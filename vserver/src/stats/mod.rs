@@ -2,10 +2,12 @@
 
 mod copied;
 pub mod json;
+mod runtime;
 mod snapshot;
 pub mod table;
 mod take;
 
 pub use copied::{CopiedPerByte, copied_per_byte};
+pub use runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 pub use snapshot::{HostSnapshot, NicSnapshot, ServiceSnapshot, VserverSnapshot};
-pub(crate) use take::{mac_text, take};
+pub(crate) use take::{mac_text, take, take_runtime};

@@ -1,17 +1,20 @@
 //! Taking a snapshot.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weft_drivers::device::Device;
 use weft_stack::drop::Drops;
 use weft_stack::ip::address::AliasId;
 use weft_stack::ip::route::Route;
 use weft_stack::stats::Mib;
+use weft_stack::time::Instant;
 
+use super::runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
 use crate::config::HostConfig;
 use crate::host::Shared;
-use crate::runtime::{HandOverStats, Nic};
+use crate::runtime::{Core, Cost, HandOverStats, Nic, Stages, Worker};
 
 /// `aa:bb:cc:dd:ee:ff`.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
@@ -60,6 +63,63 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
         workers: shared.workers.len(),
         hand_over,
         problems,
+    }
+}
+
+/// The accounts of all workers; with `clear` they begin anew.
+pub(crate) fn take_runtime(shared: &Shared, clear: bool) -> RuntimeSnapshot {
+    let one = |(worker, w): (usize, &Arc<Worker>)| {
+        let mut core = w.lock();
+        let now = w.clock.now();
+        let runtime = of_worker(worker, &core, now);
+        if clear {
+            let before = spent_elsewhere(&core);
+            core.poll.account.clear(now, before);
+            core.stages = Stages::new(now);
+        }
+        runtime
+    };
+    let workers = shared.workers.iter().enumerate().map(one).collect();
+    RuntimeSnapshot { schema_version: 1, workers }
+}
+
+/// System calls of the worker's devices, and messages to other workers.
+fn spent_elsewhere(core: &Core) -> (u64, u64) {
+    let mut handed = 0;
+    core.mesh.stats.for_each(|name, n| handed += if name.ends_with("Wakes") { 0 } else { n });
+    (core.nics.iter().map(|nic| nic.stats().kicks).sum(), handed)
+}
+
+fn of_worker(worker: usize, core: &Core, now: Instant) -> WorkerRuntime {
+    let account = core.poll.account.at(now);
+    let tick_ns = core.stages.tick_ns(now);
+    let (kicks, handed_over) = spent_elsewhere(core);
+    let stage = |(name, cost): (&'static str, Cost)| StageCost {
+        stage: name.to_owned(),
+        batches: cost.batches,
+        packets: cost.packets,
+        time_ns: (cost.ticks as f64 * tick_ns) as u64,
+        cycles_per_packet: cost.ticks as f64 / cost.packets.max(1) as f64,
+    };
+    WorkerRuntime {
+        worker,
+        poll: core.poll.mode.name().to_owned(),
+        elapsed_ns: now.saturating_since(core.stages.since()).as_nanos() as u64,
+        idle_ns: account.idle.as_nanos() as u64,
+        polling_ns: account.polling.as_nanos() as u64,
+        working_ns: account.working.as_nanos() as u64,
+        turns: account.turns,
+        turns_working: account.turns_working,
+        turns_of_waiters: account.turns_of_waiters,
+        sleeps: account.sleeps,
+        wakeups: account.wakeups,
+        calls: account.calls,
+        seats_taken: account.seats_taken,
+        frames: account.frames_received,
+        kicks: kicks - account.before.0,
+        handed_over: handed_over - account.before.1,
+        bursts: core.stages.bursts.to_vec(),
+        stages: core.stages.costs().map(stage).collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use weft_vserver::config::CONTROL_DEFAULT;
 use weft_vserver::control::{Connection, ControlError, RefusalKind};
-use weft_vserver::stats::HostSnapshot;
+use weft_vserver::stats::{HostSnapshot, RuntimeSnapshot};
 
 use crate::Error;
 
@@ -18,6 +18,11 @@ pub fn connect(control: Option<&Path>) -> Result<Connection, Error> {
 /// One snapshot.
 pub fn snapshot(connection: &mut Connection) -> Result<HostSnapshot, Error> {
     connection.snapshot().map_err(error)
+}
+
+/// The workers' accounts.
+pub fn runtime(connection: &mut Connection, clear: bool) -> Result<RuntimeSnapshot, Error> {
+    connection.runtime(clear).map_err(error)
 }
 
 /// A failure to talk, with the exit code it deserves and the next step.

@@ -96,6 +96,7 @@ fn answers(host: Arc<Host>, services: Arc<Services>) -> impl Fn(&Command) -> Ans
                 pid: std::process::id(),
             }),
             Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services))),
+            Command::Runtime { clear } => Answer::Runtime(host.runtime(*clear)),
             Command::Sockets(query) => {
                 host.socket_page(query).map_or_else(Answer::from, Answer::Sockets)
             }

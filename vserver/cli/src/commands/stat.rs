@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 /// From a tenth of a second to a day.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let s: f64 = text.parse().map_err(|_| String::from("not a number of seconds"))?;
     if !(0.1..=86_400.0).contains(&s) {
         return Err(String::from("must be from 0.1 to 86400 seconds"));
