@@ -1,7 +1,7 @@
 //! Bulk TCP between the kernel and a service of weft over TUN or TAP, in a namespace of its own: the
 //! figures of `docs/drivers.md`. Needs root.
 //!
-//! `cargo run --release -p weft-vserver --example tun_bulk -- [tun|tap] [in|out] [SECONDS] [REPEATS] [POLL]`
+//! `cargo run --release -p weft-vserver --example tun_bulk -- [tun|tap] [in|out|rr] [SECONDS] [REPEATS] [POLL]`
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::io::{Read, Write};
@@ -42,6 +42,7 @@ impl Service for Bulk {
     fn start(&mut self, cx: &mut Cx<'_>) {
         cx.listen((OURS, 80).into(), 8).unwrap();
         cx.listen((OURS, 81).into(), 8).unwrap();
+        cx.listen((OURS, 82).into(), 8).unwrap();
     }
     fn accepted(&mut self, cx: &mut Cx<'_>, conn: SocketId, _: std::net::SocketAddr) {
         if cx.addrs(conn).is_some_and(|(ours, _)| ours.port() == 81) {
@@ -55,6 +56,9 @@ impl Service for Bulk {
         loop {
             match cx.recv_bytes(id, usize::MAX) {
                 Ok(data) if data.is_empty() => return cx.close(id),
+                Ok(mut data) if cx.addrs(id).is_some_and(|(ours, _)| ours.port() == 82) => {
+                    let _ = cx.send_bytes(id, &mut data);
+                }
                 Ok(data) => {
                     self.received.fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
@@ -90,6 +94,20 @@ fn bulk_out(ns: &Netns, time: Duration) -> f64 {
     bytes as f64 * 8e-9 / start.elapsed().as_secs_f64()
 }
 
+/// Of one byte; the service on port 82 echoes. The kernel's side spins.
+fn round_trips(ns: &Netns, time: Duration) -> f64 {
+    let mut stream = ns.enter(|| TcpStream::connect((OURS, 82)).unwrap()).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let (mut count, start) = (0, Instant::now());
+    while start.elapsed() < time {
+        stream.write_all(b"x").unwrap();
+        while stream.read(&mut [0]).is_err() {}
+        count += 1;
+    }
+    f64::from(count) / 1e3 / start.elapsed().as_secs_f64()
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let arg = |i: usize, default: &str| args.get(i).cloned().unwrap_or_else(|| default.into());
@@ -117,11 +135,15 @@ fn main() {
     let make = |_| Bulk { received: Arc::clone(&received), data: data.clone() };
     let _service = host.run_service(&vserver, make).unwrap();
     for _ in 0..arg(3, "3").parse().unwrap() {
-        let gbit_s =
-            if direction == "in" { bulk_in(&ns, &received, time) } else { bulk_out(&ns, time) };
-        println!("{driver} {direction} {poll}: {gbit_s:.1} Gbit/s");
+        let (figure, unit) = match direction.as_str() {
+            "in" => (bulk_in(&ns, &received, time), "Gbit/s"),
+            "out" => (bulk_out(&ns, time), "Gbit/s"),
+            _ => (round_trips(&ns, time), "thousand round trips per second"),
+        };
+        println!("{driver} {direction} {poll}: {figure:.1} {unit}");
     }
     if std::env::var("STATS").is_ok() {
+        print!("{}", host.runtime(false).workers[0].render(false));
         let s = host.snapshot();
         println!("{:#?}", s.nics[0].counters);
         let shown = |n: &u64| *n > 0;
