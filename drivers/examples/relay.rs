@@ -125,7 +125,9 @@ fn run(medium: Medium, raw: bool, time: Duration) -> (f64, f64) {
         let gbit_s = bulk(&client, &server, time);
         stop.store(true, Ordering::Relaxed);
         let bytes = gbit_s * 1e9 / 8.0 * time.as_secs_f64();
-        threads.into_iter().for_each(|t| t.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         (gbit_s, bytes / units.load(Ordering::Relaxed) as f64)
     })
 }

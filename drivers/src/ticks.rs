@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn the_counter_grows() {
         let a = super::now();
-        let b = (0..1000).map(|_| super::now()).last();
-        assert!(b > Some(a));
+        (0..1000).for_each(|_| assert!(super::now() >= a));
+        assert!(super::now() > a);
     }
 }

@@ -18,7 +18,7 @@ fn bulk_passes_every_stage_and_a_cleared_account_begins_anew() {
     };
     let stages = ["rx", "demux", "ip", "tcp", "app", "output", "tx"];
     until("cost in every stage", || {
-        echo(&stream, &[7; 20_000]);
+        echo(&stream, &vec![7; 20_000]);
         stages.iter().all(|stage| seen(&server, stage) && seen(&client, stage))
     });
 
