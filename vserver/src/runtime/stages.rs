@@ -1,16 +1,16 @@
 //! What each stage of a worker's turn costs per packet.
 //!
-//! One turn in [`TURNS_PER_SAMPLE`] is timed, and each call that follows a timed one's counter: the
-//! clock is read once per stage and batch, and of the frames handed to a stack one in
-//! [`FRAMES_PER_SAMPLE`] is timed by itself, which tells IP from the transport. All other turns pay
-//! one addition and a few branches.
+//! Of turns and application calls one in [`TURNS_PER_SAMPLE`] is timed, at uneven distances, or what
+//! alternates (a call, a turn, a call) would always show the same side. The clock is read once per
+//! stage and batch, and of the frames handed to a stack one in [`FRAMES_PER_SAMPLE`] is timed by
+//! itself, which tells IP from the transport. All other turns pay a subtraction and a few branches.
 
 use weft_drivers::ticks;
 use weft_stack::frame::Frame;
 use weft_stack::stack::FrameTicks;
 use weft_stack::time::Instant;
 
-/// One turn in so many is timed: a power of two.
+/// One turn in so many is timed, on average: a power of two.
 const TURNS_PER_SAMPLE: u32 = 16;
 /// Of the frames of a timed burst, one in so many is timed.
 const FRAMES_PER_SAMPLE: usize = 8;
@@ -70,7 +70,10 @@ pub(crate) struct Stages {
     costs: [Cost; STAGES.len()],
     /// Turns that received frames, by how many.
     pub(crate) bursts: [u64; BURST_CLASSES],
-    turns: u32,
+    /// Turns until one is timed.
+    left: u32,
+    /// Makes the distances uneven.
+    noise: u32,
     timed: bool,
     mark: u64,
     /// Both clocks when counting began.
@@ -84,7 +87,8 @@ impl Stages {
         Stages {
             costs: [Cost::default(); STAGES.len()],
             bursts: [0; BURST_CLASSES],
-            turns: 0,
+            left: TURNS_PER_SAMPLE,
+            noise: 1,
             timed: false,
             mark: 0,
             since: (ticks::now(), now),
@@ -111,8 +115,13 @@ impl Stages {
     /// A turn, or an application's call, begins.
     #[inline]
     pub(crate) fn begin(&mut self) {
-        self.turns = self.turns.wrapping_add(1);
-        self.timed = self.turns.is_multiple_of(TURNS_PER_SAMPLE);
+        self.left -= 1;
+        self.timed = self.left == 0;
+        if self.timed {
+            // Numerical Recipes' generator; its high bits are the good ones.
+            self.noise = self.noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            self.left = TURNS_PER_SAMPLE / 2 + (self.noise >> 16) % (TURNS_PER_SAMPLE + 1);
+        }
         self.sent = 0;
         self.start();
     }
@@ -202,16 +211,17 @@ mod tests {
     }
 
     #[test]
-    fn one_turn_in_sixteen_is_timed() {
+    fn one_turn_in_sixteen_is_timed_also_of_those_that_alternate() {
         let mut stages = Stages::new(Instant::default());
-        let timed = (0..160).filter(|_| {
+        for turn in 0..16_000 {
             stages.begin();
-            stages.lap(Stage::Rx, 5);
-            stages.timed
-        });
-        assert_eq!(timed.count(), 10);
-        let rx = cost(&stages, "rx");
-        assert_eq!((rx.batches, rx.packets), (10, 50));
+            stages.lap(if turn % 2 == 0 { Stage::Rx } else { Stage::Tx }, 5);
+        }
+        let (rx, tx) = (cost(&stages, "rx"), cost(&stages, "tx"));
+        assert_eq!(rx.packets, 5 * rx.batches);
+        for batches in [rx.batches, tx.batches] {
+            assert!((400..600).contains(&batches), "{rx:?} {tx:?}");
+        }
     }
 
     #[test]

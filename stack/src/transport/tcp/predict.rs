@@ -130,6 +130,7 @@ impl Tcp {
             return Err(frame);
         }
         let packets = take_headers(lower, &plain, &mut frame);
+        lower.ctx.outbox.reached_transport();
         let now = lower.ctx.now;
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         if !c.predicts(&cx, &plain) {
