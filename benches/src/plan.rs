@@ -163,7 +163,7 @@ pub(crate) fn make(args: &PlanArgs) -> Plan {
     let mut plan = if args.full {
         Plan { full: true, repetitions: 5, seconds: 0.5, warmup_s: 0.15, scenes: scenes::full() }
     } else {
-        Plan { full: false, repetitions: 5, seconds: 0.4, warmup_s: 0.1, scenes: scenes::quick() }
+        Plan { full: false, repetitions: 5, seconds: 0.35, warmup_s: 0.1, scenes: scenes::quick() }
     };
     plan.repetitions = args.repetitions.unwrap_or(plan.repetitions).max(1);
     plan.seconds = args.seconds.unwrap_or(plan.seconds).clamp(0.01, 60.0);

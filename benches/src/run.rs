@@ -90,7 +90,11 @@ pub(crate) fn all(plan: &Plan, progress: &mut Progress) -> Result<Results, Error
         }
         match once(plan, scene, &scene.cells[c], &stop) {
             Ok((run, congestion)) => {
-                results.facts.congestion = congestion;
+                let sides = [&run.server, &run.client];
+                let told = sides.iter().find_map(|s| s.facts.get("congestion")).cloned();
+                if told.is_some() || results.facts.congestion.is_empty() {
+                    results.facts.congestion = told.unwrap_or(congestion);
+                }
                 progress.done(&run, scene.unit);
                 result.runs.push(run);
             }

@@ -79,9 +79,9 @@ impl Engine for WeftHttp {
         }
         let dir = files(side)?;
         let service = format!(
-            "[[vserver.bench.service]]\nkind = \"http\"\nport = {}\nroot = {:?}\n",
+            "[[vserver.bench.service]]\nkind = \"http\"\nport = {}\nroot = \"{}\"\n",
             side.port,
-            dir.path()
+            dir.path().display()
         );
         let (host, _vserver) = weft::start_with(side, &service)?;
         let services = Services::start(&host).map_err(io::Error::other)?;
@@ -119,10 +119,9 @@ fn files(side: &Side) -> io::Result<TempDir> {
 
 fn nginx_config(side: &Side, dir: &Path) -> String {
     let dir = dir.display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
-        .map(|kind| format!("    {kind}_temp_path {dir}/{kind};\n"))
-        .collect();
+        .fold(String::new(), |text, kind| text + &format!("    {kind}_temp_path {dir}/{kind};\n"));
     format!(
         "daemon off;\nmaster_process off;\nworker_processes 1;\nerror_log stderr crit;\n\
          pid {dir}/nginx.pid;\nevents {{ worker_connections 4096; }}\nhttp {{\n{temporary}    \

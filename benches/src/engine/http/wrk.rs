@@ -75,7 +75,7 @@ impl Said {
                     complete = true;
                 }
                 ["Non-2xx", "or", "3xx", "responses:", n] => {
-                    said.failed += n.parse::<u64>().ok()?
+                    said.failed += n.parse::<u64>().ok()?;
                 }
                 ["Socket", "errors:", rest @ ..] => {
                     let counts =

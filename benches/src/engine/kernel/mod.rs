@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use rustix::net::{AddressFamily, SocketType};
 
 use super::{Engine, unsupported};
 use crate::side::Control;
@@ -29,6 +30,11 @@ impl Engine for Kernel {
     }
 
     fn run(&self, side: &Side, control: &Control) -> io::Result<()> {
+        if side.workload != Workload::UdpEcho {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            congest(&socket)?;
+            control.fact("congestion", rustix::net::sockopt::tcp_congestion(&socket)?);
+        }
         match (side.workload, side.role) {
             (Workload::BulkIn | Workload::BulkOut | Workload::BulkBoth, Role::Server) => {
                 bulk::serve(side, control)
@@ -58,6 +64,7 @@ fn listen(side: &Side) -> io::Result<TcpListener> {
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &side.server())?;
+    congest(&socket)?;
     // the standard library's backlog is 128: less than the connections that come at once
     listen(&socket, 65_535)?;
     Ok(TcpListener::from(socket))
@@ -69,6 +76,7 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(&to, Duration::from_secs(1)) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                congest(&stream)?;
                 return Ok(stream);
             }
             Err(e) if Instant::now() > patience => {
@@ -77,6 +85,12 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
             Err(_) => std::thread::sleep(Duration::from_millis(2)),
         }
     }
+}
+
+/// A namespace may be refused all but the machine's default; its sockets may not.
+pub(super) fn congest(socket: impl rustix::fd::AsFd) -> io::Result<()> {
+    rustix::net::sockopt::set_tcp_congestion(socket, crate::place::CONGESTION)?;
+    Ok(())
 }
 
 /// Nothing now, ask again.

@@ -89,6 +89,8 @@ fn transfer(side: &Side, control: &Control, far: &Netns) -> io::Result<()> {
     let listener = far.enter(|| TcpListener::bind(at)).map_err(io::Error::other)??;
     let near = TcpStream::connect_timeout(&at, PATIENCE)?;
     let (far, _) = listener.accept()?;
+    crate::engine::kernel::congest(&near)?;
+    crate::engine::kernel::congest(&far)?;
     let arrived = AtomicUsize::new(0);
     let mut meter = Meter::start(side, control);
     thread::scope(|scope| {
