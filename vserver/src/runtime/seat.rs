@@ -345,7 +345,8 @@ impl Worker {
         if worked {
             poll.idle.worked(now, mode);
         } else {
-            let due = core.wake_at(now);
+            // Who never sleeps needs no deadline to sleep for.
+            let due = if mode == PollMode::Busy { None } else { core.wake_at(now) };
             if !core.poll.idle.look_again(now, mode, due) {
                 let until = waiter.and_then(|(_, until)| until);
                 at = [due, until].into_iter().flatten().min();

@@ -16,7 +16,7 @@ use super::notify::{new_eventfd, signal};
 
 /// Sleeps below this get a timer of their own, in nanoseconds; longer ones are rounded up to
 /// milliseconds, which saves a system call.
-const FINE: Duration = Duration::from_millis(10);
+const FINE: Duration = Duration::from_millis(1);
 
 const BELL: u64 = u64::MAX;
 const LINKS: u64 = u64::MAX - 1;
