@@ -350,7 +350,9 @@ impl Worker {
             if !core.poll.idle.look_again(now, mode, due) {
                 let until = waiter.and_then(|(_, until)| until);
                 at = [due, until].into_iter().flatten().min();
-            } else if !worked {
+            } else if mode != PollMode::Busy {
+                // Whoever is to be as fast as can be does without the pause, which takes longer than
+                // the look itself.
                 std::hint::spin_loop();
             }
         }
