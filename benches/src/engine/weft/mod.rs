@@ -120,6 +120,9 @@ fn text(side: &Side) -> String {
     let poll = if side.busy() { "busy" } else { "interrupt" };
     // a frame with its headroom in one chunk, where one can be that large
     let frame_bytes = if side.mtu <= 1500 { 2048 } else { 4096 };
+    // what lies in the device's memory is to be sent from there, also where a copy costs less
+    let from_pool = driver == "af-xdp" && side.extra("pool").is_some();
+    let gather = if from_pool { "gather = \"always\"" } else { "" };
     let (device, local) = (&side.device, side.local);
     let connections = (4 * side.connections).max(200_000);
     let mut text = format!(
