@@ -1,5 +1,11 @@
 //! Header prediction is a matter of speed alone: two runs of one seed, with it and without, are
 //! equal frame for frame, counter for counter and field for field of every connection.
+//!
+//! That this can fail was tried with faults put into the prediction one at a time. Seen: a segment
+//! counted twice, a segment behind a hole or with an older timestamp taken as predicted, the
+//! timestamp remembered without the question of RFC 7323 section 4.3, a round-trip sample left out.
+//! Not seen: the questions for ECN and for out-of-order data left out (no path here marks; in-order
+//! data beside a hole is taken alike both ways). Those two only have to be on the safe side.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::net::SocketAddr;

@@ -25,10 +25,14 @@
 //! Bare ACKs are not merged: each says something (duplicates count, SACK blocks, the window, marks),
 //! and has nothing to be spared but its header.
 
+mod template;
+
 use core::mem;
 
 use crate::frame::{Checksum, Frame, Gso};
 use crate::wire::{checksum, frame_sum, protocol};
+
+use template::Template;
 
 /// Flows merged at a time; more of them take each other's place.
 const SLOTS: usize = 16;
@@ -118,6 +122,8 @@ struct Slot {
 #[derive(Default)]
 pub struct Gro {
     slots: [Slot; SLOTS],
+    /// Of the unit that grew last.
+    next: Option<Template>,
     stats: GroStats,
 }
 
@@ -151,6 +157,9 @@ impl Gro {
             return GroStats::default();
         }
         for at in 0..burst.len() {
+            if self.follow(burst, at, facts) {
+                continue;
+            }
             let (to, Some(frame)) = &mut burst[at] else { continue };
             match kind(frame, facts.ethernet) {
                 Kind::Foreign => {}
@@ -167,6 +176,28 @@ impl Gro {
         }
         self.end_all(burst);
         mem::take(&mut self.stats)
+    }
+
+    /// Takes the next segment of the unit that grew last, by one look at its headers.
+    fn follow<T: PartialEq>(
+        &mut self,
+        burst: &mut [(T, Option<Frame>)],
+        at: usize,
+        facts: BurstFacts,
+    ) -> bool {
+        let Some(template) = &self.next else { return false };
+        let slot = &mut self.slots[template.slot];
+        let (before, rest) = burst.split_at_mut(at);
+        let ((to, Some(unit)), (next_to, next)) = (&mut before[slot.index as usize], &mut rest[0])
+        else {
+            return false;
+        };
+        let segment = next.as_mut().and_then(|next| template.fits(slot, next, facts));
+        let Some(segment) = segment.filter(|_| *to == *next_to) else { return false };
+        if let Some(next) = next.take() {
+            slot.join(unit, next, &segment);
+        }
+        true
     }
 
     /// A packet that can be merged: into the flow's unit, or it begins one.
@@ -197,10 +228,10 @@ impl Gro {
         &mut self,
         burst: &mut [(T, Option<Frame>)],
         at: usize,
-        slot: usize,
+        index: usize,
         segment: &Segment,
     ) -> bool {
-        let slot = &mut self.slots[slot];
+        let slot = &mut self.slots[index];
         let (before, rest) = burst.split_at_mut(at);
         let ((to, Some(unit)), next) = (&mut before[slot.index as usize], &mut rest[0]) else {
             return false;
@@ -211,6 +242,9 @@ impl Gro {
         }
         if let Some(next) = next.1.take() {
             self.stats.copied_bytes += slot.join(unit, next, segment) as u64;
+        }
+        if self.next.as_ref().is_none_or(|next| next.slot != index) {
+            self.next = Template::of(unit, index, slot, segment);
         }
         true
     }
@@ -241,6 +275,9 @@ impl Gro {
 
     /// A unit is complete: its headers tell of the whole.
     fn end<T>(&mut self, burst: &mut [(T, Option<Frame>)], slot: usize) {
+        if self.next.as_ref().is_some_and(|next| next.slot == slot) {
+            self.next = None;
+        }
         let slot = mem::take(&mut self.slots[slot]);
         if slot.packets > 1 {
             if let Some(unit) = &mut burst[slot.index as usize].1 {
