@@ -66,7 +66,7 @@ fn compare(delivery: Delivery, batch: usize) {
 
 fn main() {
     for batch in [2, 32, 64] {
-        for delivery in [Delivery::InPlace, Delivery::Copied] {
+        for delivery in [Delivery::InPlace, Delivery::Views, Delivery::Copied] {
             compare(delivery, batch);
         }
     }

@@ -142,7 +142,7 @@ impl Receiver {
         while socket.can_recv() {
             got += match self.delivery {
                 Delivery::Copied => socket.recv_slice(&mut self.buffer),
-                Delivery::InPlace => socket.recv(|view| (view.len(), view.len())),
+                Delivery::InPlace | Delivery::Views => socket.recv(|view| (view.len(), view.len())),
             }
             .unwrap_or(0);
         }

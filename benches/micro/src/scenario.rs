@@ -28,18 +28,23 @@ pub struct Scenario {
 
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "receive_segment", unit: "segment", run: || receive(64, Delivery::InPlace) },
+    Scenario { name: "receive_segment", unit: "segment", run: || receive(64, Delivery::Views) },
     Scenario {
         name: "receive_segment_by_two",
         unit: "segment",
-        run: || receive(2, Delivery::InPlace),
+        run: || receive(2, Delivery::Views),
     },
     Scenario {
         name: "receive_segment_copied",
         unit: "segment",
         run: || receive(64, Delivery::Copied),
     },
-    Scenario { name: "receive_segment_merged", unit: "segment", run: || merged(44) },
+    Scenario { name: "receive_segment_merged", unit: "segment", run: || merged(Delivery::Views) },
+    Scenario {
+        name: "receive_segment_in_place",
+        unit: "segment",
+        run: || merged(Delivery::InPlace),
+    },
     Scenario { name: "receive_ack", unit: "ACK", run: acks },
     Scenario { name: "send_segment", unit: "segment", run: || send(0) },
     Scenario { name: "send_in_super_segments", unit: "segment", run: || send(64_000) },
@@ -69,8 +74,9 @@ fn receive(batch: usize, delivery: Delivery) -> usize {
     segments
 }
 
-fn merged(segments: usize) -> usize {
-    let mut receiver = Receiver::new(Delivery::InPlace, true);
+fn merged(delivery: Delivery) -> usize {
+    let segments = 44;
+    let mut receiver = Receiver::new(delivery, true);
     for round in 0..40 {
         receiver.load(segments);
         if round < 8 {

@@ -517,6 +517,21 @@ impl<P: PathLayer> Stack<P> {
             .unwrap_or(Err(TcpRecvError::Closed))
     }
 
+    /// Shows the next received bytes where they are, at most `max`, piece by piece and in order,
+    /// and gives them up: neither copied nor lent, so nothing is allocated. Returns how many there
+    /// were; `Ok(0)` is the end of the stream.
+    pub fn tcp_recv_in_place(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        max: usize,
+        look: impl FnMut(&[u8]),
+    ) -> Result<usize, TcpRecvError> {
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.with_connection(&mut lower, id, |c, cx| c.read_in_place(cx, max, look))
+            .unwrap_or(Err(TcpRecvError::Closed))
+    }
+
     /// Shuts a half down.
     pub fn tcp_shutdown(&mut self, now: Instant, id: SocketId, how: ShutdownHow) {
         let (mut lower, tcp, _) = self.parts(now);

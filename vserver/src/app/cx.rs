@@ -85,6 +85,17 @@ impl Cx<'_> {
         self.stack.tcp_recv_bytes(self.now, id, max)
     }
 
+    /// Shows at most `max` received bytes where they are, piece by piece, and gives them up: the
+    /// cheapest way to read what is looked at once. Returns how many; 0 at the end of the stream.
+    pub fn recv_in_place(
+        &mut self,
+        id: SocketId,
+        max: usize,
+        look: impl FnMut(&[u8]),
+    ) -> Result<usize, TcpRecvError> {
+        self.stack.tcp_recv_in_place(self.now, id, max, look)
+    }
+
     /// Copies bytes into the send buffer; returns how many fitted, at least one. After less than
     /// all [`super::Service::writable`] follows.
     pub fn send(&mut self, id: SocketId, data: &[u8]) -> Result<usize, TcpSendError> {

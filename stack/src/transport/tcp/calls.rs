@@ -115,6 +115,22 @@ impl Connection {
         Ok(n)
     }
 
+    /// Shows received bytes where they are and gives them up.
+    pub(crate) fn read_in_place(
+        &mut self,
+        cx: &mut Cx<'_>,
+        max: usize,
+        look: impl FnMut(&[u8]),
+    ) -> Result<usize, TcpRecvError> {
+        if self.recv.len() == 0 {
+            return self.end_of_stream().map(|()| 0);
+        }
+        let n = self.recv.visit(max, look);
+        cx.stats.in_octets += n as u64;
+        self.after_read(cx);
+        Ok(n)
+    }
+
     /// Copies received bytes out and leaves them.
     pub(crate) fn peek(&self, out: &mut [u8]) -> Result<usize, TcpRecvError> {
         if self.recv.len() == 0 {

@@ -224,11 +224,20 @@ impl RecvBuffer {
     /// Copies bytes out; returns how many.
     pub(crate) fn read(&mut self, out: &mut [u8]) -> usize {
         let mut at = 0;
-        while at < out.len() {
+        self.visit(out.len(), |data| {
+            out[at..at + data.len()].copy_from_slice(data);
+            at += data.len();
+        })
+    }
+
+    /// Shows at most `max` bytes, piece by piece, and gives them up; returns how many.
+    pub(crate) fn visit(&mut self, max: usize, mut look: impl FnMut(&[u8])) -> usize {
+        let mut at = 0;
+        while at < max {
             let Some(chunk) = self.chunks.front_mut() else { break };
             let data = chunk.data();
-            let n = data.len().min(out.len() - at);
-            out[at..at + n].copy_from_slice(&data[..n]);
+            let n = data.len().min(max - at);
+            look(&data[..n]);
             at += n;
             if n == data.len() {
                 self.pop_chunk();
@@ -325,6 +334,20 @@ mod tests {
         let mut f = pool.alloc().unwrap();
         f.append(data);
         f
+    }
+
+    #[test]
+    fn what_is_looked_at_in_place_is_given_up_piece_by_piece() {
+        let pool = FramePool::heap(16, 2048);
+        let mut b = RecvBuffer::new(100_000);
+        b.push(pool_frame(&pool, &[1; 1000]));
+        b.push(pool_frame(&pool, &[2; 1000]));
+        let mut pieces = Vec::new();
+        assert_eq!(b.visit(1500, |data| pieces.push(data.to_vec())), 1500);
+        assert_eq!(pieces, [vec![1; 1000], vec![2; 500]]);
+        assert_eq!((b.len(), pool.free()), (500, 15));
+        assert_eq!(b.visit(usize::MAX, |data| assert_eq!(data, [2; 500])), 500);
+        assert_eq!((b.len(), b.held(), pool.free()), (0, 0, 16));
     }
 
     #[test]
