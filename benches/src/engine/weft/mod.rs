@@ -145,8 +145,6 @@ tcp_connections = {connections}
 tcp_half_open = 65536
 "#,
         queues = side.queues,
-        // otherwise the driver copies small payload, because that is faster
-        gather = if side.extra("pool").is_some() { "gather = \"always\"" } else { "" },
     );
     let tcp: Vec<_> = side.extra.iter().filter_map(|e| e.strip_prefix("tcp.")).collect();
     if !tcp.is_empty() {
