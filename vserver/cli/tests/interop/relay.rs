@@ -121,6 +121,7 @@ fn every_byte_arrives_through_a_relay_that_loses_reorders_and_duplicates() {
     // Segments sent again overlap what came before, which tshark's reassembly calls an error. That
     // the bytes are right is known by now.
     let alone = ["-o", "tcp.desegment_tcp_streams:FALSE", "--disable-protocol", "http"];
-    let frames = judge_with(captures.path(), &alone);
+    // weft leaves checksums to the kernel here (AF_PACKET), the client does anyway: all are its work.
+    let frames = judge_with(captures.path(), &alone, "tcp");
     println!("NUMBER relay: {frames} frames read by tshark, none malformed, no bad checksum");
 }
