@@ -209,7 +209,10 @@ impl Services {
                 self.stream(node, now, service, conn, ready);
             }
         }
-        self.more.push_back((index, id));
+        // Once, however many events come meanwhile.
+        if !self.more.contains(&(index, id)) {
+            self.more.push_back((index, id));
+        }
     }
 
     fn connect_ended(&mut self, node: &mut Node, now: Instant, service: u16, id: SocketId) {
