@@ -12,6 +12,7 @@ use weft_drivers::device::AnyDevice;
 use weft_stack::shard::{flow_owner, port_owner};
 use weft_vserver::app::{Cx, Service, SocketId};
 use weft_vserver::net::{Family, IcmpSocket, Poller, RawSocket, TcpListener, TcpStream, UdpSocket};
+use weft_vserver::service::Services;
 use weft_vserver::stats::HostSnapshot;
 use weft_vserver::{Devices, Host};
 
@@ -460,4 +461,45 @@ fn a_service_runs_on_every_worker() {
     assert!(counts.iter().all(|n| *n > 4) && counts.iter().sum::<usize>() == 64, "{counts:?}");
     drop(service);
     until("end of the service", || TcpStream::connect(&c, addr("10.0.0.1:7")).is_err());
+}
+
+#[test]
+fn a_built_in_service_counts_its_connections_over_all_workers() {
+    let service = "[[vserver.web.service]]\nkind = \"echo\"\nport = 7\nconnections = 4\n";
+    let started = Host::start(config(&(text("web", 1, 2, 2) + service)));
+    let server = started.unwrap_or_else(|e| panic!("{e}"));
+    let client = on(&text("c", 2, 2, 2), server.take_mem_peers("eth0").expect("a mem NIC"));
+    let services = Services::start(&server).expect("the address is there");
+    let snapshot = || {
+        let mut all = server.snapshot();
+        services.fill(&mut all);
+        all.vservers[0].services[0].clone()
+    };
+    until("listeners on both workers", || snapshot().listening);
+    let c = vs(&client, "c");
+    let mut open: Vec<_> = (0..16).map(|_| connect(&c, addr("10.0.0.1:7"))).collect();
+    until("pause", || snapshot().counters["AcceptPaused"] >= 1);
+    // One too many at most, by the worker that did not know yet.
+    until("full service", || (4..=5).contains(&snapshot().connections));
+    // The others come to their turn on whichever worker they are.
+    for stream in &open {
+        (&*stream).write_all(b"ping").expect("write");
+    }
+    while !open.is_empty() {
+        let before = open.len();
+        open.retain(|stream| {
+            stream.set_nonblocking(true).expect("open");
+            let mut got = [0; 4];
+            (&*stream).read_exact(&mut got).is_err()
+        });
+        assert!(snapshot().connections <= 5);
+        if open.len() == before {
+            std::thread::yield_now();
+        }
+    }
+    until("end of all connections", || snapshot().connections == 0);
+    let asker = UdpSocket::bind(&c, addr("10.0.0.2:5000")).expect("bind");
+    asker.set_read_timeout(Some(PATIENCE)).expect("set");
+    asker.send_to(b"ping", addr("10.0.0.1:7")).expect("send");
+    assert_eq!(asker.recv(&mut [0; 9]).expect("answer"), 4);
 }

@@ -1,7 +1,7 @@
 //! What a callback may do: the stack's calls, under the lock that is held anyway.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use weft_stack::socket::{SocketId, SocketKind};
 use weft_stack::time::Instant;
 
 use super::Owners;
-use super::owners::{CONNECTING, WANTS_WRITE};
+use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
 use crate::runtime::HostStack;
 
 /// When to call, in order of arming, with which token.
@@ -30,10 +30,14 @@ pub struct Cx<'a> {
     pub(super) now: Instant,
     pub(super) worker: usize,
     pub(super) service: u16,
+    /// Number of the vserver.
+    pub(super) node: u32,
     pub(super) stack: &'a mut HostStack,
     pub(super) owners: &'a mut Owners,
     pub(super) timers: &'a mut Timers,
     pub(super) armed: &'a mut u64,
+    /// Listeners with more to accept.
+    pub(super) more: &'a mut VecDeque<(u32, SocketId)>,
 }
 
 impl std::fmt::Debug for Cx<'_> {
@@ -60,6 +64,18 @@ impl Cx<'_> {
         let id = self.stack.tcp_listen(self.now, local, backlog)?;
         self.owners.add(id, self.service, 0);
         Ok(id)
+    }
+
+    /// Lets the connections of a listener wait in its backlog (`false`), or takes them again, those
+    /// that wait soon after this callback.
+    pub fn set_accepting(&mut self, listener: SocketId, on: bool) {
+        let Some(owner) = self.owners.get(listener) else { return };
+        if !on {
+            owner.flags |= PAUSED;
+        } else if owner.flags & PAUSED != 0 {
+            owner.flags &= !PAUSED;
+            self.more.push_back((self.node, listener));
+        }
     }
 
     /// Begins a connection, from `local` if given; [`super::Service::connected`] or

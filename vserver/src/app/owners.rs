@@ -6,6 +6,8 @@ use weft_stack::socket::{SocketId, SocketKind};
 pub(crate) const CONNECTING: u8 = 1;
 /// A send took less than it was given: whoever sent wants to know when there is room.
 pub(crate) const WANTS_WRITE: u8 = 2;
+/// A listener whose connections wait in the backlog.
+pub(crate) const PAUSED: u8 = 4;
 
 /// One slot of a stack's socket table.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use weft_stack::socket::{Readiness, SocketId, SocketKind};
 use weft_stack::time::Instant;
 
 use super::cx::{Timers, close};
-use super::owners::{CONNECTING, WANTS_WRITE};
+use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
 use super::{Cx, Service};
 use crate::runtime::Node;
 use crate::runtime::deadlines::Deadlines;
@@ -152,10 +152,12 @@ impl Services {
             now,
             worker: self.worker,
             service,
+            node: slot.node,
             stack: &mut node.stack,
             owners: &mut node.owners,
             timers: &mut slot.timers,
             armed: &mut slot.armed,
+            more: &mut self.more,
         };
         IN_CALLBACK.set(true);
         let ended = catch_unwind(AssertUnwindSafe(|| f(app, &mut cx)));
@@ -198,7 +200,10 @@ impl Services {
 
     fn accept(&mut self, node: &mut Node, now: Instant, index: u32, service: u16, id: SocketId) {
         for _ in 0..ACCEPTS {
-            // A callback may have closed the listener.
+            // A callback may have closed or paused the listener.
+            if node.owners.get(id).is_none_or(|o| o.flags & PAUSED != 0) {
+                return;
+            }
             let Some(accepted) = node.stack.tcp_accept(id) else { return };
             let conn = accepted.id;
             node.owners.add(conn, service, 0);

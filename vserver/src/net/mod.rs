@@ -9,7 +9,7 @@
 
 mod poller;
 mod raw;
-mod socket;
+pub(crate) mod socket;
 mod tcp;
 mod udp;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Running;
 use super::proxy::Proxy;
-use super::session::{Output, Patience, Session};
+use super::session::{Output, Patience};
+use super::{Running, http};
 use crate::net::TcpStream;
 
 /// Bytes a connection may move before the next one's turn.
@@ -56,8 +56,8 @@ pub(super) struct Connection {
 /// What stands behind the connection.
 #[derive(Debug)]
 pub(super) enum Role {
-    /// A session.
-    Session(Session),
+    /// RFC 9112.
+    Http(Box<http::Connection>),
     /// A socket of the kernel.
     Proxy(Box<Proxy>),
 }
@@ -87,7 +87,7 @@ impl Connection {
         let before = self.moved();
         let turn = match &mut self.role {
             Role::Proxy(_) => self.advance_proxy(scratch),
-            Role::Session(_) => self.advance_session(),
+            Role::Http(_) => self.advance_http(),
         };
         let counters = &self.service.counters;
         match turn {
@@ -99,7 +99,7 @@ impl Connection {
             Ok(_) => {}
         }
         let patience = match &self.role {
-            Role::Session(s) => s.patience(),
+            Role::Http(c) => c.patience(),
             Role::Proxy(_) => Patience::WhileBytesMove,
         };
         match patience {
@@ -119,8 +119,8 @@ impl Connection {
     pub(super) fn give_up(&mut self) {
         match &mut self.role {
             Role::Proxy(p) => p.abort(),
-            Role::Session(_) if self.pending.is_empty() => return,
-            Role::Session(_) => {}
+            Role::Http(_) if self.pending.is_empty() => return,
+            Role::Http(_) => {}
         }
         self.stream.abort();
     }
@@ -146,7 +146,7 @@ impl Connection {
         turn
     }
 
-    fn advance_session(&mut self) -> io::Result<Turn> {
+    fn advance_http(&mut self) -> io::Result<Turn> {
         let mut budget = TURN_BYTES;
         loop {
             let sent = self.send(&mut budget)?;
@@ -165,7 +165,7 @@ impl Connection {
 
     /// Sends what the session has, while there is room. Whether anything moved.
     fn send(&mut self, budget: &mut usize) -> io::Result<bool> {
-        let Role::Session(session) = &mut self.role else { return Ok(false) };
+        let Role::Http(session) = &mut self.role else { return Ok(false) };
         let counters = &self.service.counters;
         let mut moved = false;
         while self.writable && *budget > 0 && !self.send_ended {
@@ -199,7 +199,7 @@ impl Connection {
 
     /// Takes the next received bytes, if the session wants them now. Whether anything moved.
     fn receive(&mut self, budget: &mut usize) -> io::Result<bool> {
-        let Role::Session(session) = &mut self.role else { return Ok(false) };
+        let Role::Http(session) = &mut self.role else { return Ok(false) };
         let wanted = self.pending.is_empty() && session.wants_input();
         if !self.readable || self.receive_ended || *budget == 0 || !wanted {
             return Ok(false);

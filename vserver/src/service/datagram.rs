@@ -1,27 +1,11 @@
-//! Echo and discard over UDP (RFC 862, 863).
+//! Echo and discard over UDP (RFC 862, 863): where they listen and whom they answer.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
-use super::Running;
 use crate::config::ServiceKind;
-use crate::net::UdpSocket;
-
-/// Datagrams handled before the next socket's turn.
-const TURN_DATAGRAMS: usize = 64;
 
 /// Ports of services that answer anything: an answer to them could be answered for ever.
 const ANSWERING_PORTS: [u16; 6] = [7, 13, 17, 19, 37, 53];
-
-/// A UDP socket of a service.
-#[derive(Debug)]
-pub(super) struct Datagrams {
-    pub(super) socket: UdpSocket,
-    pub(super) service: Arc<Running>,
-    /// It waits for another turn.
-    pub(super) queued: bool,
-}
 
 /// Whether the service has a UDP side.
 pub(super) fn speaks_udp(kind: &ServiceKind) -> bool {
@@ -48,43 +32,8 @@ pub(super) fn local_addresses(
     all
 }
 
-impl Datagrams {
-    /// One turn; whether more can be done now.
-    pub(super) fn advance(&mut self) -> bool {
-        let counters = &self.service.counters;
-        for _ in 0..TURN_DATAGRAMS {
-            let datagram = match self.socket.recv_datagram() {
-                Ok(d) => d,
-                Err(e) => return e.kind() != io::ErrorKind::WouldBlock && is_passing(&e),
-            };
-            counters.in_datagrams.add(1);
-            counters.in_bytes.add(datagram.payload.len() as u64);
-            if !matches!(self.service.config.kind, ServiceKind::Echo) {
-                continue;
-            }
-            if !may_answer(datagram.from, self.service.config.listen.port()) {
-                counters.dropped_datagrams.add(1);
-                continue;
-            }
-            match self.socket.send_to(&datagram.payload, datagram.from) {
-                Ok(n) => {
-                    counters.out_datagrams.add(1);
-                    counters.out_bytes.add(n as u64);
-                }
-                // No room, or the client is gone: UDP may lose it.
-                Err(_) => counters.dropped_datagrams.add(1),
-            }
-        }
-        true
-    }
-}
-
-/// An error about an earlier datagram, after which the next may be read.
-fn is_passing(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable)
-}
-
-fn may_answer(from: SocketAddr, own_port: u16) -> bool {
+/// Whether an answer cannot start a loop between two services.
+pub(super) fn may_answer(from: SocketAddr, own_port: u16) -> bool {
     from.port() != own_port && !ANSWERING_PORTS.contains(&from.port())
 }
 

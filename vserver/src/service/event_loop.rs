@@ -1,4 +1,4 @@
-//! The thread that serves all services.
+//! The thread that serves http and proxy.
 //!
 //! Sockets stand in one slab; a token is slot and generation, so that an event for a socket that is
 //! gone finds nobody. Deadlines stand in a heap with one entry per connection, which is looked at
@@ -7,7 +7,6 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,21 +19,15 @@ use weft_stack::socket::Readiness;
 use weft_stack::socket::tcp::TcpOption;
 
 use super::connection::{Connection, Role, Turn};
-use super::datagram::{self, Datagrams};
 use super::proxy::Proxy;
-use super::session::{Echo, Session};
-use super::{Control, Running, http};
+use super::{BIND_RETRY, Control, KEEPALIVE, Running, http};
 use crate::config::ServiceKind;
-use crate::net::{Poller, Ready, TcpListener, TcpStream, UdpSocket};
+use crate::net::{Poller, Ready, TcpListener, TcpStream};
 
 /// Connections accepted by one listener before the next socket's turn.
 const TURN_ACCEPTS: usize = 64;
-/// How often an address that was not there yet is tried again.
-const BIND_RETRY: Duration = Duration::from_millis(200);
 /// The longest wait, in case a wake-up is lost.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Idle time, interval and number of keepalive probes.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_mins(1), Duration::from_secs(10), 6);
 /// Bytes read from the kernel at a time.
 const SCRATCH_BYTES: usize = 256 << 10;
 /// The token of the poller in the kernel's queue; sockets' tokens have a generation above 0.
@@ -50,7 +43,7 @@ pub(super) struct EventLoop {
     again: VecDeque<Token>,
     deadlines: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Services that wait for an address.
-    unbound: Vec<Unbound>,
+    unbound: Vec<Arc<Running>>,
     /// Kernel sockets open; while there are none, the poller is waited on directly.
     kernel_sockets: usize,
     retry_at: Instant,
@@ -64,7 +57,6 @@ struct Entry {
 
 enum Socket {
     Listener(Box<Listener>),
-    Datagrams(Box<Datagrams>),
     Connection(Box<Connection>),
 }
 
@@ -74,13 +66,6 @@ struct Listener {
     queued: bool,
     /// The service has as many connections as it may; accepting goes on when one ends.
     paused: bool,
-}
-
-/// What is still to be bound.
-struct Unbound {
-    service: Arc<Running>,
-    local: SocketAddr,
-    udp: bool,
 }
 
 impl EventLoop {
@@ -102,46 +87,26 @@ impl EventLoop {
         })
     }
 
-    /// Binds the sockets of a service. An address that is not there yet is tried again later.
+    /// Binds the listener of a service. An address that is not there yet is tried again later.
     pub(super) fn add(&mut self, service: &Arc<Running>) -> io::Result<()> {
-        let listen = service.config.listen;
-        self.add_socket(Unbound { service: Arc::clone(service), local: listen, udp: false })?;
-        if !datagram::speaks_udp(&service.config.kind) {
-            return Ok(());
-        }
-        let configured = service.addresses.iter().copied();
-        for local in datagram::local_addresses(listen, configured, service.learns_addresses) {
-            self.add_socket(Unbound { service: Arc::clone(service), local, udp: true })?;
-        }
-        Ok(())
-    }
-
-    fn add_socket(&mut self, wanted: Unbound) -> io::Result<()> {
-        match self.bind(&wanted) {
+        match self.bind(service) {
             Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
-                self.unbound.push(wanted);
+                self.unbound.push(Arc::clone(service));
                 Ok(())
             }
             bound => bound,
         }
     }
 
-    fn bind(&mut self, wanted: &Unbound) -> io::Result<()> {
-        let service = Arc::clone(&wanted.service);
-        if wanted.udp {
-            let socket = UdpSocket::bind(&service.vserver, wanted.local)?;
-            socket.set_nonblocking(true)?;
-            let socket = Socket::Datagrams(Box::new(Datagrams { socket, service, queued: false }));
-            self.insert(socket)?;
-            return Ok(());
-        }
-        let socket = TcpListener::bind(&service.vserver, wanted.local)?;
+    fn bind(&mut self, service: &Arc<Running>) -> io::Result<()> {
+        let socket = TcpListener::bind(&service.vserver, service.config.listen)?;
         socket.set_nonblocking(true)?;
-        let running = Arc::clone(&service);
+        let running = Arc::clone(service);
+        let service = Arc::clone(service);
         let listener = Listener { socket, service, queued: false, paused: false };
         let slot = self.insert(Socket::Listener(Box::new(listener)))?;
         running.listener.store(token(slot, self.generation).0, Ordering::Relaxed);
-        running.listening.store(true, Ordering::Relaxed);
+        running.listening.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -152,7 +117,6 @@ impl EventLoop {
         let poller = &self.control.poller;
         match &socket {
             Socket::Listener(l) => poller.register(&l.socket, token, Interest::READABLE)?,
-            Socket::Datagrams(d) => poller.register(&d.socket, token, Interest::READABLE)?,
             Socket::Connection(c) => {
                 poller.register(&c.stream, token, Interest::READABLE | Interest::WRITABLE)?;
             }
@@ -252,7 +216,6 @@ impl EventLoop {
         };
         let again = match &mut entry.socket {
             Socket::Listener(_) => return self.accept(t, now),
-            Socket::Datagrams(d) => d.advance(),
             Socket::Connection(c) => match c.advance(now, &mut self.scratch) {
                 Turn::Over => return self.remove(slot),
                 turn => {
@@ -270,7 +233,6 @@ impl EventLoop {
     fn queued(&mut self, t: Token) -> Option<&mut bool> {
         Some(match self.entry(t)? {
             Socket::Listener(l) => &mut l.queued,
-            Socket::Datagrams(d) => &mut d.queued,
             Socket::Connection(c) => &mut c.queued,
         })
     }
@@ -402,9 +364,8 @@ impl EventLoop {
             return;
         }
         self.retry_at = now + BIND_RETRY;
-        for wanted in std::mem::take(&mut self.unbound) {
-            let service = Arc::clone(&wanted.service);
-            if let Err(e) = self.add_socket(wanted) {
+        for service in std::mem::take(&mut self.unbound) {
+            if let Err(e) = self.add(&service) {
                 eprintln!("weft: {}", service.error("listen", e));
             }
         }
@@ -413,23 +374,15 @@ impl EventLoop {
 
 /// What serves a new connection; `None` if a proxy's target refuses at once (counted).
 fn role(service: &Running) -> Option<Role> {
-    let session = match &service.config.kind {
-        ServiceKind::Echo => Session::Echo(Echo::default()),
-        ServiceKind::Discard => Session::Discard { ended: false },
-        ServiceKind::Chargen => Session::Chargen,
-        ServiceKind::Http { .. } => {
-            let site = Arc::clone(service.site.as_ref()?);
-            Session::Http(Box::new(http::Connection::new(site)))
+    if let ServiceKind::Proxy(target) = &service.config.kind {
+        let proxy = Proxy::connect(target).ok();
+        if proxy.is_none() {
+            service.counters.connect_failed.add(1);
         }
-        ServiceKind::Proxy(target) => {
-            let proxy = Proxy::connect(target).ok();
-            if proxy.is_none() {
-                service.counters.connect_failed.add(1);
-            }
-            return Some(Role::Proxy(Box::new(proxy?)));
-        }
-    };
-    Some(Role::Session(session))
+        return Some(Role::Proxy(Box::new(proxy?)));
+    }
+    let site = Arc::clone(service.site.as_ref()?);
+    Some(Role::Http(Box::new(http::Connection::new(site))))
 }
 
 fn token(slot: usize, generation: u32) -> Token {

@@ -1,19 +1,22 @@
 //! Built-in services of vservers: echo, discard, chargen, http, proxy.
 //!
-//! One thread serves all services of all vservers. It waits on one [`Poller`] for their sockets,
-//! and on a `mio::Poll` around it while a proxy has sockets of the kernel open. A connection moves a
-//! bounded number of bytes before the next one's turn; one whose peer does not read is not read
-//! from either. Everything has a limit: connections per service, time without progress, heads,
-//! bodies, accepts and datagrams per turn.
+//! Echo, discard and chargen run to completion on the workers (`small.rs`). One thread serves http
+//! and proxy for all vservers: they wait for files and for sockets of the kernel, which a worker
+//! must not. It waits on one [`Poller`] for their sockets, and on a `mio::Poll` around it while a
+//! proxy has sockets of the kernel open. A connection moves a bounded number of bytes before the
+//! next one's turn; one whose peer does not read is not read from either. Everything has a limit:
+//! connections per service, time without progress, heads, bodies, accepts per turn.
 
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::app::ServiceHandle;
 use crate::config::{self, ServiceKind};
 use crate::net::Poller;
 use crate::stats::{HostSnapshot, ServiceSnapshot};
@@ -26,9 +29,18 @@ mod event_loop;
 mod http;
 mod proxy;
 mod session;
+mod small;
 
 use counters::Counters;
 use event_loop::EventLoop;
+use small::Small;
+
+/// How often an address that was not there yet is tried again.
+const BIND_RETRY: Duration = Duration::from_millis(200);
+/// Idle time, interval and number of keepalive probes.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_mins(1), Duration::from_secs(10), 6);
+/// Connections of a service that wait to be accepted.
+const BACKLOG: usize = 1024;
 
 /// Why the services did not start. None runs.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +76,8 @@ pub struct Services {
     all: Vec<Arc<Running>>,
     control: Arc<Control>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Those that run on the workers.
+    small: Mutex<Vec<ServiceHandle>>,
 }
 
 /// How the service thread is told to end.
@@ -80,9 +94,12 @@ struct Running {
     config: config::Service,
     site: Option<Arc<http::Site>>,
     counters: Counters,
-    listening: AtomicBool,
-    /// Token of the listener, once it listens.
+    /// Listeners there are: on the workers one each.
+    listening: AtomicUsize,
+    /// Token of the listener, once it listens, if the thread serves it.
     listener: AtomicUsize,
+    /// Why a worker cannot listen.
+    refused: Mutex<Option<io::Error>>,
     /// The vserver's configured addresses.
     addresses: Vec<IpAddr>,
     /// The vserver also learns addresses.
@@ -100,6 +117,11 @@ impl Running {
         }
     }
 
+    /// Whether it runs on the workers.
+    fn is_small(&self) -> bool {
+        matches!(self.config.kind, ServiceKind::Echo | ServiceKind::Discard | ServiceKind::Chargen)
+    }
+
     fn error(&self, operation: &'static str, source: io::Error) -> ServiceError {
         ServiceError::Service {
             vserver: self.vserver.name().to_owned(),
@@ -114,7 +136,8 @@ impl Running {
         ServiceSnapshot {
             kind: self.kind().to_owned(),
             listen: self.config.listen.to_string(),
-            listening: self.listening.load(Ordering::Relaxed),
+            listening: self.listening.load(Ordering::Relaxed)
+                >= if self.is_small() { self.vserver.workers().len() } else { 1 },
             connections: self.counters.connections.get(),
             counters: self.counters.collect(),
         }
@@ -131,14 +154,20 @@ impl Services {
         let control = Arc::new(Control { poller, stop: AtomicBool::new(false) });
         let mut event_loop =
             EventLoop::new(Arc::clone(&control)).map_err(os("create an event queue"))?;
+        let mut small = Vec::new();
         for service in &all {
-            event_loop.add(service).map_err(|e| service.error("listen", e))?;
+            if service.is_small() {
+                small.push(Small::run(host, service).map_err(|e| service.error("listen", e))?);
+            } else {
+                event_loop.add(service).map_err(|e| service.error("listen", e))?;
+            }
         }
         let thread = std::thread::Builder::new()
             .name(String::from("weft-services"))
             .spawn(move || event_loop.run())
             .map_err(os("start a thread"))?;
-        Ok(Services { all, control, thread: Mutex::new(Some(thread)) })
+        let thread = Mutex::new(Some(thread));
+        Ok(Services { all, control, thread, small: Mutex::new(small) })
     }
 
     /// Adds the services to a snapshot of the same host.
@@ -148,12 +177,17 @@ impl Services {
         for v in &mut snapshot.vservers {
             while let Some(s) = services.next_if(|s| s.vserver.name() == v.name) {
                 v.services.push(s.snapshot());
+                if let Some(e) = s.refused.lock().take() {
+                    snapshot.problems.push(s.error("listen", e).to_string());
+                }
             }
         }
     }
 
-    /// Stops the services and waits for their thread; connections are closed.
+    /// Stops the services and waits for their thread; connections are closed, on the workers soon
+    /// after.
     pub fn stop(&self) {
+        self.small.lock().clear();
         self.control.stop.store(true, Ordering::Release);
         // A thread that cannot be woken wakes by itself within its longest wait.
         let _ = self.control.poller.wake();
@@ -180,8 +214,9 @@ fn collect(host: &Host) -> Result<Vec<Arc<Running>>, ServiceError> {
                 config: config.clone(),
                 site: None,
                 counters: Counters::default(),
-                listening: AtomicBool::new(false),
+                listening: AtomicUsize::new(0),
                 listener: AtomicUsize::new(0),
+                refused: Mutex::new(None),
                 addresses: v.addresses.iter().map(|(_, cidr)| cidr.addr).collect(),
                 learns_addresses: !v.slaac.is_empty(),
             };
