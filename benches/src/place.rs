@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 
 use serde::{Deserialize, Serialize};
+use weft_cli::lab::relay::Wire;
 use weft_drivers::device::{DeviceError, Medium};
 use weft_drivers::ethtool::{self, Offload};
 use weft_drivers::netlink::{Netlink, VethEnd};
@@ -13,7 +14,7 @@ use weft_drivers::netns::Netns;
 use weft_drivers::tuntap;
 
 use crate::spec::Carrier;
-use crate::wan::Wire;
+use crate::wan;
 
 /// The interface of each side.
 pub(crate) const DEVICE: &str = "net0";
@@ -37,7 +38,7 @@ pub(crate) struct Wiring {
     pub(crate) queues: usize,
     /// TSO, GSO and GRO off on the kernel's ends, so that both stacks pay per packet.
     pub(crate) offloads_off: bool,
-    /// Receive work of ends that the kernel does not own in kernel threads of their own.
+    /// Receive work of both ends in kernel threads of their own, if one end is AF_XDP.
     pub(crate) threaded_napi: bool,
 }
 
@@ -113,14 +114,17 @@ impl Place {
         let near = VethEnd { name: DEVICE, netns: None, mac: Some(SERVER_MAC) };
         self.server.netlink(|n| n.add_veth(&near, &far, wiring.queues, wiring.mtu))?;
         let all_kernel = self.ends().iter().all(|e| e.in_kernel);
+        let threaded = wiring.threaded_napi && !all_kernel;
         for (end, other) in [(&self.server, &self.client), (&self.client, &self.server)] {
             if end.in_kernel {
                 end.offloads(wiring, !all_kernel)?;
                 end.number()?;
+            } else if threaded {
+                end.no_tso()?;
             }
             end.netlink(|n| n.set_up(DEVICE, true))?;
             // there is nothing to put in a thread before the device is up
-            if !end.in_kernel && wiring.threaded_napi {
+            if threaded {
                 end.thread_napi()?;
             }
             if end.in_kernel {
@@ -135,7 +139,7 @@ impl Place {
     /// A TAP on each side of a long path.
     fn path(&mut self, wiring: &Wiring) -> Result<(), DeviceError> {
         let ends = self.ends().map(|end| &end.netns);
-        let wire = Wire::between(ends, DEVICE, wiring.mtu)?;
+        let wire = wan::between(ends, DEVICE, wiring.mtu)?;
         self.wire = Some(wire);
         for end in self.ends() {
             if end.in_kernel {
@@ -190,6 +194,12 @@ impl End {
             .enter(|| off.into_iter().try_for_each(|o| ethtool::set_offload(DEVICE, o, false)))?
     }
 
+    /// veth leaves the NAPI of a peer alone when its own end could have sent it a super-segment.
+    fn no_tso(&self) -> Result<(), DeviceError> {
+        self.netns.enter(|| ethtool::set_offload(DEVICE, Offload::Tso, false))?
+    }
+
+    /// A veth end without an XDP program has a NAPI only while GRO is on, as it is on any NIC.
     fn thread_napi(&self) -> Result<(), DeviceError> {
         self.netns.enter_with_sysfs(|| {
             ethtool::set_offload(DEVICE, Offload::Gro, true)?;

@@ -100,7 +100,7 @@ pub(super) fn run(
     let trial = &args.trial;
     let (home, client) = (Machine::new("weft")?, Machine::new("client")?);
     let ends: [Box<dyn Device>; 2] =
-        [Box::new(port(&home, nic(0), 1500)?), Box::new(port(&client, WAN, 1500)?)];
+        [Box::new(port(&home.netns, nic(0), 1500)?), Box::new(port(&client.netns, WAN, 1500)?)];
     let wire = Wire::start(ends, Relay::new([trial.link(); 2], 1))
         .map_err(LabError::io("start the relay"))?;
     home.number(nic(0), KERNEL)?;

@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weft_drivers::device::{Device, DeviceError, Medium};
+use weft_drivers::netns::Netns;
 use weft_drivers::tuntap::{TunTap, TunTapConfig};
 use weft_sim::LinkStats;
 use weft_stack::frame::Frame;
 use weft_stack::time::Instant;
-
-use super::topology::Machine;
 
 /// Largest MTU of a TAP: the largest IP packet less what the kernel keeps for the Ethernet header.
 pub const MTU_MAX: usize = 65_521;
@@ -26,16 +25,16 @@ const BURST: usize = 64;
 /// How soon a relay that has nothing to do sees that it is to end.
 const IDLE: Duration = Duration::from_millis(20);
 
-/// Makes an interface of `machine` whose other end is here, for [`Wire::start`]. The kernel gives
+/// Makes an interface in `netns` whose other end is here, for [`Wire::start`]. The kernel gives
 /// frames no longer than `mtu`, with complete checksums.
-pub fn port(machine: &Machine, interface: &str, mtu: usize) -> Result<TunTap, DeviceError> {
+pub fn port(netns: &Netns, interface: &str, mtu: usize) -> Result<TunTap, DeviceError> {
     let config = TunTapConfig {
         pool_frames: 1024,
         vnet: false,
         mtu: Some(mtu),
         ..TunTapConfig::new(interface, Medium::Ethernet)
     };
-    let mut ports = machine.netns.enter(|| TunTap::open(&config))??;
+    let mut ports = netns.enter(|| TunTap::open(&config))??;
     ports.pop().ok_or_else(|| {
         let e = io::Error::from(io::ErrorKind::NotFound);
         DeviceError::new("open", interface, e)
@@ -43,6 +42,7 @@ pub fn port(machine: &Machine, interface: &str, mtu: usize) -> Result<TunTap, De
 }
 
 /// A relay at work; it stops when it is dropped.
+#[derive(Debug)]
 pub struct Wire {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<[LinkStats; 2]>>>,

@@ -54,7 +54,7 @@ fn transfers(mtu: usize, loss: f64, captures: &Path) -> [LinkStats; 2] {
     let [home, client] = &machines;
     let capture = CaptureFile::create(&captures.join(format!("{mtu}.pcapng"))).expect("capture");
     let ends = [(home, nic(0)), (client, WAN)].map(|(machine, interface)| {
-        let end = port(machine, interface, mtu).expect("port");
+        let end = port(&machine.netns, interface, mtu).expect("port");
         Box::new(Capture::new(end, interface, &capture)) as Box<dyn Device>
     });
     let relay = Relay::new([faults(mtu, loss); 2], 1000 + mtu as u64);
