@@ -65,8 +65,13 @@ impl Results {
     }
 }
 
-/// Runs the plan. Ctrl-C ends it early with what there is.
-pub(crate) fn all(plan: &Plan, progress: &mut Progress) -> Result<Results, Error> {
+/// Runs the plan. Ctrl-C ends it early with what there is. `keep` is called after each scene, and at
+/// the end.
+pub(crate) fn all(
+    plan: &Plan,
+    progress: &mut Progress,
+    keep: impl Fn(&Results) -> Result<(), Error>,
+) -> Result<Results, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
@@ -77,10 +82,16 @@ pub(crate) fn all(plan: &Plan, progress: &mut Progress) -> Result<Results, Error
         full: plan.full,
         repetitions: plan.repetitions,
         seconds: plan.seconds,
-        interrupted: false,
+        // until the end is reached
+        interrupted: true,
         scenes: plan.scenes.iter().map(empty).collect(),
     };
+    let mut at = 0;
     for (s, c, repetition) in plan.order() {
+        if s != at {
+            at = s;
+            keep(&results)?;
+        }
         let scene = &plan.scenes[s];
         let result = &mut results.scenes[s].cells[c];
         progress.next(&scene.name, &scene.cells[c].contestant, repetition);
@@ -105,11 +116,12 @@ pub(crate) fn all(plan: &Plan, progress: &mut Progress) -> Result<Results, Error
             }
         }
         if stop.load(Relaxed) {
-            results.interrupted = true;
             break;
         }
     }
+    results.interrupted = stop.load(Relaxed);
     progress.end();
+    keep(&results)?;
     Ok(results)
 }
 
@@ -140,7 +152,8 @@ fn once(
     let owned = [in_kernel(Some(&cell.server)), in_kernel(cell.client.as_ref())];
     let place = Place::make(&cell.wiring, owned)?;
     let (warmup_s, seconds) = plan.times(scene);
-    let deadline = Instant::now() + PATIENCE + Duration::from_secs_f64(warmup_s + seconds);
+    let own_s = 3.0 * cell.start_s + warmup_s + seconds;
+    let deadline = Instant::now() + PATIENCE + Duration::from_secs_f64(own_s);
     let start = |spec: &SideSpec, role| {
         let end = if role == Role::Server { &place.server } else { &place.client };
         Proc::start(&side(plan, scene, cell, spec, role), end, deadline)

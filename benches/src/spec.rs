@@ -57,6 +57,8 @@ pub(crate) enum Poll {
     Busy,
     /// Sleeps until there is something.
     Interrupt,
+    /// Spins while there is work and a little longer, then sleeps; only weft knows it.
+    Adaptive,
 }
 
 /// What carries the frames.

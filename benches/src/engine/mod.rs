@@ -48,6 +48,7 @@ pub(crate) trait Engine: Sync {
 pub(crate) fn all() -> &'static [&'static dyn Engine] {
     &[
         &kernel::Kernel,
+        &kernel::KernelVectored,
         &weft::Services,
         &weft::Sockets,
         &smoltcp::Smoltcp { offload: false },

@@ -12,7 +12,7 @@ const LWIP_MTU: usize = 1500;
 const SMOLTCP_MTU_MAX: usize = 9000;
 
 fn cell(contestant: &str, server: SideSpec, client: Option<SideSpec>, wiring: Wiring) -> Cell {
-    Cell { contestant: contestant.to_owned(), server, client, wiring }
+    Cell { contestant: contestant.to_owned(), server, client, wiring, start_s: 0.0 }
 }
 
 /// Adds the rivals to the scenes that they can play in. The quick form has those that a target
@@ -32,10 +32,13 @@ pub(super) fn join(scenes: &mut [Scene], full: bool) {
 /// TUN and TAP against the kernel, and the relay that only copies frames.
 fn tunnel(scene: &mut Scene, wiring: Wiring, full: bool) {
     let poll = Poll::Interrupt;
-    let offload = full || wiring.carrier == Carrier::Tun;
     let mut names = vec!["smoltcp", "gvisor"];
-    if offload {
-        names.extend(["smoltcp-offload", "gvisor-offload"]);
+    // what a header of offloads is worth to them hardly differs between TUN and TAP
+    if wiring.carrier == Carrier::Tun || (full && wiring.mtu == LWIP_MTU) {
+        names.push("smoltcp-offload");
+        if full {
+            names.push("gvisor-offload");
+        }
     }
     if full && wiring.mtu == LWIP_MTU {
         names.push("lwip");
@@ -75,7 +78,7 @@ fn veth(scene: &mut Scene, wiring: Wiring, poll: Poll, full: bool) {
     let wiring = Wiring { threaded_napi: bulk, ..wiring };
     let smoltcp = || SideSpec::new("smoltcp", poll);
     scene.cells.push(cell("smoltcp", smoltcp(), Some(smoltcp()), wiring));
-    if full {
+    if full && (bulk || scene.connections == 1) {
         let kernel = Some(SideSpec::new("kernel", poll));
         scene.cells.push(cell("smoltcp, kernel client", smoltcp(), kernel, wiring));
     }
@@ -109,11 +112,9 @@ fn packets(carrier: Carrier, direction: &str, bytes: usize, wiring: Wiring) -> S
 /// The limits of the devices.
 pub(super) fn raw(wiring: Wiring) -> Vec<Scene> {
     let mut scenes = Vec::new();
-    for poll in [Poll::Busy, Poll::Interrupt] {
-        scenes.extend([60, 1514, 3514, 9014].map(|bytes| frames(bytes, poll, wiring)));
-    }
+    scenes.extend([60, 1514, 3514, 9014].map(|bytes| frames(bytes, Poll::Busy, wiring)));
     for carrier in [Carrier::Tun, Carrier::Tap] {
-        for (direction, bytes) in [("source", 1500), ("sink", 1500), ("source", 46), ("sink", 46)] {
+        for (direction, bytes) in [("source", 1500), ("sink", 1500)] {
             scenes.push(packets(carrier, direction, bytes, wiring));
         }
     }
@@ -138,11 +139,18 @@ fn http(bytes: usize, connections: usize, wiring: Wiring) -> Scene {
 /// Files of 1 KiB and 64 KiB.
 pub(super) fn files(wiring: Wiring) -> Vec<Scene> {
     let mut scenes = Vec::new();
-    for bytes in [1024, 65_536] {
-        scenes.extend([1, 64, 256].map(|connections| http(bytes, connections, wiring)));
+    for (bytes, connections) in [(1024, 1), (1024, 64), (1024, 256), (65_536, 64)] {
+        scenes.push(http(bytes, connections, wiring));
     }
     scenes
 }
+
+/// Until the announcements of vservers are over.
+const VSERVERS_S: f64 = 3.0;
+/// Starting one of many.
+const VSERVER_S: f64 = 250e-6;
+/// Making an idle connection.
+const CONNECTION_S: f64 = 5e-6;
 
 /// What the stack costs without a device.
 pub(super) fn memory(full: bool, wiring: Wiring) -> Vec<Scene> {
@@ -158,35 +166,41 @@ pub(super) fn memory(full: bool, wiring: Wiring) -> Vec<Scene> {
     let of = |count: usize| with(format!("count={count}"));
     let unmerged = with(String::from("gro=off"));
     scenes[0].cells.push(cell("weft, without receive merging", unmerged, None, wiring));
-    scenes[0].cells.push(cell("weft, 2 workers", of(2), None, wiring));
+    scenes[0].cells.push(cell(targets::TWO_STACKS, of(2), None, wiring));
     let (vservers, idle): (&[usize], &[usize]) = if full {
-        (&[1, 10, 100, 1000, 10_000], &[10, 1000, 100_000, 1_000_000])
+        (&[1, 10, 100, 1000, 10_000], &[10, 1000, 100_000, targets::idle_most(true)])
     } else {
-        (&[], &[10, 100_000])
+        (&[1, 10_000], &[10, targets::idle_most(false)])
     };
-    for (name, workload, counts) in
-        [(targets::VSERVERS, Workload::Vservers, vservers), (targets::IDLE, Workload::Idle, idle)]
-    {
+    for (name, workload, counts, start_s, each_s) in [
+        (targets::VSERVERS, Workload::Vservers, vservers, VSERVERS_S, VSERVER_S),
+        (targets::IDLE, Workload::Idle, idle, 0.0, CONNECTION_S),
+    ] {
         let mut scene = scene(name, workload);
         for count in counts {
-            scene.cells.push(cell(&format!("weft, {count}"), of(*count), None, wiring));
+            let start_s = start_s + *count as f64 * each_s;
+            let cell = cell(&format!("weft, {count}"), of(*count), None, wiring);
+            scene.cells.push(Cell { start_s, ..cell });
         }
-        if !counts.is_empty() {
-            scenes.push(scene);
-        }
+        scenes.push(scene);
     }
     scenes
 }
 
 /// Bulk over a long path with loss: who sends is the contestant, the kernel receives.
-pub(super) fn lossy(wiring: Wiring) -> Vec<Scene> {
+pub(super) fn lossy(full: bool, wiring: Wiring) -> Vec<Scene> {
     let wiring = Wiring { carrier: Carrier::Wan, ..wiring };
     let poll = Poll::Interrupt;
     let name = format!("bulk out, {}", wan::PATH);
     let mut scene = Scene::new("lossy path", &name, Workload::BulkOut, Unit::Bits).slow();
-    for engine in ["kernel", "weft", "smoltcp", "gvisor"] {
+    let engines: &[_] =
+        if full { &["kernel", "weft", "smoltcp", "gvisor"] } else { &["kernel", "weft"] };
+    for engine in engines {
         let kernel = Some(SideSpec::new("kernel", poll));
         scene = scene.cell(engine, SideSpec::new(engine, poll), kernel, wiring);
+    }
+    if !full {
+        return vec![scene];
     }
     let bbr = vec![String::from("tcp.congestion = \"bbr\"")];
     let weft = SideSpec { extra: bbr, ..SideSpec::new("weft", poll) };

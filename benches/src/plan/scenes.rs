@@ -23,6 +23,7 @@ fn how(poll: Poll) -> &'static str {
     match poll {
         Poll::Busy => "polling",
         Poll::Interrupt => "interrupt",
+        Poll::Adaptive => "adaptive",
     }
 }
 
@@ -50,13 +51,25 @@ fn wefts(scene: Scene, engine: &str, poll: Poll, wiring: Wiring) -> Scene {
 fn latency(poll: Poll, bytes: usize) -> Scene {
     let name = targets::latency_scene(bytes, how(poll));
     let scene = Scene::new("latency", &name, Workload::RequestResponse, Unit::Nanoseconds);
-    let scene = kernels(scene.bytes(bytes), poll, VETH);
+    let scene = scene.bytes(bytes);
+    let kernel = || side("kernel", poll);
     let weft = || side("weft", poll);
     let sockets = || side("weft-sockets", poll);
-    scene
+    let scene = scene
+        .cell("kernel", kernel(), Some(kernel()), VETH)
         .cell("weft", weft(), Some(weft()), VETH)
         .cell("weft-sockets", sockets(), Some(sockets()), VETH)
-        .cell("weft, kernel client", weft(), Some(side("kernel", poll)), VETH)
+        .cell("weft, kernel client", weft(), Some(kernel()), VETH);
+    adaptive(scene, poll)
+}
+
+/// Of the scenes in which sides sleep: who spins only as long as it pays.
+fn adaptive(scene: Scene, poll: Poll) -> Scene {
+    if poll != Poll::Interrupt {
+        return scene;
+    }
+    let weft = || side("weft", Poll::Adaptive);
+    scene.cell("weft, adaptive", weft(), Some(weft()), VETH)
 }
 
 fn transactions(bytes: usize, connections: usize, poll: Poll) -> Scene {
@@ -64,10 +77,11 @@ fn transactions(bytes: usize, connections: usize, poll: Poll) -> Scene {
     let scene = Scene::new("transactions", &name, Workload::RequestResponse, Unit::Operations);
     let scene = scene.bytes(bytes).connections(connections);
     let (weft, kernel) = (|| side("weft", poll), || side("kernel", Poll::Interrupt));
-    scene
+    let scene = scene
         .cell("kernel", kernel(), Some(kernel()), VETH)
         .cell("weft", weft(), Some(weft()), VETH)
-        .cell("weft, kernel client", weft(), Some(kernel()), VETH)
+        .cell("weft, kernel client", weft(), Some(kernel()), VETH);
+    adaptive(scene, poll)
 }
 
 fn connections(at_once: usize, poll: Poll) -> Scene {
@@ -87,8 +101,10 @@ fn datagrams(bytes: usize, poll: Poll) -> Scene {
     let scene = Scene::new("datagrams", &name, Workload::UdpEcho, Unit::Operations);
     let scene = scene.bytes(bytes).connections(64);
     let (weft, kernel) = (|| side("weft", poll), || side("kernel", poll));
+    let vectored = || side("kernel-mmsg", poll);
     scene
         .cell("kernel", kernel(), Some(kernel()), VETH)
+        .cell("kernel, recvmmsg/sendmmsg", vectored(), Some(vectored()), VETH)
         .cell("weft", weft(), Some(weft()), VETH)
         .cell("weft, kernel client", weft(), Some(kernel()), VETH)
 }
@@ -96,14 +112,14 @@ fn datagrams(bytes: usize, poll: Poll) -> Scene {
 const WAYS: [(Workload, &str); 3] =
     [(Workload::BulkIn, "in"), (Workload::BulkOut, "out"), (Workload::BulkBoth, "both")];
 
-/// Bulk over veth: AF_XDP has its receive work in threads of the kernel, which doubles its rate.
+/// Bulk over veth: beside AF_XDP receive work is in threads of the kernel, which doubles its rate.
 fn bulk_veth(way: (Workload, &str), mtu: usize, poll: Poll) -> Scene {
     let name = targets::bulk_scene(way.1, "veth", mtu);
     let wiring = Wiring { mtu, ..VETH };
     let scene = kernels(Scene::new("bulk veth", &name, way.0, Unit::Bits), poll, wiring);
     let wiring = Wiring { threaded_napi: true, ..wiring };
     let scene = wefts(scene, "weft", poll, wiring);
-    if way.0 != Workload::BulkIn {
+    if way.0 != Workload::BulkIn || mtu != VETH.mtu {
         return scene;
     }
     let pool = SideSpec { extra: vec!["pool=yes".into()], ..side("weft", poll) };
@@ -140,17 +156,17 @@ pub(super) fn quick() -> Vec<Scene> {
     }
     rivals::join(&mut scenes, false);
     scenes.extend(rivals::memory(false, VETH));
+    scenes.extend(rivals::lossy(false, VETH));
     scenes
 }
 
 /// Everything.
 pub(super) fn full() -> Vec<Scene> {
     let mut scenes = Vec::new();
-    for poll in [Poll::Busy, Poll::Interrupt] {
-        for bytes in [1, 64, 1024, 16_384] {
-            scenes.push(latency(poll, bytes));
-        }
+    for bytes in [1, 64, 1024, 16_384] {
+        scenes.push(latency(Poll::Busy, bytes));
     }
+    scenes.push(latency(Poll::Interrupt, 1));
     for bytes in [1, 64, 1024, 16_384] {
         for connections in [16, 256, 10_000] {
             scenes.push(transactions(bytes, connections, Poll::Busy));
@@ -159,13 +175,16 @@ pub(super) fn full() -> Vec<Scene> {
     scenes.push(transactions(1, 256, Poll::Interrupt));
     for poll in [Poll::Busy, Poll::Interrupt] {
         scenes.push(connections(1, poll));
-        scenes.push(connections(64, poll));
         scenes.push(datagrams(64, poll));
     }
+    scenes.push(connections(64, Poll::Busy));
     scenes.push(datagrams(1400, Poll::Busy));
     for way in WAYS {
         for mtu in [1500, 3500, 9000, 65_535] {
-            scenes.push(bulk_veth(way, mtu, Poll::Interrupt));
+            // a target of its own, which is of one way
+            if mtu != 3500 || way.0 == Workload::BulkIn {
+                scenes.push(bulk_veth(way, mtu, Poll::Interrupt));
+            }
         }
         for carrier in [Carrier::Tun, Carrier::Tap] {
             // the largest of a TAP leaves room for Ethernet in 64 KiB
@@ -177,7 +196,7 @@ pub(super) fn full() -> Vec<Scene> {
     }
     rivals::join(&mut scenes, true);
     scenes.extend(rivals::memory(true, VETH));
-    scenes.extend(rivals::lossy(VETH));
+    scenes.extend(rivals::lossy(true, VETH));
     scenes.extend(rivals::raw(VETH));
     scenes.extend(rivals::files(VETH));
     scenes

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::rows::COLUMNS;
 use super::{figure, rows, work_unit};
@@ -19,15 +20,23 @@ pub(crate) fn write(path: &Path, results: &Results) -> Result<(), Error> {
     fs::write(path, document(results)).map_err(|e| format!("write {}: {e}", path.display()).into())
 }
 
-/// The document.
+/// The document: what came out first, then why, then how, then everything.
 pub(crate) fn document(results: &Results) -> String {
     let form = if results.full { "full" } else { "quick" };
     let mut out = format!(
         "# Benchmarks\n\nGenerated from the results of one {form} run (`make bench` makes the quick form, \
-         `make bench-full` the full one; `weft-bench report --markdown` this file). Every cell: \
-         median [min..max] of {} repetitions.\n\n## Method\n\n",
+         `make bench-full` the full one; `weft-bench report --markdown` this file). Every figure is the \
+         median [min..max] of {} repetitions.\n\n",
         results.repetitions
     );
+    if results.interrupted {
+        out += "**The run was interrupted: what is not told was not measured.**\n\n";
+    }
+    summary(&mut out, results);
+    losses(&mut out, results);
+    target_table(&mut out, results);
+    out += NOTES;
+    out += "\n## Method\n\n";
     for paragraph in method(results) {
         out += &paragraph;
         out += "\n\n";
@@ -36,14 +45,48 @@ pub(crate) fn document(results: &Results) -> String {
     for (name, value) in facts(results) {
         let _ = writeln!(out, "| {name} | {} |", cell(&value));
     }
-    target_table(&mut out, results);
-    out += NOTES;
-    losses(&mut out, results);
     out += "\n## Results\n";
     for scene in &results.scenes {
         scene_part(&mut out, scene);
     }
     out
+}
+
+/// How many targets are met, and which are not.
+fn summary(out: &mut String, results: &Results) {
+    let targets = targets::all(results);
+    let count = |met| targets.iter().filter(|t| t.met() == met).count();
+    let (met, missed, unmeasured) = (count(Some(true)), count(Some(false)), count(None));
+    let _ = write!(
+        out,
+        "## Summary\n\n{met} of {} checks of the nine targets are met, ",
+        targets.len()
+    );
+    let _ = write!(out, "{missed} missed");
+    let _ = if unmeasured > 0 { write!(out, ", {unmeasured} not measured") } else { Ok(()) };
+    *out += ".\n\n| target | met | missed |\n|---|---|---|\n";
+    for number in 1..=9 {
+        let of = |met: bool| {
+            let of = targets.iter().filter(|t| t.number == number && t.met() == Some(met));
+            of.count()
+        };
+        let _ = writeln!(
+            out,
+            "| {number}, {} | {} | {} |",
+            targets::subject(number),
+            of(true),
+            of(false)
+        );
+    }
+    let missed: Vec<_> = targets.iter().filter(|t| t.met() == Some(false)).collect();
+    if !missed.is_empty() {
+        *out += "\nMissed, with what was measured and the bound:\n\n";
+    }
+    for t in missed {
+        let sign = if t.at_most { "≤" } else { "≥" };
+        let measured = t.measured.map_or(f64::NAN, |m| m.median);
+        let _ = writeln!(out, "- {}: {}: {measured:.2} ({sign} {})", t.number, t.text, t.bound);
+    }
 }
 
 /// How it was measured.
@@ -60,8 +103,12 @@ pub(crate) fn method(results: &Results) -> Vec<String> {
         "Polling means that both sides never sleep: the kernel's contestant loops over non-blocking \
          calls. Interrupt means blocking calls or epoll. On a virtual machine a wake-up across CPUs takes \
          20 us, or 80 us when the other CPU has halted; compare interrupt figures within a scene only. \
-         Devices have one queue. Where a scene of AF_XDP moves bulk, its receive work runs in a kernel \
-         thread (threaded NAPI); that time is the column `device threads`."
+         Adaptive is weft alone: it spins while there is work and a little longer. Devices have one queue. \
+         Where AF_XDP moves bulk over veth, the receive work of both ends runs in kernel threads (threaded \
+         NAPI), whoever owns them: AF_XDP against the kernel as AF_XDP against AF_XDP, with weft, smoltcp and \
+         the raw device alike. That time is the column `device threads`. A veth end of the kernel has such \
+         a thread only while its GRO is on, so it is on there, as it is on any NIC. Kernel to kernel there is \
+         none: super-segments go over by reference."
             .into(),
         "`kernel` is the kernel on both ends with its offloads as shipped; `offloads off` has TSO, GSO and \
          GRO off, so that it pays per packet as a stack does whose device cuts nothing. A kernel whose peer \
@@ -87,7 +134,7 @@ pub(crate) fn facts(results: &Results) -> Vec<(String, String)> {
         ("CPU".into(), format!("{} x {}", f.cpus, f.cpu)),
         ("memory".into(), format!("{} MiB", f.memory_mib)),
         ("congestion control of the kernel's sides".into(), f.congestion.clone()),
-        ("time".into(), format!("{} s since 1970", f.time)),
+        ("begun".into(), httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(f.time))),
     ];
     facts.extend(f.more.iter().map(|(k, v)| (k.clone(), v.clone())));
     let mut modes: Vec<String> = Vec::new();

@@ -13,9 +13,29 @@ pub(crate) struct Row {
     pub(crate) spread: Option<Spread>,
     /// Median, range, p50, p99, p99.9, CPU of server, client, device threads.
     pub(crate) columns: Vec<String>,
+    /// The same for a terminal.
+    pub(crate) brief: Brief,
     /// Why there is nothing, or that some runs failed, or that others used the CPUs.
     pub(crate) note: String,
 }
+
+/// What a terminal has room for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Brief {
+    pub(crate) median: String,
+    /// In the median's unit.
+    pub(crate) range: String,
+    pub(crate) p50: String,
+    pub(crate) p99: String,
+    pub(crate) p999: String,
+    /// User and system time: `0.3+7.7 us`.
+    pub(crate) server: String,
+    pub(crate) client: String,
+    pub(crate) threads: String,
+}
+
+/// The note of a cell that nobody has tried.
+pub(crate) const NOT_RUN: &str = "not run";
 
 /// Headings of [`Row::columns`].
 pub(crate) const COLUMNS: [&str; 8] = [
@@ -41,21 +61,41 @@ fn spread(cell: &CellResult, f: impl Fn(&Run) -> f64) -> Option<Spread> {
 fn row(cell: &CellResult, unit: Unit) -> Row {
     let contestant = cell.cell.contestant.clone();
     let Some(of) = spread(cell, |r| r.figure(unit)) else {
-        let why = cell.missing.as_ref().or(cell.failures.first());
-        let note = why.map_or("not run", String::as_str).to_owned();
-        return Row { contestant, spread: None, columns: Vec::new(), note };
+        let note = match &cell.missing {
+            Some(reason) => format!("SKIP: {reason}"),
+            None => cell.failures.first().map_or_else(|| NOT_RUN.to_owned(), Clone::clone),
+        };
+        return Row {
+            contestant,
+            spread: None,
+            columns: Vec::new(),
+            brief: Brief::default(),
+            note,
+        };
     };
+    let server = cpu(cell, unit, |r| (r.server.cpu.user, r.server.cpu.system, r.server.seconds));
+    let client = cpu(cell, unit, |r| (r.client.cpu.user, r.client.cpu.system, r.client.seconds));
     let columns = vec![
         figure(of.median, unit),
         format!("{} .. {}", figure(of.min, unit), figure(of.max, unit)),
         quantile(cell, |l| l.p50),
         quantile(cell, |l| l.p99),
         quantile(cell, |l| l.p999),
-        cpu(cell, unit, |r| (r.server.cpu.user, r.server.cpu.system, r.server.seconds)),
-        cpu(cell, unit, |r| (r.client.cpu.user, r.client.cpu.system, r.client.seconds)),
+        server.as_ref().map(ToString::to_string).unwrap_or_default(),
+        client.as_ref().map(ToString::to_string).unwrap_or_default(),
         threads(cell, unit),
     ];
-    Row { contestant, spread: Some(of), columns, note: note(cell) }
+    let brief = Brief {
+        median: columns[0].clone(),
+        range: range(of, unit),
+        p50: columns[2].clone(),
+        p99: columns[3].clone(),
+        p999: columns[4].clone(),
+        server: server.map(Cpu::brief).unwrap_or_default(),
+        client: client.map(Cpu::brief).unwrap_or_default(),
+        threads: columns[7].clone(),
+    };
+    Row { contestant, spread: Some(of), columns, brief, note: note(cell) }
 }
 
 fn quantile(cell: &CellResult, f: impl Fn(&Latency) -> u64) -> String {
@@ -68,17 +108,62 @@ fn per_work(unit: Unit, ns_per_unit: f64) -> f64 {
     if unit == Unit::Bits { ns_per_unit * 1024.0 } else { ns_per_unit }
 }
 
-/// `820 ns (210+610)`; nothing for a side that does not exist.
-fn cpu(cell: &CellResult, unit: Unit, f: impl Fn(&Run) -> (f64, f64, f64)) -> String {
+/// CPU time of a side for a unit of work, in ns.
+#[derive(Clone, Copy, Debug)]
+struct Cpu {
+    user: f64,
+    system: f64,
+}
+
+impl std::fmt::Display for Cpu {
+    /// `820 ns (210+610)`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Cpu { user, system } = self;
+        write!(f, "{} ({user:.0}+{system:.0})", nanoseconds(user + system))
+    }
+}
+
+impl Cpu {
+    /// `0.3+7.7 us`.
+    fn brief(self) -> String {
+        let (scale, digits, name) = scale(self.user + self.system);
+        format!("{:.digits$}+{:.digits$} {name}", self.user * scale, self.system * scale)
+    }
+}
+
+/// What ns are multiplied with, digits behind the point, and the name of what results.
+fn scale(ns: f64) -> (f64, usize, &'static str) {
+    match ns {
+        ns if ns < 1e3 => (1.0, 0, "ns"),
+        ns if ns < 1e5 => (1e-3, 1, "us"),
+        ns if ns < 1e6 => (1e-3, 0, "us"),
+        ns if ns < 1e8 => (1e-6, 1, "ms"),
+        _ => (1e-6, 0, "ms"),
+    }
+}
+
+/// `9.01 .. 9.34`, in the unit in which the median is told.
+fn range(of: Spread, unit: Unit) -> String {
+    let (by, digits) = match unit {
+        Unit::Bits => (1e-9, 2),
+        Unit::Operations if of.median < 1e4 => (1.0, 0),
+        Unit::Operations => (1e-3, 1),
+        Unit::Nanoseconds => {
+            let (by, _, name) = scale(of.median);
+            (by, usize::from(name != "ns"))
+        }
+    };
+    format!("{:.digits$} .. {:.digits$}", of.min * by, of.max * by)
+}
+
+/// `None` for a side that does not exist.
+fn cpu(cell: &CellResult, unit: Unit, f: impl Fn(&Run) -> (f64, f64, f64)) -> Option<Cpu> {
     let per = |r: &Run, seconds: f64, of: f64| {
         per_work(unit, seconds / of.max(1e-9) * 1e9 / r.work_per_second(unit))
     };
     let user = spread(cell, |r| per(r, f(r).0, f(r).2)).map_or(0.0, |s| s.median);
     let system = spread(cell, |r| per(r, f(r).1, f(r).2)).map_or(0.0, |s| s.median);
-    if user + system == 0.0 {
-        return String::new();
-    }
-    format!("{} ({user:.0}+{system:.0})", nanoseconds(user + system))
+    (user + system > 0.0).then_some(Cpu { user, system })
 }
 
 fn threads(cell: &CellResult, unit: Unit) -> String {

@@ -12,8 +12,8 @@ struct Line {
     plan: crate::PlanArgs,
 }
 
-fn full_plan() -> Plan {
-    plan::make(&Line::parse_from(["x", "--full"]).plan)
+fn plan_of(full: bool) -> Plan {
+    plan::make(&Line::parse_from(["x"].into_iter().chain(full.then_some("--full"))).plan)
 }
 
 fn run(operations: u64, p50: u64) -> Run {
@@ -31,8 +31,12 @@ fn run(operations: u64, p50: u64) -> Run {
 /// The full plan in which `weft` is twice as good as everybody else, with one failure and one
 /// absence.
 fn results() -> Results {
+    results_of(true)
+}
+
+fn results_of(full: bool) -> Results {
     let mut scenes = Vec::new();
-    for scene in full_plan().scenes {
+    for scene in plan_of(full).scenes {
         let cells = scene.cells.iter().map(|cell| {
             let weft = cell.contestant.starts_with("weft");
             let runs = if weft { vec![run(20_000, 4000); 3] } else { vec![run(10_000, 8000); 3] };
@@ -47,7 +51,7 @@ fn results() -> Results {
     Results {
         schema: SCHEMA,
         facts: crate::facts::Facts::gather(),
-        full: true,
+        full,
         repetitions: 3,
         seconds: 1.0,
         interrupted: false,
@@ -107,6 +111,42 @@ fn the_targets_are_computed_from_what_ran() {
     assert_eq!((both.met(), both.verdict()), (Some(false), "MISSED"));
     let numbers: Vec<_> = all.iter().map(|t| t.number).collect();
     assert!((1..=9).all(|n| numbers.contains(&n)), "all nine: {numbers:?}");
+}
+
+#[test]
+fn every_target_has_its_scene_and_contestants_in_both_forms() {
+    for full in [false, true] {
+        let mut results = results_of(full);
+        let cells = results.scenes.iter_mut().flat_map(|s| &mut s.cells);
+        for run in cells.flat_map(|c| {
+            c.runs.resize(1, run(1, 1));
+            &mut c.runs
+        }) {
+            for number in [
+                "speedup",
+                "bytes_per_connection",
+                "copied_per_byte_received",
+                "copied_per_byte_sent",
+            ] {
+                run.client.numbers.insert(number.into(), 1.0);
+            }
+        }
+        for target in targets::all(&results) {
+            assert!(target.measured.is_some(), "full {full}: nothing measures: {}", target.text);
+        }
+        // a plan without a scene is caught
+        results.scenes.retain(|s| s.scene.name != targets::VSERVERS);
+        assert!(targets::all(&results).iter().any(|t| t.number == 8 && t.met().is_none()));
+    }
+}
+
+#[test]
+fn the_table_fits_120_columns() {
+    for full in [false, true] {
+        for line in terminal::table(&results_of(full)).lines() {
+            assert!(line.chars().count() <= terminal::COLUMNS_MAX, "{line}");
+        }
+    }
 }
 
 #[test]

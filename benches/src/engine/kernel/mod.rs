@@ -16,6 +16,7 @@ mod bulk;
 mod exchange;
 mod short;
 mod udp;
+mod vectored;
 
 /// `kernel`.
 pub(crate) struct Kernel;
@@ -96,6 +97,27 @@ pub(super) fn congest(socket: impl rustix::fd::AsFd) -> io::Result<()> {
 /// Nothing now, ask again.
 fn again(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::TimedOut)
+}
+
+/// `kernel-mmsg`: the kernel's UDP sockets with many datagrams in each call.
+pub(crate) struct KernelVectored;
+
+impl Engine for KernelVectored {
+    fn name(&self) -> &'static str {
+        "kernel-mmsg"
+    }
+
+    fn in_kernel(&self) -> bool {
+        true
+    }
+
+    fn run(&self, side: &Side, control: &Control) -> io::Result<()> {
+        match (side.workload, side.role) {
+            (Workload::UdpEcho, Role::Server) => vectored::serve(side, control),
+            (Workload::UdpEcho, Role::Client) => vectored::drive(side, control),
+            _ => Err(unsupported(side)),
+        }
+    }
 }
 
 /// Waits for events: not at all if the side polls.

@@ -10,7 +10,7 @@ use crate::side::Control;
 use crate::spec::Side;
 
 /// A datagram that did not come back by then is lost, and its place in the window free.
-const LOST: Duration = Duration::from_millis(20);
+pub(super) const LOST: Duration = Duration::from_millis(20);
 
 pub(super) fn serve(side: &Side, control: &Control) -> io::Result<()> {
     let socket = UdpSocket::bind(side.server())?;

@@ -10,7 +10,7 @@ use weft_vserver::{Host, Vserver, config};
 
 use super::{Engine, on_stop, unsupported};
 use crate::side::Control;
-use crate::spec::{Carrier, Role, Side, Workload};
+use crate::spec::{Carrier, Poll, Role, Side, Workload};
 
 mod bulk;
 mod echo;
@@ -117,7 +117,11 @@ fn text(side: &Side) -> String {
         Carrier::Wan => "packet",
         Carrier::Mem => "mem",
     };
-    let poll = if side.busy() { "busy" } else { "interrupt" };
+    let poll = match side.poll {
+        Poll::Busy => "busy",
+        Poll::Interrupt => "interrupt",
+        Poll::Adaptive => "adaptive",
+    };
     // a frame with its headroom in one chunk, where one can be that large
     let frame_bytes = if side.mtu <= 1500 { 2048 } else { 4096 };
     // what lies in the device's memory is to be sent from there, also where a copy costs less
