@@ -12,25 +12,35 @@ use crate::wire::{frame_sum, protocol};
 
 use super::flow_table::FlowKey;
 use super::output::SegmentOut;
+use super::send_buffer::SendBuffer;
 
 /// Payloads up to this are copied behind the header: cheaper than a piece of their own.
 const COPY_BYTES_MAX: usize = 256;
 
-/// Writes `segment` into an empty frame.
+/// Puts the payload of a segment into an empty frame.
+#[inline]
+fn put_payload(frame: &mut Frame, send: &mut SendBuffer, offset: usize, len: usize) {
+    if len == 0 {
+        return;
+    }
+    if len <= COPY_BYTES_MAX && len <= frame.tailroom() {
+        send.copy_to(offset, frame.push_back(len));
+    } else {
+        frame.frags = send.slice(offset, len);
+    }
+}
+
+/// Writes `segment`, whose payload is in `send`, into an empty frame.
 pub(crate) fn build(
     mut frame: Frame,
     key: &FlowKey,
-    segment: SegmentOut,
+    segment: &SegmentOut,
+    send: &mut SendBuffer,
     tx_checksum: bool,
 ) -> Frame {
-    let SegmentOut { header, payload, payload_len, mss } = segment;
-    if payload_len <= COPY_BYTES_MAX && payload_len <= frame.tailroom() {
-        for piece in &payload {
-            frame.append(piece);
-        }
-    } else {
-        frame.frags = payload;
-    }
+    let SegmentOut { header, offset, payload_len, mss } = segment;
+    let (payload_len, mss) = (*payload_len, *mss);
+    put_payload(&mut frame, send, *offset, payload_len);
     let header_len = header.len();
     header.emit(frame.push_front(header_len));
     let sum = pseudo(key.local, key.peer, protocol::TCP, header_len + payload_len);
@@ -117,6 +127,7 @@ pub(crate) fn send_header_as<P: PathLayer>(
     if header.flags.has(Flags::RST) {
         lower.ctx.mib.tcp.out_rsts += 1;
     }
-    let segment = SegmentOut { header, payload: <_>::default(), payload_len: 0, mss: 1 };
-    send(lower, key, alias, fields, build(frame, key, segment, false));
+    let segment = SegmentOut { header, offset: 0, payload_len: 0, mss: 1 };
+    let frame = build(frame, key, &segment, &mut SendBuffer::default(), false);
+    send(lower, key, alias, fields, frame);
 }

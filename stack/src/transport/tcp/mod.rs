@@ -543,7 +543,7 @@ fn turn<P: PathLayer>(
         let ecn = segment.header.ecn;
         let fields = c.settings.ip_fields(ecn);
         let payload_len = segment.payload_len;
-        let frame = emit::build(frame, &key, segment, tx_checksum);
+        let frame = emit::build(frame, &key, &segment, &mut c.send, tx_checksum);
         if frame.frags.is_empty() {
             lower.ctx.mib.tcp.snd_copied_octets += payload_len as u64;
         }

@@ -5,7 +5,6 @@
 
 use core::time::Duration;
 
-use crate::frame::Frags;
 use crate::seq::SeqNum;
 use crate::socket::tcp::TcpState;
 use crate::time::Instant;
@@ -27,7 +26,8 @@ pub(crate) struct PathLimits {
 #[derive(Debug)]
 pub(crate) struct SegmentOut {
     pub(crate) header: Header,
-    pub(crate) payload: Frags,
+    /// Where the payload begins, in bytes of the send buffer.
+    pub(crate) offset: usize,
     pub(crate) payload_len: usize,
     /// Payload of each segment it is cut into.
     pub(crate) mss: usize,
@@ -128,7 +128,7 @@ impl Connection {
         let mut out = self.segment(cx, self.iss, flags, early);
         out.header.options = options;
         if early > 0 {
-            (out.payload, out.mss) = (self.send.slice(0, early), early);
+            out.mss = early;
             self.syn_data_sent(early);
         }
         self.mark_syn(&mut out.header);
@@ -294,7 +294,7 @@ impl Connection {
         }
         let mut out = self.segment(cx, from, flags, len);
         if len > 0 {
-            out.payload = self.send.slice((from - self.send_base) as usize, len);
+            out.offset = (from - self.send_base) as usize;
         }
         self.charge_pacer(cx.now, len);
         self.totals.times.bytes_sent += len as u64;
@@ -337,7 +337,7 @@ impl Connection {
         }
         self.totals.times.segments_sent += payload_len.div_ceil(mss).max(1) as u64;
         self.mark_urgent(&mut header);
-        SegmentOut { header, payload: Frags::new(), payload_len, mss }
+        SegmentOut { header, offset: 0, payload_len, mss }
     }
 
     /// Timestamps on every segment; SACK blocks while there are holes (RFC 2018 section 4, RFC

@@ -291,7 +291,8 @@ impl Bench {
     fn poll(&mut self) -> Option<(Header, Vec<u8>)> {
         let mut cx = Cx { now: self.now, stats: &mut self.stats, budget: self.budget };
         let out = self.c.poll_segment(&mut cx, &self.limits)?;
-        let data: Vec<u8> = out.payload.iter().flat_map(|b| b.iter().copied()).collect();
+        let payload = self.c.send.slice(out.offset, out.payload_len);
+        let data: Vec<u8> = payload.iter().flat_map(|b| b.iter().copied()).collect();
         assert_eq!(data.len(), out.payload_len);
         let options = out.header.options.len();
         assert!(options <= 40, "{options} bytes of options");
