@@ -10,6 +10,7 @@ use crate::ip::Ip;
 use crate::ip::address::{AddressState, Alias, AliasId};
 use crate::ip::icmp::{self, Problem};
 use crate::ip::output;
+use crate::ip::ready;
 use crate::link::Link;
 use crate::path::{PathAddrs, PathLayer};
 use crate::wire::header::IpHeader;
@@ -124,6 +125,21 @@ impl<P: PathLayer> Lower<'_, P> {
             gso_bytes_max: device.map_or(LOOPED_SUPER_BYTES, |a| a.config.gso_bytes_max),
             tx_checksum: device.is_none_or(|a| a.config.tx_checksum),
         })
+    }
+
+    /// The place of a way that is ready in `ip.ready`, for segments from `src` to `dst`; `None`: they
+    /// take [`Lower::send`].
+    #[inline]
+    pub(crate) fn ready(
+        &mut self,
+        src: IpAddr,
+        dst: IpAddr,
+        alias: Option<AliasId>,
+    ) -> Option<usize> {
+        if !P::TRANSPARENT {
+            return None;
+        }
+        ready::find(&self.ctx, self.link, self.ip, (src, dst), alias)
     }
 
     /// Sends a packet; `frame` starts with the transport header (its checksum complete, or marked

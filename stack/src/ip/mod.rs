@@ -26,6 +26,7 @@ pub(crate) mod multicast;
 pub(crate) mod ndp;
 pub(crate) mod output;
 mod pmtu;
+pub(crate) mod ready;
 mod reassembly;
 pub mod route;
 mod source_select;
@@ -35,6 +36,7 @@ mod way_cache;
 use address::{Address, AddressState, Alias, AliasId, Aliases, Cidr, Origin};
 use icmp::ErrorLimit;
 use pmtu::PmtuCache;
+use ready::ReadyWays;
 use reassembly::Reassembly;
 use route::{Route, Routes};
 use way_cache::{Question, WayCache};
@@ -135,6 +137,7 @@ pub(crate) struct Ip {
     /// What connections found by probing; for them only.
     pmtu_probed: PmtuCache,
     ways: WayCache,
+    pub(crate) ready: ReadyWays,
     /// Grows with every change of addresses, links and path MTUs.
     version: u64,
     error_limit: ErrorLimit,
@@ -158,6 +161,7 @@ impl Ip {
             local: AddressMap::default(),
             broadcasts: AddressMap::default(),
             ways: WayCache::default(),
+            ready: ReadyWays::default(),
             version: 0,
             reassembly: Reassembly::new(key),
             pmtu: PmtuCache::new(key),
@@ -206,15 +210,32 @@ impl Ip {
         dst: IpAddr,
         alias: Option<AliasId>,
     ) -> Result<Way, DropReason> {
+        self.resolve_until(now, src, dst, alias).map(|(way, _)| way)
+    }
+
+    /// The same, and until when the answer holds if [`Ip::ways_version`] does not change.
+    fn resolve_until(
+        &mut self,
+        now: Instant,
+        src: Option<IpAddr>,
+        dst: IpAddr,
+        alias: Option<AliasId>,
+    ) -> Result<(Way, Instant), DropReason> {
         let question = Question { src, dst, alias };
-        // Both only grow: equal sums mean that nothing changed.
-        let version = self.version + self.routes.version();
-        if let Some(way) = self.ways.get(now, version, &question) {
-            return Ok(way);
+        let version = self.ways_version();
+        if let Some(found) = self.ways.get(now, version, &question) {
+            return Ok(found);
         }
         let way = self.find_way(now, src, dst, alias)?;
-        self.ways.put(now, version, question, way);
-        Ok(way)
+        let until = self.ways.put(now, version, question, way);
+        Ok((way, until))
+    }
+
+    /// Grows with every change that ways may depend on.
+    #[inline]
+    fn ways_version(&self) -> u64 {
+        // Both only grow: equal sums mean that nothing changed.
+        self.version + self.routes.version()
     }
 
     /// To be called when an alias or an address changes, other than by the calls here.

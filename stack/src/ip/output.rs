@@ -57,6 +57,11 @@ fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
 
 /// What keeps the packets of a flow on one queue and one bond member; never 0.
 fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
+    flow_hash_from(addresses_hash(src, dst), number, frame)
+}
+
+/// The addresses' part of it.
+pub(super) fn addresses_hash(src: IpAddr, dst: IpAddr) -> FoldHasher {
     let mut hasher = FoldHasher::default();
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -64,6 +69,12 @@ fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
         }
         (src, dst) => (src, dst).hash(&mut hasher),
     }
+    hasher
+}
+
+/// The rest of it.
+#[inline]
+pub(super) fn flow_hash_from(mut hasher: FoldHasher, number: u8, frame: &Frame) -> u32 {
     let ports = match frame.data().first_chunk::<4>() {
         Some(ports) if matches!(number, protocol::TCP | protocol::UDP) => {
             u32::from_ne_bytes(*ports)

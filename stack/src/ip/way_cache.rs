@@ -46,20 +46,27 @@ fn slot(question: &Question) -> usize {
 }
 
 impl WayCache {
-    /// The way found before, if nothing changed since.
+    /// The way found before, if nothing changed since, and until when it holds.
     #[inline]
-    pub(super) fn get(&self, now: Instant, version: u64, question: &Question) -> Option<Way> {
+    pub(super) fn get(&self, now: Instant, version: u64, question: &Question) -> Option<(Way, Instant)> {
         let slot = self.slots.get(slot(question))?.as_ref()?;
         (slot.question == *question && slot.version == version && now < slot.until)
-            .then_some(slot.way)
+            .then_some((slot.way, slot.until))
     }
 
-    /// Remembers a way.
-    pub(super) fn put(&mut self, now: Instant, version: u64, question: Question, way: Way) {
+    /// Remembers a way; returns until when.
+    pub(super) fn put(
+        &mut self,
+        now: Instant,
+        version: u64,
+        question: Question,
+        way: Way,
+    ) -> Instant {
         if self.slots.is_empty() {
             self.slots = vec![None; SLOTS].into_boxed_slice();
         }
         let until = now + LIFETIME;
         self.slots[slot(&question)] = Some(Slot { question, way, until, version });
+        until
     }
 }

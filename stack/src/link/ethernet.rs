@@ -37,7 +37,12 @@ pub(super) fn parse(data: &[u8]) -> Option<Header> {
 
 /// Puts a header in front.
 pub(super) fn push(frame: &mut Frame, dst: [u8; 6], src: [u8; 6], ethertype: EtherType) {
-    let header = frame.push_front(HEADER_BYTES);
+    frame.push_front(HEADER_BYTES).copy_from_slice(&header(dst, src, ethertype));
+}
+
+/// The header's bytes.
+pub(super) fn header(dst: [u8; 6], src: [u8; 6], ethertype: EtherType) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
     header[..6].copy_from_slice(&dst);
     header[6..12].copy_from_slice(&src);
     header[12..14].copy_from_slice(match ethertype {
@@ -46,6 +51,7 @@ pub(super) fn push(frame: &mut Frame, dst: [u8; 6], src: [u8; 6], ethertype: Eth
         EtherType::Ip6 => &[0x86, 0xdd],
         EtherType::Other => &[0xff, 0xff],
     });
+    header
 }
 
 /// Group bit: multicast or broadcast.

@@ -192,6 +192,35 @@ impl Link {
         Ok(())
     }
 
+    /// The link header of IP packets to `next_hop`, `None` inside if the link has none, and until when
+    /// it holds while [`Link::version`] stays the same. `None`: each packet has to take
+    /// [`Link::output`].
+    pub(crate) fn header_for(
+        &mut self,
+        ctx: &Ctx<'_>,
+        alias: &Alias,
+        next_hop: IpAddr,
+        is_v4: bool,
+    ) -> Option<(Option<[u8; ethernet::HEADER_BYTES]>, Instant)> {
+        let forever = Instant::from_nanos(u64::MAX);
+        if !alias.config.up {
+            return None;
+        }
+        let Some(src) = alias.mac() else { return Some((None, forever)) };
+        if ethernet::group_mac(next_hop).is_some() {
+            return None;
+        }
+        let (dst, until) = self.neighbours.ready_mac(ctx, alias.config.id, next_hop)?;
+        let ethertype = if is_v4 { EtherType::Ip4 } else { EtherType::Ip6 };
+        Some((Some(ethernet::header(dst, src, ethertype)), until.unwrap_or(forever)))
+    }
+
+    /// Grows with every change of a neighbour.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.neighbours.version()
+    }
+
     /// Carries out what the table left after a call that concerned one alias.
     fn carry_on(&mut self, ctx: &mut Ctx<'_>, alias: &Alias) {
         while let Some((mac, frame)) = self.neighbours.ready.pop_front() {

@@ -182,6 +182,8 @@ pub(super) struct Neighbours {
     changed: bool,
     armed: Option<(Instant, TimerHandle)>,
     queued: usize,
+    /// Grows with every change of what frames are sent to.
+    version: u64,
     pub(super) asks: VecDeque<Ask>,
     pub(super) ready: VecDeque<([u8; 6], Frame)>,
     pub(super) lost: VecDeque<(AliasId, Frame)>,
@@ -237,6 +239,7 @@ impl Neighbours {
     }
 
     fn enter(&mut self, ctx: &Ctx<'_>, at: u32, state: NeighbourState, after: Option<Duration>) {
+        self.version += 1;
         self.unlink(at);
         let e = &mut self.entries[at as usize];
         if e.state != state {
@@ -333,6 +336,7 @@ impl Neighbours {
     }
 
     fn remove(&mut self, ctx: &mut Ctx<'_>, at: u32) {
+        self.version += 1;
         self.set_deadline(at, None);
         self.unlink(at);
         let entry = self.entries.remove(at as usize);
@@ -384,6 +388,34 @@ impl Neighbours {
             _ => self.resolved.touch(&mut self.entries, at),
         }
         Ok(Verdict::Send(self.entries[at as usize].mac, frame))
+    }
+
+    /// The MAC address that frames for `addr` may be sent to without [`Neighbours::output`], and until
+    /// when while [`Neighbours::version`] stays the same. Using it is told once, here.
+    pub(super) fn ready_mac(
+        &mut self,
+        ctx: &Ctx<'_>,
+        alias: AliasId,
+        addr: IpAddr,
+    ) -> Option<([u8; 6], Option<Instant>)> {
+        let at = self.find(ctx, alias, addr)?;
+        let e = &self.entries[at as usize];
+        let (mac, state) = (e.mac, e.state_at(ctx.now));
+        let until = match state {
+            NeighbourState::Permanent => return Some((mac, None)),
+            NeighbourState::Reachable => Some(e.reachable_until),
+            NeighbourState::Delay | NeighbourState::Probe => None,
+            NeighbourState::Incomplete | NeighbourState::Stale | NeighbourState::Failed => {
+                return None;
+            }
+        };
+        self.resolved.touch(&mut self.entries, at);
+        Some((mac, until))
+    }
+
+    #[inline]
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     /// RFC 4861 7.2.2: when the queue is full the new packet replaces the oldest.

@@ -3,7 +3,10 @@
 
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
+use crate::ctx::Ctx;
 use crate::ip::address::AliasId;
+use crate::ip::output::stats;
+use crate::ip::ready::Ready;
 use crate::lower::{Lower, OutPacket};
 use crate::path::PathLayer;
 use crate::wire::checksum::{finish, pseudo};
@@ -30,10 +33,12 @@ fn put_payload(frame: &mut Frame, send: &mut SendBuffer, offset: usize, len: usi
     }
 }
 
-/// Writes `segment`, whose payload is in `send`, into an empty frame.
-pub(crate) fn build(
+/// Writes `segment`, whose payload is in `send`, into an empty frame. `pseudo` gives the sum of a
+/// pseudo header.
+#[inline]
+fn build(
     mut frame: Frame,
-    key: &FlowKey,
+    (is_v4, pseudo): (bool, impl FnOnce(usize) -> u16),
     segment: &SegmentOut,
     send: &mut SendBuffer,
     tx_checksum: bool,
@@ -43,7 +48,7 @@ pub(crate) fn build(
     put_payload(&mut frame, send, *offset, payload_len);
     let header_len = header.len();
     header.emit(frame.push_front(header_len));
-    let sum = pseudo(key.local, key.peer, protocol::TCP, header_len + payload_len);
+    let sum = pseudo(header_len + payload_len);
     if tx_checksum {
         frame.meta.checksum = Checksum::Partial { start: 0, offset: CHECKSUM_OFFSET as u16 };
         put_checksum(&mut frame, sum);
@@ -53,9 +58,45 @@ pub(crate) fn build(
     }
     if payload_len > mss {
         let mss = mss as u16;
-        frame.meta.gso = if key.local.is_ipv4() { Gso::Tcp4 { mss } } else { Gso::Tcp6 { mss } };
+        frame.meta.gso = if is_v4 { Gso::Tcp4 { mss } } else { Gso::Tcp6 { mss } };
     }
     frame
+}
+
+/// The same for any segment of a flow.
+pub(crate) fn build_for(
+    frame: Frame,
+    key: &FlowKey,
+    segment: &SegmentOut,
+    send: &mut SendBuffer,
+    tx_checksum: bool,
+) -> Frame {
+    let sum = |len| pseudo(key.local, key.peer, protocol::TCP, len);
+    build(frame, (key.local.is_ipv4(), sum), segment, send, tx_checksum)
+}
+
+/// Sends a segment by a way that is ready; `Err`: it does not fit there.
+#[inline]
+pub(crate) fn send_ready(
+    ctx: &mut Ctx<'_>,
+    ready: &Ready,
+    frame: Frame,
+    (segment, send): (&SegmentOut, &mut SendBuffer),
+    fields: IpFields,
+) -> Result<(), Frame> {
+    let len = segment.header.len() + segment.payload_len;
+    if !ready.takes(len, segment.payload_len > segment.mss) {
+        return Err(frame);
+    }
+    let is_v4 = ready.route.src.is_ipv4();
+    let pseudo = (is_v4, |len| ready.pseudo(len));
+    let mut frame = build(frame, pseudo, segment, send, ready.route.tx_checksum);
+    if frame.frags.is_empty() {
+        ctx.mib.tcp.snd_copied_octets += segment.payload_len as u64;
+    }
+    ready.push(stats(ctx.mib, is_v4), &mut frame, fields.traffic_class, fields.hop_limit);
+    ctx.outbox.frames.push_back((ready.route.alias, frame));
+    Ok(())
 }
 
 fn put_checksum(frame: &mut Frame, value: u16) {
@@ -128,6 +169,6 @@ pub(crate) fn send_header_as<P: PathLayer>(
         lower.ctx.mib.tcp.out_rsts += 1;
     }
     let segment = SegmentOut { header, offset: 0, payload_len: 0, mss: 1 };
-    let frame = build(frame, key, &segment, &mut SendBuffer::default(), false);
+    let frame = build_for(frame, key, &segment, &mut SendBuffer::default(), false);
     send(lower, key, alias, fields, frame);
 }

@@ -381,13 +381,14 @@ impl Tcp {
     pub(crate) fn transmit<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
         // Taken from the pool and not needed by a connection that could not send after all.
         let mut spare = None;
+        let short = self.takes_short_ways();
         while lower.ctx.out_room() > 0 {
             let Some(index) = self.dirty.pop_front() else { return };
             // The slot may be empty or somebody else's by now.
             let Some(c) = self.connections.get_mut(index as usize).filter(|c| c.notes.dirty) else {
                 continue;
             };
-            match turn(lower, c, self.budget, &mut spare) {
+            match turn(lower, c, (self.budget, short), &mut spare) {
                 Turn::Done => c.notes.dirty = false,
                 Turn::More => self.dirty.push_back(index),
                 Turn::NoFrame => {
@@ -398,6 +399,15 @@ impl Tcp {
             self.queue_event(index);
             self.arm(lower, index);
         }
+    }
+
+    /// Whether segments that are like others take the short ways up and down.
+    #[inline]
+    fn takes_short_ways(&self) -> bool {
+        #[cfg(any(test, feature = "check"))]
+        return self.predict;
+        #[cfg(not(any(test, feature = "check")))]
+        true
     }
 
     /// Whether [`Tcp::transmit`] has something to do.
@@ -515,11 +525,16 @@ enum Turn {
 fn turn<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     c: &mut Connection,
-    budget: Budget,
+    (budget, short): (Budget, bool),
     spare: &mut Option<Frame>,
 ) -> Turn {
     let (key, alias) = (c.key, c.alias);
-    let route = lower.route(Some(key.local), key.peer, emit::bound_alias(&key, alias));
+    let hint = emit::bound_alias(&key, alias);
+    let ready = if short { lower.ready(key.local, key.peer, hint) } else { None };
+    let route = match ready.and_then(|slot| lower.ip.ready.at(slot)) {
+        Some(ready) => Ok(ready.route),
+        None => lower.route(Some(key.local), key.peer, hint),
+    };
     // Without a route segments are built as before and lost below, counted; timers go on.
     let (mtu, gso, tx_checksum) =
         route.map_or((c.path.mtu, 0, false), |r| (r.mtu, r.gso_bytes_max, r.tx_checksum));
@@ -542,10 +557,17 @@ fn turn<P: PathLayer>(
         };
         let ecn = segment.header.ecn;
         let fields = c.settings.ip_fields(ecn);
-        let payload_len = segment.payload_len;
-        let frame = emit::build(frame, &key, &segment, &mut c.send, tx_checksum);
+        let mut frame = frame;
+        if let Some(ready) = ready.and_then(|slot| lower.ip.ready.at(slot)) {
+            let what = (&segment, &mut c.send);
+            match emit::send_ready(&mut lower.ctx, ready, frame, what, fields) {
+                Ok(()) => continue,
+                Err(unused) => frame = unused,
+            }
+        }
+        let frame = emit::build_for(frame, &key, &segment, &mut c.send, tx_checksum);
         if frame.frags.is_empty() {
-            lower.ctx.mib.tcp.snd_copied_octets += payload_len as u64;
+            lower.ctx.mib.tcp.snd_copied_octets += segment.payload_len as u64;
         }
         emit::send(lower, &key, alias, fields, frame);
     }

@@ -104,8 +104,7 @@ impl Tcp {
         alias: AliasId,
         mut frame: Frame,
     ) -> Result<Fate, Frame> {
-        #[cfg(any(test, feature = "check"))]
-        if !self.predict {
+        if !self.takes_short_ways() {
             return Err(frame);
         }
         let Some(entry) = lower.ip.aliases.get(&alias) else { return Err(frame) };
