@@ -116,7 +116,12 @@ impl Ready {
         let payload = frame.total_len();
         let total = payload + len - link_len;
         let headers = frame.push_front(len);
-        headers.copy_from_slice(&self.headers[..len]);
+        // Of known length they are a few words, not a call.
+        if let Ok(headers) = <&mut [u8; 14 + IPV4_LEN]>::try_from(&mut *headers) {
+            headers.copy_from_slice(&self.headers[..14 + IPV4_LEN]);
+        } else {
+            headers.copy_from_slice(&self.headers[..len]);
+        }
         let ip = &mut headers[link_len..];
         if let Some(h) = ip.first_chunk_mut::<IPV4_LEN>().filter(|_| self.dst.is_ipv4()) {
             h[1] = traffic_class;

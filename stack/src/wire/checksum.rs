@@ -55,8 +55,9 @@ fn sum_tail(data: &[u8]) -> u64 {
     sum + u64::from(u32::from_ne_bytes(last))
 }
 
+/// One's complement sum of 16 bits out of a wider one.
 #[inline]
-fn fold(sum: u64) -> u16 {
+pub(super) const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);

@@ -6,7 +6,17 @@ use super::checksum::{self, Accumulator};
 use crate::frame::{Checksum, Frame};
 
 /// Sum of the linear data from `from` on and of all fragments, on top of `initial`.
+#[inline]
 pub fn sum_from(initial: u16, frame: &Frame, from: usize) -> u16 {
+    if frame.frags.is_empty() {
+        let data = frame.data().get(from..).unwrap_or_default();
+        return checksum::combine(initial, checksum::sum(data));
+    }
+    sum_of_pieces(initial, frame, from)
+}
+
+#[inline(never)]
+fn sum_of_pieces(initial: u16, frame: &Frame, from: usize) -> u16 {
     let mut sum = Accumulator::starting_with(initial);
     sum.add(frame.data().get(from..).unwrap_or_default());
     for frag in &frame.frags {

@@ -4,6 +4,7 @@
 //! list, it does not fail the segment (RFC 9293 MUST-7).
 
 use crate::seq::SeqNum;
+use crate::wire::checksum;
 
 /// Bytes of a header without options.
 pub const HEADER_BYTES: usize = 20;
@@ -456,6 +457,36 @@ impl Header {
         out[16..18].fill(0);
         out[18..20].copy_from_slice(&self.urgent.to_be_bytes());
         self.options.emit(&mut out[HEADER_BYTES..]);
+    }
+
+    /// As [`Header::emit`]; returns the sum of what was written.
+    ///
+    /// # Panics
+    /// If `out` is not [`Header::len`] bytes long.
+    #[inline]
+    pub(crate) fn emit_and_sum(&self, out: &mut [u8]) -> u16 {
+        if let Some((value, echo)) = self.options.timestamp.filter(|_| !self.options.sack_permitted)
+            && let Ok(out) = <&mut [u8; HEADER_BYTES + TIMESTAMP_BYTES]>::try_from(&mut *out)
+        {
+            let join = |high: u16, low: u16| u32::from(high) << 16 | u32::from(low);
+            let flags = (out.len() as u16 / 4) << 12 | self.flags.0 & 0x1ff;
+            let words = [
+                join(self.src_port, self.dst_port),
+                self.seq.0,
+                self.ack.0,
+                join(flags, self.window),
+                join(0, self.urgent),
+                u32::from_be_bytes(TIMESTAMP_ONLY),
+                value,
+                echo,
+            ];
+            for (to, word) in out.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+                *to = word.to_be_bytes();
+            }
+            return checksum::fold(words.iter().map(|word| u64::from(*word)).sum());
+        }
+        self.emit(out);
+        checksum::sum(out)
     }
 }
 

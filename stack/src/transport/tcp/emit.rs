@@ -9,7 +9,7 @@ use crate::ip::output::stats;
 use crate::ip::ready::Ready;
 use crate::lower::{Lower, OutPacket};
 use crate::path::PathLayer;
-use crate::wire::checksum::{finish, pseudo};
+use crate::wire::checksum::{combine, finish, pseudo};
 use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Header};
 use crate::wire::{frame_sum, protocol};
 
@@ -47,13 +47,17 @@ fn build(
     let (payload_len, mss) = (*payload_len, *mss);
     put_payload(&mut frame, send, *offset, payload_len);
     let header_len = header.len();
-    header.emit(frame.push_front(header_len));
+    let header_sum = header.emit_and_sum(frame.push_front(header_len));
     let sum = pseudo(header_len + payload_len);
     if tx_checksum {
         frame.meta.checksum = Checksum::Partial { start: 0, offset: CHECKSUM_OFFSET as u16 };
         put_checksum(&mut frame, sum);
     } else {
-        let sum = frame_sum::sum_from(sum, &frame, 0);
+        // A header has an even number of bytes.
+        let mut sum = combine(sum, header_sum);
+        if payload_len > 0 {
+            sum = frame_sum::sum_from(sum, &frame, header_len);
+        }
         put_checksum(&mut frame, finish(sum));
     }
     if payload_len > mss {
