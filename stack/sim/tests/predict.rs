@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 
-use weft_sim::{HostSpec, LinkSpec, Net, Sink, Source, each_seed, scenario, topology};
+use weft_sim::{Discipline, HostSpec, LinkSpec, Net, Sink, Source, each_seed, scenario, topology};
 use weft_stack::rng::Rng;
 use weft_stack::socket::tcp::CongestionControl;
 use weft_stack::stack::{EcnMode, Offers, TcpConfig};
@@ -39,7 +39,7 @@ fn bulk(seed: u64, predict: bool) -> (u64, u64) {
     let mut net = Net::new(seed);
     let timestamps = rng.below(4) > 0;
     let tcp = TcpConfig {
-        ecn: pick(&mut rng, &[EcnMode::Off, EcnMode::Accept, EcnMode::Accurate]),
+        ecn: pick(&mut rng, &[EcnMode::Off, EcnMode::Accept, EcnMode::Classic, EcnMode::Accurate]),
         offers: Offers { timestamps, ..Offers::default() },
         pacing: rng.below(2) > 0,
         quick_acks: pick(&mut rng, &[0, 16]),
@@ -51,6 +51,10 @@ fn bulk(seed: u64, predict: bool) -> (u64, u64) {
         rate: Some(pick(&mut rng, &[5_000_000, 40_000_000])),
         loss: pick(&mut rng, &[0.0, 0.0, 0.001, 0.02]),
         offload: rng.below(3) == 0,
+        // What waits is marked soon, and what is not, dropped.
+        discipline: pick(&mut rng, &[Discipline::Tail, Discipline::Step(6_000)]),
+        queue_bytes: pick(&mut rng, &[256 << 10, 24 << 10]),
+        reorder: pick(&mut rng, &[0.0, 0.01]),
         ..LinkSpec::default()
     };
     let pair = topology::pair(&mut net, spec);

@@ -48,7 +48,12 @@ fn slot(question: &Question) -> usize {
 impl WayCache {
     /// The way found before, if nothing changed since, and until when it holds.
     #[inline]
-    pub(super) fn get(&self, now: Instant, version: u64, question: &Question) -> Option<(Way, Instant)> {
+    pub(super) fn get(
+        &self,
+        now: Instant,
+        version: u64,
+        question: &Question,
+    ) -> Option<(Way, Instant)> {
         let slot = self.slots.get(slot(question))?.as_ref()?;
         (slot.question == *question && slot.version == version && now < slot.until)
             .then_some((slot.way, slot.until))

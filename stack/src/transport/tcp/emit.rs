@@ -1,9 +1,9 @@
 //! A segment becomes a frame: header in the linear part, payload as shared pieces behind it,
 //! checksum complete or left to the device.
 
+use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
-use crate::ctx::Ctx;
 use crate::ip::address::AliasId;
 use crate::ip::output::stats;
 use crate::ip::ready::Ready;

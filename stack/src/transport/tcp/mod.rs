@@ -403,6 +403,7 @@ impl Tcp {
 
     /// Whether segments that are like others take the short ways up and down.
     #[inline]
+    #[cfg_attr(not(any(test, feature = "check")), allow(clippy::unused_self))]
     fn takes_short_ways(&self) -> bool {
         #[cfg(any(test, feature = "check"))]
         return self.predict;
