@@ -17,8 +17,8 @@ const STYLE: &str = "
 body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 h1,h2,h3{line-height:1.2}h2{border-bottom:1px solid #ccc;padding-bottom:.2em;margin-top:2em}
 table{border-collapse:collapse;margin:.6em 0;font-size:13px}
-td,th{padding:.25em .6em;border-bottom:1px solid #e4e4e4;text-align:right;vertical-align:top}
-td:first-child,th:first-child,td.t{text-align:left}
+td,th{padding:.25em .6em;border-bottom:1px solid #e4e4e4;text-align:right;vertical-align:top;white-space:nowrap}
+td:first-child,th:first-child,.t{text-align:left}td.t{white-space:normal}
 .met{color:#17692c}.MISSED{color:#a61b1b;font-weight:600}.not{color:#777}
 svg{width:100%;max-width:860px;font:12px system-ui,sans-serif}
 svg .l{text-anchor:end}svg .weft{fill:#2563a8}svg .kernel{fill:#8a8f98}svg .raw{fill:#c9a227}svg .other{fill:#7aa37a}

@@ -29,7 +29,8 @@ pub(crate) fn nanoseconds(ns: f64) -> String {
     match ns {
         ns if ns < 1e3 => format!("{ns:.0} ns"),
         ns if ns < 1e6 => format!("{:.1} us", ns * 1e-3),
-        ns => format!("{:.1} ms", ns * 1e-6),
+        ns if ns < 1e8 => format!("{:.1} ms", ns * 1e-6),
+        ns => format!("{:.0} ms", ns * 1e-6),
     }
 }
 
