@@ -181,7 +181,7 @@ impl Contestant for Weft {
         self.device.stats().kicks
     }
     fn copied(&self) -> u64 {
-        self.device.stats().copied_bytes
+        self.device.stats().copied_bytes()
     }
 }
 

@@ -77,8 +77,17 @@ weft_stack::counters! {
         tx_dropped: "OutDropped",
         /// System calls made to send or to wake the kernel.
         kicks: "Kicks",
-        /// Payload bytes copied by the driver, in either direction.
-        copied_bytes: "CopiedBytes",
+        /// Bytes of received frames that the driver copied.
+        rx_copied_bytes: "InCopiedBytes",
+        /// Payload bytes that the driver copied on their way out.
+        tx_copied_bytes: "OutCopiedBytes",
+    }
+}
+
+impl DeviceStats {
+    /// Bytes that the driver copied, in either direction.
+    pub fn copied_bytes(&self) -> u64 {
+        self.rx_copied_bytes + self.tx_copied_bytes
     }
 }
 

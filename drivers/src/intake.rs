@@ -99,7 +99,7 @@ impl Intake {
             for piece in spill.data()[..rest].chunks(pools.frames.slot_bytes()) {
                 frame.frags.push(copied(piece, &pools.frames));
             }
-            stats.copied_bytes += rest as u64;
+            stats.rx_copied_bytes += rest as u64;
         }
         if header_len > 0 && !vnet::decode(&self.header, &mut frame) {
             stats.rx_errors += 1;
@@ -107,7 +107,7 @@ impl Intake {
         }
         if frame.meta.gso == Gso::None && !frame.frags.is_empty() {
             // A frame longer than the pool was made for: the MTU grew since.
-            stats.copied_bytes += frame.total_len() as u64;
+            stats.rx_copied_bytes += frame.total_len() as u64;
             frame = frame.to_heap();
         }
         stats.rx_frames += 1;

@@ -214,7 +214,7 @@ impl Packet {
             }
         };
         let copied = cut_into_pool(cut, &self.pools.frames, &mut self.backlog);
-        self.stats.copied_bytes += copied.unwrap_or(0) as u64;
+        self.stats.tx_copied_bytes += copied.unwrap_or(0) as u64;
         self.starved |= copied.is_none();
         copied.is_some()
     }

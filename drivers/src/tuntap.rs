@@ -141,7 +141,7 @@ impl TunTap {
             self.starved = true;
             return Sent::Full;
         };
-        self.stats.copied_bytes += copied as u64;
+        self.stats.tx_copied_bytes += copied as u64;
         Sent::Done
     }
 

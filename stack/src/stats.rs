@@ -207,6 +207,10 @@ counters! {
         in_octets: "InOctets",
         /// Payload bytes sent.
         out_octets: "OutOctets",
+        /// Payload bytes copied out by receive calls.
+        in_copied_octets: "InCopiedOctets",
+        /// Payload bytes copied by send calls.
+        out_copied_octets: "OutCopiedOctets",
     }
 }
 

@@ -91,7 +91,7 @@ impl AfXdp {
         if *spare < slots {
             // The fill ring comes first: these slots go back to it.
             frame = frame.to_heap();
-            self.stats.copied_bytes += bytes as u64;
+            self.stats.rx_copied_bytes += bytes as u64;
         } else {
             *spare -= slots;
         }
@@ -104,7 +104,7 @@ impl AfXdp {
             let Some(frame) = ring.receive(self.umem.pool()) else { break };
             self.stats.rx_frames += 1;
             self.stats.rx_bytes += frame.len() as u64;
-            self.stats.copied_bytes += frame.len() as u64;
+            self.stats.rx_copied_bytes += frame.len() as u64;
             burst.push(frame);
         }
         self.stats.rx_errors += std::mem::take(&mut ring.truncated);

@@ -98,11 +98,7 @@ impl AfXdp {
         if frame.len() + size < self.gather_bytes_min {
             return Way::Copied;
         }
-        // A segment holds as many pieces as a chain has slots behind the headers: whole ones, and
-        // parts at its ends.
-        let least = size / (FRAME_SLOTS_MAX - 3);
-        let mut inner = frags.iter().take(pieces - 1).skip(1);
-        if inner.all(|frag| frag.len() >= least.max(1)) { Way::Gathered } else { Way::Copied }
+        if chains(frags.iter().map(<[u8]>::len), size) { Way::Gathered } else { Way::Copied }
     }
 
     fn put(&mut self, slot: u32, desc: Desc) {
@@ -223,7 +219,7 @@ impl AfXdp {
         }
         self.umem.pool().give_slots(&self.slots);
         self.slots.clear();
-        self.stats.copied_bytes += (frame.total_len() - cut.header_bytes()) as u64;
+        self.stats.tx_copied_bytes += (frame.total_len() - cut.header_bytes()) as u64;
         Taken::Yes
     }
 
@@ -290,6 +286,26 @@ impl AfXdp {
     }
 }
 
+/// Whether each segment of `size` bytes has as few parts of these pieces as a chain has slots behind
+/// the headers.
+fn chains(pieces: impl Iterator<Item = usize>, size: usize) -> bool {
+    let (mut room, mut parts) = (size, 0);
+    for len in pieces {
+        parts += 1;
+        if parts >= FRAME_SLOTS_MAX {
+            return false;
+        }
+        if len < room {
+            room -= len;
+        } else {
+            // The last segment that it reaches into begins with what is left of it.
+            let rest = (len - room) % size.max(1);
+            (room, parts) = (size - rest, usize::from(rest > 0));
+        }
+    }
+    true
+}
+
 /// Makes the kernel look at the transmit ring.
 pub(super) fn wake(rings: &Rings) -> io::Result<()> {
     // SAFETY: a send of no bytes from no buffer to nobody; it makes the kernel look at the
@@ -313,5 +329,22 @@ pub(super) fn wake(rings: &Rings) -> io::Result<()> {
         // what is left stays in the ring for the next call.
         Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENETDOWN | libc::EINTR) => Ok(()),
         _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_takes_as_many_pieces_as_one_segment_has_slots_for() {
+        let fits = |pieces: &[usize], size| chains(pieces.iter().copied(), size);
+        assert!(fits(&[2048; 30], 1448));
+        assert!(fits(&[100, 3, 5, 60_000, 1, 1], 1448));
+        // Sixteen beside the headers, wherever the segment begins.
+        assert!(fits(&[100; 64], 1600) && !fits(&[100; 64], 1601));
+        assert!(fits(&[&[1650][..], &[100; 15]].concat(), 1600));
+        assert!(!fits(&[&[1650][..], &[100; 15], &[1]].concat(), 1600));
+        assert!(!fits(&[1; 17], 1448) && fits(&[1; 16], 1448));
     }
 }

@@ -140,7 +140,7 @@ impl Ring {
             to.stats.rx_errors += 1;
             return;
         }
-        to.stats.copied_bytes += len as u64;
+        to.stats.rx_copied_bytes += len as u64;
         let status = Status {
             flags: head.tp_status,
             vlan_tci: head.hv1.tp_vlan_tci as u16,

@@ -20,8 +20,9 @@ use crate::netlink::Netlink;
 use crate::vnet;
 
 const CONTROL: &str = "/dev/net/tun";
-/// Buffers for super-segments that applications may hold at one time, per queue.
-const SPILLS: usize = 64;
+/// Buffers for super-segments that applications may hold at one time, per queue: more than one
+/// connection may have unread, so that none is copied out because few are left.
+const SPILLS: usize = 128;
 
 const TCP_OFFLOADS: libc::c_uint = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
 /// What the kernel may leave to us, best first. Datagrams come in one frame since Linux 6.2.

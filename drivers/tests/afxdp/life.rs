@@ -117,7 +117,7 @@ fn one_memory_serves_nics_of_two_namespaces_without_copies() {
     frame.data_mut().copy_from_slice(&back);
     send(&mut far, [frame]);
     collect(&mut host.device, 1, |f| f.data() == back);
-    assert_eq!((host.device.stats().copied_bytes, far.stats().copied_bytes), (0, 0));
+    assert_eq!((host.device.stats().copied_bytes(), far.stats().copied_bytes()), (0, 0));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn the_fill_ring_never_starves_while_frames_are_held() {
         }
         let stats = host.device.stats();
         assert_eq!((stats.rx_dropped, stats.rx_errors), (0, 0));
-        assert!(stats.copied_bytes > 0 && umem.pool().free() >= 32, "{stats:?}");
+        assert!(stats.copied_bytes() > 0 && umem.pool().free() >= 32, "{stats:?}");
         let from = socket.local_addr().unwrap().port();
         let answer = udp((NIC_MAC, PEER_MAC), (OURS4, 7), (PEER4, from), b"enough");
         send(&mut host.device, [Frame::from_heap(0, &answer)]);

@@ -9,6 +9,7 @@ use crate::Stack;
 use crate::ip::address::AliasId;
 use crate::path::PathLayer;
 use crate::time::Instant;
+use crate::transport::udp::Payload;
 
 /// The most payload that one datagram can have: what fits an IPv4 packet. IPv6 would take 20 bytes
 /// more, which nobody can count on.
@@ -273,7 +274,21 @@ impl<P: PathLayer> Stack<P> {
         how: &UdpSend,
     ) -> Result<(), UdpSendError> {
         let (mut lower, _, udp) = self.parts(now);
-        udp.send(&mut lower, id, payload, how)
+        udp.send(&mut lower, id, Payload::Borrowed(payload), how)
+    }
+
+    /// As [`Stack::udp_send_with`], from where the bytes lie: pool memory ([`Stack::alloc`]) is not
+    /// copied on its way down if the device can gather, other memory once at most. Up to 256 bytes
+    /// are copied behind the header.
+    pub fn udp_send_bytes(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        payload: &Bytes,
+        how: &UdpSend,
+    ) -> Result<(), UdpSendError> {
+        let (mut lower, _, udp) = self.parts(now);
+        udp.send(&mut lower, id, Payload::Shared(payload), how)
     }
 
     /// Sends `payload` as datagrams of `segment_bytes` each, the last one may be shorter: at most
@@ -294,6 +309,21 @@ impl<P: PathLayer> Stack<P> {
     /// Takes the oldest datagram.
     pub fn udp_recv(&mut self, id: SocketId) -> Result<Datagram, UdpRecvError> {
         self.udp.recv(id)
+    }
+
+    /// Copies the oldest datagram into `buf` and gives it up: how many of its bytes fitted, and the
+    /// sender.
+    pub fn udp_recv_to(
+        &mut self,
+        id: SocketId,
+        buf: &mut [u8],
+    ) -> Result<(usize, SocketAddr), UdpRecvError> {
+        let (lower, _, udp) = self.parts(Instant::default());
+        let datagram = udp.recv(id)?;
+        let len = datagram.payload.len().min(buf.len());
+        buf[..len].copy_from_slice(&datagram.payload[..len]);
+        lower.ctx.mib.udp.in_copied_octets += len as u64;
+        Ok((len, datagram.from))
     }
 
     /// Takes the pending error.

@@ -241,6 +241,54 @@ impl Cx<'_> {
         sent
     }
 
+    /// As [`Cx::udp_send_with`], from where the bytes lie: those of [`Cx::alloc`] and of received
+    /// datagrams are not copied if the device can gather. Up to 256 bytes are copied behind the
+    /// header.
+    pub fn udp_send_bytes(
+        &mut self,
+        id: SocketId,
+        payload: &Bytes,
+        how: &UdpSend,
+    ) -> Result<(), UdpSendError> {
+        let sent = self.stack.udp_send_bytes(self.now, id, payload, how);
+        if sent == Err(UdpSendError::WouldBlock) {
+            self.want_write(id);
+        }
+        sent
+    }
+
+    /// Sends several datagrams as [`Cx::udp_send_bytes`] does, up to the first that fails; returns
+    /// how many went, and why no more did.
+    pub fn udp_send_many(
+        &mut self,
+        id: SocketId,
+        messages: &[(Bytes, UdpSend)],
+    ) -> (usize, Result<(), UdpSendError>) {
+        for (went, (payload, how)) in messages.iter().enumerate() {
+            if let Err(e) = self.udp_send_bytes(id, payload, how) {
+                return (went, Err(e));
+            }
+        }
+        (messages.len(), Ok(()))
+    }
+
+    /// Appends up to `max` waiting datagrams to `out`, without copying; returns how many, and why
+    /// no more did.
+    pub fn udp_recv_many(
+        &mut self,
+        id: SocketId,
+        out: &mut Vec<Datagram>,
+        max: usize,
+    ) -> (usize, Result<(), UdpRecvError>) {
+        for n in 0..max {
+            match self.stack.udp_recv(id) {
+                Ok(datagram) => out.push(datagram),
+                Err(e) => return (n, Err(e)),
+            }
+        }
+        (max, Ok(()))
+    }
+
     /// Sets an option of a UDP socket; `false` for a stale handle.
     pub fn udp_set_option(&mut self, id: SocketId, option: UdpOption) -> bool {
         self.stack.udp_set_option(id, option)

@@ -1,6 +1,6 @@
 //! TCP listeners and connections.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -511,6 +511,61 @@ fn sent(result: Result<usize, TcpSendError>) -> Option<io::Result<usize>> {
     }
 }
 
+impl TcpStream {
+    fn fill(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if bufs.iter().all(|b| b.is_empty()) {
+            return Ok(0);
+        }
+        self.socket.wait(Direction::Read, |node, now| {
+            let mut total = 0;
+            for buf in bufs.iter_mut().filter(|b| !b.is_empty()) {
+                let len = buf.len().min(COPY_BYTES_MAX - total);
+                let n = match node.stack.tcp_recv(now, self.id(), &mut buf[..len]) {
+                    Ok(n) => n,
+                    Err(e) if total == 0 => return received(Err(e)),
+                    // What the next call tells again.
+                    Err(_) => break,
+                };
+                total += n;
+                // There was no more, or it stops at urgent data.
+                if n < buf.len() {
+                    break;
+                }
+            }
+            Some(Ok(total))
+        })
+    }
+
+    fn drain(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if bufs.iter().all(|b| b.is_empty()) {
+            return Ok(0);
+        }
+        let last = bufs.iter().rposition(|b| !b.is_empty());
+        self.socket.wait(Direction::Write, |node, now| {
+            let mut total = 0;
+            for (i, buf) in bufs.iter().enumerate().filter(|(_, b)| !b.is_empty()) {
+                let len = buf.len().min(COPY_BYTES_MAX - total);
+                // More follows in this call: no segment ends where a piece does.
+                let taken = if Some(i) == last {
+                    node.stack.tcp_send(now, self.id(), &buf[..len])
+                } else {
+                    node.stack.tcp_send_more(now, self.id(), &buf[..len])
+                };
+                let n = match taken {
+                    Ok(n) => n,
+                    Err(e) if total == 0 => return sent(Err(e)),
+                    Err(_) => break,
+                };
+                total += n;
+                if n < buf.len() {
+                    break;
+                }
+            }
+            Some(Ok(total))
+        })
+    }
+}
+
 impl Read for &TcpStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
@@ -520,6 +575,10 @@ impl Read for &TcpStream {
         self.socket.wait(Direction::Read, |node, now| {
             received(node.stack.tcp_recv(now, self.id(), &mut buf[..len]))
         })
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.fill(bufs)
     }
 }
 
@@ -533,6 +592,11 @@ impl Write for &TcpStream {
             sent(node.stack.tcp_send(now, self.id(), &buf[..len]))
         })
     }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.drain(bufs)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -542,12 +606,21 @@ impl Read for TcpStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         (&*self).read(buf)
     }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.fill(bufs)
+    }
 }
 
 impl Write for TcpStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         (&*self).write(buf)
     }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.drain(bufs)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

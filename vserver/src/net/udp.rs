@@ -4,6 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
+use weft_stack::frame::PoolBuf;
 use weft_stack::ip::address::AliasId;
 pub use weft_stack::socket::udp::{
     Datagram, SourceFilter, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpSend,
@@ -13,6 +15,10 @@ use weft_stack::socket::udp::{UdpRecvError, UdpSendError};
 use super::socket::{Direction, Socket, bind_error, not_connected, readiness_faces};
 use crate::Vserver;
 use crate::runtime::Node;
+
+/// Datagrams that one [`UdpSocket::send_many`] or [`UdpSocket::recv_many`] moves with the worker's
+/// lock held.
+const MANY_MAX: usize = 64;
 
 /// A UDP socket of a vserver.
 #[derive(Debug)]
@@ -58,6 +64,71 @@ impl UdpSocket {
         })
     }
 
+    /// A buffer of `len` bytes in the memory that this socket's worker sends from: written, frozen
+    /// and sent with [`UdpSocket::send_bytes`] it is copied no more. `None`: longer than a frame of
+    /// the device, or the vserver holds its share (`app_frames`) already; then send by copying.
+    pub fn alloc(&self, len: usize) -> Option<PoolBuf> {
+        self.socket.peek(|node| node.stack.alloc(len)).ok()?
+    }
+
+    /// As [`UdpSocket::send_with`], from where the bytes lie; up to 256 bytes are copied behind
+    /// the header.
+    pub fn send_bytes(&self, payload: &Bytes, how: &UdpSend) -> io::Result<usize> {
+        let id = self.socket.id;
+        self.socket.wait(Direction::Write, |node, now| {
+            match node.stack.udp_send_bytes(now, id, payload, how) {
+                Ok(()) => Some(Ok(payload.len())),
+                Err(UdpSendError::WouldBlock) => None,
+                Err(e) => Some(Err(send_error(e))),
+            }
+        })
+    }
+
+    /// Sends several datagrams (`sendmmsg`), each as [`UdpSocket::send_bytes`] does, with one
+    /// passage to the device for up to 64 of them. Returns how many went, at least one; the error
+    /// of a later one comes with the next call.
+    pub fn send_many(&self, messages: &[(Bytes, UdpSend)]) -> io::Result<usize> {
+        let id = self.socket.id;
+        if messages.is_empty() {
+            return Ok(0);
+        }
+        self.socket.wait(Direction::Write, |node, now| {
+            let mut went = 0;
+            for (payload, how) in messages.iter().take(MANY_MAX) {
+                match node.stack.udp_send_bytes(now, id, payload, how) {
+                    Ok(()) => went += 1,
+                    Err(_) if went > 0 => break,
+                    Err(UdpSendError::WouldBlock) => return None,
+                    Err(e) => return Some(Err(send_error(e))),
+                }
+            }
+            Some(Ok(went))
+        })
+    }
+
+    /// Appends up to `max` waiting datagrams, and no more than 64, to `out` without copying
+    /// (`recvmmsg`); waits for the first. Returns how many. With [`UdpOption::KeepSegments`] each
+    /// may be several of one sender.
+    pub fn recv_many(&self, out: &mut Vec<Datagram>, max: usize) -> io::Result<usize> {
+        let id = self.socket.id;
+        if max == 0 {
+            return Ok(0);
+        }
+        self.socket.wait(Direction::Read, |node, _| {
+            let before = out.len();
+            while out.len() - before < max.min(MANY_MAX) {
+                match node.stack.udp_recv(id) {
+                    Ok(datagram) => out.push(datagram),
+                    Err(UdpRecvError::WouldBlock) if out.len() == before => return None,
+                    Err(e) if out.len() == before => return Some(Err(recv_error(e))),
+                    // Nothing more, or what the next call tells.
+                    Err(_) => break,
+                }
+            }
+            Some(Ok(out.len() - before))
+        })
+    }
+
     /// Sends `buf` as datagrams of `segment_bytes` each, the last one may be shorter; at most 128,
     /// each within the path MTU. All are sent or none. `to` is `None` on a connected socket.
     pub fn send_segments(
@@ -77,10 +148,19 @@ impl UdpSocket {
 
     /// Receives one datagram; what does not fit into `buf` is cut off.
     pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let id = self.socket.id;
+        self.socket.wait(Direction::Read, |node, _| match node.stack.udp_recv_to(id, buf) {
+            Ok(received) => Some(Ok(received)),
+            Err(UdpRecvError::WouldBlock) => None,
+            Err(e) => Some(Err(recv_error(e))),
+        })
+    }
+
+    /// Receives one datagram as a view of the received frame, and its sender. Up to 256 bytes are
+    /// copied, so that they hold no frame.
+    pub fn recv_bytes(&self) -> io::Result<(Bytes, SocketAddr)> {
         let datagram = self.recv_datagram()?;
-        let len = datagram.payload.len().min(buf.len());
-        buf[..len].copy_from_slice(&datagram.payload[..len]);
-        Ok((len, datagram.from))
+        Ok((datagram.payload, datagram.from))
     }
 
     /// Receives one datagram without copying, with the local address it was sent to.
@@ -89,8 +169,7 @@ impl UdpSocket {
         self.socket.wait(Direction::Read, |node, _| match node.stack.udp_recv(id) {
             Ok(datagram) => Some(Ok(datagram)),
             Err(UdpRecvError::WouldBlock) => None,
-            Err(UdpRecvError::Failed(e)) => Some(Err(udp_error(e))),
-            Err(_) => Some(Err(not_connected())),
+            Err(e) => Some(Err(recv_error(e))),
         })
     }
 
@@ -201,6 +280,14 @@ impl UdpSocket {
     /// How long a blocking send waits; then `WouldBlock`. `None`: for ever.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.socket.set_timeout(Direction::Write, timeout)
+    }
+}
+
+fn recv_error(e: UdpRecvError) -> io::Error {
+    match e {
+        UdpRecvError::Failed(e) => udp_error(e),
+        UdpRecvError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+        _ => not_connected(),
     }
 }
 

@@ -12,21 +12,24 @@ use super::HostSnapshot;
 /// copies none, because until the application reads nobody knows whether it wants a copy at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CopiedPerByte {
-    /// By TCP, for each payload byte that applications received.
+    /// By TCP and UDP, for each payload byte that applications received.
     pub received: f64,
-    /// By TCP, for each payload byte that peers acknowledged.
+    /// By TCP and UDP, for each payload byte that peers acknowledged, or that was sent by UDP.
     pub sent: f64,
-    /// By drivers, for each byte of frames in either direction: cutting super-segments, and
-    /// completing checksums on the way.
-    pub devices: f64,
+    /// By drivers, for each byte of received frames.
+    pub device_received: f64,
+    /// By drivers, for each byte of sent frames: cutting super-segments, and completing checksums
+    /// on the way.
+    pub device_sent: f64,
 }
 
 impl fmt::Display for CopiedPerByte {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let CopiedPerByte { received, sent, devices } = self;
+        let CopiedPerByte { received, sent, device_received, device_sent } = self;
         write!(
             f,
-            "copied per byte: {received:.3} received, {sent:.3} sent, {devices:.3} by devices"
+            "copied per byte: {received:.3} received, {sent:.3} sent; \
+             by devices {device_received:.3} received, {device_sent:.3} sent"
         )
     }
 }
@@ -42,14 +45,18 @@ pub fn copied_per_byte(s: &HostSnapshot) -> CopiedPerByte {
     let nics: Vec<_> = s.nics.iter().map(|n| &n.counters).collect();
     CopiedPerByte {
         received: ratio(
-            sum(&vservers, &["TcpExtRcvCopiedOctets"]),
-            sum(&vservers, &["TcpInOctets"]),
+            sum(&vservers, &["TcpExtRcvCopiedOctets", "UdpInCopiedOctets"]),
+            sum(&vservers, &["TcpInOctets", "UdpInOctets"]),
         ),
-        sent: ratio(sum(&vservers, &["TcpExtSndCopiedOctets"]), sum(&vservers, &["TcpOutOctets"])),
-        devices: ratio(
-            sum(&nics, &["DeviceCopiedBytes"]),
-            sum(&nics, &["DeviceInBytes", "DeviceOutBytes"]),
+        sent: ratio(
+            sum(&vservers, &["TcpExtSndCopiedOctets", "UdpOutCopiedOctets"]),
+            sum(&vservers, &["TcpOutOctets", "UdpOutOctets"]),
         ),
+        device_received: ratio(
+            sum(&nics, &["DeviceInCopiedBytes"]),
+            sum(&nics, &["DeviceInBytes"]),
+        ),
+        device_sent: ratio(sum(&nics, &["DeviceOutCopiedBytes"]), sum(&nics, &["DeviceOutBytes"])),
     }
 }
 
@@ -68,7 +75,7 @@ mod tests {
         };
         let nic = NicSnapshot {
             counters: counters(&[
-                ("DeviceCopiedBytes", 30),
+                ("DeviceOutCopiedBytes", 15),
                 ("DeviceInBytes", 50),
                 ("DeviceOutBytes", 50),
             ]),
@@ -79,7 +86,8 @@ mod tests {
             nics: vec![nic],
             ..Default::default()
         };
-        let text = "copied per byte: 0.250 received, 0.000 sent, 0.300 by devices";
+        let text =
+            "copied per byte: 0.250 received, 0.000 sent; by devices 0.000 received, 0.300 sent";
         assert_eq!(copied_per_byte(&s).to_string(), text);
     }
 }

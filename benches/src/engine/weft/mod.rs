@@ -194,15 +194,18 @@ pub(super) fn tell(host: &Host, side: &Side, control: &Control) {
     }
     let vserver = &snapshot.vservers[0].counters;
     let of = |name: &str| vserver.get(name).copied().unwrap_or(0) as f64;
-    let device = nic.counters.get("DeviceCopiedBytes").copied().unwrap_or(0) as f64;
-    // a device does not say which way it copied: told where data goes one way only
-    let per_byte = |copied: f64, moved: f64| ((copied + device) / moved * 1000.0).round() / 1000.0;
+    let device = |name: &str| nic.counters.get(name).copied().unwrap_or(0) as f64;
+    let per_byte = |copied: f64, moved: f64| (copied / moved * 1000.0).round() / 1000.0;
     if side.receives() && !side.sends() {
-        let ratio = per_byte(of("TcpExtRcvCopiedOctets"), of("IpInOctets"));
+        let ratio =
+            per_byte(of("TcpExtRcvCopiedOctets") + device("DeviceInCopiedBytes"), of("IpInOctets"));
         control.number("copied_per_byte_received", ratio);
     }
     if side.sends() && !side.receives() {
-        let ratio = per_byte(of("TcpExtSndCopiedOctets"), of("IpOutOctets"));
+        let ratio = per_byte(
+            of("TcpExtSndCopiedOctets") + device("DeviceOutCopiedBytes"),
+            of("IpOutOctets"),
+        );
         control.number("copied_per_byte_sent", ratio);
     }
 }

@@ -87,10 +87,13 @@ impl SendBuffer {
         room: usize,
         share_min: usize,
     ) -> (usize, usize) {
+        let small = data.len() < share_min && !self.continues(data);
         let taken = data.len().min(room).min(self.free());
         // The whole of it is moved, not counted twice.
         let piece = if taken == data.len() { mem::take(data) } else { data.split_to(taken) };
-        if taken < share_min {
+        // Parts of what is large are not copied: among pieces of the device's memory they would make
+        // the whole super-segment one that the device must copy.
+        if small || taken == 0 {
             self.push(&piece);
             return (taken, taken);
         }
@@ -99,6 +102,12 @@ impl SendBuffer {
         queue.chunks.push_back(piece);
         self.len += taken;
         (taken, 0)
+    }
+
+    /// Whether `data` is the rest of what was shared last, a part of which fitted.
+    fn continues(&self, data: &Bytes) -> bool {
+        let Some(queue) = self.queue.as_deref().filter(|q| q.tail.is_empty()) else { return false };
+        queue.chunks.back().is_some_and(|last| last.as_ptr_range().end == data.as_ptr())
     }
 
     /// The `len` bytes from `offset`, as pieces in order.
@@ -298,6 +307,9 @@ mod tests {
         assert_eq!((small(&mut b, SHARE_BYTES_MIN), small(&mut b, 5)), ((5, 5), (5, 0)));
         let mut two = Bytes::from_static(b"two parts");
         assert_eq!((b.push_shared(&mut two, 4, 0), &two[..]), ((4, 0), &b"parts"[..]));
+        // The rest of what was shared in part is shared, however little it is.
+        assert_eq!(b.push_shared(&mut two, 2, SHARE_BYTES_MIN), (2, 0));
+        assert_eq!((b.push_shared(&mut two, 9, SHARE_BYTES_MIN), two.len()), ((3, 0), 0));
     }
 
     #[test]

@@ -21,13 +21,15 @@ const COPY_MAX: usize = 256;
 const DATAGRAM_OVERHEAD_BYTES: usize = 64;
 
 /// A payload on its way into queues.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Arrived {
     /// Of one datagram, or of several, none of which stands in two parts.
     parts: SmallVec<[Bytes; 1]>,
     /// What holding it costs, overhead included.
     charge: usize,
     segment_bytes: Option<usize>,
+    /// Bytes copied to keep it.
+    copied: usize,
 }
 
 /// A payload, what holding it is charged, and the size of the datagrams in it if there are several.
@@ -46,36 +48,35 @@ impl From<Frame> for Arrived {
             && parts_are_whole(&frame, size)
         {
             let frags = core::mem::take(&mut frame.frags);
-            let (first, mut charge) = payload(frame);
-            let mut parts = SmallVec::from_buf([first]);
-            for frag in frags {
-                let (bytes, its_charge) = match frag {
-                    Frag::Frame(frame) => payload(frame),
-                    Frag::Shared(bytes) => {
-                        let charge = bytes.len() + DATAGRAM_OVERHEAD_BYTES;
-                        (bytes, charge)
-                    }
-                };
-                parts.push(bytes);
-                charge += its_charge;
+            let mut all = Arrived { segment_bytes, ..Arrived::default() };
+            if !frame.is_empty() {
+                all.push(payload(frame));
             }
-            return Arrived { parts, charge, segment_bytes };
+            frags.into_iter().for_each(|frag| all.push(piece(frag)));
+            return all;
         }
-        let (payload, charge) = payload(frame);
-        Arrived { parts: SmallVec::from_buf([payload]), charge, segment_bytes }
+        let mut one = Arrived { segment_bytes, ..Arrived::default() };
+        one.push(payload(frame));
+        one
     }
 }
 
 /// Whether datagrams of `size` bytes begin with each part, as receive merging leaves them.
 fn parts_are_whole(frame: &Frame, size: usize) -> bool {
-    let parts = core::iter::once(frame.len()).chain(frame.frags.iter().map(<[u8]>::len));
-    !frame.frags.is_empty() && !frame.is_empty() && {
-        let last = frame.frags.len();
-        parts.enumerate().all(|(i, len)| len > 0 && (i == last || len % size == 0))
+    let last = frame.frags.len();
+    last > 0 && frame.len().is_multiple_of(size) && {
+        let mut parts = frame.frags.iter().map(<[u8]>::len).zip(1..);
+        parts.all(|(len, n)| len > 0 && (n == last || len % size == 0))
     }
 }
 
 impl Arrived {
+    fn push(&mut self, (bytes, charge, copied): (Bytes, usize, usize)) {
+        self.parts.push(bytes);
+        self.charge += charge;
+        self.copied += copied;
+    }
+
     /// One by one, unless they are to be kept together.
     fn pieces(mut self, keep: bool) -> impl Iterator<Item = Piece> {
         let size = self.segment_bytes.filter(|_| !keep);
@@ -126,6 +127,7 @@ impl Udp {
             return Fate::Dropped(DropReason::UdpPortClosed);
         };
         let arrived = Arrived::from(frame);
+        lower.ctx.mib.udp.in_copied_octets += arrived.copied as u64;
         let mut delivered = false;
         for index in others {
             delivered |= self.deliver(lower, packet, src_port, *index, arrived.clone());
@@ -148,6 +150,9 @@ impl Udp {
         let stats = &mut lower.ctx.mib.udp;
         let from = peer_addr(packet.src, src_port, packet.alias);
         let keep = socket.options.keep_segments;
+        if keep && arrived.parts.len() > 1 {
+            stats.in_copied_octets += arrived.parts.iter().map(Bytes::len).sum::<usize>() as u64;
+        }
         let mut taken = false;
         for (payload, charge, segment_bytes) in arrived.pieces(keep) {
             let datagrams = segment_bytes.map_or(1, |size| payload.len().div_ceil(size) as u64);
@@ -250,18 +255,36 @@ fn check<P: PathLayer>(
     if right { Ok((src_port, dst_port, frame)) } else { Err(DropReason::UdpChecksumBad) }
 }
 
-/// The payload as owned bytes, and what holding it is charged.
-fn payload(frame: Frame) -> (Bytes, usize) {
+/// A part of a payload, see [`payload`].
+fn piece(frag: Frag) -> (Bytes, usize, usize) {
+    match frag {
+        Frag::Frame(frame) => payload(frame),
+        Frag::Shared(bytes) => {
+            let charge = bytes.len() + DATAGRAM_OVERHEAD_BYTES;
+            (bytes, charge, 0)
+        }
+    }
+}
+
+/// The payload as owned bytes, what holding it is charged, and how much of it was copied.
+fn payload(mut frame: Frame) -> (Bytes, usize, usize) {
     let len = frame.total_len();
     if len <= COPY_MAX {
         let mut small = [0; COPY_MAX];
         frame.copy_to(&mut small);
-        return (Bytes::copy_from_slice(&small[..len]), len + DATAGRAM_OVERHEAD_BYTES);
+        return (Bytes::copy_from_slice(&small[..len]), len + DATAGRAM_OVERHEAD_BYTES, len);
+    }
+    // Sent from where it lay, behind a header of its own.
+    if frame.is_empty()
+        && frame.frags.len() == 1
+        && let Some(only) = frame.frags.pop_front()
+    {
+        return piece(only);
     }
     let keep = frame.frags.is_empty() && !frame.is_scarce();
     let frame = if keep { frame } else { frame.to_heap() };
     let charge = frame.headroom() + frame.len() + frame.tailroom() + DATAGRAM_OVERHEAD_BYTES;
-    (frame.into_bytes(), charge)
+    (frame.into_bytes(), charge, if keep { 0 } else { len })
 }
 
 #[cfg(test)]
@@ -280,6 +303,6 @@ mod tests {
             })
             .collect();
         assert!(pool.free() >= 7, "{}", pool.free());
-        assert!(held.iter().all(|(bytes, charge)| bytes[..] == [7; 300] && *charge >= 300));
+        assert!(held.iter().all(|(bytes, charge, _)| bytes[..] == [7; 300] && *charge >= 300));
     }
 }

@@ -30,6 +30,7 @@ mod output;
 
 pub(super) use errors::meaning;
 use membership::Membership;
+pub(crate) use output::Payload;
 
 const HEADER_LEN: usize = 8;
 /// The smallest receive buffer: one small datagram.

@@ -2,6 +2,8 @@
 
 use core::net::SocketAddr;
 
+use bytes::Bytes;
+
 use super::{ANY4, ANY6, HEADER_LEN, Udp, canonical, scope};
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso, HEADROOM_BYTES};
@@ -9,7 +11,36 @@ use crate::lower::{Lower, OutPacket, RouteInfo};
 use crate::path::PathLayer;
 use crate::socket::SocketId;
 use crate::socket::udp::{UDP_PAYLOAD_BYTES_MAX, UDP_SEGMENTS_MAX, UdpSend, UdpSendError};
-use crate::wire::{checksum, protocol};
+use crate::wire::{checksum, frame_sum, protocol};
+
+/// Shared payloads up to this are copied behind the header: cheaper than a piece of their own.
+const COPY_BYTES_MAX: usize = 256;
+
+/// What is to be sent.
+#[derive(Clone, Copy)]
+pub(crate) enum Payload<'a> {
+    /// To be copied.
+    Borrowed(&'a [u8]),
+    /// To be sent from where it lies.
+    Shared(&'a Bytes),
+}
+
+impl<'a> Payload<'a> {
+    fn data(self) -> &'a [u8] {
+        match self {
+            Payload::Borrowed(data) => data,
+            Payload::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The bytes to be attached, if they are.
+    fn attached(self) -> Option<&'a Bytes> {
+        match self {
+            Payload::Shared(bytes) if bytes.len() > COPY_BYTES_MAX => Some(bytes),
+            _ => None,
+        }
+    }
+}
 
 /// Everything but the payload.
 #[derive(Clone, Copy)]
@@ -32,9 +63,10 @@ impl Udp {
         &mut self,
         lower: &mut Lower<'_, P>,
         id: SocketId,
-        payload: &[u8],
+        whole: Payload<'_>,
         how: &UdpSend,
     ) -> Result<(), UdpSendError> {
+        let payload = whole.data();
         let socket = self.get_mut(id).ok_or(UdpSendError::Closed)?;
         if let Some(error) = socket.pending.take() {
             return Err(error.into());
@@ -46,8 +78,8 @@ impl Udp {
         let segment = how.segment_bytes.filter(|size| payload.len() > *size);
         let longest = segment.unwrap_or(payload.len()) + HEADER_LEN + ip_header_len(plan.to);
         // Segments are for those who avoid fragments.
-        let whole = plan.packet.dont_fragment || segment.is_some();
-        if whole && longest > plan.info.mtu {
+        let unfragmented = plan.packet.dont_fragment || segment.is_some();
+        if unfragmented && longest > plan.info.mtu {
             let mtu = plan.info.mtu;
             self.too_big(lower, id.index, (plan.to, mtu), payload);
             return Err(UdpSendError::TooBig { mtu });
@@ -59,10 +91,10 @@ impl Udp {
                 if lower.ctx.out_room() < frames {
                     Err(UdpSendError::WouldBlock)
                 } else {
-                    send_one(lower, &plan, payload)
+                    send_one(lower, &plan, whole)
                 }
             }
-            Some(size) => send_segments(lower, &plan, payload, size),
+            Some(size) => send_segments(lower, &plan, whole, size),
         };
         if sent == Err(UdpSendError::WouldBlock) {
             self.waiting.block(&mut self.sockets, id.index);
@@ -116,33 +148,44 @@ impl Udp {
 fn send_one<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     plan: &Plan,
-    payload: &[u8],
+    payload: Payload<'_>,
 ) -> Result<(), UdpSendError> {
     let frame = datagram(lower, plan, payload);
-    hand_down(lower, plan, frame, 1, payload.len())
+    hand_down(lower, plan, frame, 1, payload.data().len())
 }
 
 /// RFC 8085 3.2 keeps each within the path MTU. All go, or none.
 fn send_segments<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     plan: &Plan,
-    payload: &[u8],
+    whole: Payload<'_>,
     size: usize,
 ) -> Result<(), UdpSendError> {
+    let payload = whole.data();
     let count = if size == 0 { usize::MAX } else { payload.len().div_ceil(size) };
     if count > UDP_SEGMENTS_MAX {
         return Err(UdpSendError::SegmentSize);
     }
-    let whole = plan.info.tx_checksum && payload.len() + HEADER_LEN <= plan.info.gso_bytes_max;
-    if lower.ctx.out_room() < if whole { 1 } else { count } {
+    let at_once = plan.info.tx_checksum && payload.len() + HEADER_LEN <= plan.info.gso_bytes_max;
+    if lower.ctx.out_room() < if at_once { 1 } else { count } {
         return Err(UdpSendError::WouldBlock);
     }
-    if whole {
-        let mut frame = partial(lower, plan, payload);
+    if at_once {
+        let mut frame = partial(lower, plan, whole);
         frame.meta.gso = Gso::Udp { size: size as u16 };
         return hand_down(lower, plan, frame, count as u64, payload.len());
     }
-    payload.chunks(size).try_for_each(|part| send_one(lower, plan, part))
+    payload.chunks(size).try_for_each(|part| {
+        let slice;
+        let part = match whole {
+            Payload::Borrowed(_) => Payload::Borrowed(part),
+            Payload::Shared(bytes) => {
+                slice = bytes.slice_ref(part);
+                Payload::Shared(&slice)
+            }
+        };
+        send_one(lower, plan, part)
+    })
 }
 
 fn hand_down<P: PathLayer>(
@@ -169,18 +212,28 @@ fn hand_down<P: PathLayer>(
     }
 }
 
-/// A frame with room for a datagram and its header written, checksum 0.
-fn headed<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, len: usize) -> Frame {
+/// A frame with the header written, checksum 0, and room for the payload unless that is `attached`.
+fn headed<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    plan: &Plan,
+    len: usize,
+    attached: Option<&Bytes>,
+) -> Frame {
+    let room = attached.map_or(len, |_| HEADER_LEN);
     // What others hold of the pool is no reason to wait; the out queue bounds this.
     let mut frame = match lower.ctx.pool.alloc() {
-        Some(frame) if frame.tailroom() >= len => frame,
-        _ => Frame::heap_with_capacity(HEADROOM_BYTES, len),
+        Some(frame) if frame.tailroom() >= room => frame,
+        _ => Frame::heap_with_capacity(HEADROOM_BYTES, room),
     };
-    let data = frame.push_back(len);
+    let data = frame.push_back(room);
     data[0..2].copy_from_slice(&plan.src_port.to_be_bytes());
     data[2..4].copy_from_slice(&plan.to.port().to_be_bytes());
     data[4..6].copy_from_slice(&(len as u16).to_be_bytes());
     data[6..8].fill(0);
+    match attached {
+        Some(bytes) => frame.frags.push(bytes.clone()),
+        None => lower.ctx.mib.udp.out_copied_octets += (len - HEADER_LEN) as u64,
+    }
     frame
 }
 
@@ -189,27 +242,36 @@ fn pseudo(plan: &Plan, len: usize) -> u16 {
 }
 
 /// A frame whose checksum is left to whoever copies or cuts it.
-fn partial<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: &[u8]) -> Frame {
-    let len = HEADER_LEN + payload.len();
-    let mut frame = headed(lower, plan, len);
+fn partial<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: Payload<'_>) -> Frame {
+    let len = HEADER_LEN + payload.data().len();
+    let attached = payload.attached();
+    let mut frame = headed(lower, plan, len, attached);
     frame.meta.checksum = Checksum::Partial { start: 0, offset: 6 };
     let data = frame.data_mut();
-    data[HEADER_LEN..].copy_from_slice(payload);
+    if attached.is_none() {
+        data[HEADER_LEN..].copy_from_slice(payload.data());
+    }
     data[6..8].copy_from_slice(&pseudo(plan, len).to_be_bytes());
     frame
 }
 
 /// A frame that starts with the UDP header.
-fn datagram<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: &[u8]) -> Frame {
-    let len = HEADER_LEN + payload.len();
+fn datagram<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: Payload<'_>) -> Frame {
+    let len = HEADER_LEN + payload.data().len();
     // A packet that will be cut into fragments needs its sum before.
     if plan.info.tx_checksum && len + ip_header_len(plan.to) <= plan.info.mtu {
         return partial(lower, plan, payload);
     }
-    let mut frame = headed(lower, plan, len);
+    let attached = payload.attached();
+    let mut frame = headed(lower, plan, len, attached);
+    if attached.is_some() {
+        let sum = frame_sum::sum_from(pseudo(plan, len), &frame, 0);
+        frame.data_mut()[6..8].copy_from_slice(&checksum::finish_udp(sum).to_be_bytes());
+        return frame;
+    }
     let data = frame.data_mut();
     let header = checksum::sum(&data[..HEADER_LEN]);
-    let body = checksum::copy_and_sum(&mut data[HEADER_LEN..], payload);
+    let body = checksum::copy_and_sum(&mut data[HEADER_LEN..], payload.data());
     let sum = checksum::combine(pseudo(plan, len), checksum::combine(header, body));
     data[6..8].copy_from_slice(&checksum::finish_udp(sum).to_be_bytes());
     frame
