@@ -122,7 +122,7 @@ pub(crate) struct Plan {
 }
 
 /// Making and removing the devices and processes of a run, about.
-const SETUP_S: f64 = 0.25;
+const SETUP_S: f64 = 0.17;
 /// Slow start on a long path.
 const SLOW_WARMUP_S: f64 = 1.0;
 
@@ -169,7 +169,7 @@ pub(crate) fn make(args: &PlanArgs) -> Plan {
         Plan {
             full: true,
             repetitions: 5,
-            seconds: 0.3,
+            seconds: 0.4,
             warmup_s: 0.1,
             slow_s: 3.0,
             scenes: scenes::full(),
@@ -178,7 +178,7 @@ pub(crate) fn make(args: &PlanArgs) -> Plan {
         Plan {
             full: false,
             repetitions: 5,
-            seconds: 0.25,
+            seconds: 0.3,
             warmup_s: 0.06,
             slow_s: 2.0,
             scenes: scenes::quick(),

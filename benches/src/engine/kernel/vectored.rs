@@ -19,7 +19,9 @@ const DATAGRAM_BYTES: usize = 2048;
 
 /// Datagrams that came together, to be sent back.
 struct Batch {
-    headers: MultiHeaders<SockaddrIn>,
+    /// Of its own for each direction: where a sender's address was, a receiver's would be written.
+    incoming: MultiHeaders<SockaddrIn>,
+    outgoing: MultiHeaders<SockaddrIn>,
     data: Vec<[u8; DATAGRAM_BYTES]>,
     /// Of those that are in it: length and sender.
     came: Vec<(usize, Option<SockaddrIn>)>,
@@ -29,7 +31,8 @@ struct Batch {
 impl Batch {
     fn new(busy: bool) -> Batch {
         Batch {
-            headers: MultiHeaders::preallocate(BATCH, None),
+            incoming: MultiHeaders::preallocate(BATCH, None),
+            outgoing: MultiHeaders::preallocate(BATCH, None),
             data: vec![[0x5a; DATAGRAM_BYTES]; BATCH],
             came: Vec::with_capacity(BATCH),
             flags: if busy { MsgFlags::MSG_DONTWAIT } else { MsgFlags::MSG_WAITFORONE },
@@ -41,7 +44,7 @@ impl Batch {
         self.came.clear();
         let mut slices: Vec<_> = self.data.iter_mut().map(|d| [IoSliceMut::new(d)]).collect();
         let fd = socket.as_raw_fd();
-        match recvmmsg(fd, &mut self.headers, slices.iter_mut(), self.flags, None) {
+        match recvmmsg(fd, &mut self.incoming, slices.iter_mut(), self.flags, None) {
             Ok(results) => self.came.extend(results.map(|r| (r.bytes, r.address))),
             Err(e) if again(&e.into()) => {}
             Err(e) => return Err(e.into()),
@@ -55,7 +58,7 @@ impl Batch {
         let slices: Vec<_> = parts.map(|(d, (len, _))| [IoSlice::new(&d[..*len])]).collect();
         let to: Vec<_> = self.came.iter().map(|(_, from)| *from).collect();
         let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
-        sendmmsg(fd, &mut self.headers, &slices, &to, [], flags).map_or(0, Iterator::count)
+        sendmmsg(fd, &mut self.outgoing, &slices, &to, [], flags).map_or(0, Iterator::count)
     }
 }
 
