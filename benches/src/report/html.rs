@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::markdown::{facts, method};
 use super::plot::{bars, escape};
-use super::rows::COLUMNS;
+use super::rows::{COLUMNS, used};
 use super::{rows, work_unit};
 use crate::Error;
 use crate::outcome::Unit;
@@ -17,8 +17,8 @@ const STYLE: &str = "
 body{font:15px/1.45 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 h1,h2,h3{line-height:1.2}h2{border-bottom:1px solid #ccc;padding-bottom:.2em;margin-top:2em}
 table{border-collapse:collapse;margin:.6em 0;font-size:13px}
-td,th{padding:.25em .6em;border-bottom:1px solid #e4e4e4;text-align:right;vertical-align:top;white-space:nowrap}
-td:first-child,th:first-child,.t{text-align:left}td.t{white-space:normal}
+td,th{padding:.25em .6em;border-bottom:1px solid #e4e4e4;text-align:right;vertical-align:top}
+td{white-space:nowrap}td:first-child,th:first-child,.t{text-align:left}td.t{white-space:normal;min-width:15em}
 .met{color:#17692c}.MISSED{color:#a61b1b;font-weight:600}.not{color:#777}
 svg{width:100%;max-width:860px;font:12px system-ui,sans-serif}
 svg .l{text-anchor:end}svg .weft{fill:#2563a8}svg .kernel{fill:#8a8f98}svg .raw{fill:#c9a227}svg .other{fill:#7aa37a}
@@ -112,14 +112,15 @@ fn scene_part(out: &mut String, scene: &SceneResult) {
     let _ = writeln!(out, "<h3>{name}</h3>\n<p>{better}; CPU per {}</p>", work_unit(unit));
     *out += &bars(&rows, unit);
     *out += "<table>\n<tr><th></th>";
-    for heading in COLUMNS {
-        let _ = write!(out, "<th>{heading}</th>");
+    let used = used(&rows);
+    for i in &used {
+        let _ = write!(out, "<th>{}</th>", COLUMNS[*i]);
     }
     *out += "<th class=\"t\">note</th></tr>\n";
     for row in rows {
         let _ = write!(out, "<tr><td>{}</td>", escape(&row.contestant));
-        for i in 0..COLUMNS.len() {
-            let _ = write!(out, "<td>{}</td>", escape(row.columns.get(i).map_or("", |c| c)));
+        for i in &used {
+            let _ = write!(out, "<td>{}</td>", escape(row.columns.get(*i).map_or("", |c| c)));
         }
         let _ = writeln!(out, "<td class=\"t\">{}</td></tr>", escape(&row.note));
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::rows::COLUMNS;
+use super::rows::{COLUMNS, used};
 use super::{figure, rows, work_unit};
 use crate::Error;
 use crate::outcome::Unit;
@@ -208,11 +208,14 @@ fn is_stack(contestant: &str) -> bool {
 fn scene_part(out: &mut String, scene: &SceneResult) {
     let unit = scene.scene.unit;
     let _ = writeln!(out, "\n### {}\n\nCPU per {}.\n", scene.scene.name, work_unit(unit));
-    let _ = writeln!(out, "| | {} | note |", COLUMNS.join(" | "));
-    let _ = writeln!(out, "|---|{}---|", "---|".repeat(COLUMNS.len()));
-    for row in rows(scene) {
-        let mut columns = row.columns.clone();
-        columns.resize(COLUMNS.len(), String::new());
+    let rows = rows(scene);
+    let used = used(&rows);
+    let headings: Vec<_> = used.iter().map(|i| COLUMNS[*i]).collect();
+    let _ = writeln!(out, "| | {} | note |", headings.join(" | "));
+    let _ = writeln!(out, "|---|{}---|", "---|".repeat(used.len()));
+    for row in rows {
+        let of = |i: &usize| row.columns.get(*i).map_or("", String::as_str);
+        let columns: Vec<_> = used.iter().map(of).collect();
         let _ =
             writeln!(out, "| {} | {} | {} |", row.contestant, columns.join(" | "), cell(&row.note));
     }

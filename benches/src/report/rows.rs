@@ -19,6 +19,12 @@ pub(crate) struct Row {
     pub(crate) note: String,
 }
 
+/// Which columns say something in a scene.
+pub(super) fn used(rows: &[Row]) -> Vec<usize> {
+    let says = |i: &usize| rows.iter().any(|r| r.columns.get(*i).is_some_and(|c| !c.is_empty()));
+    (0..COLUMNS.len()).filter(says).collect()
+}
+
 /// What a terminal has room for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Brief {
@@ -77,7 +83,7 @@ fn row(cell: &CellResult, unit: Unit) -> Row {
     let client = cpu(cell, unit, |r| (r.client.cpu.user, r.client.cpu.system, r.client.seconds));
     let columns = vec![
         figure(of.median, unit),
-        format!("{} .. {}", figure(of.min, unit), figure(of.max, unit)),
+        range(of, unit),
         quantile(cell, |l| l.p50),
         quantile(cell, |l| l.p99),
         quantile(cell, |l| l.p999),
@@ -87,7 +93,7 @@ fn row(cell: &CellResult, unit: Unit) -> Row {
     ];
     let brief = Brief {
         median: columns[0].clone(),
-        range: range(of, unit),
+        range: columns[1].clone(),
         p50: columns[2].clone(),
         p99: columns[3].clone(),
         p999: columns[4].clone(),
