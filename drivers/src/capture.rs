@@ -147,6 +147,10 @@ impl<D: Device> Device for Capture<D> {
         result
     }
 
+    fn may_receive(&mut self) -> bool {
+        self.inner.may_receive()
+    }
+
     fn transmit(&mut self, burst: &mut VecDeque<Frame>) -> io::Result<usize> {
         let mut total = 0;
         while !burst.is_empty() {

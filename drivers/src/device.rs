@@ -121,6 +121,13 @@ pub trait Device: Send {
     /// `Err` means the device is unusable (gone, down for good), never a bad frame.
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize>;
 
+    /// Whether [`Device::receive`] may find something, or has other work to do: what a worker that
+    /// polls asks between turns, for a fraction of what a receive costs. `false` only if it is
+    /// certain.
+    fn may_receive(&mut self) -> bool {
+        true
+    }
+
     /// Takes frames from the front of `burst` while there is room and returns how many. What
     /// remains did not fit; offer it again after [`Device::flush`] or when the descriptor is
     /// writable. Super-segments are cut as needed and taken whole or not at all.
@@ -232,6 +239,9 @@ impl Device for AnyDevice {
     }
     fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> io::Result<usize> {
         (**self).receive(burst, max)
+    }
+    fn may_receive(&mut self) -> bool {
+        (**self).may_receive()
     }
     fn transmit(&mut self, burst: &mut VecDeque<Frame>) -> io::Result<usize> {
         (**self).transmit(burst)

@@ -153,6 +153,10 @@ impl CopyRing {
         unsafe { AtomicU32::from_ptr(self.memory.add(self.next * self.slot_bytes).as_ptr().cast()) }
     }
 
+    pub(super) fn is_readable(&self) -> bool {
+        self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
+    }
+
     /// The next frame, copied into one of `pool`, or into a heap frame when the pool is empty.
     pub(super) fn receive(&mut self, pool: &FramePool) -> Option<Frame> {
         loop {

@@ -36,6 +36,12 @@ impl Filler {
         self.with_kernel -= n;
     }
 
+    /// Whether the kernel has fewer than it should.
+    #[inline]
+    pub(super) fn lacks(&self) -> bool {
+        self.with_kernel < self.target
+    }
+
     /// Tops the fill ring up from the pool, as far as the pool goes.
     pub(super) fn refill(&mut self, rings: &mut Rings, umem: &UmemPool, held: &mut Held) {
         while self.with_kernel < self.target {

@@ -196,6 +196,13 @@ impl Device for AfXdp {
         Ok(burst.len() - before)
     }
 
+    fn may_receive(&mut self) -> bool {
+        self.rings.rx.available(1) > 0
+            || self.busy_poll
+            || self.filler.lacks()
+            || self.copies.as_ref().is_some_and(CopyRing::is_readable)
+    }
+
     fn transmit(&mut self, burst: &mut VecDeque<Frame>) -> io::Result<usize> {
         Ok(self.take_frames(burst))
     }

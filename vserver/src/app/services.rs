@@ -363,6 +363,12 @@ impl Services {
         self.live == 0
     }
 
+    /// Whether [`Services::run`] has something to do whatever the time, or something is to be
+    /// reported.
+    pub(crate) fn has_work(&self) -> bool {
+        !(self.more.is_empty() && self.ending.is_empty() && self.reports.is_empty())
+    }
+
     /// When [`Services::run`] has something to do.
     pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.more.is_empty() && self.ending.is_empty() {

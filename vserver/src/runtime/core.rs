@@ -180,6 +180,21 @@ impl Core {
         self.domain.enter()
     }
 
+    /// Whether something waits that needs no clock to be seen; a fraction of a turn's cost.
+    #[inline]
+    pub(super) fn has_work(&mut self) -> bool {
+        !(self.dirty.is_empty() && self.local.is_empty() && self.starved.is_empty())
+            || self.apps.has_work()
+            || (self.mesh.count() > 1 && (self.has_mail() || self.mesh.is_to_ring()))
+            || self.nics.iter_mut().any(Nic::has_work)
+    }
+
+    /// Whether a turn may find something to do.
+    pub(super) fn may_work(&mut self, now: Instant) -> bool {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        self.has_work() || due(self.deadlines.next()) || due(self.apps.wake_at(now))
+    }
+
     /// One bounded round: receive, timers, transmit. Returns whether there was anything to do.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         let _inside = self.enter();
@@ -213,8 +228,12 @@ impl Core {
         let got = port.receive(&mut rx, BURST);
         let packets = self.stages.packets(&rx);
         self.stages.lap(Stage::Rx, packets);
+        if got == 0 {
+            self.rx = rx;
+            return 0;
+        }
         // The frames' slots went up with them; the next flush refills the ring.
-        port.unflushed |= got > 0;
+        port.unflushed = true;
         self.poll.account.frames_received += got as u64;
         for frame in rx.drain(..) {
             self.sort(nic, frame);

@@ -295,6 +295,11 @@ impl Mesh {
             .any(|p| !p.inbox.is_empty() || p.tx_in.peek().is_ok_and(|(nic, _)| can_send(*nic)))
     }
 
+    /// Whether [`Mesh::ring`] has something to do.
+    pub(crate) fn is_to_ring(&self) -> bool {
+        self.peers.iter().flatten().any(|p| p.touched || !p.later.is_empty())
+    }
+
     /// Whether control messages wait for room in a ring.
     pub(crate) fn has_later(&self) -> bool {
         self.peers.iter().flatten().any(|p| !p.later.is_empty())

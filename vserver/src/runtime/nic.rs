@@ -47,6 +47,16 @@ impl Port {
         !self.tx.is_empty()
     }
 
+    /// A turn may find something to do here.
+    fn has_work(&mut self) -> bool {
+        match self.failed {
+            None => {
+                self.unflushed || self.in_flight || self.stalled() || self.device.may_receive()
+            }
+            Some(_) => !self.failure_told || self.stalled(),
+        }
+    }
+
     pub(crate) fn receive(&mut self, burst: &mut Vec<Frame>, max: usize) -> usize {
         if self.failed.is_some() {
             return 0;
@@ -184,6 +194,12 @@ impl Nic {
         let own = self.ports.first().map_or(before, |p| p.device.link());
         self.link = Link { mac: own.mac, ..link };
         (before.up, before.mtu) != (link.up, link.mtu)
+    }
+
+    /// A turn may find something to do here.
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        !self.blocked.is_empty() || self.ports.iter_mut().any(Port::has_work)
     }
 
     /// Room on the fullest of its queues.

@@ -29,6 +29,8 @@ const LEASE: Duration = Duration::from_micros(500);
 const RECENT: Duration = Duration::from_millis(1);
 /// How often a worker that does not sleep asks for link changes.
 const TURNS_PER_LOOK: u32 = 1 << 12;
+/// Looks of a worker that never sleeps between two readings of the clock.
+const LOOKS_PER_TURN: u32 = 16;
 /// After so many turns without a sleep the devices need not tell of frames any more: for a worker
 /// that sleeps soon again the two system calls would cost more than the wake-ups of nobody.
 const TURNS_UNTIL_UNWATCHED: u32 = 64;
@@ -154,9 +156,21 @@ impl Core {
 
     fn counted_turn(&mut self, now: Instant, waiter: bool) -> bool {
         self.poll.account.begin(now, waiter);
-        let worked = self.turn(now);
+        let worked = self.may_work(now) && self.turn(now);
         self.poll.account.end(worked);
         worked
+    }
+
+    /// Who never sleeps looks some times for work without asking for the time, which takes longer
+    /// than the look.
+    fn look(&mut self) {
+        if self.poll.mode == PollMode::Busy {
+            for _ in 0..LOOKS_PER_TURN {
+                if self.has_work() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Whether the devices' descriptors have to tell of frames.
@@ -270,6 +284,7 @@ impl Worker {
         until: Option<Instant>,
     ) -> Ended {
         loop {
+            core.look();
             let now = self.clock.now();
             let worked = core.counted_turn(now, true);
             if core.stopped || awaited.is_there() {
@@ -290,6 +305,7 @@ impl Worker {
     pub(super) fn round(&self, core: &mut MutexGuard<'_, Core>, seen: &mut u64) {
         match core.poll.seat {
             Seat::Worker => {
+                core.look();
                 let now = self.clock.now();
                 let worked = core.counted_turn(now, false);
                 self.between_turns(core, now, worked, None);

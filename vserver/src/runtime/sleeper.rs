@@ -10,13 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll};
+use rustix::event::{Timespec, epoll};
 
 use super::notify::{new_eventfd, signal};
-
-/// Sleeps below this get a timer of their own, in nanoseconds; longer ones are rounded up to
-/// milliseconds, which saves a system call.
-const FINE: Duration = Duration::from_millis(1);
 
 const BELL: u64 = u64::MAX;
 const LINKS: u64 = u64::MAX - 1;
@@ -83,24 +79,12 @@ fn add(set: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
 }
 
 fn wait(set: &OwnedFd, timeout: Option<Duration>) -> io::Result<Woken> {
-    let mut timeout = timeout.and_then(timespec);
-    let fine = |t: &Timespec| t.tv_sec == 0 && t.tv_nsec > 0 && t.tv_nsec < fine_ns();
-    if let Some(time) = timeout.filter(fine) {
-        let mut fds = [PollFd::new(set, PollFlags::IN)];
-        if ignore_interrupt(rustix::event::poll(&mut fds, Some(&time)))? == 0 {
-            return Ok(Woken::default());
-        }
-        timeout = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
-    }
+    let timeout = timeout.and_then(timespec);
     let data = epoll::EventData::new_u64(0);
     let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data }; 16];
     let n = ignore_interrupt(epoll::wait(set, &mut events[..], timeout.as_ref()))?;
     let links = events[..n].iter().any(|e| e.data.u64() == LINKS);
     Ok(Woken { event: n > 0, links })
-}
-
-fn fine_ns() -> i64 {
-    FINE.subsec_nanos().into()
 }
 
 fn ignore_interrupt(result: rustix::io::Result<usize>) -> io::Result<usize> {
