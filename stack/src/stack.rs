@@ -95,6 +95,8 @@ pub struct Limits {
     pub raw_recv_bytes: usize,
     /// Frames of the device that applications hold to fill and send, see [`Stack::alloc`].
     pub app_frames: usize,
+    /// Timers that a callback service may have set, see [`Stack::may_set_timer`].
+    pub service_timers: usize,
     /// Frames that wait for [`Stack::poll_transmit`].
     pub out_queue: usize,
     /// ICMP errors per second.
@@ -123,6 +125,7 @@ impl Default for Limits {
             icmp_sockets: 64,
             raw_recv_bytes: 256 << 10,
             app_frames: 2048,
+            service_timers: 65_536,
             out_queue: 1024,
             icmp_errors_per_second: 100,
         }
@@ -539,6 +542,14 @@ impl<P: PathLayer> Stack<P> {
         let buf = self.quota.alloc(&self.pool, len, self.limits.app_frames);
         self.mib.frames.pool_bufs_refused += u64::from(buf.is_none());
         buf
+    }
+
+    /// Whether a service above the stack that has `set` timers may set another; a refusal is counted
+    /// as `FrameServiceTimersRefused`.
+    pub fn may_set_timer(&mut self, set: usize) -> bool {
+        let may = set < self.limits.service_timers;
+        self.mib.frames.service_timers_refused += u64::from(!may);
+        may
     }
 
     /// The longest buffer of [`Stack::alloc`]: a frame of the device.

@@ -53,6 +53,8 @@ counters! {
         tx_dropped: "OutDropped",
         /// Buffers in the device's memory that an application did not get.
         pool_bufs_refused: "PoolBufsRefused",
+        /// Timers that a service did not get.
+        service_timers_refused: "ServiceTimersRefused",
     }
 }
 

@@ -125,6 +125,40 @@ impl Service for Client {
     }
 }
 
+/// Sets timers until one is refused, tells how many it got, and how many came.
+struct Eager {
+    told: Sender<usize>,
+    came: usize,
+}
+
+impl Service for Eager {
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        let got = (0..1_000_000).take_while(|n| cx.set_timer(Duration::ZERO, *n)).count();
+        self.told.send(got).expect("the test listens");
+    }
+    fn timer(&mut self, cx: &mut Cx<'_>, _: u64) {
+        self.came += 1;
+        // One that came makes room for another.
+        if self.came <= 2 {
+            assert!(cx.set_timer(Duration::ZERO, 0));
+        }
+        let _ = self.told.send(self.came);
+    }
+}
+
+#[test]
+fn a_service_has_no_more_timers_than_its_vserver_allows() {
+    let (server, _client) = pair();
+    let (told, tells) = channel();
+    let eager = |_| Eager { told: told.clone(), came: 0 };
+    let handle = server.run_service(&vs(&server, "web"), eager).expect("it runs");
+    assert_eq!(tells.recv_timeout(PATIENCE), Ok(65_536));
+    let snapshot = server.snapshot();
+    assert_eq!(snapshot.vservers[0].counters["FrameServiceTimersRefused"], 1);
+    while tells.recv_timeout(PATIENCE).expect("all come") < 65_538 {}
+    assert!(handle.is_running());
+}
+
 #[test]
 fn a_service_connects_and_is_told_how_it_ends() {
     let (server, client) = pair();

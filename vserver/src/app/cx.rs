@@ -301,9 +301,15 @@ impl Cx<'_> {
 
     /// Calls [`super::Service::timer`] with `token` once, `after` this turn's time or a little
     /// later. Timers are not taken back; one that is no longer wanted is ignored when it comes.
-    pub fn set_timer(&mut self, after: Duration, token: u64) {
+    /// `false`, counted as `FrameServiceTimersRefused`: as many are set as the vserver allows
+    /// (`service_timers`).
+    pub fn set_timer(&mut self, after: Duration, token: u64) -> bool {
+        if !self.stack.may_set_timer(self.timers.len()) {
+            return false;
+        }
         *self.armed += 1;
         self.timers.push(Reverse((self.now + after, *self.armed, token)));
+        true
     }
 }
 

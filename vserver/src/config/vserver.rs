@@ -452,6 +452,7 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
         icmp_sockets: 0..=65_536,
         raw_recv_bytes: 2048..=1_073_741_824,
         app_frames: 0..=16_777_216,
+        service_timers: 16..=16_777_216,
         out_queue: 16..=65_536,
         icmp_errors_per_second: 0..=1_000_000,
     );
