@@ -32,29 +32,46 @@ fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.below(of.len() as u64) as usize]
 }
 
-/// Bulk both ways over a path that loses, reorders and repeats a little, or nothing at all.
-fn bulk(seed: u64, predict: bool) -> (u64, u64) {
+/// What the path of a bulk transfer does besides.
+#[derive(Clone, Copy, PartialEq)]
+enum Trouble {
+    /// Loses a little, or nothing.
+    Little,
+    /// Marks what waits; both ends know what that means.
+    Marks,
+    /// Loses and reorders, so that there are holes most of the time.
+    Holes,
+}
+
+/// Bulk one way or both over a path with some trouble.
+fn bulk(seed: u64, predict: bool, trouble: Trouble) -> (u64, u64) {
     use CongestionControl::{Bbr, Cubic, Dctcp, NewReno};
     let mut rng = Rng::from_u64(seed ^ 0x6a09_e667);
     let mut net = Net::new(seed);
     let timestamps = rng.below(4) > 0;
+    let ecn = match trouble {
+        // Accurate ECN counts in flags that are no plain header's: prediction meets classic ECN.
+        Trouble::Marks => pick(&mut rng, &[EcnMode::Classic, EcnMode::Classic, EcnMode::Accurate]),
+        _ => pick(&mut rng, &[EcnMode::Off, EcnMode::Accept, EcnMode::Accurate]),
+    };
     let tcp = TcpConfig {
-        ecn: pick(&mut rng, &[EcnMode::Off, EcnMode::Accept, EcnMode::Classic, EcnMode::Accurate]),
+        ecn,
         offers: Offers { timestamps, ..Offers::default() },
         pacing: rng.below(2) > 0,
         quick_acks: pick(&mut rng, &[0, 16]),
         ..TcpConfig::default()
     };
     net.set_template(HostSpec { tcp, ..HostSpec::named("host") });
+    let marks = trouble == Trouble::Marks;
+    let holes = trouble == Trouble::Holes;
     let spec = LinkSpec {
         latency: Duration::from_micros(pick(&mut rng, &[50, 1000, 10_000])),
         rate: Some(pick(&mut rng, &[5_000_000, 40_000_000])),
-        loss: pick(&mut rng, &[0.0, 0.0, 0.001, 0.02]),
+        loss: if holes { 0.03 } else { pick(&mut rng, &[0.0, 0.0, 0.001, 0.02]) },
+        reorder: if holes { 0.1 } else { 0.0 },
+        duplicate: if holes { 0.02 } else { 0.0 },
+        discipline: if marks { Discipline::Step(6_000) } else { Discipline::Tail },
         offload: rng.below(3) == 0,
-        // What waits is marked soon, and what is not, dropped.
-        discipline: pick(&mut rng, &[Discipline::Tail, Discipline::Step(6_000)]),
-        queue_bytes: pick(&mut rng, &[256 << 10, 24 << 10]),
-        reorder: pick(&mut rng, &[0.0, 0.01]),
         ..LinkSpec::default()
     };
     let pair = topology::pair(&mut net, spec);
@@ -69,12 +86,27 @@ fn bulk(seed: u64, predict: bool) -> (u64, u64) {
     }
     net.run_for(Duration::from_millis(1400));
     net.check_so_far().unwrap();
+    assert!(!marks || net.link_stats(pair.segment).marked > 0, "nothing was marked");
     (net.digest(), net.steps())
 }
 
 #[test]
 fn bulk_transfers_do_not_depend_on_prediction() {
     each_seed("bulk_transfers_do_not_depend_on_prediction", 8, |seed| {
-        equal(|predict| Ok(bulk(seed, predict)))
+        equal(|predict| Ok(bulk(seed, predict, Trouble::Little)))
+    });
+}
+
+#[test]
+fn marked_transfers_do_not_depend_on_prediction() {
+    each_seed("marked_transfers_do_not_depend_on_prediction", 6, |seed| {
+        equal(|predict| Ok(bulk(seed, predict, Trouble::Marks)))
+    });
+}
+
+#[test]
+fn transfers_with_holes_do_not_depend_on_prediction() {
+    each_seed("transfers_with_holes_do_not_depend_on_prediction", 6, |seed| {
+        equal(|predict| Ok(bulk(seed, predict, Trouble::Holes)))
     });
 }

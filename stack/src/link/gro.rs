@@ -243,7 +243,7 @@ impl Gro {
         if let Some(next) = next.1.take() {
             self.stats.copied_bytes += slot.join(unit, next, segment) as u64;
         }
-        if self.next.as_ref().is_none_or(|next| next.slot != index) {
+        if slot.packets > 2 && self.next.as_ref().is_none_or(|next| next.slot != index) {
             self.next = Template::of(unit, index, slot, segment);
         }
         true
@@ -433,10 +433,12 @@ fn udp_is_alike(a: &[u8], b: &[u8], t: usize) -> bool {
     a[t..t + 4] == b[t..t + 4] && has_checksum(a) == has_checksum(b)
 }
 
+#[inline]
 fn be16(data: &[u8], at: usize) -> usize {
     usize::from(u16::from_be_bytes([data[at], data[at + 1]]))
 }
 
+#[inline]
 fn be32(data: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
 }

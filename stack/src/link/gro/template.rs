@@ -1,6 +1,6 @@
 //! The headers that the next segment of a TCP unit has, to be compared a few words at a time.
 //!
-//! Made once a unit has its second segment, so that a lone segment pays nothing for it. What fits
+//! Made once a unit has its third segment: it costs as much as comparing two. What fits
 //! is what the questions of the parent module would let in; whatever does not is asked them.
 
 use crate::frame::{Checksum, Frame, Gso};
@@ -159,7 +159,7 @@ impl Template {
         if ip.len() < IPV4_LEN || be16(ip, 2) != frame_len - self.network {
             return false;
         }
-        let [len, id, sum] = [2, 4, 10].map(|at| be16(ip, at) as u16);
+        let (len, id, sum) = (be16(ip, 2) as u16, be16(ip, 4) as u16, be16(ip, 10) as u16);
         let sum =
             checksum::combine(checksum::combine(self.network_sum, len), checksum::combine(id, sum));
         checksum::is_valid(sum)

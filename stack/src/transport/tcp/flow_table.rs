@@ -1,5 +1,6 @@
 //! Four-tuple to connection: one keyed hash, one probe, whatever the number of connections.
 
+use core::cell::Cell;
 use core::net::{IpAddr, SocketAddr};
 
 use hashbrown::HashTable;
@@ -107,30 +108,43 @@ impl Entry {
 pub(crate) struct FlowTable {
     table: HashTable<Entry>,
     key: Key,
+    /// The name asked for last and its hash: one segment asks for one name several times.
+    last: Cell<Option<(FlowKey, u32)>>,
 }
 
 impl FlowTable {
     pub(crate) fn new(key: Key) -> FlowTable {
-        FlowTable { table: HashTable::new(), key }
+        FlowTable { table: HashTable::new(), key, last: Cell::new(None) }
+    }
+
+    fn hash(&self, name: &FlowKey) -> u32 {
+        match self.last.get() {
+            Some((last, hash)) if last == *name => hash,
+            _ => {
+                let hash = name.hash(&self.key) as u32;
+                self.last.set(Some((*name, hash)));
+                hash
+            }
+        }
     }
 
     /// The flow of this name; `is` tells whether a flow has it.
     pub(crate) fn get(&self, name: &FlowKey, is: impl Fn(Flow) -> bool) -> Option<Flow> {
-        let hash = name.hash(&self.key) as u32;
+        let hash = self.hash(name);
         let same = |e: &Entry| e.hash == hash && is(Flow::unpack(e.flow));
         self.table.find(Entry::spread(hash), same).map(|e| Flow::unpack(e.flow))
     }
 
     /// Adds a flow whose name no other has.
     pub(crate) fn insert(&mut self, name: &FlowKey, flow: Flow) {
-        let hash = name.hash(&self.key) as u32;
+        let hash = self.hash(name);
         let entry = Entry { hash, flow: flow.pack() };
         self.table.insert_unique(Entry::spread(hash), entry, |e| Entry::spread(e.hash));
     }
 
     /// The name leads elsewhere from now on.
     pub(crate) fn replace(&mut self, name: &FlowKey, from: Flow, to: Flow) {
-        let hash = name.hash(&self.key) as u32;
+        let hash = self.hash(name);
         let same = |e: &Entry| e.flow == from.pack();
         if let Some(entry) = self.table.find_mut(Entry::spread(hash), same) {
             entry.flow = to.pack();
@@ -138,7 +152,7 @@ impl FlowTable {
     }
 
     pub(crate) fn remove(&mut self, name: &FlowKey, flow: Flow) {
-        let hash = name.hash(&self.key) as u32;
+        let hash = self.hash(name);
         let same = |e: &Entry| e.flow == flow.pack();
         if let Ok(entry) = self.table.find_entry(Entry::spread(hash), same) {
             entry.remove();

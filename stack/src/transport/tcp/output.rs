@@ -69,7 +69,7 @@ impl Connection {
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait => None,
             TcpState::SynSent | TcpState::SynReceived => match self.poll_syn(cx) {
                 None if self.may_send_early() => {
-                    self.grant_new(cx, limits).map(|len| self.new_segment(cx, len))
+                    self.grant_new(cx, limits).map(|len| self.new_segment(cx, len, self.mss_now()))
                 }
                 out => out,
             },
@@ -83,7 +83,7 @@ impl Connection {
                     return first;
                 }
                 if let Some(len) = self.grant_new(cx, limits) {
-                    return Some(self.new_segment(cx, len));
+                    return Some(self.new_segment(cx, len, self.mss_now()));
                 }
                 if self.probe.is_some() {
                     return self.poll_probe(cx);
@@ -125,7 +125,7 @@ impl Connection {
         if active {
             (options.fast_open, early) = self.syn_offer(options.len());
         }
-        let mut out = self.segment(cx, self.iss, flags, early);
+        let mut out = self.segment(cx, self.iss, flags, (early, self.mss_full()));
         out.header.options = options;
         if early > 0 {
             out.mss = early;
@@ -176,9 +176,9 @@ impl Connection {
         }
     }
 
-    /// The next `len` new bytes, and FIN if they are the last.
-    pub(crate) fn new_segment(&mut self, cx: &mut Cx<'_>, len: usize) -> SegmentOut {
-        let (mss, from) = (self.mss_now(), self.snd_nxt);
+    /// The next `len` new bytes in segments of `mss`, and FIN if they are the last.
+    pub(crate) fn new_segment(&mut self, cx: &mut Cx<'_>, len: usize, mss: usize) -> SegmentOut {
+        let from = self.snd_nxt;
         let last = len == self.unsent();
         let fin = self.fin_queued && !self.fin_sent && last && self.usable_window() > len;
         let mut flags = Flags::ACK;
@@ -186,7 +186,7 @@ impl Connection {
             flags = flags.with(Flags::FIN);
             self.fin_sent = true;
         }
-        let mut out = self.data_segment(cx, from, len, flags);
+        let mut out = self.data_segment(cx, from, (len, mss), flags);
         self.mark_new_data(&mut out.header, len);
         let end = from + len as u32 + u32::from(fin);
         self.on_send_new(cx, end);
@@ -279,20 +279,20 @@ impl Connection {
 
     pub(crate) fn bare(&mut self, cx: &mut Cx<'_>, seq: SeqNum) -> SegmentOut {
         cx.stats.out_segs += 1;
-        self.segment(cx, seq, Flags::ACK, 0)
+        self.segment(cx, seq, Flags::ACK, (0, 1))
     }
 
     pub(crate) fn data_segment(
         &mut self,
         cx: &mut Cx<'_>,
         from: SeqNum,
-        len: usize,
+        (len, mss): (usize, usize),
         mut flags: Flags,
     ) -> SegmentOut {
         if self.pushes(from, len) {
             flags = flags.with(Flags::PSH);
         }
-        let mut out = self.segment(cx, from, flags, len);
+        let mut out = self.segment(cx, from, flags, (len, mss));
         if len > 0 {
             out.offset = (from - self.send_base) as usize;
         }
@@ -309,10 +309,10 @@ impl Connection {
         cx: &Cx<'_>,
         seq: SeqNum,
         flags: Flags,
-        payload_len: usize,
+        (payload_len, mss): (usize, usize),
     ) -> SegmentOut {
         // Without payload there is nothing to cut.
-        let mss = if payload_len > 0 { self.mss_now() } else { 1 };
+        let mss = if payload_len > 0 { mss } else { 1 };
         let mut options = self.options(cx.now);
         let acks = flags.has(Flags::ACK);
         let mut header = Header {

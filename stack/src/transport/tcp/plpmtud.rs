@@ -270,7 +270,7 @@ impl Connection {
             return None;
         }
         let start = self.snd_nxt;
-        let mut out = self.new_segment(cx, len);
+        let mut out = self.new_segment(cx, len, mss);
         // One packet, whatever its size.
         out.mss = len;
         if let Some(search) = &mut self.path.search {

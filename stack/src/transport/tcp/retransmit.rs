@@ -37,7 +37,7 @@ impl Connection {
         let flags = if fin { Flags::ACK.with(Flags::FIN) } else { Flags::ACK };
         let end = from + len as u32 + u32::from(fin);
         let stamp = self.stamp(cx, end - from);
-        let out = self.data_segment(cx, from, len, flags);
+        let out = self.data_segment(cx, from, (len, mss), flags);
         self.sent.resend(from, end, stamp);
         self.episode_resends(cx, end - from);
         self.count_resent(cx, len, mss);

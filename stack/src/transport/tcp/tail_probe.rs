@@ -88,7 +88,7 @@ impl Connection {
         let mss = self.mss_now();
         let new = self.unsent().min(mss);
         let repeats = new == 0 || self.usable_window() < new;
-        let out = if repeats { self.repeat_last(cx, mss)? } else { self.new_segment(cx, new) };
+        let out = if repeats { self.repeat_last(cx, mss)? } else { self.new_segment(cx, new, mss) };
         debug_assert!(out.payload_len <= limits.mtu, "a probe is one segment");
         self.sent.recent.probe = TailProbe { end: Some(self.snd_nxt), repeats, ..TailProbe::NONE };
         Some(out)
@@ -102,7 +102,7 @@ impl Connection {
         let len = (end - start - fin) as usize;
         let flags = if fin > 0 { Flags::ACK.with(Flags::FIN) } else { Flags::ACK };
         let stamp = self.stamp(cx, end - start);
-        let out = self.data_segment(cx, start, len, flags);
+        let out = self.data_segment(cx, start, (len, mss), flags);
         self.sent.resend(start, end, stamp);
         cx.stats.retrans_segs += 1;
         self.totals.losses.retransmits.tail_probe += 1;
