@@ -72,10 +72,15 @@ fn adaptive(scene: Scene, poll: Poll) -> Scene {
     scene.cell("weft, adaptive", weft(), Some(weft()), VETH)
 }
 
+/// What is in flight at once in a scene that takes long to settle.
+const SLOW_BYTES: usize = 100 << 20;
+
 fn transactions(bytes: usize, connections: usize, poll: Poll) -> Scene {
     let name = targets::transactions_scene(bytes, connections, how(poll));
     let scene = Scene::new("transactions", &name, Workload::RequestResponse, Unit::Operations);
-    let scene = scene.bytes(bytes).connections(connections);
+    let mut scene = scene.bytes(bytes).connections(connections);
+    // one request on each connection is longer under way than other scenes last
+    scene.slow = bytes * connections > SLOW_BYTES;
     let (weft, kernel) = (|| side("weft", poll), || side("kernel", Poll::Interrupt));
     let scene = scene
         .cell("kernel", kernel(), Some(kernel()), VETH)
