@@ -120,7 +120,8 @@ impl Service for Bulk {
         }
         self.tries += 1;
         if self.meter.is_none() && self.tries < 1000 {
-            return cx.set_timer(TICK, 0);
+            cx.set_timer(TICK, 0);
+            return;
         }
         self.common.end(Err(format!("the connection ended: {error:?}")));
     }
