@@ -332,18 +332,20 @@ impl Core {
     /// Polls every stack that is dirty now, once; returns whether one had frames.
     fn run_dirty(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        for _ in 0..self.dirty.len() {
+        let waiting = self.dirty.len();
+        for _ in 0..waiting {
             if let Some(index) = self.dirty.pop_front() {
                 self.nodes[index as usize].dirty = false;
-                moved |= self.poll_node(now, index) > 0;
+                moved |= self.poll_node(now, index, waiting == 1) > 0;
             }
         }
         moved
     }
 
     /// Takes events, at most a burst of frames and the next deadline from one stack; returns how
-    /// many frames. Events come first, so that what services answer leaves in the same burst.
-    fn poll_node(&mut self, now: Instant, index: u32) -> usize {
+    /// many frames. Events come first, so that what services answer leaves in the same burst. The
+    /// burst of a stack that is `alone` in this turn leaves before what else is to be done.
+    fn poll_node(&mut self, now: Instant, index: u32, alone: bool) -> usize {
         self.run_events(now, index);
         let room = self.room(index);
         let mut got = 0;
@@ -367,6 +369,9 @@ impl Core {
                 self.starve(index);
             }
             self.tx = tx;
+        }
+        if alone && got > 0 {
+            self.flush();
         }
         if self.run_events(now, index) {
             // A service may have answered to what the transmit gave rise to.
@@ -505,6 +510,9 @@ impl Core {
 
     /// Gives the devices what waits and ends the batch; returns whether frames moved.
     fn flush(&mut self) -> bool {
+        if !self.nics.iter().any(Nic::is_unsettled) {
+            return false;
+        }
         self.stages.start();
         let moved = self.flush_nics();
         self.stages.lap(Stage::Tx, self.stages.sent());
@@ -579,7 +587,7 @@ impl Core {
     /// rest is the worker's; returns whether it has to wake for it.
     pub(crate) fn settle(&mut self, now: Instant, index: u32) -> bool {
         self.stages.begin();
-        self.poll_node(now, index);
+        self.poll_node(now, index, true);
         // What the call sent to a neighbour on this host, and its answer.
         for _ in 0..2 {
             if self.run_local(now) {

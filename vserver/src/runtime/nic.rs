@@ -47,12 +47,15 @@ impl Port {
         !self.tx.is_empty()
     }
 
+    /// Frames wait for the device, or something of it for a flush.
+    fn is_unsettled(&self) -> bool {
+        self.unflushed || self.in_flight || self.stalled()
+    }
+
     /// A turn may find something to do here.
     fn has_work(&mut self) -> bool {
         match self.failed {
-            None => {
-                self.unflushed || self.in_flight || self.stalled() || self.device.may_receive()
-            }
+            None => self.is_unsettled() || self.device.may_receive(),
             Some(_) => !self.failure_told || self.stalled(),
         }
     }
@@ -194,6 +197,12 @@ impl Nic {
         let own = self.ports.first().map_or(before, |p| p.device.link());
         self.link = Link { mac: own.mac, ..link };
         (before.up, before.mtu) != (link.up, link.mtu)
+    }
+
+    /// Whether [`Nic::transmit`] or [`Nic::flush`] has something to do.
+    #[inline]
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !self.blocked.is_empty() || self.ports.iter().any(Port::is_unsettled)
     }
 
     /// A turn may find something to do here.
