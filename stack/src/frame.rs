@@ -38,6 +38,7 @@ mod buf;
 mod domain;
 mod frags;
 mod pool;
+mod prefetch;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,7 @@ pub(crate) use buf::Quota;
 pub use domain::{Entered, FrameDomain};
 pub use frags::{Frag, FragIter, Frags, IntoFrags};
 pub use pool::{FramePool, Region};
+pub use prefetch::prefetch;
 
 use pool::Pool;
 

@@ -17,6 +17,7 @@ pub mod path;
 pub mod rng;
 pub mod seq;
 pub mod shard;
+mod small_map;
 pub mod socket;
 pub mod stack;
 pub mod stats;

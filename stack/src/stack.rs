@@ -42,6 +42,7 @@ use crate::wire::tcp::Options;
 
 #[cfg(any(test, feature = "check"))]
 mod check;
+mod prefetch;
 mod receive;
 pub use receive::FrameTicks;
 
@@ -441,27 +442,31 @@ pub struct Memory {
 }
 
 /// One logical stack of a vserver; see the module documentation.
+///
+/// The fields stand in the order of use: on a host of thousands of vservers each packet finds its
+/// stack in no cache, and pays for every line it touches. See [`Stack::prefetch`].
+#[repr(C, align(64))]
 pub struct Stack<P: PathLayer = Direct> {
-    name: String,
-    pub(crate) limits: Limits,
-    shard: Shard,
-    rng: Rng,
-    secrets: Secrets,
-    mib: Mib,
-    pool: FramePool,
-    quota: Quota,
-    timers: TimerWheel<Timer>,
-    outbox: Outbox,
-    link: Link,
-    ip: Ip,
-    path: P,
-    pub(crate) tcp: Tcp,
-    pub(crate) udp: Udp,
-    pub(crate) raw: Raw,
     /// The last instant a caller gave.
     now: Instant,
     /// Whose event is next: addresses, TCP, UDP, raw.
     turn: usize,
+    shard: Shard,
+    outbox: Outbox,
+    timers: TimerWheel<Timer>,
+    link: Link,
+    ip: Ip,
+    pub(crate) tcp: Tcp,
+    pub(crate) udp: Udp,
+    pub(crate) raw: Raw,
+    mib: Mib,
+    pub(crate) limits: Limits,
+    pool: FramePool,
+    path: P,
+    rng: Rng,
+    secrets: Secrets,
+    quota: Quota,
+    name: String,
 }
 
 impl Stack<Direct> {

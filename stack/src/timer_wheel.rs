@@ -40,16 +40,19 @@ struct Node<T> {
 
 /// Timers with a key of type `T`.
 #[derive(Debug)]
+#[repr(C)]
 pub struct TimerWheel<T> {
-    nodes: Vec<Node<T>>,
-    free: u32,
-    /// First node of each list.
-    heads: Box<[u32]>,
+    /// First of the timers that are due: looked at for every packet, so it stands here.
+    due: u32,
     /// Which slots of a level have timers.
     occupied: [u64; LEVELS],
     /// The tick up to which everything was expired.
     elapsed: u64,
     len: usize,
+    /// First node of each list.
+    heads: Box<[u32]>,
+    nodes: Vec<Node<T>>,
+    free: u32,
 }
 
 impl<T> Default for TimerWheel<T> {
@@ -57,7 +60,8 @@ impl<T> Default for TimerWheel<T> {
         TimerWheel {
             nodes: Vec::new(),
             free: NONE,
-            heads: vec![NONE; EXPIRED + 1].into_boxed_slice(),
+            heads: vec![NONE; EXPIRED].into_boxed_slice(),
+            due: NONE,
             occupied: [0; LEVELS],
             elapsed: 0,
             len: 0,
@@ -66,6 +70,14 @@ impl<T> Default for TimerWheel<T> {
 }
 
 impl<T> TimerWheel<T> {
+    /// Asks for what [`TimerWheel::next_deadline`] reads.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        crate::frame::prefetch(&self.occupied);
+        crate::frame::prefetch(&self.elapsed);
+        crate::frame::prefetch(&self.due);
+    }
+
     /// Adds a timer that fires at or shortly after `at`, never before (but for the last tick of the
     /// 584 years that an [`Instant`] can name).
     pub fn schedule(&mut self, at: Instant, key: T) -> TimerHandle {
@@ -111,7 +123,7 @@ impl<T> TimerWheel<T> {
     pub fn pop_expired(&mut self, now: Instant) -> Option<T> {
         let now = now.as_nanos() >> TICK_BITS;
         loop {
-            let due = self.heads[EXPIRED];
+            let due = self.due;
             if due != NONE {
                 self.unlink(due);
                 return self.release(due);
@@ -133,7 +145,7 @@ impl<T> TimerWheel<T> {
     /// When to call [`TimerWheel::pop_expired`] next; may be earlier than the first deadline, never
     /// later.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let tick = if self.heads[EXPIRED] == NONE { self.next_slot()?.1 } else { self.elapsed };
+        let tick = if self.due == NONE { self.next_slot()?.1 } else { self.elapsed };
         Some(Instant::from_nanos(tick << TICK_BITS))
     }
 
@@ -177,8 +189,13 @@ impl<T> TimerWheel<T> {
         self.link(index, level as usize * SLOTS + slot);
     }
 
+    /// The first of a list.
+    fn head(&mut self, list: usize) -> &mut u32 {
+        if list == EXPIRED { &mut self.due } else { &mut self.heads[list] }
+    }
+
     fn link(&mut self, index: u32, list: usize) {
-        let first = std::mem::replace(&mut self.heads[list], index);
+        let first = std::mem::replace(self.head(list), index);
         let node = &mut self.nodes[index as usize];
         (node.list, node.prev, node.next) = (list as u16, NONE, first);
         if first != NONE {
@@ -196,7 +213,7 @@ impl<T> TimerWheel<T> {
             self.nodes[prev as usize].next = next;
             return;
         }
-        self.heads[list] = next;
+        *self.head(list) = next;
         if next == NONE && list != EXPIRED {
             self.occupied[list / SLOTS] &= !(1 << (list % SLOTS));
         }

@@ -4,11 +4,9 @@ use core::fmt;
 use core::net::IpAddr;
 use core::str::FromStr;
 
-use hashbrown::HashMap;
-
 use super::multicast::Groups;
 use super::ndp::AliasNdp;
-use crate::hash::ConfiguredKeys;
+use crate::small_map::SmallMap;
 
 /// An attachment of a stack to a shared device. Chosen by the host, unique within a stack; the
 /// same number means the same alias in every stack of a host.
@@ -139,7 +137,7 @@ impl Alias {
 }
 
 /// The aliases of a stack, by number.
-pub(crate) type Aliases = HashMap<AliasId, Alias, ConfiguredKeys>;
+pub(crate) type Aliases = SmallMap<AliasId, Alias, 1>;
 
 /// An address and its prefix length: `10.0.0.5/24`, `fd00::5/64`. Host bits may be set.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

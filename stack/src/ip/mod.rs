@@ -2,15 +2,14 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
-use crate::frame::Frame;
-use crate::hash::ConfiguredKeys;
+use crate::frame::{Frame, prefetch};
 use crate::link::Link;
 use crate::rng::Secrets;
+use crate::small_map::SmallMap;
 use crate::socket::Event;
 use crate::stack::{ChangeError, StackConfig};
 use crate::time::Instant;
@@ -51,7 +50,7 @@ const LOOPBACK_MTU: usize = 0xffff;
 pub(crate) const LOOPBACK: AliasId = AliasId(u16::MAX);
 
 /// Addresses, and the aliases each is on.
-type AddressMap = HashMap<IpAddr, SmallVec<[AliasId; 1]>, ConfiguredKeys>;
+type AddressMap = SmallMap<IpAddr, SmallVec<[AliasId; 1]>, 2>;
 
 /// The way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,28 +124,30 @@ fn connected_route(alias: AliasId, cidr: Cidr) -> Option<Route> {
 
 /// IP of one stack: addresses, routes, reassembly, PMTU, ICMP, membership.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Ip {
-    pub(crate) aliases: Aliases,
-    pub(crate) routes: Routes,
+    // What every packet asks for comes first, see `Stack::prefetch`.
+    pub(crate) ready: ReadyWays,
+    ways: WayCache,
+    /// Grows with every change of addresses, links and path MTUs.
+    version: u64,
+    /// Addresses that went away; `Stack` tells the transports and empties it.
+    pub(crate) removed: Vec<IpAddr>,
+    /// Packets are forwarded between aliases; neighbours are told that we are a router.
+    pub(crate) forwarding: bool,
     /// Usable addresses (not tentative, not duplicate).
     local: AddressMap,
     /// Directed broadcast addresses of the usable IPv4 addresses.
     broadcasts: AddressMap,
-    pub(crate) reassembly: Reassembly,
-    pmtu: PmtuCache,
     /// What connections found by probing; for them only.
     pmtu_probed: PmtuCache,
-    ways: WayCache,
-    pub(crate) ready: ReadyWays,
-    /// Grows with every change of addresses, links and path MTUs.
-    version: u64,
-    error_limit: ErrorLimit,
-    /// Packets are forwarded between aliases; neighbours are told that we are a router.
-    pub(crate) forwarding: bool,
-    /// Addresses that went away; `Stack` tells the transports and empties it.
-    pub(crate) removed: Vec<IpAddr>,
+    pub(crate) aliases: Aliases,
+    pub(crate) routes: Routes,
     /// What raw sockets listen to.
     pub(crate) taps: taps::Taps,
+    pub(crate) reassembly: Reassembly,
+    pmtu: PmtuCache,
+    error_limit: ErrorLimit,
     ndp: ndp::Schedule,
     membership: multicast::Schedule,
 }
@@ -173,6 +174,20 @@ impl Ip {
             ndp: ndp::Schedule::default(),
             membership: multicast::Schedule::default(),
         }
+    }
+
+    /// Asks for what every packet reads here.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.ready);
+        prefetch(&self.ways);
+        prefetch(&self.version);
+        prefetch(&self.removed);
+        prefetch(&self.local);
+        prefetch(&self.broadcasts);
+        prefetch(&self.taps);
+        prefetch(self.routes.version_ref());
+        self.aliases.prefetch();
     }
 
     /// What judged a received packet's addresses holds while this stays the same. Never zero.
@@ -439,12 +454,12 @@ impl Ip {
         ctx.addresses_changed(alias);
         self.version += 1;
         if let Some(broadcast) = entry.cidr.broadcast() {
-            let on = self.broadcasts.entry(broadcast).or_default();
+            let on = self.broadcasts.or_default(broadcast);
             if !on.contains(&alias) {
                 on.push(alias);
             }
         }
-        let on = self.local.entry(addr).or_default();
+        let on = self.local.or_default(addr);
         if !on.contains(&alias) {
             on.push(alias);
             ctx.outbox.events.push_back(Event::AddressAdded { alias, addr });

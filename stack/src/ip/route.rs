@@ -66,6 +66,11 @@ impl Routes {
         self.version
     }
 
+    /// Where [`Routes::version`] stands.
+    pub(crate) fn version_ref(&self) -> &u64 {
+        &self.version
+    }
+
     fn lengths(&mut self, prefix: Cidr) -> &mut Lengths {
         if prefix.addr.is_ipv4() { &mut self.v4 } else { &mut self.v6 }
     }

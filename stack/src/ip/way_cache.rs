@@ -3,11 +3,13 @@
 
 use core::net::IpAddr;
 
+use smallvec::SmallVec;
+
 use super::Way;
 use super::address::AliasId;
 use crate::time::{Duration, Instant};
 
-/// Entries; a power of two. Direct-mapped.
+/// Entries once there is more than one question; a power of two. Direct-mapped.
 const SLOTS: usize = 64;
 /// What changes with time alone (path MTUs, deprecated addresses) is noticed this late at most.
 const LIFETIME: Duration = Duration::from_secs(1);
@@ -31,18 +33,19 @@ struct Slot {
 /// The cache.
 #[derive(Debug, Default)]
 pub(super) struct WayCache {
-    /// Empty until first used: most stacks of a large host are idle.
-    slots: Box<[Option<Slot>]>,
+    /// One slot until two questions differ: most stacks of a large host talk to one peer, or none.
+    slots: SmallVec<[Option<Slot>; 1]>,
 }
 
 /// Only what differs between most questions decides.
 #[inline]
-fn slot(question: &Question) -> usize {
+fn slot(question: &Question, slots: usize) -> usize {
     let low = match question.dst {
         IpAddr::V4(a) => a.to_bits(),
         IpAddr::V6(a) => a.to_bits() as u32 ^ (a.to_bits() >> 64) as u32,
     };
     (low.wrapping_mul(0x9e37_79b9) >> (u32::BITS - SLOTS.trailing_zeros())) as usize
+        & slots.wrapping_sub(1)
 }
 
 impl WayCache {
@@ -54,7 +57,7 @@ impl WayCache {
         version: u64,
         question: &Question,
     ) -> Option<(Way, Instant)> {
-        let slot = self.slots.get(slot(question))?.as_ref()?;
+        let slot = self.slots.get(slot(question, self.slots.len()))?.as_ref()?;
         (slot.question == *question && slot.version == version && now < slot.until)
             .then_some((slot.way, slot.until))
     }
@@ -67,11 +70,20 @@ impl WayCache {
         question: Question,
         way: Way,
     ) -> Instant {
-        if self.slots.is_empty() {
-            self.slots = vec![None; SLOTS].into_boxed_slice();
+        let others = |s: &Slot| s.question != question;
+        match self.slots.as_slice() {
+            [] => self.slots.push(None),
+            [Some(only)] if others(only) => {
+                let only = *only;
+                self.slots.resize(SLOTS, None);
+                self.slots[0] = None;
+                self.slots[slot(&only.question, SLOTS)] = Some(only);
+            }
+            _ => {}
         }
         let until = now + LIFETIME;
-        self.slots[slot(&question)] = Some(Slot { question, way, until, version });
+        let at = slot(&question, self.slots.len());
+        self.slots[at] = Some(Slot { question, way, until, version });
         until
     }
 }

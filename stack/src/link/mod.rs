@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, prefetch};
 use crate::ip::address::{Alias, AliasId, AliasMedium, Aliases};
 use crate::time::Instant;
 
@@ -50,16 +50,18 @@ pub(crate) struct Solicit {
 
 /// The link layer of one stack: neighbours of all its aliases.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub(crate) struct Link {
-    neighbours: Neighbours,
-    announcements: VecDeque<Announcement>,
-    /// Addresses defended in the last seconds.
-    defended: Vec<(AliasId, Ipv4Addr, Instant)>,
+    // What every packet asks for comes first.
     pub(crate) solicits: VecDeque<Solicit>,
     pub(crate) gone: VecDeque<(AliasId, IpAddr)>,
     /// Packets (IP header at the front) that were given up because the neighbour did not answer.
     /// `Stack` drains it, counts each as `NeighbourUnreachable`, and reports host unreachable.
     pub(crate) failed: VecDeque<(AliasId, Frame)>,
+    neighbours: Neighbours,
+    announcements: VecDeque<Announcement>,
+    /// Addresses defended in the last seconds.
+    defended: Vec<(AliasId, Ipv4Addr, Instant)>,
 }
 
 /// RFC 1122 3.3.6: a packet to one host in a frame to many is not meant for us.
@@ -114,6 +116,20 @@ fn transmit_ip(ctx: &mut Ctx<'_>, alias: &Alias, dst: [u8; 6], mut frame: Frame)
 }
 
 impl Link {
+    /// Asks for what every packet reads here.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.solicits);
+        prefetch(&self.failed);
+        self.neighbours.prefetch();
+    }
+
+    /// The same, one step further; waits for the step before.
+    #[inline]
+    pub(crate) fn touch(&self) -> usize {
+        self.neighbours.touch()
+    }
+
     /// Strips the link header of a received frame. ARP is handled here. Unicast to another MAC
     /// address is dropped.
     pub(crate) fn input(

@@ -27,7 +27,7 @@ use slab::Slab;
 use super::lru::{Linked, Links, List};
 use crate::ctx::{Ctx, Timer};
 use crate::drop::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, prefetch};
 use crate::ip::address::AliasId;
 use crate::rng::Key;
 use crate::time::{Duration, Instant};
@@ -168,22 +168,23 @@ impl Default for NeighbourTimes {
 
 /// See the module documentation.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Neighbours {
-    index: HashTable<u32>,
     entries: Slab<Entry>,
     /// Whom the last packet went to: a guess.
     last: u32,
+    /// A deadline changed since the timer was set.
+    changed: bool,
+    /// Grows with every change of what frames are sent to.
+    version: u64,
     /// Entries with a MAC address, PERMANENT excepted.
     resolved: List,
     incomplete: List,
     failed: List,
     deadlines: BTreeSet<(Instant, u32)>,
-    /// A deadline changed since the timer was set.
-    changed: bool,
     armed: Option<(Instant, TimerHandle)>,
     queued: usize,
-    /// Grows with every change of what frames are sent to.
-    version: u64,
+    index: HashTable<u32>,
     pub(super) asks: VecDeque<Ask>,
     pub(super) ready: VecDeque<([u8; 6], Frame)>,
     pub(super) lost: VecDeque<(AliasId, Frame)>,
@@ -211,6 +212,22 @@ fn source_of(frame: &Frame) -> Option<IpAddr> {
 }
 
 impl Neighbours {
+    /// Asks for what every packet reads here.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.entries);
+        prefetch(&self.resolved);
+    }
+
+    /// Reads the entry that the next packet probably needs.
+    #[inline]
+    pub(super) fn touch(&self) -> usize {
+        self.entries.get(self.last as usize).map_or(0, |e| {
+            prefetch(&e.links);
+            usize::from(e.asked)
+        })
+    }
+
     fn find(&self, ctx: &Ctx<'_>, alias: AliasId, addr: IpAddr) -> Option<u32> {
         let hash = hash(&ctx.secrets.flow, alias, addr);
         let same = |at: &u32| {

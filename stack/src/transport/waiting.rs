@@ -20,6 +20,7 @@ pub(super) trait Marked {
 
 /// The lists of one table; entries name slots.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(super) struct Waiting {
     dirty: VecDeque<u32>,
     blocked: Vec<u32>,

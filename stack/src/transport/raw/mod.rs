@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use super::waiting::{Marked, Marks, Waiting};
+use crate::frame::prefetch;
 use crate::hash::ConfiguredKeys;
 use crate::lower::Lower;
 use crate::path::PathLayer;
@@ -124,6 +125,12 @@ impl Socket {
 }
 
 impl Raw {
+    /// Asks for what every packet reads here.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.waiting);
+    }
+
     fn id(&self, index: u32) -> Option<SocketId> {
         let socket = self.sockets.get(index as usize)?;
         Some(SocketId { kind: socket.kind(), index, generation: socket.generation })

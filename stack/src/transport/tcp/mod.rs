@@ -15,7 +15,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::ctx::Timer;
-use crate::frame::Frame;
+use crate::frame::{Frame, prefetch};
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
 use crate::path::PathLayer;
 use crate::rng::Secrets;
@@ -111,7 +111,13 @@ fn any_of(addr: SocketAddr) -> IpAddr {
 }
 
 /// TCP of one stack: listeners, connections, the flow table.
+#[repr(C, align(64))]
 pub(crate) struct Tcp {
+    // What every packet of any protocol asks for comes first.
+    /// Connections with something to send.
+    dirty: VecDeque<u32>,
+    /// Sockets with something to tell.
+    events: VecDeque<SocketId>,
     connections: Slab<Box<Connection>>,
     flows: FlowTable,
     /// Slots of connections that plain segments were for lately, by a cheap hash: guesses.
@@ -123,10 +129,6 @@ pub(crate) struct Tcp {
     challenge: ChallengeBudget,
     settings: Arc<Settings>,
     budget: Budget,
-    /// Connections with something to send.
-    dirty: VecDeque<u32>,
-    /// Sockets with something to tell.
-    events: VecDeque<SocketId>,
     /// The SYN queues of all listeners.
     half_open: HalfOpen,
     half_open_armed: Option<(Instant, TimerHandle)>,
@@ -143,6 +145,19 @@ pub(crate) struct Tcp {
 }
 
 impl Tcp {
+    /// Asks for what every packet reads here; of a segment (`all`) more.
+    #[inline]
+    pub(crate) fn prefetch(&self, all: bool) {
+        prefetch(&self.dirty);
+        prefetch(&self.events);
+        if all {
+            prefetch(&self.connections);
+            prefetch(&self.flows);
+            prefetch(&self.recent);
+            prefetch(&self.budget);
+        }
+    }
+
     /// An empty table.
     pub(crate) fn new(config: &StackConfig, secrets: &Secrets) -> Tcp {
         Tcp {

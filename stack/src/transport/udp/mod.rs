@@ -15,6 +15,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::waiting::{Marked, Marks, Waiting};
+use crate::frame::prefetch;
 use crate::hash::ConfiguredKeys;
 use crate::ip::address::AliasId;
 use crate::rng::{Key, Secrets};
@@ -132,6 +133,17 @@ impl Marked for Socket {
 }
 
 impl Udp {
+    /// Asks for what every packet reads here; of a datagram (`all`) more.
+    #[inline]
+    pub(crate) fn prefetch(&self, all: bool) {
+        prefetch(&self.waiting);
+        if all {
+            prefetch(&self.sockets);
+            prefetch(&self.bound);
+            prefetch(&self.flows);
+        }
+    }
+
     /// No sockets.
     pub(crate) fn new(secrets: &Secrets, shared: Option<Arc<SharedCounts>>) -> Udp {
         Udp {
