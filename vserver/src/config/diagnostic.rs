@@ -1,8 +1,11 @@
 //! What is wrong with a configuration file, and where.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use super::inherit::Trail;
 
 /// Characters of a line that are shown; of a longer one, those around the error.
 const EXCERPT_CHARS: usize = 200;
@@ -72,6 +75,12 @@ impl fmt::Display for Errors {
 pub(super) struct Report<'i> {
     source: &'i str,
     found: Vec<(usize, Diagnostic)>,
+    /// Errors by place and message, to report each once.
+    told: HashSet<(usize, String)>,
+    /// Where lines start.
+    lines: Vec<usize>,
+    /// What was read from where.
+    pub(super) trail: Trail,
     /// Keys of each table read, for the test of the documentation.
     #[cfg(test)]
     pub(super) known: Vec<(String, Vec<&'static str>)>,
@@ -82,6 +91,11 @@ impl<'i> Report<'i> {
         Report {
             source,
             found: Vec::new(),
+            told: HashSet::new(),
+            lines: std::iter::once(0)
+                .chain(source.match_indices('\n').map(|(at, _)| at + 1))
+                .collect(),
+            trail: Trail::default(),
             #[cfg(test)]
             known: Vec::new(),
         }
@@ -90,6 +104,12 @@ impl<'i> Report<'i> {
     /// `span` is a byte range of the file.
     pub(super) fn error(&mut self, span: &Range<usize>, message: impl Into<String>) {
         let start = self.floor(span.start);
+        let mut message = message.into();
+        // Of what many vservers inherit, the first one that has trouble with it is named.
+        if !self.told.insert((start, message.clone())) {
+            return;
+        }
+        message.extend(self.trail_context(start));
         let line_start = self.source[..start].rfind('\n').map_or(0, |i| i + 1);
         let rest = &self.source[line_start..];
         let source_line = rest.lines().next().unwrap_or_default();
@@ -97,20 +117,18 @@ impl<'i> Report<'i> {
             .floor(span.end)
             .clamp(start, line_start + source_line.len().max(start - line_start));
         let diagnostic = Diagnostic {
-            line: self.source[..line_start].matches('\n').count() + 1,
+            line: self.line(line_start),
             column: self.source[line_start..start].chars().count() + 1,
-            message: message.into(),
+            message,
             source_line: source_line.to_owned(),
             width: self.source[start..end].chars().count().max(1),
         };
-        if !self.found.iter().any(|(_, d)| *d == diagnostic) {
-            self.found.push((start, diagnostic));
-        }
+        self.found.push((start, diagnostic));
     }
 
     /// The line a byte stands on, from 1, for messages that name another place.
     pub(super) fn line(&self, at: usize) -> usize {
-        self.source[..self.floor(at)].matches('\n').count() + 1
+        self.lines.partition_point(|start| *start <= self.floor(at))
     }
 
     /// The span of `part` if it is a slice of the file, else `whole`.

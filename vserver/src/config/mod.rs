@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 mod diagnostic;
+mod inherit;
 mod interface;
 mod parse;
 mod reader;
@@ -16,13 +17,14 @@ mod vserver;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Errors};
+pub use inherit::{GROUP_DEPTH_MAX, Group, Origin, Setting, Settings};
 pub use parse::{LoadError, load, parse};
 pub use weft_drivers::afxdp::{Gather, Hugepages};
 
 use weft_stack::ip::address::Cidr;
 
 /// A whole host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HostConfig {
     /// Where the control socket listens.
     pub control: PathBuf,
@@ -32,8 +34,12 @@ pub struct HostConfig {
     pub nics: Vec<Nic>,
     /// `mgmt#`, `data#`, `san#`; the position is the `AliasId`.
     pub aliases: Vec<Alias>,
+    /// Groups of vservers, in order of the file.
+    pub groups: Vec<Group>,
     /// The virtual servers.
     pub vservers: Vec<Vserver>,
+    /// What a vserver has where neither it nor a group says anything.
+    pub defaults: Settings,
 }
 
 /// Most worker threads of a host.
@@ -176,7 +182,7 @@ pub struct Alias {
 }
 
 /// One virtual server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Vserver {
     /// Its name.
     pub name: String,
@@ -194,6 +200,10 @@ pub struct Vserver {
     pub tcp: weft_stack::stack::TcpConfig,
     /// Built-in services.
     pub services: Vec<Service>,
+    /// Index into [`HostConfig::groups`] of the group it is in.
+    pub group: Option<usize>,
+    /// Where what the file says about it comes from.
+    pub settings: Settings,
 }
 
 /// A configured route.

@@ -6,7 +6,9 @@ use toml::de::DeTable;
 
 use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
-use super::{CONTROL_DEFAULT, HostConfig, Hugepages, WORKERS_MAX, Workers, interface, vserver};
+use super::{
+    CONTROL_DEFAULT, HostConfig, Hugepages, WORKERS_MAX, Workers, inherit, interface, vserver,
+};
 
 /// A file larger than this is no configuration.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -83,17 +85,19 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let nics = nics.unwrap_or_default();
     let aliases = root.table(report, "alias").map(|s| interface::read_aliases(report, s, &nics));
     let aliases = aliases.unwrap_or_default();
-    let vservers = root
-        .table(report, "vserver")
-        .map(|s| vserver::read_vservers(report, s, &nics, &aliases, base))
-        .unwrap_or_default();
+    let mut groups =
+        root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
+    let section = root.table_or_empty(report, "vserver");
+    let vservers = vserver::read_vservers(report, section, &mut groups, &nics, &aliases, base);
     root.finish(report);
     HostConfig {
         control,
         workers,
         nics: nics.into_iter().map(|n| n.value).collect(),
         aliases: aliases.into_iter().map(|a| a.value).collect(),
+        groups: groups.into_groups(),
         vservers,
+        defaults: report.trail_defaults(),
     }
 }
 

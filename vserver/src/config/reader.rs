@@ -1,5 +1,8 @@
 //! Typed reading of a parsed TOML table. A [`Section`] remembers which keys were asked for, so that
 //! what is left over at the end is an unknown key and the known ones need not be listed twice.
+//!
+//! A section of a vserver is layered: behind its own table lie those of its groups, the nearest
+//! first. Whoever reads a key gets the nearest value and need not know; see `inherit.rs`.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -7,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Report;
+use super::inherit::{Layer, Layers};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -21,14 +25,14 @@ impl<T> At<T> {
     }
 }
 
-/// One table of the file.
+/// One table of the file, and those it inherits from.
 #[derive(Debug)]
 pub(super) struct Section<'a, 'i> {
     /// As in the file: `vserver.files`; empty for the whole file.
     pub(super) name: String,
     /// Where its name stands.
     pub(super) span: Range<usize>,
-    table: &'a DeTable<'i>,
+    layers: Layers<'a, 'i>,
     known: Vec<&'static str>,
 }
 
@@ -36,21 +40,60 @@ type Value<'i> = Spanned<DeValue<'i>>;
 
 impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn new(name: String, span: Range<usize>, table: &'a DeTable<'i>) -> Self {
-        Section { name, span, table, known: Vec::new() }
+        Section { name, span, layers: Layers::own(table), known: Vec::new() }
     }
 
-    fn get(&mut self, key: &'static str) -> Option<&'a Value<'i>> {
+    /// As [`Section::new`], with the tables it inherits from.
+    pub(super) fn layered(name: String, span: Range<usize>, layers: Layers<'a, 'i>) -> Self {
+        Section { name, span, layers, known: Vec::new() }
+    }
+
+    /// From here on, keys that its own table has not are taken from `farther` ones; whoever reads
+    /// what is told apart in the report.
+    pub(super) fn inherit(&mut self, farther: impl IntoIterator<Item = Layer<'a, 'i>>) {
+        self.layers.inherit(farther);
+    }
+
+    /// Its own table keeps `keys` from being inherited.
+    pub(super) fn cut(&mut self, keys: Vec<&'a str>) {
+        self.layers.cut(keys);
+    }
+
+    /// A group by itself: what it lacks, its members may have.
+    pub(super) fn make_group(&mut self) {
+        self.layers.make_group();
+    }
+
+    /// What it reads from.
+    pub(super) fn layers(&self) -> &Layers<'a, 'i> {
+        &self.layers
+    }
+
+    /// The nearest value; the report notes whose it is.
+    fn get(&mut self, report: &mut Report, key: &'static str) -> Option<&'a Value<'i>> {
         self.known.push(key);
-        self.table.get(key)
+        let (source, _, value) = self.layers.nearest(key)?;
+        self.layers.note(report, key, source, value);
+        Some(value)
     }
 
-    /// Whether the key is there, whatever its type; asking does not make it known.
+    /// The default of a key that nobody gives, for who asks what is in force.
+    pub(super) fn default(&self, report: &mut Report, key: &'static str, value: impl ToString) {
+        self.layers.note_default(report, key, &value);
+    }
+
+    /// Where the key stands, its own one or the nearest inherited; asking does not make it known.
     pub(super) fn span_of_key(&self, key: &str) -> Option<Range<usize>> {
-        self.table.get_key_value(key).map(|(k, _)| k.span())
+        self.layers.nearest(key).map(|(_, span, _)| span)
+    }
+
+    /// Every key known so far.
+    pub(super) fn known(&self) -> &[&'static str] {
+        &self.known
     }
 
     pub(super) fn string(&mut self, report: &mut Report, key: &'static str) -> Option<At<&'a str>> {
-        let v = self.get(key)?;
+        let v = self.get(report, key)?;
         string(report, key, v)
     }
 
@@ -61,12 +104,12 @@ impl<'a, 'i> Section<'a, 'i> {
         key: &'static str,
         range: RangeInclusive<u64>,
     ) -> Option<At<u64>> {
-        let v = self.get(key)?;
+        let v = self.get(report, key)?;
         integer(report, key, v, range)
     }
 
     pub(super) fn boolean(&mut self, report: &mut Report, key: &'static str) -> Option<At<bool>> {
-        let v = self.get(key)?;
+        let v = self.get(report, key)?;
         if let DeValue::Boolean(b) = v.get_ref() {
             return Some(At::new(*b, v.span()));
         }
@@ -92,7 +135,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     pub(super) fn strings(&mut self, report: &mut Report, key: &'static str) -> Vec<At<&'a str>> {
-        let Some(v) = self.get(key) else { return Vec::new() };
+        let Some(v) = self.get(report, key) else { return Vec::new() };
         let DeValue::Array(list) = v.get_ref() else {
             wrong_type(report, key, v, "a list of strings in brackets");
             return Vec::new();
@@ -106,7 +149,7 @@ impl<'a, 'i> Section<'a, 'i> {
         key: &'static str,
         range: &RangeInclusive<u64>,
     ) -> Vec<At<u64>> {
-        let Some(v) = self.get(key) else { return Vec::new() };
+        let Some(v) = self.get(report, key) else { return Vec::new() };
         let DeValue::Array(list) = v.get_ref() else {
             wrong_type(report, key, v, "a list of numbers in brackets");
             return Vec::new();
@@ -114,69 +157,91 @@ impl<'a, 'i> Section<'a, 'i> {
         list.iter().filter_map(|v| integer(report, key, v, range.clone())).collect()
     }
 
-    /// A table below this one.
+    /// A table below this one, and the same of what it inherits from.
     pub(super) fn table(
         &mut self,
         report: &mut Report,
         key: &'static str,
     ) -> Option<Section<'a, 'i>> {
-        let v = self.get(key)?;
-        let name = self.name_of(key);
-        let DeValue::Table(table) = v.get_ref() else {
-            wrong_type(report, key, v, &format!("a table, [{name}]"));
-            return None;
-        };
-        Some(Section::new(name, self.span_of_key(key).unwrap_or(v.span()), table))
+        self.known.push(key);
+        let (span, layers) = self.layers.below(key, |v| {
+            wrong_type(report, key, v, &format!("a table, [{}]", name_of(&self.name, key)));
+        });
+        Some(Section::layered(name_of(&self.name, key), span?, layers))
     }
 
-    /// A list of tables: `[[name]]`, or inline.
+    /// As [`Section::table`], without any key if nobody has the table.
+    pub(super) fn table_or_empty(
+        &mut self,
+        report: &mut Report,
+        key: &'static str,
+    ) -> Section<'a, 'i> {
+        let name = name_of(&self.name, key);
+        let nothing = Section::layered(name, self.span.clone(), self.layers.nothing_below(key));
+        self.table(report, key).unwrap_or(nothing)
+    }
+
+    /// A list of tables: `[[name]]`, or inline. Inherited ones follow its own, the nearest first.
     pub(super) fn tables(
         &mut self,
         report: &mut Report,
         key: &'static str,
     ) -> Vec<Section<'a, 'i>> {
-        let Some(v) = self.get(key) else { return Vec::new() };
-        let name = self.name_of(key);
-        let DeValue::Array(list) = v.get_ref() else {
-            wrong_type(report, key, v, &format!("a list of tables, [[{name}]]"));
-            return Vec::new();
-        };
+        self.known.push(key);
+        let name = name_of(&self.name, key);
         let mut found = Vec::new();
-        for v in list {
-            match v.get_ref() {
-                DeValue::Table(t) => found.push(Section::new(name.clone(), v.span(), t)),
-                _ => wrong_type(report, key, v, "a table in braces"),
+        for (layer, v) in self.layers.every(key) {
+            let DeValue::Array(list) = v.get_ref() else {
+                wrong_type(report, key, v, &format!("a list of tables, [[{name}]]"));
+                continue;
+            };
+            for v in list {
+                let DeValue::Table(t) = v.get_ref() else {
+                    wrong_type(report, key, v, "a table in braces");
+                    continue;
+                };
+                self.layers.note(report, key, layer, v);
+                let item = self.layers.item(layer, t);
+                found.push(Section::layered(name.clone(), v.span(), item));
             }
         }
         found
     }
 
     /// Every table below this one by its name, in order of the file: `[nic.eth0]`, `[nic.eth1]`.
+    /// One that several have is one section; the order is that of the nearest ones.
     pub(super) fn named_tables(
         &mut self,
         report: &mut Report,
     ) -> Vec<(At<&'a str>, Section<'a, 'i>)> {
-        let mut found = Vec::new();
-        for (key, v) in self.table {
-            let name = format!("{}.{}", self.name, key.get_ref());
-            let DeValue::Table(table) = v.get_ref() else {
+        let mut found: Vec<(At<&'a str>, Section<'a, 'i>)> = Vec::new();
+        for (key, v) in self.layers.entries() {
+            let name = name_of(&self.name, key.get_ref());
+            if !matches!(v.get_ref(), DeValue::Table(_)) {
                 report.error(
                     &key.span(),
                     format!("'{}' is no table; write [{name}] and its keys below", key.get_ref()),
                 );
                 continue;
-            };
+            }
+            if found.iter().any(|(at, _)| at.value == key.get_ref()) {
+                continue;
+            }
             let at = At::new(key.get_ref().as_ref(), key.span());
-            found.push((at, Section::new(name, key.span(), table)));
+            // What a farther layer has wrong there, its own entry tells.
+            let (_, layers) = self.layers.below(at.value, |_| {});
+            found.push((at, Section::layered(name, key.span(), layers)));
         }
-        found.sort_by_key(|(at, _)| at.span.start);
         found
     }
 
     /// Reports that a key is missing and how it would look, unless it is there misspelt.
     pub(super) fn missing(&self, report: &mut Report, key: &'static str, example: &str) {
-        let mut keys = self.table.keys().map(|k| k.get_ref().as_ref());
-        if keys.any(|k| !self.known.contains(&k) && nearest(k, &[key]).is_some()) {
+        // What a group leaves open its vservers fill in.
+        let mut keys = self.layers.own_keys().map(|k| k.get_ref().as_ref());
+        if self.layers.is_part_of_group()
+            || keys.any(|k| !self.known.contains(&k) && nearest(k, &[key]).is_some())
+        {
             return;
         }
         report.error(&self.span, format!("[{}] has no '{key}'; add {key} = {example}", self.name));
@@ -186,7 +251,7 @@ impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn finish(self, report: &mut Report) {
         #[cfg(test)]
         report.known.push((self.name.clone(), self.known.clone()));
-        for (key, _) in self.table {
+        for key in self.layers.own_keys() {
             if self.known.contains(&key.get_ref().as_ref()) {
                 continue;
             }
@@ -201,10 +266,10 @@ impl<'a, 'i> Section<'a, 'i> {
             report.error(&key.span(), format!("unknown key '{}' {place}; {hint}", key.get_ref()));
         }
     }
+}
 
-    fn name_of(&self, key: &str) -> String {
-        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
-    }
+fn name_of(table: &str, key: &str) -> String {
+    if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
 }
 
 /// The known word a misspelt one stands for, if one is near enough.

@@ -8,14 +8,39 @@ use weft_stack::ip::address::Cidr;
 use super::RouteSpec;
 use super::diagnostic::Report;
 use super::reader::{At, Section};
-use super::vserver::{Interfaces, Own, check_source, find_alias};
+use super::vserver::{Interfaces, Kind, Own, check_source, find_alias};
 
-pub(super) fn read_route(
+/// The routes of a vserver, and where their gateways stand. An inherited one to a network that a
+/// nearer one leads to is left out.
+pub(super) fn read_routes(
+    report: &mut Report,
+    s: &mut Section,
+    own: &Own,
+    interfaces: &Interfaces,
+) -> (Vec<RouteSpec>, Vec<Range<usize>>) {
+    let (mut routes, mut via_spans) = (Vec::new(), Vec::new());
+    // How many come from nearer tables than the one being read.
+    let mut nearer = 0;
+    let mut source = None;
+    for r in s.tables(report, "routes") {
+        if source.replace(r.source()) != Some(r.source()) {
+            nearer = routes.len();
+        }
+        let before = routes.split_at(nearer);
+        if let Some((route, span)) = read_route(report, r, own, interfaces, before) {
+            routes.push(route);
+            via_spans.push(span);
+        }
+    }
+    (routes, via_spans)
+}
+
+fn read_route(
     report: &mut Report,
     mut s: Section,
     own: &Own,
     interfaces: &Interfaces,
-    before: &[RouteSpec],
+    (nearer, before): (&[RouteSpec], &[RouteSpec]),
 ) -> Option<(RouteSpec, Range<usize>)> {
     let via_text = s.string(report, "via");
     let via = via_text.as_ref().map(|t| read_ip(report, t));
@@ -33,6 +58,10 @@ pub(super) fn read_route(
     s.finish(report);
     // A part that is there but wrong has been reported.
     let (to, via, alias, src) = (to??, lift(via)?, lift(alias)?, lift(src)?);
+    if nearer.iter().any(|r| r.to == to) {
+        report.trail_hide(&whole);
+        return None;
+    }
     let via_span = via_text.map_or(whole.clone(), |t| t.span);
     if let Some(via) = via.filter(|v| v.is_ipv4() != to.addr.is_ipv4()) {
         report.error(
@@ -88,6 +117,9 @@ fn route_alias(
     };
     if via.is_unspecified() || via.is_multicast() || via.is_loopback() {
         report.error(span, format!("{via} is no host's address; use the router's address"));
+        return None;
+    }
+    if own.kind == Kind::Group {
         return None;
     }
     let mut on: Vec<usize> = own

@@ -28,10 +28,21 @@ pub(super) fn read_services(
     base: &Path,
 ) -> Vec<Service> {
     let mut services: Vec<At<Service>> = Vec::new();
+    // How many come from nearer tables than the one being read: they stand for what they overlap.
+    let mut nearer = 0;
+    let mut source = None;
     for s in sections {
         let whole = s.span.clone();
+        if source.replace(s.source()) != Some(s.source()) {
+            nearer = services.len();
+        }
         let Some(found) = read_service(report, s, own, base) else { continue };
-        let taken = services.iter().find(|o| overlap(o.value.listen, found.value.listen));
+        let overlaps = |o: &&At<Service>| overlap(o.value.listen, found.value.listen);
+        if services[..nearer].iter().any(|o| overlaps(&o)) {
+            report.trail_hide(&whole);
+            continue;
+        }
+        let taken = services.iter().find(overlaps);
         if let Some(other) = taken {
             let line = report.line(other.span.start);
             report.error(

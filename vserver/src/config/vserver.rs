@@ -10,6 +10,7 @@ use weft_stack::socket::tcp::CongestionControl;
 use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, SynCookies, TcpConfig};
 
 use super::diagnostic::Report;
+use super::inherit::{Groups, Settings, check_cut};
 use super::interface::suggest;
 use super::reader::{At, Section};
 use super::{Alias, Driver, Nic, Vserver, route, service};
@@ -26,21 +27,34 @@ pub(super) struct Interfaces<'a> {
 /// Which vserver has an address of a link, to find it twice.
 type Owners = HashMap<(usize, IpAddr), (String, usize)>;
 
-pub(super) fn read_vservers(
+pub(super) fn read_vservers<'a, 'i>(
     report: &mut Report,
-    mut section: Section,
+    mut section: Section<'a, 'i>,
+    groups: &mut Groups<'a, 'i>,
     nics: &[At<Nic>],
     aliases: &[At<Alias>],
     base: &Path,
 ) -> Vec<Vserver> {
     let interfaces = Interfaces { nics, aliases };
+    for (s, cut) in groups.take_sections() {
+        read_vserver(report, s, Kind::Group, &cut, &interfaces, base);
+    }
     let mut owners = Owners::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut all = Vec::new();
     for (name, mut s) in section.named_tables(report) {
-        check_name(report, &name);
+        check_name(report, &name, "vserver");
+        report.trail_begin(name.value);
         let count = s.integer(report, "count", 1..=VSERVERS_MAX);
-        let one = read_vserver(report, s, name.value, count.is_some(), &interfaces, base);
+        let group = s.string(report, "group").and_then(|g| groups.find(report, &g));
+        let cut = s.strings(report, "cut");
+        s.cut(cut.iter().map(|c| c.value).collect());
+        s.inherit(groups.layers(group));
+        let kind = if count.is_some() { Kind::Several } else { Kind::One };
+        let mut one = read_vserver(report, s, kind, &cut, &interfaces, base);
+        one.vserver.name = name.value.to_owned();
+        one.vserver.group = group;
+        one.vserver.settings = report.trail_end();
         let line = report.line(name.span.start);
         for i in 0..count.as_ref().map_or(1, |c| c.value) {
             let Some(v) = instance(report, &one, count.is_some().then_some(i)) else { break };
@@ -61,6 +75,17 @@ pub(super) fn read_vservers(
         }
     }
     all
+}
+
+/// What a table stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A vserver.
+    One,
+    /// As many as its `count` says.
+    Several,
+    /// None: what is there waits for members.
+    Group,
 }
 
 /// A vserver as written, with the places of what is checked later.
@@ -105,7 +130,7 @@ fn advance(addr: IpAddr, n: u64) -> Option<IpAddr> {
     })
 }
 
-fn check_name(report: &mut Report, name: &At<&str>) {
+pub(super) fn check_name(report: &mut Report, name: &At<&str>, what: &str) {
     let first = name.value.starts_with(|c: char| c.is_ascii_lowercase());
     let rest = name
         .value
@@ -115,7 +140,7 @@ fn check_name(report: &mut Report, name: &At<&str>) {
         report.error(
             &name.span,
             format!(
-                "'{}' is no name of a vserver; use a lower-case letter and then up to 62 of a-z, 0-9, '-', '_'",
+                "'{}' is no name of a {what}; use a lower-case letter and then up to 62 of a-z, 0-9, '-', '_'",
                 name.value
             ),
         );
@@ -131,14 +156,15 @@ fn check_name(report: &mut Report, name: &At<&str>) {
 fn read_vserver(
     report: &mut Report,
     mut s: Section,
-    name: &str,
-    counted: bool,
+    kind: Kind,
+    cut: &[At<&str>],
     interfaces: &Interfaces,
     base: &Path,
 ) -> Written {
     let mut addresses = Vec::new();
     let mut address_spans = Vec::new();
-    for text in s.strings(report, "addresses") {
+    let texts = if kind == Kind::Group { Vec::new() } else { s.strings(report, "addresses") };
+    for text in texts {
         if let Some(a) = read_address(report, &text, interfaces) {
             addresses.push(a);
             address_spans.push(text.span);
@@ -156,27 +182,34 @@ fn read_vserver(
         }
     }
     let written = s.span_of_key("addresses").is_some() || s.span_of_key("slaac").is_some();
-    if !written {
+    if !written && kind != Kind::Group {
         s.missing(report, "addresses", &format!("[\"{} 192.0.2.1/24\"]", interfaces.example()));
     }
     let forwarding = s.boolean(report, "forwarding").is_some_and(|v| v.value);
-    let limits = s.table(report, "limits").map(|s| read_limits(report, s)).unwrap_or_default();
-    let tcp = s.table(report, "tcp").map(|s| read_tcp(report, s)).unwrap_or_default();
+    s.default(report, "forwarding", false);
+    let part = s.table_or_empty(report, "limits");
+    let limits = read_limits(report, part);
+    let part = s.table_or_empty(report, "tcp");
+    let tcp = read_tcp(report, part);
     check_address_count(report, &addresses, &address_spans, limits.addresses, interfaces);
-    let own = Own { addresses: &addresses, slaac: &slaac, counted };
-    let mut routes = Vec::new();
-    let mut via_spans = Vec::new();
-    for r in s.tables(report, "routes") {
-        if let Some((route, span)) = route::read_route(report, r, &own, interfaces, &routes) {
-            routes.push(route);
-            via_spans.push(span);
-        }
-    }
+    let own = Own { addresses: &addresses, slaac: &slaac, kind };
+    let (routes, via_spans) = route::read_routes(report, &mut s, &own, interfaces);
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
+    check_cut(report, cut, s.known());
     s.finish(report);
-    let name = name.to_owned();
-    let vserver = Vserver { name, addresses, slaac, routes, forwarding, limits, tcp, services };
+    let vserver = Vserver {
+        name: String::new(),
+        addresses,
+        slaac,
+        routes,
+        forwarding,
+        limits,
+        tcp,
+        services,
+        group: None,
+        settings: Settings::default(),
+    };
     Written { vserver, address_spans, via_spans }
 }
 
@@ -184,8 +217,8 @@ fn read_vserver(
 pub(super) struct Own<'a> {
     pub(super) addresses: &'a [(usize, Cidr)],
     pub(super) slaac: &'a [usize],
-    /// The table stands for several vservers, so single addresses mean nothing.
-    pub(super) counted: bool,
+    /// Of several vservers single addresses mean nothing, of a group none are known.
+    pub(super) kind: Kind,
 }
 
 impl Own<'_> {
@@ -408,7 +441,10 @@ fn own_addresses(
 
 /// Checks an address that must be the vserver's own.
 pub(super) fn check_source(report: &mut Report, addr: IpAddr, span: &Range<usize>, own: &Own) {
-    if own.counted {
+    if own.kind == Kind::Group {
+        return;
+    }
+    if own.kind == Kind::Several {
         report.error(
             span,
             format!("{addr} cannot be the address of every vserver of a 'count'; remove it"),
@@ -426,6 +462,8 @@ macro_rules! integers {
     ($report:expr, $section:expr, $target:expr, $( $field:ident: $range:expr, )*) => {
         $( if let Some(v) = $section.integer($report, stringify!($field), $range) {
             $target.$field = v.value as _;
+        } else {
+            $section.default($report, stringify!($field), $target.$field);
         } )*
     };
 }
@@ -465,6 +503,10 @@ macro_rules! choices {
     ($report:expr, $section:expr, $target:expr, $( $field:ident: [$( $word:literal => $value:expr ),*], )*) => {
         $( if let Some(v) = $section.choice($report, stringify!($field), &[$( ($word, $value) ),*]) {
             $target.$field = v.value;
+        } else {
+            let words = [$( ($word, $value) ),*];
+            let word = words.iter().find(|(_, v)| *v == $target.$field).map_or("", |(w, _)| w);
+            $section.default($report, stringify!($field), format_args!("{word:?}"));
         } )*
     };
 }
@@ -520,6 +562,8 @@ fn read_tcp(report: &mut Report, mut s: Section) -> TcpConfig {
     ] {
         if let Some(v) = s.boolean(report, key) {
             *on = v.value;
+        } else {
+            s.default(report, key, *on);
         }
     }
     s.finish(report);

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use weft_stack::ip::address::Cidr;
 use weft_stack::rng::Rng;
-use weft_stack::stack::{Limits, TcpConfig};
 use weft_vserver::config::{
     Alias, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec, Service,
     ServiceKind, Vserver, Workers, XdpMode,
@@ -95,12 +94,7 @@ pub fn numbered(name: &str, alias: usize, n: u16) -> Vserver {
             (alias, cidr(IpAddr::V4(v4(n)), PREFIX4)),
             (alias, cidr(IpAddr::V6(v6(n)), PREFIX6)),
         ],
-        slaac: vec![],
-        routes: vec![],
-        forwarding: false,
-        limits: Limits::default(),
-        tcp: TcpConfig::default(),
-        services: vec![],
+        ..Vserver::default()
     }
 }
 
@@ -109,9 +103,7 @@ pub fn host(control: PathBuf) -> HostConfig {
     HostConfig {
         control,
         workers: Workers { frame_bytes: 2048, ..Workers::default() },
-        nics: vec![],
-        aliases: vec![],
-        vservers: vec![],
+        ..HostConfig::default()
     }
 }
 
