@@ -1,0 +1,146 @@
+//! What is asked and answered: plain data with a JSON form.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::PollMode;
+use crate::ping::{PingAnswers, PingError, PingStep};
+use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
+use crate::stats::{HostSnapshot, RuntimeSnapshot};
+
+/// Version of requests and answers.
+pub const VERSION: u32 = 1;
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    /// Who answers.
+    Ping,
+    /// Counters and facts of the whole host.
+    Snapshot,
+    /// What the workers do with their time.
+    Runtime {
+        /// Begin all counts anew after the answer.
+        #[serde(default)]
+        clear: bool,
+    },
+    /// Sockets, a page at a time.
+    Sockets(SocketQuery),
+    /// How many sockets there are.
+    SocketSummary(SocketQuery),
+    /// A step of a ping.
+    Echo(PingStep),
+    /// Change how workers wait for frames.
+    SetPoll {
+        /// From now on.
+        mode: PollMode,
+        /// This worker only; left out: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker: Option<usize>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub(super) version: u32,
+    #[serde(flatten)]
+    pub(super) command: Command,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Command::Ping`].
+    Pong(Daemon),
+    /// To [`Command::Snapshot`].
+    Snapshot(Box<HostSnapshot>),
+    /// To [`Command::Runtime`].
+    Runtime(RuntimeSnapshot),
+    /// To [`Command::Sockets`].
+    Sockets(SocketPage),
+    /// To [`Command::SocketSummary`].
+    SocketSummary(SocketSummary),
+    /// To [`Command::Echo`].
+    Echo(PingAnswers),
+    /// To [`Command::SetPoll`].
+    Poll(PollMode),
+    /// Refused.
+    Error(Refusal),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Response {
+    pub(super) version: u32,
+    #[serde(flatten)]
+    pub(super) answer: Answer,
+}
+
+/// Who answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Version of the program.
+    pub weft: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub kind: RefusalKind,
+    /// For people.
+    pub message: String,
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// Not a request: no JSON, no such command, a field missing.
+    BadRequest,
+    /// The request has another version than [`VERSION`].
+    UnsupportedVersion,
+    /// No vserver of that name.
+    NoSuchVserver,
+    /// A filter that cannot be read.
+    BadFilter,
+    /// The operation failed.
+    Failed,
+    /// The request line is too long.
+    TooLong,
+    /// Too many clients.
+    Busy,
+}
+
+impl From<PingError> for Answer {
+    fn from(e: PingError) -> Answer {
+        let kind = match e {
+            PingError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
+            PingError::Ambiguous(_) | PingError::Address(_) => RefusalKind::BadRequest,
+            PingError::Busy => RefusalKind::Busy,
+            PingError::Over | PingError::Socket { .. } => RefusalKind::Failed,
+        };
+        Answer::refuse(kind, e.to_string())
+    }
+}
+
+impl From<QueryError> for Answer {
+    fn from(e: QueryError) -> Answer {
+        let kind = match e {
+            QueryError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
+            QueryError::Filter(_) => RefusalKind::BadFilter,
+            QueryError::NoSuchProtocol(_) => RefusalKind::BadRequest,
+        };
+        Answer::refuse(kind, e.to_string())
+    }
+}
+
+impl Answer {
+    /// A refusal.
+    pub fn refuse(kind: RefusalKind, message: impl Into<String>) -> Answer {
+        Answer::Error(Refusal { kind, message: message.into() })
+    }
+}
