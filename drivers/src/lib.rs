@@ -14,6 +14,7 @@ pub mod netns;
 pub mod nic;
 pub mod packet;
 pub mod pcapng;
+pub mod peer;
 pub mod segment;
 mod sockopt;
 pub mod ticks;

@@ -30,6 +30,9 @@ unsafe impl Plain for u32 {}
 // SAFETY: three integers without padding.
 unsafe impl Plain for libc::tpacket_stats_v3 {}
 
+// SAFETY: three integers of four bytes.
+unsafe impl Plain for libc::ucred {}
+
 /// Reads one option. What the kernel does not write stays as in `value`.
 pub(crate) fn get_option<T: Plain>(
     fd: impl AsFd,

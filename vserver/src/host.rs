@@ -15,6 +15,7 @@ use crate::Vserver;
 use crate::app::{Service, ServiceHandle};
 use crate::config::{HostConfig, PollMode};
 use crate::interface::TreeError;
+use crate::privilege::PrivilegeError;
 use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
@@ -62,6 +63,9 @@ pub enum HostError {
         /// The stack's answer.
         source: ChangeError,
     },
+    /// Root's rights could not be given up.
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
     /// The operating system refused something that every host needs.
     #[error("{operation}: {source} (check the limits of the process: ulimit -n, -u)")]
     Os {
@@ -131,7 +135,17 @@ impl Host {
 
     /// As [`Host::start`], with devices the caller made for the NICs it names; others are opened.
     pub fn start_with_devices(config: HostConfig, devices: Devices) -> Result<Host, HostError> {
-        build::start(config, devices)
+        Host::start_and(config, devices, || Ok(()))
+    }
+
+    /// As [`Host::start_with_devices`]; calls `opened` when all devices are open and no thread is
+    /// started yet: the place to give up rights, see [`crate::privilege::drop_to`].
+    pub fn start_and(
+        config: HostConfig,
+        devices: Devices,
+        opened: impl FnOnce() -> Result<(), PrivilegeError>,
+    ) -> Result<Host, HostError> {
+        build::start(config, devices, opened)
     }
 
     /// The far end of a NIC with the `mem` driver and one queue, once.

@@ -47,6 +47,7 @@ mod host;
 pub mod interface;
 pub mod net;
 pub mod ping;
+pub mod privilege;
 mod runtime;
 pub mod service;
 pub mod sockets;

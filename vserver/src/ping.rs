@@ -132,6 +132,14 @@ impl Pings {
         self.open.lock().1.retain(|_, s| s.used.elapsed() < IDLE);
     }
 
+    /// The vserver that a step is about, if there is one.
+    pub fn vserver_of(&self, step: &PingStep) -> Option<String> {
+        match step.session {
+            Some(number) => self.open.lock().1.get(&number).map(|s| s.vserver.clone()),
+            None => self.vserver(step).ok().map(|v| v.name().to_owned()),
+        }
+    }
+
     /// One step of a session. Does not wait.
     pub fn step(&self, step: &PingStep) -> Result<PingAnswers, PingError> {
         let mut open = self.open.lock();

@@ -38,6 +38,10 @@ pub enum Command {
     Stat(commands::stat::Args),
     /// Show what the workers do with their time and what packets cost; change how they wait
     Runtime(commands::runtime::Args),
+    /// Show what is in force for a vserver, and where each value comes from
+    Policy(commands::policy::Args),
+    /// Show the log of changes: who, what, when
+    Audit(commands::audit::Args),
     /// Show sockets, as ss does
     Sockets(commands::sockets::Args),
     /// Send echo requests from a vserver
@@ -63,6 +67,9 @@ pub enum Error {
     /// 3: no vserver or object of that name.
     #[error("{0}")]
     NoSuchObject(String),
+    /// 4: the user has no role that allows it.
+    #[error("{0}")]
+    Denied(String),
     /// 5: the daemon does not answer.
     #[error("{0}")]
     Unreachable(String),
@@ -79,6 +86,7 @@ impl Error {
             Error::Failed(_) => 1,
             Error::Config(_) => 2,
             Error::NoSuchObject(_) => 3,
+            Error::Denied(_) => 4,
             Error::Unreachable(_) => 5,
         }
     }
@@ -116,6 +124,8 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Check(args) => commands::check::run(&args),
         Command::List(args) => commands::list::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
+        Command::Policy(args) => commands::policy::run(control, &args),
+        Command::Audit(args) => commands::audit::run(control, &args),
         Command::Sockets(args) => commands::sockets::run(control, &args),
         Command::Ping(args) => commands::ping::run(control, &args),
         Command::Runtime(args) => commands::runtime::run(control, &args),

@@ -6,7 +6,7 @@
 //! tables are merged key by key. `cut` ends the search for a part. What was found where is noted, so
 //! that the effective values can be shown with their origin.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::HostConfig;
 use super::diagnostic::Report;
 use super::reader::{At, Section, any_of, nearest};
 use super::vserver::check_name;
@@ -95,6 +96,40 @@ impl Eq for Settings {}
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} settings", self.0.len())
+    }
+}
+
+/// Everything in force for a vserver.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its name.
+    pub vserver: String,
+    /// The groups it is in, the nearest first.
+    pub groups: Vec<String>,
+    /// Roles that may change its network, besides those for all vservers.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// By key: what somebody gave, then the defaults of everything else.
+    pub settings: Vec<Setting>,
+}
+
+impl HostConfig {
+    /// What is in force for a vserver; `None` if there is none of that name. Who may change it is
+    /// for [`crate::control::Gate::roles_of`] to say.
+    pub fn policy(&self, vserver: &str) -> Option<Policy> {
+        let v = self.vservers.iter().find(|v| v.name == vserver)?;
+        let mut groups = Vec::new();
+        let mut at = v.group;
+        while let Some(group) = at.and_then(|g| self.groups.get(g)) {
+            groups.push(group.name.clone());
+            // A tree has no circle; a configuration made in code might.
+            at = group.parent.filter(|_| groups.len() < GROUP_DEPTH_MAX);
+        }
+        let mut settings: Vec<Setting> = v.settings.iter().cloned().collect();
+        settings.sort_by(|a, b| a.key.cmp(&b.key));
+        let given: HashSet<String> = settings.iter().map(|s| s.key.clone()).collect();
+        settings.extend(self.defaults.iter().filter(|d| !given.contains(&d.key)).cloned());
+        Some(Policy { vserver: v.name.clone(), groups, roles: Vec::new(), settings })
     }
 }
 

@@ -8,6 +8,7 @@ mod diagnostic;
 mod inherit;
 mod interface;
 mod parse;
+mod privilege;
 mod reader;
 mod route;
 mod service;
@@ -17,7 +18,7 @@ mod vserver;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Errors};
-pub use inherit::{GROUP_DEPTH_MAX, Group, Origin, Setting, Settings};
+pub use inherit::{GROUP_DEPTH_MAX, Group, Origin, Policy, Setting, Settings};
 pub use parse::{LoadError, load, parse};
 pub use weft_drivers::afxdp::{Gather, Hugepages};
 
@@ -28,6 +29,8 @@ use weft_stack::ip::address::Cidr;
 pub struct HostConfig {
     /// Where the control socket listens.
     pub control: PathBuf,
+    /// Who may do what, the daemon included.
+    pub privilege: Privilege,
     /// Workers and their memory.
     pub workers: Workers,
     /// Physical components, `eth#`, in order of the file.
@@ -40,6 +43,78 @@ pub struct HostConfig {
     pub vservers: Vec<Vserver>,
     /// What a vserver has where neither it nor a group says anything.
     pub defaults: Settings,
+}
+
+/// Who may do what: on the control socket by the credentials of its peers, and the daemon itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privilege {
+    /// Permission bits of the control socket; `None`: 0600, with `control_group` 0660, with roles
+    /// but no `control_group` 0666.
+    pub control_mode: Option<u32>,
+    /// Group (id) that the control socket belongs to.
+    pub control_group: Option<u32>,
+    /// Log of all changes; `None`: standard error.
+    pub audit: Option<PathBuf>,
+    /// Bytes of a log file before the next one is begun.
+    pub audit_bytes: u64,
+    /// Log files kept, the current one included.
+    pub audit_files: u64,
+    /// What the daemon keeps of its rights once its devices are open.
+    pub run_as: RunAs,
+    /// User that the daemon becomes then.
+    pub user: Option<User>,
+    /// Who may do what, apart from root and the daemon's own user, who may everything.
+    pub roles: Vec<Role>,
+}
+
+/// What the daemon keeps of its rights once its devices are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    /// No capability.
+    Drop,
+    /// Those that opening a device takes: CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF.
+    Devices,
+    /// All of them.
+    Keep,
+}
+
+/// A user of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Id of the login group.
+    pub gid: u32,
+}
+
+/// Who may do what on the control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// User ids that have it.
+    pub users: Vec<u32>,
+    /// Ids of groups of users that have it.
+    pub groups: Vec<u32>,
+    /// What they may.
+    pub allow: Rights,
+    /// Names of vservers, or of tables with `count`, that [`Rights::Vserver`] is about.
+    pub vservers: Vec<String>,
+    /// Groups of vservers, those in them included, that it is about too.
+    pub vserver_groups: Vec<String>,
+}
+
+/// What a role allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rights {
+    /// Look at everything.
+    View,
+    /// Change the network of some vservers.
+    Vserver,
+    /// Change everything.
+    Cluster,
 }
 
 /// Most worker threads of a host.
@@ -200,8 +275,12 @@ pub struct Vserver {
     pub tcp: weft_stack::stack::TcpConfig,
     /// Built-in services.
     pub services: Vec<Service>,
+    /// The table of the file that it is from; with `count` the name without the number.
+    pub table: String,
     /// Index into [`HostConfig::groups`] of the group it is in.
     pub group: Option<usize>,
+    /// Roles that may change its network, besides those that name it.
+    pub roles: Vec<String>,
     /// Where what the file says about it comes from.
     pub settings: Settings,
 }

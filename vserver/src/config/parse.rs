@@ -7,7 +7,8 @@ use toml::de::DeTable;
 use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
-    CONTROL_DEFAULT, HostConfig, Hugepages, WORKERS_MAX, Workers, inherit, interface, vserver,
+    CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, inherit, interface,
+    privilege, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -75,10 +76,8 @@ pub fn parse(text: &str, file: &Path) -> Result<HostConfig, Errors> {
 }
 
 pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path) -> HostConfig {
-    let control = root
-        .table(report, "host")
-        .and_then(|s| read_host(report, s, base))
-        .unwrap_or_else(|| PathBuf::from(CONTROL_DEFAULT));
+    let host = root.table_or_empty(report, "host");
+    let (control, mut privilege) = read_host(report, host, base);
     let workers = root.table(report, "workers").map(|s| read_workers(report, s));
     let workers = workers.unwrap_or_default();
     let nics = root.table(report, "nic").map(|s| interface::read_nics(report, s, &workers, base));
@@ -88,24 +87,32 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let mut groups =
         root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
     let section = root.table_or_empty(report, "vserver");
-    let vservers = vserver::read_vservers(report, section, &mut groups, &nics, &aliases, base);
+    let (vservers, named_roles) =
+        vserver::read_vservers(report, section, &mut groups, &nics, &aliases, base);
+    let groups = groups.into_groups();
+    let subjects = privilege::Subjects { groups: &groups, vservers: &vservers };
+    let roles = root.table(report, "role").map(|s| privilege::read_roles(report, s, &subjects));
+    privilege.roles = roles.unwrap_or_default();
+    privilege::check_named_roles(report, &named_roles, &privilege.roles);
     root.finish(report);
     HostConfig {
         control,
+        privilege,
         workers,
         nics: nics.into_iter().map(|n| n.value).collect(),
         aliases: aliases.into_iter().map(|a| a.value).collect(),
-        groups: groups.into_groups(),
+        groups,
         vservers,
         defaults: report.trail_defaults(),
     }
 }
 
-fn read_host(report: &mut Report, mut s: Section, base: &Path) -> Option<PathBuf> {
+fn read_host(report: &mut Report, mut s: Section, base: &Path) -> (PathBuf, Privilege) {
     let control =
         s.string(report, "control").and_then(|v| socket_path(report, "control", &v, base));
+    let privilege = privilege::read_privilege(report, &mut s, base);
     s.finish(report);
-    control
+    (control.unwrap_or_else(|| PathBuf::from(CONTROL_DEFAULT)), privilege)
 }
 
 /// A path that a unix socket can have.

@@ -248,7 +248,7 @@ fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)> {
 #[test]
 fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
-    let text = "[host]\n[workers]\n[group.g]\n[nic.eth0]\n[alias.data0]\n[vserver.v]\nroutes = [{}]\n\
+    let text = "[host]\n[workers]\n[group.g]\n[role.r]\n[nic.eth0]\n[alias.data0]\n[vserver.v]\nroutes = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
@@ -263,6 +263,7 @@ fn the_manual_has_every_key() {
         ("alias.data0", "[alias.*]"),
         ("vserver.v", "[vserver.*]"),
         ("group.g", "[group.*]"),
+        ("role.r", "[role.*]"),
         ("vserver.v.routes", "routes = [{ ... }]"),
         ("vserver.v.limits", "[vserver.*.limits]"),
         ("vserver.v.tcp", "[vserver.*.tcp]"),

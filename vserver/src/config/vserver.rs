@@ -34,10 +34,11 @@ pub(super) fn read_vservers<'a, 'i>(
     nics: &[At<Nic>],
     aliases: &[At<Alias>],
     base: &Path,
-) -> Vec<Vserver> {
+) -> (Vec<Vserver>, Vec<At<String>>) {
     let interfaces = Interfaces { nics, aliases };
+    let mut roles = Vec::new();
     for (s, cut) in groups.take_sections() {
-        read_vserver(report, s, Kind::Group, &cut, &interfaces, base);
+        roles.extend(read_vserver(report, s, Kind::Group, &cut, &interfaces, base).roles);
     }
     let mut owners = Owners::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
@@ -53,6 +54,8 @@ pub(super) fn read_vservers<'a, 'i>(
         let kind = if count.is_some() { Kind::Several } else { Kind::One };
         let mut one = read_vserver(report, s, kind, &cut, &interfaces, base);
         one.vserver.name = name.value.to_owned();
+        one.vserver.table = name.value.to_owned();
+        roles.append(&mut one.roles);
         one.vserver.group = group;
         one.vserver.settings = report.trail_end();
         let line = report.line(name.span.start);
@@ -74,7 +77,7 @@ pub(super) fn read_vservers<'a, 'i>(
             break;
         }
     }
-    all
+    (all, roles)
 }
 
 /// What a table stands for.
@@ -93,6 +96,7 @@ struct Written {
     vserver: Vserver,
     address_spans: Vec<Range<usize>>,
     via_spans: Vec<Range<usize>>,
+    roles: Vec<At<String>>,
 }
 
 /// The `i`th of a table with `count`: its number, from 1, ends the name, and each address is `i`
@@ -196,6 +200,8 @@ fn read_vserver(
     let (routes, via_spans) = route::read_routes(report, &mut s, &own, interfaces);
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
+    let roles = s.strings(report, "roles");
+    let roles: Vec<_> = roles.into_iter().map(|t| At::new(t.value.to_owned(), t.span)).collect();
     check_cut(report, cut, s.known());
     s.finish(report);
     let vserver = Vserver {
@@ -207,10 +213,12 @@ fn read_vserver(
         limits,
         tcp,
         services,
+        table: String::new(),
         group: None,
+        roles: roles.iter().map(|r| r.value.clone()).collect(),
         settings: Settings::default(),
     };
-    Written { vserver, address_spans, via_spans }
+    Written { vserver, address_spans, via_spans, roles }
 }
 
 /// What a vserver calls its own, for routes and services.

@@ -7,20 +7,30 @@
 //! {"version":1,"error":{"kind":"no-such-vserver","message":"no vserver 'files'"}}
 //! ```
 //!
-//! The server has its own thread, answers from snapshots, and bounds what a client can cost:
+//! Who asks is known by the credentials of its socket; what it may and whether that is written down
+//! is decided by a [`Gate`] before a command is carried out. The server has its own thread, answers from snapshots, and bounds what a client can cost:
 //! clients, bytes of a request, time without progress, one answer in memory per client.
 
 use std::io;
 use std::path::PathBuf;
 
+mod audit;
+mod authority;
 mod client;
+mod gate;
+mod need;
+mod peer;
 mod protocol;
 mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditError, AuditPage, AuditQuery, Record, read_files};
 pub use client::Connection;
+pub use gate::{Caller, Gate};
+pub use need::{Need, Scope};
+pub use peer::Peer;
 pub use protocol::{Answer, Command, Daemon, Refusal, RefusalKind, VERSION};
 pub use server::{Server, reply};
 pub use socket::Socket;

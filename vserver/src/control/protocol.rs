@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::audit::{AuditPage, AuditQuery};
+use crate::config::Policy;
 use crate::config::PollMode;
 use crate::ping::{PingAnswers, PingError, PingStep};
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
@@ -30,6 +32,13 @@ pub enum Command {
     SocketSummary(SocketQuery),
     /// A step of a ping.
     Echo(PingStep),
+    /// What is in force for a vserver, and where it comes from.
+    Policy {
+        /// Which one.
+        vserver: String,
+    },
+    /// Records of the log of changes.
+    Audit(AuditQuery),
     /// Change how workers wait for frames.
     SetPoll {
         /// From now on.
@@ -63,6 +72,10 @@ pub enum Answer {
     SocketSummary(SocketSummary),
     /// To [`Command::Echo`].
     Echo(PingAnswers),
+    /// To [`Command::Policy`].
+    Policy(Box<Policy>),
+    /// To [`Command::Audit`].
+    Audit(AuditPage),
     /// To [`Command::SetPoll`].
     Poll(PollMode),
     /// Refused.
@@ -113,6 +126,8 @@ pub enum RefusalKind {
     TooLong,
     /// Too many clients.
     Busy,
+    /// The peer has no role that allows it.
+    Denied,
 }
 
 impl From<PingError> for Answer {

@@ -12,21 +12,27 @@ use serde::Deserialize;
 use slab::Slab;
 
 use super::ControlError;
+use super::gate::{Caller, Gate};
+use super::peer::Peer;
 use super::protocol::{Answer, Command, RefusalKind, Request, Response, VERSION};
 use super::socket::{Socket, SocketFile};
 
 /// Clients at a time; more are told so and closed.
 pub(super) const CLIENTS_MAX: usize = 32;
+/// Of these, of one user who is not the owner.
+const CLIENTS_OF_USER_MAX: usize = 8;
 /// Bytes of a request line.
 pub(super) const REQUEST_BYTES_MAX: usize = 4096;
 /// A client that neither asks nor reads is closed after this time.
 const IDLE: Duration = Duration::from_mins(5);
 
 impl Socket {
-    /// Answers requests with `answer`, on a thread of its own, until the server is dropped.
+    /// Answers requests that `gate` lets pass with `answer`, on a thread of its own, until the
+    /// server is dropped.
     pub fn serve(
         self,
-        answer: impl Fn(&Command) -> Answer + Send + 'static,
+        gate: Arc<Gate>,
+        answer: impl Fn(&Command, &Caller) -> Answer + Send + 'static,
     ) -> Result<Server, ControlError> {
         let path = self.file.path.clone();
         let os = |operation| {
@@ -39,7 +45,7 @@ impl Socket {
         let registry = poll.registry();
         registry.register(&mut listener, LISTENER, Interest::READABLE).map_err(os("watch it"))?;
         let waker = Arc::new(Waker::new(registry, STOP).map_err(os("create a waker"))?);
-        let state = Clients { listener, poll, all: Slab::new(), answer: Box::new(answer) };
+        let state = Clients { listener, poll, all: Slab::new(), gate, answer: Box::new(answer) };
         let thread = std::thread::Builder::new()
             .name(String::from("weft-control"))
             .spawn(move || state.run())
@@ -74,11 +80,13 @@ struct Clients {
     listener: MioListener,
     poll: Poll,
     all: Slab<Client>,
-    answer: Box<dyn Fn(&Command) -> Answer + Send>,
+    gate: Arc<Gate>,
+    answer: Box<dyn Fn(&Command, &Caller) -> Answer + Send>,
 }
 
 struct Client {
     stream: MioStream,
+    peer: Peer,
     input: Vec<u8>,
     output: Vec<u8>,
     sent: usize,
@@ -126,14 +134,20 @@ impl Clients {
 
     fn accept(&mut self) {
         while let Ok((mut stream, _)) = self.listener.accept() {
-            let busy = self.all.len() >= CLIENTS_MAX;
-            if busy {
-                let message = format!("{CLIENTS_MAX} clients are connected; try again later");
-                let line = line_of(Answer::refuse(RefusalKind::Busy, message));
-                // It fits a socket buffer; a client that is gone needs no answer.
-                let _ = stream.write(&line);
-                continue;
-            }
+            let admitted = Peer::of(&stream)
+                .map_err(|e| {
+                    let message = format!("who asks is not known: {e}");
+                    Answer::refuse(RefusalKind::Failed, message)
+                })
+                .and_then(|peer| self.admit(&peer).map(|()| peer));
+            let peer = match admitted {
+                Ok(peer) => peer,
+                Err(refusal) => {
+                    // It fits a socket buffer; a client that is gone needs no answer.
+                    let _ = stream.write(&line_of(refusal));
+                    continue;
+                }
+            };
             let entry = self.all.vacant_entry();
             let both = Interest::READABLE | Interest::WRITABLE;
             let slot = entry.key();
@@ -142,6 +156,7 @@ impl Clients {
             }
             entry.insert(Client {
                 stream,
+                peer,
                 input: Vec::new(),
                 output: Vec::new(),
                 sent: 0,
@@ -152,9 +167,28 @@ impl Clients {
         }
     }
 
+    /// Whether there is room for a client, and reason for it to be here.
+    fn admit(&self, peer: &Peer) -> Result<(), Answer> {
+        self.gate.admit(peer)?;
+        let busy = |message| Err(Answer::refuse(RefusalKind::Busy, message));
+        if self.all.len() >= CLIENTS_MAX {
+            return busy(format!("{CLIENTS_MAX} clients are connected; try again later"));
+        }
+        // Nobody with a role keeps the owner out.
+        let of_user = self.all.iter().filter(|(_, c)| c.peer.uid == peer.uid).count();
+        if of_user >= CLIENTS_OF_USER_MAX && !self.gate.is_owner(peer) {
+            return busy(format!(
+                "{CLIENTS_OF_USER_MAX} clients of user {} are connected; try again later",
+                peer.uid
+            ));
+        }
+        Ok(())
+    }
+
     fn advance(&mut self, slot: usize) {
+        let (gate, answer) = (&self.gate, &*self.answer);
         if let Some(client) = self.all.get_mut(slot)
-            && !client.advance(&*self.answer)
+            && !client.advance(&|peer, command| gate.answer(peer, command, answer))
         {
             self.all.remove(slot);
         }
@@ -163,7 +197,7 @@ impl Clients {
 
 impl Client {
     /// Reads, answers and writes as far as it goes; `false`: the client is done with.
-    fn advance(&mut self, answer: &dyn Fn(&Command) -> Answer) -> bool {
+    fn advance(&mut self, answer: &dyn Fn(&Peer, &Command) -> Answer) -> bool {
         loop {
             if self.sent < self.output.len() {
                 match self.stream.write(&self.output[self.sent..]) {
@@ -183,7 +217,7 @@ impl Client {
             self.sent = 0;
             if let Some(end) = self.input.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
-                self.output = line_of(reply(&line, answer));
+                self.output = line_of(reply(&line, &|command| answer(&self.peer, command)));
                 continue;
             }
             if self.input.len() >= REQUEST_BYTES_MAX {

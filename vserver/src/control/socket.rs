@@ -10,12 +10,15 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::ControlError;
+use crate::config::Privilege;
 
 /// A bound control socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Socket {
     pub(super) listener: UnixListener,
     pub(super) file: SocketFile,
+    /// Directory made for it.
+    made: Option<PathBuf>,
 }
 
 /// The file of a socket, removed on drop if it is still ours.
@@ -43,22 +46,58 @@ impl Socket {
     /// socket file that nobody answers on is replaced.
     pub fn bind(path: &Path) -> Result<Socket, ControlError> {
         let os = |operation, source| ControlError::Os { path: path.to_owned(), operation, source };
-        if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-            std::fs::create_dir_all(directory).map_err(|e| os("make its directory", e))?;
-        }
+        let made = make_directory_of(path).map_err(|e| os("make its directory", e))?;
         clear_stale(path)?;
         let listener = listen(path).map_err(|e| match e.kind() {
             io::ErrorKind::AddrInUse => ControlError::InUse(path.to_owned()),
             _ => os("bind", e),
         })?;
         let file = SocketFile { path: path.to_owned(), identity: identity(path) };
-        Ok(Socket { listener, file })
+        Ok(Socket { listener, file, made })
+    }
+
+    /// Lets others connect as the configuration says: by the group of its file and its mode. Who may
+    /// do what is decided by the roles; who has none is refused.
+    pub fn open_to(&self, p: &Privilege) -> Result<(), ControlError> {
+        let path = &self.file.path;
+        let os = |operation| {
+            move |source: rustix::io::Errno| ControlError::Os {
+                path: path.clone(),
+                operation,
+                source: source.into(),
+            }
+        };
+        if let Some(group) = p.control_group {
+            let group = Some(rustix::fs::Gid::from_raw(group));
+            rustix::fs::chown(path, None, group).map_err(os("give it to its group"))?;
+        }
+        let by_default = match (p.control_group, p.roles.is_empty()) {
+            (Some(_), _) => 0o660,
+            (None, true) => 0o600,
+            (None, false) => 0o666,
+        };
+        let mode = Mode::from_raw_mode(p.control_mode.unwrap_or(by_default));
+        rustix::fs::chmod(path, mode).map_err(os("set its mode"))
+    }
+
+    /// What it has made: to be given to the user that is to remove it.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.made.iter().cloned().chain([self.file.path.clone()]).collect()
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.file.path
     }
+}
+
+/// Makes the directory of a file if it is missing, and returns it then.
+pub(super) fn make_directory_of(path: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) else {
+        return Ok(None);
+    };
+    std::fs::create_dir_all(directory)?;
+    Ok(Some(directory.to_owned()))
 }
 
 /// Removes a socket file that nobody answers on.

@@ -4,15 +4,19 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::server::{CLIENTS_MAX, REQUEST_BYTES_MAX};
 use super::*;
+use crate::config::HostConfig;
 use crate::ping::PingError;
 use crate::sockets::{QueryError, SocketQuery};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
 
-fn answer(command: &Command) -> Answer {
+fn answer(command: &Command, _: &Caller) -> Answer {
     match command {
+        Command::Policy { .. } => Answer::Policy(Box::default()),
+        Command::Audit(_) => Answer::Audit(AuditPage::default()),
         Command::Ping => Answer::Pong(Daemon { weft: String::from("test"), pid: 7 }),
         Command::Snapshot => {
             Answer::Snapshot(Box::new(HostSnapshot { generation: 9, ..Default::default() }))
@@ -26,10 +30,14 @@ fn answer(command: &Command) -> Answer {
     }
 }
 
+fn gate() -> Arc<Gate> {
+    Arc::new(Gate::new(&HostConfig::default()).unwrap())
+}
+
 fn serve() -> (tempfile::TempDir, PathBuf, Server) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("made/weft.sock");
-    let server = Socket::bind(&path).unwrap().serve(answer).unwrap();
+    let server = Socket::bind(&path).unwrap().serve(gate(), answer).unwrap();
     (directory, path, server)
 }
 

@@ -22,6 +22,7 @@ use super::{AnyPeers, Devices, Host, HostError, Shared};
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
 use crate::interface::Tree;
+use crate::privilege::PrivilegeError;
 use crate::runtime::{
     AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, Worker, open, worker_loop,
 };
@@ -74,7 +75,11 @@ impl Opening {
     }
 }
 
-pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, HostError> {
+pub(super) fn start(
+    config: HostConfig,
+    mut devices: Devices,
+    opened: impl FnOnce() -> Result<(), PrivilegeError>,
+) -> Result<Host, HostError> {
     let tree = Tree::new(&config)?;
     check(&config, &devices)?;
     let mut opening = Opening::default();
@@ -84,6 +89,7 @@ pub(super) fn start(config: HostConfig, mut devices: Devices) -> Result<Host, Ho
             .map_err(|source| HostError::Device { nic: nic.name.clone(), source })?;
     }
     let links = watch(&mut opening, &config)?;
+    opened()?;
     let clock = Clock::start();
     let aliases = aliases(&config, &opening.nics)?;
     let demux = demux(&config, &tree, &aliases);

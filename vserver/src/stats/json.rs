@@ -18,6 +18,13 @@ pub fn runtime(s: &RuntimeSnapshot) -> String {
     text(s)
 }
 
+/// Anything else as one line: `schema_version`, and `value` below `name`.
+pub fn document(name: &str, value: &impl serde::Serialize) -> String {
+    let mut all = serde_json::json!({ "schema_version": 1 });
+    all[name] = serde_json::to_value(value).unwrap_or_default();
+    text(&all)
+}
+
 fn text(s: &impl serde::Serialize) -> String {
     // Plain data with string keys: it has a JSON form.
     serde_json::to_string(s).unwrap_or_default()

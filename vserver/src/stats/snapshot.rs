@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::privilege::ProcessRights;
+
 /// A whole host. Fields are only added; `schema_version` changes when one changes its meaning.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostSnapshot {
@@ -28,6 +30,9 @@ pub struct HostSnapshot {
     pub hand_over: BTreeMap<String, u64>,
     /// What an operator should look at: addresses in use elsewhere, failed devices and steering.
     pub problems: Vec<String>,
+    /// What the daemon's process may do; none of a host that is no daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rights: Option<ProcessRights>,
 }
 
 /// One NIC, its queues summed.

@@ -63,6 +63,7 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
         workers: shared.workers.len(),
         hand_over,
         problems,
+        rights: None,
     }
 }
 

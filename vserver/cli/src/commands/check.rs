@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use weft_vserver::config::{self, Driver, HostConfig, LoadError, Nic, Service, ServiceKind};
+use weft_vserver::config::{
+    self, Driver, HostConfig, LoadError, Nic, Privilege, RunAs, Service, ServiceKind,
+};
 
 use crate::Error;
 
@@ -42,6 +44,30 @@ pub fn load(file: &Path) -> Result<HostConfig, Error> {
     })
 }
 
+/// What the daemon keeps of its rights, who may do what, and where that is written.
+fn privilege_line(p: &Privilege) -> String {
+    let kept = match p.run_as {
+        RunAs::Keep => "all capabilities of who starts it",
+        RunAs::Devices => "only CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF",
+        RunAs::Drop => "no capability",
+    };
+    let user = match &p.user {
+        Some(u) => format!("user {} (uid {})", u.name, u.uid),
+        None => String::from("the user who starts it"),
+    };
+    let roles: Vec<_> = p.roles.iter().map(|r| r.name.as_str()).collect();
+    let roles = if roles.is_empty() {
+        String::from("no roles")
+    } else {
+        format!("roles {}", roles.join(", "))
+    };
+    let log = match &p.audit {
+        Some(file) => file.display().to_string(),
+        None => String::from("standard error"),
+    };
+    format!("runs as {user} with {kept}; {roles}; changes are logged to {log}")
+}
+
 fn summary(c: &HostConfig) -> String {
     let mut out = String::new();
     let w = &c.workers;
@@ -55,6 +81,7 @@ fn summary(c: &HostConfig) -> String {
         (w.count * w.frames * w.frame_bytes) >> 20,
         c.control.display()
     );
+    let _ = writeln!(out, "{}", privilege_line(&c.privilege));
     for (i, nic) in c.nics.iter().enumerate() {
         let aliases: Vec<_> =
             c.aliases.iter().filter(|a| a.nic == i).map(|a| a.name.as_str()).collect();

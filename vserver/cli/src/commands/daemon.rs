@@ -32,7 +32,7 @@ pub fn error(e: ControlError) -> Error {
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
             Error::Unreachable(format!(
-                "may not talk to the daemon on {}: {source}; run it as the daemon's user or as root",
+                "may not talk to the daemon on {}: {source}; ask for a role, or run it as the daemon's user or as root",
                 path.display()
             ))
         }
@@ -41,6 +41,9 @@ pub fn error(e: ControlError) -> Error {
         )),
         ControlError::Refused(r) if r.kind == RefusalKind::NoSuchVserver => {
             Error::NoSuchObject(format!("{}; see 'weft list'", r.message))
+        }
+        ControlError::Refused(r) if r.kind == RefusalKind::Denied => {
+            Error::Denied(format!("not allowed: {}", r.message))
         }
         ControlError::Refused(r) if r.kind == RefusalKind::UnsupportedVersion => {
             Error::Failed(format!("{}; use the 'weft' of the daemon's version", r.message))

@@ -1,10 +1,12 @@
 //! One module per command: its options and what it does.
 
+pub mod audit;
 pub mod check;
 pub mod completions;
 pub mod daemon;
 pub mod list;
 pub mod ping;
+pub mod policy;
 pub mod run;
 pub mod runtime;
 pub mod sockets;

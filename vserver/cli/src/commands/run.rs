@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use weft_vserver::control::{Answer, Command, Daemon, RefusalKind, Socket};
+use weft_vserver::config::{HostConfig, PollMode};
+use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
 use weft_vserver::ping::Pings;
+use weft_vserver::privilege::{self, ProcessRights};
 use weft_vserver::service::Services;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
-use weft_vserver::{Host, HostError};
+use weft_vserver::{Devices, Host, HostError};
 
 use super::check;
 use crate::Error;
@@ -37,16 +39,21 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     // Before anything is opened, so that no signal leaves something behind.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Error::Failed(format!("catch signals: {e}")))?;
+    let gate = Gate::new(&config).map_err(|e| Error::Failed(e.to_string()))?;
+    let gate = Arc::new(gate);
     // Before a NIC is touched: a second daemon is found here.
     let socket = Socket::bind(&config.control).map_err(|e| Error::Failed(e.to_string()))?;
+    socket.open_to(&config.privilege).map_err(|e| Error::Failed(e.to_string()))?;
     let path = config.control.clone();
-    let host = Arc::new(Host::start(config).map_err(host_error)?);
+    let ours = [socket.files(), gate.files()].concat();
+    let host = Arc::new(start(config, &gate, &ours)?);
     let services = Services::start(&host).map_err(|e| Error::Failed(e.to_string()))?;
     let services = Arc::new(services);
     let server = socket
-        .serve(answers(Arc::clone(&host), Arc::clone(&services)))
+        .serve(Arc::clone(&gate), answers(Arc::clone(&host), Arc::clone(&services)))
         .map_err(|e| Error::Failed(e.to_string()))?;
     tell(&introduction(&filled(&host, &services), &path));
+    log_own(&gate, "start", &ProcessRights::own().ok());
 
     // The iterator ends only when its handle is closed, which nobody does.
     let signal = signals.forever().next().unwrap_or(SIGTERM);
@@ -60,8 +67,30 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     drop(server);
     services.stop();
     host.stop();
+    log_own(&gate, "stop", &name);
     tell("stopped\n");
     Ok(())
+}
+
+/// Starts the host; between its devices and its threads root's rights are given up.
+fn start(config: HostConfig, gate: &Gate, ours: &[PathBuf]) -> Result<Host, Error> {
+    let privilege = config.privilege.clone();
+    let opened = || {
+        let ours: Vec<&Path> = ours.iter().map(PathBuf::as_path).collect();
+        privilege::drop_to(&privilege, &ours)
+    };
+    let host = Host::start_and(config, Devices::new(), opened).map_err(host_error)?;
+    gate.check_log().map_err(|e| Error::Failed(e.to_string()))?;
+    Ok(host)
+}
+
+/// What the daemon itself does is in the log too; it serves without.
+fn log_own(gate: &Gate, what: &str, of: &impl serde::Serialize) {
+    if gate.log_file().is_some()
+        && let Err(e) = gate.record_own(what, (), of, "ok")
+    {
+        crate::output::error(&e.to_string());
+    }
 }
 
 fn host_error(e: HostError) -> Error {
@@ -82,13 +111,17 @@ fn tell(text: &str) {
 fn filled(host: &Host, services: &Services) -> HostSnapshot {
     let mut snapshot = host.snapshot();
     services.fill(&mut snapshot);
+    snapshot.rights = ProcessRights::own().ok();
     snapshot
 }
 
 /// What the control socket answers.
-fn answers(host: Arc<Host>, services: Arc<Services>) -> impl Fn(&Command) -> Answer + Send {
+fn answers(
+    host: Arc<Host>,
+    services: Arc<Services>,
+) -> impl Fn(&Command, &Caller) -> Answer + Send {
     let pings = Pings::new(Arc::clone(&host));
-    move |command| {
+    move |command, caller| {
         pings.sweep();
         match command {
             Command::Ping => Answer::Pong(Daemon {
@@ -103,13 +136,42 @@ fn answers(host: Arc<Host>, services: Arc<Services>) -> impl Fn(&Command) -> Ans
             Command::SocketSummary(query) => {
                 host.socket_summary(query).map_or_else(Answer::from, Answer::SocketSummary)
             }
-            Command::SetPoll { mode, worker } => match host.set_poll_mode(*worker, *mode) {
-                Ok(()) => Answer::Poll(*mode),
-                Err(e) => Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e}")),
-            },
-            Command::Echo(step) => pings.step(step).map_or_else(Answer::from, Answer::Echo),
+            Command::SetPoll { mode, worker } => set_poll(&host, *mode, *worker, caller),
+            Command::Echo(step) => {
+                let vservers = pings.vserver_of(step).into_iter().collect();
+                match caller.may(&Scope::Vservers(vservers)) {
+                    Ok(()) => pings.step(step).map_or_else(Answer::from, Answer::Echo),
+                    Err(refusal) => refusal,
+                }
+            }
+            Command::Policy { vserver } => policy(&host, vserver, caller),
+            Command::Audit(query) => caller.records(query),
         }
     }
+}
+
+fn set_poll(host: &Host, mode: PollMode, worker: Option<usize>, caller: &Caller) -> Answer {
+    let modes = || -> Vec<_> { host.runtime(false).workers.into_iter().map(|w| w.poll).collect() };
+    let before = modes();
+    let done = host.set_poll_mode(worker, mode);
+    caller.note(before, modes());
+    match done {
+        Ok(()) => Answer::Poll(mode),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            let hint = "devices take that from who has CAP_NET_ADMIN; set poll in the file and restart, \
+                        or privileges = \"devices\" in [host]";
+            Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e} ({hint})"))
+        }
+        Err(e) => Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e}")),
+    }
+}
+
+fn policy(host: &Host, vserver: &str, caller: &Caller) -> Answer {
+    let Some(mut policy) = host.config().policy(vserver) else {
+        return Answer::refuse(RefusalKind::NoSuchVserver, format!("no vserver '{vserver}'"));
+    };
+    policy.roles = caller.roles_of(vserver);
+    Answer::Policy(Box::new(policy))
 }
 
 /// A line per NIC with the mode in use, a line per vserver, and that it is ready.
@@ -126,6 +188,7 @@ fn introduction(s: &HostSnapshot, control: &Path) -> String {
     if s.vservers.len() > LISTED_MAX {
         lines.push(format!("... and {} more vservers", s.vservers.len() - LISTED_MAX));
     }
+    lines.extend(s.rights.as_ref().map(|r| format!("runs as {r}")));
     let vservers = if s.vservers.len() == 1 { "vserver" } else { "vservers" };
     lines.push(format!("ready: {} {vservers}, control {}", s.vservers.len(), control.display()));
     lines.join("\n") + "\n"

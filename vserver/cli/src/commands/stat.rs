@@ -90,6 +90,9 @@ fn render(s: &HostSnapshot, args: &Args, bold: bool) -> Result<String, Error> {
         let _ = write!(out, "\nlost before a vserver was found\n");
         out.push_str(&table::drops(&s.drops, args.all).render(bold));
     }
+    if let Some(rights) = &s.rights {
+        let _ = writeln!(out, "\ndaemon: {rights}");
+    }
     for p in &s.problems {
         let _ = writeln!(out, "\nproblem: {p}");
     }
