@@ -14,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use weft_stack::ip::address::Cidr;
 
 use super::HostConfig;
 use super::diagnostic::Report;
@@ -127,6 +128,14 @@ impl HostConfig {
         }
         let mut settings: Vec<Setting> = v.settings.iter().cloned().collect();
         settings.sort_by(|a, b| a.key.cmp(&b.key));
+        // Of a `count` the table says where the first one's addresses are.
+        for s in settings.iter_mut().filter(|s| s.key == "addresses") {
+            let one = |(alias, cidr): &(usize, Cidr)| {
+                let alias = self.aliases.get(*alias).map_or("", |a| a.name.as_str());
+                format!("\"{alias} {cidr}\"")
+            };
+            s.value = format!("[{}]", v.addresses.iter().map(one).collect::<Vec<_>>().join(", "));
+        }
         let given: HashSet<String> = settings.iter().map(|s| s.key.clone()).collect();
         settings.extend(self.defaults.iter().filter(|d| !given.contains(&d.key)).cloned());
         Some(Policy { vserver: v.name.clone(), groups, roles: Vec::new(), settings })

@@ -222,7 +222,12 @@ impl Current {
             |operation| move |source| AuditError { file: path.to_owned(), operation, source };
         let made = make_directory_of(path).map_err(error("make its directory"))?;
         let open = appending(path).map_err(error("open"))?;
-        let bytes = open.metadata().map_err(error("open"))?.len();
+        let facts = open.metadata().map_err(error("open"))?;
+        if !facts.is_file() {
+            // It is renamed some day, and no device may be.
+            return Err(error("use as a log")(io::ErrorKind::InvalidInput.into()));
+        }
+        let bytes = facts.len();
         let (bytes_max, files) = (p.audit_bytes, p.audit_files);
         Ok(Current { path: path.to_owned(), open, bytes, bytes_max, files, made })
     }
@@ -402,10 +407,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_an_error() {
+        let (_d, mut log, path) = log(1 << 20, 2);
         // Every write to it fails with ENOSPC.
-        let p = Privilege { audit: Some("/dev/full".into()), ..Privilege::default() };
-        let e = Log::open(&p).unwrap().begin(change(1)).unwrap_err();
-        assert!(e.to_string().starts_with("audit log /dev/full: write: No space left"), "{e}");
+        log.file.as_mut().unwrap().open = appending(Path::new("/dev/full")).unwrap();
+        let e = log.begin(change(1)).unwrap_err();
+        let wanted = format!("audit log {}: write: No space left", path.display());
+        assert!(e.to_string().starts_with(&wanted), "{e}");
+        let p = Privilege { audit: Some("/dev/null".into()), ..Privilege::default() };
+        assert!(Log::open(&p).unwrap_err().to_string().starts_with("audit log /dev/null: use as"));
         let p = Privilege { audit: Some("/proc/none/log".into()), ..Privilege::default() };
         assert!(Log::open(&p).unwrap_err().to_string().contains("make its directory"));
     }

@@ -64,7 +64,10 @@ impl Authority {
                 of_vserver.insert(v.name.clone(), found);
             }
         }
-        Authority { roles, of_vserver, own: rustix::process::geteuid().as_raw() }
+        // Whom the daemon becomes, or is.
+        let own = config.privilege.user.as_ref().map(|u| u.uid);
+        let own = own.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        Authority { roles, of_vserver, own }
     }
 
     pub(super) fn granted(&self, peer: &Peer) -> Granted {

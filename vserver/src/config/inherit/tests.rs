@@ -188,6 +188,12 @@ fn every_vserver_of_a_count_inherits() {
         assert_eq!(v.group, Some(1));
         assert!(v.settings.iter().any(|s| s.key == "limits.tcp_listeners"));
     }
+    let shown = c.policy("web3").unwrap();
+    assert_eq!(shown.groups, ["gold", "base"]);
+    assert_eq!(shown.settings[0].value, "[\"data0 10.0.0.22/24\"]");
+    let pacing = shown.settings.iter().find(|s| s.key == "tcp.pacing").unwrap();
+    assert_eq!((pacing.value.as_str(), &pacing.origin), ("true", &Origin::Default));
+    assert!(c.policy("web").is_none());
     assert_eq!(c.groups[1], Group { name: String::from("gold"), parent: Some(0) });
 }
 
