@@ -7,7 +7,7 @@ use crate::socket::tcp::CongestionControl;
 use crate::wire::tcp::Options;
 
 /// Limits of one vserver: everything that a peer or an application can make grow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Neighbour entries, v4 and v6 together.
     pub neighbours: usize,
@@ -87,7 +87,7 @@ impl Default for Limits {
 }
 
 /// TCP defaults of one vserver.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TcpConfig {
     /// Send buffer of a new connection, bytes.
     pub send_buffer: usize,

@@ -175,9 +175,13 @@ impl<'a, 'i> Layers<'a, 'i> {
         Layers { list: vec![own], path: None, group: false }
     }
 
+    /// From here on what is read is noted.
+    pub(super) fn trace(&mut self) {
+        self.path = Some(String::new());
+    }
+
     pub(super) fn inherit(&mut self, farther: impl IntoIterator<Item = Layer<'a, 'i>>) {
         self.list.extend(farther);
-        self.path = Some(String::new());
     }
 
     /// Keys that its own table keeps from being inherited.
@@ -236,7 +240,7 @@ impl<'a, 'i> Layers<'a, 'i> {
     }
 
     /// One table of a list.
-    pub(super) fn item(&self, source: Source, table: &'a DeTable<'i>) -> Layers<'a, 'i> {
+    pub(super) fn item(source: Source, table: &'a DeTable<'i>) -> Layers<'a, 'i> {
         let one = Layer { table, source, cut: Vec::new() };
         Layers { list: vec![one], path: None, group: false }
     }
@@ -324,7 +328,7 @@ pub(super) struct Trail {
 impl Report<'_> {
     /// A vserver is read from here on.
     pub(super) fn trail_begin(&mut self, vserver: &str) {
-        self.trail.reader = vserver.to_owned();
+        vserver.clone_into(&mut self.trail.reader);
         self.trail.inherited.clear();
         self.trail.settings.clear();
     }
@@ -539,7 +543,7 @@ impl<'a, 'i> Groups<'a, 'i> {
     }
 }
 
-impl<'a> Section<'a, '_> {
+impl Section<'_, '_> {
     /// Whose its nearest table is, to tell own entries of a list from inherited ones.
     pub(super) fn source(&self) -> Source {
         self.layers().source()

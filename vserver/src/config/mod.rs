@@ -25,7 +25,7 @@ pub use weft_drivers::afxdp::{Gather, Hugepages};
 use weft_stack::ip::address::Cidr;
 
 /// A whole host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostConfig {
     /// Where the control socket listens.
     pub control: PathBuf,
@@ -121,7 +121,7 @@ pub enum Rights {
 pub const WORKERS_MAX: usize = 64;
 
 /// Threads and frames.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Workers {
     /// Worker threads, 1 to [`WORKERS_MAX`]: of n, number q mod n serves queue q of every NIC, and
     /// each has its part of every vserver's flows.
@@ -212,7 +212,7 @@ impl PollMode {
 }
 
 /// A physical component.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Nic {
     /// `eth#`.
     pub name: String,
@@ -244,7 +244,7 @@ pub struct Nic {
 }
 
 /// Where addresses live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Alias {
     /// `mgmt#`, `data#`, `san#`.
     pub name: String,
@@ -257,7 +257,7 @@ pub struct Alias {
 }
 
 /// One virtual server.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vserver {
     /// Its name.
     pub name: String,
@@ -286,7 +286,7 @@ pub struct Vserver {
 }
 
 /// A configured route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RouteSpec {
     /// Destination network; `default` is 0.0.0.0/0 or ::/0 by the gateway's family.
     pub to: Cidr,
@@ -301,7 +301,7 @@ pub struct RouteSpec {
 }
 
 /// A built-in service on a port of the vserver; `listen` defaults to every address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Where it listens, inside the vserver.
     pub listen: SocketAddr,
@@ -321,7 +321,7 @@ impl Service {
 }
 
 /// The built-in services.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ServiceKind {
     /// Sends back what it receives, TCP and UDP (RFC 862).
     Echo,
@@ -343,7 +343,7 @@ pub enum ServiceKind {
 }
 
 /// Where a proxy forwards to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ProxyTarget {
     /// A kernel TCP address.
     Tcp(SocketAddr),

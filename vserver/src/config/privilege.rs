@@ -29,10 +29,10 @@ impl Default for Privilege {
 
 /// Keys of `[host]`.
 pub(super) fn read_privilege(report: &mut Report, s: &mut Section, base: &Path) -> Privilege {
-    let mut p = Privilege::default();
-    p.control_mode = s.string(report, "control_mode").and_then(|t| read_mode(report, &t));
-    p.control_group = s.string(report, "control_group").and_then(|t| group_id(report, &t));
-    p.audit = s.string(report, "audit").and_then(|t| read_audit(report, &t, base));
+    let control_mode = s.string(report, "control_mode").and_then(|t| read_mode(report, &t));
+    let control_group = s.string(report, "control_group").and_then(|t| group_id(report, &t));
+    let audit = s.string(report, "audit").and_then(|t| read_audit(report, &t, base));
+    let mut p = Privilege { control_mode, control_group, audit, ..Privilege::default() };
     for (key, range, target) in [
         ("audit_bytes", AUDIT_BYTES, &mut p.audit_bytes),
         ("audit_files", 1..=1000, &mut p.audit_files),

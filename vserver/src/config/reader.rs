@@ -48,8 +48,12 @@ impl<'a, 'i> Section<'a, 'i> {
         Section { name, span, layers, known: Vec::new() }
     }
 
-    /// From here on, keys that its own table has not are taken from `farther` ones; whoever reads
-    /// what is told apart in the report.
+    /// From here on the report notes what is read, and whose it is.
+    pub(super) fn trace(&mut self) {
+        self.layers.trace();
+    }
+
+    /// From here on, keys that its own table has not are taken from `farther` ones.
     pub(super) fn inherit(&mut self, farther: impl IntoIterator<Item = Layer<'a, 'i>>) {
         self.layers.inherit(farther);
     }
@@ -69,7 +73,7 @@ impl<'a, 'i> Section<'a, 'i> {
         &self.layers
     }
 
-    /// The nearest value; the report notes whose it is.
+    /// The nearest value.
     fn get(&mut self, report: &mut Report, key: &'static str) -> Option<&'a Value<'i>> {
         self.known.push(key);
         let (source, _, value) = self.layers.nearest(key)?;
@@ -78,8 +82,8 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     /// The default of a key that nobody gives, for who asks what is in force.
-    pub(super) fn default(&self, report: &mut Report, key: &'static str, value: impl ToString) {
-        self.layers.note_default(report, key, &value);
+    pub(super) fn default(&self, report: &mut Report, key: &'static str, value: &impl ToString) {
+        self.layers.note_default(report, key, value);
     }
 
     /// Where the key stands, its own one or the nearest inherited; asking does not make it known.
@@ -201,7 +205,7 @@ impl<'a, 'i> Section<'a, 'i> {
                     continue;
                 };
                 self.layers.note(report, key, layer, v);
-                let item = self.layers.item(layer, t);
+                let item = Layers::item(layer, t);
                 found.push(Section::layered(name.clone(), v.span(), item));
             }
         }

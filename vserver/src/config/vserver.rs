@@ -47,6 +47,7 @@ pub(super) fn read_vservers<'a, 'i>(
         check_name(report, &name, "vserver");
         report.trail_begin(name.value);
         let count = s.integer(report, "count", 1..=VSERVERS_MAX);
+        s.trace();
         let group = s.string(report, "group").and_then(|g| groups.find(report, &g));
         let cut = s.strings(report, "cut");
         s.cut(cut.iter().map(|c| c.value).collect());
@@ -190,7 +191,7 @@ fn read_vserver(
         s.missing(report, "addresses", &format!("[\"{} 192.0.2.1/24\"]", interfaces.example()));
     }
     let forwarding = s.boolean(report, "forwarding").is_some_and(|v| v.value);
-    s.default(report, "forwarding", false);
+    s.default(report, "forwarding", &false);
     let part = s.table_or_empty(report, "limits");
     let limits = read_limits(report, part);
     let part = s.table_or_empty(report, "tcp");
@@ -471,7 +472,7 @@ macro_rules! integers {
         $( if let Some(v) = $section.integer($report, stringify!($field), $range) {
             $target.$field = v.value as _;
         } else {
-            $section.default($report, stringify!($field), $target.$field);
+            $section.default($report, stringify!($field), &$target.$field);
         } )*
     };
 }
@@ -514,7 +515,7 @@ macro_rules! choices {
         } else {
             let words = [$( ($word, $value) ),*];
             let word = words.iter().find(|(_, v)| *v == $target.$field).map_or("", |(w, _)| w);
-            $section.default($report, stringify!($field), format_args!("{word:?}"));
+            $section.default($report, stringify!($field), &format_args!("{word:?}"));
         } )*
     };
 }
@@ -571,7 +572,7 @@ fn read_tcp(report: &mut Report, mut s: Section) -> TcpConfig {
         if let Some(v) = s.boolean(report, key) {
             *on = v.value;
         } else {
-            s.default(report, key, *on);
+            s.default(report, key, on);
         }
     }
     s.finish(report);

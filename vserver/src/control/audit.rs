@@ -6,7 +6,7 @@
 //! written with one write to a file opened for appending, and followed by fdatasync; refusals are
 //! not synced, and of one user's only so many are told per minute, so that they cannot fill the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -199,14 +199,12 @@ impl Log {
         // Plain data with string keys: it has a JSON form.
         let mut line = serde_json::to_vec(&*record).unwrap_or_default();
         line.push(b'\n');
-        match &mut self.file {
-            Some(file) => file.append(&line, sync),
-            None => {
-                // Who runs the daemon without a log keeps its standard error, or not.
-                let _ = io::stderr().lock().write_all(&line);
-                Ok(())
-            }
+        if let Some(file) = &mut self.file {
+            return file.append(&line, sync);
         }
+        // Who runs the daemon without a log keeps its standard error, or not.
+        let _ = io::stderr().lock().write_all(&line);
+        Ok(())
     }
 
     /// The last records of a query.
@@ -314,7 +312,7 @@ pub fn read_files(path: &Path, query: &AuditQuery, max: usize) -> Result<AuditPa
             Err(e) if n > 0 && e.kind() == io::ErrorKind::NotFound => break,
             Err(e) => return Err(error(e)),
         };
-        let mut found: std::collections::VecDeque<Record> = Default::default();
+        let mut found: VecDeque<Record> = VecDeque::new();
         let mut older = false;
         let room = max - page.records.len();
         for line in BufReader::new(open).split(b'\n') {

@@ -1,8 +1,10 @@
 //! What a command takes.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::protocol::Command;
+use crate::config::{HostConfig, Settings, Vserver};
 
 /// What a command does, and to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,62 @@ impl fmt::Display for Scope {
             Scope::Cluster => f.write_str("a role with allow = \"cluster\""),
         }
     }
+}
+
+impl Scope {
+    /// What it takes to make `after` of `before`. A tenant may change the network of its vservers:
+    /// addresses, routes, how TCP behaves. Everything else bounds tenants, is shared by them, or
+    /// reaches into this machine (files that are served, limits, who is in which group), and is for
+    /// the cluster: so are vservers that come and go, and whatever touches a management alias. What
+    /// is added to a configuration and not told apart here is for the cluster too.
+    pub fn of_change(before: &HostConfig, after: &HostConfig) -> Scope {
+        let shared = |c: &HostConfig| HostConfig {
+            vservers: Vec::new(),
+            defaults: Settings::default(),
+            ..c.clone()
+        };
+        let names = |c: &HostConfig| -> Vec<String> {
+            let mut names: Vec<_> = c.vservers.iter().map(|v| v.name.clone()).collect();
+            names.sort_unstable();
+            names
+        };
+        if shared(before) != shared(after) || names(before) != names(after) {
+            return Scope::Cluster;
+        }
+        let old: HashMap<&str, &Vserver> =
+            before.vservers.iter().map(|v| (v.name.as_str(), v)).collect();
+        let mut changed = Vec::new();
+        for new in &after.vservers {
+            let Some(old) = old.get(new.name.as_str()).filter(|old| **old != new) else { continue };
+            if !is_network(old, new) || on_management(before, old) != on_management(after, new) {
+                return Scope::Cluster;
+            }
+            changed.push(new.name.clone());
+        }
+        // Nothing at all is changed by whoever may change something.
+        Scope::Vservers(changed)
+    }
+}
+
+/// Whether two vservers differ in nothing but their network.
+fn is_network(old: &Vserver, new: &Vserver) -> bool {
+    let rest = Vserver {
+        addresses: old.addresses.clone(),
+        slaac: old.slaac.clone(),
+        routes: old.routes.clone(),
+        tcp: old.tcp.clone(),
+        ..new.clone()
+    };
+    rest == *old
+}
+
+/// What a vserver has on management aliases.
+fn on_management(c: &HostConfig, v: &Vserver) -> String {
+    let is = |alias: &usize| c.aliases.get(*alias).is_some_and(|a| a.name.starts_with("mgmt"));
+    let addresses: Vec<_> = v.addresses.iter().filter(|(a, _)| is(a)).collect();
+    let slaac: Vec<_> = v.slaac.iter().filter(|a| is(a)).collect();
+    let routes: Vec<_> = v.routes.iter().filter(|r| is(&r.alias)).collect();
+    format!("{addresses:?} {slaac:?} {routes:?}")
 }
 
 impl Need {
@@ -79,5 +137,69 @@ impl Command {
         // A command is a table with its name under "command".
         let value = serde_json::to_value(self).unwrap_or_default();
         value["command"].as_str().unwrap_or("command").to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const BEFORE: &str = r#"
+[nic.eth0]
+driver = "mem"
+[alias.data0]
+over = "eth0"
+[alias.mgmt0]
+over = "eth0"
+[group.gold]
+[vserver.a]
+group = "gold"
+addresses = ["data0 10.0.0.1/24", "mgmt0 10.9.0.1/24"]
+[vserver.b]
+addresses = ["data0 10.0.0.2/24"]
+"#;
+
+    fn scope(from: &str, to: &str) -> Scope {
+        let parse = |text: &str| {
+            config::parse(text, "weft.toml".as_ref()).map_err(|e| e.to_string()).unwrap()
+        };
+        assert!(BEFORE.contains(from), "{from}");
+        Scope::of_change(&parse(BEFORE), &parse(&BEFORE.replacen(from, to, 1)))
+    }
+
+    fn vservers(names: &[&str]) -> Scope {
+        Scope::Vservers(names.iter().map(|n| (*n).to_owned()).collect())
+    }
+
+    #[test]
+    fn the_network_of_a_vserver_is_its_tenants() {
+        assert_eq!(scope("10.0.0.2/24", "10.0.0.3/24"), vservers(&["b"]));
+        assert_eq!(scope("10.0.0.1/24", "10.0.0.3/24"), vservers(&["a"]));
+        assert_eq!(scope("[vserver.b]", "[vserver.b]\ntcp.sack = false"), vservers(&["b"]));
+        let route = "routes = [{ to = \"default\", via = \"10.0.0.254\" }]";
+        assert_eq!(scope("[vserver.b]", &format!("[vserver.b]\n{route}")), vservers(&["b"]));
+        // By its group: whoever has it in force.
+        assert_eq!(scope("[group.gold]", &format!("[group.gold]\n{route}")), vservers(&["a"]));
+        assert_eq!(scope("[nic.eth0]", "# nothing\n[nic.eth0]"), vservers(&[]));
+    }
+
+    #[test]
+    fn what_is_shared_bounds_tenants_or_reaches_the_machine_is_for_the_cluster() {
+        for (from, to) in [
+            ("10.9.0.1/24", "10.9.0.2/24"),
+            ("\"mgmt0 10.9.0.1/24\"", ""),
+            ("[vserver.b]", "[vserver.b]\nslaac = [\"mgmt0\"]"),
+            ("[vserver.b]", "[vserver.b]\nlimits.tcp_connections = 7"),
+            ("[vserver.b]", "[vserver.b]\nservice = [{ kind = \"echo\", port = 7 }]"),
+            ("[vserver.b]", "[vserver.b]\ngroup = \"gold\""),
+            ("[vserver.b]", "[vserver.b]\nforwarding = true"),
+            ("[vserver.b]", "[vserver.c]"),
+            ("[vserver.b]", "[vserver.b]\ncount = 2"),
+            ("driver = \"mem\"", "driver = \"mem\"\nmtu = 1400"),
+            ("[group.gold]", "[role.r]\nusers = [\"1\"]\nallow = \"cluster\"\n[group.gold]"),
+        ] {
+            assert_eq!(scope(from, to), Scope::Cluster, "{from} to {to}");
+        }
     }
 }

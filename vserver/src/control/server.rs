@@ -81,8 +81,11 @@ struct Clients {
     poll: Poll,
     all: Slab<Client>,
     gate: Arc<Gate>,
-    answer: Box<dyn Fn(&Command, &Caller) -> Answer + Send>,
+    answer: Box<Answers>,
 }
+
+/// What is asked of the daemon, once its gate has let it pass.
+type Answers = dyn Fn(&Command, &Caller) -> Answer + Send;
 
 struct Client {
     stream: MioStream,

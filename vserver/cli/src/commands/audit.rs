@@ -43,15 +43,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
         Some(file) => {
             read_files(file, &query, usize::MAX).map_err(|e| Error::Failed(e.to_string()))?
         }
-        None => {
-            match daemon::connect(control)?.ask(Command::Audit(query)).map_err(daemon::error)? {
-                Answer::Audit(page) => page,
-                _ => {
-                    let text = "the daemon gave an answer to something else";
-                    return Err(Error::Failed(String::from(text)));
-                }
-            }
-        }
+        None => ask(control, query)?,
     };
     if page.file.is_none() {
         let text =
@@ -62,6 +54,14 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let text = if args.json { lines(&page) } else { render(&page) };
     out.write_all(text.as_bytes())?;
     Ok(())
+}
+
+fn ask(control: Option<&Path>, query: AuditQuery) -> Result<AuditPage, Error> {
+    let answer = daemon::connect(control)?.ask(Command::Audit(query)).map_err(daemon::error)?;
+    if let Answer::Audit(page) = answer {
+        return Ok(page);
+    }
+    Err(Error::Failed(String::from("the daemon gave an answer to something else")))
 }
 
 fn lines(page: &AuditPage) -> String {

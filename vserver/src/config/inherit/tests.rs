@@ -51,25 +51,19 @@ fn written(t: &Tree) -> String {
     let mut out = String::new();
     for (i, values) in t.values.iter().enumerate().rev() {
         let cut = if t.cuts[i] { "cut = [\"limits\"]\n" } else { "" };
-        let name = match t.parents.get(i) {
-            Some(parent) => {
-                let parent = parent.map(|p| format!("parent = \"g{p}\"\n")).unwrap_or_default();
-                write!(out, "[group.g{i}]\n{parent}{cut}").unwrap();
-                format!("group.g{i}")
-            }
-            None => {
-                let group = t.group.map(|g| format!("group = \"g{g}\"\n")).unwrap_or_default();
-                let address = "addresses = [\"data0 10.0.0.1/24\"]\n";
-                write!(out, "[vserver.v]\n{address}{group}{cut}").unwrap();
-                String::from("vserver.v")
-            }
-        };
+        if let Some(parent) = t.parents.get(i) {
+            let parent = parent.map(|p| format!("parent = \"g{p}\"\n")).unwrap_or_default();
+            write!(out, "[group.g{i}]\n{parent}{cut}").unwrap();
+        } else {
+            let group = t.group.map(|g| format!("group = \"g{g}\"\n")).unwrap_or_default();
+            let address = "addresses = [\"data0 10.0.0.1/24\"]\n";
+            write!(out, "[vserver.v]\n{address}{group}{cut}").unwrap();
+        }
         for ((table, key), value) in KEYS.iter().zip(values) {
             if let Some(value) = value {
                 writeln!(out, "{table}.{key} = {value}").unwrap();
             }
         }
-        let _ = name;
     }
     out
 }
