@@ -100,6 +100,9 @@ drop_reasons! {
     DemuxNoVserver, "No vserver has the destination address on that alias.", "Check the addresses; the steering map may lag behind a change.";
     DemuxMulticastUnwanted, "No vserver joined the destination group.", "None needed.";
     HandOverFull, "The ring to the worker of the packet's flow is full.", "That worker is overloaded; give it a CPU of its own, or spread the flows.";
+    AccessDenied, "The access rules of the vserver do not allow the packet.", "See which rule with `weft access`.";
+    QosPoliced, "The packet is over a rate limit for what arrives.", "See which class with `weft qos`; raise its rate or slow the sender.";
+    QosQueueFull, "The queue of the packet's class is full on the way out.", "See which class with `weft qos`; raise its rate.";
     DeviceTransmitRefused, "The device did not take the frame.", "See the device's counters.";
     FrameTooLong, "The frame is longer than the alias can carry.", "Check MTUs and segmentation offload on the peer.";
 }

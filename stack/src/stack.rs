@@ -17,6 +17,7 @@ use core::net::IpAddr;
 
 pub use crate::ctx::Moved;
 use crate::ctx::{Ctx, Outbox, Timer};
+use crate::drop::DropReason;
 use crate::frame::{Frame, FramePool, PoolBuf, Quota};
 use crate::ip::address::{Address, AliasConfig, AliasId, Cidr};
 pub use crate::ip::multicast::GroupFilter;
@@ -332,6 +333,20 @@ impl<P: PathLayer> Stack<P> {
         let fate = receive::frame(&mut lower, &mut t, alias, frame);
         receive::count(lower.ctx.mib, fate);
         receive::work_off(&mut lower, &mut t);
+    }
+
+    /// A received frame that the host does not hand over: a loss of this vserver all the same.
+    pub fn lose_received(&mut self, frame: &Frame, reason: DropReason) {
+        self.mib.frames.rx_frames += 1;
+        self.mib.frames.rx_bytes += frame.total_len() as u64;
+        self.mib.frames.rx_dropped += 1;
+        self.mib.drops.count(reason);
+    }
+
+    /// A frame of this stack that the host did not transmit.
+    pub fn lose_sent(&mut self, reason: DropReason) {
+        self.mib.frames.tx_dropped += 1;
+        self.mib.drops.count(reason);
     }
 
     /// A packet that another shard found to be this one's ([`Stack::poll_moved`]).

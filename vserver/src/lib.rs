@@ -39,15 +39,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod access;
 pub mod app;
 pub mod config;
 pub mod control;
 mod demux;
+mod facts;
 mod host;
 pub mod interface;
 pub mod net;
 pub mod ping;
 pub mod privilege;
+mod qos;
 mod runtime;
 pub mod service;
 pub mod sockets;

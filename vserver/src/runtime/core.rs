@@ -10,9 +10,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use weft_drivers::device::{Device, Link};
-use weft_drivers::ticks;
-use weft_stack::drop::{DropReason, Drops};
-use weft_stack::frame::{Entered, Frame, FrameDomain, prefetch};
+use weft_stack::drop::Drops;
+use weft_stack::frame::{Entered, Frame, FrameDomain};
 use weft_stack::ip::address::AliasId;
 use weft_stack::link::gro::Gro;
 use weft_stack::socket::{Event, Readiness, SocketId};
@@ -24,18 +23,18 @@ use super::mesh::{Control, Mesh};
 use super::seat::Polling;
 use super::stages::{Stage, Stages};
 use super::{HostStack, Nic, Notify};
+use crate::access::Gate;
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
 use crate::demux::{Demux, Target};
+use crate::qos::Tree;
 
 /// Frames received from a queue, or taken from a stack, at a time.
-const BURST: usize = 64;
-/// A stack is asked for so many frames before its own is handled.
-const PREFETCH_AHEAD: usize = 4;
+pub(super) const BURST: usize = 64;
 /// Stacks whose timers run in one round.
 const TIMERS_PER_TURN: usize = 256;
 /// Frames between vservers of this host that may wait before senders wait.
-const LOCAL_QUEUE: usize = 1024;
+pub(super) const LOCAL_QUEUE: usize = 1024;
 /// The same with the copies for members of a group, of which one frame can make many.
 pub(super) const LOCAL_FRAMES_MAX: usize = 16 * LOCAL_QUEUE;
 /// When to look again after a device that took no more frames, or has some in flight; twice as
@@ -61,10 +60,10 @@ pub(crate) struct Node {
     /// Groups that shards of other workers want, by worker; on worker 0.
     pub(super) groups_elsewhere: HashMap<(usize, AliasId, IpAddr), GroupFilter>,
     /// NICs its aliases stand on.
-    nics: SmallVec<[usize; 2]>,
-    dirty: bool,
-    blocked: bool,
-    starved: bool,
+    pub(super) nics: SmallVec<[usize; 2]>,
+    pub(super) dirty: bool,
+    pub(super) blocked: bool,
+    pub(super) starved: bool,
 }
 
 impl Node {
@@ -125,20 +124,22 @@ pub(crate) struct Core {
     /// The other workers.
     pub(crate) mesh: Mesh,
     pub(crate) poll: Polling,
+    pub(crate) gate: Gate,
+    pub(crate) qos: Tree,
     pub(super) aliases: Vec<AliasPlace>,
-    deadlines: Deadlines,
+    pub(super) deadlines: Deadlines,
     retry: Duration,
-    dirty: VecDeque<u32>,
+    pub(super) dirty: VecDeque<u32>,
     /// Vservers that wanted to send and found no free frame.
-    starved: Vec<u32>,
+    pub(super) starved: Vec<u32>,
     /// Frames from one vserver of this host to another.
     pub(super) local: VecDeque<(Target, Frame)>,
-    rx: Vec<Frame>,
+    pub(super) rx: Vec<Frame>,
     /// Received frames and whom they are for; merging leaves holes.
-    burst: Vec<(Target, Option<Frame>)>,
-    gro: Gro,
+    pub(super) burst: Vec<(Target, Option<Frame>)>,
+    pub(super) gro: Gro,
     pub(crate) stages: Stages,
-    tx: TxBurst,
+    pub(super) tx: TxBurst,
     pub(super) targets: Vec<Target>,
     /// The devices' frame pools.
     domain: FrameDomain,
@@ -161,6 +162,8 @@ impl Core {
             sleep: Sleep::Awake,
             mesh: Mesh::default(),
             poll: Polling::new(PollMode::Interrupt),
+            gate: Gate::default(),
+            qos: Tree::default(),
             aliases,
             deadlines: Deadlines::default(),
             retry: RETRY_MIN,
@@ -195,7 +198,10 @@ impl Core {
     /// Whether a turn may find something to do.
     pub(super) fn may_work(&mut self, now: Instant) -> bool {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        self.has_work() || due(self.deadlines.next()) || due(self.apps.wake_at(now))
+        self.has_work()
+            || due(self.deadlines.next())
+            || due(self.apps.wake_at(now))
+            || due(self.shaped_until())
     }
 
     /// One bounded round: receive, timers, transmit. Returns whether there was anything to do.
@@ -217,115 +223,11 @@ impl Core {
         work |= self.run_local(now);
         work |= self.run_services(now);
         work |= self.run_dirty(now);
-        work |= self.flush();
+        work |= self.flush(now);
         self.tell_failures(now);
         self.mesh.ring();
         self.retry = if work { RETRY_MIN } else { (self.retry * 2).min(RETRY_MAX) };
         work
-    }
-
-    fn receive(&mut self, now: Instant, nic: usize, port: usize) -> usize {
-        let mut rx = std::mem::take(&mut self.rx);
-        let port = &mut self.nics[nic].ports[port];
-        self.stages.start();
-        let got = port.receive(&mut rx, BURST);
-        let packets = self.stages.packets(&rx);
-        self.stages.lap(Stage::Rx, packets);
-        if got == 0 {
-            self.rx = rx;
-            return 0;
-        }
-        // The frames' slots went up with them; the next flush refills the ring.
-        port.unflushed = true;
-        self.poll.account.frames_received += got as u64;
-        for frame in rx.drain(..) {
-            self.sort(nic, frame);
-        }
-        self.rx = rx;
-        self.stages.lap(Stage::Demux, packets);
-        self.deliver(now, nic);
-        got
-    }
-
-    /// Finds the receivers of a frame that a queue of this worker gave, or its worker.
-    fn sort(&mut self, nic: usize, frame: Frame) {
-        if self.mesh.count() == 1 {
-            self.classify(nic, frame);
-        } else if let Some(frame) = self.keep(nic, frame) {
-            self.classify(nic, frame);
-        }
-    }
-
-    /// Finds the receivers of a frame; it waits in `burst`.
-    pub(super) fn classify(&mut self, nic: usize, frame: Frame) {
-        self.targets.clear();
-        if let Err(reason) = self.demux.classify(nic, frame.data(), &mut self.targets) {
-            return self.drops.count(reason);
-        }
-        if let Some((last, more)) = self.targets.split_last() {
-            for target in more {
-                self.burst.push((*target, Some(frame.to_heap())));
-            }
-            self.burst.push((*last, Some(frame)));
-        }
-    }
-
-    /// Hands the burst to its receivers, what can be merged as one.
-    pub(super) fn deliver(&mut self, now: Instant, nic: usize) {
-        let mut burst = std::mem::take(&mut self.burst);
-        if let Some(facts) = self.nics[nic].merging {
-            let demux = &self.demux;
-            self.stages.start();
-            let merged = self.gro.merge(&mut burst, facts, |to| !demux.forwards(*to));
-            self.stages.lap(Stage::Gro, burst.len() as u64);
-            self.nics[nic].merged.merge(&merged);
-        }
-        let mut units = 0;
-        for i in 0..burst.len() {
-            self.prefetch(&burst, i);
-            let target = burst[i].0;
-            // `None`: merged into one before.
-            let Some(frame) = burst[i].1.take() else { continue };
-            units += 1;
-            if let Some(packets) = self.stages.sample(units - 1, &frame) {
-                let stack = &mut self.nodes[target.vserver as usize].stack;
-                let spent = stack.handle_frame_timed(now, target.alias, frame, ticks::now);
-                self.stages.sampled(packets, spent);
-                self.mark_dirty(target.vserver);
-            } else {
-                self.hand_over(now, target, frame);
-            }
-        }
-        burst.clear();
-        self.burst = burst;
-    }
-
-    /// With many vservers each frame of a burst finds its stack in no cache: the stacks of frames
-    /// that come soon are asked for. A burst for one vserver pays a comparison.
-    #[inline]
-    fn prefetch(&self, burst: &[(Target, Option<Frame>)], at: usize) {
-        let ahead = at + PREFETCH_AHEAD;
-        let first = if at == 0 { 1 } else { ahead };
-        for i in first..=ahead {
-            if let Some((to, Some(frame))) = burst.get(i)
-                && burst[i - 1].0.vserver != to.vserver
-            {
-                let node = &self.nodes[to.vserver as usize];
-                prefetch(&node.dirty);
-                prefetch(&node.nics);
-                node.stack.prefetch(frame);
-            }
-        }
-        if let [(here, _), (next, _), ..] = burst[at..]
-            && here.vserver != next.vserver
-        {
-            std::hint::black_box(self.nodes[next.vserver as usize].stack.touch());
-        }
-    }
-
-    fn hand_over(&mut self, now: Instant, to: Target, frame: Frame) {
-        self.nodes[to.vserver as usize].stack.handle_frame(now, to.alias, frame);
-        self.mark_dirty(to.vserver);
     }
 
     pub(crate) fn mark_dirty(&mut self, index: u32) {
@@ -350,73 +252,8 @@ impl Core {
         expired > 0
     }
 
-    fn run_local(&mut self, now: Instant) -> bool {
-        let waiting = self.local.len();
-        for _ in 0..waiting {
-            if let Some((target, frame)) = self.local.pop_front() {
-                self.hand_over(now, target, frame);
-            }
-        }
-        waiting > 0
-    }
-
-    /// Polls every stack that is dirty now, once; returns whether one had frames.
-    fn run_dirty(&mut self, now: Instant) -> bool {
-        let mut moved = false;
-        let waiting = self.dirty.len();
-        for _ in 0..waiting {
-            if let Some(index) = self.dirty.pop_front() {
-                self.nodes[index as usize].dirty = false;
-                moved |= self.poll_node(now, index, waiting == 1) > 0;
-            }
-        }
-        moved
-    }
-
-    /// Takes events, at most a burst of frames and the next deadline from one stack; returns how
-    /// many frames. Events come first, so that what services answer leaves in the same burst. The
-    /// burst of a stack that is `alone` in this turn leaves before what else is to be done.
-    fn poll_node(&mut self, now: Instant, index: u32, alone: bool) -> usize {
-        self.run_events(now, index);
-        let room = self.room(index);
-        let mut got = 0;
-        if room == 0 {
-            self.block(index);
-        } else {
-            let mut tx = std::mem::take(&mut self.tx);
-            tx.max = room.min(BURST);
-            self.stages.start();
-            got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
-            let before = self.stages.sent();
-            for (alias, frame) in tx.frames.drain(..) {
-                self.stages.sends(&frame);
-                self.emit(index, alias, frame);
-            }
-            self.stages.lap(Stage::Output, self.stages.sent() - before);
-            if got >= tx.max {
-                self.mark_dirty(index);
-            } else if self.nodes[index as usize].stack.wants_transmit() {
-                // It found no free frame.
-                self.starve(index);
-            }
-            self.tx = tx;
-        }
-        if alone && got > 0 {
-            self.flush();
-        }
-        if self.run_events(now, index) {
-            // A service may have answered to what the transmit gave rise to.
-            self.mark_dirty(index);
-        }
-        if self.mesh.count() > 1 {
-            self.hand_moved(index);
-        }
-        self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
-        got
-    }
-
     /// Tells events of a stack to whom they concern; returns whether a service was called.
-    fn run_events(&mut self, now: Instant, index: u32) -> bool {
+    pub(super) fn run_events(&mut self, now: Instant, index: u32) -> bool {
         self.stages.start();
         let (mut called, mut told) = (false, 0);
         while told < EVENTS
@@ -463,110 +300,6 @@ impl Core {
         }
     }
 
-    /// Frames that every NIC of the vserver has room for, and the local queue.
-    fn room(&mut self, index: u32) -> usize {
-        let mut room = LOCAL_QUEUE.saturating_sub(self.local.len());
-        for nic in &self.nodes[index as usize].nics {
-            let nic = &mut self.nics[*nic];
-            let free = if let Some(worker) = nic.via {
-                self.mesh.tx_room(worker)
-            } else {
-                if nic.room() < BURST {
-                    nic.transmit(&mut self.drops);
-                }
-                nic.room()
-            };
-            room = room.min(free);
-        }
-        room
-    }
-
-    pub(super) fn nic_room(&mut self, nic: usize) -> usize {
-        let nic = &self.nics[nic];
-        nic.via.map_or_else(|| nic.room(), |worker| self.mesh.tx_room(worker))
-    }
-
-    /// Its NIC takes no more: not polled until it drained. Frames stay in the stack, whose own
-    /// limit is the backpressure that applications see.
-    fn block(&mut self, index: u32) {
-        let nics = std::mem::take(&mut self.nodes[index as usize].nics);
-        let full = nics.iter().copied().find(|nic| self.nic_room(*nic) == 0);
-        let node = &mut self.nodes[index as usize];
-        node.nics = nics;
-        let Some(nic) = full else { return self.mark_dirty(index) };
-        if !node.blocked {
-            node.blocked = true;
-            self.nics[nic].blocked.push(index);
-        }
-    }
-
-    /// Polled again when frames came back to the pool, or after the retry time.
-    fn starve(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
-        if !node.starved {
-            node.starved = true;
-            self.starved.push(index);
-        }
-    }
-
-    /// Sent frames came back, or time has passed: whoever found no free frame tries again.
-    fn feed(&mut self) {
-        for index in std::mem::take(&mut self.starved) {
-            self.nodes[index as usize].starved = false;
-            self.mark_dirty(index);
-        }
-    }
-
-    fn emit(&mut self, sender: u32, alias: AliasId, frame: Frame) {
-        let nic = self.aliases[alias.0 as usize].nic;
-        self.targets.clear();
-        let only_here = self.demux.local(nic, frame.data(), sender, &mut self.targets);
-        if self.mesh.count() > 1 {
-            return self.emit_across(nic, sender, frame, only_here);
-        }
-        for target in &self.targets {
-            if self.local.len() >= LOCAL_FRAMES_MAX {
-                self.drops.count(DropReason::OutQueueFull);
-                continue;
-            }
-            // Linear, so that the payload no longer belongs to the sender's buffer.
-            self.local.push_back((*target, frame.to_heap()));
-        }
-        if !only_here {
-            self.nics[nic].enqueue(frame);
-        } else if self.targets.is_empty() {
-            self.drops.count(DropReason::DemuxNoVserver);
-        }
-    }
-
-    /// Gives the devices what waits and ends the batch; returns whether frames moved.
-    fn flush(&mut self) -> bool {
-        if !self.nics.iter().any(Nic::is_unsettled) {
-            return false;
-        }
-        self.stages.start();
-        let moved = self.flush_nics();
-        self.stages.lap(Stage::Tx, self.stages.sent());
-        moved
-    }
-
-    fn flush_nics(&mut self) -> bool {
-        let mut moved = false;
-        for i in 0..self.nics.len() {
-            let nic = &mut self.nics[i];
-            moved |= nic.transmit(&mut self.drops) > 0;
-            nic.flush();
-            let unblock = !nic.blocked.is_empty() && self.nic_room(i) > 0;
-            let nic = &mut self.nics[i];
-            for index in if unblock { std::mem::take(&mut nic.blocked) } else { Vec::new() } {
-                self.nodes[index as usize].blocked = false;
-                self.mark_dirty(index);
-                moved = true;
-            }
-        }
-        moved
-    }
-
     /// No more turns and calls; whoever waits for a socket is told.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
@@ -583,7 +316,7 @@ impl Core {
         }
         for _ in 0..DRAIN_ROUNDS {
             let moved = self.run_dirty(now);
-            if !(self.flush() || moved) {
+            if !(self.flush(now) || moved) {
                 return;
             }
         }
@@ -593,7 +326,7 @@ impl Core {
     pub(crate) fn drain_mail(&mut self, now: Instant) {
         for _ in 0..DRAIN_ROUNDS {
             let moved = self.take_mail(now) | self.run_local(now) | self.run_dirty(now);
-            if !(self.flush() || moved) {
+            if !(self.flush(now) || moved) {
                 return;
             }
         }
@@ -625,7 +358,7 @@ impl Core {
                 self.run_dirty(now);
             }
         }
-        self.flush();
+        self.flush(now);
         self.tell_failures(now);
         self.mesh.ring();
         self.retry = RETRY_MIN;
@@ -642,7 +375,8 @@ impl Core {
             .any(|p| p.failed.is_none() && (p.stalled() || p.in_flight || p.device.fd().is_none()));
         let soon = soon || !self.starved.is_empty() || self.mesh.has_later();
         let retry = soon.then(|| now + self.retry);
-        [retry, self.deadlines.next(), self.apps.wake_at(now)].into_iter().flatten().min()
+        let deadlines = [self.deadlines.next(), self.apps.wake_at(now), self.shaped_until()];
+        deadlines.into_iter().chain([retry]).flatten().min()
     }
 
     /// Returns whether a service was called.

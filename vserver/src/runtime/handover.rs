@@ -74,7 +74,15 @@ impl Core {
 
     /// A frame of a vserver, with several workers; `self.targets` are its receivers here by this
     /// worker's tables.
-    pub(super) fn emit_across(&mut self, nic: usize, sender: u32, frame: Frame, only_here: bool) {
+    pub(super) fn emit_across(
+        &mut self,
+        now: Instant,
+        nic: usize,
+        from: (u32, AliasId),
+        frame: Frame,
+        only_here: bool,
+    ) {
+        let sender = from.0;
         let nobody = self.targets.is_empty();
         match self.owner(nic, &frame) {
             Owner::Shard(worker) if usize::from(worker) != self.mesh.me() => {
@@ -98,7 +106,7 @@ impl Core {
             }
         }
         if !only_here {
-            self.send_out(nic, frame);
+            self.send_out(now, nic, from, frame);
         } else if nobody {
             self.drops.count(DropReason::DemuxNoVserver);
         }
@@ -115,7 +123,8 @@ impl Core {
         }
     }
 
-    fn send_out(&mut self, nic: usize, frame: Frame) {
+    /// A frame that leaves now, or by the worker that has the NIC's queue.
+    pub(super) fn give(&mut self, nic: usize, frame: Frame) {
         let Some(worker) = self.nics[nic].via else { return self.nics[nic].enqueue(frame) };
         self.mesh.stats.transmits += 1;
         if !self.mesh.transmit(worker, nic, frame) {
@@ -151,7 +160,7 @@ impl Core {
                         self.stages.lap(Stage::HandOver, std::mem::take(&mut messages));
                         self.deliver(now, other);
                     }
-                    self.classify(nic, frame);
+                    self.classify(now, nic, frame);
                 } else {
                     self.take(now, message);
                 }
@@ -180,7 +189,7 @@ impl Core {
     fn take(&mut self, now: Instant, message: Message) {
         match message {
             Message::Arrived { nic, frame } => {
-                self.classify(nic, frame);
+                self.classify(now, nic, frame);
                 self.deliver(now, nic);
             }
             Message::Local { nic, sender, frame } => {

@@ -7,8 +7,10 @@
 mod account;
 mod core;
 pub(crate) mod deadlines;
+mod egress;
 mod handover;
 mod idle;
+mod ingress;
 mod links;
 mod mesh;
 mod nic;

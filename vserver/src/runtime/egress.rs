@@ -1,0 +1,248 @@
+//! The way out: frames of the stacks, noted by access, shaped, to the NICs and to neighbours on this
+//! host.
+
+use weft_stack::drop::DropReason;
+use weft_stack::frame::Frame;
+use weft_stack::ip::address::AliasId;
+use weft_stack::time::Instant;
+
+use super::core::{BURST, LOCAL_FRAMES_MAX, LOCAL_QUEUE};
+use super::stages::Stage;
+use super::{Core, Nic};
+use crate::demux::Target;
+use crate::facts::Facts;
+
+impl Core {
+    /// Polls every stack that is dirty now, once; returns whether one had frames.
+    pub(super) fn run_dirty(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        let waiting = self.dirty.len();
+        for _ in 0..waiting {
+            if let Some(index) = self.dirty.pop_front() {
+                self.nodes[index as usize].dirty = false;
+                moved |= self.poll_node(now, index, waiting == 1) > 0;
+            }
+        }
+        moved
+    }
+
+    /// Takes events, at most a burst of frames and the next deadline from one stack; returns how
+    /// many frames. Events come first, so that what services answer leaves in the same burst. The
+    /// burst of a stack that is `alone` in this turn leaves before what else is to be done.
+    pub(super) fn poll_node(&mut self, now: Instant, index: u32, alone: bool) -> usize {
+        self.run_events(now, index);
+        let room = self.room(index);
+        let mut got = 0;
+        if room == 0 {
+            self.block(index);
+        } else {
+            let mut tx = std::mem::take(&mut self.tx);
+            tx.max = room.min(BURST);
+            self.stages.start();
+            got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
+            let before = self.stages.sent();
+            for (alias, frame) in tx.frames.drain(..) {
+                self.stages.sends(&frame);
+                self.emit(now, index, alias, frame);
+            }
+            self.stages.lap(Stage::Output, self.stages.sent() - before);
+            if got >= tx.max {
+                self.mark_dirty(index);
+            } else if self.nodes[index as usize].stack.wants_transmit() {
+                // It found no free frame.
+                self.starve(index);
+            }
+            self.tx = tx;
+        }
+        if alone && got > 0 {
+            self.flush(now);
+        }
+        if self.run_events(now, index) {
+            // A service may have answered to what the transmit gave rise to.
+            self.mark_dirty(index);
+        }
+        if self.mesh.count() > 1 {
+            self.hand_moved(index);
+        }
+        self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
+        got
+    }
+
+    /// Frames that every NIC of the vserver has room for, and the local queue.
+    fn room(&mut self, index: u32) -> usize {
+        let mut room = LOCAL_QUEUE.saturating_sub(self.local.len());
+        let shaped = self.qos.is_active();
+        for nic in &self.nodes[index as usize].nics {
+            if shaped && self.qos.shapes(*nic) {
+                room = room.min(self.qos.room(*nic, index));
+                continue;
+            }
+            let nic = &mut self.nics[*nic];
+            let free = if let Some(worker) = nic.via {
+                self.mesh.tx_room(worker)
+            } else {
+                if nic.room() < BURST {
+                    nic.transmit(&mut self.drops);
+                }
+                nic.room()
+            };
+            room = room.min(free);
+        }
+        room
+    }
+
+    /// Frames that a vserver may send to a NIC.
+    fn room_for(&mut self, nic: usize, index: u32) -> usize {
+        if self.qos.is_active() && self.qos.shapes(nic) {
+            return self.qos.room(nic, index);
+        }
+        self.nic_room(nic)
+    }
+
+    pub(super) fn nic_room(&mut self, nic: usize) -> usize {
+        let nic = &self.nics[nic];
+        nic.via.map_or_else(|| nic.room(), |worker| self.mesh.tx_room(worker))
+    }
+
+    /// Its NIC takes no more: not polled until it drained. Frames stay in the stack, whose own
+    /// limit is the backpressure that applications see.
+    fn block(&mut self, index: u32) {
+        let nics = std::mem::take(&mut self.nodes[index as usize].nics);
+        let full = nics.iter().copied().find(|nic| self.room_for(*nic, index) == 0);
+        let node = &mut self.nodes[index as usize];
+        node.nics = nics;
+        let Some(nic) = full else { return self.mark_dirty(index) };
+        if node.blocked {
+            return;
+        }
+        node.blocked = true;
+        if self.qos.is_active() && self.qos.shapes(nic) {
+            self.qos.await_room(nic, index);
+        } else {
+            self.nics[nic].blocked.push(index);
+        }
+    }
+
+    /// Polled again when frames came back to the pool, or after the retry time.
+    fn starve(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        if !node.starved {
+            node.starved = true;
+            self.starved.push(index);
+        }
+    }
+
+    /// Sent frames came back, or time has passed: whoever found no free frame tries again.
+    pub(super) fn feed(&mut self) {
+        for index in std::mem::take(&mut self.starved) {
+            self.nodes[index as usize].starved = false;
+            self.mark_dirty(index);
+        }
+    }
+
+    fn emit(&mut self, now: Instant, sender: u32, alias: AliasId, frame: Frame) {
+        let nic = self.aliases[alias.0 as usize].nic;
+        if self.gate.is_active() && self.gate.guards(sender) {
+            let of = Target { alias, vserver: sender };
+            if let Some(facts) = Facts::of(&frame, self.nics[nic].ethernet, of) {
+                self.gate.sent(now, &facts);
+            }
+        }
+        self.targets.clear();
+        let only_here = self.demux.local(nic, frame.data(), sender, &mut self.targets);
+        if self.mesh.count() > 1 {
+            return self.emit_across(now, nic, (sender, alias), frame, only_here);
+        }
+        for target in &self.targets {
+            if self.local.len() >= LOCAL_FRAMES_MAX {
+                self.drops.count(DropReason::OutQueueFull);
+                continue;
+            }
+            // Linear, so that the payload no longer belongs to the sender's buffer.
+            self.local.push_back((*target, frame.to_heap()));
+        }
+        if !only_here {
+            self.send_out(now, nic, (sender, alias), frame);
+        } else if self.targets.is_empty() {
+            self.drops.count(DropReason::DemuxNoVserver);
+        }
+    }
+
+    /// A vserver's frame for a NIC, by way of the shaper if the NIC has one.
+    #[inline]
+    pub(super) fn send_out(
+        &mut self,
+        now: Instant,
+        nic: usize,
+        (vserver, alias): (u32, AliasId),
+        frame: Frame,
+    ) {
+        if self.qos.is_active() && self.qos.shapes(nic) {
+            let of = Target { alias, vserver };
+            // What is not IP keeps the link alive and is little: it does not wait.
+            if let Some(facts) = Facts::of(&frame, self.nics[nic].ethernet, of) {
+                if !self.qos.enqueue(now, nic, &facts, frame) {
+                    let stack = &mut self.nodes[vserver as usize].stack;
+                    stack.lose_sent(DropReason::QosQueueFull);
+                }
+                return;
+            }
+        }
+        self.give(nic, frame);
+    }
+
+    /// Moves what may leave from the shaper to the NICs.
+    fn unshape(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        for nic in 0..self.nics.len() {
+            while self.qos.waits(nic) && self.nic_room(nic) > 0 {
+                let Some(frame) = self.qos.dequeue(now, nic) else { break };
+                self.give(nic, frame);
+                moved = true;
+            }
+        }
+        while let Some(index) = self.qos.take_ready() {
+            self.nodes[index as usize].blocked = false;
+            self.mark_dirty(index);
+            moved = true;
+        }
+        moved
+    }
+
+    /// When the shaper has something for a NIC with room.
+    pub(super) fn shaped_until(&self) -> Option<Instant> {
+        if !self.qos.is_active() {
+            return None;
+        }
+        self.qos.next_deadline(|nic| self.nics[nic].via.is_some() || self.nics[nic].room() > 0)
+    }
+
+    /// Gives the devices what waits and ends the batch; returns whether frames moved.
+    pub(super) fn flush(&mut self, now: Instant) -> bool {
+        let shaped = self.qos.is_active() && self.unshape(now);
+        if !self.nics.iter().any(Nic::is_unsettled) {
+            return shaped;
+        }
+        self.stages.start();
+        let moved = self.flush_nics() | shaped;
+        self.stages.lap(Stage::Tx, self.stages.sent());
+        moved
+    }
+
+    fn flush_nics(&mut self) -> bool {
+        let mut moved = false;
+        for i in 0..self.nics.len() {
+            let nic = &mut self.nics[i];
+            moved |= nic.transmit(&mut self.drops) > 0;
+            nic.flush();
+            let unblock = !nic.blocked.is_empty() && self.nic_room(i) > 0;
+            let nic = &mut self.nics[i];
+            for index in if unblock { std::mem::take(&mut nic.blocked) } else { Vec::new() } {
+                self.nodes[index as usize].blocked = false;
+                self.mark_dirty(index);
+                moved = true;
+            }
+        }
+        moved
+    }
+}

@@ -1,0 +1,193 @@
+//! The way in: frames of a queue, sorted by receiver, policed, admitted, merged, to the stacks.
+
+use weft_drivers::ticks;
+use weft_stack::drop::DropReason;
+use weft_stack::frame::{Frame, prefetch};
+use weft_stack::time::Instant;
+
+use super::Core;
+use super::core::BURST;
+use super::stages::Stage;
+use crate::access::{self, Reject};
+use crate::demux::Target;
+use crate::facts::Facts;
+use crate::qos;
+
+/// A stack is asked for so many frames before its own is handled.
+const PREFETCH_AHEAD: usize = 4;
+
+impl Core {
+    pub(super) fn receive(&mut self, now: Instant, nic: usize, port: usize) -> usize {
+        let mut rx = std::mem::take(&mut self.rx);
+        let port = &mut self.nics[nic].ports[port];
+        self.stages.start();
+        let got = port.receive(&mut rx, BURST);
+        let packets = self.stages.packets(&rx);
+        self.stages.lap(Stage::Rx, packets);
+        if got == 0 {
+            self.rx = rx;
+            return 0;
+        }
+        // The frames' slots went up with them; the next flush refills the ring.
+        port.unflushed = true;
+        self.poll.account.frames_received += got as u64;
+        for frame in rx.drain(..) {
+            self.sort(now, nic, frame);
+        }
+        self.rx = rx;
+        self.stages.lap(Stage::Demux, packets);
+        self.deliver(now, nic);
+        got
+    }
+
+    /// Finds the receivers of a frame that a queue of this worker gave, or its worker.
+    fn sort(&mut self, now: Instant, nic: usize, frame: Frame) {
+        if self.mesh.count() == 1 {
+            self.classify(now, nic, frame);
+        } else if let Some(frame) = self.keep(nic, frame) {
+            self.classify(now, nic, frame);
+        }
+    }
+
+    /// Finds the receivers of a frame; it waits in `burst`.
+    pub(super) fn classify(&mut self, now: Instant, nic: usize, frame: Frame) {
+        self.targets.clear();
+        if let Err(reason) = self.demux.classify(nic, frame.data(), &mut self.targets) {
+            return self.drops.count(reason);
+        }
+        let watched = self.is_guarded();
+        if let Some((last, more)) = self.targets.split_last() {
+            for target in more {
+                self.burst.push((*target, Some(frame.to_heap())));
+            }
+            self.burst.push((*last, Some(frame)));
+        }
+        if watched {
+            self.admit_last(now, self.targets.len());
+        }
+    }
+
+    /// Whether any vserver has a policy for what arrives.
+    #[inline]
+    fn is_guarded(&self) -> bool {
+        self.gate.is_active() || self.qos.is_active()
+    }
+
+    /// Police and access of the last frames of `burst`, before merging makes of many packets one.
+    fn admit_last(&mut self, now: Instant, count: usize) {
+        let first = self.burst.len() - count;
+        let mut fresh = self.burst.split_off(first);
+        for (to, frame) in fresh.drain(..) {
+            if let Some(frame) = frame.and_then(|f| self.admit(now, to, f)) {
+                self.burst.push((to, Some(frame)));
+            }
+        }
+    }
+
+    /// What QoS and access let through of what arrives for a vserver.
+    fn admit(&mut self, now: Instant, to: Target, mut frame: Frame) -> Option<Frame> {
+        let (polices, guards) = (self.qos.polices(to.vserver), self.gate.guards(to.vserver));
+        if !(polices || guards) {
+            return Some(frame);
+        }
+        let ethernet = self.nics[self.aliases[to.alias.0 as usize].nic].ethernet;
+        let Some(facts) = Facts::of(&frame, ethernet, to) else { return Some(frame) };
+        let stack = &mut self.nodes[to.vserver as usize].stack;
+        if polices && self.qos.police(now, &facts, &mut frame) == qos::Verdict::Drop {
+            stack.lose_received(&frame, DropReason::QosPoliced);
+            return None;
+        }
+        if !guards {
+            return Some(frame);
+        }
+        match self.gate.admit(now, &facts, stack) {
+            access::Verdict::Pass => Some(frame),
+            access::Verdict::Drop => {
+                stack.lose_received(&frame, DropReason::AccessDenied);
+                None
+            }
+            access::Verdict::Reject(how) => {
+                stack.lose_received(&frame, DropReason::AccessDenied);
+                self.reject(now, to, frame, how);
+                None
+            }
+        }
+    }
+
+    /// Tells the sender of a packet that access refused it.
+    #[allow(clippy::needless_pass_by_value, clippy::unused_self, reason = "no answers yet")]
+    fn reject(&mut self, _now: Instant, to: Target, _frame: Frame, _how: Reject) {
+        self.mark_dirty(to.vserver);
+    }
+
+    /// Hands the burst to its receivers, what can be merged as one.
+    pub(super) fn deliver(&mut self, now: Instant, nic: usize) {
+        let mut burst = std::mem::take(&mut self.burst);
+        if let Some(facts) = self.nics[nic].merging {
+            let demux = &self.demux;
+            self.stages.start();
+            let merged = self.gro.merge(&mut burst, facts, |to| !demux.forwards(*to));
+            self.stages.lap(Stage::Gro, burst.len() as u64);
+            self.nics[nic].merged.merge(&merged);
+        }
+        let mut units = 0;
+        for i in 0..burst.len() {
+            self.prefetch(&burst, i);
+            let target = burst[i].0;
+            // `None`: merged into one before.
+            let Some(frame) = burst[i].1.take() else { continue };
+            units += 1;
+            if let Some(packets) = self.stages.sample(units - 1, &frame) {
+                let stack = &mut self.nodes[target.vserver as usize].stack;
+                let spent = stack.handle_frame_timed(now, target.alias, frame, ticks::now);
+                self.stages.sampled(packets, spent);
+                self.mark_dirty(target.vserver);
+            } else {
+                self.hand_over(now, target, frame);
+            }
+        }
+        burst.clear();
+        self.burst = burst;
+    }
+
+    /// With many vservers each frame of a burst finds its stack in no cache: the stacks of frames
+    /// that come soon are asked for. A burst for one vserver pays a comparison.
+    #[inline]
+    fn prefetch(&self, burst: &[(Target, Option<Frame>)], at: usize) {
+        let ahead = at + PREFETCH_AHEAD;
+        let first = if at == 0 { 1 } else { ahead };
+        for i in first..=ahead {
+            if let Some((to, Some(frame))) = burst.get(i)
+                && burst[i - 1].0.vserver != to.vserver
+            {
+                let node = &self.nodes[to.vserver as usize];
+                prefetch(&node.dirty);
+                prefetch(&node.nics);
+                node.stack.prefetch(frame);
+            }
+        }
+        if let [(here, _), (next, _), ..] = burst[at..]
+            && here.vserver != next.vserver
+        {
+            std::hint::black_box(self.nodes[next.vserver as usize].stack.touch());
+        }
+    }
+
+    pub(super) fn hand_over(&mut self, now: Instant, to: Target, frame: Frame) {
+        self.nodes[to.vserver as usize].stack.handle_frame(now, to.alias, frame);
+        self.mark_dirty(to.vserver);
+    }
+
+    pub(super) fn run_local(&mut self, now: Instant) -> bool {
+        let waiting = self.local.len();
+        for _ in 0..waiting {
+            let Some((target, frame)) = self.local.pop_front() else { break };
+            let frame =
+                if self.is_guarded() { self.admit(now, target, frame) } else { Some(frame) };
+            if let Some(frame) = frame {
+                self.hand_over(now, target, frame);
+            }
+        }
+        waiting > 0
+    }
+}
