@@ -89,7 +89,7 @@ fn help_names_every_command() {
     let d = directory("");
     let (code, out, err) = weft(d.path(), &["--help"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    for name in ["run", "check", "list", "stat", "sockets", "ping", "lab", "completions"] {
+    for name in ["run", "check", "list", "stat", "policy", "audit", "sockets", "ping", "lab", "completions"] {
         assert!(out.contains(&format!("\n  {name} ")), "{name} in {out}");
         let (code, help, _) = weft(d.path(), &[name, "--help"]);
         assert!(code == 0 && help.contains(&format!("Usage: weft {name}")), "{help}");
@@ -122,6 +122,7 @@ fn check_tells_what_a_file_makes() {
     assert_eq!(
         out,
         "1 worker(s) with 1024 frames of 4096 bytes each (4 MiB in all), control socket weft.sock\n\
+         runs as the user who starts it with no capability; no roles; changes are logged to standard error\n\
          nic eth0: mem on eth0, 1 queue(s), aliases: data0\n\
          vserver files: 10.0.0.10/24 on data0; http on port 80\n\
          vserver web1: 10.0.0.20/24 on data0\n\
