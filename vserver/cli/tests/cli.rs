@@ -89,7 +89,9 @@ fn help_names_every_command() {
     let d = directory("");
     let (code, out, err) = weft(d.path(), &["--help"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    for name in ["run", "check", "list", "stat", "policy", "audit", "sockets", "ping", "lab", "completions"] {
+    for name in
+        ["run", "check", "list", "stat", "policy", "audit", "sockets", "ping", "lab", "completions"]
+    {
         assert!(out.contains(&format!("\n  {name} ")), "{name} in {out}");
         let (code, help, _) = weft(d.path(), &[name, "--help"]);
         assert!(code == 0 && help.contains(&format!("Usage: weft {name}")), "{help}");

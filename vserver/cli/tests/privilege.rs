@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use weft_cli::lab::topology::{Cabling, Topology, nic, v4};
+use weft_cli::lab::topology::{Cabling, Topology, nic, v4, v6};
 use weft_vserver::config::PollMode;
 use weft_vserver::control::{Command as Ask, Connection};
 
@@ -342,8 +342,8 @@ fn all_rights_or_those_for_devices_are_kept_if_the_file_says_so() {
     }
 }
 
-fn connects(topology: &Topology, port: u16) -> bool {
-    let to = SocketAddr::new(v4(ALPHA).into(), port);
+fn connects(topology: &Topology, to: IpAddr, port: u16) -> bool {
+    let to = SocketAddr::new(to, port);
     let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_ok();
     topology.client.netns.enter(connect).unwrap()
 }
@@ -369,13 +369,17 @@ fn devices_that_go_down_and_come_back_need_no_capability_and_ones_made_anew_a_re
     for key in ["CapEff:", "CapPrm:", "CapBnd:"] {
         assert_all(daemon.pid(), key, NONE);
     }
+    // Usable after duplicate address detection, so steered to the socket when all is given up.
+    eventually("connections by IPv6", || connects(&topology, v6(ALPHA).into(), 7));
     let control = dir.path().join("weft.sock");
     let snapshot = || Connection::open(&control).unwrap().snapshot().unwrap();
     for _ in 0..3 {
         topology.weft.netlink(|n| n.set_up(nic(0), false)).unwrap();
         eventually("weft sees the link go down", || !snapshot().nics[0].up);
         topology.weft.netlink(|n| n.set_up(nic(0), true)).unwrap();
-        eventually("connections after the link came back", || connects(&topology, 7));
+        eventually("connections after the link came back", || {
+            connects(&topology, v4(ALPHA).into(), 7)
+        });
     }
     // One that is gone is told, with what to do: what opens another is not there any more.
     topology.weft.netlink(|n| n.delete_link(nic(0))).unwrap();
