@@ -38,6 +38,7 @@ use crate::transport::raw::Raw;
 use crate::transport::tcp::Tcp;
 use crate::transport::udp::Udp;
 
+mod any;
 #[cfg(any(test, feature = "check"))]
 mod check;
 mod config;
@@ -234,7 +235,7 @@ impl<P: PathLayer> Stack<P> {
         }
         config.limits = config.shard.share(config.limits);
         let tcp = Tcp::new(&config, &secrets);
-        let udp = Udp::new(&secrets, config.shared.take());
+        let udp = Udp::new(&secrets, config.shared.take(), config.any.clone());
         let ip = Ip::new(&config, &secrets, now);
         Stack {
             name: config.name,

@@ -13,13 +13,17 @@ use weft_stack::stack::ChangeError;
 
 use crate::Vserver;
 use crate::app::{Service, ServiceHandle};
+use crate::arrival::VserverId;
 use crate::config::{HostConfig, PollMode};
 use crate::interface::TreeError;
+use crate::net::{AnyListener, AnyOptions, AnyUdpSocket};
 use crate::privilege::PrivilegeError;
 use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
+use any::AnyTables;
 
+mod any;
 mod build;
 
 /// Devices by NIC name (`eth0`), one per queue from 0: what [`Host::start_with_devices`] takes
@@ -102,6 +106,8 @@ pub(crate) struct Shared {
     pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
     /// Counts sockets that may be on any worker.
     pub(crate) next: AtomicUsize,
+    /// Ports bound for any vserver.
+    pub(crate) any: AnyTables,
 }
 
 impl Shared {
@@ -172,6 +178,39 @@ impl Host {
     pub fn vservers(&self) -> Vec<Vserver> {
         let count = self.shared.config.vservers.len() as u32;
         (0..count).map(|i| Vserver::new(Arc::clone(&self.shared), i)).collect()
+    }
+
+    /// A handle on the vserver that an [`Arrival`](crate::Arrival) names; `None` if it is no more.
+    pub fn vserver_of(&self, id: VserverId) -> Option<Vserver> {
+        let there = (id.0 as usize) < self.shared.config.vservers.len();
+        there.then(|| Vserver::new(Arc::clone(&self.shared), id.0))
+    }
+
+    /// Listens on `port` of every vserver of the host, those made later too; see [`AnyListener`].
+    ///
+    /// Errors: `AddrInUse`, `NotFound` for a group that there is not, `InvalidInput` for port 0,
+    /// `NotConnected` after a stop.
+    pub fn listen_any(&self, port: u16, how: &AnyOptions) -> std::io::Result<AnyListener> {
+        AnyListener::new(&self.shared, port, how)
+    }
+
+    /// Binds a UDP socket on `port` of every vserver of the host; see [`AnyUdpSocket`]. Errors as
+    /// [`Host::listen_any`].
+    pub fn bind_any_udp(&self, port: u16, how: &AnyOptions) -> std::io::Result<AnyUdpSocket> {
+        AnyUdpSocket::new(&self.shared, port, how)
+    }
+
+    /// Runs a service for every vserver of the host, one instance per worker: it listens on `tcp`,
+    /// and takes datagrams on `udp`. Callbacks come with the [`Cx`](crate::app::Cx) of the vserver
+    /// that was addressed, whose sockets alone it names; [`Service::start`] is not called, for there
+    /// is none yet. Errors as [`Host::listen_any`] and [`Host::run_service`].
+    pub fn run_service_any<S: Service>(
+        &self,
+        (tcp, udp): (&[u16], &[u16]),
+        how: &AnyOptions,
+        make: impl FnMut(usize) -> S,
+    ) -> std::io::Result<ServiceHandle> {
+        ServiceHandle::run_any(&self.shared, (tcp, udp), how, make)
     }
 
     /// Runs a service on a vserver of this host, one instance per worker, each made by `make` from

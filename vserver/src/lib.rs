@@ -41,6 +41,7 @@
 
 mod access;
 pub mod app;
+mod arrival;
 pub mod config;
 pub mod control;
 mod demux;
@@ -57,6 +58,7 @@ pub mod sockets;
 pub mod stats;
 mod vserver;
 
+pub use arrival::{Arrival, VserverId};
 pub use host::{Devices, Host, HostError};
 pub use vserver::Vserver;
 

@@ -8,6 +8,7 @@ use weft_stack::frame::PoolBuf;
 use weft_stack::ip::address::AliasId;
 use weft_stack::shard::port_owner;
 
+use crate::arrival::VserverId;
 use crate::host::Shared;
 use crate::runtime::Worker;
 
@@ -33,6 +34,11 @@ impl Vserver {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.shared.config.vservers[self.index as usize].name
+    }
+
+    /// What names it where a handle would be too much, as in [`crate::Arrival`].
+    pub fn id(&self) -> VserverId {
+        VserverId(self.index)
     }
 
     /// Number of the alias of that name (`data0`), for multicast joins.

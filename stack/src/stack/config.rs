@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::any::AnyScopes;
 use crate::shard::{Shard, SharedCounts};
 use crate::socket::tcp::CongestionControl;
 use crate::wire::tcp::Options;
@@ -244,6 +245,8 @@ pub struct StackConfig {
     pub shard: Shard,
     /// What is counted over all shards; `None`: this is the only one.
     pub shared: Option<Arc<SharedCounts>>,
+    /// Ports that the host listens on for any vserver.
+    pub any: AnyScopes,
 }
 
 impl Default for StackConfig {
@@ -256,6 +259,7 @@ impl Default for StackConfig {
             seed: [0; 16],
             shard: Shard::ONLY,
             shared: None,
+            any: AnyScopes::default(),
         }
     }
 }

@@ -18,10 +18,11 @@ use weft_stack::time::Instant;
 
 use super::Owners;
 use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
+use crate::arrival::{Arrival, VserverId};
 use crate::runtime::HostStack;
 
-/// When to call, in order of arming, with which token.
-pub(super) type Timers = BinaryHeap<Reverse<(Instant, u64, u64)>>;
+/// When to call, in order of arming, with which token, for which vserver.
+pub(super) type Timers = BinaryHeap<Reverse<(Instant, u64, u64, u32)>>;
 
 /// The vserver as a callback of a [`super::Service`] sees it: its sockets and its time. No call
 /// blocks; `WouldBlock` means that a callback will tell. None of them makes a system call; what they send
@@ -32,6 +33,7 @@ pub struct Cx<'a> {
     pub(super) service: u16,
     /// Number of the vserver.
     pub(super) node: u32,
+    pub(super) listener: Option<SocketId>,
     pub(super) stack: &'a mut HostStack,
     pub(super) owners: &'a mut Owners,
     pub(super) timers: &'a mut Timers,
@@ -55,6 +57,22 @@ impl Cx<'_> {
     /// Number of the worker, from 0.
     pub fn worker(&self) -> usize {
         self.worker
+    }
+
+    /// The vserver whose sockets this is about.
+    pub fn vserver(&self) -> VserverId {
+        VserverId(self.node)
+    }
+
+    /// Where a connection arrived, or leaves; `None` for a stale handle.
+    pub fn arrival(&self, id: SocketId) -> Option<Arrival> {
+        let (alias, local) = self.stack.tcp_arrival(id)?;
+        Some(Arrival { vserver: self.vserver(), alias, local })
+    }
+
+    /// Within [`super::Service::accepted`]: the listener that took the connection.
+    pub fn listener(&self) -> Option<SocketId> {
+        self.listener
     }
 
     /// Listens, with at most `backlog` connections that wait to be accepted. An unspecified address
@@ -300,7 +318,7 @@ impl Cx<'_> {
     }
 
     /// Calls [`super::Service::timer`] with `token` once, `after` this turn's time or a little
-    /// later. Timers are not taken back; one that is no longer wanted is ignored when it comes.
+    /// later, with the vserver of this callback. Timers are not taken back; one that is no longer wanted is ignored when it comes.
     /// `false`, counted as `FrameServiceTimersRefused`: as many are set as the vserver allows
     /// (`service_timers`).
     pub fn set_timer(&mut self, after: Duration, token: u64) -> bool {
@@ -308,7 +326,7 @@ impl Cx<'_> {
             return false;
         }
         *self.armed += 1;
-        self.timers.push(Reverse((self.now + after, *self.armed, token)));
+        self.timers.push(Reverse((self.now + after, *self.armed, token, self.node)));
         true
     }
 }

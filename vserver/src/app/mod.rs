@@ -45,8 +45,12 @@ pub use weft_stack::socket::udp::{
 };
 pub use weft_stack::time::Instant;
 
+use weft_stack::any::AnyProtocol;
+
 use crate::Vserver;
-use crate::runtime::Worker;
+use crate::host::Shared;
+use crate::net::{AnyOptions, Binding};
+use crate::runtime::{Taker, Worker};
 
 /// An application of one vserver, called back where its events arise.
 ///
@@ -104,6 +108,8 @@ pub trait Service: Send + 'static {
 pub struct ServiceHandle {
     /// On each worker: its number there.
     places: Vec<(Arc<Worker>, u64)>,
+    /// Ports of a service for any vserver.
+    bindings: Vec<Binding>,
 }
 
 impl ServiceHandle {
@@ -112,7 +118,7 @@ impl ServiceHandle {
         vserver: &Vserver,
         mut make: impl FnMut(usize) -> S,
     ) -> io::Result<ServiceHandle> {
-        let mut handle = ServiceHandle { places: Vec::new() };
+        let mut handle = ServiceHandle { places: Vec::new(), bindings: Vec::new() };
         for (number, worker) in vserver.workers().iter().enumerate() {
             let (index, app) = (vserver.index(), Box::new(make(number)));
             let place = worker.with_core(|core, now| core.start_service(now, index, app))?;
@@ -122,7 +128,32 @@ impl ServiceHandle {
         Ok(handle)
     }
 
-    /// Calls [`Service::timer`] of every instance with `token`, before this returns. From any
+    /// Runs one instance per worker, for any vserver.
+    pub(crate) fn run_any<S: Service>(
+        shared: &Arc<Shared>,
+        (tcp, udp): (&[u16], &[u16]),
+        how: &AnyOptions,
+        mut make: impl FnMut(usize) -> S,
+    ) -> io::Result<ServiceHandle> {
+        let mut handle = ServiceHandle { places: Vec::new(), bindings: Vec::new() };
+        let mut slots = Vec::new();
+        for (number, worker) in shared.workers.iter().enumerate() {
+            let app = Box::new(make(number));
+            let place = worker.with_core(|core, _| core.apps.add_any(app))?;
+            let (slot, place) = place.ok_or(io::ErrorKind::QuotaExceeded)?;
+            handle.places.push((Arc::clone(worker), place));
+            slots.push(slot);
+        }
+        let tcp = tcp.iter().map(|port| (AnyProtocol::Tcp, *port));
+        for (protocol, port) in tcp.chain(udp.iter().map(|port| (AnyProtocol::Udp, *port))) {
+            let taker = |worker: usize| Taker::Service(slots[worker]);
+            handle.bindings.push(Binding::new(shared, protocol, port, how, taker)?);
+        }
+        Ok(handle)
+    }
+
+    /// Calls [`Service::timer`] of every instance with `token`, before this returns; for a service
+    /// of any vserver, with the first one. From any
     /// thread, but not from a callback.
     ///
     /// Errors: `NotConnected` if the host has stopped, `Deadlock` in a callback.
@@ -144,7 +175,8 @@ impl ServiceHandle {
 
 impl Drop for ServiceHandle {
     fn drop(&mut self) {
-        // Not under the worker's lock: the handle may be dropped in a callback.
+        // Not under the worker's lock: the handle may be dropped in a callback. One for any vserver
+        // may not: its ports are given back here.
         self.places.iter().for_each(|(worker, place)| worker.end_service(*place));
     }
 }

@@ -22,6 +22,8 @@ const ACCEPTS: usize = 64;
 const TIMERS: usize = 256;
 /// Slots of a socket table looked at in one turn for sockets of a service that ended.
 const SWEEP: usize = 1024;
+/// What the look at a vserver without any counts as.
+const SWEEP_NODE: usize = 4;
 /// Services of one worker.
 const SERVICES_MAX: usize = u16::MAX as usize;
 
@@ -34,16 +36,21 @@ pub(crate) fn in_callback() -> bool {
     IN_CALLBACK.get()
 }
 
+/// In the place of a vserver's number: any.
+const ANY: u32 = u32::MAX;
+
 struct Slot {
     /// Never used twice.
     number: u64,
+    /// Number of its vserver, or [`ANY`].
     node: u32,
     /// `None`: it ended, and its sockets are being closed.
     app: Option<Box<dyn Service>>,
     timers: Timers,
     /// Timers set so far: those of one instant are called in order.
     armed: u64,
-    /// How far its sockets are closed.
+    /// How far its sockets are closed: of which vserver, if it is for any, and there.
+    swept_node: u32,
     swept: (usize, usize),
     /// They are reset, because it panicked.
     failed: bool,
@@ -64,6 +71,8 @@ pub(crate) struct Services {
     ending: Vec<u16>,
     /// What operators have to know.
     reports: Vec<String>,
+    /// The listener whose connection is being accepted.
+    accepting: Option<SocketId>,
     /// Callbacks made.
     pub(crate) callbacks: u64,
     /// Services that panicked.
@@ -85,6 +94,7 @@ impl Services {
             app: Some(app),
             timers: Timers::new(),
             armed: 0,
+            swept_node: if node == ANY { 0 } else { node },
             swept: (0, 0),
             failed: false,
         };
@@ -96,8 +106,13 @@ impl Services {
         Some((free as u16, self.started))
     }
 
-    pub(crate) fn start(&mut self, node: &mut Node, now: Instant, service: u16) {
-        self.call(node, now, service, Service::start);
+    /// Takes in a service for any vserver.
+    pub(crate) fn add_any(&mut self, app: Box<dyn Service>) -> Option<(u16, u64)> {
+        self.add(ANY, app)
+    }
+
+    pub(crate) fn start(&mut self, node: &mut Node, now: Instant, index: u32, service: u16) {
+        self.call((node, index), now, service, Service::start);
     }
 
     fn find(&self, number: u64) -> Option<u16> {
@@ -110,10 +125,11 @@ impl Services {
         slot.is_some_and(|s| s.app.is_some())
     }
 
-    /// The vserver of a service and its slot.
+    /// The vserver of a service, the first one if it is for any, and its slot.
     pub(crate) fn place(&self, number: u64) -> Option<(u32, u16)> {
         let service = self.find(number)?;
-        Some((self.slots[service as usize].as_ref()?.node, service))
+        let node = self.slots[service as usize].as_ref()?.node;
+        Some((if node == ANY { 0 } else { node }, service))
     }
 
     /// Ends a service; its sockets are closed in the turns to come.
@@ -131,7 +147,10 @@ impl Services {
             self.ending.push(service);
             // Its destructor is the application's too.
             if catch_unwind(AssertUnwindSafe(|| drop(app))).is_err() {
-                self.reports.push(format!("a service of vserver number {} panicked", slot.node));
+                self.reports.push(match slot.node {
+                    ANY => String::from("a service of any vserver panicked"),
+                    node => format!("a service of vserver number {node} panicked"),
+                });
                 self.panics += 1;
             }
         }
@@ -140,7 +159,7 @@ impl Services {
     /// One callback. A panic in it ends the service.
     fn call(
         &mut self,
-        node: &mut Node,
+        (node, index): (&mut Node, u32),
         now: Instant,
         service: u16,
         f: impl FnOnce(&mut dyn Service, &mut Cx<'_>),
@@ -152,7 +171,8 @@ impl Services {
             now,
             worker: self.worker,
             service,
-            node: slot.node,
+            node: index,
+            listener: self.accepting,
             stack: &mut node.stack,
             owners: &mut node.owners,
             timers: &mut slot.timers,
@@ -190,10 +210,10 @@ impl Services {
         match id.kind {
             SocketKind::TcpListener => self.accept(node, now, index, service, id),
             SocketKind::TcpStream if flags & CONNECTING != 0 => {
-                self.connect_ended(node, now, service, id);
+                self.connect_ended((node, index), now, service, id);
             }
-            SocketKind::TcpStream => self.stream(node, now, service, id, ready),
-            _ => self.data(node, now, service, id, ready),
+            SocketKind::TcpStream => self.stream((node, index), now, service, id, ready),
+            _ => self.data((node, index), now, service, id, ready),
         }
         true
     }
@@ -207,11 +227,15 @@ impl Services {
             let Some(accepted) = node.stack.tcp_accept(id) else { return };
             let conn = accepted.id;
             node.owners.add(conn, service, 0);
-            self.call(node, now, service, |app, cx| app.accepted(cx, conn, accepted.peer));
+            self.accepting = Some(id);
+            self.call((&mut *node, index), now, service, |app, cx| {
+                app.accepted(cx, conn, accepted.peer);
+            });
+            self.accepting = None;
             if node.owners.get(conn).is_some() {
                 // What came before it was accepted made no event.
                 let ready = node.stack.readiness(conn);
-                self.stream(node, now, service, conn, ready);
+                self.stream((&mut *node, index), now, service, conn, ready);
             }
         }
         // Once, however many events come meanwhile.
@@ -220,7 +244,13 @@ impl Services {
         }
     }
 
-    fn connect_ended(&mut self, node: &mut Node, now: Instant, service: u16, id: SocketId) {
+    fn connect_ended(
+        &mut self,
+        (node, index): (&mut Node, u32),
+        now: Instant,
+        service: u16,
+        id: SocketId,
+    ) {
         let state = node.stack.tcp_state(id);
         if matches!(state, TcpState::SynSent | TcpState::SynReceived) {
             return;
@@ -230,66 +260,78 @@ impl Services {
         }
         let ready = node.stack.readiness(id);
         if state == TcpState::Closed || ready.contains(Readiness::ERROR) {
-            return self.closed(node, now, service, id);
+            return self.closed((node, index), now, service, id);
         }
-        self.call(node, now, service, |app, cx| app.connected(cx, id));
+        self.call((&mut *node, index), now, service, |app, cx| app.connected(cx, id));
         if node.owners.get(id).is_some() {
             let ready = node.stack.readiness(id);
-            self.stream(node, now, service, id, ready);
+            self.stream((node, index), now, service, id, ready);
         }
     }
 
     fn stream(
         &mut self,
-        node: &mut Node,
+        (node, index): (&mut Node, u32),
         now: Instant,
         service: u16,
         id: SocketId,
         ready: Readiness,
     ) {
         if ready.contains(Readiness::ERROR) {
-            return self.closed(node, now, service, id);
+            return self.closed((node, index), now, service, id);
         }
-        self.data(node, now, service, id, ready);
+        self.data((&mut *node, index), now, service, id, ready);
         let both = Readiness::READ_CLOSED | Readiness::WRITE_CLOSED;
         if ready.contains(both)
             && node.owners.get(id).is_some()
             && node.stack.tcp_peek(id, &mut [0]) == Ok(0)
         {
-            self.closed(node, now, service, id);
+            self.closed((node, index), now, service, id);
         }
     }
 
     fn data(
         &mut self,
-        node: &mut Node,
+        (node, index): (&mut Node, u32),
         now: Instant,
         service: u16,
         id: SocketId,
         ready: Readiness,
     ) {
         if ready.contains(Readiness::READABLE) {
-            self.call(node, now, service, |app, cx| app.readable(cx, id));
+            self.call((&mut *node, index), now, service, |app, cx| app.readable(cx, id));
         }
         if ready.contains(Readiness::WRITABLE)
             && let Some(owner) = node.owners.get(id)
             && owner.flags & WANTS_WRITE != 0
         {
             owner.flags &= !WANTS_WRITE;
-            self.call(node, now, service, |app, cx| app.writable(cx, id));
+            self.call((node, index), now, service, |app, cx| app.writable(cx, id));
         }
     }
 
-    fn closed(&mut self, node: &mut Node, now: Instant, service: u16, id: SocketId) {
+    fn closed(
+        &mut self,
+        (node, index): (&mut Node, u32),
+        now: Instant,
+        service: u16,
+        id: SocketId,
+    ) {
         let error: Option<TcpError> = node.stack.tcp_take_error(id);
         node.owners.remove(id);
         close(&mut node.stack, now, id);
-        self.call(node, now, service, |app, cx| app.closed(cx, id, error));
+        self.call((node, index), now, service, |app, cx| app.closed(cx, id, error));
     }
 
     /// Calls `timer` of a service now.
-    pub(crate) fn trigger(&mut self, node: &mut Node, now: Instant, service: u16, token: u64) {
-        self.call(node, now, service, |app, cx| app.timer(cx, token));
+    pub(crate) fn trigger(
+        &mut self,
+        (node, index): (&mut Node, u32),
+        now: Instant,
+        service: u16,
+        token: u64,
+    ) {
+        self.call((node, index), now, service, |app, cx| app.timer(cx, token));
     }
 
     /// Timers that are due, listeners that had more, sockets of services that ended; `dirty` gets
@@ -304,10 +346,7 @@ impl Services {
         // As many as there are services, since one that has more due is armed again.
         for _ in 0..self.slots.len() {
             let Some(service) = self.deadlines.pop_expired(now) else { break };
-            let Some(slot) = &self.slots[service as usize] else { continue };
-            let index = slot.node;
-            self.run_timers(&mut nodes[index as usize], now, service as u16);
-            dirty(&mut nodes[index as usize], index);
+            self.run_timers(nodes, now, service as u16, &mut dirty);
             work = true;
         }
         for _ in 0..self.more.len() {
@@ -325,7 +364,7 @@ impl Services {
                 break;
             }
             let Some(slot) = &mut self.slots[service as usize] else { break };
-            let index = slot.node;
+            let index = slot.swept_node;
             let node = &mut nodes[index as usize];
             while let Some(id) = node.owners.take_next(service, &mut slot.swept, &mut budget) {
                 if slot.failed && id.kind == SocketKind::TcpStream {
@@ -335,7 +374,12 @@ impl Services {
             }
             dirty(node, index);
             work = true;
-            if budget > 0 {
+            let last = slot.node != ANY || index as usize + 1 >= nodes.len();
+            if budget > 0 && !last {
+                // Looking at a vserver costs, even if it has none.
+                budget = budget.saturating_sub(SWEEP_NODE);
+                (slot.swept_node, slot.swept) = (index + 1, (0, 0));
+            } else if budget > 0 {
                 self.slots[service as usize] = None;
                 self.live -= 1;
                 self.ending.pop();
@@ -344,15 +388,24 @@ impl Services {
         work
     }
 
-    fn run_timers(&mut self, node: &mut Node, now: Instant, service: u16) {
+    fn run_timers(
+        &mut self,
+        nodes: &mut [Node],
+        now: Instant,
+        service: u16,
+        dirty: &mut impl FnMut(&mut Node, u32),
+    ) {
         for _ in 0..TIMERS {
             let Some(slot) = &mut self.slots[service as usize] else { return };
-            let Some(Reverse((at, _, token))) = slot.timers.peek().copied() else { return };
+            let Some(Reverse((at, _, token, index))) = slot.timers.peek().copied() else { return };
             if at > now {
                 break;
             }
             slot.timers.pop();
-            self.call(node, now, service, |app, cx| app.timer(cx, token));
+            // Of a vserver that is there no more nothing is due.
+            let Some(node) = nodes.get_mut(index as usize) else { continue };
+            self.call((&mut *node, index), now, service, |app, cx| app.timer(cx, token));
+            dirty(node, index);
         }
         let next = self.slots[service as usize].as_ref().and_then(|s| s.timers.peek());
         self.deadlines.update(u32::from(service), next.map(|t| t.0.0));

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
+use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
 use weft_stack::ip::route::Route;
@@ -18,6 +19,7 @@ use weft_stack::shard::{Shard, SharedCounts};
 use weft_stack::stack::{Change, ChangeError, StackConfig};
 use weft_stack::time::Instant;
 
+use super::any::AnyTables;
 use super::{AnyPeers, Devices, Host, HostError, Shared};
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
@@ -99,14 +101,16 @@ pub(super) fn start(
     for problem in opening.problems {
         cores[0].problem(problem);
     }
+    let any = AnyTables::new(&config);
     for index in 0..config.vservers.len() {
         let (seed, counts) = (seed()?, Arc::default());
+        let ports = any.scopes(&config, &config.vservers[index]);
         for core in &mut cores {
-            add_vserver(core, &config, &aliases, index, (seed, &counts, clock.now()))?;
+            add_vserver(core, &config, &aliases, (index, &ports), (seed, &counts, clock.now()))?;
         }
     }
     let captures = opening.captures.into_iter().collect();
-    let (shared, threads) = run(config, cores, clock, links, captures)?;
+    let (shared, threads) = run((config, any), cores, clock, links, captures)?;
     Ok(Host { shared, threads: Mutex::new(threads), peers: Mutex::new(opening.peers) })
 }
 
@@ -244,7 +248,7 @@ fn add_vserver(
     core: &mut Core,
     config: &HostConfig,
     aliases: &[AliasConfig],
-    index: usize,
+    (index, ports): (usize, &AnyScopes),
     (seed, counts, now): ([u8; 16], &Arc<SharedCounts>, Instant),
 ) -> Result<(), HostError> {
     let v = &config.vservers[index];
@@ -259,6 +263,7 @@ fn add_vserver(
         tcp: v.tcp.clone(),
         forwarding: v.forwarding,
         seed,
+        any: ports.clone(),
         shared: (core.mesh.count() > 1).then(|| Arc::clone(counts)),
         shard: Shard { index: core.mesh.me() as u16, count: core.mesh.count() as u16 },
     };
@@ -358,7 +363,7 @@ fn attach(
 }
 
 fn run(
-    config: HostConfig,
+    (config, any): (HostConfig, AnyTables),
     cores: Vec<Core>,
     clock: Clock,
     mut links: Option<Links>,
@@ -397,6 +402,6 @@ fn run(
             }
         }
     }
-    let shared = Shared { config, names, workers, captures, next: AtomicUsize::new(0) };
+    let shared = Shared { config, names, workers, captures, next: AtomicUsize::new(0), any };
     Ok((Arc::new(shared), threads))
 }

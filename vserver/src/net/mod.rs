@@ -7,12 +7,15 @@
 //! [`Poller`] is for many sockets: it is a queue in user space with one descriptor, where a
 //! registered socket costs no system call per event.
 
+mod any;
 mod poller;
 mod raw;
 pub(crate) mod socket;
 mod tcp;
 mod udp;
 
+pub(crate) use any::Binding;
+pub use any::{AnyFamily, AnyListener, AnyOptions, AnyUdpSocket};
 pub use poller::{Pollable, Poller, Ready};
 pub use raw::{EchoAnswer, Family, IcmpFilter, IcmpSocket, RawOption, RawPacket, RawSocket};
 pub use tcp::{TcpConnect, TcpListener, TcpStream};

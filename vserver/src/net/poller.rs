@@ -11,16 +11,20 @@ use mio::{Interest, Registry, Token};
 use parking_lot::Mutex;
 use weft_stack::socket::Readiness;
 
-use super::socket::Socket;
-use crate::runtime::{Queue, Wait, Worker};
+use crate::runtime::{Notify, Queue, Wait, Worker};
 
 /// Keeps [`Pollable`] to this crate.
 pub(crate) trait Sealed {
-    fn socket(&self) -> &Socket;
+    /// Calls `f` with each worker that the socket is on.
+    fn each_worker(&self, f: &mut dyn FnMut(&Arc<Worker>));
+    fn notify(&self) -> &Arc<Notify>;
+    /// Calls `f` with what the socket is ready for now, and tells whoever watches from then on of
+    /// what it is ready for on other workers.
+    fn watch(&self, f: &mut dyn FnMut(Readiness)) -> io::Result<()>;
 }
 
 /// A socket that a [`Poller`] can watch: [`super::TcpListener`], [`super::TcpStream`],
-/// [`super::UdpSocket`].
+/// [`super::UdpSocket`], [`super::AnyListener`], [`super::AnyUdpSocket`].
 #[expect(private_bounds, reason = "sealed")]
 pub trait Pollable: Sealed {}
 
@@ -62,19 +66,14 @@ impl Poller {
         token: Token,
         interest: Interest,
     ) -> io::Result<()> {
-        let socket = socket.socket();
-        socket.places().for_each(|(worker, _)| self.add_home(socket.vserver.worker(worker)));
-        socket.peek(|node| {
-            let now = node.stack.readiness(socket.id);
-            socket.notify.watch_poller(&self.queue, token, interest, now);
-        })?;
-        socket.tell_of_twins()
+        socket.each_worker(&mut |worker| self.add_home(worker));
+        socket.watch(&mut |now| socket.notify().watch_poller(&self.queue, token, interest, now))
     }
 
     /// Stops watching: nothing is reported of the socket any more. Closing the socket does it too.
     /// `NotFound` if it is not watched by this poller.
     pub fn deregister(&self, socket: &impl Pollable) -> io::Result<()> {
-        if socket.socket().notify.unwatch_poller(Some(&self.queue)) {
+        if socket.notify().unwatch_poller(Some(&self.queue)) {
             return Ok(());
         }
         Err(io::Error::new(io::ErrorKind::NotFound, "the socket is not in this poller"))

@@ -300,8 +300,19 @@ pub(crate) fn not_connected() -> io::Error {
 macro_rules! readiness_faces {
     ($type:ty) => {
         impl $crate::net::poller::Sealed for $type {
-            fn socket(&self) -> &$crate::net::socket::Socket {
-                &self.socket
+            fn each_worker(&self, f: &mut dyn FnMut(&std::sync::Arc<$crate::runtime::Worker>)) {
+                let socket = &self.socket;
+                socket.places().for_each(|(worker, _)| f(socket.vserver.worker(worker)));
+            }
+            fn notify(&self) -> &std::sync::Arc<$crate::runtime::Notify> {
+                &self.socket.notify
+            }
+            fn watch(
+                &self,
+                f: &mut dyn FnMut(weft_stack::socket::Readiness),
+            ) -> std::io::Result<()> {
+                self.socket.peek(|node| f(node.stack.readiness(self.socket.id)))?;
+                self.socket.tell_of_twins()
             }
         }
         impl $crate::net::Pollable for $type {}

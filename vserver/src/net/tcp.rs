@@ -19,6 +19,7 @@ use super::socket::{
     Direction, Socket, connect_error, listen_error, not_connected, readiness_faces, tcp_error,
 };
 use crate::Vserver;
+use crate::arrival::Arrival;
 use crate::runtime::{Node, Notify, Wait};
 
 /// Bytes copied under the worker's lock in one go.
@@ -279,6 +280,24 @@ impl TcpStream {
         let socket = Socket::open(vserver, worker, connect)?;
         socket.set_nonblocking(true);
         Ok((TcpStream { socket: Arc::new(socket) }, taken))
+    }
+
+    /// A stream of a socket that is watched already.
+    pub(super) fn of(socket: Socket) -> TcpStream {
+        TcpStream { socket: Arc::new(socket) }
+    }
+
+    /// The vserver that the connection belongs to, the alias it came in on or leaves by, and our
+    /// address. `NotConnected` when the connection is gone.
+    pub fn arrival(&self) -> io::Result<Arrival> {
+        let found = self.socket.peek(|node| node.stack.tcp_arrival(self.id()))?;
+        let (alias, local) = found.ok_or_else(not_connected)?;
+        Ok(Arrival { vserver: self.socket.vserver.id(), alias, local })
+    }
+
+    /// The vserver that the connection belongs to.
+    pub fn vserver(&self) -> &Vserver {
+        &self.socket.vserver
     }
 
     fn id(&self) -> SocketId {

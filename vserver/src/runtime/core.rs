@@ -18,6 +18,7 @@ use weft_stack::socket::{Event, Readiness, SocketId};
 use weft_stack::stack::{Change, GroupFilter, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
+use super::any::Takers;
 use super::deadlines::Deadlines;
 use super::mesh::{Control, Mesh};
 use super::seat::Polling;
@@ -120,6 +121,8 @@ pub(crate) struct Core {
     pub(crate) stopped: bool,
     /// Services that run on this worker.
     pub(crate) apps: Services,
+    /// Who takes what arrives for any vserver.
+    pub(crate) any: Takers,
     pub(crate) sleep: Sleep,
     /// The other workers.
     pub(crate) mesh: Mesh,
@@ -159,6 +162,7 @@ impl Core {
             problems: Vec::new(),
             stopped: false,
             apps: Services::default(),
+            any: Takers::default(),
             sleep: Sleep::Awake,
             mesh: Mesh::default(),
             poll: Polling::new(PollMode::Interrupt),
@@ -287,7 +291,7 @@ impl Core {
         app: Box<dyn Service>,
     ) -> Option<u64> {
         let (service, number) = self.apps.add(index, app)?;
-        self.apps.start(&mut self.nodes[index as usize], now, service);
+        self.apps.start(&mut self.nodes[index as usize], now, index, service);
         self.mark_dirty(index);
         Some(number)
     }
@@ -295,7 +299,7 @@ impl Core {
     /// Calls a service's timer; one that has ended is not called.
     pub(crate) fn trigger_service(&mut self, now: Instant, number: u64, token: u64) {
         if let Some((index, service)) = self.apps.place(number) {
-            self.apps.trigger(&mut self.nodes[index as usize], now, service, token);
+            self.apps.trigger((&mut self.nodes[index as usize], index), now, service, token);
             self.mark_dirty(index);
         }
     }
@@ -390,6 +394,8 @@ impl Core {
                 }
                 if let Some(notify) = node.sockets.get(&id) {
                     notify.fire(ready);
+                } else if !self.any.is_empty() {
+                    return self.any_event(now, index, id, ready);
                 }
             }
             Event::AddressAdded { alias, addr } => self.address_added(index, alias, addr),

@@ -5,6 +5,7 @@
 //! the call produced themselves. `docs/host.md` has the whole picture.
 
 mod account;
+mod any;
 mod core;
 pub(crate) mod deadlines;
 mod egress;
@@ -22,6 +23,7 @@ mod stages;
 mod worker;
 
 pub(crate) use self::core::{AliasPlace, Core, Node};
+pub(crate) use any::{Ring, Taker};
 pub(crate) use links::Links;
 pub(crate) use mesh::{HandOverStats, Mesh};
 pub(crate) use nic::Nic;

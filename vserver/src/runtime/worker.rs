@@ -7,6 +7,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use parking_lot::{Mutex, MutexGuard};
 use weft_drivers::device::Device;
+use weft_stack::socket::SocketId;
 use weft_stack::time::Instant;
 
 use super::core::Sleep;
@@ -224,6 +225,26 @@ impl Worker {
                 return Err(stopped());
             }
         }
+    }
+
+    /// Takes one of what waits at a binding for any vserver, of the vserver whose turn it is, with
+    /// everything that follows from it.
+    pub(crate) fn any_take<R>(
+        &self,
+        number: u32,
+        take: &mut impl FnMut(&mut Node, SocketId) -> (Option<R>, bool),
+    ) -> io::Result<Option<(u32, R)>> {
+        let mut core = self.lock_running()?;
+        while let Some((index, id)) = core.any_next(number) {
+            let (taken, more) = self.call_locked(&mut core, index, |node, _| take(node, id));
+            if more {
+                core.any_more(number, (index, id));
+            }
+            if let Some(taken) = taken {
+                return Ok(Some((index, taken)));
+            }
+        }
+        Ok(None)
     }
 
     /// Ends a service soon.

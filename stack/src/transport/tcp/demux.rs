@@ -110,7 +110,7 @@ impl Tcp {
         };
         let verdict = entry.judge(seg, frame.total_len());
         if let Verdict::Reuse(after) = verdict {
-            if self.listeners.lookup(packet.dst, seg.dst_port).is_some() {
+            if self.listener_for(packet.dst, seg.dst_port).is_some() {
                 return self.open_passive(lower, packet, key, seg, frame, Some((slot, after)));
             }
             return refuse(lower, packet, key, seg, frame.total_len());
@@ -139,7 +139,7 @@ impl Tcp {
         seg: &Header,
         frame: Frame,
     ) -> Fate {
-        let listens = self.listeners.lookup(packet.dst, seg.dst_port).is_some();
+        let listens = self.listener_for(packet.dst, seg.dst_port).is_some();
         if seg.flags.has(Flags::RST) {
             return Fate::Dropped(DropReason::TcpPortClosed);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use crate::any::{AnyFamily, AnyPort};
 use crate::time::Instant;
 
 use super::state::Settings;
@@ -24,11 +25,32 @@ pub(crate) struct Listener {
     pub(crate) accept_queue: VecDeque<u32>,
     /// Its entries in the SYN queue.
     pub(crate) half_open: usize,
+    /// It is the host's for any vserver: the number of its binding.
+    pub(crate) any: Option<u32>,
     /// When a SYN was last answered by a cookie: ACKs without a connection may bring one.
     pub(crate) cookie_sent_at: Option<Instant>,
 }
 
 impl Listener {
+    fn new(
+        local: SocketAddr,
+        backlog: usize,
+        settings: Arc<Settings>,
+        generation: u32,
+    ) -> Listener {
+        Listener {
+            local,
+            backlog: backlog.max(1),
+            settings,
+            generation,
+            event_queued: false,
+            accept_queue: VecDeque::new(),
+            half_open: 0,
+            any: None,
+            cookie_sent_at: None,
+        }
+    }
+
     pub(crate) fn is_accept_queue_full(&self) -> bool {
         self.accept_queue.len() >= self.backlog
     }
@@ -42,11 +64,14 @@ impl Listener {
 pub(crate) struct Listeners {
     slots: Slab<Listener>,
     by_addr: BTreeMap<(IpAddr, u16), u32>,
+    /// The host's, by number of the binding; looked for only where the vserver has none.
+    any: Vec<(u32, u32)>,
 }
 
 impl Listeners {
+    /// The vserver's own.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.any.len()
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Listener> {
@@ -83,23 +108,43 @@ impl Listeners {
         settings: Arc<Settings>,
         generation: u32,
     ) -> u32 {
-        let slot = self.slots.insert(Listener {
-            local,
-            backlog: backlog.max(1),
-            settings,
-            generation,
-            event_queued: false,
-            accept_queue: VecDeque::new(),
-            half_open: 0,
-            cookie_sent_at: None,
-        }) as u32;
+        let listener = Listener::new(local, backlog, settings, generation);
+        let slot = self.slots.insert(listener) as u32;
         self.by_addr.insert((local.ip(), local.port()), slot);
         slot
     }
 
+    /// Adds the queues of a listener for any vserver.
+    pub(crate) fn insert_any(
+        &mut self,
+        port: &AnyPort,
+        settings: Arc<Settings>,
+        generation: u32,
+    ) -> u32 {
+        let unspecified = match port.family {
+            AnyFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            AnyFamily::Both | AnyFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let local = SocketAddr::new(unspecified, port.port);
+        let mut listener = Listener::new(local, port.backlog, settings, generation);
+        listener.any = Some(port.number);
+        let slot = self.slots.insert(listener) as u32;
+        self.any.push((port.number, slot));
+        slot
+    }
+
+    /// The queues of a listener for any vserver.
+    pub(crate) fn of_any(&self, number: u32) -> Option<u32> {
+        self.any.iter().find(|(n, _)| *n == number).map(|(_, slot)| *slot)
+    }
+
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Listener> {
         let listener = self.slots.try_remove(slot as usize)?;
-        self.by_addr.remove(&(listener.local.ip(), listener.local.port()));
+        if listener.any.is_some() {
+            self.any.retain(|(_, s)| *s != slot);
+        } else {
+            self.by_addr.remove(&(listener.local.ip(), listener.local.port()));
+        }
         Some(listener)
     }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use crate::any::AnyScopes;
 use crate::ctx::Timer;
 use crate::frame::{Frame, prefetch};
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
@@ -123,6 +124,8 @@ pub(crate) struct Tcp {
     /// Slots of connections that plain segments were for lately, by a cheap hash: guesses.
     recent: [u32; RECENT_FLOWS],
     listeners: Listeners,
+    /// Who listens where the vserver does not.
+    pub(crate) any: AnyScopes,
     time_waits: TimeWaits,
     time_wait_armed: bool,
     ports: Ports,
@@ -165,6 +168,7 @@ impl Tcp {
             flows: FlowTable::new(secrets.flow),
             recent: [u32::MAX; RECENT_FLOWS],
             listeners: Listeners::default(),
+            any: config.any.clone(),
             time_waits: TimeWaits::new(Duration::from_secs(u64::from(config.tcp.time_wait_s))),
             time_wait_armed: false,
             ports: Ports::default(),

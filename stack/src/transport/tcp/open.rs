@@ -3,6 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::any::AnyProtocol;
 use crate::lower::Lower;
 use crate::path::PathLayer;
 use crate::seq::SeqNum;
@@ -42,6 +43,38 @@ impl Tcp {
         let generation = self.next_generation();
         let index = self.listeners.insert(local, backlog, Arc::clone(&self.settings), generation);
         Ok(SocketId { kind: SocketKind::TcpListener, index, generation })
+    }
+
+    /// Who takes a SYN: the vserver's own listener, else the host's for any vserver.
+    pub(super) fn listener_for(&mut self, addr: IpAddr, port: u16) -> Option<u32> {
+        self.listeners.lookup(addr, port).or_else(|| self.any_listener(addr.is_ipv4(), port))
+    }
+
+    /// Its queues in this stack are made when they are first needed.
+    fn any_listener(&mut self, v4: bool, port: u16) -> Option<u32> {
+        let found = self.any.find(AnyProtocol::Tcp, v4, port)?;
+        if let Some(slot) = self.listeners.of_any(found.number) {
+            return Some(slot);
+        }
+        let generation = self.next_generation();
+        Some(self.listeners.insert_any(&found, Arc::clone(&self.settings), generation))
+    }
+
+    /// The binding for any vserver that a listener belongs to.
+    pub(crate) fn any_of(&self, id: SocketId) -> Option<u32> {
+        let slot = self.find(id).filter(|_| id.kind == SocketKind::TcpListener)?;
+        self.listeners.get(slot)?.any
+    }
+
+    /// Closes what the stack has of a binding for any vserver.
+    pub(crate) fn close_any<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        number: u32,
+    ) -> bool {
+        let Some(slot) = self.listeners.of_any(number) else { return false };
+        self.close_listener(lower, slot);
+        true
     }
 
     /// Connections that wait at the listener of an address, and its backlog.

@@ -64,7 +64,7 @@ impl Tcp {
         frame: Frame,
         old: Option<(u32, SeqNum)>,
     ) -> Fate {
-        let Some(slot) = self.listeners.lookup(packet.dst, seg.dst_port) else {
+        let Some(slot) = self.listener_for(packet.dst, seg.dst_port) else {
             return Fate::Dropped(DropReason::TcpPortClosed);
         };
         let (answer, mtu) = match self.admit(lower, slot, &key, packet, seg) {
@@ -304,7 +304,7 @@ impl Tcp {
         key: FlowKey,
         seg: &Header,
     ) -> Option<Result<u32, DropReason>> {
-        let slot = self.listeners.lookup(packet.dst, seg.dst_port)?;
+        let slot = self.listener_for(packet.dst, seg.dst_port)?;
         let listener = self.listeners.get(slot)?;
         let now = lower.ctx.now;
         let recent = |at: Instant| now.saturating_since(at) < syn_cookie::VALID_FOR;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::super::waiting::Marks;
 use super::{ANY4, ANY6, Flow, HEADER_LEN, Options, Socket, Udp, canonical, scope};
+use crate::any::{AnyFamily, AnyProtocol};
 use crate::ip::multicast;
 use crate::lower::Lower;
 use crate::path::PathLayer;
@@ -58,16 +59,32 @@ impl Udp {
             return Err(BindError::InUse);
         };
         local.set_port(port);
+        let index = self.insert(lower.ctx.limits.udp_recv_bytes, local, how, None);
+        for addr in bindings(ip, how) {
+            let bucket = self.bound.entry((addr, local.port())).or_default();
+            bucket.all.push(index);
+            bucket.open.push(index);
+        }
+        Ok(SocketId { kind: SocketKind::Udp, index, generation: self.generation })
+    }
+
+    fn insert(
+        &mut self,
+        recv_bytes: usize,
+        local: SocketAddr,
+        how: UdpBind,
+        any: Option<u32>,
+    ) -> u32 {
         self.generation = self.generation.wrapping_add(1);
-        let index = self.sockets.insert(Socket {
+        self.sockets.insert(Socket {
             generation: self.generation,
             local,
             peer: None,
             how,
-            bound: ip,
+            bound: local.ip(),
             options: Options {
                 broadcast: false,
-                recv_bytes: lower.ctx.limits.udp_recv_bytes,
+                recv_bytes,
                 hop_limit: None,
                 multicast_hop_limit: 1,
                 multicast_loop: true,
@@ -83,14 +100,47 @@ impl Udp {
             pending: None,
             errors: VecDeque::new(),
             groups: Vec::new(),
+            any,
             marks: Marks::default(),
-        }) as u32;
-        for addr in bindings(ip, how) {
-            let bucket = self.bound.entry((addr, local.port())).or_default();
-            bucket.all.push(index);
-            bucket.open.push(index);
+        }) as u32
+    }
+
+    /// The host's socket for any vserver on that port; its queue in this stack is made when it is
+    /// first needed.
+    pub(super) fn any_socket(&mut self, recv_bytes: usize, v4: bool, port: u16) -> Option<u32> {
+        let found = self.any.find(AnyProtocol::Udp, v4, port)?;
+        if let Some((_, index)) = self.any_in_use.iter().find(|(n, _)| *n == found.number) {
+            return Some(*index);
         }
-        Ok(SocketId { kind: SocketKind::Udp, index, generation: self.generation })
+        let ip = if found.family == AnyFamily::V4 { ANY4 } else { ANY6 };
+        let how = UdpBind { reuse_port: false, only_v6: found.family == AnyFamily::V6 };
+        let number = found.number;
+        let index = self.insert(recv_bytes, SocketAddr::new(ip, port), how, Some(number));
+        self.any_in_use.push((number, index));
+        Some(index)
+    }
+
+    /// The binding for any vserver that a socket belongs to.
+    pub(crate) fn any_of(&self, id: SocketId) -> Option<u32> {
+        self.get(id)?.any
+    }
+
+    /// Closes what the stack has of a binding for any vserver.
+    pub(crate) fn close_any<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        number: u32,
+    ) -> bool {
+        let found = self.any_in_use.iter().find(|(n, _)| *n == number);
+        let Some(id) = found.and_then(|(_, index)| self.id(*index)) else { return false };
+        self.close(lower, id);
+        true
+    }
+
+    /// As [`Udp::any_socket`].
+    pub(crate) fn any_id(&mut self, recv_bytes: usize, v4: bool, port: u16) -> Option<SocketId> {
+        let index = self.any_socket(recv_bytes, v4, port)?;
+        self.id(index)
     }
 
     /// Whether nobody holds the address and port, or all who do share it.
@@ -171,7 +221,9 @@ impl Udp {
         let (bound, how) = (socket.bound, socket.how);
         self.flows.remove(&flow);
         for addr in bindings(bound, how) {
-            if let Some(bucket) = self.bound.get_mut(&(addr, flow.1)) {
+            if let Some(bucket) = self.bound.get_mut(&(addr, flow.1))
+                && bucket.all.contains(&id.index)
+            {
                 bucket.open.push(id.index);
             }
         }
@@ -197,7 +249,11 @@ impl Udp {
         }
         self.disconnect(id);
         let socket = self.sockets.remove(id.index as usize);
-        self.count_out();
+        if socket.any.is_some() {
+            self.any_in_use.retain(|(_, index)| *index != id.index);
+        } else {
+            self.count_out();
+        }
         for addr in bindings(socket.bound, socket.how) {
             let key = (addr, socket.local.port());
             let Some(bucket) = self.bound.get_mut(&key) else { continue };

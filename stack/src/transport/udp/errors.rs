@@ -46,6 +46,9 @@ impl Udp {
                 self.bound.get(&(addr, src_port))?.open.first().copied()
             })
         });
+        let of_any =
+            |(_, index): &&(u32, u32)| self.sockets[*index as usize].local.port() == src_port;
+        let index = index.or_else(|| self.any_in_use.iter().find(of_any).map(|(_, index)| *index));
         let Some(index) = index else { return false };
         if let IcmpErrorKind::TooBig { mtu } = error.kind {
             lower.lower_pmtu(error.dst, mtu);

@@ -119,7 +119,11 @@ impl Udp {
         let takers: SmallVec<[u32; 1]> = if packet.to_many {
             self.find_all(packet, src_port, dst_port)
         } else {
-            self.find(packet, src_port, dst_port).into_iter().collect()
+            let own = self.find(packet, src_port, dst_port);
+            let room = lower.ctx.limits.udp_recv_bytes;
+            own.or_else(|| self.any_socket(room, packet.dst.is_ipv4(), dst_port))
+                .into_iter()
+                .collect()
         };
         let Some((last, others)) = takers.split_last() else {
             lower.ctx.mib.udp.no_ports += frame.packets(HEADER_LEN);

@@ -15,6 +15,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::waiting::{Marked, Marks, Waiting};
+use crate::any::AnyScopes;
 use crate::frame::prefetch;
 use crate::hash::ConfiguredKeys;
 use crate::ip::address::AliasId;
@@ -59,6 +60,8 @@ struct Socket {
     pending: Option<UdpError>,
     errors: VecDeque<UdpErrorReport>,
     groups: Vec<Membership>,
+    /// It is the host's for any vserver: the number of its binding.
+    any: Option<u32>,
     marks: Marks,
 }
 
@@ -95,6 +98,9 @@ pub(crate) struct Udp {
     bound: HashMap<(IpAddr, u16), Bucket, ConfiguredKeys>,
     /// Connected sockets. Peers may choose what is connected to.
     flows: HashMap<Flow, u32, Key>,
+    /// Who is bound where the vserver is not, and what is in use of it, by number of the binding.
+    pub(crate) any: AnyScopes,
+    any_in_use: Vec<(u32, u32)>,
     waiting: Waiting,
     generation: u32,
     shared: Option<Arc<SharedCounts>>,
@@ -145,9 +151,11 @@ impl Udp {
     }
 
     /// No sockets.
-    pub(crate) fn new(secrets: &Secrets, shared: Option<Arc<SharedCounts>>) -> Udp {
+    pub(crate) fn new(secrets: &Secrets, shared: Option<Arc<SharedCounts>>, any: AnyScopes) -> Udp {
         Udp {
             shared,
+            any,
+            any_in_use: Vec::new(),
             sockets: Slab::new(),
             bound: HashMap::default(),
             flows: HashMap::with_hasher(secrets.flow),
@@ -158,9 +166,14 @@ impl Udp {
 
     /// One socket more, unless the vserver has `limit` of them, on all shards.
     fn count_in(&self, limit: usize) -> bool {
-        let Some(shared) = &self.shared else { return self.sockets.len() < limit };
+        let Some(shared) = &self.shared else { return self.own() < limit };
         let more = |n: usize| (n < limit).then_some(n + 1);
         shared.udp_sockets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Sockets of the vserver itself.
+    fn own(&self) -> usize {
+        self.sockets.len() - self.any_in_use.len()
     }
 
     fn count_out(&self) {
@@ -301,6 +314,6 @@ impl Udp {
 
     /// Sockets, and bytes they hold unread.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (self.sockets.len(), self.sockets.iter().map(|(_, s)| s.held_bytes).sum())
+        (self.own(), self.sockets.iter().map(|(_, s)| s.held_bytes).sum())
     }
 }
