@@ -22,6 +22,9 @@ use crate::config::Privilege;
 
 /// Bytes of `before` and of `after` in a record; of more, the beginning.
 const VALUE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a text in `request`; of a longer one, a whole configuration, only its length is told:
+/// what it changes is in `before` and `after`.
+const TEXT_BYTES_MAX: usize = 1024;
 /// Refusals of one user that are told per minute.
 const REFUSALS_PER_MINUTE: u32 = 30;
 /// Users whose refusals are counted apart; the others share one count.
@@ -195,6 +198,7 @@ impl Log {
         record.time = now();
         bound(&mut record.before);
         bound(&mut record.after);
+        shorten(&mut record.request);
         bound(&mut record.request);
         // Plain data with string keys: it has a JSON form.
         let mut line = serde_json::to_vec(&*record).unwrap_or_default();
@@ -285,6 +289,15 @@ fn numbered(path: &Path, n: u64) -> PathBuf {
 
 fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+fn shorten(value: &mut Value) {
+    match value {
+        Value::String(s) if s.len() > TEXT_BYTES_MAX => *s = format!("({} bytes)", s.len()),
+        Value::Array(list) => list.iter_mut().for_each(shorten),
+        Value::Object(map) => map.values_mut().for_each(shorten),
+        _ => {}
+    }
 }
 
 fn bound(value: &mut Value) {
@@ -437,6 +450,7 @@ mod tests {
     fn long_values_are_cut_and_broken_lines_passed_over() {
         let (_d, mut log, path) = log(1 << 20, 2);
         let mut r = change(1);
+        r.request = serde_json::json!({ "command": "apply", "text": "x".repeat(5000) });
         r.before = Value::from("é".repeat(VALUE_BYTES_MAX));
         log.begin(r).unwrap();
         std::fs::OpenOptions::new()
@@ -448,6 +462,7 @@ mod tests {
         log.begin(change(2)).unwrap();
         let page = log.read(&AuditQuery::default()).unwrap();
         assert_eq!(page.records.len(), 2);
+        assert_eq!(page.records[0].request["text"], "(5000 bytes)");
         let before = page.records[0].before.as_str().unwrap();
         assert!(before.ends_with("... and 65536 more bytes"), "{}", &before[before.len() - 40..]);
     }
