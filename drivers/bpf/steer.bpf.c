@@ -216,16 +216,19 @@ int steer(struct xdp_md *ctx)
 	return action;
 }
 
-static __always_inline int copy4(struct __sk_buff *skb, __u32 at)
+static __always_inline int copy4(struct __sk_buff *skb, __u32 at, int group)
 {
 	struct ipv4 ip;
 
 	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
 		return 0;
-	/* All hosts (IGMP queries, RFC 3376 section 4.1.12) and the limited broadcast. */
-	if (ip.destination == be32(0xe0000001) || ip.destination == be32(0xffffffff))
+	/* The limited broadcast, also to one host: so DHCP servers answer who has no address. */
+	if (ip.destination == be32(0xffffffff))
 		return 1;
-	return ours4(ip.destination);
+	if (!group)
+		return 0;
+	/* All hosts (IGMP queries, RFC 3376 section 4.1.12). */
+	return ip.destination == be32(0xe0000001) || ours4(ip.destination);
 }
 
 static __always_inline int copy6(struct __sk_buff *skb, __u32 at)
@@ -257,11 +260,15 @@ int copy(struct __sk_buff *skb)
 
 		if (bpf_skb_load_bytes(skb, at, &arp, sizeof(arp)))
 			return 0;
-		take = arp.sender == arp.target;
+		/*
+		 * Announcements, and whoever speaks from an address of ours: a conflict, or the
+		 * answer to a probe, whose target is 0.0.0.0 (RFC 5227 sections 2.1.1 and 2.4).
+		 */
+		take = arp.sender == arp.target || ours4(arp.sender);
+	} else if (eth.ethertype == be16(ETHERTYPE_IPV4)) {
+		take = copy4(skb, at, eth.destination[0] & 1);
 	} else if (!(eth.destination[0] & 1)) {
 		return 0;
-	} else if (eth.ethertype == be16(ETHERTYPE_IPV4)) {
-		take = copy4(skb, at);
 	} else if (eth.ethertype == be16(ETHERTYPE_IPV6)) {
 		take = copy6(skb, at);
 	}

@@ -19,7 +19,7 @@ pub use crate::ctx::Moved;
 use crate::ctx::{Ctx, Outbox, Timer};
 use crate::drop::DropReason;
 use crate::frame::{Frame, FramePool, PoolBuf, Quota};
-use crate::ip::address::{Address, AliasConfig, AliasId, Cidr};
+use crate::ip::address::{Address, AddressTerms, AliasConfig, AliasId, Cidr};
 pub use crate::ip::multicast::GroupFilter;
 use crate::ip::route::Route;
 use crate::ip::{Ip, configure, input, multicast, ndp};
@@ -42,11 +42,13 @@ mod any;
 #[cfg(any(test, feature = "check"))]
 mod check;
 mod config;
+mod memory;
 mod prefetch;
 mod receive;
 pub use config::{
     EcnMode, FastOpen, Limits, MtuProbing, Offers, StackConfig, SynCookies, TcpConfig,
 };
+pub use memory::Memory;
 pub use receive::FrameTicks;
 
 /// Timers handled by one call; what is left makes [`Stack::poll_timeout`] lie in the past.
@@ -81,6 +83,18 @@ pub enum Change {
         /// Address and prefix length.
         cidr: Cidr,
     },
+    /// Add an address on terms, or give one that came from the same origin new ones (a lease was
+    /// renewed): it stays in use.
+    AddressAssign {
+        /// Where.
+        alias: AliasId,
+        /// Address and prefix length.
+        cidr: Cidr,
+        /// Origin, conflicts, lifetimes.
+        terms: AddressTerms,
+    },
+    /// See that there is a link-local IPv6 address, for who speaks from it.
+    LinkLocalAdd(AliasId),
     /// Remove an address; connections bound to it are reset.
     AddressRemove {
         /// Where.
@@ -156,38 +170,6 @@ impl TxBurst {
     pub fn new(max: usize) -> TxBurst {
         TxBurst { frames: Vec::with_capacity(max), max }
     }
-}
-
-/// What a stack holds, in numbers. All but `neighbours` and `path_mtus`, which are caches, return
-/// to zero when the sockets are closed and the timers have run out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// TCP connections, half-open ones and TIME-WAIT included.
-    pub tcp_connections: usize,
-    /// TCP listeners.
-    pub tcp_listeners: usize,
-    /// Bytes that connections hold in their buffers, whole frames counted.
-    pub tcp_bytes: usize,
-    /// UDP sockets.
-    pub udp_sockets: usize,
-    /// Bytes that UDP sockets hold unread.
-    pub udp_bytes: usize,
-    /// Raw and ICMP sockets.
-    pub raw_sockets: usize,
-    /// Bytes that they hold unread.
-    pub raw_bytes: usize,
-    /// Packets being reassembled.
-    pub reassemblies: usize,
-    /// Bytes they hold.
-    pub reassembly_bytes: usize,
-    /// Frames that wait for neighbours.
-    pub neighbour_frames: usize,
-    /// Frames that wait for [`Stack::poll_transmit`], and packets of the stack to itself.
-    pub out_frames: usize,
-    /// Entries of the neighbour table.
-    pub neighbours: usize,
-    /// Path MTU entries.
-    pub path_mtus: usize,
 }
 
 /// One logical stack of a vserver; see the module documentation.

@@ -149,6 +149,10 @@ impl Demux {
                 }
             }
         }
+        if out.len() == before && parsed.ethertype == ETHERTYPE_ARP {
+            // Somebody else speaks from it: a conflict, or the answer to a probe (RFC 5227 2.4).
+            self.one(nic, mac, ip4(&parsed.packet[14..]), out)?;
+        }
         match parsed.ethertype {
             _ if out.len() > before => Ok(()),
             ETHERTYPE_ARP => Err(DropReason::ArpNotForUs),
@@ -426,6 +430,10 @@ mod tests {
         arp[24..].copy_from_slice(&[10, 0, 0, 2]);
         assert_eq!(classify(&d, 0, &frame([0xff; 6], &arp, ETHERTYPE_ARP)), Ok(vec![(0, 1)]));
         arp[27] = 77;
+        arp[14..18].copy_from_slice(&[10, 0, 0, 1]);
+        let rival = classify(&d, 0, &frame([0xff; 6], &arp, ETHERTYPE_ARP));
+        assert_eq!(rival, Ok(vec![(0, 0)]), "by its sender, if that is an address of ours");
+        arp[17] = 78;
         let miss = classify(&d, 0, &frame([0xff; 6], &arp, ETHERTYPE_ARP));
         assert_eq!(miss, Err(DropReason::ArpNotForUs));
         let short = classify(&d, 0, &frame([0xff; 6], &arp[..27], ETHERTYPE_ARP));

@@ -6,7 +6,9 @@ use core::str::FromStr;
 
 use super::multicast::Groups;
 use super::ndp::AliasNdp;
+use super::terms::Terms;
 use crate::small_map::SmallMap;
+use crate::time::{Duration, Instant};
 
 /// An attachment of a stack to a shared device. Chosen by the host, unique within a stack; the
 /// same number means the same alias in every stack of a host.
@@ -82,6 +84,44 @@ pub enum Origin {
     Static,
     /// Made by the stack: link-local, or from a router's prefix (RFC 4862).
     Slaac,
+    /// Leased from a DHCP server.
+    Dhcp,
+}
+
+/// How an IPv4 address is kept apart from another host's (address conflict detection, RFC 5227).
+/// IPv6 addresses are always tried first (RFC 4862 5.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acd {
+    /// In use at once, never given up, not defended; a conflict is only told.
+    Off,
+    /// In use at once, announced, and asked for once: a host that has it answers and is told of.
+    /// Kept and defended at most every ten seconds (RFC 5227 2.4 (c)).
+    #[default]
+    Defend,
+    /// Probed before it is used, 4 to 7 seconds (RFC 5227 2.1.1), announced, defended once; given up
+    /// when the other insists within ten seconds (2.4 (b)), and tried again every minute if it was
+    /// configured.
+    On,
+}
+
+/// What an address comes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressTerms {
+    /// Who gives it.
+    pub origin: Origin,
+    /// Conflicts (IPv4).
+    pub acd: Acd,
+    /// New connections prefer other addresses after this time; `None`: never.
+    pub preferred: Option<Duration>,
+    /// It is removed after this time; `None`: never.
+    pub valid: Option<Duration>,
+}
+
+impl Default for AddressTerms {
+    /// Those of a configured address.
+    fn default() -> AddressTerms {
+        AddressTerms { origin: Origin::Static, acd: Acd::default(), preferred: None, valid: None }
+    }
 }
 
 /// An address of an alias.
@@ -103,12 +143,31 @@ pub(crate) struct Alias {
     pub(crate) addresses: Vec<Address>,
     pub(crate) groups: Groups,
     pub(crate) ndp: AliasNdp,
+    /// Of addresses that came with others than [`AddressTerms::default`].
+    pub(crate) terms: Vec<Terms>,
 }
 
 impl Alias {
     /// An alias without addresses.
     pub(crate) fn new(config: AliasConfig) -> Alias {
-        Alias { config, addresses: Vec::new(), groups: Groups::default(), ndp: AliasNdp::default() }
+        Alias {
+            config,
+            addresses: Vec::new(),
+            groups: Groups::default(),
+            ndp: AliasNdp::default(),
+            terms: Vec::new(),
+        }
+    }
+
+    /// How conflicts over an address are settled.
+    pub(crate) fn acd(&self, addr: IpAddr) -> Acd {
+        self.terms.iter().find(|t| t.addr == addr).map_or(Acd::default(), |t| t.acd)
+    }
+
+    /// When something of the alias is due that `Timer::Ndp` wakes for.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let terms = self.terms.iter().filter_map(Terms::deadline).min();
+        [self.ndp.deadline(), terms].into_iter().flatten().min()
     }
 
     /// An address of the alias, in whatever state.

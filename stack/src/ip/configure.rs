@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use super::address::{Alias, AliasConfig, AliasId, AliasMedium, Origin};
 use super::route::Route;
-use super::{Ip, ndp};
+use super::{Ip, acd, ndp, terms};
 use crate::ctx::Ctx;
 use crate::link::Link;
 use crate::stack::{Change, ChangeError};
@@ -36,10 +36,21 @@ fn apply_one(
         Change::AddressAdd { alias, cidr } => {
             ip.add_address(ctx, link, alias, cidr, Origin::Static)
         }
+        Change::AddressAssign { alias, cidr, terms } => {
+            terms::assign(ctx, link, ip, alias, cidr, &terms)
+        }
+        Change::LinkLocalAdd(alias) => {
+            known(ip, alias)?;
+            ndp::ensure_link_local(ctx, link, ip, alias);
+            Ok(())
+        }
         Change::AddressesAdopt { alias, addresses } => {
             ip.adopt_addresses(ctx, link, alias, &addresses)
         }
-        Change::AddressRemove { alias, addr } => ip.remove_address(ctx, alias, addr),
+        Change::AddressRemove { alias, addr } => {
+            link.forget_probe(alias, addr);
+            ip.remove_address(ctx, alias, addr)
+        }
         Change::RouteAdd(route) => route_add(ctx, ip, route),
         Change::RouteRemove(route) => {
             known(ip, route.alias)?;
@@ -118,6 +129,7 @@ fn alias_link(
         for addr in entry.addresses.iter().filter(|a| a.state.usable()).map(|a| a.cidr.addr) {
             link.announce(ctx, entry, addr);
         }
+        acd::alias_up(ctx, link, ip, alias);
         ndp::alias_up(ctx, link, ip, alias);
     }
     Ok(())

@@ -15,6 +15,7 @@ use crate::stack::{ChangeError, StackConfig};
 use crate::time::Instant;
 use crate::wire::header::IpHeader;
 
+pub(crate) mod acd;
 pub mod address;
 pub(crate) mod configure;
 mod extension;
@@ -30,6 +31,7 @@ mod reassembly;
 pub mod route;
 mod source_select;
 mod taps;
+pub(crate) mod terms;
 mod way_cache;
 
 use address::{Address, AddressState, Alias, AliasId, Aliases, Cidr, Origin};
@@ -435,12 +437,7 @@ impl Ip {
         ctx.addresses_changed(alias);
         match cidr.addr {
             IpAddr::V6(addr) => ndp::address_added(ctx, link, self, alias, addr),
-            IpAddr::V4(_) => {
-                self.address_ready(ctx, alias, cidr.addr);
-                if let Some(entry) = self.aliases.get(&alias) {
-                    link.announce(ctx, entry, cidr.addr);
-                }
-            }
+            IpAddr::V4(addr) => acd::address_added(ctx, link, self, alias, addr),
         }
         Ok(())
     }
@@ -481,7 +478,8 @@ impl Ip {
         ctx.addresses_changed(alias);
         ctx.mib.neighbour.duplicate_addresses += 1;
         ctx.outbox.events.push_back(Event::AddressDuplicate { alias, addr, mac });
-        if self.forget_local(alias, addr) {
+        // That one is probed was told, too.
+        if self.forget_local(alias, addr) || addr.is_ipv4() {
             ctx.outbox.events.push_back(Event::AddressRemoved { alias, addr });
         }
     }
@@ -495,7 +493,9 @@ impl Ip {
     ) -> Result<(), ChangeError> {
         let entry = self.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
         let at = entry.addresses.iter().position(|a| a.cidr.addr == addr);
-        let cidr = entry.addresses.remove(at.ok_or(ChangeError::NoAddress(addr))?).cidr;
+        let gone = entry.addresses.remove(at.ok_or(ChangeError::NoAddress(addr))?);
+        let cidr = gone.cidr;
+        entry.terms.retain(|t| t.addr != addr);
         ctx.addresses_changed(alias);
         let shared = entry.addresses.iter().any(|a| a.cidr.network() == cidr.network());
         if let Some(route) = connected_route(alias, cidr).filter(|_| !shared) {
@@ -512,7 +512,8 @@ impl Ip {
         if let IpAddr::V6(addr) = addr {
             ndp::address_removed(ctx, self, alias, addr);
         }
-        if self.forget_local(alias, addr) {
+        let probed = addr.is_ipv4() && gone.state == AddressState::Tentative;
+        if self.forget_local(alias, addr) || probed {
             ctx.outbox.events.push_back(Event::AddressRemoved { alias, addr });
         }
         Ok(())

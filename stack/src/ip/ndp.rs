@@ -7,7 +7,7 @@
 use core::net::{IpAddr, Ipv6Addr};
 
 use super::address::{AddressState, Alias, AliasId};
-use super::{Ip, multicast};
+use super::{Ip, acd, multicast, terms};
 use crate::ctx::{Ctx, Fate, Timer};
 use crate::drop::DropReason;
 use crate::frame::Frame;
@@ -50,7 +50,7 @@ pub(crate) struct AliasNdp {
 }
 
 impl AliasNdp {
-    fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let dad = self.dad.iter().map(|d| d.at).min();
         let made = self.made.iter().filter_map(slaac::Made::deadline).min();
         [dad, made, self.routers.deadline()].into_iter().flatten().min()
@@ -63,8 +63,8 @@ pub(crate) struct Schedule {
     armed: Option<(Instant, TimerHandle)>,
 }
 
-fn arm(ctx: &mut Ctx<'_>, ip: &mut Ip) {
-    let want = ip.aliases.values().filter_map(|a| a.ndp.deadline()).min();
+pub(super) fn arm(ctx: &mut Ctx<'_>, ip: &mut Ip) {
+    let want = ip.aliases.values().filter_map(Alias::deadline).min();
     if ip.ndp.armed.map(|a| a.0) == want {
         return;
     }
@@ -112,6 +112,7 @@ pub(crate) fn link_work(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip) {
             router::suspect(ctx, ip, alias, addr);
         }
     }
+    acd::work(ctx, link, ip);
 }
 
 /// RFC 4861 7.2.2: from the waiting packet's source if it is ours, with our MAC.
@@ -304,13 +305,14 @@ fn announce(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: AliasId, add
 /// `Timer::Ndp` fired.
 pub(crate) fn timeout(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip) {
     ip.ndp.armed = None;
-    let due = |a: &Alias| a.ndp.deadline().is_some_and(|at| at <= ctx.now);
+    let due = |a: &Alias| a.deadline().is_some_and(|at| at <= ctx.now);
     let aliases: Vec<AliasId> =
         ip.aliases.iter().filter(|(_, a)| due(a)).map(|(id, _)| *id).collect();
     for alias in aliases {
         dad::timeout(ctx, link, ip, alias);
         router::timeout(ctx, link, ip, alias);
         slaac::timeout(ctx, ip, alias);
+        terms::timeout(ctx, link, ip, alias);
     }
     arm(ctx, ip);
 }
@@ -356,6 +358,14 @@ pub(crate) fn alias_down(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId) {
     }
     multicast::alias_down(ctx, ip, alias);
     arm(ctx, ip);
+}
+
+/// Makes the link-local address of an alias that has none, for whoever speaks from it (DHCPv6).
+pub(crate) fn ensure_link_local(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: AliasId) {
+    if ctx.shard.is_home() {
+        slaac::ensure_link_local(ctx, link, ip, alias);
+        arm(ctx, ip);
+    }
 }
 
 /// A tentative address is in the table: joins the solicited-node group, starts DAD, and calls

@@ -11,7 +11,6 @@ use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::ip::address::{Alias, AliasId, Cidr};
-use crate::socket::Event;
 use crate::time::{Duration, Instant};
 
 const PACKET_BYTES: usize = 28;
@@ -19,22 +18,20 @@ const PACKET_BYTES: usize = 28;
 const PREFIX: [u8; 6] = [0, 1, 0x08, 0x00, 6, 4];
 /// RFC 5227 1.1.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
-/// RFC 5227 1.1: an address is defended (and a conflict reported) this often at most.
-const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Op {
+pub(super) enum Op {
     Request,
     Reply,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Packet {
+pub(super) struct Packet {
     op: Op,
-    sender_mac: [u8; 6],
-    sender: Ipv4Addr,
+    pub(super) sender_mac: [u8; 6],
+    pub(super) sender: Ipv4Addr,
     target_mac: [u8; 6],
-    target: Ipv4Addr,
+    pub(super) target: Ipv4Addr,
 }
 
 impl Packet {
@@ -130,7 +127,10 @@ impl Link {
             return Fate::Dropped(DropReason::IpSourceIsUs);
         }
         if is_ours(alias, packet.sender) {
-            return self.arp_conflict(ctx, alias, &packet);
+            return self.conflict(ctx, alias, &packet);
+        }
+        if ctx.shard.is_home() && self.probe_met(alias, &packet) {
+            return Fate::Consumed;
         }
         match packet.op {
             Op::Request => self.arp_request(ctx, alias, mac, &packet),
@@ -184,24 +184,6 @@ impl Link {
         Fate::Consumed
     }
 
-    /// RFC 5227 2.4: somebody sends from our address. We keep it, defend it and report it.
-    fn arp_conflict(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, packet: &Packet) -> Fate {
-        if !ctx.shard.is_home() {
-            return Fate::Consumed;
-        }
-        ctx.mib.neighbour.duplicate_addresses += 1;
-        let (now, id) = (ctx.now, alias.config.id);
-        self.defended.retain(|(_, _, at)| now.saturating_since(*at) < DEFEND_INTERVAL);
-        if self.defended.iter().any(|(a, addr, _)| (*a, *addr) == (id, packet.sender)) {
-            return Fate::Consumed;
-        }
-        self.defended.push((id, packet.sender, now));
-        let (addr, mac) = (IpAddr::V4(packet.sender), packet.sender_mac);
-        ctx.outbox.events.push_back(Event::AddressDuplicate { alias: id, addr, mac });
-        announce_once(ctx, alias, packet.sender);
-        Fate::Consumed
-    }
-
     /// RFC 5227 2.3: two announcements, two seconds apart.
     pub(super) fn arp_announce(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, addr: Ipv4Addr) {
         let id = alias.config.id;
@@ -230,10 +212,21 @@ pub(super) fn ask(
     mac: Option<[u8; 6]>,
     src: Option<IpAddr>,
 ) {
-    let Some(sender_mac) = alias.mac() else { return };
     let sender = source(alias, target, src);
+    send_request(ctx, alias, sender, target, mac.unwrap_or(BROADCAST));
+}
+
+/// Sends a request; from 0.0.0.0 it is a probe (RFC 5227 1.1).
+pub(super) fn send_request(
+    ctx: &mut Ctx<'_>,
+    alias: &Alias,
+    sender: Ipv4Addr,
+    target: Ipv4Addr,
+    to: [u8; 6],
+) {
+    let Some(sender_mac) = alias.mac() else { return };
     let packet = Packet { op: Op::Request, sender_mac, sender, target_mac: [0; 6], target };
-    send(ctx, alias, &packet, mac.unwrap_or(BROADCAST));
+    send(ctx, alias, &packet, to);
 }
 
 fn send(ctx: &mut Ctx<'_>, alias: &Alias, packet: &Packet, dst: [u8; 6]) {

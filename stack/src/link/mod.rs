@@ -14,6 +14,7 @@ use crate::frame::{Frame, prefetch};
 use crate::ip::address::{Alias, AliasId, AliasMedium, Aliases};
 use crate::time::Instant;
 
+mod acd;
 mod arp;
 pub(crate) mod ethernet;
 pub mod gro;
@@ -22,6 +23,7 @@ pub mod neighbour;
 #[cfg(test)]
 mod tests;
 
+use acd::{Defence, Probe, Probed};
 use arp::Announcement;
 use ethernet::EtherType;
 pub(crate) use neighbour::{Answer, NeighbourTimes};
@@ -58,10 +60,14 @@ pub(crate) struct Link {
     /// Packets (IP header at the front) that were given up because the neighbour did not answer.
     /// `Stack` drains it, counts each as `NeighbourUnreachable`, and reports host unreachable.
     pub(crate) failed: VecDeque<(AliasId, Frame)>,
+    /// What became of addresses, for `crate::ip::acd`.
+    pub(crate) probed: VecDeque<Probed>,
     neighbours: Neighbours,
     announcements: VecDeque<Announcement>,
+    /// Addresses being probed.
+    probes: Vec<Probe>,
     /// Addresses defended in the last seconds.
-    defended: Vec<(AliasId, Ipv4Addr, Instant)>,
+    defended: Vec<Defence>,
 }
 
 /// RFC 1122 3.3.6: a packet to one host in a frame to many is not meant for us.
@@ -263,7 +269,8 @@ impl Link {
 
     fn arm(&mut self, ctx: &mut Ctx<'_>) {
         let announcement = self.announcements.front().map(|a| a.at);
-        self.neighbours.arm(ctx, announcement);
+        let other = [announcement, self.probe_deadline()].into_iter().flatten().min();
+        self.neighbours.arm(ctx, other);
     }
 
     /// A neighbour named itself and its MAC unasked (source of a request, a solicitation, a router
@@ -343,6 +350,8 @@ impl Link {
     /// waits for them.
     pub(crate) fn alias_down(&mut self, ctx: &mut Ctx<'_>, alias: AliasId, removed: bool) {
         self.announcements.retain(|a| a.alias != alias);
+        self.probes.retain(|p| p.alias != alias);
+        self.probed.retain(|p| p.alias != alias);
         self.neighbours.forget_alias(ctx, alias, removed);
         self.solicits.retain(|s| s.alias != alias);
         self.gone.retain(|g| g.0 != alias);
@@ -366,6 +375,7 @@ impl Link {
                 arp::announce_once(ctx, alias, due.addr);
             }
         }
+        self.probe_timeout(ctx, aliases);
         self.arm(ctx);
     }
 
@@ -377,7 +387,10 @@ impl Link {
     /// Whether something was left for others to do.
     #[inline]
     pub(crate) fn has_work(&self) -> bool {
-        !(self.solicits.is_empty() && self.gone.is_empty() && self.failed.is_empty())
+        !(self.solicits.is_empty()
+            && self.gone.is_empty()
+            && self.failed.is_empty()
+            && self.probed.is_empty())
     }
 
     /// Frames that wait for neighbours.

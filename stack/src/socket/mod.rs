@@ -103,6 +103,14 @@ pub enum Event {
         /// The address.
         addr: core::net::IpAddr,
     },
+    /// An IPv4 address is being probed (RFC 5227 2.1.1): ARP that names it must be steered to this
+    /// stack, which does not use it yet. [`Event::AddressAdded`] or [`Event::AddressRemoved`] follows.
+    AddressProbed {
+        /// On which alias.
+        alias: AliasId,
+        /// The address.
+        addr: core::net::IpAddr,
+    },
     /// An address is gone.
     AddressRemoved {
         /// From which alias.
@@ -110,9 +118,10 @@ pub enum Event {
         /// The address.
         addr: core::net::IpAddr,
     },
-    /// Another host has the address. An IPv6 address that was being tried (DAD, RFC 4862) is not
-    /// used. An IPv4 address stays in use and is defended (ACD, RFC 5227 2.4 (c)): one
-    /// announcement, and one of these events, every ten seconds while the other host speaks.
+    /// Another host has the address. An address that was being tried (DAD, RFC 4862; ACD, RFC 5227)
+    /// is not used. An IPv4 address in use is treated as its [`Acd`](crate::ip::address::Acd) says:
+    /// one of these events every ten seconds while the other host speaks, or, if it is given up, one
+    /// of these and [`Event::AddressRemoved`].
     AddressDuplicate {
         /// On which alias.
         alias: AliasId,

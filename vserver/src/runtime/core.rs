@@ -58,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) owners: Owners,
     /// Addresses in use.
     pub(crate) addresses: Vec<(AliasId, IpAddr)>,
+    /// Addresses that are probed, not in use yet.
+    pub(super) probed: Vec<(AliasId, IpAddr)>,
     /// Groups that shards of other workers want, by worker; on worker 0.
     pub(super) groups_elsewhere: HashMap<(usize, AliasId, IpAddr), GroupFilter>,
     /// NICs its aliases stand on.
@@ -74,6 +76,7 @@ impl Node {
             sockets: HashMap::new(),
             owners: Owners::default(),
             addresses: Vec::new(),
+            probed: Vec::new(),
             groups_elsewhere: HashMap::new(),
             nics: nics.into(),
             dirty: false,
@@ -399,19 +402,10 @@ impl Core {
                 }
             }
             Event::AddressAdded { alias, addr } => self.address_added(index, alias, addr),
-            Event::AddressRemoved { alias, addr } => {
-                let addresses = &mut self.nodes[index as usize].addresses;
-                // One that was another vserver's already was never steered for this one.
-                let at = addresses.iter().position(|a| *a == (alias, addr));
-                let Some(at) = at else { return false };
-                addresses.swap_remove(at);
-                self.demux.remove_address(alias, addr, index);
-                self.steer(nic(alias), addr, false);
-            }
+            Event::AddressProbed { alias, addr } => self.address_probed(index, alias, addr),
+            Event::AddressRemoved { alias, addr } => self.address_removed(index, alias, addr),
             Event::AddressDuplicate { alias, addr, mac } => {
-                let mac = crate::stats::mac_text(mac);
-                let what = if addr.is_ipv4() { "kept and defended" } else { "not used" };
-                self.problem(format!("alias {}: {addr} is in use by {mac}; {what}", alias.0));
+                self.address_duplicate(index, alias, addr, mac);
             }
             Event::GroupJoined { alias, group } => {
                 self.demux.join(alias, group, index);
@@ -427,22 +421,8 @@ impl Core {
         false
     }
 
-    fn address_added(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
-        if let Some(owner) = self.demux.add_address(alias, addr, index) {
-            return self.problem(format!(
-                "alias {}: {addr} belongs to vserver number {owner}; not used by number {index}",
-                alias.0
-            ));
-        }
-        let addresses = &mut self.nodes[index as usize].addresses;
-        if !addresses.contains(&(alias, addr)) {
-            addresses.push((alias, addr));
-            self.steer(self.aliases[alias.0 as usize].nic, addr, true);
-        }
-    }
-
     /// Frames for an address are wanted from a NIC, or no longer. Worker 0 says so for all.
-    fn steer(&mut self, nic: usize, addr: IpAddr, wanted: bool) {
+    pub(super) fn steer(&mut self, nic: usize, addr: IpAddr, wanted: bool) {
         if !self.mesh.is_home() {
             return;
         }

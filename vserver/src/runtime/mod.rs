@@ -5,6 +5,7 @@
 //! the call produced themselves. `docs/host.md` has the whole picture.
 
 mod account;
+mod addresses;
 mod any;
 mod core;
 pub(crate) mod deadlines;

@@ -1,0 +1,78 @@
+//! What follows from a stack's addresses: the demultiplexer's table and the device's steering.
+
+use std::net::IpAddr;
+
+use weft_stack::ip::address::{AddressState, AliasId};
+
+use super::Core;
+
+impl Core {
+    /// ARP that names the address is wanted, packets are not used yet.
+    pub(super) fn address_probed(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
+        let node = &self.nodes[index as usize];
+        if node.addresses.contains(&(alias, addr)) || node.probed.contains(&(alias, addr)) {
+            return;
+        }
+        if let Some(owner) = self.demux.add_address(alias, addr, index) {
+            return self.belongs_to(index, alias, addr, owner);
+        }
+        self.nodes[index as usize].probed.push((alias, addr));
+        self.steer(self.aliases[alias.0 as usize].nic, addr, true);
+    }
+
+    pub(super) fn address_added(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
+        if let Some(owner) = self.demux.add_address(alias, addr, index) {
+            return self.belongs_to(index, alias, addr, owner);
+        }
+        let node = &mut self.nodes[index as usize];
+        let probed = node.probed.iter().position(|a| *a == (alias, addr));
+        if let Some(at) = probed {
+            node.probed.swap_remove(at);
+        }
+        if !node.addresses.contains(&(alias, addr)) {
+            node.addresses.push((alias, addr));
+            if probed.is_none() {
+                self.steer(self.aliases[alias.0 as usize].nic, addr, true);
+            }
+        }
+    }
+
+    pub(super) fn address_removed(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
+        let node = &mut self.nodes[index as usize];
+        // One that was another vserver's already was never steered for this one.
+        let lists = [&mut node.addresses, &mut node.probed];
+        let found = lists.into_iter().any(|list| {
+            let at = list.iter().position(|a| *a == (alias, addr));
+            at.map(|at| list.swap_remove(at)).is_some()
+        });
+        if found {
+            self.demux.remove_address(alias, addr, index);
+            self.steer(self.aliases[alias.0 as usize].nic, addr, false);
+        }
+    }
+
+    pub(super) fn address_duplicate(
+        &mut self,
+        index: u32,
+        alias: AliasId,
+        addr: IpAddr,
+        mac: [u8; 6],
+    ) {
+        let mac = crate::stats::mac_text(mac);
+        let stack = &self.nodes[index as usize].stack;
+        let own = stack.addresses(alias).iter().find(|a| a.cidr.addr == addr);
+        let used = own.is_some_and(|a| a.state != AddressState::Duplicate);
+        let what = if used { "kept" } else { "not used" };
+        let name = stack.name().to_owned();
+        self.problem(format!("vserver {name}: {addr} is in use by {mac}; {what}"));
+    }
+
+    fn belongs_to(&mut self, index: u32, alias: AliasId, addr: IpAddr, owner: u32) {
+        let name = |i: u32| self.nodes[i as usize].stack.name().to_owned();
+        let (own, other) = (name(index), name(owner));
+        self.problem(format!(
+            "vserver {own}: {addr} belongs to vserver {other} on alias {}; not used",
+            alias.0
+        ));
+    }
+}
