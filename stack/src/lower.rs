@@ -122,7 +122,9 @@ impl<P: PathLayer> Lower<'_, P> {
             src,
             mtu: way.mtu.saturating_sub(overhead),
             // A packet to ourselves meets no device: as large as it may be, never summed.
-            gso_bytes_max: device.map_or(LOOPED_SUPER_BYTES, |a| a.config.gso_bytes_max),
+            gso_bytes_max: device.map_or(LOOPED_SUPER_BYTES, |a| {
+                a.config.gso_bytes_max.min(self.ip.super_bytes_max)
+            }),
             tx_checksum: device.is_none_or(|a| a.config.tx_checksum),
         })
     }

@@ -124,6 +124,9 @@ pub enum Change {
     },
     /// Switch forwarding between aliases.
     Forwarding(bool),
+    /// Bytes of the longest super-segment from now on, if a device takes that; `None`: as devices
+    /// do. Below a rate limit a long one would be a burst.
+    SuperBytes(Option<usize>),
 }
 
 /// Why a change was refused; the stack is as before.

@@ -14,10 +14,12 @@ use weft_stack::stack::ChangeError;
 use crate::Vserver;
 use crate::app::{Service, ServiceHandle};
 use crate::arrival::VserverId;
+use crate::config::qos::{Both, Qos, QosGroup};
 use crate::config::{HostConfig, PollMode};
 use crate::interface::TreeError;
 use crate::net::{AnyListener, AnyOptions, AnyUdpSocket};
 use crate::privilege::PrivilegeError;
+use crate::qos::{Plan, QosSnapshot};
 use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
@@ -25,6 +27,19 @@ use any::AnyTables;
 
 mod any;
 mod build;
+
+/// A change of [`Host::set_qos`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QosChange {
+    /// Rates of a NIC.
+    Link(String, Both),
+    /// Rates of a group.
+    Group(String, Both),
+    /// Everything of a vserver.
+    Vserver(String, Qos),
+    /// All groups, which keep their order.
+    Groups(Vec<QosGroup>),
+}
 
 /// Devices by NIC name (`eth0`), one per queue from 0: what [`Host::start_with_devices`] takes
 /// instead of opening those of the configuration.
@@ -104,6 +119,8 @@ pub(crate) struct Shared {
     /// By worker number; never empty. Number 0 is the home of every vserver.
     pub(crate) workers: Vec<Arc<Worker>>,
     pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
+    /// Rates and shares as the workers have them.
+    pub(crate) qos: Mutex<Arc<Plan>>,
     /// Counts sockets that may be on any worker.
     pub(crate) next: AtomicUsize,
     /// Ports bound for any vserver.
@@ -278,6 +295,34 @@ impl Host {
             let Some(next) = page.next else { return Some(all) };
             query.after = Some(next);
         }
+    }
+
+    /// What every link, group, vserver, class and client may use and uses; with `vserver` only that
+    /// one's. `None`: there is no such vserver.
+    pub fn qos(&self, vserver: Option<&str>) -> Option<QosSnapshot> {
+        if vserver.is_some_and(|v| !self.shared.names.contains_key(v)) {
+            return None;
+        }
+        let plan = Arc::clone(&self.shared.qos.lock());
+        Some(crate::qos::take(&plan, self.shared.home().clock.now(), vserver))
+    }
+
+    /// Changes rates, shares and classes of the running host: those of a NIC, a group or a vserver
+    /// by its name. What waits goes on by the new values, what was used is remembered.
+    ///
+    /// # Errors
+    /// If there is nothing of that name (nothing has changed then), or the host has stopped.
+    pub fn set_qos(&self, changes: &[QosChange]) -> std::io::Result<()> {
+        let mut held = self.shared.qos.lock();
+        let next = held.changed(changes).map_err(|name| {
+            let text = format!("no NIC, QoS group or vserver '{name}'");
+            std::io::Error::new(std::io::ErrorKind::NotFound, text)
+        })?;
+        *held = Arc::new(next);
+        for worker in &self.shared.workers {
+            worker.with_core(|core, now| core.set_qos(now, &held))?;
+        }
+        Ok(())
     }
 
     /// Whether the worker runs: not after [`Host::stop`], nor after a failure that ended it.

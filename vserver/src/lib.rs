@@ -51,7 +51,7 @@ pub mod interface;
 pub mod net;
 pub mod ping;
 pub mod privilege;
-mod qos;
+pub mod qos;
 mod runtime;
 pub mod service;
 pub mod sockets;
@@ -59,7 +59,7 @@ pub mod stats;
 mod vserver;
 
 pub use arrival::{Arrival, VserverId};
-pub use host::{Devices, Host, HostError};
+pub use host::{Devices, Host, HostError, QosChange};
 pub use vserver::Vserver;
 
 /// The README's program is compiled and run too.

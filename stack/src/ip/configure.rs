@@ -68,6 +68,10 @@ fn apply_one(
             ip.forwarding = on;
             Ok(())
         }
+        Change::SuperBytes(most) => {
+            ip.super_bytes_max = most.unwrap_or(usize::MAX);
+            Ok(())
+        }
     }
 }
 

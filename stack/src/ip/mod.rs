@@ -137,6 +137,8 @@ pub(crate) struct Ip {
     pub(crate) removed: Vec<IpAddr>,
     /// Packets are forwarded between aliases; neighbours are told that we are a router.
     pub(crate) forwarding: bool,
+    /// Bytes of the longest super-segment, if the device takes it.
+    pub(crate) super_bytes_max: usize,
     /// Usable addresses (not tentative, not duplicate).
     local: AddressMap,
     /// Directed broadcast addresses of the usable IPv4 addresses.
@@ -171,6 +173,7 @@ impl Ip {
             pmtu_probed: PmtuCache::new(key),
             error_limit: ErrorLimit::new(now, config.limits.icmp_errors_per_second),
             forwarding: config.forwarding,
+            super_bytes_max: usize::MAX,
             removed: Vec::new(),
             taps: taps::Taps::default(),
             ndp: ndp::Schedule::default(),

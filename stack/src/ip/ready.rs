@@ -226,7 +226,7 @@ fn make(
         alias: way.alias,
         src,
         mtu: way.mtu,
-        gso_bytes_max: alias.config.gso_bytes_max,
+        gso_bytes_max: alias.config.gso_bytes_max.min(ip.super_bytes_max),
         tx_checksum: alias.config.tx_checksum,
     };
     let ready = Ready {

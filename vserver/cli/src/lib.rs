@@ -38,6 +38,8 @@ pub enum Command {
     Stat(commands::stat::Args),
     /// Show what the workers do with their time and what packets cost; change how they wait
     Runtime(commands::runtime::Args),
+    /// Show rates and shares: configured, actual, borrowed, dropped
+    Qos(commands::qos::Args),
     /// Show what is in force for a vserver, and where each value comes from
     Policy(commands::policy::Args),
     /// Show the log of changes: who, what, when
@@ -128,6 +130,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Audit(args) => commands::audit::run(control, &args),
         Command::Sockets(args) => commands::sockets::run(control, &args),
         Command::Ping(args) => commands::ping::run(control, &args),
+        Command::Qos(args) => commands::qos::run(control, &args),
         Command::Runtime(args) => commands::runtime::run(control, &args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => commands::completions::run(&args),

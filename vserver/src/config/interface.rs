@@ -7,7 +7,7 @@ use weft_drivers::device::LINK_HEADER_BYTES_MAX;
 
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
-use super::{Alias, Driver, Gather, Nic, PacketReceive, PollMode, Workers, XdpMode};
+use super::{Alias, Driver, Gather, Nic, PacketReceive, PollMode, Workers, XdpMode, qos};
 
 /// Below this no IPv4 packet of a fragment's minimal size fits (RFC 791).
 const MTU_MIN: u64 = 68;
@@ -88,6 +88,7 @@ fn read_nic(
     }
     let mtu = read_mtu(report, &mut s, driver, workers);
     let capture = read_capture(report, &mut s, base);
+    let qos = s.table(report, "qos").map(|s| qos::read_link(report, s)).unwrap_or_default();
     s.finish(report);
     Nic {
         name,
@@ -103,6 +104,7 @@ fn read_nic(
         mac: mac.map(|v| v.value),
         mtu,
         capture,
+        qos,
     }
 }
 

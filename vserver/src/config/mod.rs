@@ -9,9 +9,11 @@ mod inherit;
 mod interface;
 mod parse;
 mod privilege;
+pub mod qos;
 mod reader;
 mod route;
 mod service;
+mod units;
 mod vserver;
 
 #[cfg(test)]
@@ -39,6 +41,8 @@ pub struct HostConfig {
     pub aliases: Vec<Alias>,
     /// Groups of vservers, in order of the file.
     pub groups: Vec<Group>,
+    /// Vservers that share rates, `[qos.*]`.
+    pub qos_groups: Vec<qos::QosGroup>,
     /// The virtual servers.
     pub vservers: Vec<Vserver>,
     /// What a vserver has where neither it nor a group says anything.
@@ -241,6 +245,8 @@ pub struct Nic {
     pub mtu: Option<usize>,
     /// Write every frame to this pcapng file.
     pub capture: Option<PathBuf>,
+    /// Rates of the link, all vservers together.
+    pub qos: qos::Both,
 }
 
 /// Where addresses live.
@@ -283,6 +289,8 @@ pub struct Vserver {
     pub roles: Vec<String>,
     /// Where what the file says about it comes from.
     pub settings: Settings,
+    /// Rates, shares and classes.
+    pub qos: qos::Qos,
 }
 
 /// A configured route.

@@ -8,7 +8,7 @@ use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
     CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, inherit, interface,
-    privilege, vserver,
+    privilege, qos, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -84,11 +84,13 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let nics = nics.unwrap_or_default();
     let aliases = root.table(report, "alias").map(|s| interface::read_aliases(report, s, &nics));
     let aliases = aliases.unwrap_or_default();
+    let qos_groups = root.table(report, "qos").map(|s| qos::read_groups(report, s));
+    let qos_groups = qos_groups.unwrap_or_default();
     let mut groups =
         root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
     let section = root.table_or_empty(report, "vserver");
     let (vservers, named_roles) =
-        vserver::read_vservers(report, section, &mut groups, &nics, &aliases, base);
+        vserver::read_vservers(report, section, &mut groups, (&nics, &aliases, &qos_groups), base);
     let groups = groups.into_groups();
     let subjects = privilege::Subjects { groups: &groups, vservers: &vservers };
     let roles = root.table(report, "role").map(|s| privilege::read_roles(report, s, &subjects));
@@ -102,6 +104,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         nics: nics.into_iter().map(|n| n.value).collect(),
         aliases: aliases.into_iter().map(|a| a.value).collect(),
         groups,
+        qos_groups,
         vservers,
         defaults: report.trail_defaults(),
     }

@@ -248,7 +248,8 @@ fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)> {
 #[test]
 fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
-    let text = "[host]\n[workers]\n[group.g]\n[role.r]\n[nic.eth0]\n[alias.data0]\n[vserver.v]\nroutes = [{}]\n\
+    let text = "[host]\n[workers]\n[group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[alias.data0]\n[qos.g]\n\
+                [vserver.v]\nroutes = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
@@ -268,6 +269,11 @@ fn the_manual_has_every_key() {
         ("vserver.v.limits", "[vserver.*.limits]"),
         ("vserver.v.tcp", "[vserver.*.tcp]"),
         ("vserver.v.service", "[[vserver.*.service]]"),
+        ("vserver.v.qos", "[vserver.*.qos]"),
+        ("vserver.v.qos.send", "send = { ... }"),
+        ("vserver.v.qos.class", "[[vserver.*.qos.class]]"),
+        ("vserver.v.qos.clients", "[[vserver.*.qos.clients]]"),
+        ("qos.g", "[qos.*]"),
     ] {
         let tables = report.known.iter().filter(|(name, _)| name == table);
         let mut known: Vec<_> = tables.flat_map(|(_, keys)| keys.iter().copied()).collect();

@@ -12,8 +12,9 @@ use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, SynCookies, TcpCo
 use super::diagnostic::Report;
 use super::inherit::{Groups, Settings, check_cut};
 use super::interface::suggest;
+use super::qos::QosGroup;
 use super::reader::{At, Section};
-use super::{Alias, Driver, Nic, Vserver, route, service};
+use super::{Alias, Driver, Nic, Vserver, qos, route, service};
 
 /// The most vservers of one host.
 const VSERVERS_MAX: u64 = 65_536;
@@ -22,6 +23,7 @@ const VSERVERS_MAX: u64 = 65_536;
 pub(super) struct Interfaces<'a> {
     nics: &'a [At<Nic>],
     aliases: &'a [At<Alias>],
+    qos_groups: &'a [QosGroup],
 }
 
 /// Which vserver has an address of a link, to find it twice.
@@ -31,11 +33,10 @@ pub(super) fn read_vservers<'a, 'i>(
     report: &mut Report,
     mut section: Section<'a, 'i>,
     groups: &mut Groups<'a, 'i>,
-    nics: &[At<Nic>],
-    aliases: &[At<Alias>],
+    (nics, aliases, qos_groups): (&[At<Nic>], &[At<Alias>], &[QosGroup]),
     base: &Path,
 ) -> (Vec<Vserver>, Vec<At<String>>) {
-    let interfaces = Interfaces { nics, aliases };
+    let interfaces = Interfaces { nics, aliases, qos_groups };
     let mut roles = Vec::new();
     for (s, cut) in groups.take_sections() {
         roles.extend(read_vserver(report, s, Kind::Group, &cut, &interfaces, base).roles);
@@ -201,6 +202,8 @@ fn read_vserver(
     let (routes, via_spans) = route::read_routes(report, &mut s, &own, interfaces);
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
+    let part = s.table_or_empty(report, "qos");
+    let qos = qos::read_qos(report, part, interfaces.qos_groups);
     let roles = s.strings(report, "roles");
     let roles: Vec<_> = roles.into_iter().map(|t| At::new(t.value.to_owned(), t.span)).collect();
     check_cut(report, cut, s.known());
@@ -214,6 +217,7 @@ fn read_vserver(
         limits,
         tcp,
         services,
+        qos,
         table: String::new(),
         group: None,
         roles: roles.iter().map(|r| r.value.clone()).collect(),

@@ -121,6 +121,7 @@ impl Command {
             | Command::Sockets(_)
             | Command::SocketSummary(_)
             | Command::Policy { .. }
+            | Command::Qos { .. }
             | Command::Audit(_) => Need::VIEW,
             Command::Runtime { clear: true } | Command::SetPoll { .. } => Need::CLUSTER,
             // It changes nothing, but packets leave under the vserver's name. Which vserver a later

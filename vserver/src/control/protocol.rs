@@ -6,6 +6,7 @@ use super::audit::{AuditPage, AuditQuery};
 use crate::config::Policy;
 use crate::config::PollMode;
 use crate::ping::{PingAnswers, PingError, PingStep};
+use crate::qos::QosSnapshot;
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
 
@@ -36,6 +37,12 @@ pub enum Command {
     Policy {
         /// Which one.
         vserver: String,
+    },
+    /// Rates and shares: what is configured, what is used.
+    Qos {
+        /// Of this one only; left out: of all, and of links and groups.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vserver: Option<String>,
     },
     /// Records of the log of changes.
     Audit(AuditQuery),
@@ -74,6 +81,8 @@ pub enum Answer {
     Echo(PingAnswers),
     /// To [`Command::Policy`].
     Policy(Box<Policy>),
+    /// To [`Command::Qos`].
+    Qos(QosSnapshot),
     /// To [`Command::Audit`].
     Audit(AuditPage),
     /// To [`Command::SetPoll`].

@@ -16,6 +16,7 @@ use crate::stats::{HostSnapshot, RuntimeSnapshot};
 fn answer(command: &Command, _: &Caller) -> Answer {
     match command {
         Command::Policy { .. } => Answer::Policy(Box::default()),
+        Command::Qos { .. } => Answer::refuse(RefusalKind::Failed, "no rates"),
         Command::Audit(_) => Answer::Audit(AuditPage::default()),
         Command::Ping => Answer::Pong(Daemon { weft: String::from("test"), pid: 7 }),
         Command::Snapshot => {

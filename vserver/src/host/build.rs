@@ -25,6 +25,7 @@ use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
 use crate::interface::Tree;
 use crate::privilege::PrivilegeError;
+use crate::qos::Plan;
 use crate::runtime::{
     AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, Worker, open, worker_loop,
 };
@@ -109,8 +110,14 @@ pub(super) fn start(
             add_vserver(core, &config, &aliases, (index, &ports), (seed, &counts, clock.now()))?;
         }
     }
+    let plan = crate::qos::plan(&config, None);
+    if !plan.is_empty() {
+        for core in &mut cores {
+            core.set_qos(clock.now(), &plan);
+        }
+    }
     let captures = opening.captures.into_iter().collect();
-    let (shared, threads) = run((config, any), cores, clock, links, captures)?;
+    let (shared, threads) = run((config, any), cores, clock, links, (captures, plan))?;
     Ok(Host { shared, threads: Mutex::new(threads), peers: Mutex::new(opening.peers) })
 }
 
@@ -367,7 +374,7 @@ fn run(
     cores: Vec<Core>,
     clock: Clock,
     mut links: Option<Links>,
-    captures: Vec<(PathBuf, CaptureFile)>,
+    (captures, plan): (Vec<(PathBuf, CaptureFile)>, Arc<Plan>),
 ) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), HostError> {
     let os = |operation| move |source| HostError::Os { operation, source };
     let mode = config.nics.iter().map(|n| n.poll).max_by_key(|m| match m {
@@ -402,6 +409,14 @@ fn run(
             }
         }
     }
-    let shared = Shared { config, names, workers, captures, next: AtomicUsize::new(0), any };
+    let shared = Shared {
+        config,
+        names,
+        workers,
+        captures,
+        qos: Mutex::new(plan),
+        any,
+        next: AtomicUsize::new(0),
+    };
     Ok((Arc::new(shared), threads))
 }

@@ -28,7 +28,7 @@ use crate::access::Gate;
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
 use crate::demux::{Demux, Target};
-use crate::qos::Tree;
+use crate::qos::{Plan, Shaper};
 
 /// Frames received from a queue, or taken from a stack, at a time.
 pub(super) const BURST: usize = 64;
@@ -131,7 +131,7 @@ pub(crate) struct Core {
     pub(crate) mesh: Mesh,
     pub(crate) poll: Polling,
     pub(crate) gate: Gate,
-    pub(crate) qos: Tree,
+    pub(crate) qos: Shaper,
     pub(super) aliases: Vec<AliasPlace>,
     pub(super) deadlines: Deadlines,
     retry: Duration,
@@ -170,7 +170,7 @@ impl Core {
             mesh: Mesh::default(),
             poll: Polling::new(PollMode::Interrupt),
             gate: Gate::default(),
-            qos: Tree::default(),
+            qos: Shaper::default(),
             aliases,
             deadlines: Deadlines::default(),
             retry: RETRY_MIN,
@@ -226,6 +226,9 @@ impl Core {
         let mut work = frames > 0;
         self.stages.start();
         work |= self.take_mail(now);
+        if self.qos.is_active() {
+            work |= self.release(now);
+        }
         work |= self.run_timers(now);
         work |= self.run_local(now);
         work |= self.run_services(now);
@@ -235,6 +238,20 @@ impl Core {
         self.mesh.ring();
         self.retry = if work { RETRY_MIN } else { (self.retry * 2).min(RETRY_MAX) };
         work
+    }
+
+    /// Takes over a plan of rates and shares.
+    pub(crate) fn set_qos(&mut self, now: Instant, plan: &Plan) {
+        let nics = self.aliases.iter().map(|a| a.nic).collect();
+        self.qos.update(now, plan, nics, self.mesh.me());
+        for (node, most) in self.nodes.iter_mut().zip(&plan.super_bytes) {
+            // The stack's own state, which nothing can object to.
+            let _ = node.stack.handle_config(now, Change::SuperBytes(*most));
+        }
+        for index in 0..self.nodes.len() as u32 {
+            self.nodes[index as usize].blocked = false;
+            self.mark_dirty(index);
+        }
     }
 
     pub(crate) fn mark_dirty(&mut self, index: u32) {

@@ -181,7 +181,7 @@ impl Core {
             let of = Target { alias, vserver };
             // What is not IP keeps the link alive and is little: it does not wait.
             if let Some(facts) = Facts::of(&frame, self.nics[nic].ethernet, of) {
-                if !self.qos.enqueue(now, nic, &facts, frame) {
+                if self.qos.enqueue(now, nic, &facts, frame).is_err() {
                     let stack = &mut self.nodes[vserver as usize].stack;
                     stack.lose_sent(DropReason::QosQueueFull);
                 }
@@ -201,6 +201,7 @@ impl Core {
                 moved = true;
             }
         }
+        self.count_lost();
         while let Some(index) = self.qos.take_ready() {
             self.nodes[index as usize].blocked = false;
             self.mark_dirty(index);

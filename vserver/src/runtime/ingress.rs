@@ -15,6 +15,8 @@ use crate::qos;
 
 /// A stack is asked for so many frames before its own is handled.
 const PREFETCH_AHEAD: usize = 4;
+/// Frames of one NIC that end their wait in one turn.
+const RELEASED: usize = 256;
 
 impl Core {
     pub(super) fn receive(&mut self, now: Instant, nic: usize, port: usize) -> usize {
@@ -85,22 +87,74 @@ impl Core {
     }
 
     /// What QoS and access let through of what arrives for a vserver.
-    fn admit(&mut self, now: Instant, to: Target, mut frame: Frame) -> Option<Frame> {
-        let (polices, guards) = (self.qos.polices(to.vserver), self.gate.guards(to.vserver));
+    fn admit(&mut self, now: Instant, to: Target, frame: Frame) -> Option<Frame> {
+        let (polices, guards) = (self.qos.polices(to), self.gate.guards(to.vserver));
         if !(polices || guards) {
             return Some(frame);
         }
         let ethernet = self.nics[self.aliases[to.alias.0 as usize].nic].ethernet;
         let Some(facts) = Facts::of(&frame, ethernet, to) else { return Some(frame) };
+        let frame = if polices { self.police(now, &facts, frame)? } else { frame };
+        if guards { self.pass_gate(now, to, &facts, frame) } else { Some(frame) }
+    }
+
+    /// What is within its rate; what is over it waits or is lost.
+    fn police(&mut self, now: Instant, facts: &Facts, frame: Frame) -> Option<Frame> {
+        match self.qos.police(now, facts, frame) {
+            qos::Verdict::Pass(frame) => Some(frame),
+            qos::Verdict::Wait => None,
+            qos::Verdict::Drop(frame) => {
+                let stack = &mut self.nodes[facts.vserver as usize].stack;
+                stack.lose_received(&frame, DropReason::QosPoliced);
+                None
+            }
+        }
+    }
+
+    /// Received frames that waited for their turn go on.
+    pub(super) fn release(&mut self, now: Instant) -> bool {
+        let mut work = false;
+        for nic in 0..self.nics.len() {
+            for _ in 0..RELEASED {
+                let Some((to, frame)) = self.qos.release(now, nic) else { break };
+                work = true;
+                let frame = if self.gate.guards(to.vserver) {
+                    Facts::of(&frame, self.nics[nic].ethernet, to)
+                        .and_then(|facts| self.pass_gate(now, to, &facts, frame))
+                } else {
+                    Some(frame)
+                };
+                self.burst.extend(frame.map(|frame| (to, Some(frame))));
+            }
+            if !self.burst.is_empty() {
+                self.deliver(now, nic);
+            }
+        }
+        self.count_lost();
+        work
+    }
+
+    /// What queues of QoS lost is the vservers' loss.
+    pub(super) fn count_lost(&mut self) {
+        while let Some(lost) = self.qos.take_lost() {
+            let Some(node) = self.nodes.get_mut(lost.vserver as usize) else { continue };
+            match lost.way {
+                qos::Way::Send => node.stack.lose_sent(DropReason::QosQueueFull),
+                qos::Way::Receive => node.stack.lose_received(&lost.frame, DropReason::QosPoliced),
+            }
+        }
+    }
+
+    /// What access lets through.
+    fn pass_gate(
+        &mut self,
+        now: Instant,
+        to: Target,
+        facts: &Facts,
+        frame: Frame,
+    ) -> Option<Frame> {
         let stack = &mut self.nodes[to.vserver as usize].stack;
-        if polices && self.qos.police(now, &facts, &mut frame) == qos::Verdict::Drop {
-            stack.lose_received(&frame, DropReason::QosPoliced);
-            return None;
-        }
-        if !guards {
-            return Some(frame);
-        }
-        match self.gate.admit(now, &facts, stack) {
+        match self.gate.admit(now, facts, stack) {
             access::Verdict::Pass => Some(frame),
             access::Verdict::Drop => {
                 stack.lose_received(&frame, DropReason::AccessDenied);

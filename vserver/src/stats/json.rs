@@ -1,5 +1,7 @@
 //! Snapshots as JSON for programs: one document, `schema_version` first, counters as integers.
 
+use crate::qos::QosSnapshot;
+
 use super::{HostSnapshot, RuntimeSnapshot};
 
 /// The snapshot as one line. With `vservers` only these (unknown names are left out), and without
@@ -15,6 +17,11 @@ pub fn snapshot(s: &HostSnapshot, vservers: &[String]) -> String {
 
 /// The workers' accounts as one line.
 pub fn runtime(s: &RuntimeSnapshot) -> String {
+    text(s)
+}
+
+/// Rates and shares as one line.
+pub fn qos(s: &QosSnapshot) -> String {
     text(s)
 }
 

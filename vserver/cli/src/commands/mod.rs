@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod list;
 pub mod ping;
 pub mod policy;
+pub mod qos;
 pub mod run;
 pub mod runtime;
 pub mod sockets;

@@ -145,6 +145,13 @@ fn answers(
                 }
             }
             Command::Policy { vserver } => policy(&host, vserver, caller),
+            Command::Qos { vserver } => host.qos(vserver.as_deref()).map_or_else(
+                || {
+                    let name = vserver.clone().unwrap_or_default();
+                    weft_vserver::sockets::QueryError::NoSuchVserver(name).into()
+                },
+                Answer::Qos,
+            ),
             Command::Audit(query) => caller.records(query),
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use weft_stack::ip::address::Cidr;
 use weft_stack::rng::Rng;
+use weft_vserver::config::qos::Both;
 use weft_vserver::config::{
     Alias, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec, Service,
     ServiceKind, Vserver, Workers, XdpMode,
@@ -123,6 +124,7 @@ pub fn physical(name: &str, device: &str, driver: Driver) -> Nic {
         mac: None,
         mtu: None,
         capture: None,
+        qos: Both::default(),
     }
 }
 

@@ -1,0 +1,75 @@
+//! `weft qos`.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use weft_vserver::control::{Answer, Command};
+use weft_vserver::qos::QosSnapshot;
+
+use super::{daemon, stat};
+use crate::{Error, output};
+
+/// Options of `weft qos`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Per link, group, vserver, class and client, in each direction: what is configured, what went in the
+last whole second, and since the daemon started what was borrowed (went beyond the guarantee),
+dropped (queue full, waited too long, over the limit) and marked; bytes that wait now and how long the
+last packet waited.")]
+pub struct Args {
+    /// Print JSON: one document with schema_version; with --watch one per line
+    #[arg(short, long)]
+    pub json: bool,
+    /// Repeat every SECS seconds
+    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
+          value_parser = stat::seconds)]
+    pub watch: Option<Duration>,
+    /// Only this vserver and its classes and clients
+    pub vserver: Option<String>,
+}
+
+/// Shows what links, groups, vservers, classes and clients may use and do use.
+pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
+    let mut connection = daemon::connect(control)?;
+    let terminal = std::io::stdout().is_terminal();
+    loop {
+        let command = Command::Qos { vserver: args.vserver.clone() };
+        let Answer::Qos(snapshot) = connection.ask(command).map_err(daemon::error)? else {
+            return Err(Error::Failed(String::from("the daemon gave an answer to something else")));
+        };
+        let text = render(&snapshot, args.json, output::colour(terminal));
+        let mut out = std::io::stdout().lock();
+        if args.watch.is_some() && terminal && !args.json {
+            // Home, then clear to the end of the screen: no flicker.
+            write!(out, "\x1b[H\x1b[J")?;
+        }
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        drop(out);
+        let Some(pause) = args.watch else { return Ok(()) };
+        std::thread::sleep(pause);
+    }
+}
+
+fn render(snapshot: &QosSnapshot, json: bool, bold: bool) -> String {
+    if json {
+        return weft_vserver::stats::json::qos(snapshot) + "\n";
+    }
+    if snapshot.nodes.is_empty() {
+        return String::from("no rates are configured\n");
+    }
+    weft_vserver::stats::table::qos(snapshot).render(bold)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_configured_is_said_in_words_and_in_json() {
+        let none = QosSnapshot { schema_version: 1, nodes: vec![] };
+        assert_eq!(render(&none, false, false), "no rates are configured\n");
+        assert_eq!(render(&none, true, false), "{\"schema_version\":1,\"nodes\":[]}\n");
+    }
+}
