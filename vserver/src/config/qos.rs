@@ -443,20 +443,19 @@ fn read_services(report: &mut Report, s: &mut Section) -> Vec<(u8, u16, u16)> {
         }
         let (word, rest) = v.value.split_once(' ').unwrap_or((v.value, "0-65535"));
         let protocol = PROTOCOLS.iter().find(|(n, _)| *n == word).map(|(_, p)| *p);
-        match (protocol, range(rest)) {
-            (Some(protocol), Some((low, high))) => found.push((protocol, low, high)),
-            _ => {
-                let names: Vec<_> = SERVICES.iter().map(|(n, _)| *n).collect();
-                report.error(
-                    &v.span,
-                    format!(
-                        "'{}' is no service; write \"tcp\", \"udp 5000-5010\" or one of {}",
-                        v.value,
-                        names.join(", ")
-                    ),
-                );
-            }
+        if let (Some(protocol), Some((low, high))) = (protocol, range(rest)) {
+            found.push((protocol, low, high));
+            continue;
         }
+        let names: Vec<_> = SERVICES.iter().map(|(n, _)| *n).collect();
+        report.error(
+            &v.span,
+            format!(
+                "'{}' is no service; write \"tcp\", \"udp 5000-5010\" or one of {}",
+                v.value,
+                names.join(", ")
+            ),
+        );
     }
     found
 }

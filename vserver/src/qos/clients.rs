@@ -73,7 +73,7 @@ impl Clients {
 pub(crate) struct Leaves {
     pub(crate) clients: Arc<Clients>,
     /// Leaf, and whether it was used since it was last looked at.
-    leaves: HashMap<IpAddr, (u32, bool)>,
+    known: HashMap<IpAddr, (u32, bool)>,
     order: VecDeque<IpAddr>,
     /// For whoever finds the table full.
     pub(crate) crowd: Option<u32>,
@@ -81,31 +81,31 @@ pub(crate) struct Leaves {
 
 impl Leaves {
     pub(crate) fn new(clients: Arc<Clients>) -> Leaves {
-        Leaves { clients, leaves: HashMap::new(), order: VecDeque::new(), crowd: None }
+        Leaves { clients, known: HashMap::new(), order: VecDeque::new(), crowd: None }
     }
 
     /// The leaf of a client.
     pub(crate) fn find(&mut self, client: IpAddr) -> Option<u32> {
-        let (leaf, used) = self.leaves.get_mut(&client)?;
+        let (leaf, used) = self.known.get_mut(&client)?;
         *used = true;
         Some(*leaf)
     }
 
     pub(crate) fn insert(&mut self, client: IpAddr, leaf: u32) {
-        self.leaves.insert(client, (leaf, true));
+        self.known.insert(client, (leaf, true));
         self.order.push_back(client);
     }
 
     /// Whether there is room for another; a leaf long unused that `remove` can do without goes.
     pub(crate) fn make_room(&mut self, mut remove: impl FnMut(u32) -> bool) -> bool {
-        if self.leaves.len() < self.clients.most {
+        if self.known.len() < self.clients.most {
             return true;
         }
         for _ in 0..TRIES {
             let Some(oldest) = self.order.pop_front() else { return false };
-            let Some((leaf, used)) = self.leaves.get_mut(&oldest) else { continue };
+            let Some((leaf, used)) = self.known.get_mut(&oldest) else { continue };
             if !std::mem::take(used) && remove(*leaf) {
-                self.leaves.remove(&oldest);
+                self.known.remove(&oldest);
                 return true;
             }
             self.order.push_back(oldest);

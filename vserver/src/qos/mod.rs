@@ -406,5 +406,5 @@ fn put(lane: &mut Lane, now: Instant, facts: &Facts, mut frame: Frame) -> Result
 
 /// The plan of a configuration, going on from an earlier one.
 pub(crate) fn plan(config: &HostConfig, before: Option<&Plan>) -> Arc<Plan> {
-    Arc::new(Plan::new(plan::Source::of(config), before))
+    Arc::new(Plan::new(&plan::Source::of(config), before))
 }

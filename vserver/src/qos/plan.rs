@@ -177,13 +177,13 @@ impl Plan {
         for change in changes {
             source.change(change)?;
         }
-        Ok(Plan::new(source, Some(self)))
+        Ok(Plan::new(&source, Some(self)))
     }
 
     /// The plan of a configuration; nodes that `before` had go on from where they are.
-    pub(crate) fn new(source: Source, before: Option<&Plan>) -> Plan {
+    pub(crate) fn new(source: &Source, before: Option<&Plan>) -> Plan {
         let plan = Plan { super_bytes: vec![None; source.vservers.len()], ..Plan::default() };
-        let mut builder = Builder { source: &source, before, seen: HashSet::new(), plan };
+        let mut builder = Builder { source, before, seen: HashSet::new(), plan };
         for way in Way::ALL {
             for nic in 0..source.links.len() {
                 let made = builder.way(way, nic);

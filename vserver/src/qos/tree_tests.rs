@@ -97,7 +97,7 @@ fn run(
         for i in 0..count {
             let tree = &mut trees[(i + (now.as_micros() / 50) as usize) % count];
             while let Some(unit) = tree.dequeue(now) {
-                if now >= begin + Duration::from_millis(1_000) {
+                if now >= begin + Duration::from_secs(1) {
                     *sent.bytes.entry(unit.leaf).or_default() += u64::from(unit.bytes);
                     *sent.packets.entry(unit.leaf).or_default() += 1;
                     let longest = sent.longest.entry(unit.leaf).or_default();
