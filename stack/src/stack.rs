@@ -321,6 +321,11 @@ impl<P: PathLayer> Stack<P> {
         receive::work_off(&mut lower, &mut t);
     }
 
+    /// What its user and its peers may make grow; of a shard, its share.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// A received frame that the host does not hand over: a loss of this vserver all the same.
     pub fn lose_received(&mut self, frame: &Frame, reason: DropReason) {
         self.mib.frames.rx_frames += 1;

@@ -56,6 +56,13 @@ pub struct Limits {
     pub out_queue: usize,
     /// ICMP errors per second.
     pub icmp_errors_per_second: u32,
+    /// Received frames that wait while the vserver has used up its part of a worker.
+    pub input_frames: usize,
+    /// Processing time of one worker in one round that is shared with other vservers, microseconds,
+    /// at the usual weight; what is used beyond is paid with rounds that follow.
+    pub round_us: u32,
+    /// Its part of shared rounds, packets and time, against other vservers'; 100 is usual.
+    pub weight: u32,
 }
 
 impl Default for Limits {
@@ -83,6 +90,9 @@ impl Default for Limits {
             service_timers: 65_536,
             out_queue: 1024,
             icmp_errors_per_second: 100,
+            input_frames: 512,
+            round_us: 50,
+            weight: 100,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use smallvec::SmallVec;
 use weft_stack::socket::tcp::{TcpError, TcpState};
 use weft_stack::socket::{Readiness, SocketId, SocketKind};
 use weft_stack::time::Instant;
@@ -13,8 +14,8 @@ use weft_stack::time::Instant;
 use super::cx::{Timers, close};
 use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
 use super::{Cx, Service};
-use crate::runtime::Node;
 use crate::runtime::deadlines::Deadlines;
+use crate::runtime::{Calls, Node};
 
 /// Connections accepted from one listener at a time.
 const ACCEPTS: usize = 64;
@@ -334,27 +335,25 @@ impl Services {
         self.call((node, index), now, service, |app, cx| app.timer(cx, token));
     }
 
-    /// Timers that are due, listeners that had more, sockets of services that ended; `dirty` gets
-    /// the vservers that may have something to send. Returns whether there was anything to do.
-    pub(crate) fn run(
-        &mut self,
-        nodes: &mut [Node],
-        now: Instant,
-        mut dirty: impl FnMut(&mut Node, u32),
-    ) -> bool {
+    /// Timers that are due, listeners that had more, sockets of services that ended; `calls` is told
+    /// of whom something was called. Returns whether there was anything to do.
+    pub(crate) fn run(&mut self, nodes: &mut [Node], now: Instant, mut calls: Calls<'_>) -> bool {
         let mut work = false;
         // As many as there are services, since one that has more due is armed again.
         for _ in 0..self.slots.len() {
             let Some(service) = self.deadlines.pop_expired(now) else { break };
-            self.run_timers(nodes, now, service as u16, &mut dirty);
+            self.run_timers(nodes, now, service as u16, &mut calls);
             work = true;
         }
         for _ in 0..self.more.len() {
             let Some((index, id)) = self.more.pop_front() else { break };
             let node = &mut nodes[index as usize];
-            if let Some(service) = node.owners.get(id).map(|o| o.service) {
+            if !calls.may_run(node) {
+                self.more.push_back((index, id));
+                work = true;
+            } else if let Some(service) = node.owners.get(id).map(|o| o.service) {
                 self.accept(node, now, index, service, id);
-                dirty(node, index);
+                calls.ran(node, index);
                 work = true;
             }
         }
@@ -372,7 +371,7 @@ impl Services {
                 }
                 close(&mut node.stack, now, id);
             }
-            dirty(node, index);
+            calls.ran(node, index);
             work = true;
             let last = slot.node != ANY || index as usize + 1 >= nodes.len();
             if budget > 0 && !last {
@@ -393,21 +392,29 @@ impl Services {
         nodes: &mut [Node],
         now: Instant,
         service: u16,
-        dirty: &mut impl FnMut(&mut Node, u32),
+        calls: &mut Calls<'_>,
     ) {
+        // Of vservers that have used up their part of the round.
+        let mut later: SmallVec<[_; 8]> = SmallVec::new();
         for _ in 0..TIMERS {
             let Some(slot) = &mut self.slots[service as usize] else { return };
-            let Some(Reverse((at, _, token, index))) = slot.timers.peek().copied() else { return };
+            let Some(Reverse((at, _, token, index))) = slot.timers.peek().copied() else { break };
             if at > now {
                 break;
             }
-            slot.timers.pop();
+            let timer = slot.timers.pop();
             // Of a vserver that is there no more nothing is due.
             let Some(node) = nodes.get_mut(index as usize) else { continue };
+            if !calls.may_run(node) {
+                later.extend(timer);
+                continue;
+            }
             self.call((&mut *node, index), now, service, |app, cx| app.timer(cx, token));
-            dirty(node, index);
+            calls.ran(node, index);
         }
-        let next = self.slots[service as usize].as_ref().and_then(|s| s.timers.peek());
+        let Some(slot) = &mut self.slots[service as usize] else { return };
+        slot.timers.extend(later);
+        let next = slot.timers.peek();
         self.deadlines.update(u32::from(service), next.map(|t| t.0.0));
     }
 

@@ -22,6 +22,7 @@ use super::any::Takers;
 use super::deadlines::Deadlines;
 use super::mesh::{Control, Mesh};
 use super::seat::Polling;
+use super::shares::{Share, Shares};
 use super::stages::{Stage, Stages};
 use super::{HostStack, Nic, Notify};
 use crate::access::Gate;
@@ -67,10 +68,14 @@ pub(crate) struct Node {
     pub(super) dirty: bool,
     pub(super) blocked: bool,
     pub(super) starved: bool,
+    /// Its timers are due, and it has used up its part of the round.
+    pub(super) overdue: bool,
+    pub(crate) share: Share,
 }
 
 impl Node {
     pub(crate) fn new(stack: HostStack, nics: Vec<usize>) -> Node {
+        let share = Share::new(stack.limits());
         Node {
             stack,
             sockets: HashMap::new(),
@@ -82,6 +87,33 @@ impl Node {
             dirty: false,
             blocked: false,
             starved: false,
+            overdue: false,
+            share,
+        }
+    }
+}
+
+/// What services that are called by the clock tell the core.
+pub(crate) struct Calls<'a> {
+    dirty: &'a mut VecDeque<u32>,
+    shares: &'a mut Shares,
+}
+
+impl Calls<'_> {
+    /// Whether a service of the vserver may be called in this round.
+    pub(crate) fn may_run(&self, node: &mut Node) -> bool {
+        !self.shares.active || self.shares.may_run(&mut node.share)
+    }
+
+    /// One was: its time is booked, and the vserver may have something to send.
+    pub(crate) fn ran(&mut self, node: &mut Node, index: u32) {
+        if self.shares.active {
+            let ticks = self.shares.lap();
+            self.shares.book(&mut node.share, ticks);
+        }
+        if !node.dirty {
+            node.dirty = true;
+            self.dirty.push_back(index);
         }
     }
 }
@@ -132,6 +164,7 @@ pub(crate) struct Core {
     pub(crate) poll: Polling,
     pub(crate) gate: Gate,
     pub(crate) qos: Shaper,
+    pub(crate) shares: Shares,
     pub(super) aliases: Vec<AliasPlace>,
     pub(super) deadlines: Deadlines,
     retry: Duration,
@@ -171,6 +204,7 @@ impl Core {
             poll: Polling::new(PollMode::Interrupt),
             gate: Gate::default(),
             qos: Shaper::default(),
+            shares: Shares::default(),
             aliases,
             deadlines: Deadlines::default(),
             retry: RETRY_MIN,
@@ -196,7 +230,9 @@ impl Core {
     /// Whether something waits that needs no clock to be seen; a fraction of a turn's cost.
     #[inline]
     pub(super) fn has_work(&mut self) -> bool {
-        !(self.dirty.is_empty() && self.local.is_empty() && self.starved.is_empty())
+        let waits = !(self.dirty.is_empty() && self.local.is_empty() && self.starved.is_empty());
+        waits
+            || !self.shares.backlog.is_empty()
             || self.apps.has_work()
             || (self.mesh.count() > 1 && (self.has_mail() || self.mesh.is_to_ring()))
             || self.nics.iter_mut().any(Nic::has_work)
@@ -215,6 +251,7 @@ impl Core {
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         let _inside = self.enter();
         self.stages.begin();
+        self.shares.begin(now);
         self.feed();
         let mut frames = 0;
         for nic in 0..self.nics.len() {
@@ -229,6 +266,7 @@ impl Core {
         if self.qos.is_active() {
             work |= self.release(now);
         }
+        work |= self.run_backlog(now);
         work |= self.run_timers(now);
         work |= self.run_local(now);
         work |= self.run_services(now);
@@ -268,10 +306,19 @@ impl Core {
         while expired < TIMERS_PER_TURN
             && let Some(index) = self.deadlines.pop_expired(now)
         {
-            self.nodes[index as usize].stack.handle_timeout(now);
+            if self.shares.active {
+                self.book(|shares| shares.run(index));
+            }
+            let node = &mut self.nodes[index as usize];
+            // With the rest of what it has to do, in a round that it has a part in.
+            node.overdue = self.shares.active && !self.shares.may_run(&mut node.share);
+            if !node.overdue {
+                node.stack.handle_timeout(now);
+            }
             self.mark_dirty(index);
             expired += 1;
         }
+        self.book(Shares::rest);
         self.stages.lap(Stage::Timers, expired as u64);
         expired > 0
     }
@@ -279,28 +326,34 @@ impl Core {
     /// Tells events of a stack to whom they concern; returns whether a service was called.
     pub(super) fn run_events(&mut self, now: Instant, index: u32) -> bool {
         self.stages.start();
-        let (mut called, mut told) = (false, 0);
+        let (mut called, mut told, mut spent) = (false, 0, false);
         while told < EVENTS
             && let Some(event) = self.nodes[index as usize].stack.poll_event()
         {
             called |= self.handle_event(now, index, event);
             told += 1;
+            if self.shares.active && called && self.is_over_time(index) {
+                spent = true;
+                break;
+            }
         }
-        if told == EVENTS {
+        if told == EVENTS || spent {
             self.mark_dirty(index);
         }
         self.stages.lap(Stage::App, told as u64);
         called
     }
 
+    fn is_over_time(&self, index: u32) -> bool {
+        self.shares.is_over_time(&self.nodes[index as usize].share)
+    }
+
     fn run_services(&mut self, now: Instant) -> bool {
-        let dirty = &mut self.dirty;
-        self.apps.run(&mut self.nodes, now, |node, index| {
-            if !node.dirty {
-                node.dirty = true;
-                dirty.push_back(index);
-            }
-        })
+        let (dirty, shares) = (&mut self.dirty, &mut self.shares);
+        if shares.active {
+            shares.lap();
+        }
+        self.apps.run(&mut self.nodes, now, Calls { dirty, shares })
     }
 
     /// Takes a service in and starts it; `None`: there are too many.
@@ -391,7 +444,8 @@ impl Core {
 
     /// When the worker must run again on its own; `None`: when something happens.
     pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
-        if !self.dirty.is_empty() || !self.local.is_empty() || self.has_mail() {
+        let waits = !(self.dirty.is_empty() && self.local.is_empty());
+        if waits || !self.shares.backlog.is_empty() || self.has_mail() {
             return Some(now);
         }
         let mut ports = self.nics.iter().flat_map(|n| &n.ports);

@@ -7,7 +7,8 @@ use weft_stack::ip::address::AliasId;
 use weft_stack::time::Instant;
 
 use super::core::{BURST, LOCAL_FRAMES_MAX, LOCAL_QUEUE};
-use super::stages::Stage;
+use super::shares::Shares;
+use super::stages::{HEADERS, Stage};
 use super::{Core, Nic};
 use crate::demux::Target;
 use crate::facts::Facts;
@@ -19,6 +20,10 @@ impl Core {
         let waiting = self.dirty.len();
         for _ in 0..waiting {
             if let Some(index) = self.dirty.pop_front() {
+                if self.shares.active && !self.is_due(index) {
+                    self.dirty.push_back(index);
+                    continue;
+                }
                 self.nodes[index as usize].dirty = false;
                 moved |= self.poll_node(now, index, waiting == 1) > 0;
             }
@@ -26,10 +31,27 @@ impl Core {
         moved
     }
 
+    /// Whether a vserver may go on in this round.
+    fn is_due(&mut self, index: u32) -> bool {
+        let share = &mut self.nodes[index as usize].share;
+        let due = self.shares.may_run(share);
+        share.stats.deferred += u64::from(!due);
+        due
+    }
+
     /// Takes events, at most a burst of frames and the next deadline from one stack; returns how
     /// many frames. Events come first, so that what services answer leaves in the same burst. The
     /// burst of a stack that is `alone` in this turn leaves before what else is to be done.
     pub(super) fn poll_node(&mut self, now: Instant, index: u32, alone: bool) -> usize {
+        if index != self.shares.last {
+            self.shares.changes(now, index);
+        }
+        if self.shares.active {
+            self.book(|shares| shares.run(index));
+        }
+        if std::mem::take(&mut self.nodes[index as usize].overdue) {
+            self.nodes[index as usize].stack.handle_timeout(now);
+        }
         self.run_events(now, index);
         let room = self.room(index);
         let mut got = 0;
@@ -38,8 +60,15 @@ impl Core {
         } else {
             let mut tx = std::mem::take(&mut self.tx);
             tx.max = room.min(BURST);
+            if self.shares.active {
+                tx.max = tx.max.min(Shares::packets_left(&self.nodes[index as usize].share));
+            }
             self.stages.start();
             got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
+            if self.shares.active {
+                let packets = tx.frames.iter().map(|(_, f)| f.packets(HEADERS)).sum();
+                self.nodes[index as usize].share.count(packets);
+            }
             let before = self.stages.sent();
             for (alias, frame) in tx.frames.drain(..) {
                 self.stages.sends(&frame);
@@ -65,6 +94,7 @@ impl Core {
             self.hand_moved(index);
         }
         self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
+        self.book(Shares::rest);
         got
     }
 

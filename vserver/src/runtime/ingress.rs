@@ -7,7 +7,8 @@ use weft_stack::time::Instant;
 
 use super::Core;
 use super::core::BURST;
-use super::stages::Stage;
+use super::shares::Shares;
+use super::stages::{HEADERS, Stage};
 use crate::access::{self, Reject};
 use crate::demux::Target;
 use crate::facts::Facts;
@@ -17,9 +18,25 @@ use crate::qos;
 const PREFETCH_AHEAD: usize = 4;
 /// Frames of one NIC that end their wait in one turn.
 const RELEASED: usize = 256;
+/// Bursts taken from a queue in one turn; less than a queue has, which is refilled after the turn.
+const BURSTS_MAX: usize = 8;
 
 impl Core {
+    /// Takes a burst from a queue; several if vservers share the round, so that what is for one does
+    /// not wait behind what is for another.
     pub(super) fn receive(&mut self, now: Instant, nic: usize, port: usize) -> usize {
+        let mut all = 0;
+        for _ in 0..BURSTS_MAX {
+            let got = self.receive_burst(now, nic, port);
+            all += got;
+            if got < BURST || !self.shares.active {
+                break;
+            }
+        }
+        all
+    }
+
+    fn receive_burst(&mut self, now: Instant, nic: usize, port: usize) -> usize {
         let mut rx = std::mem::take(&mut self.rx);
         let port = &mut self.nics[nic].ports[port];
         self.stages.start();
@@ -191,6 +208,10 @@ impl Core {
             // `None`: merged into one before.
             let Some(frame) = burst[i].1.take() else { continue };
             units += 1;
+            if !self.takes(now, target, &frame) {
+                self.hold(target, frame);
+                continue;
+            }
             if let Some(packets) = self.stages.sample(units - 1, &frame) {
                 let stack = &mut self.nodes[target.vserver as usize].stack;
                 let spent = stack.handle_frame_timed(now, target.alias, frame, ticks::now);
@@ -202,6 +223,66 @@ impl Core {
         }
         burst.clear();
         self.burst = burst;
+        self.book(Shares::rest);
+    }
+
+    /// Whether a vserver may have a frame in this round.
+    #[inline]
+    fn takes(&mut self, now: Instant, to: Target, frame: &Frame) -> bool {
+        if to.vserver != self.shares.last {
+            self.shares.changes(now, to.vserver);
+        }
+        !self.shares.active || self.takes_in_turn(to.vserver, frame)
+    }
+
+    fn takes_in_turn(&mut self, vserver: u32, frame: &Frame) -> bool {
+        self.book(|shares| shares.run(vserver));
+        let share = &mut self.nodes[vserver as usize].share;
+        let takes = share.waiting() == 0 && self.shares.may_run(share);
+        if takes {
+            share.count(frame.packets(HEADERS));
+        }
+        takes
+    }
+
+    /// Books the time of who ran last.
+    #[inline]
+    pub(super) fn book(&mut self, next: impl FnOnce(&mut Shares) -> Option<(u32, u64)>) {
+        if let Some((before, ticks)) = next(&mut self.shares) {
+            self.shares.book(&mut self.nodes[before as usize].share, ticks);
+        }
+    }
+
+    /// A frame waits for another round, behind those of its vserver that do.
+    fn hold(&mut self, to: Target, frame: Frame) {
+        let node = &mut self.nodes[to.vserver as usize];
+        let first = node.share.waiting() == 0;
+        match node.share.wait(to.alias, frame) {
+            Ok(()) if first => self.shares.backlog.push_back(to.vserver),
+            Ok(()) => {}
+            Err(frame) => node.stack.lose_received(&frame, DropReason::InputQueueFull),
+        }
+    }
+
+    /// Gives every vserver with frames that wait its part of the round.
+    pub(super) fn run_backlog(&mut self, now: Instant) -> bool {
+        let mut work = false;
+        for _ in 0..self.shares.backlog.len() {
+            let Some(vserver) = self.shares.backlog.pop_front() else { break };
+            self.book(|shares| shares.run(vserver));
+            let mut share = &mut self.nodes[vserver as usize].share;
+            while let Some((alias, frame)) = self.shares.next_waiting(share) {
+                share.count(frame.packets(HEADERS));
+                self.hand_over(now, Target { alias, vserver }, frame);
+                share = &mut self.nodes[vserver as usize].share;
+                work = true;
+            }
+            if share.waiting() > 0 {
+                self.shares.backlog.push_back(vserver);
+            }
+        }
+        self.book(Shares::rest);
+        work
     }
 
     /// With many vservers each frame of a burst finds its stack in no cache: the stacks of frames
@@ -238,10 +319,15 @@ impl Core {
             let Some((target, frame)) = self.local.pop_front() else { break };
             let frame =
                 if self.is_guarded() { self.admit(now, target, frame) } else { Some(frame) };
-            if let Some(frame) = frame {
-                self.hand_over(now, target, frame);
+            match frame {
+                Some(frame) if self.takes(now, target, &frame) => {
+                    self.hand_over(now, target, frame);
+                }
+                Some(frame) => self.hold(target, frame),
+                None => {}
             }
         }
+        self.book(Shares::rest);
         waiting > 0
     }
 }

@@ -19,11 +19,12 @@ mod nic;
 mod notify;
 pub(crate) mod open;
 mod seat;
+mod shares;
 mod sleeper;
 mod stages;
 mod worker;
 
-pub(crate) use self::core::{AliasPlace, Core, Node};
+pub(crate) use self::core::{AliasPlace, Calls, Core, Node};
 pub(crate) use any::{Ring, Taker};
 pub(crate) use links::Links;
 pub(crate) use mesh::{HandOverStats, Mesh};

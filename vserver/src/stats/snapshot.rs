@@ -75,6 +75,9 @@ pub struct VserverSnapshot {
     pub tcp_connections: usize,
     /// UDP sockets.
     pub udp_sockets: usize,
+    /// Received frames that wait for the vserver's turn.
+    #[serde(default)]
+    pub input_queue: usize,
     /// Frames received.
     pub rx_frames: u64,
     /// Bytes received, link headers included.

@@ -108,6 +108,39 @@ pub fn traffic(vservers: &[&VserverSnapshot]) -> Table {
     t
 }
 
+/// One line per vserver that shared the rounds of a worker with others; `None`: nobody did.
+pub fn shares(vservers: &[&VserverSnapshot]) -> Option<Table> {
+    let count = |v: &VserverSnapshot, name: &str| v.counters.get(name).copied().unwrap_or(0);
+    let mut t = Table::new(&[
+        ("VSERVER", Left),
+        ("SHARE", Right),
+        ("ROUNDS", Right),
+        ("OWING", Right),
+        ("US-MAX", Right),
+        ("QUEUE", Right),
+        ("QUEUE-MAX", Right),
+        ("LOST", Right),
+    ]);
+    let all: u64 = vservers.iter().map(|v| count(v, "ShareUs")).sum();
+    for v in vservers.iter().filter(|v| count(v, "ShareRounds") > 0) {
+        let mut cells = named(
+            &v.name,
+            &[
+                0,
+                count(v, "ShareRounds"),
+                count(v, "ShareRoundsOwing"),
+                count(v, "ShareUsMax"),
+                v.input_queue as u64,
+                count(v, "ShareQueuedMax"),
+                v.drops.get(DropReason::InputQueueFull.name()).copied().unwrap_or(0),
+            ],
+        );
+        cells[1] = format!("{:.1}%", count(v, "ShareUs") as f64 * 100.0 / all.max(1) as f64);
+        t.row(cells);
+    }
+    (!t.rows.is_empty()).then_some(t)
+}
+
 /// One line on what the workers handed to each other; `None`: there is one.
 pub fn workers(s: &HostSnapshot) -> Option<Table> {
     if s.hand_over.is_empty() {
@@ -295,6 +328,25 @@ mod tests {
              total            12352   1235200        0         0      4      6      0       0        8    0         0\n"
         );
         assert!(!traffic(&[&a]).render(false).contains("total"));
+    }
+
+    #[test]
+    fn shares_are_parts_of_the_time_that_was_shared() {
+        let counted = |name, us, rounds| {
+            let mut v = vserver(name, 1);
+            v.counters.insert("ShareUs".into(), us);
+            v.counters.insert("ShareRounds".into(), rounds);
+            v.drops.insert("InputQueueFull".into(), us / 10);
+            v
+        };
+        let (a, b, idle) = (counted("a", 100, 7), counted("b", 300, 8), vserver("idle", 1));
+        assert_eq!(
+            shares(&[&a, &b, &idle]).expect("two shared").render(false),
+            "VSERVER  SHARE  ROUNDS  OWING  US-MAX  QUEUE  QUEUE-MAX  LOST\n\
+             a        25.0%       7      0       0      0          0    10\n\
+             b        75.0%       8      0       0      0          0    30\n"
+        );
+        assert!(shares(&[&idle]).is_none());
     }
 
     #[test]

@@ -168,6 +168,8 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     let stack = &core.nodes[index].stack;
     let mut mib: Mib = stack.mib().clone();
     let mut memory = stack.memory();
+    let mut share = core.nodes[index].share.stats.clone();
+    let mut input_queue = core.nodes[index].share.waiting();
     let routes: Vec<Route> = stack.routes().copied().collect();
     let mut addresses = Vec::new();
     for (on, list) in stack.aliases() {
@@ -177,8 +179,10 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     drop(core);
     for worker in &shared.workers[1..] {
         let core = worker.lock();
-        let stack = &core.nodes[index].stack;
+        let (stack, there) = (&core.nodes[index].stack, &core.nodes[index].share);
         mib.merge(stack.mib());
+        share.add(&there.stats);
+        input_queue += there.waiting();
         let more = stack.memory();
         memory.neighbours += more.neighbours;
         memory.tcp_connections += more.tcp_connections;
@@ -187,6 +191,9 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     addresses.sort();
     let mut counters = BTreeMap::new();
     mib.for_each(|name, n| {
+        counters.insert(name.to_owned(), n);
+    });
+    share.for_each(|name, n| {
         counters.insert(name.to_owned(), n);
     });
     let mut routes: Vec<_> = routes.iter().map(|r| route_text(r, alias(r.alias))).collect();
@@ -199,6 +206,7 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
         tcp_listeners: memory.tcp_listeners,
         tcp_connections: memory.tcp_connections,
         udp_sockets: memory.udp_sockets,
+        input_queue,
         rx_frames: mib.frames.rx_frames,
         rx_bytes: mib.frames.rx_bytes,
         tx_frames: mib.frames.tx_frames,

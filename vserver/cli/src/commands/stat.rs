@@ -82,6 +82,9 @@ fn render(s: &HostSnapshot, args: &Args, bold: bool) -> Result<String, Error> {
     let mut out = table::traffic(&every).render(bold);
     // Writing to a String cannot fail.
     let _ = write!(out, "\n{}", table::nics(s).render(bold));
+    if let Some(shares) = table::shares(&every) {
+        let _ = write!(out, "\n{}", shares.render(bold));
+    }
     if let Some(workers) = table::workers(s) {
         let _ = write!(out, "\n{}", workers.render(bold));
     }

@@ -1,0 +1,280 @@
+//! Whose turn it is: deficit round robin between the vservers of one worker.
+//!
+//! A turn of the worker is a round. While the frames and calls of one vserver are all that a worker
+//! has, nothing is counted and nothing waits. As soon as a second one wants something, each may use
+//! per round so many packets and so much processing time, both by its weight; what is used beyond
+//! (a callback cannot be interrupted) is owed, and paid with the rounds that follow. Frames for a
+//! vserver that has used up its part wait in its input queue, in their order, up to its limit; the
+//! worker goes on to look at the queues of the devices, so that nobody's frames wait behind them.
+
+use std::collections::VecDeque;
+
+use weft_drivers::ticks;
+use weft_stack::counters;
+use weft_stack::frame::Frame;
+use weft_stack::ip::address::AliasId;
+use weft_stack::stack::Limits;
+use weft_stack::time::{Duration, Instant};
+
+/// Packets that a vserver of the usual weight may have processed in a round: a burst.
+const PACKETS_PER_ROUND: i64 = 64;
+/// The usual weight.
+const WEIGHT: i64 = 100;
+/// How long rounds stay shared after a second vserver had something: longer than the pauses of
+/// whoever asks and waits for an answer.
+const SHARED_FOR: Duration = Duration::from_secs(1);
+/// Ticks of a microsecond until it was measured.
+const TICKS_PER_US: i64 = 2_000;
+/// Rounds between two measurements of it.
+const ROUNDS_PER_MEASUREMENT: u32 = 1 << 14;
+/// Who runs when nobody does.
+const NOBODY: u32 = u32::MAX;
+
+counters! {
+    /// What one vserver used of a worker while it shared rounds with others.
+    pub struct ShareStats, "Share" {
+        /// Rounds in which it did something.
+        rounds: "Rounds",
+        /// Rounds that it began with a debt.
+        rounds_owing: "RoundsOwing",
+        /// Packets, both ways.
+        packets: "Packets",
+        /// Processing time, microseconds.
+        us: "Us",
+        /// Longest time without a break, microseconds.
+        us_max: "UsMax",
+        /// Frames that waited in the input queue.
+        queued: "Queued",
+        /// Most frames that waited at a time.
+        queued_max: "QueuedMax",
+        /// Times that output, events or timers waited for another round.
+        deferred: "Deferred",
+    }
+}
+
+impl ShareStats {
+    /// Adds those of another worker; of the longest and most, the greater.
+    pub(crate) fn add(&mut self, other: &ShareStats) {
+        let us_max = self.us_max.max(other.us_max);
+        let queued_max = self.queued_max.max(other.queued_max);
+        self.merge(other);
+        (self.us_max, self.queued_max) = (us_max, queued_max);
+    }
+}
+
+/// One vserver's part of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    /// What it may still use in this round; negative: it owes.
+    packets: i64,
+    ticks: i64,
+    /// When it was last filled up.
+    round: u32,
+    weight: i64,
+    us_per_round: i64,
+    queue_max: usize,
+    /// Frames that wait.
+    pub(super) queue: VecDeque<(AliasId, Frame)>,
+    ticks_used: u64,
+    ticks_max: i64,
+    pub(crate) stats: ShareStats,
+}
+
+impl Share {
+    pub(crate) fn new(limits: &Limits) -> Share {
+        let mut share = Share::default();
+        share.set_limits(limits);
+        share
+    }
+
+    /// Takes over weight and limits, at any time.
+    pub(crate) fn set_limits(&mut self, limits: &Limits) {
+        self.weight = i64::from(limits.weight.max(1));
+        self.us_per_round = i64::from(limits.round_us.max(1));
+        self.queue_max = limits.input_frames;
+    }
+
+    fn is_spent(&self) -> bool {
+        self.packets <= 0 || self.ticks <= 0
+    }
+
+    /// Frames in the input queue.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+/// The rounds of one worker.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    /// Rounds are shared, or were a moment ago and frames still wait.
+    pub(super) active: bool,
+    round: u32,
+    shared_until: Instant,
+    /// The vserver that last had something.
+    pub(super) last: u32,
+    /// Vservers with frames in their input queues.
+    pub(super) backlog: VecDeque<u32>,
+    /// Who runs, and since when.
+    running: (u32, u64),
+    clock: fn() -> u64,
+    ticks_per_us: i64,
+    measured: (u64, Instant),
+}
+
+impl Default for Shares {
+    fn default() -> Shares {
+        Shares {
+            active: false,
+            round: 0,
+            shared_until: Instant::default(),
+            last: NOBODY,
+            backlog: VecDeque::new(),
+            running: (NOBODY, 0),
+            clock: ticks::now,
+            ticks_per_us: TICKS_PER_US,
+            measured: (0, Instant::default()),
+        }
+    }
+}
+
+impl Shares {
+    /// With a clock that tells what a test says, in microseconds.
+    #[cfg(test)]
+    pub(super) fn with_clock(clock: fn() -> u64) -> Shares {
+        Shares {
+            clock,
+            ticks_per_us: 1,
+            measured: (u64::MAX, Instant::default()),
+            ..Shares::default()
+        }
+    }
+
+    /// A round begins.
+    #[inline]
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.round = self.round.wrapping_add(1);
+        if self.active {
+            self.active = now < self.shared_until || !self.backlog.is_empty();
+            if self.round.is_multiple_of(ROUNDS_PER_MEASUREMENT) {
+                self.measure(now);
+            }
+        }
+    }
+
+    fn measure(&mut self, now: Instant) {
+        let (ticks, at) = self.measured;
+        let us = now.saturating_since(at).as_micros() as u64;
+        if ticks > 0 && us > 0 && ticks < u64::MAX {
+            let passed = (self.clock)().saturating_sub(ticks);
+            self.ticks_per_us = (passed / us).max(1) as i64;
+        }
+        if ticks < u64::MAX {
+            self.measured = ((self.clock)(), now);
+        }
+    }
+
+    /// Another vserver than the last has something.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn changes(&mut self, now: Instant, vserver: u32) {
+        if self.last != NOBODY {
+            self.shared_until = now + SHARED_FOR;
+            self.active = true;
+        }
+        self.last = vserver;
+    }
+
+    /// Gives a vserver what is due to it since it was last seen.
+    fn fill(&self, share: &mut Share) {
+        let rounds = i64::from(self.round.wrapping_sub(share.round));
+        if rounds == 0 {
+            return;
+        }
+        share.round = self.round;
+        share.stats.rounds += 1;
+        let packets = (PACKETS_PER_ROUND * share.weight / WEIGHT).max(1);
+        let ticks = (share.us_per_round * self.ticks_per_us * share.weight / WEIGHT).max(1);
+        share.packets = (share.packets + rounds.saturating_mul(packets)).min(packets);
+        share.ticks = (share.ticks.saturating_add(rounds.saturating_mul(ticks))).min(ticks);
+        share.stats.rounds_owing += u64::from(share.is_spent());
+    }
+
+    /// Whether a vserver may do something in this round.
+    pub(super) fn may_run(&self, share: &mut Share) -> bool {
+        self.fill(share);
+        !share.is_spent()
+    }
+
+    /// The next frame of a vserver that it may have in this round.
+    pub(super) fn next_waiting(&self, share: &mut Share) -> Option<(AliasId, Frame)> {
+        if self.may_run(share) { share.queue.pop_front() } else { None }
+    }
+
+    /// What a vserver may still send in this round, in packets.
+    pub(super) fn packets_left(share: &Share) -> usize {
+        share.packets.max(1) as usize
+    }
+
+    /// Time since somebody else was booked.
+    pub(super) fn lap(&mut self) -> u64 {
+        let now = (self.clock)();
+        now.saturating_sub(std::mem::replace(&mut self.running, (NOBODY, now)).1)
+    }
+
+    /// Whether the vserver that runs has used up its time; without booking.
+    pub(super) fn is_over_time(&self, share: &Share) -> bool {
+        let used = (self.clock)().saturating_sub(self.running.1) as i64;
+        used >= share.ticks
+    }
+
+    /// What follows is done for this vserver; returns whose time, and how much, is to be booked.
+    #[inline]
+    pub(super) fn run(&mut self, vserver: u32) -> Option<(u32, u64)> {
+        if self.running.0 == vserver {
+            return None;
+        }
+        let now = (self.clock)();
+        let (before, since) = std::mem::replace(&mut self.running, (vserver, now));
+        (before != NOBODY).then(|| (before, now.saturating_sub(since)))
+    }
+
+    /// What follows is done for nobody.
+    pub(super) fn rest(&mut self) -> Option<(u32, u64)> {
+        if self.running.0 == NOBODY { None } else { self.run(NOBODY) }
+    }
+
+    /// Books time.
+    pub(super) fn book(&self, share: &mut Share, ticks: u64) {
+        let spent = ticks as i64;
+        share.ticks = share.ticks.saturating_sub(spent);
+        share.ticks_used += ticks;
+        share.ticks_max = share.ticks_max.max(spent);
+        share.stats.us = share.ticks_used / self.ticks_per_us as u64;
+        share.stats.us_max = (share.ticks_max / self.ticks_per_us) as u64;
+    }
+}
+
+impl Share {
+    /// Books packets.
+    #[inline]
+    pub(super) fn count(&mut self, packets: u64) {
+        self.packets -= packets as i64;
+        self.stats.packets += packets;
+    }
+
+    /// Puts a frame into the input queue; gives it back if the limit is reached, or if the device
+    /// itself is short of frames.
+    pub(super) fn wait(&mut self, alias: AliasId, frame: Frame) -> Result<(), Frame> {
+        if self.queue.len() >= self.queue_max || frame.is_scarce() {
+            return Err(frame);
+        }
+        self.queue.push_back((alias, frame));
+        self.stats.queued += 1;
+        self.stats.queued_max = self.stats.queued_max.max(self.queue.len() as u64);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

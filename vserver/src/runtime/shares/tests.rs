@@ -1,0 +1,259 @@
+//! One vserver flooded, another not; the clock of processing time is the tests' own.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+
+use weft_drivers::device::{AnyDevice, Device, Medium};
+use weft_drivers::mem::{MemConfig, pair};
+use weft_stack::Stack;
+use weft_stack::drop::DropReason;
+use weft_stack::ip::address::{AliasConfig, AliasMedium};
+use weft_stack::socket::SocketId;
+use weft_stack::stack::{Change, StackConfig};
+use weft_stack::wire::checksum;
+
+use super::super::{AliasPlace, Core, Nic, Node};
+use super::*;
+use crate::app::{Cx, Service};
+use crate::demux::Demux;
+
+const ALIAS: AliasId = AliasId(0);
+const START: Instant = Instant::from_millis(1);
+const A: u32 = 0;
+const B: u32 = 1;
+
+thread_local! {
+    static US: Cell<u64> = const { Cell::new(1) };
+}
+
+fn us() -> u64 {
+    US.get()
+}
+
+struct World {
+    core: Core,
+    far: AnyDevice,
+    sockets: Vec<SocketId>,
+    now: Instant,
+}
+
+fn alias() -> AliasConfig {
+    AliasConfig {
+        id: ALIAS,
+        name: String::from("data0"),
+        medium: AliasMedium::Ip,
+        mtu: 1500,
+        gso_bytes_max: 0,
+        tx_checksum: false,
+        rx_checksum_trust: false,
+        up: true,
+        slaac: false,
+    }
+}
+
+/// A datagram to port 9 of a vserver, whose payload is `number`.
+fn datagram(vserver: u32, number: u32) -> Vec<u8> {
+    let mut p = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 200, 10, 0, 0];
+    p.push(vserver as u8 + 1);
+    let sum = checksum::finish(checksum::sum(&p));
+    p[10..12].copy_from_slice(&sum.to_be_bytes());
+    p.extend([0x10, 0, 0, 9, 0, 12, 0, 0]);
+    p.extend(number.to_be_bytes());
+    p
+}
+
+impl World {
+    /// Vservers with the limits given and 10.0.0.1, .2, ... on one NIC, each with a UDP socket.
+    fn new(limits: &[Limits]) -> World {
+        let config = MemConfig { medium: Medium::Ip, queue_frames: 4096, ..MemConfig::default() };
+        let config = MemConfig { pool_frames: 16_384, ..config };
+        let (near, far) = pair(&config).unwrap();
+        let mut demux = Demux::default();
+        demux.add_nic();
+        demux.add_alias(0, ALIAS, None);
+        let places = vec![AliasPlace { nic: 0, mtu: None }];
+        let mut core = Core::new(vec![Nic::new(vec![Box::new(near)])], places, demux);
+        core.shares = Shares::with_clock(us);
+        let mut sockets = Vec::new();
+        for (index, limits) in limits.iter().enumerate() {
+            core.demux.attach(ALIAS, index as u32);
+            let config = StackConfig { limits: limits.clone(), ..StackConfig::default() };
+            let pool = core.nics[0].pool.clone();
+            let mut stack = Stack::with_path(config, pool, START, weft_shim::identity());
+            let cidr = format!("10.0.0.{}/24", index + 1).parse().unwrap();
+            for change in [Change::AliasAdd(alias()), Change::AddressAdd { alias: ALIAS, cidr }] {
+                stack.handle_config(START, change).unwrap();
+            }
+            sockets.push(stack.udp_bind(START, "0.0.0.0:9".parse().unwrap()).unwrap());
+            core.nodes.push(Node::new(stack, vec![0]));
+            core.mark_dirty(index as u32);
+        }
+        let mut world = World { core, far: Box::new(far), sockets, now: START };
+        while world.core.turn(world.now) {}
+        world.core.shares.active = false;
+        world
+    }
+
+    fn send(&mut self, packets: impl IntoIterator<Item = Vec<u8>>) {
+        let mut frames: VecDeque<Frame> =
+            packets.into_iter().map(|p| Frame::from_heap(0, &p)).collect();
+        self.far.transmit(&mut frames).unwrap();
+        assert!(frames.is_empty(), "the wire is too short for the test");
+    }
+
+    fn turn(&mut self) -> bool {
+        self.now += Duration::from_micros(10);
+        self.core.turn(self.now)
+    }
+
+    fn share(&self, vserver: u32) -> &Share {
+        &self.core.nodes[vserver as usize].share
+    }
+
+    fn received(&self, vserver: u32) -> u64 {
+        self.core.nodes[vserver as usize].stack.mib().udp.in_datagrams
+    }
+
+    /// Numbers of the datagrams that came since the last call.
+    fn numbers(&mut self, vserver: u32) -> Vec<u32> {
+        let (stack, id) =
+            (&mut self.core.nodes[vserver as usize].stack, self.sockets[vserver as usize]);
+        let next = || stack.udp_recv(id).ok();
+        let number = |d: weft_stack::socket::udp::Datagram| {
+            u32::from_be_bytes(d.payload[..4].try_into().unwrap())
+        };
+        std::iter::from_fn(next).map(number).collect()
+    }
+
+    fn check(&self) {
+        for node in &self.core.nodes {
+            node.stack.mib().check_sums().unwrap();
+        }
+    }
+}
+
+fn usual() -> Limits {
+    Limits::default()
+}
+
+#[test]
+fn what_is_for_one_does_not_wait_behind_what_is_for_another() {
+    let mut w = World::new(&[usual(), usual()]);
+    w.send([datagram(A, 0), datagram(B, 0)]);
+    w.turn();
+    w.send((1..400).map(|n| datagram(B, n)).chain([datagram(A, 0)]));
+    w.send((400..450).map(|n| datagram(B, n)));
+    w.turn();
+    assert_eq!(w.received(A), 2, "in the first round");
+    assert_eq!(w.received(B), 1 + 64);
+    assert_eq!(w.share(B).waiting(), 385);
+    while w.turn() {}
+    assert_eq!(w.received(B), 450);
+    assert_eq!(w.numbers(B), (0..450).collect::<Vec<_>>(), "in their order");
+    assert_eq!(w.share(B).waiting(), 0);
+    w.check();
+}
+
+#[test]
+fn a_flood_costs_its_vserver_frames_and_nobody_else() {
+    let mut w = World::new(&[usual(), usual()]);
+    w.send([datagram(A, 0), datagram(B, 0)]);
+    w.turn();
+    for round in 1..100 {
+        w.send((0..500).map(|_| datagram(B, 0)));
+        w.send([datagram(A, round)]);
+        w.turn();
+        assert_eq!(w.numbers(A), if round == 1 { vec![0, 1] } else { vec![round] });
+        w.numbers(B);
+        assert!(w.share(B).waiting() <= 512);
+    }
+    let lost = w.core.nodes[B as usize].stack.mib().drops.get(DropReason::InputQueueFull);
+    let waiting = w.share(B).waiting() as u64;
+    assert_eq!(1 + 99 * 500, w.received(B) + lost + waiting, "every frame has a fate");
+    assert!((64 * 98..=64 * 100).contains(&w.received(B)), "{} of B", w.received(B));
+    assert_eq!(w.core.nodes[A as usize].stack.mib().drops.total(), 0);
+    assert_eq!(w.share(B).stats.queued_max, 512);
+    w.check();
+}
+
+#[test]
+fn who_is_alone_waits_for_nobody() {
+    let mut w = World::new(&[usual(), usual()]);
+    for _ in 0..20 {
+        w.send((0..64).map(|n| datagram(B, n)));
+        w.turn();
+        assert_eq!(w.numbers(B).len(), 64);
+    }
+    assert_eq!(w.share(B).stats, ShareStats::default(), "nothing was counted");
+}
+
+#[test]
+fn rounds_are_shared_by_weight() {
+    let mut w = World::new(&[Limits { weight: 300, ..usual() }, usual()]);
+    for _ in 0..50 {
+        w.send((0..250).flat_map(|n| [datagram(A, n), datagram(B, n)]));
+        w.turn();
+        w.numbers(A);
+        w.numbers(B);
+    }
+    let (a, b) = (w.received(A) as f64, w.received(B) as f64);
+    assert!((2.9..3.1).contains(&(a / b)), "{a} to {b}");
+}
+
+/// Spends ten milliseconds in each call.
+struct Slow;
+
+impl Service for Slow {
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        cx.set_timer(Duration::from_micros(100), 0);
+    }
+    fn timer(&mut self, _: &mut Cx<'_>, _: u64) {
+        US.set(US.get() + 10_000);
+    }
+}
+
+#[test]
+fn time_that_a_callback_took_too_long_is_paid_back() {
+    let mut w = World::new(&[usual(), usual()]);
+    w.send([datagram(A, 0), datagram(B, 0)]);
+    w.turn();
+    w.core.start_service(w.now, B, Box::new(Slow)).unwrap();
+    while w.share(B).stats.us < 10_000 {
+        w.turn();
+    }
+    w.numbers(A);
+    w.numbers(B);
+    let mut rounds = 0;
+    w.send([datagram(B, 7)]);
+    while w.numbers(B).is_empty() {
+        rounds += 1;
+        w.send([datagram(A, rounds)]);
+        w.turn();
+        assert_eq!(w.numbers(A), [rounds], "A has every round");
+        assert!(rounds < 1000);
+    }
+    assert!((195..=200).contains(&rounds), "10,000 us at 50 a round: {rounds}");
+    assert_eq!(w.share(B).stats.us_max, 10_000);
+    assert!(w.share(B).stats.rounds_owing > 0 && w.share(A).stats.rounds_owing == 0);
+}
+
+#[test]
+fn what_a_vserver_sends_counts_too() {
+    let mut w = World::new(&[usual(), usual()]);
+    let to: SocketAddr = "10.0.0.99:9".parse().unwrap();
+    w.send([datagram(A, 0), datagram(B, 0)]);
+    w.turn();
+    for _ in 0..10 {
+        for vserver in [A, A, A, B] {
+            let stack = &mut w.core.nodes[vserver as usize].stack;
+            for _ in 0..100 {
+                // Until its queue is full.
+                let _ = stack.udp_send(w.now, w.sockets[vserver as usize], b"x", Some(to));
+            }
+            w.core.mark_dirty(vserver);
+        }
+        w.turn();
+    }
+    let sent = |v: u32| w.core.nodes[v as usize].stack.mib().frames.tx_frames;
+    assert!(sent(A).abs_diff(sent(B)) <= 65, "{} and {}", sent(A), sent(B));
+}
