@@ -20,6 +20,7 @@ use crate::interface::TreeError;
 use crate::net::{AnyListener, AnyOptions, AnyUdpSocket};
 use crate::privilege::PrivilegeError;
 use crate::qos::{Plan, QosSnapshot};
+use crate::resolver::{NamedRoutes, Resolvers};
 use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
@@ -125,6 +126,8 @@ pub(crate) struct Shared {
     pub(crate) next: AtomicUsize,
     /// Ports bound for any vserver.
     pub(crate) any: AnyTables,
+    pub(crate) resolvers: Resolvers,
+    pub(crate) named_routes: NamedRoutes,
 }
 
 impl Shared {
@@ -168,7 +171,9 @@ impl Host {
         devices: Devices,
         opened: impl FnOnce() -> Result<(), PrivilegeError>,
     ) -> Result<Host, HostError> {
-        build::start(config, devices, opened)
+        let host = build::start(config, devices, opened)?;
+        host.follow_routes(host.config());
+        Ok(host)
     }
 
     /// The far end of a NIC with the `mem` driver and one queue, once.
@@ -325,6 +330,10 @@ impl Host {
         Ok(())
     }
 
+    pub(crate) fn named_routes(&self) -> &NamedRoutes {
+        &self.shared.named_routes
+    }
+
     /// Whether the worker runs: not after [`Host::stop`], nor after a failure that ended it.
     pub fn is_running(&self) -> bool {
         self.shared.workers.iter().all(|w| !w.lock().stopped)
@@ -333,6 +342,8 @@ impl Host {
     /// Stops the worker, detaches and closes the devices. Blocked calls on sockets return with
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {
+        self.shared.named_routes.clear();
+        self.shared.resolvers.stop();
         for worker in &self.shared.workers {
             worker.stop();
         }

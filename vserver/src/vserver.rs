@@ -9,7 +9,9 @@ use weft_stack::ip::address::AliasId;
 use weft_stack::shard::port_owner;
 
 use crate::arrival::VserverId;
+use crate::config::Dns;
 use crate::host::Shared;
+use crate::resolver::Resolvers;
 use crate::runtime::Worker;
 
 /// A virtual server of a running host: what sockets are made on. Cheap to clone; it does not keep
@@ -88,6 +90,15 @@ impl Vserver {
 
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
+    }
+
+    pub(crate) fn resolvers(&self) -> &Resolvers {
+        &self.shared.resolvers
+    }
+
+    /// How the configuration has it resolve names.
+    pub(crate) fn configured_dns(&self) -> Dns {
+        self.shared.config.vservers[self.index as usize].dns.clone()
     }
 
     pub(crate) fn worker(&self, number: usize) -> &Arc<Worker> {

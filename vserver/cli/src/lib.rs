@@ -32,6 +32,8 @@ pub enum Command {
     Run(commands::run::Args),
     /// Check a configuration file; print what it makes, or every error in it
     Check(commands::check::Args),
+    /// Print the configuration in force, of the daemon or of a file, as a file to run again
+    Export(commands::export::Args),
     /// List the vservers of the running daemon
     List(commands::list::Args),
     /// Show the counters of the vservers
@@ -46,8 +48,14 @@ pub enum Command {
     Audit(commands::audit::Args),
     /// Show sockets, as ss does
     Sockets(commands::sockets::Args),
+    /// Resolve a name or an address as a vserver does
+    Resolve(commands::resolve::Args),
+    /// Show the names that vservers keep in DNS
+    Register(commands::register::Args),
     /// Send echo requests from a vserver
     Ping(commands::ping::Args),
+    /// Print the configuration of DHCP servers, the work sheet, the next free number
+    DhcpConfig(commands::dhcp_config::Args),
     /// Build hosts from network namespaces and run weft between them
     Lab(lab::Args),
     /// Print the completion script of a shell
@@ -132,6 +140,10 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Ping(args) => commands::ping::run(control, &args),
         Command::Qos(args) => commands::qos::run(control, &args),
         Command::Runtime(args) => commands::runtime::run(control, &args),
+        Command::DhcpConfig(args) => commands::dhcp_config::run(&args),
+        Command::Resolve(args) => commands::resolve::run(control, &args),
+        Command::Register(args) => commands::register::run(control, &args),
+        Command::Export(args) => commands::export::run(control, &args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Man(args) => commands::completions::man(&args),

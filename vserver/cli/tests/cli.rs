@@ -298,3 +298,44 @@ fn colour_is_for_terminals_only() {
     let (_, _, err) = weft(d.path(), &["--control", "none.sock", "stat"]);
     assert!(!err.contains('\x1b'));
 }
+
+#[test]
+fn the_exported_configuration_of_a_daemon_and_of_its_file_are_the_same_and_run_again() {
+    let d = directory(CONFIG);
+    let _daemon = Daemon::start(d.path());
+    let (code, daemons, errors) = weft(d.path(), &["--control", "weft.sock", "export"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert_eq!(weft(d.path(), &["export", "weft.toml"]).1, daemons);
+    assert!(
+        daemons.contains("[vserver.web2]\naddresses = [\"data0 10.0.0.21/24\"]\n"),
+        "{daemons}"
+    );
+    std::fs::write(d.path().join("again.toml"), &daemons).unwrap();
+    assert_eq!(weft(d.path(), &["export", "again.toml"]).1, daemons);
+    let (_, all, _) = weft(d.path(), &["export", "--all", "weft.toml"]);
+    assert!(all.contains("tcp_half_open = 1024\n"), "{all}");
+}
+
+#[test]
+fn dhcp_servers_are_configured_before_anything_exists() {
+    let config = "[cluster]\nid = \"00:07:34:04:12:0E\"\n[nic.eth0]\ndevice = \"none0\"\n\
+                  [alias.data0]\nover = \"eth0\"\n[vserver.VsvrA]\n\
+                  addresses = [\"data0 10.2.2.1/24\"]\n[[vserver.VsvrA.service]]\n\
+                  kind = \"http\"\nport = 80\nroot = \"/nowhere/at/all\"\n";
+    let d = directory(config);
+    let ask = |args: &[&str]| weft(d.path(), &[&["dhcp-config", "weft.toml"], args].concat());
+    let (code, sheet, errors) = ask(&["--worksheet"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert!(sheet.contains("\n00:07:34:04:12:0E:data0:VsvrA:0  10.2.2.1\n"), "{sheet}");
+    assert!(ask(&["--for", "isc"]).1.contains("fixed-address 10.2.2.1;"));
+    assert!(ask(&["--for", "kea", "--v6"]).1.contains("\"Dhcp6\""));
+    assert_eq!(ask(&["--next", "data0", "VsvrA"]).1, "1\n");
+    assert_eq!(ask(&["--next", "data"]).1, "data1\n");
+    let renamed = config.replace("VsvrA", "VsvrB");
+    std::fs::write(d.path().join("new.toml"), renamed).unwrap();
+    let (_, edits, _) = weft(d.path(), &["dhcp-config", "new.toml", "--changes-from", "weft.toml"]);
+    let id = "00:07:34:04:12:0E:data0";
+    assert_eq!(edits, format!("rename  10.2.2.1  {id}:VsvrA:0 -> {id}:VsvrB:0\n"));
+    assert_eq!(ask(&["--changes-from", "weft.toml"]).1, "nothing to change\n");
+    assert_eq!((ask(&[]).0, ask(&["--next", "eth"]).0), (2, 2));
+}

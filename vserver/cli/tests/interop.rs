@@ -2,6 +2,10 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "interop/dns.rs"]
+mod dns;
+#[path = "interop/names.rs"]
+mod names;
 #[path = "interop/relay.rs"]
 mod relay;
 

@@ -81,6 +81,8 @@ pub(super) struct Report<'i> {
     lines: Vec<usize>,
     /// What was read from where.
     pub(super) trail: Trail,
+    /// The file is for another machine: what it names need not exist here.
+    pub(super) elsewhere: bool,
     /// Keys of each table read, for the test of the documentation.
     #[cfg(test)]
     pub(super) known: Vec<(String, Vec<&'static str>)>,
@@ -96,6 +98,7 @@ impl<'i> Report<'i> {
                 .chain(source.match_indices('\n').map(|(at, _)| at + 1))
                 .collect(),
             trail: Trail::default(),
+            elsewhere: false,
             #[cfg(test)]
             known: Vec::new(),
         }

@@ -209,7 +209,7 @@ fn read_capture(report: &mut Report, s: &mut Section, base: &Path) -> Option<Pat
     let v = s.string(report, "capture")?;
     let path = base.join(v.value);
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !directory.is_dir() {
+    if !report.elsewhere && !directory.is_dir() {
         report.error(
             &v.span,
             format!(

@@ -4,13 +4,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+mod cluster;
 mod diagnostic;
+pub(crate) mod dns;
+mod export;
 mod inherit;
 mod interface;
 mod parse;
 mod privilege;
 pub mod qos;
 mod reader;
+mod register;
 mod route;
 mod service;
 mod units;
@@ -19,9 +23,13 @@ mod vserver;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::{Cluster, Lease, Place, Subnet};
 pub use diagnostic::{Diagnostic, Errors};
+pub use dns::Dns;
+pub use export::export;
 pub use inherit::{GROUP_DEPTH_MAX, Group, Origin, Policy, Setting, Settings};
-pub use parse::{LoadError, load, parse};
+pub use parse::{LoadError, load, load_elsewhere, parse};
+pub use register::{Register, RegisteredName};
 pub use weft_drivers::afxdp::{Gather, Hugepages};
 
 use weft_stack::ip::address::Cidr;
@@ -33,6 +41,8 @@ pub struct HostConfig {
     pub control: PathBuf,
     /// Who may do what, the daemon included.
     pub privilege: Privilege,
+    /// Names of the cluster and of this node, and what DHCP servers are to give.
+    pub cluster: Option<Cluster>,
     /// Workers and their memory.
     pub workers: Workers,
     /// Physical components, `eth#`, in order of the file.
@@ -121,6 +131,13 @@ pub enum Rights {
     Cluster,
 }
 
+impl HostConfig {
+    /// A host with one worker and nothing on it yet, whose control socket is at `control`.
+    pub fn new(control: PathBuf) -> HostConfig {
+        HostConfig { control, ..HostConfig::default() }
+    }
+}
+
 /// Most worker threads of a host.
 pub const WORKERS_MAX: usize = 64;
 
@@ -168,6 +185,19 @@ pub enum Driver {
     Packet,
     /// A memory pair; the other end is taken with `Host::take_mem_peer` (tests, lab).
     Mem,
+}
+
+impl Driver {
+    /// As in a configuration file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Driver::AfXdp => "af-xdp",
+            Driver::Tap => "tap",
+            Driver::Tun => "tun",
+            Driver::Packet => "packet",
+            Driver::Mem => "mem",
+        }
+    }
 }
 
 /// How AF_XDP attaches.
@@ -265,14 +295,20 @@ pub struct Alias {
 /// One virtual server.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vserver {
-    /// Its name.
+    /// Its name, in lower case.
     pub name: String,
+    /// Its name as the file spells it: so client identifiers have it.
+    pub spelled: String,
+    /// By which rule its addresses are named.
+    pub identity: Identity,
     /// Addresses: index into [`HostConfig::aliases`], address and prefix length.
     pub addresses: Vec<(usize, Cidr)>,
     /// Aliases (indices) where addresses come from router advertisements too.
     pub slaac: Vec<usize>,
     /// Routes besides those to its own networks.
     pub routes: Vec<RouteSpec>,
+    /// Routes whose gateway is a name; followed while the host runs.
+    pub named_routes: Vec<NamedRoute>,
     /// Forward packets between its aliases.
     pub forwarding: bool,
     /// Bounds and TCP defaults.
@@ -281,6 +317,10 @@ pub struct Vserver {
     pub tcp: weft_stack::stack::TcpConfig,
     /// Built-in services.
     pub services: Vec<Service>,
+    /// How it resolves names.
+    pub dns: Dns,
+    /// What of it is registered in DNS.
+    pub register: Option<Register>,
     /// The table of the file that it is from; with `count` the name without the number.
     pub table: String,
     /// Index into [`HostConfig::groups`] of the group it is in.
@@ -291,6 +331,26 @@ pub struct Vserver {
     pub settings: Settings,
     /// Rates, shares and classes.
     pub qos: qos::Qos,
+}
+
+impl Vserver {
+    /// A vserver of that name with nothing in it.
+    pub fn new(name: &str) -> Vserver {
+        let (lower, spelled) = (name.to_ascii_lowercase(), name.to_owned());
+        Vserver { name: lower.clone(), spelled, table: lower, ..Vserver::default() }
+    }
+}
+
+/// By which rule addresses are named in client identifiers ([`crate::naming`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// `alias:vserver:instance`.
+    #[default]
+    Vserver,
+    /// `alias:node`: the addresses are this node's own.
+    Node,
+    /// `alias:kind`: of a kind of node, wherever it runs.
+    Kind(String),
 }
 
 /// A configured route.
@@ -308,11 +368,28 @@ pub struct RouteSpec {
     pub metric: u32,
 }
 
+/// A configured route whose gateway has a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedRoute {
+    /// Destination network; `None`: everything of each family that the name has an address of.
+    pub to: Option<Cidr>,
+    /// Name of the gateway.
+    pub via: String,
+    /// Alias index.
+    pub alias: usize,
+    /// Preferred source.
+    pub src: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+}
+
 /// A built-in service on a port of the vserver; `listen` defaults to every address.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Where it listens, inside the vserver.
     pub listen: SocketAddr,
+    /// A name whose address it listens on instead; then `listen` has the port.
+    pub listen_name: Option<String>,
     /// What it does.
     pub kind: ServiceKind,
     /// Connections served at a time; more wait in the backlog.
@@ -324,7 +401,7 @@ pub struct Service {
 impl Service {
     /// A service with default limits.
     pub fn new(listen: SocketAddr, kind: ServiceKind) -> Service {
-        Service { listen, kind, connections: 16_384, idle_s: 60 }
+        Service { listen, listen_name: None, kind, connections: 16_384, idle_s: 60 }
     }
 }
 
@@ -355,6 +432,8 @@ pub enum ServiceKind {
 pub enum ProxyTarget {
     /// A kernel TCP address.
     Tcp(SocketAddr),
+    /// A name, resolved by the vserver, and a port.
+    Named(String, u16),
     /// A unix stream socket.
     Unix(PathBuf),
 }

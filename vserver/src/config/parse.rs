@@ -7,8 +7,8 @@ use toml::de::DeTable;
 use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
-    CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, inherit, interface,
-    privilege, qos, vserver,
+    CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, cluster, inherit,
+    interface, privilege, qos, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -35,6 +35,20 @@ pub enum LoadError {
 
 /// Reads and checks a file. Relative paths in it start at its directory.
 pub fn load(file: &Path) -> Result<HostConfig, LoadError> {
+    let text = read(file)?;
+    Ok(parse(&text, file)?)
+}
+
+/// As [`load`], for a file that another machine is to run: directories that it names need not exist
+/// here.
+pub fn load_elsewhere(file: &Path) -> Result<HostConfig, LoadError> {
+    let text = read(file)?;
+    let mut report = Report::new(&text);
+    report.elsewhere = true;
+    Ok(parse_with(report, &text, file)?)
+}
+
+fn read(file: &Path) -> Result<String, LoadError> {
     let read = |error| LoadError::Read { file: file.to_owned(), error };
     if std::fs::metadata(file).map_err(read)?.len() > FILE_BYTES_MAX {
         let text = format!("larger than {FILE_BYTES_MAX} bytes");
@@ -42,7 +56,7 @@ pub fn load(file: &Path) -> Result<HostConfig, LoadError> {
     }
     let bytes = std::fs::read(file).map_err(read)?;
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(parse(&text, file)?),
+        Ok(text) => Ok(text),
         Err(e) => {
             let at = e.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(e.as_bytes());
@@ -56,7 +70,10 @@ pub fn load(file: &Path) -> Result<HostConfig, LoadError> {
 
 /// Checks `text`; `file` is for messages, and relative paths start at its directory.
 pub fn parse(text: &str, file: &Path) -> Result<HostConfig, Errors> {
-    let mut report = Report::new(text);
+    parse_with(Report::new(text), text, file)
+}
+
+fn parse_with(mut report: Report, text: &str, file: &Path) -> Result<HostConfig, Errors> {
     let (document, syntax) = DeTable::parse_recoverable(text);
     for e in syntax {
         let mut message = e.message().replace('\n', ", ");
@@ -78,6 +95,7 @@ pub fn parse(text: &str, file: &Path) -> Result<HostConfig, Errors> {
 pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path) -> HostConfig {
     let host = root.table_or_empty(report, "host");
     let (control, mut privilege) = read_host(report, host, base);
+    let cluster = root.table(report, "cluster").and_then(|s| cluster::read_cluster(report, s));
     let workers = root.table(report, "workers").map(|s| read_workers(report, s));
     let workers = workers.unwrap_or_default();
     let nics = root.table(report, "nic").map(|s| interface::read_nics(report, s, &workers, base));
@@ -89,7 +107,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let mut groups =
         root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
     let section = root.table_or_empty(report, "vserver");
-    let (vservers, named_roles) =
+    let (vservers, spans, named_roles) =
         vserver::read_vservers(report, section, &mut groups, (&nics, &aliases, &qos_groups), base);
     let groups = groups.into_groups();
     let subjects = privilege::Subjects { groups: &groups, vservers: &vservers };
@@ -97,9 +115,10 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     privilege.roles = roles.unwrap_or_default();
     privilege::check_named_roles(report, &named_roles, &privilege.roles);
     root.finish(report);
-    HostConfig {
+    let config = HostConfig {
         control,
         privilege,
+        cluster,
         workers,
         nics: nics.into_iter().map(|n| n.value).collect(),
         aliases: aliases.into_iter().map(|a| a.value).collect(),
@@ -107,7 +126,9 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         qos_groups,
         vservers,
         defaults: report.trail_defaults(),
-    }
+    };
+    cluster::check_vservers(report, &config, &spans);
+    config
 }
 
 fn read_host(report: &mut Report, mut s: Section, base: &Path) -> (PathBuf, Privilege) {

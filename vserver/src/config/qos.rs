@@ -141,6 +141,11 @@ const SERVICES: &[(&str, &[(u8, u16)])] = &[
 const PROTOCOLS: &[(&str, u8)] =
     &[("tcp", 6), ("udp", 17), ("icmp", 1), ("icmp6", 58), ("sctp", 132)];
 
+/// As a file has it.
+pub(super) fn protocol_name(number: u8) -> &'static str {
+    PROTOCOLS.iter().find(|(_, n)| *n == number).map_or("tcp", |(name, _)| name)
+}
+
 /// Names of code points (RFC 2474, 2597, 3246, 5865, 8622).
 const DSCPS: &[(&str, u8)] = &[
     ("default", 0),

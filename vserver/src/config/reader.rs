@@ -239,6 +239,24 @@ impl<'a, 'i> Section<'a, 'i> {
         found
     }
 
+    /// Every key of a table whose keys are free, in order of the file, each with a string or a
+    /// list of strings.
+    pub(super) fn named_strings(self, report: &mut Report) -> Vec<(At<&'a str>, Vec<At<&'a str>>)> {
+        let mut found = Vec::new();
+        for (key, v) in self.layers.entries() {
+            let name = key.get_ref().as_ref();
+            let values = match v.get_ref() {
+                DeValue::Array(list) => {
+                    list.iter().filter_map(|v| string(report, name, v)).collect()
+                }
+                _ => string(report, name, v).into_iter().collect(),
+            };
+            found.push((At::new(name, key.span()), values));
+        }
+        found.sort_by_key(|(at, _)| at.span.start);
+        found
+    }
+
     /// Reports that a key is missing and how it would look, unless it is there misspelt.
     pub(super) fn missing(&self, report: &mut Report, key: &'static str, example: &str) {
         // What a group leaves open its vservers fill in.

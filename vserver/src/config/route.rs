@@ -5,10 +5,27 @@ use std::ops::Range;
 
 use weft_stack::ip::address::Cidr;
 
-use super::RouteSpec;
 use super::diagnostic::Report;
 use super::reader::{At, Section};
 use super::vserver::{Interfaces, Kind, Own, check_source, find_alias};
+use super::{NamedRoute, RouteSpec};
+
+/// A route as far as the file knows it.
+enum Read {
+    /// The route, and where its gateway stands.
+    Literal(RouteSpec, Range<usize>),
+    /// Its gateway has a name.
+    Named(NamedRoute),
+}
+
+/// The routes of a vserver.
+#[derive(Default)]
+pub(super) struct Routes {
+    pub(super) literal: Vec<RouteSpec>,
+    /// Where the gateways of those stand.
+    pub(super) via_spans: Vec<Range<usize>>,
+    pub(super) named: Vec<NamedRoute>,
+}
 
 /// The routes of a vserver, and where their gateways stand. An inherited one to a network that a
 /// nearer one leads to is left out.
@@ -17,22 +34,34 @@ pub(super) fn read_routes(
     s: &mut Section,
     own: &Own,
     interfaces: &Interfaces,
-) -> (Vec<RouteSpec>, Vec<Range<usize>>) {
-    let (mut routes, mut via_spans) = (Vec::new(), Vec::new());
+) -> Routes {
+    let mut all = Routes::default();
     // How many come from nearer tables than the one being read.
     let mut nearer = 0;
     let mut source = None;
     for r in s.tables(report, "routes") {
         if source.replace(r.source()) != Some(r.source()) {
-            nearer = routes.len();
+            nearer = all.literal.len();
         }
-        let before = routes.split_at(nearer);
-        if let Some((route, span)) = read_route(report, r, own, interfaces, before) {
-            routes.push(route);
-            via_spans.push(span);
+        let before = all.literal.split_at(nearer);
+        match read_route(report, r, own, interfaces, before) {
+            Some(Read::Literal(route, span)) => {
+                all.literal.push(route);
+                all.via_spans.push(span);
+            }
+            // A nearer table's route to the same network stands for it.
+            Some(Read::Named(route)) => {
+                let same = |n: &NamedRoute| {
+                    (n.to, n.alias, n.metric) == (route.to, route.alias, route.metric)
+                };
+                if !all.named.iter().any(same) {
+                    all.named.push(route);
+                }
+            }
+            None => {}
         }
     }
-    (routes, via_spans)
+    all
 }
 
 fn read_route(
@@ -41,8 +70,14 @@ fn read_route(
     own: &Own,
     interfaces: &Interfaces,
     (nearer, before): (&[RouteSpec], &[RouteSpec]),
-) -> Option<(RouteSpec, Range<usize>)> {
+) -> Option<Read> {
     let via_text = s.string(report, "via");
+    let literal = |t: &At<&str>| t.value.parse::<IpAddr>().is_ok();
+    if let Some(t) = via_text.as_ref().filter(|t| !literal(t))
+        && own.takes_name(report, t.value, &t.span)
+    {
+        return read_named(report, s, t, own, interfaces);
+    }
     let via = via_text.as_ref().map(|t| read_ip(report, t));
     let to_text = s.string(report, "to");
     if to_text.is_none() && s.span_of_key("to").is_none() {
@@ -84,7 +119,47 @@ fn read_route(
         );
         return None;
     }
-    Some((RouteSpec { to, via, alias, src, metric }, via_span))
+    Some(Read::Literal(RouteSpec { to, via, alias, src, metric }, via_span))
+}
+
+/// A route whose gateway has a name: nothing tells the alias but the file.
+fn read_named(
+    report: &mut Report,
+    mut s: Section,
+    via: &At<&str>,
+    own: &Own,
+    interfaces: &Interfaces,
+) -> Option<Read> {
+    let to_text = s.string(report, "to");
+    if to_text.is_none() && s.span_of_key("to").is_none() {
+        report.error(&s.span, "a route has no 'to'; add to = \"default\" or a network");
+    }
+    let to = match to_text.as_ref() {
+        Some(t) if t.value == "default" => Some(None),
+        Some(t) => read_network(report, t, None).map(Some),
+        None => None,
+    };
+    let alias = s.string(report, "alias");
+    if alias.is_none() && s.span_of_key("alias").is_none() {
+        report.error(
+            &via.span,
+            format!(
+                "gateway '{}' is a name, which is on no network yet; add alias = \"{}\"",
+                via.value,
+                interfaces.example()
+            ),
+        );
+    }
+    let alias = alias.and_then(|t| find_alias(report, &t, t.value, interfaces));
+    let src_text = s.string(report, "src");
+    let src = src_text.as_ref().map(|t| read_ip(report, t));
+    if let (Some(Some(src)), Some(text)) = (src, src_text) {
+        check_source(report, src, &text.span, own);
+    }
+    let metric = s.integer(report, "metric", 0..=u64::from(u32::MAX)).map_or(0, |v| v.value as u32);
+    s.finish(report);
+    let (to, alias, src) = (to?, alias?, lift(src)?);
+    Some(Read::Named(NamedRoute { to, via: via.value.to_ascii_lowercase(), alias, src, metric }))
 }
 
 /// `Some(None)`: not there; `None`: there and wrong.

@@ -10,7 +10,7 @@ use super::vserver::{Own, check_source};
 use super::{ProxyTarget, Service, ServiceKind};
 
 /// Largest PUT unless the file says otherwise.
-const UPLOAD_BYTES_MAX_DEFAULT: u64 = 16 << 30;
+pub(super) const UPLOAD_BYTES_MAX_DEFAULT: u64 = 16 << 30;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -37,7 +37,7 @@ pub(super) fn read_services(
             nearer = services.len();
         }
         let Some(found) = read_service(report, s, own, base) else { continue };
-        let overlaps = |o: &&At<Service>| overlap(o.value.listen, found.value.listen);
+        let overlaps = |o: &&At<Service>| overlap(&o.value, &found.value);
         if services[..nearer].iter().any(|o| overlaps(&o)) {
             report.trail_hide(&whole);
             continue;
@@ -59,7 +59,12 @@ pub(super) fn read_services(
 }
 
 /// Whether both would take the same connections.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+fn overlap(one: &Service, other: &Service) -> bool {
+    // What a name stands for shows when it is resolved.
+    if one.listen_name.is_some() || other.listen_name.is_some() {
+        return one.listen.port() == other.listen.port() && one.listen_name == other.listen_name;
+    }
+    let (a, b) = (one.listen, other.listen);
     a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
@@ -83,6 +88,10 @@ fn read_service(
     }
     let port = s.integer(report, "port", 1..=65_535);
     let address = s.string(report, "address");
+    let name = address.as_ref().filter(|t| t.value.parse::<IpAddr>().is_err());
+    let name = name.filter(|t| own.takes_name(report, t.value, &t.span));
+    let listen_name = name.map(|t| t.value.to_ascii_lowercase());
+    let address = address.filter(|_| listen_name.is_none());
     let ip = address.as_ref().map(|t| read_listen_address(report, t, own));
     let connections = s.integer(report, "connections", 1..=1_048_576);
     let idle_s = s.integer(report, "idle_s", 0..=86_400);
@@ -92,7 +101,7 @@ fn read_service(
         Kind::Discard => Some(ServiceKind::Discard),
         Kind::Chargen => Some(ServiceKind::Chargen),
         Kind::Http => read_http(report, &mut s, base),
-        Kind::Proxy => read_proxy(report, &mut s, base),
+        Kind::Proxy => read_proxy(report, &mut s, own, base),
     };
     if port.is_none() && s.span_of_key("port").is_none() {
         let usual = match kind {
@@ -108,6 +117,7 @@ fn read_service(
     let port = port?;
     let ip = ip.unwrap_or(Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))?;
     let mut service = Service::new(SocketAddr::new(ip, port.value as u16), detail?);
+    service.listen_name = listen_name;
     if kind == Kind::Proxy {
         // The server behind it knows how long its clients may be silent.
         service.idle_s = 0;
@@ -151,6 +161,9 @@ fn read_http(report: &mut Report, s: &mut Section, base: &Path) -> Option<Servic
 
 fn read_directory(report: &mut Report, key: &str, t: &At<&str>, base: &Path) -> Option<PathBuf> {
     let path = base.join(t.value);
+    if report.elsewhere {
+        return Some(path);
+    }
     match std::fs::metadata(&path) {
         Ok(m) if m.is_dir() => return Some(path),
         Ok(_) => report.error(
@@ -172,7 +185,7 @@ fn read_directory(report: &mut Report, key: &str, t: &At<&str>, base: &Path) -> 
     None
 }
 
-fn read_proxy(report: &mut Report, s: &mut Section, base: &Path) -> Option<ServiceKind> {
+fn read_proxy(report: &mut Report, s: &mut Section, own: &Own, base: &Path) -> Option<ServiceKind> {
     let Some(t) = s.string(report, "to") else {
         if s.span_of_key("to").is_none() {
             s.missing(report, "to", "\"127.0.0.1:6379\" or \"unix:/run/server.sock\"");
@@ -183,6 +196,13 @@ fn read_proxy(report: &mut Report, s: &mut Section, base: &Path) -> Option<Servi
         let path = At::new(path, report.span_of(path, &t.span));
         let path = socket_path(report, "to", &path, base)?;
         return Some(ServiceKind::Proxy(ProxyTarget::Unix(path)));
+    }
+    if let Some((name, port)) = t.value.rsplit_once(':')
+        && name.parse::<IpAddr>().is_err()
+        && let Some(port) = port.parse::<u16>().ok().filter(|p| *p != 0)
+        && own.takes_name(report, name, &t.span)
+    {
+        return Some(ServiceKind::Proxy(ProxyTarget::Named(name.to_ascii_lowercase(), port)));
     }
     match t.value.parse::<SocketAddr>() {
         Ok(a) if a.port() != 0 && !a.ip().is_unspecified() => {

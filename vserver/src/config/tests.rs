@@ -211,6 +211,30 @@ fn a_count_stands_for_many() {
 }
 
 #[test]
+fn the_table_of_a_cluster_is_read_and_names_what_vservers_ask_for() {
+    let text = format!(
+        "{GOOD}[cluster]\nid = \"00:07:34:04:12:0E\"\nnode = \"Filer1\"\n\
+         [cluster.leases]\n\"data0:VsvrA:1\" = [\"10.2.2.1\", \"fd00::1\"]\n\
+         \"mgmt0:MySQLMgmtNode\" = \"10.1.1.10\"\n\
+         [vserver.VsvrA]\naddresses = [\"data0 10.2.2.1/24\"]\n\
+         [vserver.box]\nidentity = \"node\"\naddresses = [\"data0 10.2.2.3/24\"]\n\
+         [vserver.sql]\nidentity = \"kind MySQLMgmtNode\"\naddresses = [\"data0 10.2.2.4/24\"]\n"
+    );
+    let c = parse(&text, Path::new("weft.toml")).map_err(|e| e.to_string()).unwrap();
+    let cluster = c.cluster.as_ref().unwrap();
+    let leases: Vec<_> =
+        cluster.leases.iter().map(|l| format!("{} {}", l.claim, l.address)).collect();
+    let given =
+        ["data0:VsvrA:1 10.2.2.1", "data0:VsvrA:1 fd00::1", "mgmt0:MySQLMgmtNode 10.1.1.10"];
+    assert_eq!(leases, given);
+    let id = |v: usize, instance| c.client_id(&c.vservers[v], 0, instance).map(|i| i.to_string());
+    assert_eq!(id(0, 1).unwrap(), "00:07:34:04:12:0E:data0:VsvrA:1");
+    assert_eq!(id(1, 0).unwrap(), "00:07:34:04:12:0E:data0:Filer1");
+    assert_eq!(id(2, 0).unwrap(), "00:07:34:04:12:0E:data0:MySQLMgmtNode");
+    assert_eq!((id(1, 1), c.vservers[0].name.as_str()), (None, "vsvra"));
+}
+
+#[test]
 fn a_file_that_is_not_utf8_is_reported_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weft.toml");
@@ -248,8 +272,8 @@ fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)> {
 #[test]
 fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
-    let text = "[host]\n[workers]\n[group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[alias.data0]\n[qos.g]\n\
-                [vserver.v]\nroutes = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
+    let text = "[host]\n[cluster]\nvendor_options = [{}]\nsubnet = [{}]\n[workers]\n[group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[alias.data0]\n[qos.g]\n\
+                [vserver.v]\nroutes = [{}]\ndns = {}\nregister = {}\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
@@ -259,6 +283,9 @@ fn the_manual_has_every_key() {
     parse::read_document(&mut report, root, Path::new(""));
     for (table, heading) in [
         ("host", "[host]"),
+        ("cluster", "[cluster]"),
+        ("cluster.vendor_options", "[[cluster.vendor_options]]"),
+        ("cluster.subnet", "[[cluster.subnet]]"),
         ("workers", "[workers]"),
         ("nic.eth0", "[nic.eth#]"),
         ("alias.data0", "[alias.*]"),
@@ -266,6 +293,8 @@ fn the_manual_has_every_key() {
         ("group.g", "[group.*]"),
         ("role.r", "[role.*]"),
         ("vserver.v.routes", "routes = [{ ... }]"),
+        ("vserver.v.dns", "dns = { ... }"),
+        ("vserver.v.register", "register = { ... }"),
         ("vserver.v.limits", "[vserver.*.limits]"),
         ("vserver.v.tcp", "[vserver.*.tcp]"),
         ("vserver.v.service", "[[vserver.*.service]]"),
@@ -295,10 +324,14 @@ fn the_manual_has_the_right_defaults() {
     let limits = format!("{:?}", weft_stack::stack::Limits::default());
     let tcp = format!("{:?}", weft_stack::stack::TcpConfig::default());
     let workers = format!("{:?}", Workers::default());
-    for (heading, values) in
-        [("[vserver.*.limits]", limits), ("[vserver.*.tcp]", tcp), ("[workers]", workers)]
-    {
-        let chosen = ["affinity", "numa_node"];
+    let dns = format!("{:?}", Dns::default());
+    for (heading, values) in [
+        ("[vserver.*.limits]", limits),
+        ("[vserver.*.tcp]", tcp),
+        ("[workers]", workers),
+        ("dns = { ... }", dns),
+    ] {
+        let chosen = ["affinity", "numa_node", "servers", "search"];
         for (key, default) in rows(MANUAL, heading).iter().filter(|(key, _)| !chosen.contains(key))
         {
             // Words are the names of variants: "black-hole" is BlackHole.

@@ -14,7 +14,9 @@ use super::inherit::{Groups, Settings, check_cut};
 use super::interface::suggest;
 use super::qos::QosGroup;
 use super::reader::{At, Section};
-use super::{Alias, Driver, Nic, Vserver, qos, route, service};
+use super::register::read_register;
+use super::{Alias, Driver, Identity, Nic, Vserver, dns, qos, route, service};
+use crate::naming::is_holder;
 
 /// The most vservers of one host.
 const VSERVERS_MAX: u64 = 65_536;
@@ -35,7 +37,7 @@ pub(super) fn read_vservers<'a, 'i>(
     groups: &mut Groups<'a, 'i>,
     (nics, aliases, qos_groups): (&[At<Nic>], &[At<Alias>], &[QosGroup]),
     base: &Path,
-) -> (Vec<Vserver>, Vec<At<String>>) {
+) -> (Vec<Vserver>, Vec<Vec<Range<usize>>>, Vec<At<String>>) {
     let interfaces = Interfaces { nics, aliases, qos_groups };
     let mut roles = Vec::new();
     for (s, cut) in groups.take_sections() {
@@ -44,6 +46,7 @@ pub(super) fn read_vservers<'a, 'i>(
     let mut owners = Owners::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
     let mut all = Vec::new();
+    let mut spans = Vec::new();
     for (name, mut s) in section.named_tables(report) {
         check_name(report, &name, "vserver");
         report.trail_begin(name.value);
@@ -55,8 +58,9 @@ pub(super) fn read_vservers<'a, 'i>(
         s.inherit(groups.layers(group));
         let kind = if count.is_some() { Kind::Several } else { Kind::One };
         let mut one = read_vserver(report, s, kind, &cut, &interfaces, base);
-        one.vserver.name = name.value.to_owned();
-        one.vserver.table = name.value.to_owned();
+        one.vserver.name = name.value.to_ascii_lowercase();
+        one.vserver.spelled = name.value.to_owned();
+        one.vserver.table.clone_from(&one.vserver.name);
         roles.append(&mut one.roles);
         one.vserver.group = group;
         one.vserver.settings = report.trail_end();
@@ -73,13 +77,14 @@ pub(super) fn read_vservers<'a, 'i>(
                 break;
             }
             all.push(v);
+            spans.push(one.address_spans.clone());
         }
         if all.len() as u64 > VSERVERS_MAX {
             report.error(&name.span, format!("more than {VSERVERS_MAX} vservers; use fewer"));
             break;
         }
     }
-    (all, roles)
+    (all, spans, roles)
 }
 
 /// What a table stands for.
@@ -107,6 +112,7 @@ fn instance(report: &mut Report, written: &Written, i: Option<u64>) -> Option<Vs
     let mut v = written.vserver.clone();
     let Some(i) = i else { return Some(v) };
     v.name = format!("{}{}", v.name, i + 1);
+    v.spelled = format!("{}{}", v.spelled, i + 1);
     for (k, (_, cidr)) in v.addresses.iter_mut().enumerate() {
         let next = advance(cidr.addr, i).filter(|a| cidr.contains(*a));
         let valid = next.and_then(|addr| {
@@ -137,21 +143,20 @@ fn advance(addr: IpAddr, n: u64) -> Option<IpAddr> {
 }
 
 pub(super) fn check_name(report: &mut Report, name: &At<&str>, what: &str) {
-    let first = name.value.starts_with(|c: char| c.is_ascii_lowercase());
-    let rest = name
-        .value
-        .chars()
-        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
-    if !first || !rest || name.value.len() > 63 {
+    // Vservers are called as the file spells them in client identifiers; groups are not.
+    let capital = what != "vserver" && name.value.bytes().any(|b| b.is_ascii_uppercase());
+    if !is_holder(name.value) || capital {
         report.error(
             &name.span,
             format!(
-                "'{}' is no name of a {what}; use a lower-case letter and then up to 62 of a-z, 0-9, '-', '_'",
-                name.value
+                "'{}' is no name of a {what}; use a {}letter and then up to 62 {}letters, digits, '-', '_'",
+                name.value,
+                if what == "vserver" { "" } else { "lower-case " },
+                if what == "vserver" { "" } else { "lower-case " },
             ),
         );
     }
-    if name.value.starts_with("vs_mgmt") {
+    if name.value.to_ascii_lowercase().starts_with("vs_mgmt") {
         report.error(
             &name.span,
             format!("'{}' starts with the reserved name vs_mgmt; use another name", name.value),
@@ -193,13 +198,17 @@ fn read_vserver(
     }
     let forwarding = s.boolean(report, "forwarding").is_some_and(|v| v.value);
     s.default(report, "forwarding", &false);
+    let identity = read_identity(report, &mut s);
+    let part = s.table_or_empty(report, "dns");
+    let dns = dns::read_dns(report, part);
+    let register = s.table(report, "register").and_then(|s| read_register(report, s, base));
     let part = s.table_or_empty(report, "limits");
     let limits = read_limits(report, part);
     let part = s.table_or_empty(report, "tcp");
     let tcp = read_tcp(report, part);
     check_address_count(report, &addresses, &address_spans, limits.addresses, interfaces);
-    let own = Own { addresses: &addresses, slaac: &slaac, kind };
-    let (routes, via_spans) = route::read_routes(report, &mut s, &own, interfaces);
+    let own = Own { addresses: &addresses, slaac: &slaac, kind, resolves: !dns.servers.is_empty() };
+    let routes = route::read_routes(report, &mut s, &own, interfaces);
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
     let part = s.table_or_empty(report, "qos");
@@ -210,20 +219,44 @@ fn read_vserver(
     s.finish(report);
     let vserver = Vserver {
         name: String::new(),
+        spelled: String::new(),
+        identity,
         addresses,
         slaac,
-        routes,
+        routes: routes.literal,
+        named_routes: routes.named,
         forwarding,
         limits,
         tcp,
         services,
         qos,
+        dns,
+        register,
         table: String::new(),
         group: None,
         roles: roles.iter().map(|r| r.value.clone()).collect(),
         settings: Settings::default(),
     };
-    Written { vserver, address_spans, via_spans, roles }
+    Written { vserver, address_spans, via_spans: routes.via_spans, roles }
+}
+
+fn read_identity(report: &mut Report, s: &mut Section) -> Identity {
+    s.default(report, "identity", &"vserver");
+    let Some(t) = s.string(report, "identity") else { return Identity::default() };
+    match t.value {
+        "vserver" => Identity::Vserver,
+        "node" => Identity::Node,
+        kind => {
+            let name = kind.strip_prefix("kind ").map(str::trim).filter(|k| is_holder(k));
+            if name.is_none() {
+                let text = format!(
+                    "'{kind}' is no identity; use \"vserver\", \"node\" or \"kind MySQLMgmtNode\""
+                );
+                report.error(&t.span, text);
+            }
+            Identity::Kind(name.unwrap_or_default().to_owned())
+        }
+    }
 }
 
 /// What a vserver calls its own, for routes and services.
@@ -232,11 +265,30 @@ pub(super) struct Own<'a> {
     pub(super) slaac: &'a [usize],
     /// Of several vservers single addresses mean nothing, of a group none are known.
     pub(super) kind: Kind,
+    /// It has DNS servers, so names may stand for addresses.
+    pub(super) resolves: bool,
 }
 
 impl Own<'_> {
     pub(super) fn has(&self, addr: IpAddr) -> bool {
         self.addresses.iter().any(|(_, c)| c.addr == addr)
+    }
+
+    /// Whether text is a name that the vserver can resolve; reports one that it cannot.
+    pub(super) fn takes_name(&self, report: &mut Report, text: &str, span: &Range<usize>) -> bool {
+        if !dns::is_domain_name(text) {
+            return false;
+        }
+        if !self.resolves {
+            report.error(
+                span,
+                format!(
+                    "'{text}' is a name, and the vserver has no DNS servers; write an address, or \
+                     add dns = {{ servers = [...] }}"
+                ),
+            );
+        }
+        true
     }
 
     /// Its addresses, for messages.

@@ -122,8 +122,13 @@ impl Command {
             | Command::SocketSummary(_)
             | Command::Policy { .. }
             | Command::Qos { .. }
+            | Command::Export { .. }
             | Command::Audit(_) => Need::VIEW,
             Command::Runtime { clear: true } | Command::SetPoll { .. } => Need::CLUSTER,
+            // Questions leave under the vserver's name.
+            Command::Resolve { vserver, .. } => {
+                Need { scope: Scope::Vservers(vec![vserver.clone()]), change: false }
+            }
             // It changes nothing, but packets leave under the vserver's name. Which vserver a later
             // step is about, the session knows.
             Command::Echo(step) => {

@@ -7,6 +7,7 @@ use crate::config::Policy;
 use crate::config::PollMode;
 use crate::ping::{PingAnswers, PingError, PingStep};
 use crate::qos::QosSnapshot;
+use crate::resolver::Resolved;
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
 
@@ -46,6 +47,19 @@ pub enum Command {
     },
     /// Records of the log of changes.
     Audit(AuditQuery),
+    /// What a name stands for, by the resolver of a vserver; asked again until it is done.
+    Resolve {
+        /// Which vserver.
+        vserver: String,
+        /// A name or an address.
+        name: String,
+    },
+    /// The configuration in force, as the text of a file.
+    Export {
+        /// Values that are defaults too.
+        #[serde(default)]
+        all: bool,
+    },
     /// Change how workers wait for frames.
     SetPoll {
         /// From now on.
@@ -87,6 +101,10 @@ pub enum Answer {
     Audit(AuditPage),
     /// To [`Command::SetPoll`].
     Poll(PollMode),
+    /// To [`Command::Resolve`].
+    Resolved(Resolved),
+    /// To [`Command::Export`].
+    Export(String),
     /// Refused.
     Error(Refusal),
 }

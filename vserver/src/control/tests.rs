@@ -25,6 +25,8 @@ fn answer(command: &Command, _: &Caller) -> Answer {
         Command::Runtime { .. } => Answer::Runtime(RuntimeSnapshot::default()),
         Command::Echo(_) => PingError::Over.into(),
         Command::SetPoll { mode, .. } => Answer::Poll(*mode),
+        Command::Resolve { .. } => Answer::Resolved(crate::resolver::Resolved::default()),
+        Command::Export { .. } => Answer::Export(String::new()),
         Command::Sockets(query) | Command::SocketSummary(query) => {
             QueryError::NoSuchVserver(query.vserver.clone().unwrap_or_default()).into()
         }

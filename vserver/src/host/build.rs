@@ -26,6 +26,7 @@ use crate::demux::Demux;
 use crate::interface::Tree;
 use crate::privilege::PrivilegeError;
 use crate::qos::Plan;
+use crate::resolver::{NamedRoutes, Resolvers};
 use crate::runtime::{
     AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, Worker, open, worker_loop,
 };
@@ -417,6 +418,8 @@ fn run(
         qos: Mutex::new(plan),
         any,
         next: AtomicUsize::new(0),
+        resolvers: Resolvers::default(),
+        named_routes: NamedRoutes::default(),
     };
     Ok((Arc::new(shared), threads))
 }

@@ -21,7 +21,7 @@ use weft_stack::socket::tcp::TcpOption;
 use super::connection::{Connection, Role, Turn};
 use super::proxy::Proxy;
 use super::{BIND_RETRY, Control, KEEPALIVE, Running, http};
-use crate::config::ServiceKind;
+use crate::config::{ProxyTarget, ServiceKind};
 use crate::net::{Poller, Ready, TcpListener, TcpStream};
 
 /// Connections accepted by one listener before the next socket's turn.
@@ -99,7 +99,9 @@ impl EventLoop {
     }
 
     fn bind(&mut self, service: &Arc<Running>) -> io::Result<()> {
-        let socket = TcpListener::bind(&service.vserver, service.config.listen)?;
+        // Without an address yet its name will bring it back here.
+        let Some(listen) = service.listen() else { return Ok(()) };
+        let socket = TcpListener::bind(&service.vserver, listen)?;
         socket.set_nonblocking(true)?;
         let running = Arc::clone(service);
         let service = Arc::clone(service);
@@ -157,6 +159,7 @@ impl EventLoop {
             }
             self.expire(now);
             self.retry(now);
+            self.move_services();
         }
     }
 
@@ -358,6 +361,23 @@ impl EventLoop {
         }
     }
 
+    /// Listens elsewhere where a name has another address; connections stay.
+    fn move_services(&mut self) {
+        let moved = std::mem::take(&mut *self.control.moved.lock());
+        for service in moved {
+            let of_it = |s: &Socket| match s {
+                Socket::Listener(l) => Arc::ptr_eq(&l.service, &service),
+                Socket::Connection(_) => false,
+            };
+            self.sockets.retain(|_, e| !of_it(&e.socket));
+            self.unbound.retain(|u| !Arc::ptr_eq(u, &service));
+            service.listening.store(0, Ordering::Relaxed);
+            if let Err(e) = self.add(&service) {
+                eprintln!("weft: {}", service.error("listen", e));
+            }
+        }
+    }
+
     /// Tries the addresses again that were not there.
     fn retry(&mut self, now: Instant) {
         if self.unbound.is_empty() || now < self.retry_at {
@@ -375,7 +395,8 @@ impl EventLoop {
 /// What serves a new connection; `None` if a proxy's target refuses at once (counted).
 fn role(service: &Running) -> Option<Role> {
     if let ServiceKind::Proxy(target) = &service.config.kind {
-        let proxy = Proxy::connect(target).ok();
+        let resolved = service.target.lock().map(ProxyTarget::Tcp);
+        let proxy = Proxy::connect(resolved.as_ref().unwrap_or(target)).ok();
         if proxy.is_none() {
             service.counters.connect_failed.add(1);
         }

@@ -8,7 +8,7 @@
 //! connections per service, time without progress, heads, bodies, accepts per turn.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -17,8 +17,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::app::ServiceHandle;
-use crate::config::{self, ServiceKind};
+use crate::config::{self, ProxyTarget, ServiceKind};
 use crate::net::Poller;
+use crate::resolver::Follow;
 use crate::stats::{HostSnapshot, ServiceSnapshot};
 use crate::{Host, Vserver};
 
@@ -77,14 +78,21 @@ pub struct Services {
     control: Arc<Control>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Those that run on the workers.
-    small: Mutex<Vec<ServiceHandle>>,
+    small: SmallServices,
+    /// Names of addresses and targets, by vserver, and what for.
+    follows: Mutex<Vec<(String, Follow, &'static str)>>,
 }
+
+/// Services that run on the workers.
+type SmallServices = Arc<Mutex<Vec<(Arc<Running>, ServiceHandle)>>>;
 
 /// How the service thread is told to end.
 #[derive(Debug)]
 struct Control {
     poller: Poller,
     stop: AtomicBool,
+    /// Services whose name stands for another address now.
+    moved: Mutex<Vec<Arc<Running>>>,
 }
 
 /// One service of one vserver.
@@ -104,6 +112,10 @@ struct Running {
     addresses: Vec<IpAddr>,
     /// The vserver also learns addresses.
     learns_addresses: bool,
+    /// Where it listens, if its configuration has a name for that.
+    moved_to: Mutex<Option<IpAddr>>,
+    /// Where a proxy forwards to, if its configuration has a name for that.
+    target: Mutex<Option<SocketAddr>>,
 }
 
 impl Running {
@@ -122,11 +134,28 @@ impl Running {
         matches!(self.config.kind, ServiceKind::Echo | ServiceKind::Discard | ServiceKind::Chargen)
     }
 
+    /// Where it is to listen; `None`: its name has no address yet.
+    fn listen(&self) -> Option<SocketAddr> {
+        let listen = self.config.listen;
+        if self.config.listen_name.is_none() {
+            return Some(listen);
+        }
+        self.moved_to.lock().map(|ip| SocketAddr::new(ip, listen.port()))
+    }
+
+    fn listen_text(&self) -> String {
+        match (&self.config.listen_name, self.listen()) {
+            (None, _) => self.config.listen.to_string(),
+            (Some(name), Some(at)) => format!("{name} ({at})"),
+            (Some(name), None) => format!("{name}:{}", self.config.listen.port()),
+        }
+    }
+
     fn error(&self, operation: &'static str, source: io::Error) -> ServiceError {
         ServiceError::Service {
             vserver: self.vserver.name().to_owned(),
             kind: self.kind(),
-            listen: self.config.listen.to_string(),
+            listen: self.listen_text(),
             operation,
             source,
         }
@@ -135,7 +164,7 @@ impl Running {
     fn snapshot(&self) -> ServiceSnapshot {
         ServiceSnapshot {
             kind: self.kind().to_owned(),
-            listen: self.config.listen.to_string(),
+            listen: self.listen_text(),
             listening: self.listening.load(Ordering::Relaxed)
                 >= if self.is_small() { self.vserver.workers().len() } else { 1 },
             connections: self.counters.connections.get(),
@@ -151,13 +180,16 @@ impl Services {
         let all = collect(host)?;
         let os = |operation| move |source| ServiceError::Os { operation, source };
         let poller = Poller::new().map_err(os("create a poller"))?;
-        let control = Arc::new(Control { poller, stop: AtomicBool::new(false) });
+        let stop = AtomicBool::new(false);
+        let control = Arc::new(Control { poller, stop, moved: Mutex::default() });
         let mut event_loop =
             EventLoop::new(Arc::clone(&control)).map_err(os("create an event queue"))?;
         let mut small = Vec::new();
         for service in &all {
             if service.is_small() {
-                small.push(Small::run(host, service).map_err(|e| service.error("listen", e))?);
+                let Some(listen) = service.listen() else { continue };
+                let run = Small::run(service, listen).map_err(|e| service.error("listen", e))?;
+                small.push((Arc::clone(service), run));
             } else {
                 event_loop.add(service).map_err(|e| service.error("listen", e))?;
             }
@@ -167,7 +199,9 @@ impl Services {
             .spawn(move || event_loop.run())
             .map_err(os("start a thread"))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Services { all, control, thread, small: Mutex::new(small) })
+        let small: SmallServices = Arc::new(Mutex::new(small));
+        let follows = all.iter().flat_map(|s| follow(s, &control, &small)).collect();
+        Ok(Services { all, control, thread, small, follows: Mutex::new(follows) })
     }
 
     /// Adds the services to a snapshot of the same host.
@@ -175,6 +209,10 @@ impl Services {
         let mut services = self.all.iter().peekable();
         // Both are in order of the configuration.
         for v in &mut snapshot.vservers {
+            let follows = self.follows.lock();
+            let own = follows.iter().filter(|(vserver, ..)| *vserver == v.name);
+            v.names.extend(own.map(|(_, follow, used_for)| follow.snapshot(used_for)));
+            drop(follows);
             while let Some(s) = services.next_if(|s| s.vserver.name() == v.name) {
                 v.services.push(s.snapshot());
                 if let Some(e) = s.refused.lock().take() {
@@ -187,7 +225,11 @@ impl Services {
     /// Stops the services and waits for their thread; connections are closed, on the workers soon
     /// after.
     pub fn stop(&self) {
-        self.small.lock().clear();
+        // First, so that no name starts a service again.
+        let follows = std::mem::take(&mut *self.follows.lock());
+        drop(follows);
+        let small = std::mem::take(&mut *self.small.lock());
+        drop(small);
         self.control.stop.store(true, Ordering::Release);
         // A thread that cannot be woken wakes by itself within its longest wait.
         let _ = self.control.poller.wake();
@@ -201,6 +243,50 @@ impl Services {
 impl Drop for Services {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Follows the names in a service's configuration.
+fn follow(
+    service: &Arc<Running>,
+    control: &Arc<Control>,
+    small: &SmallServices,
+) -> Vec<(String, Follow, &'static str)> {
+    let (vserver, mut follows) = (service.vserver.name(), Vec::new());
+    if let Some(name) = &service.config.listen_name {
+        let (running, control, small) =
+            (Arc::clone(service), Arc::clone(control), Arc::clone(small));
+        let follow = service.vserver.follow(name, move |addresses| {
+            let Some(first) = addresses.first() else { return };
+            *running.moved_to.lock() = Some(*first);
+            if running.is_small() {
+                move_small(&running, &small);
+            } else {
+                control.moved.lock().push(Arc::clone(&running));
+                // Without it the thread looks within its longest wait.
+                let _ = control.poller.wake();
+            }
+        });
+        follows.push((vserver.to_owned(), follow, "address"));
+    }
+    if let ServiceKind::Proxy(ProxyTarget::Named(name, port)) = &service.config.kind {
+        let (running, port) = (Arc::clone(service), *port);
+        let follow = service.vserver.follow(name, move |addresses| {
+            *running.target.lock() = addresses.first().map(|a| SocketAddr::new(*a, port));
+        });
+        follows.push((vserver.to_owned(), follow, "target"));
+    }
+    follows
+}
+
+/// Runs a service on the workers anew where its name points now; its connections end.
+fn move_small(service: &Arc<Running>, small: &SmallServices) {
+    let Some(listen) = service.listen() else { return };
+    let mut all = small.lock();
+    all.retain(|(s, _)| !Arc::ptr_eq(s, service));
+    match Small::run(service, listen) {
+        Ok(run) => all.push((Arc::clone(service), run)),
+        Err(e) => eprintln!("weft: {}", service.error("listen", e)),
     }
 }
 
@@ -219,6 +305,8 @@ fn collect(host: &Host) -> Result<Vec<Arc<Running>>, ServiceError> {
                 refused: Mutex::new(None),
                 addresses: v.addresses.iter().map(|(_, cidr)| cidr.addr).collect(),
                 learns_addresses: !v.slaac.is_empty(),
+                moved_to: Mutex::default(),
+                target: Mutex::default(),
             };
             if let ServiceKind::Http { root, upload, upload_bytes_max } = &config.kind {
                 let site = http::Site::open(root, upload.as_deref(), *upload_bytes_max);

@@ -55,6 +55,8 @@ impl Proxy {
                 stream.set_nodelay(true)?;
                 Kernel::Tcp(stream)
             }
+            // Until its name is resolved there is nowhere to go.
+            ProxyTarget::Named(..) => return Err(io::ErrorKind::AddrNotAvailable.into()),
             ProxyTarget::Unix(path) => Kernel::Unix(KernelUnix::connect(path)?),
         };
         Ok(Proxy {

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use weft_stack::socket::SocketKind;
 
 use super::{BIND_RETRY, KEEPALIVE, Running, datagram};
-use crate::Host;
 use crate::app::{
     Cx, Instant, Service, ServiceHandle, SocketId, TcpError, TcpOption, TcpRecvError, TcpSendError,
     UdpRecvError,
@@ -73,11 +72,10 @@ enum Fate {
 impl Small {
     /// Runs the service on all workers of its host. An address that is not there yet is tried again
     /// later.
-    pub(super) fn run(host: &Host, service: &Arc<Running>) -> io::Result<ServiceHandle> {
+    pub(super) fn run(service: &Arc<Running>, listen: SocketAddr) -> io::Result<ServiceHandle> {
         let vserver = &service.vserver;
-        let listen = service.config.listen;
         let of_datagrams = vserver.worker_of_port(listen.port());
-        let handle = host.run_service(vserver, |worker| {
+        let handle = ServiceHandle::run(vserver, |worker| {
             let mut unbound = vec![(listen, false)];
             if datagram::speaks_udp(&service.config.kind) && worker == of_datagrams {
                 let addresses = service.addresses.iter().copied();

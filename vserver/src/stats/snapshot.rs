@@ -93,6 +93,38 @@ pub struct VserverSnapshot {
     /// Built-in services; filled in by who runs them, [`crate::service::Services::fill`].
     #[serde(default)]
     pub services: Vec<ServiceSnapshot>,
+    /// Names that stand for addresses in the configuration.
+    #[serde(default)]
+    pub names: Vec<NameSnapshot>,
+    /// Names that it keeps in DNS; filled in by who runs them, [`crate::register::Registrar::fill`].
+    #[serde(default)]
+    pub records: Vec<RecordSnapshot>,
+}
+
+/// One record in DNS.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecordSnapshot {
+    /// `files.example.net A 192.0.2.1`.
+    pub record: String,
+    /// The server has confirmed it.
+    pub registered: bool,
+    /// Why it has not.
+    pub error: Option<String>,
+}
+
+/// One name in the configuration, and what it stands for now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NameSnapshot {
+    /// The name.
+    pub name: String,
+    /// `gateway`, `address`, `target`.
+    pub used_for: String,
+    /// Addresses last heard of.
+    pub addresses: Vec<String>,
+    /// Why the last attempt failed; `None`: it did not.
+    pub error: Option<String>,
+    /// How often the addresses changed, the first ones included.
+    pub changes: u64,
 }
 
 /// One built-in service.

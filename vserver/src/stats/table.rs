@@ -240,6 +240,24 @@ pub fn details(v: &VserverSnapshot, zeros: bool, bold: bool) -> String {
     if !drops.rows.is_empty() {
         let _ = write!(out, "\n{}", drops.render(bold));
     }
+    for n in &v.names {
+        let addresses =
+            if n.addresses.is_empty() { "no address yet" } else { &n.addresses.join(", ") };
+        let _ = write!(
+            out,
+            "\nname {} ({}): {addresses}, changed {} times",
+            n.name, n.used_for, n.changes
+        );
+        let _ = match &n.error {
+            Some(error) => writeln!(out, "; {error}"),
+            None => writeln!(out),
+        };
+    }
+    for r in &v.records {
+        let error = r.error.as_ref().map(|e| format!("; {e}")).unwrap_or_default();
+        let state = if r.registered { "registered" } else { "not registered" };
+        let _ = writeln!(out, "\nrecord {}: {state}{error}", r.record);
+    }
     for s in &v.services {
         let state = if s.listening { "listening" } else { "waiting for its address" };
         let _ = writeln!(
@@ -252,6 +270,22 @@ pub fn details(v: &VserverSnapshot, zeros: bool, bold: bool) -> String {
         }
     }
     out
+}
+
+/// What vservers keep in DNS.
+pub fn records(vservers: &[&VserverSnapshot]) -> Table {
+    let mut t = Table::new(&[("VSERVER", Left), ("RECORD", Left), ("STATE", Left)]);
+    for v in vservers {
+        for r in &v.records {
+            let state = match (&r.error, r.registered) {
+                (_, true) => String::from("registered"),
+                (Some(error), _) => format!("failed: {error}"),
+                (None, _) => String::from("under way"),
+            };
+            t.row(vec![v.name.clone(), r.record.clone(), state]);
+        }
+    }
+    t
 }
 
 /// Losses by reason, the most frequent first, with what they mean and what to do.

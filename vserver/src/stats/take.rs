@@ -196,6 +196,7 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     share.for_each(|name, n| {
         counters.insert(name.to_owned(), n);
     });
+    counters.extend(shared.resolvers.counters(index as u32));
     let mut routes: Vec<_> = routes.iter().map(|r| route_text(r, alias(r.alias))).collect();
     routes.sort();
     VserverSnapshot {
@@ -214,6 +215,8 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
         counters,
         drops: by_reason(&mib.drops),
         services: Vec::new(),
+        names: shared.named_routes.snapshot(index as u32),
+        records: Vec::new(),
     }
 }
 

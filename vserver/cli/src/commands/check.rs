@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use weft_vserver::config::{
-    self, Driver, HostConfig, LoadError, Nic, Privilege, RunAs, Service, ServiceKind,
+    self, HostConfig, LoadError, Nic, Privilege, ProxyTarget, RunAs, Service, ServiceKind,
 };
 
 use crate::Error;
@@ -34,14 +34,23 @@ pub fn run(args: &Args) -> Result<(), Error> {
 
 /// Loads a file; everything that is wrong with it is one [`Error::Config`].
 pub fn load(file: &Path) -> Result<HostConfig, Error> {
-    config::load(file).map_err(|e| match e {
+    config::load(file).map_err(error)
+}
+
+/// As [`load`], for a file that another machine is to run.
+pub fn load_elsewhere(file: &Path) -> Result<HostConfig, Error> {
+    config::load_elsewhere(file).map_err(error)
+}
+
+fn error(e: LoadError) -> Error {
+    match e {
         LoadError::Read { .. } => Error::Config(e.to_string()),
         LoadError::Invalid(errors) => {
             let n = errors.list.len();
             let noun = if n == 1 { "error" } else { "errors" };
             Error::Config(format!("{errors}\n{n} {noun}; nothing was applied"))
         }
-    })
+    }
 }
 
 /// What the daemon keeps of its rights, who may do what, and where that is written.
@@ -105,6 +114,7 @@ fn summary(c: &HostConfig) -> String {
     if c.vservers.len() > LISTED_MAX {
         let _ = writeln!(out, "... and {} more vservers", c.vservers.len() - LISTED_MAX);
     }
+    out.push_str(&names(c));
     let _ = writeln!(
         out,
         "ok: {} NIC(s), {} alias(es), {} vserver(s)",
@@ -115,14 +125,40 @@ fn summary(c: &HostConfig) -> String {
     out
 }
 
+/// Where names may not stand, for what they are resolved with must be there first.
+const LITERALS: &str =
+    "addresses, routes' to and src, dns.servers, cluster.leases, cluster.subnet, host.control";
+
+/// The names that stand for addresses, and where none may.
+fn names(c: &HostConfig) -> String {
+    let mut all = Vec::new();
+    for v in &c.vservers {
+        all.extend(v.named_routes.iter().map(|r| format!("{}: gateway {}", v.name, r.via)));
+        for s in &v.services {
+            let port = s.listen.port();
+            all.extend(
+                s.listen_name.iter().map(|n| format!("{}: address {n} of port {port}", v.name)),
+            );
+            if let ServiceKind::Proxy(ProxyTarget::Named(name, to)) = &s.kind {
+                all.push(format!("{}: target {name}:{to} of port {port}", v.name));
+            }
+        }
+    }
+    let mut out = String::new();
+    for line in all.iter().take(LISTED_MAX) {
+        let _ = writeln!(out, "name resolved by vserver {line}");
+    }
+    if all.len() > LISTED_MAX {
+        let _ = writeln!(out, "... and {} more names", all.len() - LISTED_MAX);
+    }
+    if !all.is_empty() {
+        let _ = writeln!(out, "no names, needed before any is resolved: {LITERALS}");
+    }
+    out
+}
+
 fn nic_line(nic: &Nic) -> String {
-    let driver = match nic.driver {
-        Driver::AfXdp => "af-xdp",
-        Driver::Tap => "tap",
-        Driver::Tun => "tun",
-        Driver::Packet => "packet",
-        Driver::Mem => "mem",
-    };
+    let driver = nic.driver.name();
     format!("{driver} on {}, {} queue(s)", nic.device, nic.queues)
 }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use weft_vserver::config::{HostConfig, PollMode};
+use weft_vserver::config::{HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
 use weft_vserver::ping::Pings;
 use weft_vserver::privilege::{self, ProcessRights};
+use weft_vserver::register::Registrar;
+use weft_vserver::resolver::Questions;
 use weft_vserver::service::Services;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
 use weft_vserver::{Devices, Host, HostError};
@@ -49,10 +51,16 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let host = Arc::new(start(config, &gate, &ours)?);
     let services = Services::start(&host).map_err(|e| Error::Failed(e.to_string()))?;
     let services = Arc::new(services);
+    let registrar = Registrar::start(&host);
+    let registrar = registrar.map_err(|e| Error::Failed(format!("registration: {e}")))?;
+    let registrar = Arc::new(registrar);
     let server = socket
-        .serve(Arc::clone(&gate), answers(Arc::clone(&host), Arc::clone(&services)))
+        .serve(
+            Arc::clone(&gate),
+            answers(Arc::clone(&host), Arc::clone(&services), Arc::clone(&registrar)),
+        )
         .map_err(|e| Error::Failed(e.to_string()))?;
-    tell(&introduction(&filled(&host, &services), &path));
+    tell(&introduction(&filled(&host, &services, &registrar), &path));
     log_own(&gate, "start", &ProcessRights::own().ok());
 
     // The iterator ends only when its handle is closed, which nobody does.
@@ -65,6 +73,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
     tell(&format!("{name}: stopping\n"));
     drop(server);
+    registrar.stop();
     services.stop();
     host.stop();
     log_own(&gate, "stop", &name);
@@ -108,9 +117,10 @@ fn tell(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn filled(host: &Host, services: &Services) -> HostSnapshot {
+fn filled(host: &Host, services: &Services, registrar: &Registrar) -> HostSnapshot {
     let mut snapshot = host.snapshot();
     services.fill(&mut snapshot);
+    registrar.fill(&mut snapshot);
     snapshot.rights = ProcessRights::own().ok();
     snapshot
 }
@@ -119,8 +129,10 @@ fn filled(host: &Host, services: &Services) -> HostSnapshot {
 fn answers(
     host: Arc<Host>,
     services: Arc<Services>,
+    registrar: Arc<Registrar>,
 ) -> impl Fn(&Command, &Caller) -> Answer + Send {
     let pings = Pings::new(Arc::clone(&host));
+    let questions = Questions::new(Arc::clone(&host));
     move |command, caller| {
         pings.sweep();
         match command {
@@ -128,7 +140,7 @@ fn answers(
                 weft: String::from(env!("CARGO_PKG_VERSION")),
                 pid: std::process::id(),
             }),
-            Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services))),
+            Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services, &registrar))),
             Command::Runtime { clear } => Answer::Runtime(host.runtime(*clear)),
             Command::Sockets(query) => {
                 host.socket_page(query).map_or_else(Answer::from, Answer::Sockets)
@@ -144,6 +156,14 @@ fn answers(
                     Err(refusal) => refusal,
                 }
             }
+            Command::Resolve { vserver, name } => match questions.ask(vserver, name) {
+                Some(resolved) => Answer::Resolved(resolved),
+                None => {
+                    let text = format!("no vserver '{vserver}'");
+                    Answer::refuse(RefusalKind::NoSuchVserver, text)
+                }
+            },
+            Command::Export { all } => Answer::Export(export(host.config(), *all)),
             Command::Policy { vserver } => policy(&host, vserver, caller),
             Command::Qos { vserver } => host.qos(vserver.as_deref()).map_or_else(
                 || {

@@ -90,21 +90,19 @@ impl Plan {
 /// A vserver with both addresses of host number `n` on an alias, and no service.
 pub fn numbered(name: &str, alias: usize, n: u16) -> Vserver {
     Vserver {
-        name: name.to_owned(),
         addresses: vec![
             (alias, cidr(IpAddr::V4(v4(n)), PREFIX4)),
             (alias, cidr(IpAddr::V6(v6(n)), PREFIX6)),
         ],
-        ..Vserver::default()
+        ..Vserver::new(name)
     }
 }
 
 /// A host with one worker and nothing on it yet.
 pub fn host(control: PathBuf) -> HostConfig {
     HostConfig {
-        control,
         workers: Workers { frame_bytes: 2048, ..Workers::default() },
-        ..HostConfig::default()
+        ..HostConfig::new(control)
     }
 }
 

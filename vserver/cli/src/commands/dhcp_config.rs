@@ -1,0 +1,98 @@
+//! `weft dhcp-config CONFIG`.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use weft_vserver::config::HostConfig;
+use weft_vserver::server_config::{
+    Plan, PlanError, Version, changes, dnsmasq, isc, kea, next_alias, next_instance, worksheet,
+};
+
+use super::check;
+use crate::Error;
+
+/// Options of `weft dhcp-config`.
+#[derive(Debug, clap::Args)]
+#[command(
+    group = clap::ArgGroup::new("what").required(true),
+    after_help = "\
+Needs the file alone: no daemon, no device, no directory that the file names. It takes what stands in
+[cluster], and the vservers' own addresses, which servers must give to nobody else.
+
+  weft dhcp-config weft.toml --worksheet             a table for who administers the servers
+  weft dhcp-config weft.toml --for kea --v6          the file of kea-dhcp6
+  weft dhcp-config weft.toml --next data0 files      the next free instance of an address
+  weft dhcp-config weft.toml --next data             the next free alias
+  weft dhcp-config new.toml --changes-from old.toml  what servers must change, for example after a
+                                                     vserver was renamed"
+)]
+pub struct Args {
+    /// The configuration file (TOML)
+    pub config: PathBuf,
+    /// Print the configuration of this server
+    #[arg(long = "for", value_name = "SERVER", group = "what")]
+    pub server: Option<Server>,
+    /// For DHCPv6
+    #[arg(long, requires = "server")]
+    pub v6: bool,
+    /// Print the work sheet
+    #[arg(long, group = "what")]
+    pub worksheet: bool,
+    /// Print the next free instance of a vserver's addresses on an alias (data0 files), or the next
+    /// free alias of a class (data)
+    #[arg(long, num_args = 1..=2, value_names = ["ALIAS", "VSERVER"], group = "what")]
+    pub next: Vec<String>,
+    /// Print what servers must change that were configured for this file
+    #[arg(long, value_name = "OLD", group = "what")]
+    pub changes_from: Option<PathBuf>,
+}
+
+/// Servers whose configuration can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Server {
+    /// ISC DHCP (dhcpd.conf)
+    Isc,
+    /// Kea (kea-dhcp4.conf, kea-dhcp6.conf)
+    Kea,
+    /// dnsmasq (dnsmasq.conf)
+    Dnsmasq,
+}
+
+/// Prints what was asked for.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let config = check::load_elsewhere(&args.config)?;
+    let text = text(args, &config)?;
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn text(args: &Args, config: &HostConfig) -> Result<String, Error> {
+    let wrong = |e: PlanError| Error::Config(format!("{}: {e}", args.config.display()));
+    match &args.next[..] {
+        [alias, vserver] => {
+            return Ok(format!("{}\n", next_instance(config, alias, vserver).map_err(wrong)?));
+        }
+        [class] => return Ok(format!("{}\n", next_alias(config, class).map_err(wrong)?)),
+        _ => {}
+    }
+    let plan = Plan::of(config).map_err(wrong)?;
+    let version = if args.v6 { Version::V6 } else { Version::V4 };
+    if let Some(file) = &args.changes_from {
+        let old = check::load_elsewhere(file)?;
+        let old = Plan::of(&old);
+        let old = old.map_err(|e| Error::Config(format!("{}: {e}", file.display())))?;
+        let mut out = String::new();
+        for edit in changes(&old, &plan) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{edit}");
+        }
+        return Ok(if out.is_empty() { String::from("nothing to change\n") } else { out });
+    }
+    Ok(match args.server {
+        Some(Server::Isc) => isc(&plan, version),
+        Some(Server::Kea) => kea(&plan, version),
+        Some(Server::Dnsmasq) => dnsmasq(&plan, version),
+        None => worksheet(&plan),
+    })
+}
