@@ -192,6 +192,25 @@ fn every_vserver_of_a_count_inherits() {
 }
 
 #[test]
+fn rates_are_merged_by_key_and_classes_by_name() {
+    let c = config(
+        "[group.base]\nqos.send = { limit = \"1Gbit/s\", weight = 3 }\n\
+         qos.class = [{ name = \"bulk\", dscp = [\"cs1\"] }, { name = \"web\", dscp = [\"ef\"] }]\n\
+         [vserver.a]\ngroup = \"base\"\naddresses = [\"data0 10.0.0.1/24\"]\n\
+         qos.send.limit = \"10Mbit/s\"\nqos.class = [{ name = \"web\", dscp = [\"af41\"] }]\n",
+    );
+    let qos = &c.vservers[0].qos;
+    assert_eq!((qos.rates.send.limit, qos.rates.send.weight), (Some(10_000_000), 3));
+    let names: Vec<_> = qos.classes.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["web", "bulk"]);
+    assert_eq!(qos.classes[0].matches.dscp, [34]);
+    assert!(find(&c, 0, "qos.send.limit").unwrap().origin.to_string().starts_with("vserver"));
+    assert!(find(&c, 0, "qos.send.weight").unwrap().origin.to_string().starts_with("group base"));
+    let classes: Vec<_> = c.vservers[0].settings.iter().filter(|s| s.key == "qos.class").collect();
+    assert_eq!(classes.len(), 2);
+}
+
+#[test]
 fn where_a_value_comes_from_is_no_difference() {
     let moved = format!("# a comment\n{FAMILY}");
     assert_eq!(config(FAMILY).vservers[0].settings, config(&moved).vservers[0].settings);
