@@ -578,6 +578,9 @@ fn write_limits(w: &mut Writer, vserver: &str, limits: &Limits) {
         out_queue,
         icmp_errors_per_second,
         service_timers,
+        input_frames,
+        round_us,
+        weight,
     );
 }
 
