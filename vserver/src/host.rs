@@ -16,6 +16,7 @@ use crate::app::{Service, ServiceHandle};
 use crate::arrival::VserverId;
 use crate::config::qos::{Both, Qos, QosGroup};
 use crate::config::{HostConfig, PollMode};
+use crate::dhcp::{Dhcp, DhcpError, DhcpFacts, DhcpReport, DhcpWish};
 use crate::interface::TreeError;
 use crate::net::{AnyListener, AnyOptions, AnyUdpSocket};
 use crate::privilege::PrivilegeError;
@@ -103,6 +104,7 @@ pub struct Host {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     peers: Mutex<HashMap<String, AnyPeers>>,
+    dhcp: Dhcp,
 }
 
 struct AnyPeers(Vec<AnyDevice>);
@@ -302,6 +304,36 @@ impl Host {
         }
     }
 
+    /// What the DHCP clients do.
+    pub fn dhcp(&self) -> DhcpReport {
+        self.dhcp.report()
+    }
+
+    /// Name servers, search domains and time servers that a vserver's leases name.
+    pub fn dhcp_facts(&self, vserver: &str) -> DhcpFacts {
+        self.dhcp.facts(vserver)
+    }
+
+    /// Renews or releases what a vserver has from DHCP on an alias: all of it, or one instance.
+    /// Returns how many clients that concerns; the outcome is in [`Host::dhcp`] later.
+    pub fn dhcp_wish(
+        &self,
+        vserver: &str,
+        alias: &str,
+        instance: Option<u32>,
+        wish: DhcpWish,
+    ) -> Result<usize, DhcpError> {
+        self.dhcp.wish(vserver, alias, instance, wish)
+    }
+
+    /// Makes the DHCP clients those of a configuration: new ones start, ones that are gone give
+    /// their addresses back, others are left alone.
+    pub(crate) fn update_dhcp(&self, config: &HostConfig) -> Result<(), HostError> {
+        let index = |name: &str| self.shared.names.get(name).copied();
+        let os = |source| HostError::Os { operation: "start the DHCP clients' thread", source };
+        self.dhcp.update(config, index).map_err(os)
+    }
+
     /// What every link, group, vserver, class and client may use and uses; with `vserver` only that
     /// one's. `None`: there is no such vserver.
     pub fn qos(&self, vserver: Option<&str>) -> Option<QosSnapshot> {
@@ -344,6 +376,8 @@ impl Host {
     pub fn stop(&self) {
         self.shared.named_routes.clear();
         self.shared.resolvers.stop();
+        // Before the workers, which carry out what it wants.
+        self.dhcp.stop();
         for worker in &self.shared.workers {
             worker.stop();
         }

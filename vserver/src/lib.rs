@@ -45,6 +45,7 @@ mod arrival;
 pub mod config;
 pub mod control;
 mod demux;
+pub mod dhcp;
 mod facts;
 mod host;
 pub mod interface;

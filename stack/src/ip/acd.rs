@@ -23,7 +23,7 @@ pub(super) fn address_added(
     let acd = entry.acd(addr.into());
     if entry.mac().is_none() || acd != Acd::On {
         if acd == Acd::Defend {
-            link.ask_for_rival(ctx, entry, addr);
+            Link::ask_for_rival(ctx, entry, addr);
         }
         return ready(ctx, link, ip, alias, addr);
     }

@@ -78,7 +78,7 @@ impl Link {
     }
 
     /// Sends one probe for an address that is in use already: who has it answers.
-    pub(crate) fn ask_for_rival(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, addr: Ipv4Addr) {
+    pub(crate) fn ask_for_rival(ctx: &mut Ctx<'_>, alias: &Alias, addr: Ipv4Addr) {
         if ctx.shard.is_home() && alias.config.up {
             arp::send_request(ctx, alias, Ipv4Addr::UNSPECIFIED, addr, BROADCAST);
         }

@@ -54,6 +54,8 @@ pub enum Command {
     Register(commands::register::Args),
     /// Send echo requests from a vserver
     Ping(commands::ping::Args),
+    /// Show the addresses asked of DHCP servers; renew or release them
+    Dhcp(commands::dhcp::Args),
     /// Print the configuration of DHCP servers, the work sheet, the next free number
     DhcpConfig(commands::dhcp_config::Args),
     /// Build hosts from network namespaces and run weft between them
@@ -140,6 +142,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Ping(args) => commands::ping::run(control, &args),
         Command::Qos(args) => commands::qos::run(control, &args),
         Command::Runtime(args) => commands::runtime::run(control, &args),
+        Command::Dhcp(args) => commands::dhcp::run(control, &args),
         Command::DhcpConfig(args) => commands::dhcp_config::run(&args),
         Command::Resolve(args) => commands::resolve::run(control, &args),
         Command::Register(args) => commands::register::run(control, &args),

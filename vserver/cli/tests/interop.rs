@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "interop/dhcp.rs"]
+mod dhcp;
 #[path = "interop/dns.rs"]
 mod dns;
 #[path = "interop/names.rs"]

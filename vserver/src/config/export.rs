@@ -12,9 +12,9 @@ use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, Offers, SynCookie
 
 use super::qos::{Both, Class, Match, Qos, QosGroup, Rates};
 use super::{
-    Alias, Cluster, Dns, Driver, Gather, Group, HostConfig, Hugepages, Identity, Lease, NamedRoute,
-    Nic, PacketReceive, Privilege, ProxyTarget, Register, RegisteredName, Rights, Role, RouteSpec,
-    RunAs, Service, ServiceKind, Subnet, Vserver, Workers, XdpMode,
+    Alias, Cluster, DhcpClient, Dns, Driver, Gather, Group, HostConfig, Hugepages, Identity, Lease,
+    NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register, RegisteredName, Rights, Role,
+    RouteSpec, RunAs, Service, ServiceKind, Subnet, Vserver, Workers, XdpMode,
 };
 
 /// Longer lists stand on several lines.
@@ -25,6 +25,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     let config = &expanded(config);
     let HostConfig {
         control,
+        state_dir,
         privilege,
         cluster,
         workers,
@@ -38,6 +39,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     let mut w = Writer { out: String::new(), all };
     w.table("[host]");
     w.value("control", path(control));
+    w.unless("state_dir", &path(state_dir), &quoted(super::STATE_DIR_DEFAULT));
     write_privilege(&mut w, privilege);
     if let Some(cluster) = cluster {
         write_cluster(&mut w, cluster);
@@ -332,6 +334,8 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         identity,
         addresses,
         slaac,
+        dhcp,
+        acd,
         routes,
         named_routes,
         forwarding,
@@ -358,11 +362,13 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     }
     let addresses: Vec<String> =
         addresses.iter().map(|(a, c)| quoted(&format!("{} {c}", alias(a)))).collect();
-    if addresses.is_empty() && slaac.is_empty() {
+    if addresses.is_empty() && slaac.is_empty() && dhcp.is_empty() {
         w.value("addresses", "[]");
     }
     w.list("addresses", &addresses);
     w.list("slaac", &slaac.iter().map(|a| quoted(alias(a))).collect::<Vec<_>>());
+    w.list("dhcp", &dhcp.iter().map(|c| dhcp_client(c, alias(&c.alias))).collect::<Vec<_>>());
+    w.word("acd", acd, &weft_stack::ip::address::Acd::default(), |a| super::dhcp::acd_name(*a));
     w.unless("forwarding", forwarding, &false);
     let literal = routes.iter().map(|r| route(r, alias(&r.alias)));
     let named = named_routes.iter().map(|r| named_route(r, alias(&r.alias)));
@@ -375,6 +381,33 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     for s in services {
         write_service(w, spelled, s);
     }
+}
+
+fn dhcp_client(c: &DhcpClient, alias: &str) -> String {
+    let default = DhcpClient { instance: c.instance, ..DhcpClient::new(c.alias, c.family) };
+    if *c == default {
+        return quoted(&format!("{alias} {} {}", c.family.name(), c.instance));
+    }
+    let DhcpClient {
+        alias: _,
+        family,
+        instance,
+        acd,
+        cache,
+        cached_after_s,
+        servers,
+        vendor_only,
+        rapid_commit,
+        routes,
+    } = c;
+    let mut keys = vec![format!("alias = {}", quoted(alias))];
+    keys.push(format!("family = {}, instance = {instance}", quoted(family.name())));
+    keys.push(format!("acd = {}", quoted(super::dhcp::acd_name(*acd))));
+    keys.push(format!("cache = {}, cached_after_s = {cached_after_s}", quoted(cache.name())));
+    keys.push(format!("servers = {}", array(&texts(servers))));
+    keys.push(format!("vendor_only = {vendor_only}, rapid_commit = {rapid_commit}"));
+    keys.push(format!("routes = {routes}"));
+    format!("{{ {} }}", keys.join(", "))
 }
 
 fn route(r: &RouteSpec, alias: &str) -> String {
@@ -843,6 +876,9 @@ port = 19
 [vserver.box]
 identity = "node"
 addresses = []
+[vserver.leased]
+acd = "on"
+dhcp = ["data0", "data0 v6 3", { alias = "san0", acd = "off", cache = "always", cached_after_s = 1, servers = ["10.0.0.1"], vendor_only = true, routes = false }]
 [vserver.sql]
 identity = "kind MySQLMgmtNode"
 slaac = ["data0"]

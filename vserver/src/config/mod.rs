@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 mod cluster;
+mod dhcp;
 mod diagnostic;
 pub(crate) mod dns;
 mod export;
@@ -24,6 +25,7 @@ mod vserver;
 mod tests;
 
 pub use cluster::{Cluster, Lease, Place, Subnet};
+pub use dhcp::{CacheUse, DhcpClient, DhcpFamily};
 pub use diagnostic::{Diagnostic, Errors};
 pub use dns::Dns;
 pub use export::export;
@@ -39,6 +41,8 @@ use weft_stack::ip::address::Cidr;
 pub struct HostConfig {
     /// Where the control socket listens.
     pub control: PathBuf,
+    /// Where the daemon keeps what it must find after a restart: leases.
+    pub state_dir: PathBuf,
     /// Who may do what, the daemon included.
     pub privilege: Privilege,
     /// Names of the cluster and of this node, and what DHCP servers are to give.
@@ -134,7 +138,7 @@ pub enum Rights {
 impl HostConfig {
     /// A host with one worker and nothing on it yet, whose control socket is at `control`.
     pub fn new(control: PathBuf) -> HostConfig {
-        HostConfig { control, ..HostConfig::default() }
+        HostConfig { control, state_dir: PathBuf::from(STATE_DIR_DEFAULT), ..HostConfig::default() }
     }
 }
 
@@ -174,6 +178,9 @@ impl Default for Workers {
 
 /// Where the control socket listens unless the file says otherwise.
 pub const CONTROL_DEFAULT: &str = "/run/weft/weft.sock";
+
+/// Where the daemon keeps what it must find after a restart, unless the file says otherwise.
+pub const STATE_DIR_DEFAULT: &str = "/var/lib/weft";
 
 /// What carries a NIC's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,6 +312,10 @@ pub struct Vserver {
     pub addresses: Vec<(usize, Cidr)>,
     /// Aliases (indices) where addresses come from router advertisements too.
     pub slaac: Vec<usize>,
+    /// Addresses that DHCP servers give.
+    pub dhcp: Vec<DhcpClient>,
+    /// Conflicts over its configured IPv4 addresses.
+    pub acd: weft_stack::ip::address::Acd,
     /// Routes besides those to its own networks.
     pub routes: Vec<RouteSpec>,
     /// Routes whose gateway is a name; followed while the host runs.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+use super::STATE_DIR_DEFAULT;
 use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
@@ -94,7 +95,7 @@ fn parse_with(mut report: Report, text: &str, file: &Path) -> Result<HostConfig,
 
 pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path) -> HostConfig {
     let host = root.table_or_empty(report, "host");
-    let (control, mut privilege) = read_host(report, host, base);
+    let (control, state_dir, mut privilege) = read_host(report, host, base);
     let cluster = root.table(report, "cluster").and_then(|s| cluster::read_cluster(report, s));
     let workers = root.table(report, "workers").map(|s| read_workers(report, s));
     let workers = workers.unwrap_or_default();
@@ -107,8 +108,13 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let mut groups =
         root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
     let section = root.table_or_empty(report, "vserver");
-    let (vservers, spans, named_roles) =
-        vserver::read_vservers(report, section, &mut groups, (&nics, &aliases, &qos_groups), base);
+    let (vservers, spans, named_roles) = vserver::read_vservers(
+        report,
+        section,
+        &mut groups,
+        (&nics, &aliases, &qos_groups, cluster.as_ref()),
+        base,
+    );
     let groups = groups.into_groups();
     let subjects = privilege::Subjects { groups: &groups, vservers: &vservers };
     let roles = root.table(report, "role").map(|s| privilege::read_roles(report, s, &subjects));
@@ -117,6 +123,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     root.finish(report);
     let config = HostConfig {
         control,
+        state_dir,
         privilege,
         cluster,
         workers,
@@ -131,12 +138,14 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     config
 }
 
-fn read_host(report: &mut Report, mut s: Section, base: &Path) -> (PathBuf, Privilege) {
+fn read_host(report: &mut Report, mut s: Section, base: &Path) -> (PathBuf, PathBuf, Privilege) {
     let control =
         s.string(report, "control").and_then(|v| socket_path(report, "control", &v, base));
+    let state_dir = s.string(report, "state_dir").map(|v| base.join(v.value));
     let privilege = privilege::read_privilege(report, &mut s, base);
     s.finish(report);
-    (control.unwrap_or_else(|| PathBuf::from(CONTROL_DEFAULT)), privilege)
+    let or = |path: Option<PathBuf>, default: &str| path.unwrap_or_else(|| PathBuf::from(default));
+    (or(control, CONTROL_DEFAULT), or(state_dir, STATE_DIR_DEFAULT), privilege)
 }
 
 /// A path that a unix socket can have.

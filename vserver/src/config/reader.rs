@@ -38,6 +38,13 @@ pub(super) struct Section<'a, 'i> {
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
+/// An item of a list that may be written short or in full.
+#[derive(Debug)]
+pub(super) enum Item<'a, 'i> {
+    Text(At<&'a str>),
+    Table(Section<'a, 'i>),
+}
+
 impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn new(name: String, span: Range<usize>, table: &'a DeTable<'i>) -> Self {
         Section { name, span, layers: Layers::own(table), known: Vec::new() }
@@ -207,6 +214,30 @@ impl<'a, 'i> Section<'a, 'i> {
                 self.layers.note(report, key, layer, v);
                 let item = Layers::item(layer, t);
                 found.push(Section::layered(name.clone(), v.span(), item));
+            }
+        }
+        found
+    }
+
+    /// A list of strings and tables, the nearest one.
+    pub(super) fn items(&mut self, report: &mut Report, key: &'static str) -> Vec<Item<'a, 'i>> {
+        self.known.push(key);
+        let name = name_of(&self.name, key);
+        let Some((layer, _, v)) = self.layers.nearest(key) else { return Vec::new() };
+        self.layers.note(report, key, layer, v);
+        let DeValue::Array(list) = v.get_ref() else {
+            wrong_type(report, key, v, "a list in brackets");
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for v in list {
+            match v.get_ref() {
+                DeValue::String(s) => found.push(Item::Text(At::new(s.as_ref(), v.span()))),
+                DeValue::Table(t) => {
+                    let item = Layers::item(layer, t);
+                    found.push(Item::Table(Section::layered(name.clone(), v.span(), item)));
+                }
+                _ => wrong_type(report, key, v, "a string in quotes or a table in braces"),
             }
         }
         found

@@ -235,6 +235,25 @@ fn the_table_of_a_cluster_is_read_and_names_what_vservers_ask_for() {
 }
 
 #[test]
+fn addresses_of_servers_are_asked_for_short_and_in_full() {
+    let text = format!(
+        "{GOOD}[cluster]\nid = \"00:07:34:04:12:0E\"\n[vserver.v]\nacd = \"off\"\n\
+         dhcp = [\"data0\", \"data0 v6\", \"data0\", {{ alias = \"Data0\", instance = 7, acd = \"off\", \
+         cache = \"always\", cached_after_s = 0, servers = [\"10.0.0.1\"], vendor_only = true, \
+         rapid_commit = true, routes = false }}, \"data0 9 v4\"]\n"
+    );
+    let c = parse(&text, Path::new("weft.toml")).map_err(|e| e.to_string()).unwrap();
+    let v = &c.vservers[0];
+    let all: Vec<_> = v.dhcp.iter().map(|d| (d.family.name(), d.instance)).collect();
+    assert_eq!(all, [("v4", 0), ("v6", 0), ("v4", 1), ("v4", 7), ("v4", 9)]);
+    assert_eq!(v.dhcp[0], DhcpClient::new(0, DhcpFamily::V4));
+    let full = &v.dhcp[3];
+    assert_eq!((full.cache, full.cached_after_s, full.servers.len()), (CacheUse::Always, 0, 1));
+    assert!(full.vendor_only && full.rapid_commit && !full.routes);
+    assert_eq!((full.acd, v.acd), (v.acd, weft_stack::ip::address::Acd::Off));
+}
+
+#[test]
 fn a_file_that_is_not_utf8_is_reported_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weft.toml");
@@ -273,7 +292,7 @@ fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)> {
 fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
     let text = "[host]\n[cluster]\nvendor_options = [{}]\nsubnet = [{}]\n[workers]\n[group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[alias.data0]\n[qos.g]\n\
-                [vserver.v]\nroutes = [{}]\ndns = {}\nregister = {}\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
+                [vserver.v]\nroutes = [{}]\ndns = {}\nregister = {}\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
@@ -294,6 +313,7 @@ fn the_manual_has_every_key() {
         ("role.r", "[role.*]"),
         ("vserver.v.routes", "routes = [{ ... }]"),
         ("vserver.v.dns", "dns = { ... }"),
+        ("vserver.v.dhcp", "dhcp = [{ ... }]"),
         ("vserver.v.register", "register = { ... }"),
         ("vserver.v.limits", "[vserver.*.limits]"),
         ("vserver.v.tcp", "[vserver.*.tcp]"),

@@ -15,7 +15,7 @@ use super::interface::suggest;
 use super::qos::QosGroup;
 use super::reader::{At, Section};
 use super::register::read_register;
-use super::{Alias, Driver, Identity, Nic, Vserver, dns, qos, route, service};
+use super::{Alias, Cluster, Driver, Identity, Nic, Vserver, dhcp, dns, qos, route, service};
 use crate::naming::is_holder;
 
 /// The most vservers of one host.
@@ -26,6 +26,7 @@ pub(super) struct Interfaces<'a> {
     nics: &'a [At<Nic>],
     aliases: &'a [At<Alias>],
     qos_groups: &'a [QosGroup],
+    cluster: Option<&'a Cluster>,
 }
 
 /// Which vserver has an address of a link, to find it twice.
@@ -35,10 +36,10 @@ pub(super) fn read_vservers<'a, 'i>(
     report: &mut Report,
     mut section: Section<'a, 'i>,
     groups: &mut Groups<'a, 'i>,
-    (nics, aliases, qos_groups): (&[At<Nic>], &[At<Alias>], &[QosGroup]),
+    (nics, aliases, qos_groups, cluster): (&[At<Nic>], &[At<Alias>], &[QosGroup], Option<&Cluster>),
     base: &Path,
 ) -> (Vec<Vserver>, Vec<Vec<Range<usize>>>, Vec<At<String>>) {
-    let interfaces = Interfaces { nics, aliases, qos_groups };
+    let interfaces = Interfaces { nics, aliases, qos_groups, cluster };
     let mut roles = Vec::new();
     for (s, cut) in groups.take_sections() {
         roles.extend(read_vserver(report, s, Kind::Group, &cut, &interfaces, base).roles);
@@ -192,13 +193,16 @@ fn read_vserver(
             None => {}
         }
     }
-    let written = s.span_of_key("addresses").is_some() || s.span_of_key("slaac").is_some();
+    let identity = read_identity(report, &mut s);
+    let dhcp = dhcp::read_dhcp(report, &mut s, interfaces, &identity);
+    let acd = s.choice(report, "acd", &dhcp::ACD).map(|v| v.value).unwrap_or_default();
+    s.default(report, "acd", &dhcp::acd_name(weft_stack::ip::address::Acd::default()));
+    let written = ["addresses", "slaac", "dhcp"].iter().any(|key| s.span_of_key(key).is_some());
     if !written && kind != Kind::Group {
         s.missing(report, "addresses", &format!("[\"{} 192.0.2.1/24\"]", interfaces.example()));
     }
     let forwarding = s.boolean(report, "forwarding").is_some_and(|v| v.value);
     s.default(report, "forwarding", &false);
-    let identity = read_identity(report, &mut s);
     let part = s.table_or_empty(report, "dns");
     let dns = dns::read_dns(report, part);
     let register = s.table(report, "register").and_then(|s| read_register(report, s, base));
@@ -223,6 +227,8 @@ fn read_vserver(
         identity,
         addresses,
         slaac,
+        dhcp,
+        acd,
         routes: routes.literal,
         named_routes: routes.named,
         forwarding,
@@ -299,6 +305,10 @@ impl Own<'_> {
 }
 
 impl Interfaces<'_> {
+    pub(super) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster
+    }
+
     pub(super) fn example(&self) -> &str {
         self.aliases.first().map_or("data0", |a| a.value.name.as_str())
     }

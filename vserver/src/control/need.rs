@@ -82,6 +82,8 @@ fn is_network(old: &Vserver, new: &Vserver) -> bool {
     let rest = Vserver {
         addresses: old.addresses.clone(),
         slaac: old.slaac.clone(),
+        dhcp: old.dhcp.clone(),
+        acd: old.acd,
         routes: old.routes.clone(),
         tcp: old.tcp.clone(),
         ..new.clone()
@@ -95,7 +97,8 @@ fn on_management(c: &HostConfig, v: &Vserver) -> String {
     let addresses: Vec<_> = v.addresses.iter().filter(|(a, _)| is(a)).collect();
     let slaac: Vec<_> = v.slaac.iter().filter(|a| is(a)).collect();
     let routes: Vec<_> = v.routes.iter().filter(|r| is(&r.alias)).collect();
-    format!("{addresses:?} {slaac:?} {routes:?}")
+    let dhcp: Vec<_> = v.dhcp.iter().filter(|c| is(&c.alias)).collect();
+    format!("{addresses:?} {slaac:?} {routes:?} {dhcp:?}")
 }
 
 impl Need {
@@ -122,6 +125,7 @@ impl Command {
             | Command::SocketSummary(_)
             | Command::Policy { .. }
             | Command::Qos { .. }
+            | Command::Dhcp
             | Command::Export { .. }
             | Command::Audit(_) => Need::VIEW,
             Command::Runtime { clear: true } | Command::SetPoll { .. } => Need::CLUSTER,
@@ -129,6 +133,10 @@ impl Command {
             Command::Resolve { vserver, .. } => {
                 Need { scope: Scope::Vservers(vec![vserver.clone()]), change: false }
             }
+            Command::DhcpWish { alias, .. } if alias.to_ascii_lowercase().starts_with("mgmt") => {
+                Need::CLUSTER
+            }
+            Command::DhcpWish { vserver, .. } => Need::vserver(&vserver.to_ascii_lowercase()),
             // It changes nothing, but packets leave under the vserver's name. Which vserver a later
             // step is about, the session knows.
             Command::Echo(step) => {

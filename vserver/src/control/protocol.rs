@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::{AuditPage, AuditQuery};
 use crate::config::Policy;
 use crate::config::PollMode;
+use crate::dhcp::{DhcpReport, DhcpWish};
 use crate::ping::{PingAnswers, PingError, PingStep};
 use crate::qos::QosSnapshot;
 use crate::resolver::Resolved;
@@ -60,6 +61,20 @@ pub enum Command {
         #[serde(default)]
         all: bool,
     },
+    /// What the DHCP clients do.
+    Dhcp,
+    /// Renew or release leases.
+    DhcpWish {
+        /// Of this vserver.
+        vserver: String,
+        /// On this alias.
+        alias: String,
+        /// This one only; left out: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<u32>,
+        /// What to do.
+        wish: DhcpWish,
+    },
     /// Change how workers wait for frames.
     SetPoll {
         /// From now on.
@@ -99,6 +114,13 @@ pub enum Answer {
     Qos(QosSnapshot),
     /// To [`Command::Audit`].
     Audit(AuditPage),
+    /// To [`Command::Dhcp`].
+    Dhcp(DhcpReport),
+    /// To [`Command::DhcpWish`].
+    DhcpWish {
+        /// How many clients it concerns.
+        clients: usize,
+    },
     /// To [`Command::SetPoll`].
     Poll(PollMode),
     /// To [`Command::Resolve`].

@@ -27,6 +27,8 @@ fn answer(command: &Command, _: &Caller) -> Answer {
         Command::SetPoll { mode, .. } => Answer::Poll(*mode),
         Command::Resolve { .. } => Answer::Resolved(crate::resolver::Resolved::default()),
         Command::Export { .. } => Answer::Export(String::new()),
+        Command::Dhcp => Answer::Dhcp(crate::dhcp::DhcpReport::default()),
+        Command::DhcpWish { .. } => Answer::DhcpWish { clients: 0 },
         Command::Sockets(query) | Command::SocketSummary(query) => {
             QueryError::NoSuchVserver(query.vserver.clone().unwrap_or_default()).into()
         }

@@ -13,7 +13,7 @@ use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
 use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
-use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
+use weft_stack::ip::address::{AddressTerms, AliasConfig, AliasId, AliasMedium};
 use weft_stack::ip::route::Route;
 use weft_stack::shard::{Shard, SharedCounts};
 use weft_stack::stack::{Change, ChangeError, StackConfig};
@@ -23,6 +23,7 @@ use super::any::AnyTables;
 use super::{AnyPeers, Devices, Host, HostError, Shared};
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
+use crate::dhcp::Dhcp;
 use crate::interface::Tree;
 use crate::privilege::PrivilegeError;
 use crate::qos::Plan;
@@ -119,7 +120,11 @@ pub(super) fn start(
     }
     let captures = opening.captures.into_iter().collect();
     let (shared, threads) = run((config, any), cores, clock, links, (captures, plan))?;
-    Ok(Host { shared, threads: Mutex::new(threads), peers: Mutex::new(opening.peers) })
+    let dhcp = Dhcp::new(Arc::clone(&shared));
+    let (threads, peers) = (Mutex::new(threads), Mutex::new(opening.peers));
+    let host = Host { shared, threads, peers, dhcp };
+    host.update_dhcp(&host.shared.config)?;
+    Ok(host)
 }
 
 /// One per worker, with its share of every NIC's queues.
@@ -294,7 +299,9 @@ fn add_vserver(
 fn used_aliases(v: &Vserver) -> Vec<usize> {
     let addresses = v.addresses.iter().map(|a| a.0);
     let routes = v.routes.iter().map(|r| r.alias);
-    let mut used: Vec<_> = addresses.chain(v.slaac.iter().copied()).chain(routes).collect();
+    let leased = v.dhcp.iter().map(|c| c.alias);
+    let all = addresses.chain(v.slaac.iter().copied()).chain(routes).chain(leased);
+    let mut used: Vec<_> = all.collect();
     used.sort_unstable();
     used.dedup();
     used
@@ -326,8 +333,10 @@ fn changes(
         out.push(("attach to alias", config.name.clone(), Change::AliasAdd(config)));
     }
     for (alias, cidr) in &v.addresses {
-        let alias = AliasId(*alias as u16);
-        out.push(("add address", cidr.to_string(), Change::AddressAdd { alias, cidr: *cidr }));
+        let (alias, cidr) = (AliasId(*alias as u16), *cidr);
+        let terms = AddressTerms { acd: v.acd, ..AddressTerms::default() };
+        let change = Change::AddressAssign { alias, cidr, terms };
+        out.push(("add address", cidr.to_string(), change));
     }
     for r in &v.routes {
         let route = Route {

@@ -1,10 +1,12 @@
-//! What follows from a stack's addresses: the demultiplexer's table and the device's steering.
+//! What follows from a stack's addresses: the demultiplexer's table, the device's steering, and who
+//! else wants to know.
 
 use std::net::IpAddr;
 
 use weft_stack::ip::address::{AddressState, AliasId};
 
 use super::Core;
+use crate::dhcp::Tap;
 
 impl Core {
     /// ARP that names the address is wanted, packets are not used yet.
@@ -35,6 +37,7 @@ impl Core {
                 self.steer(self.aliases[alias.0 as usize].nic, addr, true);
             }
         }
+        self.tell_dhcp(|tap| tap.address(index, alias, addr, None));
     }
 
     pub(super) fn address_removed(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
@@ -65,14 +68,22 @@ impl Core {
         let what = if used { "kept" } else { "not used" };
         let name = stack.name().to_owned();
         self.problem(format!("vserver {name}: {addr} is in use by {mac}; {what}"));
+        if !used {
+            self.tell_dhcp(|tap| tap.address(index, alias, addr, Some(mac)));
+        }
     }
 
     fn belongs_to(&mut self, index: u32, alias: AliasId, addr: IpAddr, owner: u32) {
         let name = |i: u32| self.nodes[i as usize].stack.name().to_owned();
         let (own, other) = (name(index), name(owner));
-        self.problem(format!(
-            "vserver {own}: {addr} belongs to vserver {other} on alias {}; not used",
-            alias.0
-        ));
+        self.problem(format!("vserver {own}: {addr} belongs to vserver {other}; not used"));
+        self.tell_dhcp(|tap| tap.address(index, alias, addr, Some(format!("vserver {other}"))));
+    }
+
+    /// Worker 0 speaks for all.
+    fn tell_dhcp(&self, f: impl FnOnce(&Tap)) {
+        if let Some(tap) = self.dhcp.as_ref().filter(|_| self.mesh.is_home()) {
+            f(tap);
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use weft_drivers::device::{Device, Link};
-use weft_stack::drop::Drops;
+use weft_stack::drop::{DropReason, Drops};
 use weft_stack::frame::{Entered, Frame, FrameDomain};
 use weft_stack::ip::address::AliasId;
 use weft_stack::link::gro::Gro;
@@ -29,6 +29,7 @@ use crate::access::Gate;
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
 use crate::demux::{Demux, Target};
+use crate::dhcp::Tap;
 use crate::qos::{Plan, Shaper};
 
 /// Frames received from a queue, or taken from a stack, at a time.
@@ -61,6 +62,8 @@ pub(crate) struct Node {
     pub(crate) addresses: Vec<(AliasId, IpAddr)>,
     /// Addresses that are probed, not in use yet.
     pub(super) probed: Vec<(AliasId, IpAddr)>,
+    /// What servers said of the MTU of aliases.
+    pub(super) mtus: Vec<(AliasId, usize)>,
     /// Groups that shards of other workers want, by worker; on worker 0.
     pub(super) groups_elsewhere: HashMap<(usize, AliasId, IpAddr), GroupFilter>,
     /// NICs its aliases stand on.
@@ -82,6 +85,7 @@ impl Node {
             owners: Owners::default(),
             addresses: Vec::new(),
             probed: Vec::new(),
+            mtus: Vec::new(),
             groups_elsewhere: HashMap::new(),
             nics: nics.into(),
             dirty: false,
@@ -149,6 +153,8 @@ pub(crate) struct Core {
     pub(crate) nics: Vec<Nic>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) demux: Demux,
+    /// Who takes answers of DHCP servers; `None`: there is no client.
+    pub(crate) dhcp: Option<Arc<Tap>>,
     /// Frames lost before a vserver was found.
     pub(crate) drops: Drops,
     /// What an operator should know: addresses in conflict, devices that failed.
@@ -194,6 +200,7 @@ impl Core {
             nics,
             nodes: Vec::new(),
             demux,
+            dhcp: None,
             drops: Drops::default(),
             problems: Vec::new(),
             stopped: false,
@@ -492,6 +499,14 @@ impl Core {
         false
     }
 
+    /// A frame of the host itself leaves by the NIC; without room it is lost.
+    pub(crate) fn send_frame(&mut self, nic: usize, frame: &[u8]) {
+        if self.nics[nic].ports.is_empty() || self.nics[nic].room() == 0 {
+            return self.drops.count(DropReason::OutQueueFull);
+        }
+        self.nics[nic].enqueue(Frame::from_heap(0, frame));
+    }
+
     /// Frames for an address are wanted from a NIC, or no longer. Worker 0 says so for all.
     pub(super) fn steer(&mut self, nic: usize, addr: IpAddr, wanted: bool) {
         if !self.mesh.is_home() {
@@ -528,11 +543,35 @@ impl Core {
         self.link_is(now, nic, link);
     }
 
+    /// An alias of a vserver has this state and MTU, or a smaller MTU that its server gave.
+    fn tell_link(&mut self, now: Instant, index: u32, alias: AliasId, up: bool, mtu: usize) {
+        let node = &mut self.nodes[index as usize];
+        let said = node.mtus.iter().find(|m| m.0 == alias).map_or(usize::MAX, |m| m.1);
+        let change = Change::AliasLink { alias, up, mtu: mtu.min(said) };
+        // The alias is attached, which is all the stack can object to.
+        let _ = node.stack.handle_config(now, change);
+        self.mark_dirty(index);
+    }
+
+    /// A server says how large packets of an alias may be; `None`: no longer.
+    pub(crate) fn set_mtu(&mut self, now: Instant, index: u32, alias: AliasId, mtu: Option<usize>) {
+        let mtus = &mut self.nodes[index as usize].mtus;
+        mtus.retain(|m| m.0 != alias);
+        mtus.extend(mtu.map(|mtu| (alias, mtu)));
+        let place = self.aliases[alias.0 as usize];
+        let link = self.nics[place.nic].link;
+        let own = place.mtu.unwrap_or(link.mtu).min(link.mtu);
+        self.tell_link(now, index, alias, link.up, own);
+    }
+
     pub(super) fn link_is(&mut self, now: Instant, nic: usize, link: Link) {
         if !self.nics[nic].set_link(link) {
             return;
         }
         let link = self.nics[nic].link;
+        if let Some(tap) = self.dhcp.as_ref().filter(|_| link.up && self.mesh.is_home()) {
+            tap.link_up(nic);
+        }
         for alias in 0..self.aliases.len() {
             if self.aliases[alias].nic != nic {
                 continue;
@@ -540,10 +579,7 @@ impl Core {
             let mtu = self.aliases[alias].mtu.unwrap_or(link.mtu).min(link.mtu);
             let alias = AliasId(alias as u16);
             for index in self.demux.attached(alias) {
-                let change = Change::AliasLink { alias, up: link.up, mtu };
-                // The alias is attached, which is all the stack can object to.
-                let _ = self.nodes[index as usize].stack.handle_config(now, change);
-                self.mark_dirty(index);
+                self.tell_link(now, index, alias, link.up, mtu);
             }
         }
     }

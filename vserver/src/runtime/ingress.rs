@@ -61,6 +61,11 @@ impl Core {
 
     /// Finds the receivers of a frame that a queue of this worker gave, or its worker.
     fn sort(&mut self, now: Instant, nic: usize, frame: Frame) {
+        if let Some(tap) = &self.dhcp
+            && tap.take(nic, frame.data())
+        {
+            return;
+        }
         if self.mesh.count() == 1 {
             self.classify(now, nic, frame);
         } else if let Some(frame) = self.keep(nic, frame) {

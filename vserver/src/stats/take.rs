@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_drivers::device::Device;
 use weft_stack::drop::Drops;
-use weft_stack::ip::address::AliasId;
+use weft_stack::ip::address::{AliasId, Origin};
 use weft_stack::ip::route::Route;
 use weft_stack::stats::Mib;
 use weft_stack::time::Instant;
@@ -174,7 +174,10 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     let mut addresses = Vec::new();
     for (on, list) in stack.aliases() {
         let usable = list.iter().filter(|a| a.state.usable());
-        addresses.extend(usable.map(|a| format!("{} {}", alias(on.id), a.cidr)));
+        addresses.extend(usable.map(|a| {
+            let origin = if a.origin == Origin::Dhcp { " dhcp" } else { "" };
+            format!("{} {}{origin}", alias(on.id), a.cidr)
+        }));
     }
     drop(core);
     for worker in &shared.workers[1..] {

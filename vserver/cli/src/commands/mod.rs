@@ -4,6 +4,7 @@ pub mod audit;
 pub mod check;
 pub mod completions;
 pub mod daemon;
+pub mod dhcp;
 pub mod dhcp_config;
 pub mod export;
 pub mod list;

@@ -8,6 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use weft_vserver::config::{HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
+use weft_vserver::dhcp::{DhcpLine, DhcpWish};
 use weft_vserver::ping::Pings;
 use weft_vserver::privilege::{self, ProcessRights};
 use weft_vserver::register::Registrar;
@@ -173,6 +174,10 @@ fn answers(
                 Answer::Qos,
             ),
             Command::Audit(query) => caller.records(query),
+            Command::Dhcp => Answer::Dhcp(host.dhcp()),
+            Command::DhcpWish { vserver, alias, instance, wish } => {
+                dhcp_wish(&host, (vserver, alias, *instance), *wish, caller)
+            }
         }
     }
 }
@@ -190,6 +195,28 @@ fn set_poll(host: &Host, mode: PollMode, worker: Option<usize>, caller: &Caller)
             Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e} ({hint})"))
         }
         Err(e) => Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e}")),
+    }
+}
+
+fn dhcp_wish(
+    host: &Host,
+    (vserver, alias, instance): (&str, &str, Option<u32>),
+    wish: DhcpWish,
+    caller: &Caller,
+) -> Answer {
+    let states = || -> Vec<_> {
+        let meant = |c: &&DhcpLine| {
+            c.vserver.eq_ignore_ascii_case(vserver) && c.alias.eq_ignore_ascii_case(alias)
+        };
+        let clients = host.dhcp().clients;
+        clients.iter().filter(meant).map(|c| format!("{} {}", c.id, c.state.name())).collect()
+    };
+    let before = states();
+    let done = host.dhcp_wish(vserver, alias, instance, wish);
+    caller.note(before, states());
+    match done {
+        Ok(clients) => Answer::DhcpWish { clients },
+        Err(e) => Answer::refuse(RefusalKind::NoSuchVserver, e.to_string()),
     }
 }
 
