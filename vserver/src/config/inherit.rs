@@ -118,7 +118,7 @@ impl HostConfig {
     /// What is in force for a vserver; `None` if there is none of that name. Who may change it is
     /// for [`crate::control::Gate::roles_of`] to say.
     pub fn policy(&self, vserver: &str) -> Option<Policy> {
-        let v = self.vservers.iter().find(|v| v.name == vserver)?;
+        let v = self.vservers.iter().find(|v| v.name.eq_ignore_ascii_case(vserver))?;
         let mut groups = Vec::new();
         let mut at = v.group;
         while let Some(group) = at.and_then(|g| self.groups.get(g)) {

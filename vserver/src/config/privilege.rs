@@ -159,8 +159,11 @@ fn read_role(report: &mut Report, mut s: Section, name: &str, of: &Subjects) -> 
     }
     let allow = allow.map_or(Rights::View, |v| v.value);
     let named = s.strings(report, "vservers");
+    // Names of vservers ignore case.
     let vservers: Vec<&str> = of.vservers.iter().flat_map(|v| [&*v.name, &*v.table]).collect();
-    check_known(report, &named, "vserver", &vservers);
+    let wanted: Vec<_> = named.iter().map(|t| t.value.to_ascii_lowercase()).collect();
+    let lower = wanted.iter().zip(&named).map(|(lower, t)| At::new(&**lower, t.span.clone()));
+    check_known(report, &lower.collect::<Vec<_>>(), "vserver", &vservers);
     let of_groups = s.strings(report, "vserver_groups");
     let known: Vec<_> = of.groups.iter().map(|g| g.name.as_str()).collect();
     check_known(report, &of_groups, "group", &known);
@@ -171,14 +174,14 @@ fn read_role(report: &mut Report, mut s: Section, name: &str, of: &Subjects) -> 
         );
     }
     s.finish(report);
-    let owned = |list: Vec<At<&str>>| list.iter().map(|t| t.value.to_owned()).collect();
+    let owned = |list: &[At<&str>]| list.iter().map(|t| t.value.to_owned()).collect();
     Role {
         name: name.to_owned(),
         users,
         groups,
         allow,
-        vservers: owned(named),
-        vserver_groups: owned(of_groups),
+        vservers: wanted,
+        vserver_groups: owned(&of_groups),
     }
 }
 

@@ -88,7 +88,7 @@ impl Authority {
 
     /// Names of the roles that may change a vserver.
     pub(super) fn of_vserver(&self, vserver: &str) -> Vec<String> {
-        let found = self.of_vserver.get(vserver).into_iter().flatten();
+        let found = self.of_vserver.get(&vserver.to_ascii_lowercase()).into_iter().flatten();
         found.map(|n| self.roles[*n].name.clone()).collect()
     }
 
@@ -102,7 +102,7 @@ impl Authority {
             Scope::View => has(Rights::View),
             Scope::Vservers(names) => {
                 let may = |name: &String| {
-                    let roles = self.of_vserver.get(name);
+                    let roles = self.of_vserver.get(&name.to_ascii_lowercase());
                     roles.is_some_and(|of| granted.roles.iter().any(|n| of.contains(n)))
                 };
                 has(Rights::Vserver) && names.iter().all(may)
@@ -118,10 +118,11 @@ impl Authority {
             Scope::View => self.roles.iter().map(|r| r.name.as_str()).collect(),
             Scope::Vservers(vservers) => {
                 let not_ours = |v: &&String| {
-                    let of = self.of_vserver.get(*v);
+                    let of = self.of_vserver.get(&v.to_ascii_lowercase());
                     !of.is_some_and(|of| granted.roles.iter().any(|n| of.contains(n)))
                 };
-                let first = vservers.iter().find(not_ours).and_then(|v| self.of_vserver.get(v));
+                let first = vservers.iter().find(not_ours).map(|v| v.to_ascii_lowercase());
+                let first = first.and_then(|v| self.of_vserver.get(&v));
                 first.into_iter().flatten().map(|n| self.roles[*n].name.as_str()).collect()
             }
             Scope::Cluster => {
@@ -169,7 +170,7 @@ allow = "view"
 [role.webmasters]
 users = ["1002"]
 allow = "vserver"
-vservers = ["web"]
+vservers = ["Web"]
 [role.golden]
 groups = ["501"]
 allow = "vserver"
@@ -226,7 +227,7 @@ allow = "cluster"
     #[test]
     fn a_vserver_role_reaches_its_vservers_and_no_others() {
         let webmaster = peer(1002, 1, &[]);
-        assert_eq!(check(&webmaster, &vservers(&["web1", "web2"])), Ok(()));
+        assert_eq!(check(&webmaster, &vservers(&["web1", "WEB2"])), Ok(()));
         assert_eq!(check(&webmaster, &vservers(&[])), Ok(()));
         assert_eq!(check(&webmaster, &Scope::View), Ok(()));
         assert!(

@@ -44,7 +44,7 @@ impl fmt::Display for Scope {
 
 impl Scope {
     /// What it takes to make `after` of `before`. A tenant may change the network of its vservers:
-    /// addresses, routes, how TCP behaves. Everything else bounds tenants, is shared by them, or
+    /// addresses, routes, how TCP behaves, how names are resolved. Everything else bounds tenants, is shared by them, or
     /// reaches into this machine (files that are served, limits, who is in which group), and is for
     /// the cluster: so are vservers that come and go, and whatever touches a management alias. What
     /// is added to a configuration and not told apart here is for the cluster too.
@@ -85,7 +85,9 @@ fn is_network(old: &Vserver, new: &Vserver) -> bool {
         dhcp: old.dhcp.clone(),
         acd: old.acd,
         routes: old.routes.clone(),
+        named_routes: old.named_routes.clone(),
         tcp: old.tcp.clone(),
+        dns: old.dns.clone(),
         ..new.clone()
     };
     rest == *old
@@ -98,7 +100,8 @@ fn on_management(c: &HostConfig, v: &Vserver) -> String {
     let slaac: Vec<_> = v.slaac.iter().filter(|a| is(a)).collect();
     let routes: Vec<_> = v.routes.iter().filter(|r| is(&r.alias)).collect();
     let dhcp: Vec<_> = v.dhcp.iter().filter(|c| is(&c.alias)).collect();
-    format!("{addresses:?} {slaac:?} {routes:?} {dhcp:?}")
+    let named: Vec<_> = v.named_routes.iter().filter(|r| is(&r.alias)).collect();
+    format!("{addresses:?} {slaac:?} {routes:?} {named:?} {dhcp:?}")
 }
 
 impl Need {
@@ -191,6 +194,8 @@ addresses = ["data0 10.0.0.2/24"]
         assert_eq!(scope("10.0.0.2/24", "10.0.0.3/24"), vservers(&["b"]));
         assert_eq!(scope("10.0.0.1/24", "10.0.0.3/24"), vservers(&["a"]));
         assert_eq!(scope("[vserver.b]", "[vserver.b]\ntcp.sack = false"), vservers(&["b"]));
+        let dns = "dns.servers = [\"10.0.0.53\"]";
+        assert_eq!(scope("[vserver.b]", &format!("[vserver.b]\n{dns}")), vservers(&["b"]));
         let route = "routes = [{ to = \"default\", via = \"10.0.0.254\" }]";
         assert_eq!(scope("[vserver.b]", &format!("[vserver.b]\n{route}")), vservers(&["b"]));
         // By its group: whoever has it in force.
@@ -204,6 +209,7 @@ addresses = ["data0 10.0.0.2/24"]
             ("10.9.0.1/24", "10.9.0.2/24"),
             ("\"mgmt0 10.9.0.1/24\"", ""),
             ("[vserver.b]", "[vserver.b]\nslaac = [\"mgmt0\"]"),
+            ("[vserver.b]", "[vserver.b]\nqos.send.limit = \"1 Gbit/s\""),
             ("[vserver.b]", "[vserver.b]\nlimits.tcp_connections = 7"),
             ("[vserver.b]", "[vserver.b]\nservice = [{ kind = \"echo\", port = 7 }]"),
             ("[vserver.b]", "[vserver.b]\ngroup = \"gold\""),
