@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::admission::Admission;
 use crate::drop::DropReason;
 use crate::frame::{Frame, FramePool};
 use crate::ip::address::AliasId;
@@ -86,6 +87,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) secrets: &'a Secrets,
     pub(crate) limits: &'a Limits,
     pub(crate) shard: Shard,
+    pub(crate) admission: &'a mut Admission,
     pub(crate) mib: &'a mut Mib,
     pub(crate) pool: &'a FramePool,
     pub(crate) timers: &'a mut TimerWheel<Timer>,
@@ -147,6 +149,7 @@ pub(crate) mod testing {
         pub(crate) secrets: Secrets,
         pub(crate) limits: Limits,
         pub(crate) shard: Shard,
+        pub(crate) admission: Admission,
         pub(crate) mib: Mib,
         pub(crate) pool: FramePool,
         pub(crate) timers: TimerWheel<Timer>,
@@ -158,6 +161,7 @@ pub(crate) mod testing {
             let mut rng = Rng::from_u64(1);
             let secrets = Secrets::generate(&mut rng);
             World {
+                admission: Admission::new(&secrets),
                 now: Instant::from_millis(1_000),
                 rng,
                 secrets,
@@ -177,6 +181,7 @@ pub(crate) mod testing {
                 secrets: &self.secrets,
                 limits: &self.limits,
                 shard: self.shard,
+                admission: &mut self.admission,
                 mib: &mut self.mib,
                 pool: &self.pool,
                 timers: &mut self.timers,

@@ -72,6 +72,9 @@ drop_reasons! {
     NdpNotForUs, "A neighbour solicitation asks for an address that is not ours.", "None needed.";
     MembershipInvalid, "An IGMP or MLD message fails the checks of RFC 3376 or RFC 3810.", "Look at the sender.";
     MulticastNotMember, "Nobody joined that group.", "None needed.";
+    // access
+    AccessDenied, "An access rule drops the first packet of a flow without an answer.", "See `weft access` for the rule, its hits and the last client.";
+    AccessRejected, "An access rule refuses the first packet of a flow, with an answer.", "See `weft access` for the rule, its hits and the last client.";
     // transport
     UdpMalformed, "A UDP header with a wrong length or port 0.", "Look at the sender.";
     UdpChecksumBad, "The UDP checksum is wrong.", "Look for a broken link; on veth turn transmit checksum offload off or trust it.";
@@ -100,7 +103,6 @@ drop_reasons! {
     DemuxNoVserver, "No vserver has the destination address on that alias.", "Check the addresses; the steering map may lag behind a change.";
     DemuxMulticastUnwanted, "No vserver joined the destination group.", "None needed.";
     HandOverFull, "The ring to the worker of the packet's flow is full.", "That worker is overloaded; give it a CPU of its own, or spread the flows.";
-    AccessDenied, "The access rules of the vserver do not allow the packet.", "See which rule with `weft access`.";
     QosPoliced, "The packet is over a rate limit for what arrives.", "See which class with `weft qos`; raise its rate or slow the sender.";
     QosQueueFull, "The queue of the packet's class is full on the way out.", "See which class with `weft qos`; raise its rate.";
     InputQueueFull, "The vserver's input queue is full, or the device short of frames, while others had their turn.", "Its part of the worker is too small for what arrives: raise its `weight` or `input_frames`, or look for a flood.";

@@ -6,6 +6,7 @@
 //! [`socket`]. Imports run the other way only through the argument types of the next module.
 #![deny(unsafe_code)]
 
+pub mod admission;
 pub mod any;
 mod ctx;
 pub mod drop;

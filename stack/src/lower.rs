@@ -3,6 +3,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::admission::{First, Verdict};
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::Frame;
@@ -92,6 +93,43 @@ pub(crate) enum IcmpErrorKind {
     },
     TimeExceeded,
     ParameterProblem,
+}
+
+/// The access rules let a packet no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// In silence.
+    Drop,
+    /// As if nobody listened, if the protocol can say so.
+    Reject,
+    /// Administratively prohibited.
+    Prohibit,
+}
+
+impl Refusal {
+    pub(crate) fn reason(self) -> DropReason {
+        match self {
+            Refusal::Drop => DropReason::AccessDenied,
+            Refusal::Reject | Refusal::Prohibit => DropReason::AccessRejected,
+        }
+    }
+}
+
+/// What the access rules say of the first packet of a flow, if they do not allow it.
+#[inline]
+pub(crate) fn refuses(ctx: &Ctx<'_>, ip: &Ip, packet: &InPacket, port: u16) -> Option<Refusal> {
+    let rules = ctx.admission.rules(packet.protocol, port)?;
+    // What the vserver sends to itself is nobody else's business.
+    if ip.is_local(packet.src) {
+        return None;
+    }
+    let first = First { alias: packet.alias, protocol: packet.protocol, src: packet.src, port };
+    match rules.judge(ctx.now, &first) {
+        Verdict::Allow => None,
+        Verdict::Drop => Some(Refusal::Drop),
+        Verdict::Reject => Some(Refusal::Reject),
+        Verdict::Prohibit => Some(Refusal::Prohibit),
+    }
 }
 
 /// Everything below the transports, borrowed for one call.
@@ -212,6 +250,19 @@ impl<P: PathLayer> Lower<'_, P> {
     pub(crate) fn port_unreachable(&mut self, packet: &InPacket, frame: &Frame) {
         if !packet.to_many {
             self.report(packet.alias, Problem::PortUnreachable, frame);
+        }
+    }
+
+    /// What the access rules say of the first packet of a flow, if they do not allow it.
+    #[inline]
+    pub(crate) fn refuses(&self, packet: &InPacket, port: u16) -> Option<Refusal> {
+        refuses(&self.ctx, self.ip, packet, port)
+    }
+
+    /// Answers a packet that rules refuse, unless RFC 1122/4443 forbid it.
+    pub(crate) fn prohibited(&mut self, packet: &InPacket, frame: &Frame) {
+        if !packet.to_many {
+            self.report(packet.alias, Problem::AdminProhibited, frame);
         }
     }
 

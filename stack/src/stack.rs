@@ -14,7 +14,9 @@
 //! warm-up. Bad packets are never errors: they are counted by [`DropReason`](crate::drop::DropReason).
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
+use crate::admission::{Admission, Rules};
 pub use crate::ctx::Moved;
 use crate::ctx::{Ctx, Outbox, Timer};
 use crate::drop::DropReason;
@@ -197,6 +199,7 @@ pub struct Stack<P: PathLayer = Direct> {
     pub(crate) limits: Limits,
     pool: FramePool,
     path: P,
+    admission: Admission,
     rng: Rng,
     secrets: Secrets,
     quota: Quota,
@@ -219,6 +222,7 @@ impl<P: PathLayer> Stack<P> {
             rng = rng.fork(config.shard.index);
         }
         config.limits = config.shard.share(config.limits);
+        let admission = Admission::new(&secrets);
         let tcp = Tcp::new(&config, &secrets);
         let udp = Udp::new(&secrets, config.shared.take(), config.any.clone());
         let ip = Ip::new(&config, &secrets, now);
@@ -226,6 +230,7 @@ impl<P: PathLayer> Stack<P> {
             name: config.name,
             limits: config.limits,
             shard: config.shard,
+            admission,
             rng,
             secrets,
             mib: Mib::default(),
@@ -260,6 +265,7 @@ impl<P: PathLayer> Stack<P> {
                 secrets: &self.secrets,
                 limits: &self.limits,
                 shard: self.shard,
+                admission: &mut self.admission,
                 mib: &mut self.mib,
                 pool: &self.pool,
                 timers: &mut self.timers,
@@ -397,6 +403,24 @@ impl<P: PathLayer> Stack<P> {
         let result = configure::apply(ctx, link, ip, change);
         receive::work_off(&mut lower, &mut t);
         result
+    }
+
+    /// Who may begin a flow from now on; `None`: everybody. Connections stay as they are.
+    pub fn set_access(&mut self, rules: Option<Arc<dyn Rules>>) {
+        self.admission.set(rules);
+    }
+
+    /// Answers to the vserver's own datagrams that are waited for because access rules would not let
+    /// them in, and how many there may be.
+    pub fn access_states(&self) -> (usize, usize) {
+        (self.admission.states(), self.limits.access_states)
+    }
+
+    /// Resets the connections that peers opened and that `rules` would not let them open now; returns
+    /// how many. Takes as long as there are connections.
+    pub fn end_denied(&mut self, now: Instant, rules: &dyn Rules) -> usize {
+        let (mut lower, t) = self.parts_all(now);
+        t.tcp.end_denied(&mut lower, rules)
     }
 
     /// Moves frames into `burst` until it is full or nothing is left; returns how many.

@@ -59,6 +59,9 @@ counters! {
         pool_bufs_refused: "PoolBufsRefused",
         /// Timers that a service did not get.
         service_timers_refused: "ServiceTimersRefused",
+        /// Datagrams sent whose answer access rules will judge like a stranger's: too many are waited
+        /// for.
+        access_states_refused: "AccessStatesRefused",
     }
 }
 

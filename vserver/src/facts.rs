@@ -1,4 +1,4 @@
-//! What access rules and QoS look at in a frame: its flow, its size, its marks.
+//! What QoS looks at in a frame: its flow, its size, its marks.
 //!
 //! Made once per frame, and only if the frame's vserver or NIC has a policy. Parsing is lenient: what
 //! is malformed is the stack's to count, so whatever cannot be read here is zero.

@@ -12,6 +12,7 @@ use weft_drivers::device::{AnyDevice, DeviceError};
 use weft_stack::stack::ChangeError;
 
 use crate::Vserver;
+use crate::access::HostAccess;
 use crate::app::{Service, ServiceHandle};
 use crate::arrival::VserverId;
 use crate::config::qos::{Both, Qos, QosGroup};
@@ -27,8 +28,11 @@ use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, Sock
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
 use any::AnyTables;
 
+mod access;
 mod any;
 mod build;
+
+pub use access::AccessError;
 
 /// A change of [`Host::set_qos`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +128,8 @@ pub(crate) struct Shared {
     pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
     /// Rates and shares as the workers have them.
     pub(crate) qos: Mutex<Arc<Plan>>,
+    /// Who may reach what.
+    pub(crate) access: Mutex<HostAccess>,
     /// Counts sockets that may be on any worker.
     pub(crate) next: AtomicUsize,
     /// Ports bound for any vserver.

@@ -39,7 +39,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod access;
+pub mod access;
 pub mod app;
 mod arrival;
 pub mod config;
@@ -64,7 +64,7 @@ pub mod stats;
 mod vserver;
 
 pub use arrival::{Arrival, VserverId};
-pub use host::{Devices, Host, HostError, QosChange};
+pub use host::{AccessError, Devices, Host, HostError, QosChange};
 pub use vserver::Vserver;
 
 /// The README's program is compiled and run too.

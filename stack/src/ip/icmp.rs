@@ -10,7 +10,7 @@ use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame};
 use crate::link::Link;
-use crate::lower::{IcmpErrorKind, InPacket, OutPacket};
+use crate::lower::{self, IcmpErrorKind, InPacket, OutPacket, Refusal};
 use crate::stats::{IcmpStats, Mib};
 use crate::time::Instant;
 use crate::wire::header::{IPV4_LEN, IPV6_LEN};
@@ -54,6 +54,7 @@ pub(crate) enum Problem {
     HostUnreachable,
     ProtocolUnreachable,
     PortUnreachable,
+    AdminProhibited,
     /// Packet too big, fragmentation needed.
     TooBig {
         mtu: usize,
@@ -75,6 +76,7 @@ impl Problem {
             Problem::HostUnreachable => (v4::UNREACHABLE, 1, 0),
             Problem::ProtocolUnreachable => (v4::UNREACHABLE, 2, 0),
             Problem::PortUnreachable => (v4::UNREACHABLE, 3, 0),
+            Problem::AdminProhibited => (v4::UNREACHABLE, 13, 0),
             Problem::TooBig { mtu } => (v4::UNREACHABLE, 4, mtu.min(0xffff) as u32),
             Problem::HopLimitExceeded => (v4::TIME_EXCEEDED, 0, 0),
             Problem::ReassemblyTimeout => (v4::TIME_EXCEEDED, 1, 0),
@@ -89,6 +91,7 @@ impl Problem {
             Problem::HostUnreachable => (v6::UNREACHABLE, 3, 0),
             Problem::ProtocolUnreachable => (v6::PARAMETER_PROBLEM, 1, 6),
             Problem::PortUnreachable => (v6::UNREACHABLE, 4, 0),
+            Problem::AdminProhibited => (v6::UNREACHABLE, 1, 0),
             Problem::TooBig { mtu } => (v6::TOO_BIG, 0, mtu as u32),
             Problem::HopLimitExceeded => (v6::TIME_EXCEEDED, 0, 0),
             Problem::ReassemblyTimeout => (v6::TIME_EXCEEDED, 1, 0),
@@ -369,6 +372,9 @@ fn input_v4(
             if packet.to_many {
                 return Input::Done(Fate::Dropped(DropReason::IcmpEchoSuppressed));
             }
+            if let Some(fate) = refuses_echo(ctx, link, ip, packet, &frame) {
+                return Input::Done(fate);
+            }
             echo(ctx, link, ip, packet, v4::ECHO_REPLY, frame)
         }
         v4::ECHO_REPLY => {
@@ -445,6 +451,9 @@ fn input_v6(
         v6::PARAMETER_PROBLEM => Input::Error(IcmpErrorKind::ParameterProblem, packet.src, frame),
         v6::ECHO => {
             counters.in_echos += 1;
+            if let Some(fate) = refuses_echo(ctx, link, ip, packet, &frame) {
+                return Input::Done(fate);
+            }
             echo(ctx, link, ip, packet, v6::ECHO_REPLY, frame)
         }
         v6::ECHO_REPLY => {
@@ -457,6 +466,22 @@ fn input_v6(
         v6::ROUTER_SOLICIT..=v6::REDIRECT => Input::Done(ndp::input(ctx, link, ip, packet, frame)),
         _ => Input::Done(Fate::Dropped(DropReason::IcmpTypeUnknown)),
     }
+}
+
+/// Whether access rules refuse an echo request.
+fn refuses_echo(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    packet: &InPacket,
+    frame: &Frame,
+) -> Option<Fate> {
+    let refusal = lower::refuses(ctx, ip, packet, 0)?;
+    if refusal != Refusal::Drop && !packet.to_many {
+        let problem = Problem::AdminProhibited;
+        send_error(ctx, link, ip, packet.alias, problem, frame.network_header());
+    }
+    Some(Fate::Dropped(refusal.reason()))
 }
 
 /// Answers an echo request in its own frame, from the address that was asked.

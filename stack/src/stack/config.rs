@@ -37,6 +37,9 @@ pub struct Limits {
     /// Bytes in the buffers of all TCP connections. From three quarters on buffers stop growing and
     /// what can be collapsed is; at the limit data is refused.
     pub tcp_bytes: usize,
+    /// Answers to the vserver's own datagrams that access rules would not let in and that are waited
+    /// for, each shard's own.
+    pub access_states: usize,
     /// UDP sockets.
     pub udp_sockets: usize,
     /// Bytes a UDP socket may hold unread.
@@ -81,6 +84,7 @@ impl Default for Limits {
             tcp_fast_open: 256,
             tcp_listeners: 1024,
             tcp_bytes: 512 << 20,
+            access_states: 4096,
             udp_sockets: 4096,
             udp_recv_bytes: 256 << 10,
             raw_sockets: 0,

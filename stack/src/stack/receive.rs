@@ -10,7 +10,7 @@ use crate::ip::icmp::{self, Problem, Quote};
 use crate::ip::input::{self, Arrival, Input};
 use crate::ip::{ndp, output};
 use crate::link::LinkInput;
-use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
+use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower, Refusal};
 use crate::path::{PathAddrs, PathLayer};
 use crate::shard::{Owner, packet_owner};
 use crate::stack::Stack;
@@ -112,37 +112,55 @@ fn packet<P: PathLayer>(
     frame: Frame,
 ) -> Fate {
     let input = input::input(&mut lower.ctx, lower.link, lower.ip, arrival, is_v4, frame);
-    let taken = t.raw.take_copies(lower);
     match input {
-        Input::Done(Fate::Dropped(DropReason::IcmpTypeUnknown)) if taken => Fate::Delivered,
-        Input::Done(fate) => fate,
-        Input::EchoReply(packet, frame) => t.raw.echo_reply(lower, &packet, frame),
-        Input::Error(kind, origin, frame) => match icmp::quoted(frame.data()) {
-            Some(quote) => icmp_error(lower, t, (kind, Some(origin)), &quote),
-            None => Fate::Dropped(DropReason::IcmpMalformed),
+        Input::Done(fate) if is_refused(fate) => {
+            lower.ip.taps.forget();
+            fate
+        }
+        Input::Done(fate) => match (fate, t.raw.take_copies(lower)) {
+            (Fate::Dropped(DropReason::IcmpTypeUnknown), true) => Fate::Delivered,
+            _ => fate,
         },
-        Input::Up { packet, frame, pointer } => up(lower, t, packet, frame, (pointer, taken)),
+        Input::EchoReply(packet, frame) => {
+            t.raw.take_copies(lower);
+            t.raw.echo_reply(lower, &packet, frame)
+        }
+        Input::Error(kind, origin, frame) => {
+            t.raw.take_copies(lower);
+            match icmp::quoted(frame.data()) {
+                Some(quote) => icmp_error(lower, t, (kind, Some(origin)), &quote),
+                None => Fate::Dropped(DropReason::IcmpMalformed),
+            }
+        }
+        Input::Up { packet, frame, pointer } => up(lower, t, packet, frame, pointer),
     }
 }
 
-/// Through the path layer to the transport; `taken`: a raw socket has a copy.
+/// Access rules let it no further; raw sockets are to see nothing of it either.
+#[inline]
+fn is_refused(fate: Fate) -> bool {
+    matches!(fate, Fate::Dropped(DropReason::AccessDenied | DropReason::AccessRejected))
+}
+
+/// Through the path layer to the transport.
 fn up<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     t: &mut Transports<'_>,
     mut packet: InPacket,
     mut frame: Frame,
-    (pointer, taken): (u32, bool),
+    pointer: u32,
 ) -> Fate {
     let is_v4 = packet.dst.is_ipv4();
     let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
     if let Err(reason) = lower.path.ingress(lower.ctx.now, &mut addrs, &mut frame) {
+        t.raw.take_copies(lower);
         return Fate::Dropped(reason);
     }
     packet.src = addrs.src;
     packet.dst = addrs.dst;
     packet.protocol = addrs.protocol;
     lower.ctx.outbox.reached_transport();
-    match packet.protocol {
+    let fate = match packet.protocol {
         protocol::TCP => {
             let header_len = frame.data().get(12).map_or(0, |b| usize::from(b >> 4) * 4);
             output::stats(lower.ctx.mib, is_v4).in_delivers += frame.packets(header_len);
@@ -152,21 +170,41 @@ fn up<P: PathLayer>(
             output::stats(lower.ctx.mib, is_v4).in_delivers += frame.packets(8);
             t.udp.input(lower, &packet, frame)
         }
-        _ if taken => {
-            output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
-            Fate::Delivered
-        }
-        _ => {
-            output::stats(lower.ctx.mib, is_v4).in_unknown_protos += 1;
-            let problem = if is_v4 {
-                Problem::ProtocolUnreachable
-            } else {
-                Problem::Parameter { code: 1, pointer }
-            };
-            lower.report(packet.alias, problem, &frame);
-            Fate::Dropped(DropReason::IpProtocolUnknown)
-        }
+        _ => return other(lower, t, &packet, &frame, pointer),
+    };
+    if is_refused(fate) {
+        lower.ip.taps.forget();
+    } else {
+        t.raw.take_copies(lower);
     }
+    fate
+}
+
+/// A protocol that only raw sockets know.
+fn other<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    t: &mut Transports<'_>,
+    packet: &InPacket,
+    frame: &Frame,
+    pointer: u32,
+) -> Fate {
+    let is_v4 = packet.dst.is_ipv4();
+    if let Some(refusal) = lower.refuses(packet, 0) {
+        lower.ip.taps.forget();
+        if refusal != Refusal::Drop {
+            lower.prohibited(packet, frame);
+        }
+        return Fate::Dropped(refusal.reason());
+    }
+    if t.raw.take_copies(lower) {
+        output::stats(lower.ctx.mib, is_v4).in_delivers += 1;
+        return Fate::Delivered;
+    }
+    output::stats(lower.ctx.mib, is_v4).in_unknown_protos += 1;
+    let problem =
+        if is_v4 { Problem::ProtocolUnreachable } else { Problem::Parameter { code: 1, pointer } };
+    lower.report(packet.alias, problem, frame);
+    Fate::Dropped(DropReason::IpProtocolUnknown)
 }
 
 /// An ICMP error, or our own knowledge, about a packet of ours.

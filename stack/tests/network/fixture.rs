@@ -50,10 +50,15 @@ pub struct Net {
 
 impl Net {
     pub fn new(count: usize) -> Net {
+        Net::with(count, |_| {})
+    }
+
+    pub fn with(count: usize, tweak: impl Fn(&mut StackConfig)) -> Net {
         let stack = |i: usize| {
             let mut seed = [7; 16];
             seed[0] = i as u8;
-            let config = StackConfig { name: format!("vs{i}"), seed, ..StackConfig::default() };
+            let mut config = StackConfig { name: format!("vs{i}"), seed, ..StackConfig::default() };
+            tweak(&mut config);
             Stack::new(config, FramePool::heap(512, 2048), Instant::from_millis(1000))
         };
         Net {
@@ -83,7 +88,11 @@ impl Net {
     /// One stack `10.0.0.1/24 fd00::1/64` and nobody else; what it sends is in `sent`. The
     /// neighbours 10.0.0.9 and fd00::9 are pinned.
     pub fn alone() -> Net {
-        let mut net = Net::new(1);
+        Net::alone_with(|_| {})
+    }
+
+    pub fn alone_with(tweak: impl Fn(&mut StackConfig)) -> Net {
+        let mut net = Net::with(1, tweak);
         net.alias(0, alias(A0, 1, 1500));
         net.addr(0, A0, "10.0.0.1/24");
         net.addr(0, A0, "fd00::1/64");

@@ -1,6 +1,7 @@
 //! Stacks on cables in virtual time, and packets made by hand.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod access;
 mod allocations;
 mod fixture;
 mod garbage;

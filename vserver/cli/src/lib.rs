@@ -44,6 +44,8 @@ pub enum Command {
     Qos(commands::qos::Args),
     /// Show what is in force for a vserver, and where each value comes from
     Policy(commands::policy::Args),
+    /// Show access rules in order of evaluation and what they decided; ask which one decides
+    Access(commands::access::Args),
     /// Show the log of changes: who, what, when
     Audit(commands::audit::Args),
     /// Show sockets, as ss does
@@ -141,6 +143,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Sockets(args) => commands::sockets::run(control, &args),
         Command::Ping(args) => commands::ping::run(control, &args),
         Command::Qos(args) => commands::qos::run(control, &args),
+        Command::Access(args) => commands::access::run(control, &args),
         Command::Runtime(args) => commands::runtime::run(control, &args),
         Command::Dhcp(args) => commands::dhcp::run(control, &args),
         Command::DhcpConfig(args) => commands::dhcp_config::run(&args),

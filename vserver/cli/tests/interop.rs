@@ -1,6 +1,8 @@
 //! weft and programs that others wrote. `make interop` runs it; it takes minutes.
 #![allow(missing_docs)]
 
+#[path = "interop/access.rs"]
+mod access;
 mod common;
 #[path = "interop/dhcp.rs"]
 mod dhcp;

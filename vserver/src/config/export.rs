@@ -10,12 +10,14 @@ use std::path::Path;
 use weft_stack::socket::tcp::CongestionControl;
 use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, Offers, SynCookies, TcpConfig};
 
+
 use super::qos::{Both, Class, Match, Qos, QosGroup, Rates};
 use super::{
     Alias, Cluster, DhcpClient, Dns, Driver, Gather, Group, HostConfig, Hugepages, Identity, Lease,
     NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register, RegisteredName, Rights, Role,
     RouteSpec, RunAs, Service, ServiceKind, Subnet, Vserver, Workers, XdpMode,
 };
+use crate::access::{AccessConfig, AccessRule, Catalogue, Established};
 
 /// Longer lists stand on several lines.
 const LINE_CHARS: usize = 100;
@@ -33,6 +35,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         aliases,
         groups,
         qos_groups,
+        access,
         vservers,
         defaults: _,
     } = config;
@@ -48,6 +51,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     for group in qos_groups {
         write_qos_group(&mut w, group, qos_groups);
     }
+    write_access(&mut w, access);
     for nic in nics {
         write_nic(&mut w, nic);
     }
@@ -341,6 +345,7 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         forwarding,
         limits,
         tcp,
+        access,
         services,
         dns,
         register,
@@ -373,6 +378,7 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     let literal = routes.iter().map(|r| route(r, alias(&r.alias)));
     let named = named_routes.iter().map(|r| named_route(r, alias(&r.alias)));
     w.list("routes", &literal.chain(named).collect::<Vec<_>>());
+    w.list("access", &access.iter().map(access_rule).collect::<Vec<_>>());
     write_dns(w, spelled, dns);
     write_register(w, spelled, register.as_ref());
     write_qos(w, spelled, qos, &config.qos_groups);
@@ -407,6 +413,54 @@ fn dhcp_client(c: &DhcpClient, alias: &str) -> String {
     keys.push(format!("servers = {}", array(&texts(servers))));
     keys.push(format!("vendor_only = {vendor_only}, rapid_commit = {rapid_commit}"));
     keys.push(format!("routes = {routes}"));
+    format!("{{ {} }}", keys.join(", "))
+}
+
+fn write_access(w: &mut Writer, access: &AccessConfig) {
+    let AccessConfig { catalogue, rules, established } = access;
+    let built_in = Catalogue::default();
+    if w.all || !rules.is_empty() || *established != Established::default() {
+        w.table("[access]");
+        w.word("established", established, &Established::default(), |e| match e {
+            Established::Keep => "keep",
+            Established::End => "end",
+        });
+        w.list("rules", &rules.iter().map(access_rule).collect::<Vec<_>>());
+    }
+    let Catalogue { services, classes } = catalogue;
+    for (name, ports) in services {
+        if w.all || built_in.services.get(name) != Some(ports) {
+            w.table(&format!("[access.service.{name}]"));
+            w.value("ports", array(&texts(ports)));
+        }
+    }
+    for (name, class) in classes {
+        let crate::access::Class { services, ports: _, management } = class;
+        let before = built_in.classes.get(name);
+        if w.all || before.is_none_or(|c| c.services != *services || c.management != *management) {
+            w.table(&format!("[access.class.{name}]"));
+            w.value("services", array(&texts(services)));
+            w.unless("management", management, &before.is_some_and(|c| c.management));
+        }
+    }
+}
+
+fn access_rule(rule: &AccessRule) -> String {
+    let AccessRule { action, services, ports: _, on, of, from, log, written: _ } = rule;
+    let list = |items: Vec<String>| quoted(&items.join(", "));
+    let mut keys = vec![format!("{} = {}", action.name(), quoted(services))];
+    if !on.is_empty() {
+        keys.push(format!("on = {}", list(on.iter().map(ToString::to_string).collect())));
+    }
+    if !of.is_empty() {
+        keys.push(format!("of = {}", list(of.clone())));
+    }
+    if !from.is_empty() {
+        keys.push(format!("from = {}", list(from.iter().map(ToString::to_string).collect())));
+    }
+    if *log {
+        keys.push(String::from("log = true"));
+    }
     format!("{{ {} }}", keys.join(", "))
 }
 
@@ -602,6 +656,7 @@ fn write_limits(w: &mut Writer, vserver: &str, limits: &Limits) {
         tcp_fast_open,
         tcp_listeners,
         tcp_bytes,
+        access_states,
         udp_sockets,
         udp_recv_bytes,
         raw_sockets,
@@ -761,7 +816,21 @@ audit = "/run/audit.log"
 audit_files = 3
 privileges = "devices"
 user = "root"
+[access]
+established = "end"
+rules = [{ reject = "any", of = "many*", from = "192.0.2.0/24, fd00::1", log = true }]
+[access.service.ssh]
+ports = ["tcp/2222"]
+[access.service.own]
+ports = ["udp/5000-5010", "icmp"]
+[access.class.mine]
+services = ["own", "tcp/8"]
+management = true
+[access.class.mgmt]
+services = ["ssh"]
+management = false
 [group.gold]
+access = [{ allow = "mine, http", on = "data, mgmt" }, { prohibit = "tcp", on = "data0" }]
 tcp = { congestion = "bbr" }
 [group.silver]
 parent = "gold"

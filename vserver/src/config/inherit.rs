@@ -339,6 +339,16 @@ impl Report<'_> {
         Settings(self.trail.settings.drain(..).map(|(_, s)| s).collect())
     }
 
+    /// Where a table of a list stands, for people; `own`: whose it is if no group's.
+    pub(super) fn origin(&self, source: Source, at: usize, own: &str) -> String {
+        let line = self.line(at);
+        let group = (source.0 as usize).checked_sub(1).and_then(|n| self.trail.groups.get(n));
+        group.map_or_else(
+            || format!("{own}, line {line}"),
+            |name| format!("group {name}, line {line}"),
+        )
+    }
+
     /// The defaults of all keys that have one.
     pub(super) fn trail_defaults(&mut self) -> Settings {
         let all = self.trail.defaults.drain().flat_map(|(_, of)| of);

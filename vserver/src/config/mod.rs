@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+mod access;
 mod cluster;
 mod dhcp;
 mod diagnostic;
@@ -36,6 +37,8 @@ pub use weft_drivers::afxdp::{Gather, Hugepages};
 
 use weft_stack::ip::address::Cidr;
 
+use crate::access::{AccessConfig, AccessRule};
+
 /// A whole host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostConfig {
@@ -57,6 +60,8 @@ pub struct HostConfig {
     pub groups: Vec<Group>,
     /// Vservers that share rates, `[qos.*]`.
     pub qos_groups: Vec<qos::QosGroup>,
+    /// Which services are reachable, for all vservers.
+    pub access: AccessConfig,
     /// The virtual servers.
     pub vservers: Vec<Vserver>,
     /// What a vserver has where neither it nor a group says anything.
@@ -326,6 +331,8 @@ pub struct Vserver {
     pub limits: weft_stack::stack::Limits,
     /// TCP defaults.
     pub tcp: weft_stack::stack::TcpConfig,
+    /// Who may reach what, before the rules of the host; inherited ones included.
+    pub access: Vec<AccessRule>,
     /// Built-in services.
     pub services: Vec<Service>,
     /// How it resolves names.

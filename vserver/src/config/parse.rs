@@ -8,8 +8,8 @@ use super::STATE_DIR_DEFAULT;
 use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
-    CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, cluster, inherit,
-    interface, privilege, qos, vserver,
+    CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
+    inherit, interface, privilege, qos, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -105,16 +105,15 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let aliases = aliases.unwrap_or_default();
     let qos_groups = root.table(report, "qos").map(|s| qos::read_groups(report, s));
     let qos_groups = qos_groups.unwrap_or_default();
+    let interfaces = vserver::Interfaces::new(&nics, &aliases, &qos_groups, cluster.as_ref());
+    let section = root.table_or_empty(report, "access");
+    let access = access::read_access(report, section, &interfaces);
+    let interfaces = interfaces.with_services(&access.catalogue);
     let mut groups =
         root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
     let section = root.table_or_empty(report, "vserver");
-    let (vservers, spans, named_roles) = vserver::read_vservers(
-        report,
-        section,
-        &mut groups,
-        (&nics, &aliases, &qos_groups, cluster.as_ref()),
-        base,
-    );
+    let (vservers, spans, named_roles) =
+        vserver::read_vservers(report, section, &mut groups, &interfaces, base);
     let groups = groups.into_groups();
     let subjects = privilege::Subjects { groups: &groups, vservers: &vservers };
     let roles = root.table(report, "role").map(|s| privilege::read_roles(report, s, &subjects));
@@ -131,6 +130,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         aliases: aliases.into_iter().map(|a| a.value).collect(),
         groups,
         qos_groups,
+        access,
         vservers,
         defaults: report.trail_defaults(),
     };

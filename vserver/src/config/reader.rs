@@ -288,6 +288,11 @@ impl<'a, 'i> Section<'a, 'i> {
         found
     }
 
+    /// Where it stands, for people: `group gold, line 7`; `own`: whose it is if no group's.
+    pub(super) fn origin(&self, report: &Report, own: &str) -> String {
+        report.origin(self.layers.source(), self.span.start, own)
+    }
+
     /// Reports that a key is missing and how it would look, unless it is there misspelt.
     pub(super) fn missing(&self, report: &mut Report, key: &'static str, example: &str) {
         // What a group leaves open its vservers fill in.

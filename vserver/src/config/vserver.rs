@@ -15,7 +15,10 @@ use super::interface::suggest;
 use super::qos::QosGroup;
 use super::reader::{At, Section};
 use super::register::read_register;
-use super::{Alias, Cluster, Driver, Identity, Nic, Vserver, dhcp, dns, qos, route, service};
+use super::{
+    Alias, Cluster, Driver, Identity, Nic, Vserver, access, dhcp, dns, qos, route, service,
+};
+use crate::access::Catalogue;
 use crate::naming::is_holder;
 
 /// The most vservers of one host.
@@ -27,6 +30,8 @@ pub(super) struct Interfaces<'a> {
     aliases: &'a [At<Alias>],
     qos_groups: &'a [QosGroup],
     cluster: Option<&'a Cluster>,
+    /// What access rules may name.
+    services: Option<&'a Catalogue>,
 }
 
 /// Which vserver has an address of a link, to find it twice.
@@ -36,13 +41,12 @@ pub(super) fn read_vservers<'a, 'i>(
     report: &mut Report,
     mut section: Section<'a, 'i>,
     groups: &mut Groups<'a, 'i>,
-    (nics, aliases, qos_groups, cluster): (&[At<Nic>], &[At<Alias>], &[QosGroup], Option<&Cluster>),
+    interfaces: &Interfaces,
     base: &Path,
 ) -> (Vec<Vserver>, Vec<Vec<Range<usize>>>, Vec<At<String>>) {
-    let interfaces = Interfaces { nics, aliases, qos_groups, cluster };
     let mut roles = Vec::new();
     for (s, cut) in groups.take_sections() {
-        roles.extend(read_vserver(report, s, Kind::Group, &cut, &interfaces, base).roles);
+        roles.extend(read_vserver(report, s, Kind::Group, &cut, interfaces, base).roles);
     }
     let mut owners = Owners::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
@@ -58,7 +62,7 @@ pub(super) fn read_vservers<'a, 'i>(
         s.cut(cut.iter().map(|c| c.value).collect());
         s.inherit(groups.layers(group));
         let kind = if count.is_some() { Kind::Several } else { Kind::One };
-        let mut one = read_vserver(report, s, kind, &cut, &interfaces, base);
+        let mut one = read_vserver(report, s, kind, &cut, interfaces, base);
         one.vserver.name = name.value.to_ascii_lowercase();
         one.vserver.spelled = name.value.to_owned();
         one.vserver.table.clone_from(&one.vserver.name);
@@ -74,7 +78,7 @@ pub(super) fn read_vservers<'a, 'i>(
                     format!("vserver '{}' is at line {other} too; use another name", v.name),
                 );
             }
-            if !own_addresses(report, &v, &one, &interfaces, &mut owners) {
+            if !own_addresses(report, &v, &one, interfaces, &mut owners) {
                 break;
             }
             all.push(v);
@@ -213,6 +217,10 @@ fn read_vserver(
     check_address_count(report, &addresses, &address_spans, limits.addresses, interfaces);
     let own = Own { addresses: &addresses, slaac: &slaac, kind, resolves: !dns.servers.is_empty() };
     let routes = route::read_routes(report, &mut s, &own, interfaces);
+    let rules = s.tables(report, "access");
+    let access = interfaces.services.map(|catalogue| {
+        access::read_rules(report, rules, catalogue, interfaces, &access::Whose::Vserver)
+    });
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
     let part = s.table_or_empty(report, "qos");
@@ -234,6 +242,7 @@ fn read_vserver(
         forwarding,
         limits,
         tcp,
+        access: access.unwrap_or_default(),
         services,
         qos,
         dns,
@@ -304,7 +313,21 @@ impl Own<'_> {
     }
 }
 
-impl Interfaces<'_> {
+impl<'a> Interfaces<'a> {
+    pub(super) fn new(
+        nics: &'a [At<Nic>],
+        aliases: &'a [At<Alias>],
+        qos_groups: &'a [QosGroup],
+        cluster: Option<&'a Cluster>,
+    ) -> Interfaces<'a> {
+        Interfaces { nics, aliases, qos_groups, cluster, services: None }
+    }
+
+    /// With the services that access rules may name.
+    pub(super) fn with_services(self, services: &'a Catalogue) -> Interfaces<'a> {
+        Interfaces { services: Some(services), ..self }
+    }
+
     pub(super) fn cluster(&self) -> Option<&Cluster> {
         self.cluster
     }
@@ -559,6 +582,7 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
         tcp_fast_open: 0..=65_536,
         tcp_listeners: 1..=65_536,
         tcp_bytes: 65_536..=1_099_511_627_776,
+        access_states: 1..=1_048_576,
         udp_sockets: 1..=65_536,
         udp_recv_bytes: 2048..=1_073_741_824,
         raw_sockets: 0..=65_536,

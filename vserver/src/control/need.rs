@@ -130,6 +130,8 @@ impl Command {
             | Command::Qos { .. }
             | Command::Dhcp
             | Command::Export { .. }
+            | Command::Access { .. }
+            | Command::AccessTest(_)
             | Command::Audit(_) => Need::VIEW,
             Command::Runtime { clear: true } | Command::SetPoll { .. } => Need::CLUSTER,
             // Questions leave under the vserver's name.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::audit::{AuditPage, AuditQuery};
+use crate::access::{AccessDecision, AccessQuery, AccessReport};
 use crate::config::Policy;
 use crate::config::PollMode;
 use crate::dhcp::{DhcpReport, DhcpWish};
@@ -46,6 +47,14 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vserver: Option<String>,
     },
+    /// Access rules in order of evaluation, and what they decided.
+    Access {
+        /// Of which vserver; left out: of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vserver: Option<String>,
+    },
+    /// Which access rule decides about a client.
+    AccessTest(AccessQuery),
     /// Records of the log of changes.
     Audit(AuditQuery),
     /// What a name stands for, by the resolver of a vserver; asked again until it is done.
@@ -112,6 +121,10 @@ pub enum Answer {
     Policy(Box<Policy>),
     /// To [`Command::Qos`].
     Qos(QosSnapshot),
+    /// To [`Command::Access`].
+    Access(AccessReport),
+    /// To [`Command::AccessTest`].
+    AccessTest(Vec<AccessDecision>),
     /// To [`Command::Audit`].
     Audit(AuditPage),
     /// To [`Command::Dhcp`].

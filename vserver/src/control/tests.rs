@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::server::{CLIENTS_MAX, REQUEST_BYTES_MAX};
 use super::*;
+use crate::access::AccessReport;
 use crate::config::HostConfig;
 use crate::ping::PingError;
 use crate::sockets::{QueryError, SocketQuery};
@@ -17,6 +18,8 @@ fn answer(command: &Command, _: &Caller) -> Answer {
     match command {
         Command::Policy { .. } => Answer::Policy(Box::default()),
         Command::Qos { .. } => Answer::refuse(RefusalKind::Failed, "no rates"),
+        Command::Access { .. } => Answer::Access(AccessReport::default()),
+        Command::AccessTest(_) => Answer::AccessTest(Vec::new()),
         Command::Audit(_) => Answer::Audit(AuditPage::default()),
         Command::Ping => Answer::Pong(Daemon { weft: String::from("test"), pid: 7 }),
         Command::Snapshot => {

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
+use weft_stack::admission::Rules;
 use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
 use weft_stack::ip::address::{AddressTerms, AliasConfig, AliasId, AliasMedium};
@@ -21,6 +22,7 @@ use weft_stack::time::Instant;
 
 use super::any::AnyTables;
 use super::{AnyPeers, Devices, Host, HostError, Shared};
+use crate::access::HostAccess;
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
 use crate::dhcp::Dhcp;
@@ -105,12 +107,14 @@ pub(super) fn start(
         cores[0].problem(problem);
     }
     let any = AnyTables::new(&config);
+    let mut access = HostAccess::default();
     for index in 0..config.vservers.len() {
         let (seed, counts) = (seed()?, Arc::default());
         let ports = any.scopes(&config, &config.vservers[index]);
         for core in &mut cores {
             add_vserver(core, &config, &aliases, (index, &ports), (seed, &counts, clock.now()))?;
         }
+        set_access(&mut access, &config, index, &mut cores);
     }
     let plan = crate::qos::plan(&config, None);
     if !plan.is_empty() {
@@ -119,12 +123,22 @@ pub(super) fn start(
         }
     }
     let captures = opening.captures.into_iter().collect();
-    let (shared, threads) = run((config, any), cores, clock, links, (captures, plan))?;
+    let (shared, threads) = run((config, any), cores, clock, links, (captures, plan, access))?;
     let dhcp = Dhcp::new(Arc::clone(&shared));
     let (threads, peers) = (Mutex::new(threads), Mutex::new(opening.peers));
     let host = Host { shared, threads, peers, dhcp };
     host.update_dhcp(&host.shared.config)?;
     Ok(host)
+}
+
+/// Before the first packet.
+fn set_access(access: &mut HostAccess, config: &HostConfig, index: usize, cores: &mut [Core]) {
+    let v = &config.vservers[index];
+    let Some(guard) = access.update(config, index, (&v.name, &v.access)) else { return };
+    for node in cores.iter_mut().filter_map(|core| core.nodes.get_mut(index)) {
+        let rules: Arc<dyn Rules> = guard.clone();
+        node.stack.set_access(Some(rules));
+    }
 }
 
 /// One per worker, with its share of every NIC's queues.
@@ -384,7 +398,7 @@ fn run(
     cores: Vec<Core>,
     clock: Clock,
     mut links: Option<Links>,
-    (captures, plan): (Vec<(PathBuf, CaptureFile)>, Arc<Plan>),
+    (captures, plan, access): (Vec<(PathBuf, CaptureFile)>, Arc<Plan>, HostAccess),
 ) -> Result<(Arc<Shared>, Vec<JoinHandle<()>>), HostError> {
     let os = |operation| move |source| HostError::Os { operation, source };
     let mode = config.nics.iter().map(|n| n.poll).max_by_key(|m| match m {
@@ -424,6 +438,7 @@ fn run(
         names,
         workers,
         captures,
+        access: Mutex::new(access),
         qos: Mutex::new(plan),
         any,
         next: AtomicUsize::new(0),

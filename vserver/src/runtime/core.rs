@@ -25,7 +25,6 @@ use super::seat::Polling;
 use super::shares::{Share, Shares};
 use super::stages::{Stage, Stages};
 use super::{HostStack, Nic, Notify};
-use crate::access::Gate;
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
 use crate::demux::{Demux, Target};
@@ -168,7 +167,6 @@ pub(crate) struct Core {
     /// The other workers.
     pub(crate) mesh: Mesh,
     pub(crate) poll: Polling,
-    pub(crate) gate: Gate,
     pub(crate) qos: Shaper,
     pub(crate) shares: Shares,
     pub(super) aliases: Vec<AliasPlace>,
@@ -209,7 +207,6 @@ impl Core {
             sleep: Sleep::Awake,
             mesh: Mesh::default(),
             poll: Polling::new(PollMode::Interrupt),
-            gate: Gate::default(),
             qos: Shaper::default(),
             shares: Shares::default(),
             aliases,

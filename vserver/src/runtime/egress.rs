@@ -1,4 +1,4 @@
-//! The way out: frames of the stacks, noted by access, shaped, to the NICs and to neighbours on this
+//! The way out: frames of the stacks, shaped, to the NICs and to neighbours on this
 //! host.
 
 use weft_stack::drop::DropReason;
@@ -172,12 +172,6 @@ impl Core {
 
     fn emit(&mut self, now: Instant, sender: u32, alias: AliasId, frame: Frame) {
         let nic = self.aliases[alias.0 as usize].nic;
-        if self.gate.is_active() && self.gate.guards(sender) {
-            let of = Target { alias, vserver: sender };
-            if let Some(facts) = Facts::of(&frame, self.nics[nic].ethernet, of) {
-                self.gate.sent(now, &facts);
-            }
-        }
         self.targets.clear();
         let only_here = self.demux.local(nic, frame.data(), sender, &mut self.targets);
         if self.mesh.count() > 1 {

@@ -9,7 +9,6 @@ use super::Core;
 use super::core::BURST;
 use super::shares::Shares;
 use super::stages::{HEADERS, Stage};
-use crate::access::{self, Reject};
 use crate::demux::Target;
 use crate::facts::Facts;
 use crate::qos;
@@ -94,10 +93,10 @@ impl Core {
     /// Whether any vserver has a policy for what arrives.
     #[inline]
     fn is_guarded(&self) -> bool {
-        self.gate.is_active() || self.qos.is_active()
+        self.qos.is_active()
     }
 
-    /// Police and access of the last frames of `burst`, before merging makes of many packets one.
+    /// Policing of the last frames of `burst`, before merging makes of many packets one.
     fn admit_last(&mut self, now: Instant, count: usize) {
         let first = self.burst.len() - count;
         let mut fresh = self.burst.split_off(first);
@@ -108,16 +107,15 @@ impl Core {
         }
     }
 
-    /// What QoS and access let through of what arrives for a vserver.
+    /// What QoS lets through of what arrives for a vserver. Access rules are asked by the stack, of
+    /// the first packet of a flow only.
     fn admit(&mut self, now: Instant, to: Target, frame: Frame) -> Option<Frame> {
-        let (polices, guards) = (self.qos.polices(to), self.gate.guards(to.vserver));
-        if !(polices || guards) {
+        if !self.qos.polices(to) {
             return Some(frame);
         }
         let ethernet = self.nics[self.aliases[to.alias.0 as usize].nic].ethernet;
         let Some(facts) = Facts::of(&frame, ethernet, to) else { return Some(frame) };
-        let frame = if polices { self.police(now, &facts, frame)? } else { frame };
-        if guards { self.pass_gate(now, to, &facts, frame) } else { Some(frame) }
+        self.police(now, &facts, frame)
     }
 
     /// What is within its rate; what is over it waits or is lost.
@@ -140,13 +138,7 @@ impl Core {
             for _ in 0..RELEASED {
                 let Some((to, frame)) = self.qos.release(now, nic) else { break };
                 work = true;
-                let frame = if self.gate.guards(to.vserver) {
-                    Facts::of(&frame, self.nics[nic].ethernet, to)
-                        .and_then(|facts| self.pass_gate(now, to, &facts, frame))
-                } else {
-                    Some(frame)
-                };
-                self.burst.extend(frame.map(|frame| (to, Some(frame))));
+                self.burst.push((to, Some(frame)));
             }
             if !self.burst.is_empty() {
                 self.deliver(now, nic);
@@ -165,35 +157,6 @@ impl Core {
                 qos::Way::Receive => node.stack.lose_received(&lost.frame, DropReason::QosPoliced),
             }
         }
-    }
-
-    /// What access lets through.
-    fn pass_gate(
-        &mut self,
-        now: Instant,
-        to: Target,
-        facts: &Facts,
-        frame: Frame,
-    ) -> Option<Frame> {
-        let stack = &mut self.nodes[to.vserver as usize].stack;
-        match self.gate.admit(now, facts, stack) {
-            access::Verdict::Pass => Some(frame),
-            access::Verdict::Drop => {
-                stack.lose_received(&frame, DropReason::AccessDenied);
-                None
-            }
-            access::Verdict::Reject(how) => {
-                stack.lose_received(&frame, DropReason::AccessDenied);
-                self.reject(now, to, frame, how);
-                None
-            }
-        }
-    }
-
-    /// Tells the sender of a packet that access refused it.
-    #[allow(clippy::needless_pass_by_value, clippy::unused_self, reason = "no answers yet")]
-    fn reject(&mut self, _now: Instant, to: Target, _frame: Frame, _how: Reject) {
-        self.mark_dirty(to.vserver);
     }
 
     /// Hands the burst to its receivers, what can be merged as one.

@@ -15,7 +15,7 @@ use super::flow_table::{Flow, FlowKey};
 use super::input::{Reply, reset_for};
 use super::state::Cx;
 use super::time_wait::Verdict;
-use super::{Tcp, emit, payload};
+use super::{Tcp, admission, emit, payload};
 
 /// RFC 4861 7.3.1 asks for hints of reachability; one per second is plenty.
 pub(super) const CONFIRM_EVERY: Duration = Duration::from_secs(1);
@@ -110,6 +110,9 @@ impl Tcp {
         };
         let verdict = entry.judge(seg, frame.total_len());
         if let Verdict::Reuse(after) = verdict {
+            if let Some(fate) = admission::refuses(lower, packet, &key, seg, &frame) {
+                return fate;
+            }
             if self.listener_for(packet.dst, seg.dst_port).is_some() {
                 return self.open_passive(lower, packet, key, seg, frame, Some((slot, after)));
             }
@@ -142,6 +145,9 @@ impl Tcp {
         let listens = self.listener_for(packet.dst, seg.dst_port).is_some();
         if seg.flags.has(Flags::RST) {
             return Fate::Dropped(DropReason::TcpPortClosed);
+        }
+        if let Some(fate) = admission::refuses(lower, packet, &key, seg, &frame) {
+            return fate;
         }
         if listens && seg.flags.has(Flags::ACK) && !seg.flags.has(Flags::SYN) {
             match self.open_by_cookie(lower, packet, key, seg) {

@@ -33,6 +33,8 @@ const BLACKHOLE_DOUBLINGS_MAX: u32 = 5;
 /// What a connection remembers of how it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
+    /// The peer opened it.
+    pub(crate) passive: bool,
     /// Nobody knows when the SYN-ACK left: it was a cookie, or the ACK was kept back.
     pub(crate) untimed: bool,
     /// Data of the SYN was taken.

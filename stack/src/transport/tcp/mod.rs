@@ -29,6 +29,7 @@ use crate::timer_wheel::TimerHandle;
 
 mod accurate_ecn;
 mod ack;
+mod admission;
 mod assembler;
 mod autotune;
 mod calls;

@@ -343,6 +343,7 @@ impl Connection {
         cx: &mut Cx<'_>,
     ) -> Connection {
         let mut c = Connection::new(origin, settings.into(), Owner::Listener(listener), cx.now);
+        c.notes.opening.passive = true;
         c.take_syn(cx.now, seq, window, options);
         c.set_state(cx, TcpState::SynReceived);
         c

@@ -10,7 +10,7 @@ use super::{ANY4, ANY6, HEADER_LEN, Udp, peer_addr};
 use crate::ctx::Fate;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frag, Frame, Gso};
-use crate::lower::{InPacket, Lower};
+use crate::lower::{InPacket, Lower, Refusal};
 use crate::path::PathLayer;
 use crate::socket::udp::Datagram;
 use crate::wire::{frame_sum, protocol};
@@ -116,6 +116,12 @@ impl Udp {
                 return Fate::Dropped(reason);
             }
         };
+        if let Some(refusal) = self.refuses(lower, packet, src_port, dst_port) {
+            if refusal != Refusal::Drop {
+                lower.prohibited(packet, &frame);
+            }
+            return Fate::Dropped(refusal.reason());
+        }
         let takers: SmallVec<[u32; 1]> = if packet.to_many {
             self.find_all(packet, src_port, dst_port)
         } else {
@@ -138,6 +144,23 @@ impl Udp {
         }
         delivered |= self.deliver(lower, packet, src_port, *last, arrived);
         if delivered { Fate::Delivered } else { Fate::Dropped(DropReason::UdpBufferFull) }
+    }
+
+    /// What access rules say of a datagram, unless it answers one of ours: a connected socket waits
+    /// for it, or something was sent to its sender a while ago.
+    #[inline]
+    fn refuses<P: PathLayer>(
+        &self,
+        lower: &Lower<'_, P>,
+        packet: &InPacket,
+        src_port: u16,
+        dst_port: u16,
+    ) -> Option<Refusal> {
+        let admission = &lower.ctx.admission;
+        admission.rules(protocol::UDP, dst_port)?;
+        let known = self.flows.contains_key(&(packet.dst, dst_port, packet.src, src_port))
+            || admission.is_answer(lower.ctx.now, dst_port, packet.src, src_port);
+        if known { None } else { lower.refuses(packet, dst_port) }
     }
 
     /// Queues what arrived, in pieces if the socket does not want it whole; whether there was room

@@ -5,6 +5,7 @@ use core::net::SocketAddr;
 use bytes::Bytes;
 
 use super::{ANY4, ANY6, HEADER_LEN, Udp, canonical, scope};
+use crate::admission::First;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso, HEADROOM_BYTES};
 use crate::lower::{Lower, OutPacket, RouteInfo};
@@ -51,6 +52,8 @@ struct Plan {
     to: SocketAddr,
     /// To a group or broadcast, and sockets of this stack are to hear it.
     looped: bool,
+    /// To a group or broadcast.
+    to_many: bool,
 }
 
 fn ip_header_len(to: SocketAddr) -> usize {
@@ -141,7 +144,8 @@ impl Udp {
         let any = if to.is_ipv4() { ANY4 } else { ANY6 };
         let heard = [to.ip(), any].iter().any(|a| self.bound.contains_key(&(*a, to.port())));
         let looped = heard && ((multicast && options.multicast_loop) || broadcast);
-        Ok(Plan { info, packet, src_port: local.port(), to, looped })
+        let to_many = multicast || broadcast;
+        Ok(Plan { info, packet, src_port: local.port(), to, looped, to_many })
     }
 }
 
@@ -197,6 +201,13 @@ fn hand_down<P: PathLayer>(
 ) -> Result<(), UdpSendError> {
     if plan.looped {
         lower.loop_copy(&plan.packet, plan.info.alias, &frame);
+    }
+    let ctx = &mut lower.ctx;
+    let (alias, peer, port) = (plan.info.alias, plan.to.ip(), plan.src_port);
+    let first = First { alias, protocol: protocol::UDP, src: peer, port };
+    let max = ctx.limits.access_states;
+    if !ctx.admission.sent(ctx.now, &first, plan.to.port(), plan.to_many, max) {
+        ctx.mib.frames.access_states_refused += 1;
     }
     match lower.send(plan.packet, frame) {
         Ok(()) => {

@@ -1,5 +1,6 @@
 //! One module per command: its options and what it does.
 
+pub mod access;
 pub mod audit;
 pub mod check;
 pub mod completions;

@@ -15,7 +15,7 @@ use weft_vserver::register::Registrar;
 use weft_vserver::resolver::Questions;
 use weft_vserver::service::Services;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
-use weft_vserver::{Devices, Host, HostError};
+use weft_vserver::{AccessError, Devices, Host, HostError};
 
 use super::check;
 use crate::Error;
@@ -173,6 +173,12 @@ fn answers(
                 },
                 Answer::Qos,
             ),
+            Command::Access { vserver } => {
+                access_error(host.access(vserver.as_deref()).map(Answer::Access))
+            }
+            Command::AccessTest(query) => {
+                access_error(host.test_access(query).map(Answer::AccessTest))
+            }
             Command::Audit(query) => caller.records(query),
             Command::Dhcp => Answer::Dhcp(host.dhcp()),
             Command::DhcpWish { vserver, alias, instance, wish } => {
@@ -218,6 +224,16 @@ fn dhcp_wish(
         Ok(clients) => Answer::DhcpWish { clients },
         Err(e) => Answer::refuse(RefusalKind::NoSuchVserver, e.to_string()),
     }
+}
+
+fn access_error(answer: Result<Answer, AccessError>) -> Answer {
+    answer.unwrap_or_else(|e| {
+        let kind = match e {
+            AccessError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
+            _ => RefusalKind::BadRequest,
+        };
+        Answer::refuse(kind, e.to_string())
+    })
 }
 
 fn policy(host: &Host, vserver: &str, caller: &Caller) -> Answer {

@@ -1,0 +1,254 @@
+//! The rules of one vserver as its stacks ask them, with what they counted; and all of a host's.
+
+use std::net::IpAddr;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use weft_stack::admission::{First, Rules, Verdict, Watch};
+use weft_stack::ip::address::AliasId;
+use weft_stack::time::{Duration, Instant};
+
+use super::compile::{Compiler, Table};
+use super::report::{AccessDecision, AccessQuery, RuleReport, VserverAccess};
+use super::{AccessConfig, AccessRule, Action, Catalogue, Established, Protocol};
+use crate::config::HostConfig;
+use crate::interface::{AliasClass, InterfaceName};
+
+/// Lines of denials that may wait for whoever writes them.
+const LINES_WAITING: usize = 64;
+/// Lines in [`LINES_TIME`].
+const LINES_PER_TIME: u32 = 10;
+const LINES_TIME: Duration = Duration::from_secs(1);
+
+/// What one rule decided.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hit {
+    count: u64,
+    last: Option<(Instant, IpAddr)>,
+}
+
+/// The rules of one vserver; all its shards ask the same.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    table: Arc<Table>,
+    /// By rule. Only first packets of flows that some rule means come here.
+    hits: Box<[Mutex<Hit>]>,
+    vserver: String,
+    log: Option<Arc<Log>>,
+}
+
+impl Rules for Guard {
+    fn watch(&self) -> &Watch {
+        &self.table.watch
+    }
+
+    fn judge(&self, now: Instant, first: &First) -> Verdict {
+        let Some(number) = self.table.find(first) else { return Verdict::Allow };
+        let rule = &self.table.rules[number];
+        let mut hit = self.hits[number].lock();
+        hit.count += 1;
+        hit.last = Some((now, first.src));
+        drop(hit);
+        if rule.log
+            && rule.action != Action::Allow
+            && let Some(log) = &self.log
+        {
+            log.write(now, || line(&self.vserver, rule, first));
+        }
+        rule.action.verdict()
+    }
+
+    fn allows(&self, first: &First) -> bool {
+        let rule = self.table.find(first);
+        rule.is_none_or(|number| self.table.rules[number].action == Action::Allow)
+    }
+}
+
+fn line(vserver: &str, rule: &AccessRule, first: &First) -> String {
+    let what = match first.protocol {
+        6 => format!("tcp/{}", first.port),
+        17 => format!("udp/{}", first.port),
+        1 | 58 => String::from("icmp"),
+        number => format!("protocol {number}"),
+    };
+    format!(
+        "access: vserver {vserver}: {what} from {} denied by \"{rule}\" ({})",
+        first.src, rule.written.0
+    )
+}
+
+impl Guard {
+    /// Takes over what rules that stayed had counted.
+    fn inherit(&self, before: &Guard) {
+        for (rule, hit) in self.table.rules.iter().zip(&self.hits) {
+            if let Some(at) = before.table.rules.iter().position(|r| r == rule) {
+                *hit.lock() = *before.hits[at].lock();
+            }
+        }
+    }
+
+    /// Its rules in order of evaluation, and what they decided.
+    pub(crate) fn report(&self, now: Instant) -> VserverAccess {
+        let each = self.table.rules.iter().zip(&self.hits).map(|(rule, hit)| {
+            let hit = *hit.lock();
+            RuleReport {
+                action: rule.action,
+                services: rule.services.clone(),
+                ports: rule.ports.iter().map(ToString::to_string).collect(),
+                on: rule.on.iter().map(ToString::to_string).collect(),
+                from: rule.from.iter().map(ToString::to_string).collect(),
+                origin: rule.written.0.clone(),
+                hits: hit.count,
+                last_client: hit.last.map(|(_, client)| client),
+                last_ms_ago: hit.last.map(|(at, _)| now.saturating_since(at).as_millis() as u64),
+            }
+        });
+        VserverAccess { vserver: self.vserver.clone(), rules: each.collect(), ..Default::default() }
+    }
+
+    /// Which rule decides, on each of `aliases` (indices and names).
+    pub(crate) fn test(
+        &self,
+        query: &AccessQuery,
+        catalogue: &Catalogue,
+        aliases: &[(usize, String)],
+    ) -> Result<Vec<AccessDecision>, String> {
+        let ports = catalogue.find(&query.service)?;
+        let mut all = Vec::new();
+        for (alias, name) in aliases {
+            for p in &ports {
+                let protocol = match p.protocol {
+                    Protocol::Tcp => 6,
+                    Protocol::Udp => 17,
+                    Protocol::Icmp => 1,
+                    Protocol::Any => return Err(String::from("name one service: tcp/22, icmp")),
+                };
+                let port = if p.protocol == Protocol::Icmp { 0 } else { p.first };
+                if p.protocol != Protocol::Icmp && p.first != p.last && ports.len() == 1 {
+                    return Err(format!("{p} is many ports; name one of them"));
+                }
+                let alias = AliasId(*alias as u16);
+                let first = First { alias, protocol, src: query.from, port };
+                let rule = self.table.find(&first);
+                let found = rule.map(|n| &self.table.rules[n]);
+                all.push(AccessDecision {
+                    alias: name.clone(),
+                    service: p.to_string(),
+                    action: found.map_or(Action::Allow, |r| r.action),
+                    rule: rule.map(|n| n + 1),
+                    text: found
+                        .map_or_else(|| String::from("no rule matches"), ToString::to_string),
+                    origin: found.map_or_else(|| String::from("default"), |r| r.written.0.clone()),
+                });
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Lines for whoever looks after the host. Workers never wait for who writes them.
+#[derive(Debug)]
+struct Log {
+    /// To the thread that writes. It begins with the first line, when the daemon has given up root's
+    /// rights; without a thread there are counters still.
+    lines: OnceLock<Option<SyncSender<String>>>,
+    /// Since when, and how many lines since.
+    budget: Mutex<(Instant, u32)>,
+}
+
+impl Log {
+    fn new() -> Log {
+        Log { lines: OnceLock::new(), budget: Mutex::new((Instant::ZERO, 0)) }
+    }
+
+    fn start() -> Option<SyncSender<String>> {
+        let (lines, waiting) = sync_channel::<String>(LINES_WAITING);
+        let write = move || {
+            for line in waiting {
+                eprintln!("weft: {line}");
+            }
+        };
+        std::thread::Builder::new().name(String::from("weft-access")).spawn(write).ok()?;
+        Some(lines)
+    }
+
+    fn write(&self, now: Instant, line: impl FnOnce() -> String) {
+        let mut budget = self.budget.lock();
+        if now.saturating_since(budget.0) >= LINES_TIME {
+            *budget = (now, 0);
+        }
+        budget.1 += 1;
+        if budget.1 <= LINES_PER_TIME
+            && let Some(lines) = self.lines.get_or_init(Log::start)
+        {
+            // More than can wait: the rule's counter tells.
+            let _ = lines.try_send(line());
+        }
+    }
+}
+
+/// The rules of all vservers of a host.
+#[derive(Debug, Default)]
+pub(crate) struct HostAccess {
+    compiler: Compiler,
+    /// By vserver.
+    guards: Vec<Option<Arc<Guard>>>,
+    log: Option<Arc<Log>>,
+}
+
+/// What an alias is for, by its name.
+fn kind(name: &str) -> Option<AliasClass> {
+    match name.parse() {
+        Ok(InterfaceName::Alias(kind, _)) => Some(kind),
+        _ => None,
+    }
+}
+
+impl HostAccess {
+    /// Makes the rules of vserver number `index` as `config` has them, called `vserver` there. `None`:
+    /// they are what they were.
+    pub(crate) fn update(
+        &mut self,
+        config: &HostConfig,
+        index: usize,
+        (vserver, own): (&str, &[AccessRule]),
+    ) -> Option<Arc<Guard>> {
+        self.compiler.set_kinds(config.aliases.iter().map(|a| kind(&a.name)).collect());
+        let rules = config.access.effective(vserver, own);
+        if self.log.is_none() && rules.iter().any(|r| r.log) {
+            self.log = Some(Arc::new(Log::new()));
+        }
+        if self.guards.len() <= index {
+            self.guards.resize(index + 1, None);
+        }
+        let table = self.compiler.table(rules);
+        let before = self.guards[index].take();
+        if let Some(before) = &before
+            && Arc::ptr_eq(&before.table, &table)
+            && before.vserver == vserver
+        {
+            self.guards[index] = Some(Arc::clone(before));
+            return None;
+        }
+        let hits = table.rules.iter().map(|_| Mutex::default()).collect();
+        let log = self.log.clone();
+        let guard = Arc::new(Guard { table, hits, vserver: vserver.to_owned(), log });
+        if let Some(before) = before.filter(|b| b.vserver == vserver) {
+            guard.inherit(&before);
+        }
+        self.guards[index] = Some(Arc::clone(&guard));
+        Some(guard)
+    }
+
+    pub(crate) fn guard(&self, index: usize) -> Option<Arc<Guard>> {
+        self.guards.get(index)?.clone()
+    }
+}
+
+impl AccessConfig {
+    /// Whether connections whose rule was withdrawn are to be reset.
+    pub(crate) fn ends_denied(&self) -> bool {
+        self.established == Established::End
+    }
+}
