@@ -48,7 +48,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let socket = Socket::bind(&config.control).map_err(|e| Error::Failed(e.to_string()))?;
     socket.open_to(&config.privilege).map_err(|e| Error::Failed(e.to_string()))?;
     let path = config.control.clone();
-    let ours = [socket.files(), gate.files()].concat();
+    let ours = [socket.files(), gate.files(), made_state_dir(&config)].concat();
     let host = Arc::new(start(config, &gate, &ours)?);
     let services = Services::start(&host).map_err(|e| Error::Failed(e.to_string()))?;
     let services = Arc::new(services);
@@ -80,6 +80,14 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     log_own(&gate, "stop", &name);
     tell("stopped\n");
     Ok(())
+}
+
+/// The directory of leases, if it is wanted and made just now: it is the daemon's user's then.
+fn made_state_dir(config: &HostConfig) -> Vec<PathBuf> {
+    let wanted = config.vservers.iter().any(|v| !v.dhcp.is_empty()) && !config.state_dir.exists();
+    // What cannot be made is told as a problem of the cache.
+    let made = wanted && std::fs::create_dir_all(&config.state_dir).is_ok();
+    made.then(|| config.state_dir.clone()).into_iter().collect()
 }
 
 /// Starts the host; between its devices and its threads root's rights are given up.
