@@ -49,6 +49,7 @@ pub mod dhcp;
 mod facts;
 mod host;
 pub mod interface;
+pub mod mdns;
 pub mod naming;
 pub mod net;
 pub mod ping;

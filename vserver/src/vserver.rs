@@ -63,6 +63,15 @@ impl Vserver {
         all
     }
 
+    /// Those of [`Vserver::addresses`] that are on an alias, sorted.
+    pub(crate) fn addresses_on(&self, alias: AliasId) -> Vec<IpAddr> {
+        let home = self.shared.home().lock();
+        let all = home.nodes[self.index as usize].addresses.iter();
+        let mut on: Vec<IpAddr> = all.filter(|a| a.0 == alias).map(|a| a.1).collect();
+        on.sort_unstable();
+        on
+    }
+
     /// The worker of a new socket that may be on any.
     pub(crate) fn next_worker(&self) -> usize {
         self.shared.next_worker()

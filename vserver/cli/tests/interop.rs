@@ -8,6 +8,8 @@ mod common;
 mod dhcp;
 #[path = "interop/dns.rs"]
 mod dns;
+#[path = "interop/mdns.rs"]
+mod mdns;
 #[path = "interop/names.rs"]
 mod names;
 #[path = "interop/relay.rs"]

@@ -13,9 +13,10 @@ use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, Offers, SynCookie
 
 use super::qos::{Both, Class, Match, Qos, QosGroup, Rates};
 use super::{
-    Alias, Cluster, DhcpClient, Dns, Driver, Gather, Group, HostConfig, Hugepages, Identity, Lease,
-    NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register, RegisteredName, Rights, Role,
-    RouteSpec, RunAs, Service, ServiceKind, Subnet, Vserver, Workers, XdpMode,
+    Advertised, Alias, Cluster, DhcpClient, Dns, Driver, Gather, Group, HostConfig, Hugepages,
+    Identity, Lease, Mdns, NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register,
+    RegisteredName, Rights, Role, RouteSpec, RunAs, Service, ServiceKind, Subnet, Vserver, Workers,
+    XdpMode,
 };
 use crate::access::{AccessConfig, AccessRule, Catalogue, Established};
 
@@ -349,6 +350,7 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         services,
         dns,
         register,
+        mdns,
         qos,
         table: _,
         group,
@@ -381,6 +383,7 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     w.list("access", &access.iter().map(access_rule).collect::<Vec<_>>());
     write_dns(w, spelled, dns);
     write_register(w, spelled, register.as_ref());
+    write_mdns(w, spelled, mdns.as_ref());
     write_qos(w, spelled, qos, &config.qos_groups);
     write_limits(w, spelled, limits);
     write_tcp(w, spelled, tcp);
@@ -524,6 +527,19 @@ fn write_register(w: &mut Writer, vserver: &str, register: Option<&Register>) {
     w.optional("server", server.map(|s| quoted(&s.to_string())).as_ref());
     w.optional("key", key.as_ref().map(|k| path(k)).as_ref());
     w.unless("ttl_s", ttl_s, &super::register::TTL_S_DEFAULT);
+}
+
+fn write_mdns(w: &mut Writer, vserver: &str, mdns: Option<&Mdns>) {
+    let Some(Mdns { host, services }) = mdns else { return };
+    w.table(&format!("[vserver.{vserver}.mdns]"));
+    w.optional("host", host.as_ref().map(|h| quoted(h)).as_ref());
+    for Advertised { name, kind, port, txt } in services {
+        w.table(&format!("[[vserver.{vserver}.mdns.services]]"));
+        w.value("name", quoted(name));
+        w.value("type", quoted(kind));
+        w.value("port", port);
+        w.list("txt", &texts(txt));
+    }
 }
 
 /// `{ limit = "1000 bit/s" }`; nothing if all is as by default.
@@ -910,6 +926,9 @@ routes = [
     { to = "10.98.0.0/16", via = "gw2", alias = "data0", src = "10.0.0.10" },
 ]
 dns = { servers = ["10.0.0.53", "[fd00::53]:5353"], search = ["a.example"], ndots = 2, timeout_ms = 100, attempts = 3, cache = 0, mixed_case = false }
+[vserver.VsvrA.mdns]
+host = "box"
+services = [{ name = "Files, all", type = "_nfs._tcp", port = 2049, txt = ["path=/", ""] }]
 [vserver.VsvrA.register]
 zone = "example.net"
 names = ["files", "www.example.net 10.0.0.10 fd00::10"]

@@ -12,6 +12,7 @@ pub(crate) mod dns;
 mod export;
 mod inherit;
 mod interface;
+mod mdns;
 mod parse;
 mod privilege;
 pub mod qos;
@@ -31,6 +32,7 @@ pub use diagnostic::{Diagnostic, Errors};
 pub use dns::Dns;
 pub use export::export;
 pub use inherit::{GROUP_DEPTH_MAX, Group, Origin, Policy, Setting, Settings};
+pub use mdns::{Advertised, Mdns};
 pub use parse::{LoadError, load, load_elsewhere, parse};
 pub use register::{Register, RegisteredName};
 pub use weft_drivers::afxdp::{Gather, Hugepages};
@@ -339,6 +341,8 @@ pub struct Vserver {
     pub dns: Dns,
     /// What of it is registered in DNS.
     pub register: Option<Register>,
+    /// What it tells the links of its mgmt aliases.
+    pub mdns: Option<Mdns>,
     /// The table of the file that it is from; with `count` the name without the number.
     pub table: String,
     /// Index into [`HostConfig::groups`] of the group it is in.

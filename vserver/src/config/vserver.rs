@@ -12,6 +12,7 @@ use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, SynCookies, TcpCo
 use super::diagnostic::Report;
 use super::inherit::{Groups, Settings, check_cut};
 use super::interface::suggest;
+use super::mdns::read_mdns;
 use super::qos::QosGroup;
 use super::reader::{At, Section};
 use super::register::read_register;
@@ -169,14 +170,13 @@ pub(super) fn check_name(report: &mut Report, name: &At<&str>, what: &str) {
     }
 }
 
-fn read_vserver(
+/// Its addresses, where each stands, and the aliases where more are learned.
+fn read_addresses(
     report: &mut Report,
-    mut s: Section,
+    s: &mut Section,
     kind: Kind,
-    cut: &[At<&str>],
     interfaces: &Interfaces,
-    base: &Path,
-) -> Written {
+) -> (Vec<(usize, Cidr)>, Vec<Range<usize>>, Vec<usize>) {
     let mut addresses = Vec::new();
     let mut address_spans = Vec::new();
     let texts = if kind == Kind::Group { Vec::new() } else { s.strings(report, "addresses") };
@@ -197,6 +197,18 @@ fn read_vserver(
             None => {}
         }
     }
+    (addresses, address_spans, slaac)
+}
+
+fn read_vserver(
+    report: &mut Report,
+    mut s: Section,
+    kind: Kind,
+    cut: &[At<&str>],
+    interfaces: &Interfaces,
+    base: &Path,
+) -> Written {
+    let (addresses, address_spans, slaac) = read_addresses(report, &mut s, kind, interfaces);
     let identity = read_identity(report, &mut s);
     let dhcp = dhcp::read_dhcp(report, &mut s, interfaces, &identity);
     let acd = s.choice(report, "acd", &dhcp::ACD).map(|v| v.value).unwrap_or_default();
@@ -210,12 +222,14 @@ fn read_vserver(
     let part = s.table_or_empty(report, "dns");
     let dns = dns::read_dns(report, part);
     let register = s.table(report, "register").and_then(|s| read_register(report, s, base));
+    let mdns = s.table(report, "mdns").map(|s| read_mdns(report, s));
     let part = s.table_or_empty(report, "limits");
     let limits = read_limits(report, part);
     let part = s.table_or_empty(report, "tcp");
     let tcp = read_tcp(report, part);
     check_address_count(report, &addresses, &address_spans, limits.addresses, interfaces);
-    let own = Own { addresses: &addresses, slaac: &slaac, kind, resolves: !dns.servers.is_empty() };
+    let resolves = !dns.servers.is_empty() || !dhcp.is_empty();
+    let own = Own { addresses: &addresses, slaac: &slaac, kind, resolves };
     let routes = route::read_routes(report, &mut s, &own, interfaces);
     let rules = s.tables(report, "access");
     let access = interfaces.services.map(|catalogue| {
@@ -247,6 +261,7 @@ fn read_vserver(
         qos,
         dns,
         register,
+        mdns,
         table: String::new(),
         group: None,
         roles: roles.iter().map(|r| r.value.clone()).collect(),

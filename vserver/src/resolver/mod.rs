@@ -200,12 +200,6 @@ impl Resolvers {
         state.map(|s| s.collect()).unwrap_or_default()
     }
 
-    /// Forgets a vserver that is gone: what comes in its place begins anew.
-    #[allow(dead_code, reason = "for vservers removed while the host runs")]
-    pub(crate) fn forget(&self, index: u32) {
-        self.states.lock().remove(&index);
-    }
-
     /// The thread that asks, started when it is first needed.
     pub(crate) fn engine(&self) -> Result<Arc<Engine>, ResolveError> {
         let mut engine = self.engine.lock();

@@ -99,14 +99,19 @@ fn routes(named: &NamedRoute, addresses: &[IpAddr]) -> Vec<Route> {
     found
 }
 
-/// New routes first, so that there is one at every moment.
+/// New routes first, so that there is one at every moment; one to the same network over the same
+/// alias takes the place of the old one by itself.
 fn apply(vserver: &Vserver, old: Vec<Route>, new: Vec<Route>) {
+    let replaced = |o: &Route| {
+        let place = |r: &Route| (r.prefix, r.alias, r.metric);
+        new.iter().any(|n| place(n) == place(o))
+    };
     let changes: Vec<Change> = new
         .iter()
         .filter(|r| !old.contains(r))
         .cloned()
         .map(Change::RouteAdd)
-        .chain(old.iter().filter(|r| !new.contains(r)).cloned().map(Change::RouteRemove))
+        .chain(old.iter().filter(|r| !replaced(r)).cloned().map(Change::RouteRemove))
         .collect();
     for change in changes {
         for worker in vserver.workers() {

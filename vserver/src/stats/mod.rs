@@ -11,6 +11,7 @@ mod take;
 pub use copied::{CopiedPerByte, copied_per_byte};
 pub use runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 pub use snapshot::{
-    HostSnapshot, NameSnapshot, NicSnapshot, RecordSnapshot, ServiceSnapshot, VserverSnapshot,
+    HostSnapshot, MdnsSnapshot, NameSnapshot, NicSnapshot, RecordSnapshot, ServiceSnapshot,
+    VserverSnapshot,
 };
 pub(crate) use take::{mac_text, take, take_runtime};

@@ -99,6 +99,22 @@ pub struct VserverSnapshot {
     /// Names that it keeps in DNS; filled in by who runs them, [`crate::register::Registrar::fill`].
     #[serde(default)]
     pub records: Vec<RecordSnapshot>,
+    /// What it says by multicast DNS; filled in by who runs them, [`crate::mdns::Responders::fill`].
+    #[serde(default)]
+    pub mdns: Vec<MdnsSnapshot>,
+}
+
+/// What a vserver says on one link by multicast DNS.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MdnsSnapshot {
+    /// The alias whose link it is.
+    pub alias: String,
+    /// The host's name there.
+    pub host: String,
+    /// Its names are its own, and have been announced.
+    pub announced: bool,
+    /// Counters by name (`Questions`, ...), zeros included.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// One record in DNS.

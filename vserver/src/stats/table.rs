@@ -253,6 +253,13 @@ pub fn details(v: &VserverSnapshot, zeros: bool, bold: bool) -> String {
             None => writeln!(out),
         };
     }
+    for m in &v.mdns {
+        let state = if m.announced { "announced" } else { "not announced" };
+        let _ = writeln!(out, "\nmdns {} on {}: {state}", m.host, m.alias);
+        for (name, n) in m.counters.iter().filter(|(_, n)| zeros || **n > 0) {
+            let _ = writeln!(out, "  {name} {n}");
+        }
+    }
     for r in &v.records {
         let error = r.error.as_ref().map(|e| format!("; {e}")).unwrap_or_default();
         let state = if r.registered { "registered" } else { "not registered" };

@@ -220,6 +220,7 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
         services: Vec::new(),
         names: shared.named_routes.snapshot(index as u32),
         records: Vec::new(),
+        mdns: Vec::new(),
     }
 }
 

@@ -9,6 +9,7 @@ use signal_hook::iterator::Signals;
 use weft_vserver::config::{HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
 use weft_vserver::dhcp::{DhcpLine, DhcpWish};
+use weft_vserver::mdns::Responders;
 use weft_vserver::ping::Pings;
 use weft_vserver::privilege::{self, ProcessRights};
 use weft_vserver::register::Registrar;
@@ -55,13 +56,20 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let registrar = Registrar::start(&host);
     let registrar = registrar.map_err(|e| Error::Failed(format!("registration: {e}")))?;
     let registrar = Arc::new(registrar);
+    let responders = Responders::start(&host);
+    let responders = responders.map_err(|e| Error::Failed(format!("multicast DNS: {e}")))?;
+    let responders = Arc::new(responders);
     let server = socket
         .serve(
             Arc::clone(&gate),
-            answers(Arc::clone(&host), Arc::clone(&services), Arc::clone(&registrar)),
+            answers(
+                Arc::clone(&host),
+                Arc::clone(&services),
+                (Arc::clone(&registrar), Arc::clone(&responders)),
+            ),
         )
         .map_err(|e| Error::Failed(e.to_string()))?;
-    tell(&introduction(&filled(&host, &services, &registrar), &path));
+    tell(&introduction(&filled(&host, &services, (&registrar, &responders)), &path));
     log_own(&gate, "start", &ProcessRights::own().ok());
 
     // The iterator ends only when its handle is closed, which nobody does.
@@ -74,6 +82,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
     tell(&format!("{name}: stopping\n"));
     drop(server);
+    responders.stop();
     registrar.stop();
     services.stop();
     host.stop();
@@ -126,10 +135,15 @@ fn tell(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn filled(host: &Host, services: &Services, registrar: &Registrar) -> HostSnapshot {
+fn filled(
+    host: &Host,
+    services: &Services,
+    (registrar, responders): (&Registrar, &Responders),
+) -> HostSnapshot {
     let mut snapshot = host.snapshot();
     services.fill(&mut snapshot);
     registrar.fill(&mut snapshot);
+    responders.fill(&mut snapshot);
     snapshot.rights = ProcessRights::own().ok();
     snapshot
 }
@@ -138,7 +152,7 @@ fn filled(host: &Host, services: &Services, registrar: &Registrar) -> HostSnapsh
 fn answers(
     host: Arc<Host>,
     services: Arc<Services>,
-    registrar: Arc<Registrar>,
+    (registrar, responders): (Arc<Registrar>, Arc<Responders>),
 ) -> impl Fn(&Command, &Caller) -> Answer + Send {
     let pings = Pings::new(Arc::clone(&host));
     let questions = Questions::new(Arc::clone(&host));
@@ -149,7 +163,9 @@ fn answers(
                 weft: String::from(env!("CARGO_PKG_VERSION")),
                 pid: std::process::id(),
             }),
-            Command::Snapshot => Answer::Snapshot(Box::new(filled(&host, &services, &registrar))),
+            Command::Snapshot => {
+                Answer::Snapshot(Box::new(filled(&host, &services, (&registrar, &responders))))
+            }
             Command::Runtime { clear } => Answer::Runtime(host.runtime(*clear)),
             Command::Sockets(query) => {
                 host.socket_page(query).map_or_else(Answer::from, Answer::Sockets)
