@@ -10,7 +10,6 @@ use std::path::Path;
 use weft_stack::socket::tcp::CongestionControl;
 use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, Offers, SynCookies, TcpConfig};
 
-
 use super::qos::{Both, Class, Match, Qos, QosGroup, Rates};
 use super::{
     Advertised, Alias, Cluster, DhcpClient, Dns, Driver, Gather, Group, HostConfig, Hugepages,

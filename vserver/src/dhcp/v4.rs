@@ -21,8 +21,10 @@ mod tests;
 const WAIT_FIRST: Duration = Duration::from_secs(4);
 const WAIT_MAX: Duration = Duration::from_secs(64);
 const WAIT_SPREAD: Duration = Duration::from_secs(1);
-/// Requests for an offer, or for the address of the cache, before a server is looked for anew.
+/// Requests for an offer before a server is looked for anew.
 const REQUESTS_MAX: u32 = 4;
+/// The same for the address of before: servers that do not know of it are silent (RFC 2131 4.3.2).
+const CONFIRMS_MAX: u32 = 2;
 /// RFC 2131 4.4.5: renewals are tried no faster.
 const RENEW_MIN: Duration = Duration::from_mins(1);
 /// RFC 2131 3.1 5: the least wait after a declined address.
@@ -204,8 +206,12 @@ impl Client4 {
 
     /// The message of this phase is due.
     fn step(&mut self, now: Instant) {
-        let asks = matches!(self.phase, Phase::Requesting(_) | Phase::Confirming(_));
-        if self.phase == Phase::Waiting || (asks && self.sent >= REQUESTS_MAX) {
+        let most = match self.phase {
+            Phase::Requesting(_) => REQUESTS_MAX,
+            Phase::Confirming(_) => CONFIRMS_MAX,
+            _ => u32::MAX,
+        };
+        if self.phase == Phase::Waiting || self.sent >= most {
             self.enter(now, Phase::Selecting, Duration::ZERO);
         }
         self.ask(now);
@@ -405,7 +411,8 @@ impl Client4 {
         let cached = self.common.held.as_ref().map(|h| h.cached);
         let phase = match (cached, self.wish) {
             (Some(false), _) => Phase::Renewing,
-            (_, Some(addr)) => Phase::Confirming(addr),
+            // No server knows of an address that was given back; it is only wished for.
+            (_, Some(addr)) if self.phase != Phase::Released => Phase::Confirming(addr),
             _ => Phase::Selecting,
         };
         self.since = now;
