@@ -281,3 +281,28 @@ fn an_address_that_a_host_of_the_link_has_is_declined_and_the_host_named() {
     assert!(problems.iter().any(|p| p == told), "{problems:?}");
     assert!(host.vserver("a").unwrap().addresses().is_empty());
 }
+
+#[test]
+fn every_worker_has_a_lease_and_loses_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = "[workers]\ncount = 2\n[vserver.a]\ndhcp = [{ alias = \"data0\", acd = \"off\" }]\n";
+    let host = host(dir.path(), v);
+    let mut far = Far::new(&host);
+    lease(&mut far, "a", [10, 0, 1, 1]);
+    far.serve(&host, "bound", |r| all(r, State::Bound));
+    let a = host.vserver("a").unwrap();
+    let begin = Instant::now();
+    while a.addresses().len() != 1 {
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        far.turn();
+    }
+    host.dhcp_wish("a", "data0", None, DhcpWish::Renew).unwrap();
+    far.serve(&host, "renewed", |r| r.clients[0].counters["DhcpAcks"] == 2);
+    host.dhcp_wish("a", "data0", None, DhcpWish::Release).unwrap();
+    far.serve(&host, "released", |r| all(r, State::Released));
+    let begin = Instant::now();
+    while !a.addresses().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        far.turn();
+    }
+}
