@@ -2,7 +2,6 @@
 //! says.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -127,7 +126,6 @@ fn port_scans_of_every_alias_find_what_the_access_table_says() {
     let topology = Topology::cabled(Cabling::default()).expect("topology");
     let client = &topology.client.netns;
     let config = config(dir.path());
-    fs::write(dir.path().join("copy.toml"), &config).expect("write");
     let _daemon = Daemon::start(&topology.weft, client, dir.path(), &config, 80);
     // IPv6 addresses come after duplicate address detection.
     let to: IpAddr = v6(MGMT).into();
