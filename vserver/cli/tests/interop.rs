@@ -12,6 +12,8 @@ mod dns;
 mod mdns;
 #[path = "interop/names.rs"]
 mod names;
+#[path = "interop/qos.rs"]
+mod qos;
 #[path = "interop/relay.rs"]
 mod relay;
 

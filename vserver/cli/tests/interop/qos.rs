@@ -1,0 +1,401 @@
+//! Rates over AF_XDP on veth, against the kernel's sockets: limits, guarantees, weights, latency.
+//!
+//! What is asserted is bytes over seconds at the application, compared with what a limit on frames
+//! leaves for payload. Latency is printed, not asserted.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt;
+use weft_cli::lab::topology::{Cabling, Topology, nic, v4, v6};
+use weft_drivers::netns::Netns;
+
+use crate::common::{Daemon, weft, xdp};
+
+/// Host number of the first vserver of a table with `count`.
+const FIRST: u16 = 256;
+const WARM: Duration = Duration::from_millis(1_500);
+const MEASURED: Duration = Duration::from_secs(5);
+const DATAGRAM: usize = 1_400;
+const ECHO: u16 = 7;
+const DISCARD: u16 = 9;
+const CHARGEN: u16 = 19;
+
+/// Payload of a full TCP segment, with timestamps, and its frame.
+fn segment(v6: bool) -> f64 {
+    if v6 { 1_428.0 / 1_514.0 } else { 1_448.0 / 1_514.0 }
+}
+
+fn datagram(v6: bool) -> f64 {
+    DATAGRAM as f64 / (DATAGRAM as f64 + if v6 { 62.0 } else { 42.0 })
+}
+
+fn address(is_v6: bool, n: u16) -> IpAddr {
+    if is_v6 { v6(n).into() } else { v4(n).into() }
+}
+
+/// A lab with a daemon.
+struct Site {
+    topology: Topology,
+    dir: tempfile::TempDir,
+    _daemon: Daemon,
+}
+
+impl Site {
+    /// `link` is TOML of the NIC, `vservers` of everything else; there is a vserver at [`ALPHA`] too.
+    fn new(workers: usize, link: &str, vservers: &str) -> Site {
+        let topology = Topology::cabled(Cabling { queues: workers, ..Cabling::default() });
+        let topology = topology.expect("topology");
+        let dir = tempfile::tempdir().expect("directory");
+        let config = format!(
+            "[host]\ncontrol = \"{}\"\n[workers]\ncount = {workers}\n\
+             [nic.eth0]\ndevice = \"{}\"\nqueues = {workers}\n{link}\n\
+             [alias.data0]\nover = \"eth0\"\n\
+             [vserver.alpha]\naddresses = [\"data0 {}/16\", \"data0 {}/64\"]\n{}\n{vservers}\n",
+            dir.path().join("weft.sock").display(),
+            nic(0),
+            v4(crate::ALPHA),
+            v6(crate::ALPHA),
+            services("alpha"),
+        );
+        let client = &topology.client.netns;
+        let daemon = Daemon::start(&topology.weft, client, dir.path(), &config, ECHO);
+        Site { topology, dir, _daemon: daemon }
+    }
+
+    fn client(&self) -> &Netns {
+        &self.topology.client.netns
+    }
+
+    /// What `weft qos` says.
+    fn report(&self, args: &[&str]) -> String {
+        let socket = self.dir.path().join("weft.sock");
+        let output = std::process::Command::new(weft())
+            .arg("--control")
+            .arg(socket)
+            .arg("qos")
+            .args(args)
+            .output()
+            .expect("weft qos");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+fn services(name: &str) -> String {
+    let mut text = String::new();
+    for (kind, port) in [("echo", ECHO), ("discard", DISCARD), ("chargen", CHARGEN)] {
+        let _ = write!(text, "[[vserver.{name}.service]]\nkind = \"{kind}\"\nport = {port}\n");
+    }
+    text
+}
+
+/// `count` vservers from [`FIRST`] on with the same rates.
+fn many(count: usize, qos: &str) -> String {
+    format!(
+        "[vserver.v]\ncount = {count}\naddresses = [\"data0 {}/16\", \"data0 {}/64\"]\n\
+         [vserver.v.qos]\n{qos}\n{}",
+        v4(FIRST),
+        v6(FIRST),
+        services("v")
+    )
+}
+
+/// One vserver with a name, host number and rates.
+fn single(name: &str, n: u16, qos: &str) -> String {
+    format!(
+        "[vserver.{name}]\naddresses = [\"data0 {}/16\", \"data0 {}/64\"]\n\
+         [vserver.{name}.qos]\n{qos}\n{}",
+        v4(n),
+        v6(n),
+        services(name)
+    )
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Load {
+    /// weft sends without end.
+    TcpSend,
+    /// The client does.
+    TcpReceive,
+    /// The client sends datagrams at so many bit/s and counts what comes back.
+    Udp(u64),
+}
+
+fn connect(client: &Netns, to: SocketAddr) -> TcpStream {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let tried = client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+        match tried.expect("enter") {
+            Ok(stream) => return stream,
+            Err(e) => assert!(Instant::now() < end, "connect to {to}: {e}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Bytes of each host in [`MEASURED`], while all of them are under load.
+fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
+    let counts: Vec<Arc<AtomicU64>> = hosts.iter().map(|_| Arc::default()).collect();
+    let over = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+    if let Load::Udp(rate) = load {
+        let local = SocketAddr::new(if is_v6 { v6(2).into() } else { v4(2).into() }, 0);
+        let sockets: Vec<UdpSocket> = hosts
+            .iter()
+            .map(|n| {
+                let to = SocketAddr::new(address(is_v6, *n), ECHO);
+                let socket = client.enter(|| UdpSocket::bind(local)).expect("enter").expect("bind");
+                socket.connect(to).expect("connect");
+                socket.set_nonblocking(true).expect("non-blocking");
+                socket
+            })
+            .collect();
+        let (counts, over) = (counts.clone(), Arc::clone(&over));
+        threads.push(std::thread::spawn(move || datagrams(&sockets, &counts, rate, &over)));
+    } else {
+        for (n, count) in hosts.iter().zip(&counts) {
+            let port = if load == Load::TcpSend { CHARGEN } else { DISCARD };
+            let stream = connect(client, SocketAddr::new(address(is_v6, *n), port));
+            stream.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
+            stream.set_write_timeout(Some(Duration::from_millis(100))).expect("timeout");
+            sockopt::set_socket_send_buffer_size(&stream, 32 << 10).expect("send buffer");
+            let (count, over) = (Arc::clone(count), Arc::clone(&over));
+            threads.push(std::thread::spawn(move || bulk(stream, load, &count, &over)));
+        }
+    }
+    std::thread::sleep(WARM);
+    let read = || -> Vec<u64> { counts.iter().map(|c| c.load(Ordering::Relaxed)).collect() };
+    let (begin, before) = (Instant::now(), read());
+    std::thread::sleep(MEASURED);
+    let (seconds, after) = (begin.elapsed().as_secs_f64(), read());
+    over.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().expect("a load");
+    }
+    let scale = MEASURED.as_secs_f64() / seconds;
+    before.iter().zip(after).map(|(b, a)| ((a - b) as f64 * scale) as u64).collect()
+}
+
+fn bulk(mut stream: TcpStream, load: Load, count: &AtomicU64, over: &AtomicBool) {
+    let mut buffer = vec![0; 8 << 10];
+    while !over.load(Ordering::Relaxed) {
+        let moved = match load {
+            Load::TcpSend => stream.read(&mut buffer),
+            _ => stream.write(&buffer),
+        };
+        match moved {
+            Ok(0) => panic!("the connection ended"),
+            Ok(n) => drop(count.fetch_add(n as u64, Ordering::Relaxed)),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(e) => panic!("{load:?}: {e}"),
+        }
+    }
+}
+
+/// Sends to each socket at `rate` bit/s of payload, counts what comes back.
+fn datagrams(sockets: &[UdpSocket], counts: &[Arc<AtomicU64>], rate: u64, over: &AtomicBool) {
+    let payload = vec![0x5a; DATAGRAM];
+    let mut buffer = vec![0; 2_048];
+    let begin = Instant::now();
+    let mut sent = 0;
+    while !over.load(Ordering::Relaxed) {
+        let due = begin.elapsed().as_secs_f64() * rate as f64 / 8.0 / DATAGRAM as f64;
+        while sent < due as u64 {
+            for socket in sockets {
+                // A full queue of the interface: so much less is offered.
+                let _ = socket.send(&payload);
+            }
+            sent += 1;
+        }
+        for (socket, count) in sockets.iter().zip(counts) {
+            while let Ok(n) = socket.recv(&mut buffer) {
+                count.fetch_add(n as u64, Ordering::Relaxed);
+            }
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+fn mbit(bytes: u64) -> f64 {
+    bytes as f64 * 8e-6 / MEASURED.as_secs_f64()
+}
+
+/// By how many percent `got` is off.
+fn off(got: f64, wanted: f64) -> f64 {
+    (got / wanted - 1.0) * 100.0
+}
+
+/// Each of `count` vservers is limited to `rate` bit/s in one direction.
+fn limits(count: usize, rate: u64, workers: usize) {
+    if !xdp() {
+        return;
+    }
+    let hosts: Vec<u16> = (0..count as u16).map(|i| FIRST + i).collect();
+    let mut wrong = Vec::new();
+    for (way, tcp) in [("send", Load::TcpSend), ("receive", Load::TcpReceive)] {
+        let site = Site::new(
+            workers,
+            "",
+            &many(count, &format!("{way} = {{ limit = \"{rate} bit/s\" }}")),
+        );
+        for is_v6 in [false, true] {
+            for load in [tcp, Load::Udp(rate * 3 / 2)] {
+                let part = if load == tcp { segment(is_v6) } else { datagram(is_v6) };
+                let wanted = rate as f64 * part / 1e6;
+                let got = measure(site.client(), &hosts, is_v6, load);
+                let each: Vec<f64> = got.iter().map(|b| off(mbit(*b), wanted)).collect();
+                let mean = each.iter().sum::<f64>() / count as f64;
+                let low = each.iter().copied().fold(f64::INFINITY, f64::min);
+                let high = each.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let what = format!(
+                    "{} {}, {way}, {count} vservers of {} Mbit/s, {workers} worker(s)",
+                    if load == tcp { "TCP" } else { "UDP" },
+                    if is_v6 { "v6" } else { "v4" },
+                    rate as f64 / 1e6
+                );
+                println!("NUMBER qos limit, {what}: {mean:+.2} % (each {low:+.2} to {high:+.2})");
+                if mean.abs() > 3.0 || low < -3.0 || high > 3.0 {
+                    wrong.push(what);
+                }
+            }
+        }
+        if count == 2 {
+            print!("{}", site.report(&["v1"]));
+        }
+    }
+    assert!(wrong.is_empty(), "more than 3 % off: {wrong:#?}");
+}
+
+#[test]
+fn limits_hold_for_two_vservers() {
+    limits(2, 40_000_000, 1);
+}
+
+#[test]
+fn limits_hold_for_twenty_vservers() {
+    limits(20, 4_000_000, 1);
+}
+
+#[test]
+fn limits_hold_for_two_hundred_vservers() {
+    limits(200, 400_000, 1);
+}
+
+#[test]
+fn limits_hold_with_two_workers() {
+    limits(20, 4_000_000, 2);
+}
+
+/// Two vservers at once; payload of each in Mbit/s.
+fn beside(site: &Site, load: Load, is_v6: bool) -> (f64, f64) {
+    let got = measure(site.client(), &[300, 301], is_v6, load);
+    (mbit(got[0]), mbit(got[1]))
+}
+
+#[test]
+fn a_guarantee_holds_beside_a_greedy_neighbour() {
+    if !xdp() {
+        return;
+    }
+    for workers in [1, 2] {
+        let link =
+            "qos = { send = { limit = \"80 Mbit/s\" }, receive = { limit = \"80 Mbit/s\" } }";
+        let sure = "send = { guarantee = \"24 Mbit/s\", priority = 7 }\n\
+                    receive = { guarantee = \"24 Mbit/s\", priority = 7 }";
+        let greedy =
+            "send = { priority = 0, weight = 1000 }\nreceive = { priority = 0, weight = 1000 }";
+        let both = single("sure", 300, sure) + &single("greedy", 301, greedy);
+        let site = Site::new(workers, link, &both);
+        for (way, load) in [("send", Load::TcpSend), ("receive", Load::TcpReceive)] {
+            let (sure, greedy) = beside(&site, load, false);
+            let wanted = 24.0 * segment(false);
+            println!(
+                "NUMBER qos guarantee, TCP {way}, {workers} worker(s), 24 of 80 Mbit/s beside a greedy \
+                 neighbour of better priority: {:+.2} % (neighbour {greedy:.1} Mbit/s)",
+                off(sure, wanted)
+            );
+            assert!(off(sure, wanted).abs() <= 3.0, "{way}: {sure} of {wanted} Mbit/s");
+        }
+    }
+}
+
+#[test]
+fn weights_of_one_to_three_share_so() {
+    if !xdp() {
+        return;
+    }
+    for workers in [1, 2] {
+        let link =
+            "qos = { send = { limit = \"80 Mbit/s\" }, receive = { limit = \"80 Mbit/s\" } }";
+        let rates = |w| format!("send = {{ weight = {w} }}\nreceive = {{ weight = {w} }}");
+        let both = single("one", 300, &rates(100)) + &single("three", 301, &rates(300));
+        let site = Site::new(workers, link, &both);
+        for (way, load) in [("send", Load::TcpSend), ("receive", Load::TcpReceive)] {
+            let (one, three) = beside(&site, load, false);
+            println!(
+                "NUMBER qos weights 1:3, TCP {way}, {workers} worker(s): 1:{:.3} ({one:.1} and {three:.1} \
+                 Mbit/s of payload)",
+                three / one
+            );
+            assert!(off(three / one, 3.0).abs() <= 5.0, "{way}: {one} and {three} Mbit/s");
+        }
+    }
+}
+
+#[test]
+fn a_light_tenant_is_quick_beside_a_heavy_one() {
+    if !xdp() {
+        return;
+    }
+    let link = "qos = { send = { limit = \"80 Mbit/s\" } }";
+    let both = single("light", 300, "") + &single("heavy", 301, "");
+    let site = Site::new(1, link, &both);
+    let quiet = requests(&site);
+    let over = Arc::new(AtomicBool::new(false));
+    let heavy: Vec<_> = (0..8)
+        .map(|_| {
+            let stream = connect(site.client(), SocketAddr::new(v4(301).into(), CHARGEN));
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || bulk(stream, Load::TcpSend, &AtomicU64::new(0), &over))
+        })
+        .collect();
+    std::thread::sleep(WARM);
+    let busy = requests(&site);
+    over.store(true, Ordering::Relaxed);
+    for thread in heavy {
+        thread.join().expect("a load");
+    }
+    for (name, all) in [("alone", quiet), ("beside a heavy one of 8 connections", busy)] {
+        let at = |p: usize| all[(all.len() - 1) * p / 100].as_micros();
+        println!(
+            "NUMBER qos latency, request of 64 bytes of a light tenant on a link of 80 Mbit/s, {name}: \
+             p50 {} us, p99 {} us",
+            at(50),
+            at(99)
+        );
+    }
+}
+
+/// Times of a thousand requests, sorted.
+fn requests(site: &Site) -> Vec<Duration> {
+    let mut stream = connect(site.client(), SocketAddr::new(v4(300).into(), ECHO));
+    stream.set_nodelay(true).expect("no delay");
+    let mut buffer = [0; 64];
+    let mut times: Vec<Duration> = (0..1_000)
+        .map(|_| {
+            let begin = Instant::now();
+            stream.write_all(&buffer).expect("request");
+            stream.read_exact(&mut buffer).expect("answer");
+            let took = begin.elapsed();
+            std::thread::sleep(Duration::from_millis(2));
+            took
+        })
+        .collect();
+    times.sort();
+    times
+}
