@@ -197,6 +197,8 @@ pub struct Stack<P: PathLayer = Direct> {
     pub(crate) raw: Raw,
     mib: Mib,
     pub(crate) limits: Limits,
+    /// As configured.
+    out_queue: usize,
     pool: FramePool,
     path: P,
     admission: Admission,
@@ -228,6 +230,7 @@ impl<P: PathLayer> Stack<P> {
         let ip = Ip::new(&config, &secrets, now);
         Stack {
             name: config.name,
+            out_queue: config.limits.out_queue,
             limits: config.limits,
             shard: config.shard,
             admission,
@@ -338,6 +341,22 @@ impl<P: PathLayer> Stack<P> {
         self.mib.frames.rx_bytes += frame.total_len() as u64;
         self.mib.frames.rx_dropped += 1;
         self.mib.drops.count(reason);
+    }
+
+    /// Frames that may wait for the device from now on, never more than [`Limits::out_queue`]
+    /// configured; `None`: that.
+    pub fn bound_out_queue(&mut self, most: Option<usize>) {
+        self.limits.out_queue = self.out_queue.min(most.unwrap_or(usize::MAX));
+    }
+
+    /// What waits for the device waits for long: while frames are scarce, it goes without them.
+    pub fn spare_frames(&mut self) {
+        for (_, frame) in self.outbox.frames.iter_mut().rev() {
+            if !frame.is_scarce() {
+                return;
+            }
+            *frame = frame.to_heap();
+        }
     }
 
     /// A frame of this stack that the host did not transmit.

@@ -395,7 +395,11 @@ fn put(lane: &mut Lane, now: Instant, facts: &Facts, mut frame: Frame) -> Result
         mark::set_dscp(&mut frame, &facts, dscp);
         facts.dscp = dscp;
     }
-    let unit = Waiting { frame, facts };
+    let mut unit = Waiting { frame, facts };
+    if unit.frame.is_scarce() {
+        // It may wait for long: others need the device's frames.
+        unit.frame = unit.frame.to_heap();
+    }
     if !lane.tree.has_room(leaf, unit.cost()) {
         lane.tree.count_full(leaf, unit.cost());
         return Err(unit.frame);

@@ -21,7 +21,10 @@ const AHEAD_MS: u64 = 4;
 const AHEAD_BYTES: (u64, u64) = (2 * FRAME_BYTES, 128 << 10);
 /// What a limit gives in this time may be one super-segment.
 const SUPER_MS: u64 = 1;
-/// RFC 8289 4.2; a queue that takes longer for three frames has so much more.
+/// What a limit gives in this time may wait in a stack.
+const WAITING_MS: u64 = 100;
+/// RFC 8289 4.2; a queue that takes longer for eight frames has so much more: a sender with less in
+/// flight can only wait for its timer when one is lost.
 const TARGET: Duration = Duration::from_millis(5);
 
 /// The configured part of a node, as it is reckoned with.
@@ -60,7 +63,7 @@ impl Shape {
         let within = |ms, (low, high): (u64, u64)| {
             ceiling.map_or(high, |rate| bytes_in(rate, ms).clamp(low, high))
         };
-        let three = ceiling.map_or(0, |rate| 3 * FRAME_BYTES * 8_000_000_000 / rate.max(1));
+        let few = ceiling.map_or(0, |rate| 8 * FRAME_BYTES * 8_000_000_000 / rate.max(1));
         let queue_bytes = rates.queue.unwrap_or_else(|| within(QUEUE_MS, QUEUE_BYTES));
         Shape {
             ceiling,
@@ -71,7 +74,7 @@ impl Shape {
             guarantee_packets: rates.guarantee_packets.map(|r| Meter::new(r, packets(r))),
             queue_bytes,
             ahead_bytes: within(AHEAD_MS, AHEAD_BYTES).min(queue_bytes.max(FRAME_BYTES)),
-            target: TARGET.max(Duration::from_nanos(three)),
+            target: TARGET.max(Duration::from_nanos(few)),
         }
     }
 
@@ -80,10 +83,24 @@ impl Shape {
     }
 }
 
-/// The longest super-segment below a limit of `rate` bit/s: a longer one would keep others waiting,
-/// and go far beyond what the limit gives at once.
-pub(crate) fn super_bytes(rate: u64) -> usize {
-    bytes_in(rate, SUPER_MS).max(FRAME_BYTES) as usize
+/// What a stack may make below a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// The longest super-segment: a longer one would keep others waiting, and go far beyond what the
+    /// limit gives at once.
+    pub(crate) super_bytes: usize,
+    /// Frames that wait in the stack: what the limit gives in 100 ms.
+    pub(crate) frames: usize,
+}
+
+impl Bounds {
+    /// Below a limit of `rate` bit/s.
+    pub(crate) fn new(rate: u64) -> Bounds {
+        Bounds {
+            super_bytes: bytes_in(rate, SUPER_MS).max(FRAME_BYTES) as usize,
+            frames: (bytes_in(rate, WAITING_MS) / FRAME_BYTES).max(16) as usize,
+        }
+    }
 }
 
 /// What went through a node, and what did not.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::clients::Clients;
-use super::node::{Place, Shape, State, super_bytes};
+use super::node::{Bounds, Place, Shape, State};
 use super::tree::Planned;
 use crate::config::HostConfig;
 use crate::config::qos::{Both, Class, Qos, QosGroup, Rates};
@@ -90,8 +90,8 @@ pub(crate) struct Plan {
     pub(crate) send: Vec<WayPlan>,
     pub(crate) receive: Vec<WayPlan>,
     pub(crate) shown: [Vec<Shown>; 2],
-    /// By vserver: the longest super-segment it may send; `None`: whatever the device takes.
-    pub(crate) super_bytes: Vec<Option<usize>>,
+    /// By vserver: what its stack may make; `None`: whatever the device takes.
+    pub(crate) bounds: Vec<Option<Bounds>>,
     source: Source,
     states: HashMap<(Name, Way), Arc<State>>,
     clients: HashMap<(Name, Way), Arc<Clients>>,
@@ -182,7 +182,7 @@ impl Plan {
 
     /// The plan of a configuration; nodes that `before` had go on from where they are.
     pub(crate) fn new(source: &Source, before: Option<&Plan>) -> Plan {
-        let plan = Plan { super_bytes: vec![None; source.vservers.len()], ..Plan::default() };
+        let plan = Plan { bounds: vec![None; source.vservers.len()], ..Plan::default() };
         let mut builder = Builder { source, before, seen: HashSet::new(), plan };
         for way in Way::ALL {
             for nic in 0..source.links.len() {
@@ -277,9 +277,9 @@ impl Builder<'_> {
         let single = qos.classes.is_empty();
         let own = self.push(made, way, name, Some(parent), way.of(&qos.rates), held && single);
         if way == Way::Send {
-            let most = made.nodes[own as usize].shape.ceiling.map(super_bytes);
-            let before = &mut self.plan.super_bytes[vserver];
-            *before = before.iter().copied().chain(most).min();
+            let most = made.nodes[own as usize].shape.ceiling.map(Bounds::new);
+            let before = &mut self.plan.bounds[vserver];
+            *before = before.iter().copied().chain(most).min_by_key(|b| b.super_bytes);
         }
         let classes: Arc<[Class]> = qos.classes.clone().into();
         if single {

@@ -286,9 +286,11 @@ impl Core {
     pub(crate) fn set_qos(&mut self, now: Instant, plan: &Plan) {
         let nics = self.aliases.iter().map(|a| a.nic).collect();
         self.qos.update(now, plan, nics, self.mesh.me());
-        for (node, most) in self.nodes.iter_mut().zip(&plan.super_bytes) {
+        for (node, most) in self.nodes.iter_mut().zip(&plan.bounds) {
             // The stack's own state, which nothing can object to.
-            let _ = node.stack.handle_config(now, Change::SuperBytes(*most));
+            let super_bytes = most.map(|m| m.super_bytes);
+            let _ = node.stack.handle_config(now, Change::SuperBytes(super_bytes));
+            node.stack.bound_out_queue(most.map(|m| m.frames));
         }
         for index in 0..self.nodes.len() as u32 {
             self.nodes[index as usize].blocked = false;

@@ -142,6 +142,9 @@ impl Core {
         let node = &mut self.nodes[index as usize];
         node.nics = nics;
         let Some(nic) = full else { return self.mark_dirty(index) };
+        if self.qos.is_active() {
+            node.stack.spare_frames();
+        }
         if node.blocked {
             return;
         }

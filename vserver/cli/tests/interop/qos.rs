@@ -163,7 +163,9 @@ fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
             let stream = connect(client, SocketAddr::new(address(is_v6, *n), port));
             stream.set_read_timeout(Some(Duration::from_millis(100))).expect("timeout");
             stream.set_write_timeout(Some(Duration::from_millis(100))).expect("timeout");
-            sockopt::set_socket_send_buffer_size(&stream, 32 << 10).expect("send buffer");
+            // What is in it was written, but not received: little, of what is counted.
+            let buffer = if hosts.len() > 50 { 8 << 10 } else { 32 << 10 };
+            sockopt::set_socket_send_buffer_size(&stream, buffer).expect("send buffer");
             let (count, over) = (Arc::clone(count), Arc::clone(&over));
             threads.push(std::thread::spawn(move || bulk(stream, load, &count, &over)));
         }
@@ -182,7 +184,7 @@ fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
 }
 
 fn bulk(mut stream: TcpStream, load: Load, count: &AtomicU64, over: &AtomicBool) {
-    let mut buffer = vec![0; 8 << 10];
+    let mut buffer = vec![0; 4 << 10];
     while !over.load(Ordering::Relaxed) {
         let moved = match load {
             Load::TcpSend => stream.read(&mut buffer),
@@ -231,13 +233,13 @@ fn off(got: f64, wanted: f64) -> f64 {
 }
 
 /// Each of `count` vservers is limited to `rate` bit/s in one direction.
-fn limits(count: usize, rate: u64, workers: usize) {
+fn limits(count: usize, rate: u64, workers: usize, ways: &[(&str, Load)]) {
     if !xdp() {
         return;
     }
     let hosts: Vec<u16> = (0..count as u16).map(|i| FIRST + i).collect();
     let mut wrong = Vec::new();
-    for (way, tcp) in [("send", Load::TcpSend), ("receive", Load::TcpReceive)] {
+    for (way, tcp) in ways.iter().copied() {
         let site = Site::new(
             workers,
             "",
@@ -271,24 +273,32 @@ fn limits(count: usize, rate: u64, workers: usize) {
     assert!(wrong.is_empty(), "more than 3 % off: {wrong:#?}");
 }
 
+const SEND: (&str, Load) = ("send", Load::TcpSend);
+const RECEIVE: (&str, Load) = ("receive", Load::TcpReceive);
+
 #[test]
 fn limits_hold_for_two_vservers() {
-    limits(2, 40_000_000, 1);
+    limits(2, 40_000_000, 1, &[SEND, RECEIVE]);
 }
 
 #[test]
 fn limits_hold_for_twenty_vservers() {
-    limits(20, 4_000_000, 1);
+    limits(20, 4_000_000, 1, &[SEND, RECEIVE]);
 }
 
 #[test]
-fn limits_hold_for_two_hundred_vservers() {
-    limits(200, 400_000, 1);
+fn limits_hold_for_two_hundred_vservers_that_send() {
+    limits(200, 400_000, 1, &[SEND]);
+}
+
+#[test]
+fn limits_hold_for_two_hundred_vservers_that_receive() {
+    limits(200, 400_000, 1, &[RECEIVE]);
 }
 
 #[test]
 fn limits_hold_with_two_workers() {
-    limits(20, 4_000_000, 2);
+    limits(20, 4_000_000, 2, &[SEND, RECEIVE]);
 }
 
 /// Two vservers at once; payload of each in Mbit/s.
