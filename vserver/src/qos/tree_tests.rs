@@ -316,6 +316,36 @@ fn capable_transports_are_marked_instead() {
     assert!(n(&counts.marked) > 0 && n(&counts.dropped_late) == 0 && tree.lost.is_empty());
 }
 
+#[test]
+fn slow_limits_are_used_up_by_senders_that_heed_nothing() {
+    let slow = Rates { limit: Some(400_000), ..none() };
+    let mut nodes = vec![(0, none())];
+    nodes.extend((0..200).map(|_| (0, slow)));
+    let plan = plan(&nodes, false, 1);
+    let mut tree = Tree::<Test>::new(&plan, 0);
+    let begin = Instant::from_millis(1_000);
+    let mut sent = vec![0_u64; 201];
+    for step in 0..200_000_u32 {
+        let now = begin + STEP * step;
+        // 53 packets per second for each, one after the other
+        if step.is_multiple_of(2) {
+            let leaf = 1 + (step / 2) % 200;
+            let unit = Test { leaf, bytes: 1442, ect: false, made: now };
+            if tree.has_room(leaf, unit.cost()) {
+                tree.enqueue(now, leaf, unit);
+            }
+        }
+        while let Some(unit) = tree.dequeue(now) {
+            if step >= 100_000 {
+                sent[unit.leaf as usize] += u64::from(unit.bytes);
+            }
+        }
+    }
+    for sent in &sent[1..] {
+        near(*sent as f64 * 8e-6 / 5.0, 0.4, 1.5);
+    }
+}
+
 // RFC 3168 5
 #[test]
 fn a_policer_marks_before_it_drops() {
