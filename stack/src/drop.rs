@@ -53,6 +53,9 @@ drop_reasons! {
     IpSourceIsUs, "The source address is one of our own.", "Look for a loop, a duplicate address or spoofing.";
     IpDestinationNotOurs, "The destination is none of the vserver's addresses and forwarding is off.", "Check the addresses; enable forwarding if this vserver routes.";
     IpNoRoute, "No route leads to the destination.", "Add a route or a default gateway.";
+    RuleProhibit, "A policy routing rule prohibits the packet.", "Look at the vserver's rules: weft routes.";
+    RuleBlackhole, "A policy routing rule drops the packet in silence.", "Look at the vserver's rules: weft routes.";
+    RuleUnreachable, "A policy routing rule says that the destination cannot be reached.", "Look at the vserver's rules: weft routes.";
     IpNoSourceAddress, "No usable source address for the destination.", "Add an address of that family to the alias.";
     IpTtlExceeded, "TTL or hop limit reached zero while forwarding.", "Look for a routing loop.";
     IpTooBig, "The packet is larger than the MTU and may not be fragmented.", "Check the path MTU and that ICMP passes.";

@@ -116,6 +116,8 @@ pub struct FrameMeta {
     pub flow_hash: u32,
     /// Receive queue of the device, or the queue to send on.
     pub queue: u16,
+    /// Of a received packet, for policy routing: given by the class it was put into; 0: none.
+    pub mark: u32,
     /// Offset from the linear data to the network header, once known. See [`Frame::network_header`].
     pub network_offset: i32,
 }

@@ -12,6 +12,7 @@ use crate::ip::address::{AddressState, Alias, AliasId};
 use crate::ip::icmp::{self, Problem};
 use crate::ip::output;
 use crate::ip::ready;
+use crate::ip::rule::Via;
 use crate::link::Link;
 use crate::path::{PathAddrs, PathLayer};
 use crate::wire::header::IpHeader;
@@ -50,6 +51,8 @@ pub(crate) struct OutPacket {
     pub(crate) dont_fragment: bool,
     /// Leave by this alias only (multicast, link-local).
     pub(crate) alias: Option<AliasId>,
+    /// What policy routing rules look at.
+    pub(crate) mark: u32,
 }
 
 /// The way to a destination as of now.
@@ -146,12 +149,12 @@ impl<P: PathLayer> Lower<'_, P> {
         &mut self,
         src: Option<IpAddr>,
         dst: IpAddr,
-        alias: Option<AliasId>,
+        via: impl Into<Via>,
     ) -> Result<RouteInfo, DropReason> {
         let any = if dst.is_ipv4() { UNSPECIFIED4 } else { UNSPECIFIED6 };
         let (from, to) = self.path.locators(src.unwrap_or(any), dst);
         let from = Some(from).filter(|_| src.is_some());
-        let way = self.ip.resolve(self.ctx.now, from, to, alias)?;
+        let way = self.ip.resolve(self.ctx.now, from, to, via.into())?;
         let src = src.unwrap_or(way.src);
         let overhead = self.path.overhead_bytes(src, dst);
         let device = self.ip.aliases.get(&way.alias).filter(|_| !way.local);
@@ -170,16 +173,11 @@ impl<P: PathLayer> Lower<'_, P> {
     /// The place of a way that is ready in `ip.ready`, for segments from `src` to `dst`; `None`: they
     /// take [`Lower::send`].
     #[inline]
-    pub(crate) fn ready(
-        &mut self,
-        src: IpAddr,
-        dst: IpAddr,
-        alias: Option<AliasId>,
-    ) -> Option<usize> {
+    pub(crate) fn ready(&mut self, src: IpAddr, dst: IpAddr, via: Via) -> Option<usize> {
         if !P::TRANSPARENT {
             return None;
         }
-        ready::find(&self.ctx, self.link, self.ip, (src, dst), alias)
+        ready::find(&self.ctx, self.link, self.ip, (src, dst), via)
     }
 
     /// Sends a packet; `frame` starts with the transport header (its checksum complete, or marked
@@ -240,7 +238,7 @@ impl<P: PathLayer> Lower<'_, P> {
 
     /// The transport made progress with `dst`: the neighbour is reachable (RFC 4861 7.3.1).
     pub(crate) fn confirm_reachable(&mut self, dst: IpAddr) {
-        let Ok(way) = self.ip.resolve(self.ctx.now, None, dst, None) else { return };
+        let Ok(way) = self.ip.resolve(self.ctx.now, None, dst, Via::default()) else { return };
         if let Some(alias) = self.ip.aliases.get(&way.alias).filter(|_| !way.local) {
             self.link.confirm(&mut self.ctx, alias, way.next_hop);
         }

@@ -24,6 +24,7 @@ use crate::frame::{Frame, FramePool, PoolBuf, Quota};
 use crate::ip::address::{Address, AddressTerms, AliasConfig, AliasId, Cidr};
 pub use crate::ip::multicast::GroupFilter;
 use crate::ip::route::Route;
+use crate::ip::rule::{PolicyRules, RouteTable, Rule, TableId, Via};
 use crate::ip::{Ip, configure, input, multicast, ndp};
 use crate::link::Link;
 use crate::link::neighbour::NeighbourInfo;
@@ -124,6 +125,19 @@ pub enum Change {
         /// Its MAC address.
         mac: [u8; 6],
     },
+    /// Add a policy routing rule.
+    RuleAdd(Rule),
+    /// Remove a rule, all of whose fields are equal.
+    RuleRemove(Rule),
+    /// Set or remove (`None`) a route table other than the main one.
+    TableSet {
+        /// Which.
+        id: TableId,
+        /// Shared with whoever else has it.
+        table: Option<Arc<RouteTable>>,
+    },
+    /// The tables that add to the stack's own routes, in order; none else.
+    TablesUse(Vec<TableId>),
     /// Switch forwarding between aliases.
     Forwarding(bool),
     /// Bytes of the longest super-segment from now on, if a device takes that; `None`: as devices
@@ -156,6 +170,15 @@ pub enum ChangeError {
     /// No such route.
     #[error("no such route to {0}")]
     NoRoute(Cidr),
+    /// The rule is there already.
+    #[error("the rule of priority {0} is there already")]
+    RuleExists(u32),
+    /// No such rule.
+    #[error("no such rule of priority {0}")]
+    NoRule(u32),
+    /// The main table is the stack's own routes.
+    #[error("the main table is changed route by route")]
+    TableMain,
     /// A limit of the vserver.
     #[error("limit of {0} reached")]
     Limit(&'static str),
@@ -553,6 +576,19 @@ impl<P: PathLayer> Stack<P> {
         self.ip.routes.iter()
     }
 
+    /// Policy routing rules by priority, shared tables by number, and those of them that add to
+    /// the own routes.
+    pub fn rules(&self) -> PolicyRules {
+        let Some(policy) = &self.ip.policy else { return PolicyRules::default() };
+        let tables = policy.tables().map(|(id, table)| (id, Arc::clone(table))).collect();
+        PolicyRules { rules: policy.rules().to_vec(), tables, also: policy.also().to_vec() }
+    }
+
+    /// Whether a shared table has that number here.
+    pub fn has_table(&self, id: TableId) -> bool {
+        self.ip.policy.as_ref().is_some_and(|policy| policy.has(id))
+    }
+
     /// All neighbours.
     pub fn neighbours(&self) -> impl Iterator<Item = NeighbourInfo> + '_ {
         self.link.neighbours(self.now)
@@ -577,7 +613,7 @@ impl<P: PathLayer> Stack<P> {
     /// such address.
     pub fn source_for(&mut self, src: Option<IpAddr>, dst: IpAddr) -> Option<IpAddr> {
         let (mut lower, _) = self.parts_all(self.now);
-        lower.route(src, dst, None).ok().map(|way| way.src)
+        lower.route(src, dst, Via::default()).ok().map(|way| way.src)
     }
 
     /// What the stack holds.

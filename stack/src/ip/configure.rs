@@ -4,6 +4,7 @@ use core::net::IpAddr;
 
 use super::address::{Alias, AliasConfig, AliasId, AliasMedium, Origin};
 use super::route::Route;
+use super::rule::TableId;
 use super::{Ip, acd, ndp, terms};
 use crate::ctx::Ctx;
 use crate::link::Link;
@@ -63,6 +64,31 @@ fn apply_one(
                 return Err(ChangeError::AddressInvalid(addr));
             }
             link.pin(ctx, entry, addr, mac).map_err(|_| ChangeError::Limit("neighbours"))
+        }
+        Change::RuleAdd(rule) => {
+            let policy = ip.policy.get_or_insert_default();
+            policy.add(rule, ctx.limits.rules)?;
+            ip.rules_changed();
+            Ok(())
+        }
+        Change::RuleRemove(rule) => {
+            let policy = ip.policy.as_mut().ok_or(ChangeError::NoRule(rule.priority))?;
+            policy.remove(&rule)?;
+            ip.rules_changed();
+            Ok(())
+        }
+        Change::TableSet { id, table } => {
+            if id == TableId::MAIN {
+                return Err(ChangeError::TableMain);
+            }
+            ip.policy.get_or_insert_default().set_table(id, table);
+            ip.rules_changed();
+            Ok(())
+        }
+        Change::TablesUse(tables) => {
+            ip.policy.get_or_insert_default().set_also(tables);
+            ip.rules_changed();
+            Ok(())
         }
         Change::Forwarding(on) => {
             ip.forwarding = on;

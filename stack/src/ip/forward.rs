@@ -4,6 +4,7 @@ use core::net::IpAddr;
 
 use super::address::AliasId;
 use super::icmp::{self, Problem};
+use super::rule::Via;
 use super::{Ip, NextHop, extension, output};
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
@@ -39,7 +40,7 @@ pub(super) fn forward(
     (src, dst): (IpAddr, IpAddr),
     frame: Frame,
 ) -> Fate {
-    let refused = match check(ip, (src, dst), &frame) {
+    let refused = match check(ip, came_by, (src, dst), &frame) {
         Ok(hop) => match send(ctx, link, ip, &hop, dst, frame) {
             Ok(()) => {
                 output::stats(ctx.mib, dst.is_ipv4()).forw_datagrams += 1;
@@ -56,7 +57,10 @@ pub(super) fn forward(
     };
     let stats = output::stats(ctx.mib, dst.is_ipv4());
     match refused.reason {
-        DropReason::IpNoRoute => stats.in_no_routes += 1,
+        DropReason::IpNoRoute
+        | DropReason::RuleProhibit
+        | DropReason::RuleBlackhole
+        | DropReason::RuleUnreachable => stats.in_no_routes += 1,
         DropReason::IpDestinationNotOurs => stats.in_addr_errors += 1,
         DropReason::IpTtlExceeded
         | DropReason::IpExtensionMalformed
@@ -75,12 +79,35 @@ fn stays_on_link(addr: IpAddr) -> bool {
     }
 }
 
+/// As Linux answers for what rules refuse.
+fn no_way(reason: DropReason) -> Refused {
+    match reason {
+        DropReason::RuleBlackhole => Refused::silent(reason),
+        DropReason::RuleProhibit => Refused::tell(reason, Problem::Prohibited),
+        DropReason::RuleUnreachable => Refused::tell(reason, Problem::HostUnreachable),
+        _ => Refused::tell(reason, Problem::NoRoute),
+    }
+}
+
+fn traffic_class(dst: IpAddr, frame: &Frame) -> u8 {
+    match (frame.data(), dst) {
+        ([_, class, ..], IpAddr::V4(_)) => *class,
+        ([high, low, ..], IpAddr::V6(_)) => high << 4 | low >> 4,
+        _ => 0,
+    }
+}
+
 fn ttl_at(dst: IpAddr) -> usize {
     if dst.is_ipv4() { 8 } else { 7 }
 }
 
 /// Everything that can be wrong before a byte of the packet changes.
-fn check(ip: &Ip, (src, dst): (IpAddr, IpAddr), frame: &Frame) -> Result<NextHop, Refused> {
+fn check(
+    ip: &Ip,
+    came_by: AliasId,
+    (src, dst): (IpAddr, IpAddr),
+    frame: &Frame,
+) -> Result<NextHop, Refused> {
     if stays_on_link(src) || stays_on_link(dst) {
         return Err(Refused::silent(DropReason::IpDestinationNotOurs));
     }
@@ -93,7 +120,8 @@ fn check(ip: &Ip, (src, dst): (IpAddr, IpAddr), frame: &Frame) -> Result<NextHop
     if frame.data()[ttl_at(dst)] <= 1 {
         return Err(Refused::tell(DropReason::IpTtlExceeded, Problem::HopLimitExceeded));
     }
-    let hop = ip.route_to(dst, None).map_err(|reason| Refused::tell(reason, Problem::NoRoute))?;
+    let by = Via { alias: None, mark: frame.meta.mark, class: traffic_class(dst, frame) };
+    let hop = ip.hop_forward(src, dst, came_by, by).map_err(no_way)?;
     let len = frame.total_len();
     if frame.meta.gso != Gso::None {
         let takes = ip.aliases.get(&hop.alias).map_or(0, |a| a.config.gso_bytes_max);

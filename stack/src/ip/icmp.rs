@@ -51,6 +51,8 @@ mod v6 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
     NoRoute,
+    /// Administratively prohibited.
+    Prohibited,
     HostUnreachable,
     ProtocolUnreachable,
     PortUnreachable,
@@ -73,6 +75,7 @@ impl Problem {
     fn v4(self) -> (u8, u8, u32) {
         match self {
             Problem::NoRoute => (v4::UNREACHABLE, 0, 0),
+            Problem::Prohibited => (v4::UNREACHABLE, 13, 0),
             Problem::HostUnreachable => (v4::UNREACHABLE, 1, 0),
             Problem::ProtocolUnreachable => (v4::UNREACHABLE, 2, 0),
             Problem::PortUnreachable => (v4::UNREACHABLE, 3, 0),
@@ -88,6 +91,7 @@ impl Problem {
     fn v6(self) -> (u8, u8, u32) {
         match self {
             Problem::NoRoute => (v6::UNREACHABLE, 0, 0),
+            Problem::Prohibited => (v6::UNREACHABLE, 1, 0),
             Problem::HostUnreachable => (v6::UNREACHABLE, 3, 0),
             Problem::ProtocolUnreachable => (v6::PARAMETER_PROBLEM, 1, 6),
             Problem::PortUnreachable => (v6::UNREACHABLE, 4, 0),
@@ -254,7 +258,7 @@ pub(crate) fn send_error(
     let src = if ip.is_local(quote.dst) {
         quote.dst
     } else {
-        match ip.resolve(ctx.now, None, dst, alias) {
+        match ip.resolve(ctx.now, None, dst, alias.into()) {
             Ok(way) => way.src,
             Err(_) => return,
         }
@@ -317,6 +321,7 @@ fn send_message(
         hop_limit: None,
         dont_fragment: false,
         alias,
+        mark: 0,
     };
     // A loss is counted there.
     let _ = output::send(ctx, link, ip, &out, frame);
@@ -496,7 +501,7 @@ fn echo(
     let dst = packet.src;
     let alias = needs_alias(dst).then_some(packet.alias);
     let src = if packet.to_many {
-        match ip.resolve(ctx.now, None, dst, Some(packet.alias)) {
+        match ip.resolve(ctx.now, None, dst, Some(packet.alias).into()) {
             Ok(way) => way.src,
             Err(reason) => return Input::Done(Fate::Dropped(reason)),
         }

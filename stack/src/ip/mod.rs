@@ -29,6 +29,7 @@ mod pmtu;
 pub(crate) mod ready;
 mod reassembly;
 pub mod route;
+pub mod rule;
 mod source_select;
 mod taps;
 pub(crate) mod terms;
@@ -40,6 +41,7 @@ use pmtu::PmtuCache;
 use ready::ReadyWays;
 use reassembly::Reassembly;
 use route::{Route, Routes};
+use rule::{Asked, Looks, Policy, TableId, Via};
 use way_cache::{Question, WayCache};
 
 /// Limited broadcast.
@@ -131,8 +133,10 @@ pub(crate) struct Ip {
     // What every packet asks for comes first, see `Stack::prefetch`.
     pub(crate) ready: ReadyWays,
     ways: WayCache,
-    /// Grows with every change of addresses, links and path MTUs.
+    /// Grows with every change of addresses, links, path MTUs, rules and shared tables.
     version: u64,
+    /// What of a packet rules look at.
+    looks: Looks,
     /// Addresses that went away; `Stack` tells the transports and empties it.
     pub(crate) removed: Vec<IpAddr>,
     /// Packets are forwarded between aliases; neighbours are told that we are a router.
@@ -147,6 +151,8 @@ pub(crate) struct Ip {
     pmtu_probed: PmtuCache,
     pub(crate) aliases: Aliases,
     pub(crate) routes: Routes,
+    /// Rules and shared tables, if there are any.
+    pub(crate) policy: Option<Box<Policy>>,
     /// What raw sockets listen to.
     pub(crate) taps: taps::Taps,
     pub(crate) reassembly: Reassembly,
@@ -163,6 +169,8 @@ impl Ip {
         Ip {
             aliases: Aliases::default(),
             routes: Routes::default(),
+            policy: None,
+            looks: Looks::default(),
             local: AddressMap::default(),
             broadcasts: AddressMap::default(),
             ways: WayCache::default(),
@@ -222,15 +230,21 @@ impl Ip {
         self.broadcasts.get(&addr).is_some_and(|on| on.contains(&alias))
     }
 
-    /// The way of a packet to `dst`, from `src` if given, out of `alias` if given.
+    /// The way of a packet to `dst`, from `src` if given.
     pub(crate) fn resolve(
         &mut self,
         now: Instant,
         src: Option<IpAddr>,
         dst: IpAddr,
-        alias: Option<AliasId>,
+        via: Via,
     ) -> Result<Way, DropReason> {
-        self.resolve_until(now, src, dst, alias).map(|(way, _)| way)
+        self.resolve_until(now, src, dst, via).map(|(way, _)| way)
+    }
+
+    /// What of it makes a difference: the rest is no part of a question that caches know.
+    #[inline]
+    fn what_rules_see(&self, via: Via) -> Via {
+        self.looks.at(via)
     }
 
     /// The same, and until when the answer holds if [`Ip::ways_version`] does not change.
@@ -239,14 +253,15 @@ impl Ip {
         now: Instant,
         src: Option<IpAddr>,
         dst: IpAddr,
-        alias: Option<AliasId>,
+        via: Via,
     ) -> Result<(Way, Instant), DropReason> {
-        let question = Question { src, dst, alias };
+        let via = self.what_rules_see(via);
+        let question = Question { src, dst, via };
         let version = self.ways_version();
         if let Some(found) = self.ways.get(now, version, &question) {
             return Ok(found);
         }
-        let way = self.find_way(now, src, dst, alias)?;
+        let way = self.find_way(now, src, dst, via)?;
         let until = self.ways.put(now, version, question, way);
         Ok((way, until))
     }
@@ -263,19 +278,26 @@ impl Ip {
         self.version += 1;
     }
 
+    /// Rules or shared tables changed; without any they cost nothing.
+    pub(crate) fn rules_changed(&mut self) {
+        self.policy = self.policy.take().filter(|policy| !policy.is_empty());
+        self.looks = self.policy.as_ref().map_or_else(Looks::default, |policy| policy.looks());
+        self.changed();
+    }
+
     fn find_way(
         &self,
         now: Instant,
         src: Option<IpAddr>,
         dst: IpAddr,
-        alias: Option<AliasId>,
+        via: Via,
     ) -> Result<Way, DropReason> {
         if let Some(src) = src
             && (!self.is_local(src) || src.is_ipv4() != dst.is_ipv4())
         {
             return Err(DropReason::IpNoSourceAddress);
         }
-        if let Some(on) = self.way_to_self(dst, alias) {
+        if let Some(on) = self.way_to_self(dst, via.alias) {
             let src = src.unwrap_or(dst);
             return Ok(Way {
                 alias: on,
@@ -289,7 +311,7 @@ impl Ip {
         if dst.is_unspecified() || src.is_some_and(is_loopback) {
             return Err(DropReason::IpNoRoute);
         }
-        let mut hop = self.hop(src, dst, alias)?;
+        let mut hop = self.hop(src, dst, via)?;
         if self.is_broadcast_on(hop.alias, dst) {
             hop.addr = BROADCAST;
         }
@@ -325,35 +347,76 @@ impl Ip {
         }
     }
 
-    fn hop(
+    fn hop(&self, src: Option<IpAddr>, dst: IpAddr, via: Via) -> Result<NextHop, DropReason> {
+        if dst.is_multicast() || dst == BROADCAST {
+            return self.hop_to_many(src, dst, via.alias);
+        }
+        self.decide(&Asked { src, dst, by: via, input: None }, |table| {
+            self.hop_in(table, src, dst, via.alias)
+        })
+    }
+
+    /// Asks `find` for the tables that may have the way of a packet, in order.
+    fn decide(
         &self,
+        asked: &Asked,
+        find: impl Fn(TableId) -> Result<NextHop, DropReason>,
+    ) -> Result<NextHop, DropReason> {
+        match &self.policy {
+            Some(policy) if !is_link_local_v6(asked.dst) => policy.decide(asked, find),
+            _ => find(TableId::MAIN),
+        }
+    }
+
+    /// The best route of a table for a packet of our own.
+    fn hop_in(
+        &self,
+        table: TableId,
         src: Option<IpAddr>,
         dst: IpAddr,
         alias: Option<AliasId>,
     ) -> Result<NextHop, DropReason> {
-        if dst.is_multicast() || dst == BROADCAST {
-            return self.hop_to_many(src, dst, alias);
-        }
         if alias.is_some() {
-            return self.route_to(dst, alias);
+            return self.route_in(table, dst, alias);
         }
         // RFC 1122 3.3.4.2, RFC 8028: a host answers by the alias that has the source address.
         if !self.forwarding
             && let Some(on) = src.and_then(|src| self.local.get(&src))
-            && let Some(hop) = on.iter().find_map(|a| self.route_to(dst, Some(*a)).ok())
+            && let Some(hop) = on.iter().find_map(|a| self.route_in(table, dst, Some(*a)).ok())
         {
             return Ok(hop);
         }
-        self.route_to(dst, None)
+        self.route_in(table, dst, None)
     }
 
-    /// The best route to `dst`, out of `alias` if given.
-    fn route_to(&self, dst: IpAddr, alias: Option<AliasId>) -> Result<NextHop, DropReason> {
+    /// The way of a packet that came in on `input` and is for somebody else.
+    fn hop_forward(
+        &self,
+        src: IpAddr,
+        dst: IpAddr,
+        input: AliasId,
+        by: Via,
+    ) -> Result<NextHop, DropReason> {
+        let asked = Asked { src: Some(src), dst, by, input: Some(input) };
+        self.decide(&asked, |table| self.route_in(table, dst, None))
+    }
+
+    /// The best route of a table to `dst`, out of `alias` if given.
+    fn route_in(
+        &self,
+        table: TableId,
+        dst: IpAddr,
+        alias: Option<AliasId>,
+    ) -> Result<NextHop, DropReason> {
         let usable = |r: &Route| {
             alias.is_none_or(|a| a == r.alias)
                 && self.aliases.get(&r.alias).is_some_and(|a| a.config.up)
         };
-        let route = self.routes.lookup(dst, usable).ok_or(DropReason::IpNoRoute)?;
+        let route = match &self.policy {
+            None => self.routes.lookup(dst, usable),
+            Some(policy) => policy.lookup(&self.routes, table, dst, usable),
+        };
+        let route = route.ok_or(DropReason::IpNoRoute)?;
         let entry = self.aliases.get(&route.alias).ok_or(DropReason::AliasUnknown)?;
         Ok(NextHop {
             alias: route.alias,
@@ -373,7 +436,7 @@ impl Ip {
         alias: Option<AliasId>,
     ) -> Result<NextHop, DropReason> {
         let of_src = || src.and_then(|s| self.local.get(&s)).and_then(|on| on.first().copied());
-        let by_route = || self.route_to(dst, None).ok().map(|hop| hop.alias);
+        let by_route = || self.route_in(TableId::MAIN, dst, None).ok().map(|hop| hop.alias);
         let first_up = || {
             let fits = |a: &&Alias| {
                 let family = |x: &Address| x.cidr.addr.is_ipv4() == dst.is_ipv4();

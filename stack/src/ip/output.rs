@@ -4,6 +4,7 @@ use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
 
 use super::address::Alias;
+use super::rule::Via;
 use super::{Ip, NextHop, Way};
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
@@ -48,7 +49,11 @@ pub(crate) fn send(
 fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
     let stats = stats(ctx.mib, is_v4);
     match reason {
-        DropReason::IpNoRoute | DropReason::IpNoSourceAddress => stats.out_no_routes += 1,
+        DropReason::IpNoRoute
+        | DropReason::IpNoSourceAddress
+        | DropReason::RuleProhibit
+        | DropReason::RuleBlackhole
+        | DropReason::RuleUnreachable => stats.out_no_routes += 1,
         DropReason::IpTooBig => stats.frag_fails += 1,
         _ => stats.out_discards += 1,
     }
@@ -99,7 +104,8 @@ fn try_send(
         frame.meta.flow_hash = flow_hash(out.src, out.dst, out.protocol, &frame);
     }
     let src = (!out.src.is_unspecified()).then_some(out.src);
-    let way = ip.resolve(ctx.now, src, out.dst, out.alias)?;
+    let via = Via { alias: out.alias, mark: out.mark, class: out.traffic_class };
+    let way = ip.resolve(ctx.now, src, out.dst, via)?;
     let default_hops = if out.dst.is_multicast() { 1 } else { way.hop_limit };
     let hop_limit = out.hop_limit.unwrap_or(default_hops);
     let mut header = IpHeader::new(out.src, out.dst, out.protocol, hop_limit);

@@ -10,8 +10,8 @@
 
 use core::net::IpAddr;
 
-use super::address::AliasId;
 use super::output::{addresses_hash, flow_hash_from};
+use super::rule::Via;
 use super::{Ip, Way};
 use crate::ctx::Ctx;
 use crate::frame::Frame;
@@ -35,7 +35,7 @@ const HEADERS_MAX: usize = 54;
 #[derive(Clone, Debug)]
 pub(crate) struct Ready {
     dst: IpAddr,
-    asked_alias: Option<AliasId>,
+    asked: Via,
     version: u64,
     until: Instant,
     pub(crate) route: RouteInfo,
@@ -69,7 +69,7 @@ impl Ready {
         headers[link_len..len].copy_from_slice(ip);
         Ready {
             dst,
-            asked_alias: None,
+            asked: Via::default(),
             version: 0,
             until: Instant::ZERO,
             route,
@@ -185,15 +185,16 @@ impl ReadyWays {
     }
 }
 
-/// The place of a way from `src` to `dst`, out of `alias` if given, that is ready to be used now.
+/// The place of a way from `src` to `dst` that is ready to be used now.
 #[inline]
 pub(crate) fn find(
     ctx: &Ctx<'_>,
     link: &mut Link,
     ip: &mut Ip,
     (src, dst): (IpAddr, IpAddr),
-    alias: Option<AliasId>,
+    via: Via,
 ) -> Option<usize> {
+    let via = ip.what_rules_see(via);
     let version = ip.ways_version() + link.version();
     let slot = ip.ready.slot(src, dst);
     if let Some(ready) = ip.ready.at(slot)
@@ -201,11 +202,11 @@ pub(crate) fn find(
         && ctx.now < ready.until
         && ready.dst == dst
         && ready.route.src == src
-        && ready.asked_alias == alias
+        && ready.asked == via
     {
         return Some(slot);
     }
-    make(ctx, link, ip, (src, dst), alias)
+    make(ctx, link, ip, (src, dst), via)
 }
 
 #[inline(never)]
@@ -214,9 +215,9 @@ fn make(
     link: &mut Link,
     ip: &mut Ip,
     (src, dst): (IpAddr, IpAddr),
-    asked_alias: Option<AliasId>,
+    asked: Via,
 ) -> Option<usize> {
-    let (way, until) = ip.resolve_until(ctx.now, Some(src), dst, asked_alias).ok()?;
+    let (way, until) = ip.resolve_until(ctx.now, Some(src), dst, asked).ok()?;
     if way.local {
         return None;
     }
@@ -230,7 +231,7 @@ fn make(
         tx_checksum: alias.config.tx_checksum,
     };
     let ready = Ready {
-        asked_alias,
+        asked,
         version: ip.ways_version() + link.version(),
         until: until.min(known_until),
         ..Ready::new(&way, dst, route, header)
@@ -243,7 +244,7 @@ mod tests {
     use super::*;
     use crate::ctx::testing::World;
     use crate::drop::DropReason;
-    use crate::ip::address::{AliasConfig, AliasMedium};
+    use crate::ip::address::{AliasConfig, AliasId, AliasMedium};
     use crate::ip::configure;
     use crate::ip::output;
     use crate::ip::route::Route;
@@ -312,7 +313,7 @@ mod tests {
 
         fn find(&mut self, src: &str, dst: &str) -> Option<usize> {
             let ctx = self.world.ctx();
-            find(&ctx, &mut self.link, &mut self.ip, (addr(src), addr(dst)), None)
+            find(&ctx, &mut self.link, &mut self.ip, (addr(src), addr(dst)), Via::default())
         }
 
         /// The frame that the long way makes, and what it counts.
@@ -325,6 +326,7 @@ mod tests {
                 hop_limit: hops,
                 dont_fragment: true,
                 alias: None,
+                mark: 0,
             };
             let frame = Frame::from_heap(128, &[7; 32]);
             let mut ctx = self.world.ctx();

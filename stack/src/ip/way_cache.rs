@@ -6,7 +6,7 @@ use core::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::Way;
-use super::address::AliasId;
+use super::rule::Via;
 use crate::time::{Duration, Instant};
 
 /// Entries once there is more than one question; a power of two. Direct-mapped.
@@ -19,7 +19,7 @@ const LIFETIME: Duration = Duration::from_secs(1);
 pub(super) struct Question {
     pub(super) src: Option<IpAddr>,
     pub(super) dst: IpAddr,
-    pub(super) alias: Option<AliasId>,
+    pub(super) via: Via,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -171,6 +171,9 @@ pub enum TcpOption {
     /// The DiffServ field of segments to come, as it stands in the IP header; its lowest two bits are
     /// not the application's (ECN) and are ignored.
     TrafficClass(u8),
+    /// What policy routing rules look at (`SO_MARK`); 0 at first. A listener's is that of its
+    /// connections. The source address of a connect was chosen before: give one if it matters.
+    Mark(u32),
     /// TTL or hop limit of segments to come, from 1. `None`: the stack's, 64.
     HopLimit(Option<u8>),
     /// The congestion controller; its state starts anew.

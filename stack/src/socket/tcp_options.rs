@@ -37,6 +37,8 @@ pub struct TcpOptions {
     pub mss_max: Option<u16>,
     /// The DiffServ field.
     pub traffic_class: u8,
+    /// What policy routing rules look at.
+    pub mark: u32,
     /// TTL or hop limit; `None`: the stack's.
     pub hop_limit: Option<u8>,
     /// The congestion controller.

@@ -208,6 +208,8 @@ pub enum UdpOption {
     /// Datagrams of one sender that the device merged come in one piece, with
     /// [`Datagram::segment_bytes`].
     KeepSegments(bool),
+    /// What policy routing rules look at (`SO_MARK`). 0 at first.
+    Mark(u32),
 }
 
 /// Which senders a membership takes.

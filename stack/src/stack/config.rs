@@ -20,6 +20,8 @@ pub struct Limits {
     pub reassembly_bytes: usize,
     /// Routes, configured and learned.
     pub routes: usize,
+    /// Policy routing rules.
+    pub rules: usize,
     /// Addresses per alias, configured and learned.
     pub addresses: usize,
     /// Multicast groups per alias.
@@ -76,6 +78,7 @@ impl Default for Limits {
             reassemblies: 64,
             reassembly_bytes: 1 << 20,
             routes: 4096,
+            rules: 1024,
             addresses: 256,
             groups: 256,
             pmtu: 1024,

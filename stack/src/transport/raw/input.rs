@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{Raw, Use};
 use crate::ctx::Fate;
 use crate::frame::Frame;
+use crate::ip::rule::Via;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
 use crate::path::PathLayer;
 use crate::socket::raw::{EchoAnswer, RawPacket};
@@ -156,7 +157,9 @@ impl Raw {
             lower.lower_pmtu(error.dst, mtu);
         }
         if let Some((index, sequence)) = echo {
-            let alias = lower.route(None, error.dst, None).map_or(crate::ip::LOOPBACK, |i| i.alias);
+            let alias = lower
+                .route(None, error.dst, Via::default())
+                .map_or(crate::ip::LOOPBACK, |i| i.alias);
             let from = error.origin.map(|ip: IpAddr| peer_addr(ip, 0, alias));
             let result = Err(meaning(error.kind));
             self.answer(

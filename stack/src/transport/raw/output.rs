@@ -46,6 +46,7 @@ impl Socket {
             hop_limit: self.hop_limit,
             dont_fragment: false,
             alias,
+            mark: 0,
         };
         Ok(Plan { info, packet })
     }
@@ -89,6 +90,7 @@ fn included<'a, P: PathLayer>(
         hop_limit: Some(h[8]),
         dont_fragment: false,
         alias,
+        mark: 0,
     };
     Ok((Plan { info, packet: packet_out }, &packet[IPV4_HEADER_LEN..]))
 }

@@ -123,6 +123,8 @@ pub(crate) struct IpFields {
     pub(crate) traffic_class: u8,
     /// `None`: the stack's.
     pub(crate) hop_limit: Option<u8>,
+    /// What policy routing rules look at.
+    pub(crate) mark: u32,
 }
 
 /// Hands a frame down. A loss is counted below; retransmission makes good for it.
@@ -141,6 +143,7 @@ pub(crate) fn send<P: PathLayer>(
         hop_limit: fields.hop_limit,
         dont_fragment: true,
         alias: bound_alias(key, alias),
+        mark: fields.mark,
     };
     let _counted_below = lower.send(packet, frame);
 }
@@ -152,7 +155,7 @@ pub(crate) fn send_header<P: PathLayer>(
     alias: AliasId,
     header: Header,
 ) {
-    let fields = IpFields { traffic_class: header.ecn, hop_limit: None };
+    let fields = IpFields { traffic_class: header.ecn, ..IpFields::default() };
     send_header_as(lower, key, alias, fields, header);
 }
 

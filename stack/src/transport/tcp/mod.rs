@@ -551,10 +551,11 @@ fn turn<P: PathLayer>(
 ) -> Turn {
     let (key, alias) = (c.key, c.alias);
     let hint = emit::bound_alias(&key, alias);
-    let ready = if short { lower.ready(key.local, key.peer, hint) } else { None };
+    let via = c.settings.via(hint);
+    let ready = if short { lower.ready(key.local, key.peer, via) } else { None };
     let route = match ready.and_then(|slot| lower.ip.ready.at(slot)) {
         Some(ready) => Ok(ready.route),
-        None => lower.route(Some(key.local), key.peer, hint),
+        None => lower.route(Some(key.local), key.peer, via),
     };
     // Without a route segments are built as before and lost below, counted; timers go on.
     let (mtu, gso, tx_checksum) =
@@ -609,7 +610,7 @@ fn share_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, limit: 
 /// Takes a lowered path MTU over at once.
 fn lower_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
     let hint = emit::bound_alias(&c.key, c.alias);
-    if let Ok(route) = lower.route(Some(c.key.local), c.key.peer, hint)
+    if let Ok(route) = lower.route(Some(c.key.local), c.key.peer, c.settings.via(hint))
         && route.mtu < c.path.mtu
     {
         c.set_mtu(route.mtu);

@@ -4,6 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::any::AnyProtocol;
+use crate::ip::rule::Via;
 use crate::lower::Lower;
 use crate::path::PathLayer;
 use crate::seq::SeqNum;
@@ -113,8 +114,9 @@ impl Tcp {
         {
             return Err(ConnectError::NotAvailable);
         }
-        let route =
-            lower.route(wanted, remote.ip(), None).map_err(|_| ConnectError::Unreachable)?;
+        let route = lower
+            .route(wanted, remote.ip(), Via::default())
+            .map_err(|_| ConnectError::Unreachable)?;
         if !self.make_room(lower) {
             return Err(ConnectError::TooMany);
         }

@@ -202,7 +202,8 @@ impl Tcp {
             return Err(DropReason::TcpConnectionLimit);
         }
         let hint = emit::bound_alias(key, packet.alias);
-        let route = lower.route(Some(key.local), key.peer, hint)?;
+        let listener = self.listeners.get(slot).ok_or(DropReason::TcpPortClosed)?;
+        let route = lower.route(Some(key.local), key.peer, listener.settings.via(hint))?;
         Ok((answer, route.mtu))
     }
 
@@ -355,7 +356,7 @@ impl Tcp {
         }
         let key = request.key;
         let hint = emit::bound_alias(&key, request.alias);
-        let mtu = lower.route(Some(key.local), key.peer, hint)?.mtu;
+        let mtu = lower.route(Some(key.local), key.peer, settings.via(hint))?.mtu;
         let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
         let origin = Origin { key, alias: request.alias, iss: request.iss, ts_offset, mtu };
         let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
@@ -467,7 +468,8 @@ impl Tcp {
         let Some(listener) = self.listeners.get(request.listener) else { return };
         let hint = emit::bound_alias(&request.key, request.alias);
         // Without a route there may be one at the next turn.
-        let Ok(route) = lower.route(Some(request.key.local), request.key.peer, hint) else {
+        let via = listener.settings.via(hint);
+        let Ok(route) = lower.route(Some(request.key.local), request.key.peer, via) else {
             return;
         };
         let before = lower.ctx.mib.tcp.out_segs;

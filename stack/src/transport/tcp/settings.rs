@@ -3,6 +3,8 @@
 use core::time::Duration;
 
 use super::emit::IpFields;
+use crate::ip::address::AliasId;
+use crate::ip::rule::Via;
 use crate::socket::TcpOptions;
 use crate::socket::tcp::{CongestionControl, TcpOption};
 use crate::stack::{EcnMode, FastOpen, MtuProbing, Offers, TcpConfig};
@@ -51,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) pacing_rate_max: u64,
     /// The DiffServ field of every segment, in the place it has in the IP header.
     pub(crate) traffic_class: u8,
+    /// What policy routing rules look at.
+    pub(crate) mark: u32,
     /// `None`: the stack's.
     pub(crate) hop_limit: Option<u8>,
     /// Bound of both segment sizes.
@@ -85,6 +89,7 @@ impl Settings {
             notsent_lowat: usize::MAX,
             pacing_rate_max: u64::MAX,
             traffic_class: 0,
+            mark: 0,
             hop_limit: None,
             mss_max: u16::MAX,
             nodelay: false,
@@ -134,6 +139,7 @@ impl Settings {
                 self.mss_max = mss.unwrap_or(u16::MAX).max(MSS_MIN as u16);
             }
             TcpOption::TrafficClass(class) => self.traffic_class = class & !3,
+            TcpOption::Mark(mark) => self.mark = mark,
             TcpOption::HopLimit(limit) => self.hop_limit = limit.filter(|limit| *limit > 0),
             TcpOption::Congestion(kind) => self.congestion = kind,
             TcpOption::FastOpen(on) => self.fast_open = on,
@@ -161,6 +167,7 @@ impl Settings {
             pacing_rate_max: (self.pacing_rate_max != u64::MAX).then_some(self.pacing_rate_max),
             mss_max: (self.mss_max != u16::MAX).then_some(self.mss_max),
             traffic_class: self.traffic_class,
+            mark: self.mark,
             hop_limit: self.hop_limit,
             congestion: self.congestion,
         }
@@ -168,7 +175,13 @@ impl Settings {
 
     /// What IP headers say, with the codepoint `ecn`.
     pub(crate) fn ip_fields(&self, ecn: u8) -> IpFields {
-        IpFields { traffic_class: self.traffic_class | ecn, hop_limit: self.hop_limit }
+        let (hop_limit, mark) = (self.hop_limit, self.mark);
+        IpFields { traffic_class: self.traffic_class | ecn, hop_limit, mark }
+    }
+
+    /// How its packets go.
+    pub(crate) fn via(&self, alias: Option<AliasId>) -> Via {
+        Via { alias, mark: self.mark, class: self.traffic_class }
     }
 
     /// The smallest shift that lets 16 bits name the largest window there may be.

@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use super::super::waiting::Marks;
 use super::{ANY4, ANY6, Flow, HEADER_LEN, Options, Socket, Udp, canonical, scope};
 use crate::any::{AnyFamily, AnyProtocol};
+use crate::ip::address::AliasId;
 use crate::ip::multicast;
+use crate::ip::rule::Via;
 use crate::lower::Lower;
 use crate::path::PathLayer;
 use crate::socket::udp::{BindError, UDP_PAYLOAD_BYTES_MAX, UdpBind, UdpSendError};
@@ -24,6 +26,11 @@ impl Socket {
     fn flow(&self) -> Option<Flow> {
         let peer = self.peer?;
         Some((self.local.ip(), self.local.port(), peer.ip(), peer.port()))
+    }
+
+    /// How its packets go.
+    pub(super) fn via(&self, alias: Option<AliasId>) -> Via {
+        Via { alias, mark: self.options.mark, class: self.options.traffic_class }
     }
 
     /// Whether it can speak to hosts of the address's family.
@@ -93,6 +100,7 @@ impl Udp {
                 dont_fragment: false,
                 error_queue: false,
                 keep_segments: false,
+                mark: 0,
             },
             queue: VecDeque::new(),
             held_bytes: 0,
@@ -190,7 +198,10 @@ impl Udp {
         }
         let src = Some(bound).filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
         let alias = scope(peer);
-        let info = lower.route(src, peer.ip(), alias).ok().filter(|_| socket.speaks(peer.ip()));
+        let info = lower
+            .route(src, peer.ip(), socket.via(alias))
+            .ok()
+            .filter(|_| socket.speaks(peer.ip()));
         let info = info.ok_or(UdpSendError::Unreachable)?;
         let local = SocketAddr::new(info.src, socket.local.port());
         let flow = (local.ip(), local.port(), peer.ip(), peer.port());
@@ -237,7 +248,7 @@ impl Udp {
     ) -> Option<usize> {
         let socket = self.get(id)?;
         let peer = socket.peer?;
-        let info = lower.route(Some(socket.local.ip()), peer.ip(), scope(peer)).ok()?;
+        let info = lower.route(Some(socket.local.ip()), peer.ip(), socket.via(scope(peer))).ok()?;
         let headers = HEADER_LEN + if peer.is_ipv4() { 20 } else { 40 };
         Some(info.mtu.saturating_sub(headers).min(UDP_PAYLOAD_BYTES_MAX))
     }

@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use bytes::Bytes;
 
 use super::{ANY4, ANY6, HEADER_LEN, Udp, peer_addr};
+use crate::ip::rule::Via;
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
 use crate::path::PathLayer;
 use crate::socket::SocketId;
@@ -53,7 +54,8 @@ impl Udp {
         if let IcmpErrorKind::TooBig { mtu } = error.kind {
             lower.lower_pmtu(error.dst, mtu);
         }
-        let alias = lower.route(None, error.dst, None).map_or(crate::ip::LOOPBACK, |i| i.alias);
+        let alias =
+            lower.route(None, error.dst, Via::default()).map_or(crate::ip::LOOPBACK, |i| i.alias);
         let report = UdpErrorReport {
             error: meaning(error.kind),
             to: peer_addr(error.dst, dst_port, alias),

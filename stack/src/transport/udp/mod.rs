@@ -78,6 +78,7 @@ struct Options {
     dont_fragment: bool,
     error_queue: bool,
     keep_segments: bool,
+    mark: u32,
 }
 
 /// Sockets bound to one address and port.
@@ -237,6 +238,7 @@ impl Udp {
                 }
             }
             UdpOption::KeepSegments(on) => o.keep_segments = on,
+            UdpOption::Mark(mark) => o.mark = mark,
         }
         true
     }

@@ -8,6 +8,7 @@ use super::{ANY4, ANY6, HEADER_LEN, Udp, canonical, scope};
 use crate::admission::First;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso, HEADROOM_BYTES};
+use crate::ip::rule::Via;
 use crate::lower::{Lower, OutPacket, RouteInfo};
 use crate::path::PathLayer;
 use crate::socket::SocketId;
@@ -130,13 +131,16 @@ impl Udp {
         let src = how.from.or(bound);
         let alias = how.alias.or(scope(to));
         let alias = alias.or(options.multicast_alias.filter(|_| multicast));
-        let info = lower.route(src, to.ip(), alias).map_err(|_| UdpSendError::Unreachable)?;
+        let class = how.traffic_class.unwrap_or(options.traffic_class);
+        let via = Via { alias, mark: options.mark, class };
+        let info = lower.route(src, to.ip(), via).map_err(|_| UdpSendError::Unreachable)?;
         let hops = if multicast { Some(options.multicast_hop_limit) } else { options.hop_limit };
         let packet = OutPacket {
             src: info.src,
             dst: to.ip(),
             protocol: protocol::UDP,
-            traffic_class: how.traffic_class.unwrap_or(options.traffic_class),
+            traffic_class: class,
+            mark: options.mark,
             hop_limit: how.hop_limit.or(hops),
             dont_fragment: options.dont_fragment,
             alias: alias.or(Some(info.alias).filter(|_| multicast)),
