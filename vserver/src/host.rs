@@ -27,10 +27,12 @@ use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
 use any::AnyTables;
+use tables::Tables;
 
 mod access;
 mod any;
 mod build;
+mod tables;
 
 pub use access::AccessError;
 
@@ -136,6 +138,8 @@ pub(crate) struct Shared {
     pub(crate) any: AnyTables,
     pub(crate) resolvers: Resolvers,
     pub(crate) named_routes: NamedRoutes,
+    /// Route tables that vservers share.
+    pub(crate) tables: Tables,
 }
 
 impl Shared {

@@ -38,6 +38,8 @@ pub enum Command {
     List(commands::list::Args),
     /// Show the counters of the vservers
     Stat(commands::stat::Args),
+    /// Show policy routing rules and routes
+    Routes(commands::routes::Args),
     /// Show what the workers do with their time and what packets cost; change how they wait
     Runtime(commands::runtime::Args),
     /// Show rates and shares: configured, actual, borrowed, dropped
@@ -138,6 +140,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Check(args) => commands::check::run(&args),
         Command::List(args) => commands::list::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
+        Command::Routes(args) => commands::routes::run(control, &args),
         Command::Policy(args) => commands::policy::run(control, &args),
         Command::Audit(args) => commands::audit::run(control, &args),
         Command::Sockets(args) => commands::sockets::run(control, &args),

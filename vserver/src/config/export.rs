@@ -14,8 +14,8 @@ use super::qos::{Both, Class, Match, Qos, QosGroup, Rates};
 use super::{
     Advertised, Alias, Cluster, DhcpClient, Dns, Driver, Gather, Group, HostConfig, Hugepages,
     Identity, Lease, Mdns, NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register,
-    RegisteredName, Rights, Role, RouteSpec, RunAs, Service, ServiceKind, Subnet, Vserver, Workers,
-    XdpMode,
+    RegisteredName, Rights, Role, RouteSpec, RuleSpec, RuleTarget, RunAs, Service, ServiceKind,
+    Subnet, TableSpec, Vserver, Workers, XdpMode,
 };
 use crate::access::{AccessConfig, AccessRule, Catalogue, Established};
 
@@ -33,6 +33,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         workers,
         nics,
         aliases,
+        tables,
         groups,
         qos_groups,
         access,
@@ -62,6 +63,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         w.optional("mtu", mtu.as_ref());
         w.optional("mac", own.map(|m| quoted(&mac(m))).as_ref());
     }
+    write_tables(&mut w, tables, config);
     for Group { name, parent } in groups {
         // What it gives stands with its members.
         w.table(&format!("[group.{name}]"));
@@ -342,6 +344,8 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         acd,
         routes,
         named_routes,
+        tables,
+        rules,
         forwarding,
         limits,
         tcp,
@@ -380,6 +384,8 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     let named = named_routes.iter().map(|r| named_route(r, alias(&r.alias)));
     w.list("routes", &literal.chain(named).collect::<Vec<_>>());
     w.list("access", &access.iter().map(access_rule).collect::<Vec<_>>());
+    w.list("tables", &tables.iter().map(|t| quoted(t)).collect::<Vec<_>>());
+    w.list("rules", &rules.iter().map(|r| rule(r, alias)).collect::<Vec<_>>());
     write_dns(w, spelled, dns);
     write_register(w, spelled, register.as_ref());
     write_mdns(w, spelled, mdns.as_ref());
@@ -464,6 +470,31 @@ fn access_rule(rule: &AccessRule) -> String {
         keys.push(String::from("log = true"));
     }
     format!("{{ {} }}", keys.join(", "))
+}
+
+fn rule<'c>(r: &RuleSpec, alias: impl Fn(&usize) -> &'c str) -> String {
+    let RuleSpec { priority, from, to, mark, input, dscp, target } = r;
+    let mut keys = vec![format!("priority = {priority}")];
+    keys.extend(from.map(|net| format!("from = \"{net}\"")));
+    keys.extend(to.map(|net| format!("to = \"{net}\"")));
+    keys.extend(mark.map(|(value, mask)| format!("mark = {value}, mask = {mask}")));
+    keys.extend(input.as_ref().map(|a| format!("input = {}", quoted(alias(a)))));
+    keys.extend(dscp.map(|dscp| format!("dscp = {dscp}")));
+    keys.push(match target {
+        RuleTarget::Table(name) => format!("table = {}", quoted(name)),
+        RuleTarget::Prohibit => String::from("action = \"prohibit\""),
+        RuleTarget::Blackhole => String::from("action = \"blackhole\""),
+        RuleTarget::Unreachable => String::from("action = \"unreachable\""),
+    });
+    format!("{{ {} }}", keys.join(", "))
+}
+
+fn write_tables(w: &mut Writer, tables: &[TableSpec], config: &HostConfig) {
+    for TableSpec { name, routes } in tables {
+        w.table(&format!("[table.{name}]"));
+        let name_of = |r: &RouteSpec| config.aliases[r.alias].name.clone();
+        w.list("routes", &routes.iter().map(|r| route(r, &name_of(r))).collect::<Vec<_>>());
+    }
 }
 
 fn route(r: &RouteSpec, alias: &str) -> String {
@@ -663,6 +694,7 @@ fn write_limits(w: &mut Writer, vserver: &str, limits: &Limits) {
         reassemblies,
         reassembly_bytes,
         routes,
+        rules,
         addresses,
         groups,
         pmtu,

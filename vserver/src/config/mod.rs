@@ -19,6 +19,7 @@ pub mod qos;
 mod reader;
 mod register;
 mod route;
+mod rule;
 mod service;
 mod units;
 mod vserver;
@@ -35,6 +36,7 @@ pub use inherit::{GROUP_DEPTH_MAX, Group, Origin, Policy, Setting, Settings};
 pub use mdns::{Advertised, Mdns};
 pub use parse::{LoadError, load, load_elsewhere, parse};
 pub use register::{Register, RegisteredName};
+pub use rule::MAIN as MAIN_TABLE;
 pub use weft_drivers::afxdp::{Gather, Hugepages};
 
 use weft_stack::ip::address::Cidr;
@@ -58,6 +60,8 @@ pub struct HostConfig {
     pub nics: Vec<Nic>,
     /// `mgmt#`, `data#`, `san#`; the position is the `AliasId`.
     pub aliases: Vec<Alias>,
+    /// Route tables that vservers share by name.
+    pub tables: Vec<TableSpec>,
     /// Groups of vservers, in order of the file.
     pub groups: Vec<Group>,
     /// Vservers that share rates, `[qos.*]`.
@@ -327,6 +331,10 @@ pub struct Vserver {
     pub routes: Vec<RouteSpec>,
     /// Routes whose gateway is a name; followed while the host runs.
     pub named_routes: Vec<NamedRoute>,
+    /// Shared tables that add to its routes, the nearer first.
+    pub tables: Vec<String>,
+    /// Policy routing rules.
+    pub rules: Vec<RuleSpec>,
     /// Forward packets between its aliases.
     pub forwarding: bool,
     /// Bounds and TCP defaults.
@@ -403,6 +411,47 @@ pub struct NamedRoute {
     pub src: Option<IpAddr>,
     /// Lower wins.
     pub metric: u32,
+}
+
+/// A route table that vservers share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TableSpec {
+    /// Its name.
+    pub name: String,
+    /// Its routes; those out of an alias that a vserver does not have do not exist for it.
+    pub routes: Vec<RouteSpec>,
+}
+
+/// A policy routing rule: it matches packets of which all that it names is true.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleSpec {
+    /// Lower is asked first; a vserver's own routes are asked at 32766.
+    pub priority: u32,
+    /// Source network.
+    pub from: Option<Cidr>,
+    /// Destination network.
+    pub to: Option<Cidr>,
+    /// Value and mask of the packet's mark.
+    pub mark: Option<(u32, u32)>,
+    /// Index of the alias that a forwarded packet came in on.
+    pub input: Option<usize>,
+    /// DiffServ codepoint.
+    pub dscp: Option<u8>,
+    /// What becomes of it.
+    pub target: RuleTarget,
+}
+
+/// What a rule does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RuleTarget {
+    /// Looks into a table, by name; [`MAIN_TABLE`] is the vserver's own routes.
+    Table(String),
+    /// Refuses, and says "administratively prohibited".
+    Prohibit,
+    /// Drops in silence.
+    Blackhole,
+    /// Refuses, and says "host unreachable".
+    Unreachable,
 }
 
 /// A built-in service on a port of the vserver; `listen` defaults to every address.

@@ -9,7 +9,7 @@ use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
     CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
-    inherit, interface, privilege, qos, vserver,
+    inherit, interface, privilege, qos, rule, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -109,6 +109,9 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let section = root.table_or_empty(report, "access");
     let access = access::read_access(report, section, &interfaces);
     let interfaces = interfaces.with_services(&access.catalogue);
+    let tables = root.table(report, "table").map(|s| rule::read_tables(report, s, &interfaces));
+    let tables = tables.unwrap_or_default();
+    let interfaces = interfaces.with_tables(&tables);
     let mut groups =
         root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
     let section = root.table_or_empty(report, "vserver");
@@ -128,6 +131,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         workers,
         nics: nics.into_iter().map(|n| n.value).collect(),
         aliases: aliases.into_iter().map(|a| a.value).collect(),
+        tables,
         groups,
         qos_groups,
         access,

@@ -243,7 +243,7 @@ fn route_alias(
     None
 }
 
-fn read_ip(report: &mut Report, t: &At<&str>) -> Option<IpAddr> {
+pub(super) fn read_ip(report: &mut Report, t: &At<&str>) -> Option<IpAddr> {
     let found = t.value.parse().ok();
     if found.is_none() {
         report.error(
@@ -256,7 +256,11 @@ fn read_ip(report: &mut Report, t: &At<&str>) -> Option<IpAddr> {
 
 /// `via` as for [`lift`].
 #[allow(clippy::option_option)]
-fn read_network(report: &mut Report, t: &At<&str>, via: Option<Option<IpAddr>>) -> Option<Cidr> {
+pub(super) fn read_network(
+    report: &mut Report,
+    t: &At<&str>,
+    via: Option<Option<IpAddr>>,
+) -> Option<Cidr> {
     if t.value == "default" {
         let Some(via) = via else {
             report.error(

@@ -17,7 +17,8 @@ use super::qos::QosGroup;
 use super::reader::{At, Section};
 use super::register::read_register;
 use super::{
-    Alias, Cluster, Driver, Identity, Nic, Vserver, access, dhcp, dns, qos, route, service,
+    Alias, Cluster, Driver, Identity, Nic, TableSpec, Vserver, access, dhcp, dns, qos, route, rule,
+    service,
 };
 use crate::access::Catalogue;
 use crate::naming::is_holder;
@@ -33,6 +34,8 @@ pub(super) struct Interfaces<'a> {
     cluster: Option<&'a Cluster>,
     /// What access rules may name.
     services: Option<&'a Catalogue>,
+    /// Route tables shared by name.
+    pub(super) tables: &'a [TableSpec],
 }
 
 /// Which vserver has an address of a link, to find it twice.
@@ -231,6 +234,8 @@ fn read_vserver(
     let resolves = !dns.servers.is_empty() || !dhcp.is_empty();
     let own = Own { addresses: &addresses, slaac: &slaac, kind, resolves };
     let routes = route::read_routes(report, &mut s, &own, interfaces);
+    let tables = rule::read_used(report, &mut s, &own, interfaces);
+    let ruled = rule::read_rules(report, &mut s, &own, interfaces);
     let rules = s.tables(report, "access");
     let access = interfaces.services.map(|catalogue| {
         access::read_rules(report, rules, catalogue, interfaces, &access::Whose::Vserver)
@@ -253,6 +258,8 @@ fn read_vserver(
         acd,
         routes: routes.literal,
         named_routes: routes.named,
+        tables,
+        rules: ruled,
         forwarding,
         limits,
         tcp,
@@ -335,7 +342,12 @@ impl<'a> Interfaces<'a> {
         qos_groups: &'a [QosGroup],
         cluster: Option<&'a Cluster>,
     ) -> Interfaces<'a> {
-        Interfaces { nics, aliases, qos_groups, cluster, services: None }
+        Interfaces { nics, aliases, qos_groups, cluster, services: None, tables: &[] }
+    }
+
+    /// With the route tables that vservers may use.
+    pub(super) fn with_tables(self, tables: &'a [TableSpec]) -> Interfaces<'a> {
+        Interfaces { tables, ..self }
     }
 
     /// With the services that access rules may name.
@@ -589,6 +601,7 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
         reassemblies: 1..=65_536,
         reassembly_bytes: 65_536..=1_073_741_824,
         routes: 1..=4_194_304,
+        rules: 0..=65_536,
         addresses: 1..=65_536,
         groups: 1..=65_536,
         pmtu: 1..=1_048_576,

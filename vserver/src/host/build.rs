@@ -21,6 +21,7 @@ use weft_stack::stack::{Change, ChangeError, StackConfig};
 use weft_stack::time::Instant;
 
 use super::any::AnyTables;
+use super::tables::Tables;
 use super::{AnyPeers, Devices, Host, HostError, Shared};
 use crate::access::HostAccess;
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
@@ -106,13 +107,19 @@ pub(super) fn start(
     for problem in opening.problems {
         cores[0].problem(problem);
     }
-    let any = AnyTables::new(&config);
+    let (any, tables) = (AnyTables::new(&config), Tables::new(&config));
     let mut access = HostAccess::default();
     for index in 0..config.vservers.len() {
         let (seed, counts) = (seed()?, Arc::default());
         let ports = any.scopes(&config, &config.vservers[index]);
         for core in &mut cores {
-            add_vserver(core, &config, &aliases, (index, &ports), (seed, &counts, clock.now()))?;
+            add_vserver(
+                core,
+                &config,
+                &aliases,
+                (index, &ports, &tables),
+                (seed, &counts, clock.now()),
+            )?;
         }
         set_access(&mut access, &config, index, &mut cores);
     }
@@ -123,7 +130,8 @@ pub(super) fn start(
         }
     }
     let captures = opening.captures.into_iter().collect();
-    let (shared, threads) = run((config, any), cores, clock, links, (captures, plan, access))?;
+    let (shared, threads) =
+        run((config, any, tables), cores, clock, links, (captures, plan, access))?;
     let dhcp = Dhcp::new(Arc::clone(&shared));
     let (threads, peers) = (Mutex::new(threads), Mutex::new(opening.peers));
     let host = Host { shared, threads, peers, dhcp };
@@ -275,7 +283,7 @@ fn add_vserver(
     core: &mut Core,
     config: &HostConfig,
     aliases: &[AliasConfig],
-    (index, ports): (usize, &AnyScopes),
+    (index, ports, tables): (usize, &AnyScopes, &Tables),
     (seed, counts, now): ([u8; 16], &Arc<SharedCounts>, Instant),
 ) -> Result<(), HostError> {
     let v = &config.vservers[index];
@@ -295,7 +303,7 @@ fn add_vserver(
         shard: Shard { index: core.mesh.me() as u16, count: core.mesh.count() as u16 },
     };
     let mut stack = HostStack::with_path(stack_config, pool, now, weft_shim::identity());
-    for (operation, object, change) in changes(v, &used, aliases) {
+    for (operation, object, change) in changes(v, &used, aliases, tables) {
         stack.handle_config(now, change).map_err(|source: ChangeError| HostError::Change {
             vserver: v.name.clone(),
             operation,
@@ -339,6 +347,7 @@ fn changes(
     v: &Vserver,
     used: &[usize],
     aliases: &[AliasConfig],
+    tables: &Tables,
 ) -> Vec<(&'static str, String, Change)> {
     let mut out = Vec::new();
     for alias in used {
@@ -363,6 +372,7 @@ fn changes(
         };
         out.push(("add route to", r.to.to_string(), Change::RouteAdd(route)));
     }
+    out.extend(tables.changes(&v.tables, &v.rules));
     out
 }
 
@@ -394,7 +404,7 @@ fn attach(
 }
 
 fn run(
-    (config, any): (HostConfig, AnyTables),
+    (config, any, tables): (HostConfig, AnyTables, Tables),
     cores: Vec<Core>,
     clock: Clock,
     mut links: Option<Links>,
@@ -441,6 +451,7 @@ fn run(
         access: Mutex::new(access),
         qos: Mutex::new(plan),
         any,
+        tables,
         next: AtomicUsize::new(0),
         resolvers: Resolvers::default(),
         named_routes: NamedRoutes::default(),

@@ -67,6 +67,12 @@ pub struct VserverSnapshot {
     pub addresses: Vec<String>,
     /// Routes, connected and learned ones too: `0.0.0.0/0 via 10.0.0.254 dev data0`.
     pub routes: Vec<String>,
+    /// Policy routing rules in order, as `ip rule` shows them; none: the own routes decide alone.
+    #[serde(default)]
+    pub rules: Vec<String>,
+    /// Routes of the shared tables in use, by name of the table.
+    #[serde(default)]
+    pub tables: BTreeMap<String, Vec<String>>,
     /// Entries of the neighbour table.
     pub neighbours: usize,
     /// TCP listeners; one that listens on every worker counts once.

@@ -229,6 +229,14 @@ pub fn details(v: &VserverSnapshot, zeros: bool, bold: bool) -> String {
     for r in &v.routes {
         let _ = writeln!(out, "  route {r}");
     }
+    for r in &v.rules {
+        let _ = writeln!(out, "  rule {r}");
+    }
+    for (name, routes) in &v.tables {
+        for r in routes {
+            let _ = writeln!(out, "  table {name} {r}");
+        }
+    }
     let mut counters = Table::new(&[("COUNTER", Left), ("VALUE", Right)]);
     // Losses have a table of their own.
     let counts = v.counters.iter().filter(|(name, _)| !name.starts_with("Drop"));

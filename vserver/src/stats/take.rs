@@ -1,18 +1,20 @@
 //! Taking a snapshot.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use weft_drivers::device::Device;
 use weft_stack::drop::Drops;
 use weft_stack::ip::address::{AliasId, Origin};
 use weft_stack::ip::route::Route;
+use weft_stack::ip::rule::{PolicyRules, RouteTable, Rule, RuleAction};
 use weft_stack::stats::Mib;
 use weft_stack::time::Instant;
 
 use super::runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
-use crate::config::HostConfig;
+use crate::config::{HostConfig, MAIN_TABLE};
 use crate::host::Shared;
 use crate::runtime::{Core, Cost, HandOverStats, Nic, Stages, Worker};
 
@@ -171,6 +173,7 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     let mut share = core.nodes[index].share.stats.clone();
     let mut input_queue = core.nodes[index].share.waiting();
     let routes: Vec<Route> = stack.routes().copied().collect();
+    let policy = stack.rules();
     let mut addresses = Vec::new();
     for (on, list) in stack.aliases() {
         let usable = list.iter().filter(|a| a.state.usable());
@@ -206,6 +209,8 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
         name: config.vservers[index].name.clone(),
         addresses,
         routes,
+        rules: rules(shared, &policy),
+        tables: tables(shared, &policy),
         neighbours: memory.neighbours,
         tcp_listeners: memory.tcp_listeners,
         tcp_connections: memory.tcp_connections,
@@ -222,6 +227,58 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
         records: Vec::new(),
         mdns: Vec::new(),
     }
+}
+
+/// As `ip rule` shows them.
+fn rules(shared: &Shared, policy: &PolicyRules) -> Vec<String> {
+    if policy.rules.is_empty() && policy.also.is_empty() {
+        return Vec::new();
+    }
+    let also: Vec<_> = policy.also.iter().map(|id| shared.tables.name(*id)).collect();
+    let with = if also.is_empty() { String::new() } else { format!(" with {}", also.join(", ")) };
+    let main = format!("{}: from all lookup {MAIN_TABLE}{with}", Rule::MAIN_PRIORITY);
+    let at = policy.rules.partition_point(|r| r.priority <= Rule::MAIN_PRIORITY);
+    let mut lines: Vec<_> = policy.rules.iter().map(|r| rule_text(shared, r)).collect();
+    lines.insert(at, main);
+    lines
+}
+
+fn rule_text(shared: &Shared, rule: &Rule) -> String {
+    let from = rule.from.map_or_else(|| String::from("all"), |net| net.to_string());
+    let mut text = format!("{}: from {from}", rule.priority);
+    // Writing to a String cannot fail.
+    if let Some(to) = rule.to {
+        let _ = write!(text, " to {to}");
+    }
+    if let Some((value, mask)) = rule.mark {
+        let _ = write!(text, " fwmark {value:#x}");
+        if mask != u32::MAX {
+            let _ = write!(text, "/{mask:#x}");
+        }
+    }
+    if let Some(alias) = rule.input {
+        let _ = write!(text, " iif {}", shared.config.aliases[alias.0 as usize].name);
+    }
+    if let Some(dscp) = rule.dscp {
+        let _ = write!(text, " dscp {dscp}");
+    }
+    let _ = match rule.action {
+        RuleAction::Table(id) => write!(text, " lookup {}", shared.tables.name(id)),
+        RuleAction::Prohibit => write!(text, " prohibit"),
+        RuleAction::Blackhole => write!(text, " blackhole"),
+        RuleAction::Unreachable => write!(text, " unreachable"),
+    };
+    text
+}
+
+fn tables(shared: &Shared, policy: &PolicyRules) -> BTreeMap<String, Vec<String>> {
+    let alias = |id: AliasId| shared.config.aliases[id.0 as usize].name.as_str();
+    let lines = |table: &RouteTable| {
+        let mut lines: Vec<_> = table.iter().map(|r| route_text(r, alias(r.alias))).collect();
+        lines.sort();
+        lines
+    };
+    policy.tables.iter().map(|(id, table)| (shared.tables.name(*id), lines(table))).collect()
 }
 
 fn route_text(route: &Route, alias: &str) -> String {

@@ -14,6 +14,7 @@ pub mod policy;
 pub mod qos;
 pub mod register;
 pub mod resolve;
+pub mod routes;
 pub mod run;
 pub mod runtime;
 pub mod sockets;
