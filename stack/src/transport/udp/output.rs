@@ -196,6 +196,18 @@ fn send_segments<P: PathLayer>(
     })
 }
 
+/// Access rules may mean what comes back.
+#[cold]
+fn await_answer<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan) {
+    let ctx = &mut lower.ctx;
+    let (alias, src, port) = (plan.info.alias, plan.to.ip(), plan.src_port);
+    let to = First { alias, protocol: protocol::UDP, src, port };
+    let max = ctx.limits.access_states;
+    if !ctx.admission.sent(ctx.now, &to, plan.to.port(), plan.to_many, max) {
+        ctx.mib.frames.access_states_refused += 1;
+    }
+}
+
 fn hand_down<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     plan: &Plan,
@@ -206,12 +218,8 @@ fn hand_down<P: PathLayer>(
     if plan.looped {
         lower.loop_copy(&plan.packet, plan.info.alias, &frame);
     }
-    let ctx = &mut lower.ctx;
-    let (alias, peer, port) = (plan.info.alias, plan.to.ip(), plan.src_port);
-    let first = First { alias, protocol: protocol::UDP, src: peer, port };
-    let max = ctx.limits.access_states;
-    if !ctx.admission.sent(ctx.now, &first, plan.to.port(), plan.to_many, max) {
-        ctx.mib.frames.access_states_refused += 1;
+    if lower.ctx.admission.rules(protocol::UDP, plan.src_port).is_some() {
+        await_answer(lower, plan);
     }
     match lower.send(plan.packet, frame) {
         Ok(()) => {
