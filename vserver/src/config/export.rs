@@ -196,8 +196,7 @@ fn array(items: &[String]) -> String {
     if line.chars().count() <= LINE_CHARS {
         return line;
     }
-    let lines: String = items.iter().map(|i| format!("    {i},\n")).collect();
-    format!("[\n{lines}]")
+    format!("[\n    {},\n]", items.join(",\n    "))
 }
 
 fn quoted(text: &str) -> String {

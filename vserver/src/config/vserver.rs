@@ -47,7 +47,7 @@ pub(super) fn read_vservers<'a, 'i>(
     groups: &mut Groups<'a, 'i>,
     interfaces: &Interfaces,
     base: &Path,
-) -> (Vec<Vserver>, Vec<Vec<Range<usize>>>, Vec<At<String>>) {
+) -> (Vec<Vserver>, Spans, Vec<At<String>>) {
     let mut roles = Vec::new();
     for (s, cut) in groups.take_sections() {
         roles.extend(read_vserver(report, s, Kind::Group, &cut, interfaces, base).roles);
@@ -95,6 +95,12 @@ pub(super) fn read_vservers<'a, 'i>(
     }
     (all, spans, roles)
 }
+
+/// Where the addresses of each vserver stand.
+type Spans = Vec<Vec<Range<usize>>>;
+
+/// Aliases (indices) and addresses on them.
+type Addresses = Vec<(usize, Cidr)>;
 
 /// What a table stands for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -179,7 +185,7 @@ fn read_addresses(
     s: &mut Section,
     kind: Kind,
     interfaces: &Interfaces,
-) -> (Vec<(usize, Cidr)>, Vec<Range<usize>>, Vec<usize>) {
+) -> (Addresses, Vec<Range<usize>>, Vec<usize>) {
     let mut addresses = Vec::new();
     let mut address_spans = Vec::new();
     let texts = if kind == Kind::Group { Vec::new() } else { s.strings(report, "addresses") };

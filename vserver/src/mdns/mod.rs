@@ -247,7 +247,9 @@ fn run(mut all: Vec<Speaker>, control: &Control, poller: &Poller) {
     let mut ready = Vec::new();
     while !control.stop.load(Ordering::Acquire) {
         let now = Instant::now();
-        all.iter_mut().for_each(|s| s.turn(now));
+        for s in &mut all {
+            s.turn(now);
+        }
         *control.seen.lock() = all.iter().flat_map(Speaker::seen).collect();
         let links = all.iter().flat_map(|s| &s.links);
         let next = links.filter_map(|l| l.responder.next()).min();
@@ -257,5 +259,7 @@ fn run(mut all: Vec<Speaker>, control: &Control, poller: &Poller) {
             return;
         }
     }
-    all.iter_mut().for_each(|s| s.goodbye(Instant::now()));
+    for s in &mut all {
+        s.goodbye(Instant::now());
+    }
 }

@@ -89,15 +89,9 @@ impl Records {
         if found.is_empty() && self.is_unique(&question.qname) {
             // Who is the only one of the name says what it has not (RFC 6762 6.1).
             let types: Vec<TYPE> = own.map(|r| r.rdata.type_code()).collect();
-            return vec![self.nothing_else(&question.qname, &types)];
+            return vec![nothing_else(&question.qname, &types)];
         }
         found
-    }
-
-    fn nothing_else(&self, name: &Name, types: &[TYPE]) -> Record {
-        let name = name.clone().into_owned();
-        let nsec = NSEC::from_types(name.clone(), types).into_owned();
-        ResourceRecord::new(name, CLASS::IN, TTL_HOST, RData::NSEC(nsec)).with_cache_flush(true)
     }
 
     /// What an asker wants next (RFC 6763 12).
@@ -118,13 +112,20 @@ impl Records {
         }
         more.retain(|r| !answers.contains(r));
         let mut once: Vec<Record> = Vec::new();
-        more.into_iter().for_each(|r| {
+        for r in more {
             if !once.contains(&r) {
                 once.push(r);
             }
-        });
+        }
         once
     }
+}
+
+/// Says that a name has no other types than these.
+fn nothing_else(name: &Name, types: &[TYPE]) -> Record {
+    let name = name.clone().into_owned();
+    let nsec = NSEC::from_types(name.clone(), types).into_owned();
+    ResourceRecord::new(name, CLASS::IN, TTL_HOST, RData::NSEC(nsec)).with_cache_flush(true)
 }
 
 /// A text record has at least one string (RFC 6763 6.1).

@@ -543,8 +543,8 @@ mod tests {
             .map(|(_, m)| Packet::parse(&m.bytes).unwrap().has_flags(PacketFlag::RESPONSE))
             .collect();
         assert_eq!(responses, [false, false, false, true, true]);
-        assert!(said[0].0 <= PROBE_EVERY && said[2].0 - said[0].0 == PROBE_EVERY * 2);
-        assert_eq!(said[4].0 - said[3].0, ANNOUNCE_EVERY);
+        assert!(said[0].0 <= PROBE_EVERY && said[2].0 == said[0].0 + PROBE_EVERY * 2);
+        assert_eq!(said[4].0, said[3].0 + ANNOUNCE_EVERY);
         let announced = Packet::parse(&said[4].1.bytes).unwrap();
         assert!(announced.answers.iter().any(|a| matches!(a.rdata, RData::SRV(_))));
     }

@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a server has for its answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// After the first failure, doubled up to the second value.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 /// How long the end waits for the last removals.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Bytes of an update without its signature: with it, it fits every path.
@@ -178,7 +178,9 @@ fn run(mut all: Vec<Registrant>, control: &Control, poller: &Poller) {
         if farewell.is_none() && control.stop.load(Ordering::Acquire) {
             farewell = Some(now + FAREWELL);
             // What waits after a failure has one more chance.
-            all.iter_mut().for_each(|r| r.next = now);
+            for r in &mut all {
+                r.next = now;
+            }
         }
         let mut seen = Vec::new();
         let mut until = now + LOOK_EVERY;

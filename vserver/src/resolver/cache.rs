@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::message::{Kind, Value};
 
 /// No answer is kept longer.
-const TTL_MAX: Duration = Duration::from_secs(86_400);
+const TTL_MAX: Duration = Duration::from_hours(24);
 /// No "there is none" is kept longer (RFC 2308 5).
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(10_800);
+const NEGATIVE_TTL_MAX: Duration = Duration::from_hours(3);
 
 /// What is known about a name and type.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ const CHAIN_MAX: u32 = 8;
 /// Messages that answer something else, after which a server is asked over TCP.
 const FOREIGN_MAX: u32 = 20;
 /// The longest time a server has.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const TIMEOUT_MAX: Duration = Duration::from_mins(1);
 
 /// How a question ended: what the servers say, or why nobody does.
 pub(super) type Outcome = Result<Reply, String>;

@@ -14,9 +14,9 @@ use crate::Vserver;
 use crate::stats::NameSnapshot;
 
 /// However short an answer holds, and however long.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
 /// After the first failure, doubled up to the second value.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// How a followed name stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

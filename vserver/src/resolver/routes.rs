@@ -58,7 +58,7 @@ struct Standing {
 impl Drop for Standing {
     fn drop(&mut self) {
         let routes = std::mem::take(&mut self.routes);
-        apply(&self.vserver, routes, Vec::new());
+        apply(&self.vserver, &routes, &[]);
     }
 }
 
@@ -68,7 +68,7 @@ fn follow(vserver: &Vserver, named: &NamedRoute) -> Follow {
     vserver.follow(&named.via, move |addresses| {
         let wanted = routes(&template, addresses);
         let old = std::mem::replace(&mut standing.routes, wanted.clone());
-        apply(&standing.vserver, old, wanted);
+        apply(&standing.vserver, &old, &wanted);
     })
 }
 
@@ -101,7 +101,7 @@ fn routes(named: &NamedRoute, addresses: &[IpAddr]) -> Vec<Route> {
 
 /// New routes first, so that there is one at every moment; one to the same network over the same
 /// alias takes the place of the old one by itself.
-fn apply(vserver: &Vserver, old: Vec<Route>, new: Vec<Route>) {
+fn apply(vserver: &Vserver, old: &[Route], new: &[Route]) {
     let replaced = |o: &Route| {
         let place = |r: &Route| (r.prefix, r.alias, r.metric);
         new.iter().any(|n| place(n) == place(o))
@@ -109,9 +109,9 @@ fn apply(vserver: &Vserver, old: Vec<Route>, new: Vec<Route>) {
     let changes: Vec<Change> = new
         .iter()
         .filter(|r| !old.contains(r))
-        .cloned()
+        .copied()
         .map(Change::RouteAdd)
-        .chain(old.iter().filter(|r| !replaced(r)).cloned().map(Change::RouteRemove))
+        .chain(old.iter().filter(|r| !replaced(r)).copied().map(Change::RouteRemove))
         .collect();
     for change in changes {
         for worker in vserver.workers() {

@@ -175,13 +175,16 @@ fn next_claim(
     Ok(later.find(|c| !taken(c)).unwrap_or(claim))
 }
 
+/// Class and number of each.
+type Aliases = Vec<(AliasClass, u16)>;
+
 /// Networks stand on one link if an alias has addresses in both.
 fn links(subnets: Vec<Subnet>, entries: &[Lease]) -> Vec<Vec<Subnet>> {
-    let aliases = |s: &Subnet| -> Vec<(AliasClass, u16)> {
+    let aliases = |s: &Subnet| -> Aliases {
         let own = entries.iter().filter(|e| s.network.contains(e.address));
         own.map(|e| (e.claim.class, e.claim.number)).collect()
     };
-    let mut links: Vec<(Vec<Subnet>, Vec<(AliasClass, u16)>)> = Vec::new();
+    let mut links: Vec<(Vec<Subnet>, Aliases)> = Vec::new();
     for subnet in subnets {
         let mut on = aliases(&subnet);
         let mut link = Vec::new();
