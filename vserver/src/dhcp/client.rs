@@ -91,12 +91,12 @@ counters! {
 
 impl DhcpCounts {
     pub(super) fn malformed(&mut self, why: Malformed) {
-        *match why {
-            Malformed::Truncated => &mut self.truncated,
-            Malformed::NotDhcp => &mut self.not_dhcp,
-            Malformed::Option => &mut self.bad_lease,
-            Malformed::Address => &mut self.bad_address,
-        } += 1;
+        match why {
+            Malformed::Truncated => self.truncated += 1,
+            Malformed::NotDhcp => self.not_dhcp += 1,
+            Malformed::Option => self.bad_lease += 1,
+            Malformed::Address => self.bad_address += 1,
+        }
     }
 }
 

@@ -333,7 +333,7 @@ fn the_cache_ends_with_its_lease_unless_it_is_kept() {
     b.secs(10_000);
     assert_eq!(b.client.state(), State::Cached);
 
-    let stale = Some((lease(8000), Duration::from_secs(9000)));
+    let stale = Some((lease(8000), Duration::from_mins(150)));
     let b = bench_with(settings(), stale.clone());
     assert_eq!(b.client.state(), State::Selecting, "its time is over");
     let mut b = bench_with(keep, stale);
