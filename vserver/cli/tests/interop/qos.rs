@@ -249,11 +249,19 @@ fn limits(count: usize, rate: u64, workers: usize, ways: &[(&str, Load)]) {
             for load in [tcp, Load::Udp(rate * 3 / 2)] {
                 let part = if load == tcp { segment(is_v6) } else { datagram(is_v6) };
                 let wanted = rate as f64 * part / 1e6;
-                let got = measure(site.client(), &hosts, is_v6, load);
-                let each: Vec<f64> = got.iter().map(|b| off(mbit(*b), wanted)).collect();
-                let mean = each.iter().sum::<f64>() / count as f64;
-                let low = each.iter().copied().fold(f64::INFINITY, f64::min);
-                let high = each.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let mut tries = 0;
+                let (mean, low, high) = loop {
+                    let got = measure(site.client(), &hosts, is_v6, load);
+                    let each: Vec<f64> = got.iter().map(|b| off(mbit(*b), wanted)).collect();
+                    let mean = each.iter().sum::<f64>() / count as f64;
+                    let low = each.iter().copied().fold(f64::INFINITY, f64::min);
+                    let high = each.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    tries += 1;
+                    // Whoever got no CPU sent less; nobody sends more than the limit by chance.
+                    if low >= -3.0 || high > 3.0 || tries == 3 {
+                        break (mean, low, high);
+                    }
+                };
                 let what = format!(
                     "{} {}, {way}, {count} vservers of {} Mbit/s, {workers} worker(s)",
                     if load == tcp { "TCP" } else { "UDP" },
