@@ -8,7 +8,8 @@ use weft_stack::time::Instant;
 
 use super::core::{BURST, LOCAL_FRAMES_MAX, LOCAL_QUEUE};
 use super::shares::Shares;
-use super::stages::{HEADERS, Stage};
+use super::stages::Stage;
+use super::tx_queue::IN_ORDER;
 use super::{Core, Nic};
 use crate::demux::Target;
 use crate::facts::Facts;
@@ -66,8 +67,8 @@ impl Core {
             self.stages.start();
             got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
             if self.shares.active {
-                let packets = tx.frames.iter().map(|(_, f)| f.packets(HEADERS)).sum();
-                self.nodes[index as usize].share.count(packets);
+                let share = &mut self.nodes[index as usize].share;
+                tx.frames.iter().for_each(|(_, frame)| share.count(frame));
             }
             let before = self.stages.sent();
             for (alias, frame) in tx.frames.drain(..) {
@@ -114,7 +115,7 @@ impl Core {
                 if nic.room() < BURST {
                     nic.transmit(&mut self.drops);
                 }
-                nic.room()
+                nic.room_of(index)
             };
             room = room.min(free);
         }
@@ -126,10 +127,11 @@ impl Core {
         if self.qos.is_active() && self.qos.shapes(nic) {
             return self.qos.room(nic, index);
         }
-        self.nic_room(nic)
+        let nic = &self.nics[nic];
+        nic.via.map_or_else(|| nic.room_of(index), |worker| self.mesh.tx_room(worker))
     }
 
-    pub(super) fn nic_room(&mut self, nic: usize) -> usize {
+    fn nic_room(&mut self, nic: usize) -> usize {
         let nic = &self.nics[nic];
         nic.via.map_or_else(|| nic.room(), |worker| self.mesh.tx_room(worker))
     }
@@ -215,7 +217,7 @@ impl Core {
                 return;
             }
         }
-        self.give(nic, frame);
+        self.give(nic, vserver, frame);
     }
 
     /// Moves what may leave from the shaper to the NICs.
@@ -224,7 +226,7 @@ impl Core {
         for nic in 0..self.nics.len() {
             while self.qos.waits(nic) && self.nic_room(nic) > 0 {
                 let Some(frame) = self.qos.dequeue(now, nic) else { break };
-                self.give(nic, frame);
+                self.give(nic, IN_ORDER, frame);
                 moved = true;
             }
         }
@@ -263,12 +265,17 @@ impl Core {
             let nic = &mut self.nics[i];
             moved |= nic.transmit(&mut self.drops) > 0;
             nic.flush();
-            let unblock = !nic.blocked.is_empty() && self.nic_room(i) > 0;
-            let nic = &mut self.nics[i];
-            for index in if unblock { std::mem::take(&mut nic.blocked) } else { Vec::new() } {
-                self.nodes[index as usize].blocked = false;
-                self.mark_dirty(index);
-                moved = true;
+            if nic.blocked.is_empty() {
+                continue;
+            }
+            for index in std::mem::take(&mut nic.blocked) {
+                if self.room_for(i, index) > 0 {
+                    self.nodes[index as usize].blocked = false;
+                    self.mark_dirty(index);
+                    moved = true;
+                } else {
+                    self.nics[i].blocked.push(index);
+                }
             }
         }
         moved

@@ -14,6 +14,7 @@ use super::Core;
 use super::core::LOCAL_FRAMES_MAX;
 use super::mesh::{Control, Message};
 use super::stages::Stage;
+use super::tx_queue::IN_ORDER;
 use weft_drivers::device::Link;
 
 /// Messages taken from one worker in one turn.
@@ -124,8 +125,10 @@ impl Core {
     }
 
     /// A frame that leaves now, or by the worker that has the NIC's queue.
-    pub(super) fn give(&mut self, nic: usize, frame: Frame) {
-        let Some(worker) = self.nics[nic].via else { return self.nics[nic].enqueue(frame) };
+    pub(super) fn give(&mut self, nic: usize, vserver: u32, frame: Frame) {
+        let Some(worker) = self.nics[nic].via else {
+            return self.nics[nic].enqueue(vserver, frame);
+        };
         self.mesh.stats.transmits += 1;
         if !self.mesh.transmit(worker, nic, frame) {
             self.drops.count(DropReason::HandOverFull);
@@ -174,7 +177,7 @@ impl Core {
                     break;
                 }
                 let Some((nic, frame)) = self.mesh.take_transmit(worker) else { break };
-                self.nics[nic].enqueue(frame);
+                self.nics[nic].enqueue(IN_ORDER, frame);
                 work = true;
             }
         }

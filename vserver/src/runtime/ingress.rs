@@ -8,7 +8,7 @@ use weft_stack::time::Instant;
 use super::Core;
 use super::core::BURST;
 use super::shares::Shares;
-use super::stages::{HEADERS, Stage};
+use super::stages::Stage;
 use crate::demux::Target;
 use crate::facts::Facts;
 use crate::qos;
@@ -208,7 +208,7 @@ impl Core {
         let share = &mut self.nodes[vserver as usize].share;
         let takes = share.waiting() == 0 && self.shares.may_run(share);
         if takes {
-            share.count(frame.packets(HEADERS));
+            share.count(frame);
         }
         takes
     }
@@ -240,7 +240,7 @@ impl Core {
             self.book(|shares| shares.run(vserver));
             let mut share = &mut self.nodes[vserver as usize].share;
             while let Some((alias, frame)) = self.shares.next_waiting(share) {
-                share.count(frame.packets(HEADERS));
+                share.count(&frame);
                 self.hand_over(now, Target { alias, vserver }, frame);
                 share = &mut self.nodes[vserver as usize].share;
                 work = true;

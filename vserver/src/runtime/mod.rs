@@ -22,6 +22,7 @@ mod seat;
 mod shares;
 mod sleeper;
 mod stages;
+mod tx_queue;
 mod worker;
 
 pub(crate) use self::core::{AliasPlace, Calls, Core, Node};

@@ -1,6 +1,5 @@
 //! A NIC as a worker uses it: its queues, what waits for them, what is steered to them.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 
@@ -10,13 +9,12 @@ use weft_stack::drop::{DropReason, Drops};
 use weft_stack::frame::{Frame, FramePool};
 use weft_stack::link::gro::{BurstFacts, GroStats};
 
-/// Frames that may wait for one queue of a device. A stack is not asked for more than fits.
-pub(crate) const TX_QUEUE: usize = 512;
+use super::tx_queue::TxQueue;
 
 /// One queue of a device.
 pub(crate) struct Port {
     pub(crate) device: AnyDevice,
-    tx: VecDeque<Frame>,
+    tx: TxQueue,
     /// Frames were given to the device since the last flush, or are in flight.
     pub(crate) unflushed: bool,
     /// The device asked to be flushed again soon.
@@ -30,7 +28,7 @@ impl Port {
     fn new(device: AnyDevice) -> Port {
         Port {
             device,
-            tx: VecDeque::new(),
+            tx: TxQueue::default(),
             unflushed: false,
             in_flight: false,
             failed: None,
@@ -39,7 +37,7 @@ impl Port {
     }
 
     pub(crate) fn room(&self) -> usize {
-        TX_QUEUE.saturating_sub(self.tx.len())
+        self.tx.room()
     }
 
     /// Frames wait that the device did not take.
@@ -78,14 +76,19 @@ impl Port {
         }
         let mut taken = 0;
         if self.failed.is_none() && link_up {
-            match self.device.transmit(&mut self.tx) {
-                Ok(n) => taken = n,
-                Err(e) => self.failed = Some(e),
+            // What vservers have waiting follows once the rest is gone.
+            while self.failed.is_none() && self.tx.refill() {
+                match self.device.transmit(&mut self.tx.ready) {
+                    Ok(n) => taken += n,
+                    Err(e) => self.failed = Some(e),
+                }
+                if !self.tx.is_empty() {
+                    break;
+                }
             }
         }
         if self.failed.is_some() || !link_up {
-            drops.add(DropReason::DeviceTransmitRefused, self.tx.len() as u64);
-            self.tx.clear();
+            drops.add(DropReason::DeviceTransmitRefused, self.tx.clear() as u64);
         }
         self.unflushed |= taken > 0;
         taken
@@ -216,10 +219,15 @@ impl Nic {
         self.ports.iter().map(Port::room).min().unwrap_or(0)
     }
 
-    /// Queues a frame; its flow hash chooses the queue, so that a flow stays in order.
-    pub(crate) fn enqueue(&mut self, frame: Frame) {
+    /// What one vserver may add to each of its queues.
+    pub(crate) fn room_of(&self, vserver: u32) -> usize {
+        self.ports.iter().map(|p| p.tx.room_of(vserver)).min().unwrap_or(0)
+    }
+
+    /// Queues a frame of a vserver; its flow hash chooses the queue, so that a flow stays in order.
+    pub(crate) fn enqueue(&mut self, vserver: u32, frame: Frame) {
         let queue = frame.meta.flow_hash as usize % self.ports.len();
-        self.ports[queue].tx.push_back(frame);
+        self.ports[queue].tx.push(vserver, frame);
     }
 
     /// Offers what waits on every queue.
@@ -272,6 +280,7 @@ impl Nic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::tx_queue::TX_QUEUE;
 
     use weft_drivers::mem::{MemConfig, pair};
 
@@ -283,7 +292,7 @@ mod tests {
 
     fn fill(nic: &mut Nic, drops: &mut Drops) {
         while nic.room() > 0 {
-            nic.enqueue(Frame::from_heap(0, &[0; 60]));
+            nic.enqueue(0, Frame::from_heap(0, &[0; 60]));
         }
         nic.transmit(drops);
     }

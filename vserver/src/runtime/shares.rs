@@ -18,6 +18,8 @@ use weft_stack::time::{Duration, Instant};
 
 /// Packets that a vserver of the usual weight may have processed in a round: a burst.
 const PACKETS_PER_ROUND: i64 = 64;
+/// Of a super-segment, each so many bytes count as a packet: it costs far less than what it is cut into.
+const PACKET_BYTES: usize = 16 << 10;
 /// The usual weight.
 const WEIGHT: i64 = 100;
 /// How long rounds stay shared after a second vserver had something: longer than the pauses of
@@ -37,7 +39,7 @@ counters! {
         rounds: "Rounds",
         /// Rounds that it began with a debt.
         rounds_owing: "RoundsOwing",
-        /// Packets, both ways.
+        /// Packets, both ways; a super-segment is one and one more for each 16 KiB.
         packets: "Packets",
         /// Processing time, microseconds.
         us: "Us",
@@ -256,11 +258,12 @@ impl Shares {
 }
 
 impl Share {
-    /// Books packets.
+    /// Books a frame.
     #[inline]
-    pub(super) fn count(&mut self, packets: u64) {
+    pub(super) fn count(&mut self, frame: &Frame) {
+        let packets = 1 + frame.total_len() / PACKET_BYTES;
         self.packets -= packets as i64;
-        self.stats.packets += packets;
+        self.stats.packets += packets as u64;
     }
 
     /// Puts a frame into the input queue; gives it back if the limit is reached, or if the device

@@ -15,7 +15,7 @@ const TURNS_PER_SAMPLE: u32 = 16;
 /// Of the frames of a timed burst, one in so many is timed.
 const FRAMES_PER_SAMPLE: usize = 8;
 /// Headers of a usual packet, for how many packets a super-segment stands for.
-pub(super) const HEADERS: usize = 54;
+const HEADERS: usize = 54;
 /// Classes of burst sizes: 1, 2-3, 4-7, ..., 128 and more.
 pub(crate) const BURST_CLASSES: usize = 8;
 
