@@ -108,7 +108,7 @@ drop_reasons! {
     HandOverFull, "The ring to the worker of the packet's flow is full.", "That worker is overloaded; give it a CPU of its own, or spread the flows.";
     QosPoliced, "The packet is over a rate limit for what arrives.", "See which class with `weft qos`; raise its rate or slow the sender.";
     QosQueueFull, "The queue of the packet's class is full on the way out.", "See which class with `weft qos`; raise its rate.";
-    InputQueueFull, "The vserver's input queue is full, or the device short of frames, while others had their turn.", "Its part of the worker is too small for what arrives: raise its `weight` or `input_frames`, or look for a flood.";
+    InputQueueFull, "The vserver's input queue is full while others have their turn.", "Its part of the worker is too small for what arrives: raise its `weight` or `input_frames`, or look for a flood.";
     DeviceTransmitRefused, "The device did not take the frame.", "See the device's counters.";
     FrameTooLong, "The frame is longer than the alias can carry.", "Check MTUs and segmentation offload on the peer.";
 }

@@ -26,7 +26,7 @@ use weft_vserver::app::{Cx, Service, SocketId};
 use weft_vserver::{Host, config};
 
 const CHUNK: usize = 64 << 10;
-const PHASE: Duration = Duration::from_millis(1500);
+const PHASE: Duration = Duration::from_millis(1000);
 const CLIENT_MAC: [u8; 6] = [2, 0x78, 0, 0, 0, 2];
 const SERVER_MAC: [u8; 6] = [2, 0x78, 0, 0, 0, 1];
 const CONFIG: &str = r#"
@@ -124,7 +124,7 @@ fn frame(flood: Flood, n: u32) -> Frame {
     };
     if let Flood::Icmp = flood {
         let sum = checksum::finish(checksum::sum(&payload));
-        payload[2..4].copy_from_slice(&sum.to_ne_bytes());
+        payload[2..4].copy_from_slice(&sum.to_be_bytes());
     }
     let to = if let Flood::Nobody = flood { 3 } else { 2 };
     let (id, more) = if let Flood::Fragments = flood { (n as u16, 0x20) } else { (0, 0x40) };
@@ -135,7 +135,7 @@ fn frame(flood: Flood, n: u32) -> Frame {
     ip[4..6].copy_from_slice(&id.to_be_bytes());
     ip[14..16].copy_from_slice(&((n.wrapping_mul(40_503) >> 3) as u16 | 0x8000).to_be_bytes());
     let sum = checksum::finish(checksum::sum(&ip));
-    ip[10..12].copy_from_slice(&sum.to_ne_bytes());
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
     f.extend(ip);
     f.extend(payload);
     Frame::from_heap(0, &f)

@@ -266,12 +266,13 @@ impl Share {
         self.stats.packets += packets as u64;
     }
 
-    /// Puts a frame into the input queue; gives it back if the limit is reached, or if the device
-    /// itself is short of frames.
+    /// Puts a frame into the input queue; gives it back if the limit is reached. Of a device that is
+    /// short of frames, whoever took them, it keeps none.
     pub(super) fn wait(&mut self, alias: AliasId, frame: Frame) -> Result<(), Frame> {
-        if self.queue.len() >= self.queue_max || frame.is_scarce() {
+        if self.queue.len() >= self.queue_max {
             return Err(frame);
         }
+        let frame = if frame.is_scarce() { frame.to_heap() } else { frame };
         self.queue.push_back((alias, frame));
         self.stats.queued += 1;
         self.stats.queued_max = self.stats.queued_max.max(self.queue.len() as u64);
@@ -279,5 +280,7 @@ impl Share {
     }
 }
 
+#[cfg(test)]
+mod quotas;
 #[cfg(test)]
 mod tests;

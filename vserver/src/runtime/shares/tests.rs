@@ -19,8 +19,8 @@ use crate::demux::Demux;
 
 const ALIAS: AliasId = AliasId(0);
 const START: Instant = Instant::from_millis(1);
-const A: u32 = 0;
-const B: u32 = 1;
+pub(super) const A: u32 = 0;
+pub(super) const B: u32 = 1;
 
 thread_local! {
     static US: Cell<u64> = const { Cell::new(1) };
@@ -30,11 +30,11 @@ fn us() -> u64 {
     US.get()
 }
 
-struct World {
-    core: Core,
-    far: AnyDevice,
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) far: AnyDevice,
     sockets: Vec<SocketId>,
-    now: Instant,
+    pub(super) now: Instant,
 }
 
 fn alias() -> AliasConfig {
@@ -51,20 +51,39 @@ fn alias() -> AliasConfig {
     }
 }
 
-/// A datagram to port 9 of a vserver, whose payload is `number`.
-fn datagram(vserver: u32, number: u32) -> Vec<u8> {
-    let mut p = vec![0x45, 0, 0, 32, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 200, 10, 0, 0];
+/// A packet to a vserver, its checksums right.
+pub(super) fn ip(vserver: u32, protocol: u8, flags_offset: u16, payload: &[u8]) -> Vec<u8> {
+    let mut p = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 200, 10, 0, 0];
     p.push(vserver as u8 + 1);
-    let sum = checksum::finish(checksum::sum(&p));
-    p[10..12].copy_from_slice(&sum.to_be_bytes());
-    p.extend([0x10, 0, 0, 9, 0, 12, 0, 0]);
-    p.extend(number.to_be_bytes());
-    p
+    p[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+    p[6..8].copy_from_slice(&flags_offset.to_be_bytes());
+    p.extend(payload);
+    if protocol == 6 {
+        let to = [10, 0, 0, vserver as u8 + 1].into();
+        let pseudo = checksum::pseudo_v4([10, 0, 0, 200].into(), to, 6, payload.len());
+        let sum = checksum::finish(checksum::combine(pseudo, checksum::sum(payload)));
+        p[36..38].copy_from_slice(&sum.to_be_bytes());
+    }
+    World::seal(p)
+}
+
+/// A datagram to port 9 of a vserver, whose payload is `number`.
+pub(super) fn datagram(vserver: u32, number: u32) -> Vec<u8> {
+    let header = [0x10, 0, 0, 9, 0, 12, 0, 0];
+    ip(vserver, 17, 0x4000, &[&header[..], &number.to_be_bytes()].concat())
 }
 
 impl World {
+    /// Writes the checksum of an IPv4 header.
+    pub(super) fn seal(mut packet: Vec<u8>) -> Vec<u8> {
+        packet[10..12].fill(0);
+        let sum = checksum::finish(checksum::sum(&packet[..20]));
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet
+    }
+
     /// Vservers with the limits given and 10.0.0.1, .2, ... on one NIC, each with a UDP socket.
-    fn new(limits: &[Limits]) -> World {
+    pub(super) fn new(limits: &[Limits]) -> World {
         let config = MemConfig { medium: Medium::Ip, queue_frames: 4096, ..MemConfig::default() };
         let config = MemConfig { pool_frames: 16_384, ..config };
         let (near, far) = pair(&config).unwrap();
@@ -94,19 +113,19 @@ impl World {
         world
     }
 
-    fn send(&mut self, packets: impl IntoIterator<Item = Vec<u8>>) {
+    pub(super) fn send(&mut self, packets: impl IntoIterator<Item = Vec<u8>>) {
         let mut frames: VecDeque<Frame> =
             packets.into_iter().map(|p| Frame::from_heap(0, &p)).collect();
         self.far.transmit(&mut frames).unwrap();
         assert!(frames.is_empty(), "the wire is too short for the test");
     }
 
-    fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         self.now += Duration::from_micros(10);
         self.core.turn(self.now)
     }
 
-    fn share(&self, vserver: u32) -> &Share {
+    pub(super) fn share(&self, vserver: u32) -> &Share {
         &self.core.nodes[vserver as usize].share
     }
 
@@ -115,7 +134,7 @@ impl World {
     }
 
     /// Numbers of the datagrams that came since the last call.
-    fn numbers(&mut self, vserver: u32) -> Vec<u32> {
+    pub(super) fn numbers(&mut self, vserver: u32) -> Vec<u32> {
         let (stack, id) =
             (&mut self.core.nodes[vserver as usize].stack, self.sockets[vserver as usize]);
         let next = || stack.udp_recv(id).ok();
@@ -125,14 +144,14 @@ impl World {
         std::iter::from_fn(next).map(number).collect()
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         for node in &self.core.nodes {
             node.stack.mib().check_sums().unwrap();
         }
     }
 }
 
-fn usual() -> Limits {
+pub(super) fn usual() -> Limits {
     Limits::default()
 }
 
@@ -201,7 +220,7 @@ fn rounds_are_shared_by_weight() {
 }
 
 /// Spends ten milliseconds in each call.
-struct Slow;
+pub(super) struct Slow;
 
 impl Service for Slow {
     fn start(&mut self, cx: &mut Cx<'_>) {
