@@ -26,7 +26,7 @@ use weft_vserver::app::{Cx, Service, SocketId};
 use weft_vserver::{Host, config};
 
 const CHUNK: usize = 64 << 10;
-const PHASE: Duration = Duration::from_millis(1000);
+const PHASE: Duration = Duration::from_secs(1);
 const CLIENT_MAC: [u8; 6] = [2, 0x78, 0, 0, 0, 2];
 const SERVER_MAC: [u8; 6] = [2, 0x78, 0, 0, 0, 1];
 const CONFIG: &str = r#"
@@ -42,6 +42,7 @@ over = "eth0"
 addresses = ["data0 10.78.0.1/16"]
 [vserver.b]
 addresses = ["data0 10.78.0.2/16"]
+routes = [{ to = "default", via = "10.78.0.200" }]
 "#;
 
 type Error = Box<dyn std::error::Error>;
@@ -130,10 +131,10 @@ fn frame(flood: Flood, n: u32) -> Frame {
     let (id, more) = if let Flood::Fragments = flood { (n as u16, 0x20) } else { (0, 0x40) };
     let len = (payload.len() + 20) as u16;
     let mut ip =
-        vec![0x45, 0, 0, 0, 0, 0, more, 0, 64, protocol, 0, 0, 10, 78, 128, 0, 10, 78, 0, to];
+        vec![0x45, 0, 0, 0, 0, 0, more, 0, 64, protocol, 0, 0, 10, 79, 0, 0, 10, 78, 0, to];
     ip[2..4].copy_from_slice(&len.to_be_bytes());
     ip[4..6].copy_from_slice(&id.to_be_bytes());
-    ip[14..16].copy_from_slice(&((n.wrapping_mul(40_503) >> 3) as u16 | 0x8000).to_be_bytes());
+    ip[14..16].copy_from_slice(&((n.wrapping_mul(40_503) >> 3) as u16 | 1).to_be_bytes());
     let sum = checksum::finish(checksum::sum(&ip));
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     f.extend(ip);

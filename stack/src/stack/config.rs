@@ -97,7 +97,7 @@ impl Default for Limits {
             service_timers: 65_536,
             out_queue: 1024,
             icmp_errors_per_second: 100,
-            input_frames: 512,
+            input_frames: 1024,
             round_us: 50,
             weight: 100,
         }

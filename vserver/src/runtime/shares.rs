@@ -70,8 +70,9 @@ pub(crate) struct Share {
     /// What it may still use in this round; negative: it owes.
     packets: i64,
     ticks: i64,
-    /// When it was last filled up.
+    /// When it was last filled up, and when it last did something.
     round: u32,
+    ran: u32,
     weight: i64,
     us_per_round: i64,
     queue_max: usize,
@@ -119,6 +120,9 @@ pub(crate) struct Shares {
     pub(super) backlog: VecDeque<u32>,
     /// Who runs, and since when.
     running: (u32, u64),
+    /// Vservers that did something in this round, and in the one before.
+    runners: u32,
+    runners_before: u32,
     clock: fn() -> u64,
     ticks_per_us: i64,
     measured: (u64, Instant),
@@ -133,6 +137,8 @@ impl Default for Shares {
             last: NOBODY,
             backlog: VecDeque::new(),
             running: (NOBODY, 0),
+            runners: 0,
+            runners_before: 0,
             clock: ticks::now,
             ticks_per_us: TICKS_PER_US,
             measured: (0, Instant::default()),
@@ -157,6 +163,7 @@ impl Shares {
     pub(super) fn begin(&mut self, now: Instant) {
         self.round = self.round.wrapping_add(1);
         if self.active {
+            self.runners_before = std::mem::take(&mut self.runners);
             self.active = now < self.shared_until || !self.backlog.is_empty();
             if self.round.is_multiple_of(ROUNDS_PER_MEASUREMENT) {
                 self.measure(now);
@@ -197,6 +204,11 @@ impl Shares {
         share.stats.rounds += 1;
         let packets = (PACKETS_PER_ROUND * share.weight / WEIGHT).max(1);
         let ticks = (share.us_per_round * self.ticks_per_us * share.weight / WEIGHT).max(1);
+        let own = u32::from(share.ran == self.round.wrapping_sub(1));
+        if rounds == 1 && self.runners_before == own {
+            // Nobody else had anything to do: it owes to nobody.
+            (share.packets, share.ticks) = (packets, ticks);
+        }
         share.packets = (share.packets + rounds.saturating_mul(packets)).min(packets);
         share.ticks = (share.ticks.saturating_add(rounds.saturating_mul(ticks))).min(ticks);
         share.stats.rounds_owing += u64::from(share.is_spent());
@@ -247,7 +259,9 @@ impl Shares {
     }
 
     /// Books time.
-    pub(super) fn book(&self, share: &mut Share, ticks: u64) {
+    pub(super) fn book(&mut self, share: &mut Share, ticks: u64) {
+        self.runners += u32::from(share.ran != self.round);
+        share.ran = self.round;
         let spent = ticks as i64;
         share.ticks = share.ticks.saturating_sub(spent);
         share.ticks_used += ticks;

@@ -104,6 +104,7 @@ fn slow(w: &mut World) {
     w.turn();
     w.core.start_service(w.now, B, Box::new(Slow)).unwrap();
     while w.share(B).stats.us == 0 {
+        w.send([datagram(A, 0)]);
         w.turn();
     }
     w.send([datagram(A, 0), datagram(B, 0)]);
