@@ -503,7 +503,7 @@ impl Core {
         if self.nics[nic].ports.is_empty() || self.nics[nic].room() == 0 {
             return self.drops.count(DropReason::OutQueueFull);
         }
-        self.nics[nic].enqueue(Frame::from_heap(0, frame));
+        self.nics[nic].enqueue(super::tx_queue::IN_ORDER, Frame::from_heap(0, frame));
     }
 
     /// Frames for an address are wanted from a NIC, or no longer. Worker 0 says so for all.
