@@ -7,6 +7,7 @@ use weft_stack::ip::address::Acd;
 
 use super::Identity;
 use super::diagnostic::Report;
+use super::export::{array, quoted, texts};
 use super::reader::{At, Item, Section};
 use super::vserver::{Interfaces, find_alias};
 
@@ -258,4 +259,32 @@ fn check(
         }
         _ => {}
     }
+}
+
+/// A client as it stands in a file.
+pub(super) fn export_client(c: &DhcpClient, alias: &str) -> String {
+    let default = DhcpClient { instance: c.instance, ..DhcpClient::new(c.alias, c.family) };
+    if *c == default {
+        return quoted(&format!("{alias} {} {}", c.family.name(), c.instance));
+    }
+    let DhcpClient {
+        alias: _,
+        family,
+        instance,
+        acd,
+        cache,
+        cached_after_s,
+        servers,
+        vendor_only,
+        rapid_commit,
+        routes,
+    } = c;
+    let mut keys = vec![format!("alias = {}", quoted(alias))];
+    keys.push(format!("family = {}, instance = {instance}", quoted(family.name())));
+    keys.push(format!("acd = {}", quoted(acd_name(*acd))));
+    keys.push(format!("cache = {}, cached_after_s = {cached_after_s}", quoted(cache.name())));
+    keys.push(format!("servers = {}", array(&texts(servers))));
+    keys.push(format!("vendor_only = {vendor_only}, rapid_commit = {rapid_commit}"));
+    keys.push(format!("routes = {routes}"));
+    format!("{{ {} }}", keys.join(", "))
 }

@@ -12,10 +12,10 @@ use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, Offers, SynCookie
 
 use super::qos::{Both, Class, Match, Qos, QosGroup, Rates};
 use super::{
-    Advertised, Alias, Cluster, DhcpClient, Dns, Driver, Gather, Group, HostConfig, Hugepages,
-    Identity, Lease, Mdns, NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register,
-    RegisteredName, Rights, Role, RouteSpec, RuleSpec, RuleTarget, RunAs, Service, ServiceKind,
-    Subnet, TableSpec, Vserver, Workers, XdpMode,
+    Advertised, Alias, Cluster, Dns, Driver, Gather, Group, HostConfig, Hugepages, Identity, Lease,
+    Mdns, NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register, RegisteredName, Rights,
+    Role, RouteSpec, RuleSpec, RuleTarget, RunAs, Service, ServiceKind, Subnet, TableSpec, Vserver,
+    Workers, XdpMode,
 };
 use crate::access::{AccessConfig, AccessRule, Catalogue, Established};
 
@@ -191,7 +191,7 @@ impl Writer {
     }
 }
 
-fn array(items: &[String]) -> String {
+pub(super) fn array(items: &[String]) -> String {
     let line = format!("[{}]", items.join(", "));
     if line.chars().count() <= LINE_CHARS {
         return line;
@@ -199,11 +199,11 @@ fn array(items: &[String]) -> String {
     format!("[\n    {},\n]", items.join(",\n    "))
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn texts<T: Display>(items: &[T]) -> Vec<String> {
+pub(super) fn texts<T: Display>(items: &[T]) -> Vec<String> {
     items.iter().map(|i| quoted(&i.to_string())).collect()
 }
 
@@ -376,7 +376,10 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     }
     w.list("addresses", &addresses);
     w.list("slaac", &slaac.iter().map(|a| quoted(alias(a))).collect::<Vec<_>>());
-    w.list("dhcp", &dhcp.iter().map(|c| dhcp_client(c, alias(&c.alias))).collect::<Vec<_>>());
+    w.list(
+        "dhcp",
+        &dhcp.iter().map(|c| super::dhcp::export_client(c, alias(&c.alias))).collect::<Vec<_>>(),
+    );
     w.word("acd", acd, &weft_stack::ip::address::Acd::default(), |a| super::dhcp::acd_name(*a));
     w.unless("forwarding", forwarding, &false);
     let literal = routes.iter().map(|r| route(r, alias(&r.alias)));
@@ -394,33 +397,6 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     for s in services {
         write_service(w, spelled, s);
     }
-}
-
-fn dhcp_client(c: &DhcpClient, alias: &str) -> String {
-    let default = DhcpClient { instance: c.instance, ..DhcpClient::new(c.alias, c.family) };
-    if *c == default {
-        return quoted(&format!("{alias} {} {}", c.family.name(), c.instance));
-    }
-    let DhcpClient {
-        alias: _,
-        family,
-        instance,
-        acd,
-        cache,
-        cached_after_s,
-        servers,
-        vendor_only,
-        rapid_commit,
-        routes,
-    } = c;
-    let mut keys = vec![format!("alias = {}", quoted(alias))];
-    keys.push(format!("family = {}, instance = {instance}", quoted(family.name())));
-    keys.push(format!("acd = {}", quoted(super::dhcp::acd_name(*acd))));
-    keys.push(format!("cache = {}, cached_after_s = {cached_after_s}", quoted(cache.name())));
-    keys.push(format!("servers = {}", array(&texts(servers))));
-    keys.push(format!("vendor_only = {vendor_only}, rapid_commit = {rapid_commit}"));
-    keys.push(format!("routes = {routes}"));
-    format!("{{ {} }}", keys.join(", "))
 }
 
 fn write_access(w: &mut Writer, access: &AccessConfig) {
