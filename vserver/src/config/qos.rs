@@ -142,7 +142,7 @@ const PROTOCOLS: &[(&str, u8)] =
     &[("tcp", 6), ("udp", 17), ("icmp", 1), ("icmp6", 58), ("sctp", 132)];
 
 /// As a file has it.
-pub(super) fn protocol_name(number: u8) -> &'static str {
+pub(crate) fn protocol_name(number: u8) -> &'static str {
     PROTOCOLS.iter().find(|(_, n)| *n == number).map_or("tcp", |(name, _)| name)
 }
 
