@@ -138,11 +138,30 @@ pub enum Change {
     },
     /// The tables that add to the stack's own routes, in order; none else.
     TablesUse(Vec<TableId>),
+    /// The prefix length of an address changed; what is bound to it stays.
+    AddressPrefix {
+        /// Where.
+        alias: AliasId,
+        /// The address with its new prefix length.
+        cidr: Cidr,
+    },
+    /// Heed router advertisements on an alias, or no longer: what they taught stays until its time
+    /// is over.
+    AliasSlaac {
+        /// Where.
+        alias: AliasId,
+        /// From now on.
+        on: bool,
+    },
     /// Switch forwarding between aliases.
     Forwarding(bool),
     /// Bytes of the longest super-segment from now on, if a device takes that; `None`: as devices
     /// do. Below a rate limit a long one would be a burst.
     SuperBytes(Option<usize>),
+    /// Other limits, of the whole vserver. What is held beyond them is kept; nothing is added.
+    Limits(Box<Limits>),
+    /// Other TCP defaults, for sockets made from now on.
+    Tcp(Box<TcpConfig>),
 }
 
 /// Why a change was refused; the stack is as before.
@@ -440,6 +459,18 @@ impl<P: PathLayer> Stack<P> {
 
     /// Applies one change, or refuses it whole.
     pub fn handle_config(&mut self, now: Instant, change: Change) -> Result<(), ChangeError> {
+        match change {
+            Change::Limits(limits) => {
+                self.limits = self.shard.share(*limits);
+                self.tcp.set_memory(self.limits.tcp_bytes);
+                return Ok(());
+            }
+            Change::Tcp(config) => {
+                self.tcp.set_defaults(&config);
+                return Ok(());
+            }
+            _ => {}
+        }
         let (mut lower, mut t) = self.parts_all(now);
         let Lower { ctx, link, ip, .. } = &mut lower;
         let result = configure::apply(ctx, link, ip, change);

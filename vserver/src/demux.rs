@@ -76,8 +76,34 @@ impl Demux {
         self.aliases[nic].push(NicAlias { id, mac });
     }
 
+    /// An alias is gone; nobody is attached to it.
+    pub(crate) fn remove_alias(&mut self, nic: usize, id: AliasId) {
+        self.aliases[nic].retain(|a| a.id != id);
+        self.attached.remove(&id);
+    }
+
+    /// Whether the vserver could take packets to foreign destinations.
+    pub(crate) fn may_forward(&self, alias: AliasId, vserver: u32) -> bool {
+        self.forwarders.get(&alias).is_none_or(|f| *f == vserver)
+    }
+
     pub(crate) fn attach(&mut self, alias: AliasId, vserver: u32) {
         self.attached.entry(alias).or_default().insert(vserver);
+    }
+
+    /// It is attached no longer, and takes no packets to foreign destinations there.
+    pub(crate) fn detach(&mut self, alias: AliasId, vserver: u32) {
+        if let Some(attached) = self.attached.get_mut(&alias) {
+            attached.remove(&vserver);
+        }
+        self.clear_forwarder(alias, vserver);
+    }
+
+    /// The vserver no longer takes packets to foreign destinations.
+    pub(crate) fn clear_forwarder(&mut self, alias: AliasId, vserver: u32) {
+        if self.forwarders.get(&alias) == Some(&vserver) {
+            self.forwarders.remove(&alias);
+        }
     }
 
     /// Who is attached to an alias.
@@ -128,6 +154,28 @@ impl Demux {
                 self.groups.remove(&(alias, group));
             }
         }
+    }
+
+    /// All entries, a line each.
+    #[cfg(test)]
+    pub(crate) fn describe(&self, name: &dyn Fn(u32) -> String) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (nic, aliases) in self.aliases.iter().enumerate() {
+            lines.push(format!("nic {nic}: {aliases:?}"));
+        }
+        for ((alias, addr), v) in &self.unicast {
+            lines.push(format!("{alias:?} {addr} is {}", name(*v)));
+        }
+        for ((alias, group), members) in &self.groups {
+            lines.extend(members.iter().map(|v| format!("{alias:?} {group} has {}", name(*v))));
+        }
+        for (alias, all) in &self.attached {
+            lines.extend(all.iter().map(|v| format!("{alias:?} attached {}", name(*v))));
+        }
+        for (alias, v) in &self.forwarders {
+            lines.push(format!("{alias:?} forwards by {}", name(*v)));
+        }
+        lines
     }
 
     /// Appends the receivers of a frame from `nic` to `out`, or says why there is none.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use weft_drivers::capture::CaptureFile;
 use weft_drivers::device::{AnyDevice, DeviceError};
 use weft_stack::stack::ChangeError;
@@ -30,9 +30,12 @@ use any::AnyTables;
 use tables::Tables;
 
 mod access;
-mod any;
-mod build;
+pub(crate) mod any;
+pub(crate) mod build;
+mod live;
 mod tables;
+
+pub(crate) use live::{Changing, Live};
 
 pub use access::AccessError;
 
@@ -107,7 +110,7 @@ pub enum HostError {
 /// sockets that outlive it fail with `NotConnected`.
 #[derive(Debug)]
 pub struct Host {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     peers: Mutex<HashMap<String, AnyPeers>>,
     dhcp: Dhcp,
@@ -123,8 +126,9 @@ impl std::fmt::Debug for AnyPeers {
 
 /// What handles on vservers share with the host.
 pub(crate) struct Shared {
-    pub(crate) config: HostConfig,
-    pub(crate) names: HashMap<String, u32>,
+    live: RwLock<Arc<Live>>,
+    /// Who changes what is configured, one at a time.
+    pub(crate) changing: Mutex<Changing>,
     /// By worker number; never empty. Number 0 is the home of every vserver.
     pub(crate) workers: Vec<Arc<Worker>>,
     pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
@@ -143,6 +147,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// What is configured now: a whole configuration, before or after a change.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read())
+    }
+
+    /// Readers see another configuration from now on.
+    pub(crate) fn publish(&self, live: Live) {
+        *self.live.write() = Arc::new(live);
+    }
+
     /// The worker with every vserver's home shard.
     pub(crate) fn home(&self) -> &Arc<Worker> {
         &self.workers[0]
@@ -159,7 +173,7 @@ impl Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Shared").field("config", &self.live().config).finish_non_exhaustive()
     }
 }
 
@@ -184,7 +198,7 @@ impl Host {
         opened: impl FnOnce() -> Result<(), PrivilegeError>,
     ) -> Result<Host, HostError> {
         let host = build::start(config, devices, opened)?;
-        host.follow_routes(host.config());
+        host.follow_routes(&host.config());
         Ok(host)
     }
 
@@ -198,26 +212,32 @@ impl Host {
         self.peers.lock().remove(nic).map(|p| p.0)
     }
 
-    /// What it was started from.
-    pub fn config(&self) -> &HostConfig {
-        &self.shared.config
+    /// What is configured: what it was started from, and what was changed since.
+    pub fn config(&self) -> Arc<HostConfig> {
+        Arc::clone(&self.shared.live().config)
+    }
+
+    /// Counts the configurations it has had, from 1.
+    pub(crate) fn generation(&self) -> u64 {
+        self.shared.live().generation
     }
 
     /// A handle on the vserver of that name.
     pub fn vserver(&self, name: &str) -> Option<Vserver> {
-        Some(Vserver::new(Arc::clone(&self.shared), *self.shared.names.get(name)?))
+        let id = *self.shared.live().names.get(name)?;
+        Some(Vserver::new(Arc::clone(&self.shared), id, name))
     }
 
     /// Handles on all vservers, in order of the configuration.
     pub fn vservers(&self) -> Vec<Vserver> {
-        let count = self.shared.config.vservers.len() as u32;
-        (0..count).map(|i| Vserver::new(Arc::clone(&self.shared), i)).collect()
+        let live = self.shared.live();
+        let named = live.nodes.iter().zip(&live.config.vservers);
+        named.map(|(id, v)| Vserver::new(Arc::clone(&self.shared), *id, &v.name)).collect()
     }
 
     /// A handle on the vserver that an [`Arrival`](crate::Arrival) names; `None` if it is no more.
     pub fn vserver_of(&self, id: VserverId) -> Option<Vserver> {
-        let there = (id.0 as usize) < self.shared.config.vservers.len();
-        there.then(|| Vserver::new(Arc::clone(&self.shared), id.0))
+        Vserver::in_slot(&self.shared, id.0)
     }
 
     /// Listens on `port` of every vserver of the host, those made later too; see [`AnyListener`].
@@ -339,7 +359,8 @@ impl Host {
     /// Makes the DHCP clients those of a configuration: new ones start, ones that are gone give
     /// their addresses back, others are left alone.
     pub(crate) fn update_dhcp(&self, config: &HostConfig) -> Result<(), HostError> {
-        let index = |name: &str| self.shared.names.get(name).copied();
+        let live = self.shared.live();
+        let index = |name: &str| live.names.get(name).copied();
         let os = |source| HostError::Os { operation: "start the DHCP clients' thread", source };
         self.dhcp.update(config, index).map_err(os)
     }
@@ -347,7 +368,7 @@ impl Host {
     /// What every link, group, vserver, class and client may use and uses; with `vserver` only that
     /// one's. `None`: there is no such vserver.
     pub fn qos(&self, vserver: Option<&str>) -> Option<QosSnapshot> {
-        if vserver.is_some_and(|v| !self.shared.names.contains_key(v)) {
+        if vserver.is_some_and(|v| !self.shared.live().names.contains_key(v)) {
             return None;
         }
         let plan = Arc::clone(&self.shared.qos.lock());

@@ -42,6 +42,7 @@
 pub mod access;
 pub mod app;
 mod arrival;
+pub mod change;
 pub mod config;
 pub mod control;
 mod demux;

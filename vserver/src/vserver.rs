@@ -12,14 +12,16 @@ use crate::arrival::VserverId;
 use crate::config::Dns;
 use crate::host::Shared;
 use crate::resolver::Resolvers;
-use crate::runtime::Worker;
+use crate::runtime::{NodeId, Worker};
 
 /// A virtual server of a running host: what sockets are made on. Cheap to clone; it does not keep
-/// the host running.
+/// the host running. After the vserver was removed, its calls and those of its sockets fail with
+/// `NotConnected`.
 #[derive(Clone)]
 pub struct Vserver {
     shared: Arc<Shared>,
-    index: u32,
+    id: NodeId,
+    name: Arc<str>,
 }
 
 impl fmt::Debug for Vserver {
@@ -29,30 +31,48 @@ impl fmt::Debug for Vserver {
 }
 
 impl Vserver {
-    pub(crate) fn new(shared: Arc<Shared>, index: u32) -> Vserver {
-        Vserver { shared, index }
+    /// Of the vserver that has a slot now.
+    pub(crate) fn in_slot(shared: &Arc<Shared>, index: u32) -> Option<Vserver> {
+        let live = shared.live();
+        if let Some(at) = live.slots.get(&index) {
+            let name = &live.config.vservers[*at].name;
+            return Some(Vserver::new(Arc::clone(shared), live.nodes[*at], name));
+        }
+        // It is being added.
+        let core = shared.home().lock();
+        let (id, node) = core.in_slot(index)?;
+        let name = node.stack.name().to_owned();
+        drop(core);
+        Some(Vserver::new(Arc::clone(shared), id, &name))
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>, id: NodeId, name: &str) -> Vserver {
+        Vserver { shared, id, name: name.into() }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.shared.config.vservers[self.index as usize].name
+        &self.name
     }
 
     /// What names it where a handle would be too much, as in [`crate::Arrival`].
     pub fn id(&self) -> VserverId {
-        VserverId(self.index)
+        VserverId(self.id.index)
     }
 
     /// Number of the alias of that name (`data0`), for multicast joins.
     pub fn alias(&self, name: &str) -> Option<AliasId> {
-        let position = self.shared.config.aliases.iter().position(|a| a.name == name)?;
+        let live = self.shared.live();
+        let position = live.config.aliases.iter().position(|a| a.name == name)?;
         Some(AliasId(position as u16))
     }
 
     /// Addresses in use now: configured ones that passed duplicate detection, and learned ones.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let of = |worker: &Arc<Worker>| -> Vec<IpAddr> {
-            worker.lock().nodes[self.index as usize].addresses.iter().map(|a| a.1).collect()
+            let core = worker.lock();
+            let of = core.node(self.id).into_iter().flat_map(|n| &n.addresses);
+            of.map(|a| a.1).collect()
         };
         let mut all = of(self.shared.home());
         // The other workers are told a moment later.
@@ -66,7 +86,7 @@ impl Vserver {
     /// Those of [`Vserver::addresses`] that are on an alias, sorted.
     pub(crate) fn addresses_on(&self, alias: AliasId) -> Vec<IpAddr> {
         let home = self.shared.home().lock();
-        let all = home.nodes[self.index as usize].addresses.iter();
+        let all = home.node(self.id).into_iter().flat_map(|n| &n.addresses);
         let mut on: Vec<IpAddr> = all.filter(|a| a.0 == alias).map(|a| a.1).collect();
         on.sort_unstable();
         on
@@ -90,7 +110,7 @@ impl Vserver {
     /// A buffer of `len` bytes in the memory of the first worker's device; see
     /// [`TcpStream::alloc`](crate::net::TcpStream::alloc), which with several workers knows better.
     pub fn alloc(&self, len: usize) -> Option<PoolBuf> {
-        self.shared.home().peek(self.index, |node| node.stack.alloc(len)).ok()?
+        self.shared.home().peek(self.id, |node| node.stack.alloc(len)).ok()?
     }
 
     pub(crate) fn workers(&self) -> &[Arc<Worker>] {
@@ -107,7 +127,11 @@ impl Vserver {
 
     /// How the configuration has it resolve names.
     pub(crate) fn configured_dns(&self) -> Dns {
-        self.shared.config.vservers[self.index as usize].dns.clone()
+        {
+            let live = self.shared.live();
+            let at = live.slots.get(&self.id.index);
+            at.map(|at| live.config.vservers[*at].dns.clone()).unwrap_or_default()
+        }
     }
 
     pub(crate) fn worker(&self, number: usize) -> &Arc<Worker> {
@@ -115,6 +139,10 @@ impl Vserver {
     }
 
     pub(crate) fn index(&self) -> u32 {
-        self.index
+        self.id.index
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.id
     }
 }

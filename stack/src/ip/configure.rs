@@ -90,6 +90,17 @@ fn apply_one(
             ip.rules_changed();
             Ok(())
         }
+        Change::AddressPrefix { alias, cidr } => ip.set_prefix(ctx, alias, cidr),
+        Change::AliasSlaac { alias, on } => {
+            let entry = ip.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
+            entry.config.slaac = on;
+            if on && entry.config.up {
+                ndp::alias_up(ctx, link, ip, alias);
+            }
+            Ok(())
+        }
+        // The stack's own, which took them before.
+        Change::Limits(_) | Change::Tcp(_) => Ok(()),
         Change::Forwarding(on) => {
             ip.forwarding = on;
             Ok(())

@@ -563,18 +563,7 @@ impl Ip {
         let cidr = gone.cidr;
         entry.terms.retain(|t| t.addr != addr);
         ctx.addresses_changed(alias);
-        let shared = entry.addresses.iter().any(|a| a.cidr.network() == cidr.network());
-        if let Some(route) = connected_route(alias, cidr).filter(|_| !shared) {
-            self.routes.remove(&route);
-        }
-        if let Some(broadcast) = cidr.broadcast().filter(|_| !shared)
-            && let Some(on) = self.broadcasts.get_mut(&broadcast)
-        {
-            on.retain(|a| *a != alias);
-            if on.is_empty() {
-                self.broadcasts.remove(&broadcast);
-            }
-        }
+        self.forget_network(alias, cidr);
         if let IpAddr::V6(addr) = addr {
             ndp::address_removed(ctx, self, alias, addr);
         }
@@ -583,6 +572,54 @@ impl Ip {
             ctx.outbox.events.push_back(Event::AddressRemoved { alias, addr });
         }
         Ok(())
+    }
+
+    /// Gives an address another prefix length, with the route to its network.
+    pub(crate) fn set_prefix(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        alias: AliasId,
+        cidr: Cidr,
+    ) -> Result<(), ChangeError> {
+        let entry = self.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
+        if !can_be_host(cidr) {
+            return Err(ChangeError::AddressInvalid(cidr.addr));
+        }
+        let missing = ChangeError::NoAddress(cidr.addr);
+        let old = entry.address_mut(cidr.addr).ok_or(missing)?;
+        let (before, usable) = (old.cidr, old.state.usable());
+        if let Some(route) = connected_route(alias, cidr) {
+            self.routes.insert(route, ctx.limits.routes)?;
+        }
+        old.cidr = cidr;
+        self.forget_network(alias, before);
+        ctx.addresses_changed(alias);
+        if usable && let Some(broadcast) = cidr.broadcast() {
+            let on = self.broadcasts.or_default(broadcast);
+            if !on.contains(&alias) {
+                on.push(alias);
+            }
+        }
+        Ok(())
+    }
+
+    /// The route to a network and its broadcast address, unless an address of the alias has it.
+    fn forget_network(&mut self, alias: AliasId, cidr: Cidr) {
+        let addresses = self.aliases.get(&alias).into_iter().flat_map(|a| &a.addresses);
+        if addresses.into_iter().any(|a| a.cidr.network() == cidr.network()) {
+            return;
+        }
+        if let Some(route) = connected_route(alias, cidr) {
+            self.routes.remove(&route);
+        }
+        if let Some(broadcast) = cidr.broadcast()
+            && let Some(on) = self.broadcasts.get_mut(&broadcast)
+        {
+            on.retain(|a| *a != alias);
+            if on.is_empty() {
+                self.broadcasts.remove(&broadcast);
+            }
+        }
     }
 
     /// Another shard's address, which shard 0 has finished or not.

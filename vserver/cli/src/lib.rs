@@ -34,6 +34,12 @@ pub enum Command {
     Check(commands::check::Args),
     /// Print the configuration in force, of the daemon or of a file, as a file to run again
     Export(commands::export::Args),
+    /// Make another configuration file the running daemon's, in one transaction
+    Apply(commands::apply::Args),
+    /// Keep the last change, which would be taken back otherwise
+    Confirm(commands::apply::Plain),
+    /// Go back to what was in force before the last change
+    Revert(commands::apply::Plain),
     /// List the vservers of the running daemon
     List(commands::list::Args),
     /// Show the counters of the vservers
@@ -138,6 +144,9 @@ pub fn run(cli: Cli) -> Result<(), Error> {
     match cli.command {
         Command::Run(args) => commands::run::run(control, &args),
         Command::Check(args) => commands::check::run(&args),
+        Command::Apply(args) => commands::apply::run(control, &args),
+        Command::Confirm(args) => commands::apply::confirm(control, &args),
+        Command::Revert(args) => commands::apply::revert(control, &args),
         Command::List(args) => commands::list::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
         Command::Routes(args) => commands::routes::run(control, &args),

@@ -50,7 +50,7 @@ use weft_stack::any::AnyProtocol;
 use crate::Vserver;
 use crate::host::Shared;
 use crate::net::{AnyOptions, Binding};
-use crate::runtime::{Taker, Worker};
+use crate::runtime::{Taker, Worker, removed};
 
 /// An application of one vserver, called back where its events arise.
 ///
@@ -120,8 +120,11 @@ impl ServiceHandle {
     ) -> io::Result<ServiceHandle> {
         let mut handle = ServiceHandle { places: Vec::new(), bindings: Vec::new() };
         for (number, worker) in vserver.workers().iter().enumerate() {
-            let (index, app) = (vserver.index(), Box::new(make(number)));
-            let place = worker.with_core(|core, now| core.start_service(now, index, app))?;
+            let (id, app) = (vserver.node(), Box::new(make(number)));
+            let place = worker.with_core(|core, now| {
+                core.node(id).ok_or_else(removed)?;
+                Ok::<_, io::Error>(core.start_service(now, id.index, app))
+            })??;
             let place = place.ok_or(io::ErrorKind::QuotaExceeded)?;
             handle.places.push((Arc::clone(worker), place));
         }

@@ -140,6 +140,19 @@ impl Services {
         }
     }
 
+    /// Ends all services of a vserver whose sockets go with its stack.
+    pub(crate) fn vacate(&mut self, node: u32) {
+        for service in 0..self.slots.len() {
+            if self.slots[service].as_ref().is_some_and(|s| s.node == node) {
+                self.retire(service as u16, false);
+                self.ending.retain(|s| usize::from(*s) != service);
+                self.slots[service] = None;
+                self.live -= 1;
+            }
+        }
+        self.more.retain(|(index, _)| *index != node);
+    }
+
     fn retire(&mut self, service: u16, failed: bool) {
         let Some(slot) = &mut self.slots[service as usize] else { return };
         slot.failed = failed;
@@ -416,6 +429,11 @@ impl Services {
         slot.timers.extend(later);
         let next = slot.timers.peek();
         self.deadlines.update(u32::from(service), next.map(|t| t.0.0));
+    }
+
+    /// Whether sockets of services that ended are to be closed.
+    pub(crate) fn is_ending(&self) -> bool {
+        !self.ending.is_empty()
     }
 
     /// Whether there is none, not even one that ends.

@@ -90,6 +90,12 @@ impl Gate {
         self.refuse(peer, &granted, "connect", Value::Null, &Scope::View).map_or(Ok(()), Err)
     }
 
+    /// Whether a peer may change anything.
+    pub(super) fn may_change(&self, peer: &Peer) -> bool {
+        let authority = self.authority.read();
+        authority.check(&authority.granted(peer), &Scope::Vservers(Vec::new())).is_ok()
+    }
+
     pub(super) fn is_owner(&self, peer: &Peer) -> bool {
         self.granted(peer).is_owner()
     }
@@ -194,6 +200,11 @@ impl Caller<'_> {
         let missing = self.gate.authority.read().check(&self.granted, scope);
         missing
             .map_err(|missing| Answer::refuse(RefusalKind::Denied, format!("the change {missing}")))
+    }
+
+    /// Names of its roles, to tell others who made a change.
+    pub fn name(&self) -> String {
+        self.gate.authority.read().names(&self.granted)
     }
 
     /// What the log is to tell of this change: what was there and what is there now.

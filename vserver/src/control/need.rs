@@ -134,6 +134,13 @@ impl Command {
             | Command::AccessTest(_)
             | Command::Audit(_) => Need::VIEW,
             Command::Runtime { clear: true } | Command::SetPoll { .. } => Need::CLUSTER,
+            // Which vservers it is about, the difference says.
+            Command::Apply { dry_run, .. } => {
+                Need { scope: Scope::Vservers(Vec::new()), change: !dry_run }
+            }
+            Command::Confirm | Command::Revert => {
+                Need { scope: Scope::Vservers(Vec::new()), change: true }
+            }
             // Questions leave under the vserver's name.
             Command::Resolve { vserver, .. } => {
                 Need { scope: Scope::Vservers(vec![vserver.clone()]), change: false }

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::path::PathBuf;
+
 use super::audit::{AuditPage, AuditQuery};
 use crate::access::{AccessDecision, AccessQuery, AccessReport};
+use crate::change::Applied;
 use crate::config::Policy;
 use crate::config::PollMode;
 use crate::dhcp::{DhcpReport, DhcpWish};
@@ -84,6 +87,23 @@ pub enum Command {
         /// What to do.
         wish: DhcpWish,
     },
+    /// Make another configuration the daemon's, or tell what would change.
+    Apply {
+        /// Where the text stands: relative paths in it are from there.
+        path: PathBuf,
+        /// Of the whole file.
+        text: String,
+        /// Change nothing.
+        #[serde(default)]
+        dry_run: bool,
+        /// Take it back unless it is confirmed within so many seconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirm_s: Option<u64>,
+    },
+    /// Keep a change that waits.
+    Confirm,
+    /// Go back to what was in force before the last change.
+    Revert,
     /// Change how workers wait for frames.
     SetPoll {
         /// From now on.
@@ -105,6 +125,10 @@ pub(super) struct Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
+    /// To [`Command::Apply`] and [`Command::Revert`].
+    Applied(Box<Applied>),
+    /// To [`Command::Confirm`].
+    Confirmed,
     /// To [`Command::Ping`].
     Pong(Daemon),
     /// To [`Command::Snapshot`].

@@ -23,6 +23,10 @@ pub(super) const CLIENTS_MAX: usize = 32;
 const CLIENTS_OF_USER_MAX: usize = 8;
 /// Bytes of a request line.
 pub(super) const REQUEST_BYTES_MAX: usize = 4096;
+/// Of one with a whole configuration in it, from who may change something.
+pub(super) const APPLY_BYTES_MAX: usize = 4 << 20;
+/// How such a line begins.
+const APPLY_BEGIN: &[u8] = br#"{"version":1,"command":"apply""#;
 /// A client that neither asks nor reads is closed after this time.
 const IDLE: Duration = Duration::from_mins(5);
 
@@ -90,7 +94,11 @@ type Answers = dyn Fn(&Command, &Caller) -> Answer + Send;
 struct Client {
     stream: MioStream,
     peer: Peer,
+    /// It may send a whole configuration.
+    changes: bool,
     input: Vec<u8>,
+    /// Bytes of it without an end of a line.
+    searched: usize,
     output: Vec<u8>,
     sent: usize,
     /// Closed when what is to be sent has been sent.
@@ -151,6 +159,7 @@ impl Clients {
                     continue;
                 }
             };
+            let changes = self.gate.may_change(&peer);
             let entry = self.all.vacant_entry();
             let both = Interest::READABLE | Interest::WRITABLE;
             let slot = entry.key();
@@ -160,7 +169,9 @@ impl Clients {
             entry.insert(Client {
                 stream,
                 peer,
+                changes,
                 input: Vec::new(),
+                searched: 0,
                 output: Vec::new(),
                 sent: 0,
                 last: false,
@@ -199,6 +210,11 @@ impl Clients {
 }
 
 impl Client {
+    fn request_bytes_max(&self) -> usize {
+        let applies = self.changes && self.input.starts_with(APPLY_BEGIN);
+        if applies { APPLY_BYTES_MAX } else { REQUEST_BYTES_MAX }
+    }
+
     /// Reads, answers and writes as far as it goes; `false`: the client is done with.
     fn advance(&mut self, answer: &dyn Fn(&Peer, &Command) -> Answer) -> bool {
         loop {
@@ -218,19 +234,23 @@ impl Client {
             // One answer at a time: the next request is read when this one has been taken.
             self.output.clear();
             self.sent = 0;
-            if let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+            let end = self.input[self.searched..].iter().position(|b| *b == b'\n');
+            if let Some(end) = end.map(|at| at + self.searched) {
+                self.searched = 0;
                 let line: Vec<u8> = self.input.drain(..=end).collect();
                 self.output = line_of(reply(&line, &|command| answer(&self.peer, command)));
                 continue;
             }
-            if self.input.len() >= REQUEST_BYTES_MAX {
-                let message = format!("a request has at most {REQUEST_BYTES_MAX} bytes");
+            self.searched = self.input.len();
+            let most = self.request_bytes_max();
+            if self.input.len() >= most {
+                let message = format!("a request has at most {most} bytes");
                 self.output = line_of(Answer::refuse(RefusalKind::TooLong, message));
                 self.last = true;
                 continue;
             }
             let mut buf = [0; REQUEST_BYTES_MAX];
-            let room = REQUEST_BYTES_MAX - self.input.len();
+            let room = (most - self.input.len()).min(buf.len());
             match self.stream.read(&mut buf[..room]) {
                 Ok(0) => return false,
                 Ok(n) => {

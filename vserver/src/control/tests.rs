@@ -16,6 +16,9 @@ use crate::stats::{HostSnapshot, RuntimeSnapshot};
 
 fn answer(command: &Command, _: &Caller) -> Answer {
     match command {
+        Command::Apply { .. } | Command::Revert | Command::Confirm => {
+            Answer::refuse(RefusalKind::Failed, "no host")
+        }
         Command::Policy { .. } => Answer::Policy(Box::default()),
         Command::Qos { .. } => Answer::refuse(RefusalKind::Failed, "no rates"),
         Command::Access { .. } => Answer::Access(AccessReport::default()),

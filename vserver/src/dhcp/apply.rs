@@ -26,7 +26,7 @@ pub(super) fn address(
         // A host that has stopped needs no address.
         done.unwrap_or(Ok(()))?;
         if let Some(broadcast) = cidr.broadcast() {
-            let _ = worker.with_core(|core, _| core.demux.join(alias, broadcast, slot.index));
+            let _ = worker.with_core(|core, _| core.demux.join(alias, broadcast, slot.index.index));
         }
     }
     Ok(())
@@ -57,7 +57,7 @@ pub(super) fn extras(
         });
         refused = refused.or(done.ok().flatten());
         if before.and_then(|b| b.mtu) != now.mtu {
-            let (index, alias, mtu) = (slot.index, slot.alias, now.mtu);
+            let (index, alias, mtu) = (slot.index.index, slot.alias, now.mtu);
             let _ = worker.with_core(|core, at| core.set_mtu(at, index, alias, mtu));
         }
     }
@@ -81,8 +81,9 @@ pub(super) fn remove(shared: &Shared, slot: &Slot, applied: Option<&Applied>, ad
         });
         let Some(broadcast) = applied.and_then(|a| a.cidr.broadcast()) else { continue };
         let _ = worker.with_core(|core, _| {
-            let index = slot.index;
-            let stack = &core.nodes[index as usize].stack;
+            let index = slot.index.index;
+            let Some(node) = core.node(slot.index) else { return };
+            let stack = &node.stack;
             let shared =
                 stack.addresses(alias).iter().any(|a| a.cidr.broadcast() == Some(broadcast));
             if !shared {

@@ -125,7 +125,7 @@ impl Dhcp {
     pub(crate) fn update(
         &self,
         config: &HostConfig,
-        index: impl Fn(&str) -> Option<u32>,
+        index: impl Fn(&str) -> Option<crate::runtime::NodeId>,
     ) -> std::io::Result<()> {
         let any = config.vservers.iter().any(|v| !v.dhcp.is_empty());
         let mut thread = self.thread.lock();
@@ -238,9 +238,14 @@ impl Inner {
         }
     }
 
-    fn set_clients(&self, config: &HostConfig, index: impl Fn(&str) -> Option<u32>) {
+    fn set_clients(
+        &self,
+        config: &HostConfig,
+        index: impl Fn(&str) -> Option<crate::runtime::NodeId>,
+    ) {
         let now = self.now();
-        let mut wanted: HashMap<(String, String), (u32, &Vserver, &DhcpClient)> = HashMap::new();
+        let mut wanted: HashMap<(String, String), (crate::runtime::NodeId, &Vserver, &DhcpClient)> =
+            HashMap::new();
         for v in &config.vservers {
             let Some(index) = index(&v.name) else { continue };
             for client in &v.dhcp {
@@ -290,7 +295,7 @@ impl Inner {
     fn slot(
         &self,
         config: &HostConfig,
-        index: u32,
+        index: crate::runtime::NodeId,
         v: &Vserver,
         client: &DhcpClient,
     ) -> Option<Slot> {
@@ -325,7 +330,8 @@ impl Inner {
     fn start(&self, clients: &mut Clients, now: Instant, at: usize, spread: Duration) {
         let Clients { slots, cache, .. } = clients;
         let Some(slot) = slots[at].as_mut().filter(|s| s.machine.is_none()) else { return };
-        let cluster = self.shared.config.cluster.as_ref();
+        let live = self.shared.live();
+        let cluster = live.config.cluster.as_ref();
         let class = cluster.map_or("weft", |c| c.vendor_class.as_str()).to_owned();
         let id = slot.id.parse::<crate::naming::ClientId>();
         let (Ok(id), client) = (id, &slot.config) else { return };
@@ -422,7 +428,8 @@ impl Inner {
     fn save(&self, clients: &mut Clients) {
         clients.save_at = None;
         if let Some(Err(e)) = clients.cache.as_mut().map(Cache::save) {
-            let dir = self.shared.config.state_dir.display();
+            let live = self.shared.live();
+            let dir = live.config.state_dir.display();
             self.problem(format!("lease cache: cannot write to {dir}: {e}"));
         }
     }
@@ -439,7 +446,7 @@ impl Inner {
             Input::Address { vserver, alias, addr, rival } => {
                 for at in 0..clients.slots.len() {
                     let Some(slot) = &mut clients.slots[at] else { continue };
-                    if slot.index == vserver && slot.alias == alias {
+                    if slot.index.index == vserver && slot.alias == alias {
                         slot.checked(now, addr, rival.as_deref());
                         self.start(clients, now, at, Duration::ZERO);
                         self.carry_out(clients, now, at);
@@ -497,11 +504,11 @@ impl Inner {
         let Some(slot) = &clients.slots[at] else { return };
         let (vserver, index) = (slot.vserver.clone(), slot.index);
         let facts = clients.facts(&vserver);
-        let told = clients.told.entry(vserver).or_default();
+        let told = clients.told.entry(vserver.clone()).or_default();
         if (&told.dns, &told.search) == (&facts.dns, &facts.search) {
             return;
         }
-        let vserver = crate::Vserver::new(Arc::clone(&self.shared), index);
+        let vserver = crate::Vserver::new(Arc::clone(&self.shared), index, &vserver);
         let mut dns = vserver.configured_dns();
         if dns.servers.is_empty() {
             dns.servers = facts.dns.iter().map(|a| SocketAddr::new(*a, 53)).take(DNS_MAX).collect();

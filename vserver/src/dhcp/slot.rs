@@ -35,7 +35,7 @@ pub(super) struct Applied {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) vserver: String,
-    pub(super) index: u32,
+    pub(super) index: crate::runtime::NodeId,
     pub(super) alias: AliasId,
     pub(super) alias_name: String,
     pub(super) nic: usize,

@@ -7,7 +7,8 @@ use weft_stack::drop::DropReason;
 
 use super::{Host, Shared};
 use crate::access::{AccessDecision, AccessQuery, AccessReport, VserverAccess};
-use crate::config::HostConfig;
+use crate::config::{HostConfig, Vserver};
+use crate::runtime::NodeId;
 
 /// Why a question about access has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,19 +31,18 @@ pub enum AccessError {
 }
 
 impl Shared {
-    /// Gives vserver number `index` the rules that `config` has for it; returns how many connections
+    /// Gives a vserver of `config` the rules that `config` has for it; returns how many connections
     /// that ended. Packets see the old rules or the new ones, never a part of either. For a vserver
     /// that was added, changed, or whose groups or host have other rules.
-    pub(crate) fn update_access(&self, config: &HostConfig, index: usize) -> usize {
-        let Some(v) = config.vservers.get(index) else { return 0 };
-        let guard = self.access.lock().update(config, index, (&v.name, &v.access));
+    pub(crate) fn update_access(&self, config: &HostConfig, id: NodeId, v: &Vserver) -> usize {
+        let guard = self.access.lock().update(config, id.index as usize, (&v.name, &v.access));
         let Some(guard) = guard else { return 0 };
         let mut ended = 0;
         for worker in &self.workers {
             let rules: Arc<dyn Rules> = guard.clone();
             let ends = config.access.ends_denied();
             // A worker that stopped admits nobody.
-            let done = worker.call(index as u32, |node, now| {
+            let done = worker.call(id, |node, now| {
                 node.stack.set_access(Some(Arc::clone(&rules)));
                 if ends { node.stack.end_denied(now, &*rules) } else { 0 }
             });
@@ -51,11 +51,11 @@ impl Shared {
         ended
     }
 
-    fn vserver_access(&self, index: usize) -> Option<VserverAccess> {
-        let guard = self.access.lock().guard(index)?;
+    fn vserver_access(&self, id: NodeId) -> Option<VserverAccess> {
+        let guard = self.access.lock().guard(id.index as usize)?;
         let mut report = guard.report(self.home().clock.now());
         for worker in &self.workers {
-            let counts = worker.peek(index as u32, |node| {
+            let counts = worker.peek(id, |node| {
                 let mib = node.stack.mib();
                 report.denied += mib.drops.get(DropReason::AccessDenied);
                 report.rejected += mib.drops.get(DropReason::AccessRejected);
@@ -73,12 +73,13 @@ impl Shared {
 impl Host {
     /// Access rules in order of evaluation, and what they decided: of one vserver, or of all.
     pub fn access(&self, vserver: Option<&str>) -> Result<AccessReport, AccessError> {
+        let live = self.shared.live();
         let chosen = match vserver {
             Some(name) => {
-                let index = self.shared.names.get(name);
-                vec![*index.ok_or_else(|| AccessError::NoSuchVserver(name.to_owned()))? as usize]
+                let id = live.names.get(name);
+                vec![*id.ok_or_else(|| AccessError::NoSuchVserver(name.to_owned()))?]
             }
-            None => (0..self.shared.config.vservers.len()).collect(),
+            None => live.nodes.clone(),
         };
         let vservers = chosen.into_iter().filter_map(|i| self.shared.vserver_access(i));
         Ok(AccessReport { schema_version: 1, vservers: vservers.collect() })
@@ -87,15 +88,16 @@ impl Host {
     /// Which rule decides about a client. Nothing is counted.
     pub fn test_access(&self, query: &AccessQuery) -> Result<Vec<AccessDecision>, AccessError> {
         let none = || AccessError::NoSuchVserver(query.vserver.clone());
-        let index = *self.shared.names.get(&query.vserver).ok_or_else(none)?;
-        let guard = self.shared.access.lock().guard(index as usize).ok_or_else(none)?;
-        let addresses = self.shared.home().peek(index, |node| node.addresses.clone());
+        let live = self.shared.live();
+        let id = *live.names.get(&query.vserver).ok_or_else(none)?;
+        let guard = self.shared.access.lock().guard(id.index as usize).ok_or_else(none)?;
+        let addresses = self.shared.home().peek(id, |node| node.addresses.clone());
         let addresses = addresses.unwrap_or_default();
-        let config = &self.shared.config;
+        let config = &live.config;
         let mut places: Vec<(usize, String)> = Vec::new();
         for (alias, addr) in &addresses {
             let number = usize::from(alias.0);
-            let name = config.aliases[number].name.clone();
+            let Some(name) = config.aliases.get(number).map(|a| a.name.clone()) else { continue };
             let meant = query.to.as_ref().is_none_or(|to| {
                 *to == name || to.parse::<std::net::IpAddr>().is_ok_and(|ip| ip == *addr)
             });
@@ -114,7 +116,8 @@ impl Host {
     /// Gives every vserver the rules that `config` has for it; returns how many connections that
     /// ended. `config` must have the vservers and aliases of this host.
     pub fn update_access(&self, config: &HostConfig) -> usize {
-        let count = config.vservers.len().min(self.shared.config.vservers.len());
-        (0..count).map(|index| self.shared.update_access(config, index)).sum()
+        let live = self.shared.live();
+        let known = config.vservers.iter().filter_map(|v| Some((*live.names.get(&v.name)?, v)));
+        known.map(|(id, v)| self.shared.update_access(config, id, v)).sum()
     }
 }

@@ -2,13 +2,12 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
 use weft_stack::admission::Rules;
@@ -22,7 +21,7 @@ use weft_stack::time::Instant;
 
 use super::any::AnyTables;
 use super::tables::Tables;
-use super::{AnyPeers, Devices, Host, HostError, Shared};
+use super::{AnyPeers, Changing, Devices, Host, HostError, Live, Shared};
 use crate::access::HostAccess;
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
@@ -32,7 +31,7 @@ use crate::privilege::PrivilegeError;
 use crate::qos::Plan;
 use crate::resolver::{NamedRoutes, Resolvers};
 use crate::runtime::{
-    AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, Worker, open, worker_loop,
+    AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, NodeId, Worker, open, worker_loop,
 };
 
 /// What has been opened so far. Dropping it closes everything.
@@ -113,13 +112,9 @@ pub(super) fn start(
         let (seed, counts) = (seed()?, Arc::default());
         let ports = any.scopes(&config, &config.vservers[index]);
         for core in &mut cores {
-            add_vserver(
-                core,
-                &config,
-                &aliases,
-                (index, &ports, &tables),
-                (seed, &counts, clock.now()),
-            )?;
+            let id = NodeId { index: index as u32, generation: 0 };
+            let (v, place) = (&config.vservers[index], (id, &ports, &tables));
+            add_vserver(core, v, &aliases, place, (seed, &counts, clock.now()))?;
         }
         set_access(&mut access, &config, index, &mut cores);
     }
@@ -130,12 +125,13 @@ pub(super) fn start(
         }
     }
     let captures = opening.captures.into_iter().collect();
-    let (shared, threads) =
-        run((config, any, tables), cores, clock, links, (captures, plan, access))?;
+    let changing = Changing::new(aliases, config.vservers.len());
+    let (parts, more) = ((config, any, tables, changing), (captures, plan, access));
+    let (shared, threads) = run(parts, cores, clock, links, more)?;
     let dhcp = Dhcp::new(Arc::clone(&shared));
     let (threads, peers) = (Mutex::new(threads), Mutex::new(opening.peers));
     let host = Host { shared, threads, peers, dhcp };
-    host.update_dhcp(&host.shared.config)?;
+    host.update_dhcp(&host.config())?;
     Ok(host)
 }
 
@@ -174,7 +170,7 @@ fn config_error(object: String, problem: impl Into<String>, hint: impl Into<Stri
 }
 
 /// What the parser of a file checks with line and column, for configurations made in code.
-fn check(config: &HostConfig, devices: &Devices) -> Result<(), HostError> {
+pub(crate) fn check(config: &HostConfig, devices: &Devices) -> Result<(), HostError> {
     let count = config.workers.count;
     if !(1..=config::WORKERS_MAX).contains(&count) {
         let hint = format!("set it to a number from 1 to {}", config::WORKERS_MAX);
@@ -216,6 +212,28 @@ fn check(config: &HostConfig, devices: &Devices) -> Result<(), HostError> {
     Ok(())
 }
 
+/// What a stack would refuse later, for a host that runs already.
+pub(crate) fn check_limits(config: &HostConfig) -> Result<(), HostError> {
+    for v in &config.vservers {
+        let object = || format!("vserver {}", v.name);
+        let on_alias = |alias: usize| v.addresses.iter().filter(move |a| a.0 == alias).count();
+        let limit = v.limits.addresses;
+        if let Some(alias) = used_aliases(v).into_iter().find(|a| on_alias(*a) > limit) {
+            let problem =
+                format!("{} addresses on an alias, the limit is {limit}", on_alias(alias));
+            return Err(config_error(object(), problem, "raise limits.addresses"));
+        }
+        let networks: HashSet<_> = v.addresses.iter().map(|(a, c)| (*a, c.network())).collect();
+        let (routes, limit) = (v.routes.len() + networks.len(), v.limits.routes);
+        if routes > limit {
+            let problem =
+                format!("{routes} routes with those to its networks, the limit is {limit}");
+            return Err(config_error(object(), problem, "raise limits.routes"));
+        }
+    }
+    Ok(())
+}
+
 fn watch(opening: &mut Opening, config: &HostConfig) -> Result<Option<Links>, HostError> {
     let kernel = std::mem::take(&mut opening.kernel);
     let Some((first, _)) = kernel.first() else { return Ok(None) };
@@ -231,37 +249,46 @@ fn watch(opening: &mut Opening, config: &HostConfig) -> Result<Option<Links>, Ho
 fn aliases(config: &HostConfig, nics: &[Nic]) -> Result<Vec<AliasConfig>, HostError> {
     let mut out = Vec::new();
     for (i, alias) in config.aliases.iter().enumerate() {
-        let nic = &config.nics[alias.nic];
-        let device: &AnyDevice = &nics[alias.nic].ports[0].device;
-        let (caps, link): (&Caps, Link) = (device.caps(), device.link());
-        let medium = match (caps.medium, alias.mac.or(link.mac)) {
-            (Medium::Ip, _) => AliasMedium::Ip,
-            (Medium::Ethernet, Some(mac)) => AliasMedium::Ethernet { mac },
-            (Medium::Ethernet, None) => {
-                let hint = "give the NIC or the alias a mac";
-                let problem = format!("{} has no MAC address", nic.device);
-                return Err(config_error(format!("alias {}", alias.name), problem, hint));
-            }
-        };
-        let mtu = alias.mtu.unwrap_or(link.mtu);
-        if mtu > link.mtu {
-            let problem = format!("MTU {mtu} is larger than the {} of {}", link.mtu, nic.name);
-            let hint = "lower it, or raise the NIC's";
-            return Err(config_error(format!("alias {}", alias.name), problem, hint));
-        }
-        out.push(AliasConfig {
-            id: AliasId(i as u16),
-            name: alias.name.clone(),
-            medium,
-            mtu,
-            gso_bytes_max: caps.gso_bytes_max,
-            tx_checksum: caps.tx_checksum,
-            rx_checksum_trust: nic.rx_checksum_trust,
-            up: link.up,
-            slaac: false,
-        });
+        out.push(alias_config(i, alias, &config.nics[alias.nic], &nics[alias.nic])?);
     }
     Ok(out)
+}
+
+/// What stacks are told of one alias.
+pub(crate) fn alias_config(
+    number: usize,
+    alias: &config::Alias,
+    nic: &config::Nic,
+    opened: &Nic,
+) -> Result<AliasConfig, HostError> {
+    let device: &AnyDevice = &opened.ports[0].device;
+    let (caps, link): (&Caps, Link) = (device.caps(), device.link());
+    let medium = match (caps.medium, alias.mac.or(link.mac)) {
+        (Medium::Ip, _) => AliasMedium::Ip,
+        (Medium::Ethernet, Some(mac)) => AliasMedium::Ethernet { mac },
+        (Medium::Ethernet, None) => {
+            let hint = "give the NIC or the alias a mac";
+            let problem = format!("{} has no MAC address", nic.device);
+            return Err(config_error(format!("alias {}", alias.name), problem, hint));
+        }
+    };
+    let mtu = alias.mtu.unwrap_or(link.mtu);
+    if mtu > link.mtu {
+        let problem = format!("MTU {mtu} is larger than the {} of {}", link.mtu, nic.name);
+        let hint = "lower it, or raise the NIC's";
+        return Err(config_error(format!("alias {}", alias.name), problem, hint));
+    }
+    Ok(AliasConfig {
+        id: AliasId(number as u16),
+        name: alias.name.clone(),
+        medium,
+        mtu,
+        gso_bytes_max: caps.gso_bytes_max,
+        tx_checksum: caps.tx_checksum,
+        rx_checksum_trust: nic.rx_checksum_trust,
+        up: link.up,
+        slaac: false,
+    })
 }
 
 fn demux(config: &HostConfig, tree: &Tree, aliases: &[AliasConfig]) -> Demux {
@@ -279,16 +306,17 @@ fn demux(config: &HostConfig, tree: &Tree, aliases: &[AliasConfig]) -> Demux {
     demux
 }
 
-fn add_vserver(
+/// Makes the part of a vserver that one worker has.
+pub(crate) fn add_vserver(
     core: &mut Core,
-    config: &HostConfig,
+    v: &Vserver,
     aliases: &[AliasConfig],
-    (index, ports, tables): (usize, &AnyScopes, &Tables),
+    (id, ports, tables): (NodeId, &AnyScopes, &Tables),
     (seed, counts, now): ([u8; 16], &Arc<SharedCounts>, Instant),
 ) -> Result<(), HostError> {
-    let v = &config.vservers[index];
     let used = used_aliases(v);
-    let mut nics: Vec<usize> = used.iter().map(|a| config.aliases[*a].nic).collect();
+    let places = used.iter().filter_map(|a| core.alias_place(AliasId(*a as u16)));
+    let mut nics: Vec<usize> = places.map(|p| p.nic).collect();
     nics.sort_unstable();
     nics.dedup();
     let pool = pool(core, &nics);
@@ -311,14 +339,16 @@ fn add_vserver(
             source,
         })?;
     }
-    core.nodes.push(Node::new(stack, nics));
-    attach(core, config, v, &used, index as u32)?;
-    core.mark_dirty(index as u32);
+    attach(core, aliases, v, &used, id.index)?;
+    core.install(id, Node::new(stack, nics));
+    for (alias, cidr) in &v.addresses {
+        core.join_broadcast(id, AliasId(*alias as u16), *cidr);
+    }
     Ok(())
 }
 
 /// Aliases (indices) that a vserver is attached to, each once.
-fn used_aliases(v: &Vserver) -> Vec<usize> {
+pub(crate) fn used_aliases(v: &Vserver) -> Vec<usize> {
     let addresses = v.addresses.iter().map(|a| a.0);
     let routes = v.routes.iter().map(|r| r.alias);
     let leased = v.dhcp.iter().map(|c| c.alias);
@@ -336,7 +366,7 @@ fn pool(core: &Core, nics: &[usize]) -> FramePool {
     nic.map_or_else(|| FramePool::heap(64, 2048), |n| n.pool.clone())
 }
 
-fn seed() -> Result<[u8; 16], HostError> {
+pub(crate) fn seed() -> Result<[u8; 16], HostError> {
     let mut seed = [0; 16];
     rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty())
         .map_err(|e| HostError::Os { operation: "read random bytes", source: e.into() })?;
@@ -362,23 +392,36 @@ fn changes(
         out.push(("add address", cidr.to_string(), change));
     }
     for r in &v.routes {
-        let route = Route {
-            prefix: r.to.network(),
-            via: r.via,
-            alias: AliasId(r.alias as u16),
-            src: r.src,
-            metric: r.metric,
-            mtu: None,
-        };
-        out.push(("add route to", r.to.to_string(), Change::RouteAdd(route)));
+        out.push(("add route to", r.to.to_string(), Change::RouteAdd(route(r))));
     }
     out.extend(tables.changes(&v.tables, &v.rules));
     out
 }
 
+/// A route as stacks have it.
+pub(crate) fn route(r: &config::RouteSpec) -> Route {
+    Route {
+        prefix: r.to.network(),
+        via: r.via,
+        alias: AliasId(r.alias as u16),
+        src: r.src,
+        metric: r.metric,
+        mtu: None,
+    }
+}
+
+/// Two vservers cannot both forward on an alias.
+pub(crate) fn forwards_already(vserver: &str, alias: &str) -> HostError {
+    config_error(
+        format!("vserver {vserver}"),
+        format!("another vserver forwards on {alias} already"),
+        "a frame for a foreign address can go to one of them only; use another alias",
+    )
+}
+
 fn attach(
     core: &mut Core,
-    config: &HostConfig,
+    aliases: &[AliasConfig],
     v: &Vserver,
     used: &[usize],
     index: u32,
@@ -387,24 +430,15 @@ fn attach(
         let id = AliasId(*alias as u16);
         core.demux.attach(id, index);
         if v.forwarding && !core.demux.set_forwarder(id, index) {
-            let alias = &config.aliases[*alias].name;
-            return Err(config_error(
-                format!("vserver {}", v.name),
-                format!("another vserver forwards on {alias} already"),
-                "a frame for a foreign address can go to one of them only; use another alias",
-            ));
-        }
-    }
-    for (alias, cidr) in &v.addresses {
-        if let Some(broadcast @ IpAddr::V4(_)) = cidr.broadcast() {
-            core.demux.join(AliasId(*alias as u16), broadcast, index);
+            let alias = &aliases[*alias].name;
+            return Err(forwards_already(&v.name, alias));
         }
     }
     Ok(())
 }
 
 fn run(
-    (config, any, tables): (HostConfig, AnyTables, Tables),
+    (config, any, tables, changing): (HostConfig, AnyTables, Tables, Changing),
     cores: Vec<Core>,
     clock: Clock,
     mut links: Option<Links>,
@@ -424,8 +458,6 @@ fn run(
         let made = Worker::new(core, clock, links.take());
         workers.push(made.map_err(os("make a worker's event queue"))?);
     }
-    let names = config.vservers.iter().enumerate().map(|(i, v)| (v.name.clone(), i as u32));
-    let names = names.collect();
     let mut threads = Vec::new();
     for (number, worker) in workers.iter().enumerate() {
         let cpu = config.workers.affinity.get(number).copied();
@@ -444,8 +476,8 @@ fn run(
         }
     }
     let shared = Shared {
-        config,
-        names,
+        live: RwLock::new(Arc::new(Live::first(config))),
+        changing: Mutex::new(changing),
         workers,
         captures,
         access: Mutex::new(access),

@@ -176,8 +176,11 @@ impl Host {
             self.vserver_of(vserver).ok_or_else(|| os(std::io::ErrorKind::NotFound.into()))?;
         let name = handle.name().to_owned();
         let changes = self.shared.tables.changes(used, rules);
+        let live = self.shared.live();
+        let Some(at) = live.slots.get(&vserver.0) else { return Ok(()) };
+        let id = live.nodes[*at];
         for worker in &self.shared.workers {
-            let done = worker.call(vserver.0, |node, now| {
+            let done = worker.call(id, |node, now| {
                 let mut steps = changes.iter().cloned();
                 clear(&mut node.stack, now).map_err(|e| ("remove rule", String::new(), e))?;
                 steps.try_for_each(|(operation, object, change)| {

@@ -75,9 +75,10 @@ impl Responders {
     pub fn start(host: &Host) -> std::io::Result<Responders> {
         let (control, poller) = (Arc::new(Control::default()), Arc::new(Poller::new()?));
         let mut all = Vec::new();
-        for v in host.config().vservers.iter().filter(|v| v.mdns.is_some()) {
+        let config = host.config();
+        for v in config.vservers.iter().filter(|v| v.mdns.is_some()) {
             let Some(vserver) = host.vserver(&v.name) else { continue };
-            all.push(Speaker::open(vserver, host.config(), v, &poller, all.len())?);
+            all.push(Speaker::open(vserver, &config, v, &poller, all.len())?);
         }
         let mut responders = Responders {
             control: Arc::clone(&control),

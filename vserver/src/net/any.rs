@@ -24,7 +24,7 @@ use super::udp::{recv_error, send_error};
 use crate::Vserver;
 use crate::arrival::{Arrival, VserverId};
 use crate::host::Shared;
-use crate::runtime::{Notify, Ring, Taker, Wait, Worker};
+use crate::runtime::{Notify, Ring, Taker, Wait, Worker, removed};
 
 /// How a socket for any vserver is bound; the default takes every address of every vserver.
 #[derive(Clone, Debug)]
@@ -132,8 +132,8 @@ impl Any {
         &self.binding.shared.workers
     }
 
-    fn vserver(&self, index: u32) -> Vserver {
-        Vserver::new(Arc::clone(&self.binding.shared), index)
+    fn vserver(&self, index: u32) -> io::Result<Vserver> {
+        Vserver::in_slot(&self.binding.shared, index).ok_or_else(removed)
     }
 
     /// Takes one of what waits, each worker and each vserver in turn; `take` says whether there is
@@ -247,7 +247,7 @@ impl AnyListener {
             let more = node.stack.readiness(id).contains(Readiness::READABLE);
             (accepted.map(|a| (a, Socket::watch(node, a.id))), more)
         })?;
-        let socket = Socket::adopt(&self.any.vserver(index), worker, accepted.id, notify);
+        let socket = Socket::adopt(&self.any.vserver(index)?, worker, accepted.id, notify);
         Ok((TcpStream::of(socket), accepted.peer))
     }
 
@@ -319,10 +319,12 @@ impl AnyUdpSocket {
         let worker = &workers[usize::from(port_owner(self.any.port, workers.len() as u16))];
         let (index, source) = (from.vserver.0, from.local.ip());
         let how = UdpSend { to: Some(to), from: Some(source), ..UdpSend::default() };
-        let place = worker.with_core(|core, _| core.any_socket(index, source, self.any.port))?;
-        let id = place.ok_or(io::ErrorKind::NotConnected)?;
+        let place = worker.with_core(|core, _| {
+            Some((core.in_slot(index)?.0, core.any_socket(index, source, self.any.port)?))
+        })?;
+        let (at, id) = place.ok_or(io::ErrorKind::NotConnected)?;
         worker
-            .call(index, |node, now| node.stack.udp_send_with(now, id, buf, &how))?
+            .call(at, |node, now| node.stack.udp_send_with(now, id, buf, &how))?
             .map_err(send_error)?;
         Ok(buf.len())
     }

@@ -59,7 +59,7 @@ impl Socket {
         notify: &Arc<Notify>,
         f: impl FnOnce(&mut Node, Instant) -> io::Result<SocketId>,
     ) -> io::Result<SocketId> {
-        vserver.worker(worker).call(vserver.index(), |node, now| {
+        vserver.worker(worker).call(vserver.node(), |node, now| {
             let id = f(node, now)?;
             node.sockets.insert(id, Arc::clone(notify));
             Ok(id)
@@ -93,7 +93,7 @@ impl Socket {
     }
 
     pub(crate) fn call<R>(&self, f: impl FnOnce(&mut Node, Instant) -> R) -> io::Result<R> {
-        self.vserver.worker(self.worker).call(self.vserver.index(), f)
+        self.vserver.worker(self.worker).call(self.vserver.node(), f)
     }
 
     /// As [`Socket::call`], on the worker of a twin.
@@ -102,7 +102,7 @@ impl Socket {
         worker: usize,
         f: impl FnOnce(&mut Node, Instant) -> R,
     ) -> io::Result<R> {
-        self.vserver.worker(worker).call(self.vserver.index(), f)
+        self.vserver.worker(worker).call(self.vserver.node(), f)
     }
 
     /// The socket and its twins.
@@ -114,7 +114,7 @@ impl Socket {
     pub(crate) fn tell_of_twins(&self) -> io::Result<()> {
         for (worker, id) in &self.twins {
             let worker = self.vserver.worker(*worker);
-            let ready = worker.peek(self.vserver.index(), |node| node.stack.readiness(*id))?;
+            let ready = worker.peek(self.vserver.node(), |node| node.stack.readiness(*id))?;
             if !ready.is_empty() {
                 self.notify.fire(ready);
             }
@@ -123,7 +123,7 @@ impl Socket {
     }
 
     pub(crate) fn peek<R>(&self, f: impl FnOnce(&mut Node) -> R) -> io::Result<R> {
-        self.vserver.worker(self.worker).peek(self.vserver.index(), f)
+        self.vserver.worker(self.worker).peek(self.vserver.node(), f)
     }
 
     /// Repeats `op` until it gives something, or as long as the socket's mode and timeout allow.
@@ -176,7 +176,7 @@ impl Socket {
         wait: Wait,
         op: impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
     ) -> io::Result<R> {
-        self.vserver.worker(self.worker).wait(self.vserver.index(), &self.notify, wait, op)
+        self.vserver.worker(self.worker).wait(self.vserver.node(), &self.notify, wait, op)
     }
 
     pub(crate) fn is_nonblocking(&self) -> bool {

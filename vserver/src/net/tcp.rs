@@ -316,7 +316,7 @@ impl TcpStream {
     /// the device, or the vserver holds its share (`app_frames`) already; then send by copying.
     pub fn alloc(&self, len: usize) -> Option<PoolBuf> {
         let worker = self.socket.vserver.worker(self.socket.worker);
-        worker.peek(self.socket.vserver.index(), |node| node.stack.alloc(len)).ok()?
+        worker.peek(self.socket.vserver.node(), |node| node.stack.alloc(len)).ok()?
     }
 
     /// Queues `data` without copying. Blocking: all of it; non-blocking: takes what fits off its
@@ -500,7 +500,7 @@ fn connect_worker(
     };
     let wanted = Some(local.ip()).filter(|ip| !ip.is_unspecified());
     let source = |node: &mut Node| node.stack.source_for(wanted, remote.ip());
-    let source = vserver.worker(0).peek(vserver.index(), source)?;
+    let source = vserver.worker(0).peek(vserver.node(), source)?;
     let from = SocketAddr::new(source.unwrap_or(local.ip()), local.port());
     Ok(flow_owner(from, remote, count as u16).into())
 }

@@ -200,6 +200,11 @@ impl Resolvers {
         state.map(|s| s.collect()).unwrap_or_default()
     }
 
+    /// Forgets a vserver that is gone: what comes in its place begins anew.
+    pub(crate) fn forget(&self, index: u32) {
+        self.states.lock().remove(&index);
+    }
+
     /// The thread that asks, started when it is first needed.
     pub(crate) fn engine(&self) -> Result<Arc<Engine>, ResolveError> {
         let mut engine = self.engine.lock();

@@ -116,7 +116,7 @@ fn apply(vserver: &Vserver, old: &[Route], new: &[Route]) {
     for change in changes {
         for worker in vserver.workers() {
             // A stopped host has no routes; one that the stack refuses is told below.
-            let refused = worker.call(vserver.index(), |node, now| {
+            let refused = worker.call(vserver.node(), |node, now| {
                 node.stack.handle_config(now, change.clone()).err()
             });
             if let Ok(Some(e)) = refused {

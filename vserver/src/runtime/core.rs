@@ -44,7 +44,7 @@ pub(super) const LOCAL_FRAMES_MAX: usize = 16 * LOCAL_QUEUE;
 const RETRY_MIN: Duration = Duration::from_millis(1);
 const RETRY_MAX: Duration = Duration::from_millis(32);
 /// Bursts that each stack may still send when the host stops.
-const DRAIN_ROUNDS: usize = 1024;
+pub(super) const DRAIN_ROUNDS: usize = 1024;
 /// Events that one stack may report at a time; the rest in the next turn.
 const EVENTS: usize = 256;
 /// Lines of [`Core::problems`] kept.
@@ -65,8 +65,14 @@ pub(crate) struct Node {
     pub(super) mtus: Vec<(AliasId, usize)>,
     /// Groups that shards of other workers want, by worker; on worker 0.
     pub(super) groups_elsewhere: HashMap<(usize, AliasId, IpAddr), GroupFilter>,
+    /// Groups it is in, steered here.
+    pub(super) groups: Vec<(AliasId, IpAddr)>,
+    /// Directed broadcast addresses of its configured networks.
+    pub(super) broadcasts: Vec<(AliasId, IpAddr)>,
+    /// Which vserver of this slot it is.
+    pub(super) generation: u32,
     /// NICs its aliases stand on.
-    pub(super) nics: SmallVec<[usize; 2]>,
+    pub(crate) nics: SmallVec<[usize; 2]>,
     pub(super) dirty: bool,
     pub(super) blocked: bool,
     pub(super) starved: bool,
@@ -86,6 +92,9 @@ impl Node {
             probed: Vec::new(),
             mtus: Vec::new(),
             groups_elsewhere: HashMap::new(),
+            groups: Vec::new(),
+            broadcasts: Vec::new(),
+            generation: 0,
             nics: nics.into(),
             dirty: false,
             blocked: false,
@@ -354,7 +363,7 @@ impl Core {
         self.shares.is_over_time(&self.nodes[index as usize].share)
     }
 
-    fn run_services(&mut self, now: Instant) -> bool {
+    pub(super) fn run_services(&mut self, now: Instant) -> bool {
         let (dirty, shares) = (&mut self.dirty, &mut self.shares);
         if shares.active {
             shares.lap();
@@ -464,7 +473,7 @@ impl Core {
     }
 
     /// Returns whether a service was called.
-    fn handle_event(&mut self, now: Instant, index: u32, event: Event) -> bool {
+    pub(super) fn handle_event(&mut self, now: Instant, index: u32, event: Event) -> bool {
         let nic = |alias: AliasId| self.aliases[alias.0 as usize].nic;
         match event {
             Event::Socket { id, ready } => {
@@ -486,10 +495,12 @@ impl Core {
             }
             Event::GroupJoined { alias, group } => {
                 self.demux.join(alias, group, index);
+                self.nodes[index as usize].groups.push((alias, group));
                 self.steer(nic(alias), group, true);
             }
             Event::GroupLeft { alias, group } => {
                 self.demux.leave(alias, group, index);
+                self.nodes[index as usize].groups.retain(|g| *g != (alias, group));
                 self.steer(nic(alias), group, false);
             }
             Event::AddressesChanged { alias } => self.tell_addresses(index, alias),
@@ -567,6 +578,11 @@ impl Core {
         if !self.nics[nic].set_link(link) {
             return;
         }
+        self.tell_links(now, nic);
+    }
+
+    /// Tells the state of a NIC's link to the stacks on it.
+    pub(super) fn tell_links(&mut self, now: Instant, nic: usize) {
         let link = self.nics[nic].link;
         if let Some(tap) = self.dhcp.as_ref().filter(|_| link.up && self.mesh.is_home()) {
             tap.link_up(nic);

@@ -43,6 +43,13 @@ impl Deadlines {
         Some(stack)
     }
 
+    /// The stack is gone.
+    pub(crate) fn forget(&mut self, stack: u32) {
+        if let Some(armed) = self.armed.get_mut(stack as usize).and_then(Option::take) {
+            self.order.remove(&(armed, stack));
+        }
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.order.first().map(|(at, _)| *at)

@@ -100,7 +100,7 @@ impl Core {
     }
 
     /// Frames that every NIC of the vserver has room for, and the local queue.
-    fn room(&mut self, index: u32) -> usize {
+    pub(super) fn room(&mut self, index: u32) -> usize {
         let mut room = LOCAL_QUEUE.saturating_sub(self.local.len());
         let shaped = self.qos.is_active();
         for nic in &self.nodes[index as usize].nics {

@@ -7,7 +7,7 @@ use weft_stack::drop::DropReason;
 use weft_stack::frame::Frame;
 use weft_stack::ip::address::AliasId;
 use weft_stack::shard::{Owner, frame_owner};
-use weft_stack::stack::Change;
+use weft_stack::stack::{Change, ChangeError};
 use weft_stack::time::Instant;
 
 use super::Core;
@@ -137,12 +137,13 @@ impl Core {
 
     /// Packets that a stack found to be another shard's.
     pub(super) fn hand_moved(&mut self, index: u32) {
+        let vserver = self.id_of(index);
         while let Some(moved) = self.nodes[index as usize].stack.poll_moved() {
             self.mesh.stats.moved += 1;
             let (alias, looped, frame) = (moved.alias, moved.looped, moved.frame);
             // A looped packet may lie in the sender's buffer, which is this worker's.
             let frame = if looped { frame.to_heap() } else { frame };
-            let message = Message::Moved { vserver: index, alias, looped, frame };
+            let message = Message::Moved { vserver, alias, looped, frame };
             self.hand(moved.to.into(), message);
         }
     }
@@ -204,9 +205,9 @@ impl Core {
                 self.push_local(&frame);
             }
             Message::Moved { vserver, alias, looped, frame } => {
-                let stack = &mut self.nodes[vserver as usize].stack;
-                stack.handle_moved(now, alias, looped, frame);
-                self.mark_dirty(vserver);
+                let Some(node) = self.node_mut(vserver) else { return self.mesh.stats.stale += 1 };
+                node.stack.handle_moved(now, alias, looped, frame);
+                self.mark_dirty(vserver.index);
             }
             Message::Control(control) => self.heed(now, *control),
         }
@@ -216,24 +217,28 @@ impl Core {
         match control {
             Control::Addresses { vserver, alias, addresses } => {
                 let change = Change::AddressesAdopt { alias, addresses };
-                let stack = &mut self.nodes[vserver as usize].stack;
-                if let Err(e) = stack.handle_config(now, change) {
+                let Some(node) = self.node_mut(vserver) else { return self.mesh.stats.stale += 1 };
+                if let Err(e) = node.stack.handle_config(now, change)
+                    // It was detached here a moment before.
+                    && !matches!(e, ChangeError::NoAlias(_))
+                {
                     let worker = self.mesh.me();
                     self.problem(format!(
-                        "addresses of vserver number {vserver} on worker {worker}: {e}"
+                        "addresses of vserver number {} on worker {worker}: {e}",
+                        vserver.index
                     ));
                 }
-                self.mark_dirty(vserver);
+                self.mark_dirty(vserver.index);
             }
             Control::Group { vserver, worker, alias, group, filter } => {
-                let node = &mut self.nodes[vserver as usize];
+                let Some(node) = self.node_mut(vserver) else { return self.mesh.stats.stale += 1 };
                 let key = (worker, alias, group);
                 let before = node.groups_elsewhere.remove(&key).unwrap_or_default();
                 node.stack.adopt_group(now, (alias, group), &before, &filter);
                 if filter != weft_stack::stack::GroupFilter::Nothing {
                     node.groups_elsewhere.insert(key, filter);
                 }
-                self.mark_dirty(vserver);
+                self.mark_dirty(vserver.index);
             }
             Control::Link { nic, link } => self.link_is(now, nic, link),
             Control::Failed { nic } => {
@@ -247,13 +252,14 @@ impl Core {
     /// Shard 0's addresses changed: the others follow.
     pub(super) fn tell_addresses(&mut self, vserver: u32, alias: AliasId) {
         let addresses = self.nodes[vserver as usize].stack.addresses(alias).to_vec();
+        let vserver = self.id_of(vserver);
         self.mesh.tell_all(&Control::Addresses { vserver, alias, addresses });
     }
 
     /// Shard 0 speaks to multicast routers for this one.
     pub(super) fn tell_group(&mut self, vserver: u32, alias: AliasId, group: IpAddr) {
         let filter = self.nodes[vserver as usize].stack.group_filter(alias, group);
-        let worker = self.mesh.me();
+        let (vserver, worker) = (self.id_of(vserver), self.mesh.me());
         self.mesh.tell(0, Control::Group { vserver, worker, alias, group, filter });
     }
 }

@@ -16,6 +16,7 @@ use weft_stack::frame::Frame;
 use weft_stack::ip::address::{Address, AliasId};
 use weft_stack::stack::GroupFilter;
 
+use super::NodeId;
 use super::sleeper::Sleeper;
 
 /// Messages on the way from one worker to another: more than a queue of a device gives in a burst
@@ -31,7 +32,7 @@ pub(crate) enum Message {
     /// A frame that a vserver sent on a NIC to others of this host.
     Local { nic: usize, sender: u32, frame: Frame },
     /// A packet that one shard of a vserver found to be another's.
-    Moved { vserver: u32, alias: AliasId, looped: bool, frame: Frame },
+    Moved { vserver: NodeId, alias: AliasId, looped: bool, frame: Frame },
     /// Not a frame.
     Control(Box<Control>),
 }
@@ -40,9 +41,9 @@ pub(crate) enum Message {
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
     /// To the other shards: the addresses of an alias are these.
-    Addresses { vserver: u32, alias: AliasId, addresses: Vec<Address> },
+    Addresses { vserver: NodeId, alias: AliasId, addresses: Vec<Address> },
     /// To shard 0: what the shard of a worker wants of a group.
-    Group { vserver: u32, worker: usize, alias: AliasId, group: IpAddr, filter: GroupFilter },
+    Group { vserver: NodeId, worker: usize, alias: AliasId, group: IpAddr, filter: GroupFilter },
     /// The kernel told of a link.
     Link { nic: usize, link: Link },
     /// A queue of a NIC failed; the NIC is out of use.
@@ -62,6 +63,8 @@ counters! {
         copies: "Copies",
         /// Frames sent through the queue of another worker.
         transmits: "Transmits",
+        /// Messages for vservers that were removed meanwhile.
+        stale: "Stale",
         /// Times a sleeping worker was woken.
         wakes: "Wakes",
     }

@@ -269,6 +269,12 @@ impl Nic {
         self.ports.first_mut().map_or(Ok(()), |p| p.device.steer(Steer::Remove(addr)))
     }
 
+    /// Addresses steered, and for how many vservers.
+    #[cfg(test)]
+    pub(crate) fn steered(&self) -> impl Iterator<Item = (&IpAddr, &u32)> {
+        self.steered.iter()
+    }
+
     /// Counters of all queues.
     pub(crate) fn stats(&self) -> DeviceStats {
         let mut sum = DeviceStats::default();

@@ -13,7 +13,7 @@ use weft_stack::time::Instant;
 use super::core::Sleep;
 use super::seat::{Awaited, Dependents, Ended};
 use super::sleeper::Sleeper;
-use super::{Core, Links, Node, Notify};
+use super::{Core, Links, Node, NodeId, Notify, removed};
 use crate::app::in_callback;
 use crate::config::PollMode;
 
@@ -128,20 +128,20 @@ impl Worker {
     }
 
     /// Reads something of a vserver; nothing is transmitted after it.
-    pub(crate) fn peek<R>(&self, node: u32, f: impl FnOnce(&mut Node) -> R) -> io::Result<R> {
+    pub(crate) fn peek<R>(&self, node: NodeId, f: impl FnOnce(&mut Node) -> R) -> io::Result<R> {
         let mut core = self.lock_running()?;
         let _inside = core.enter();
-        Ok(f(&mut core.nodes[node as usize]))
+        Ok(f(core.node_mut(node).ok_or_else(removed)?))
     }
 
     /// One application call on a vserver's stack, with everything that follows from it.
     pub(crate) fn call<R>(
         &self,
-        node: u32,
+        node: NodeId,
         f: impl FnOnce(&mut Node, Instant) -> R,
     ) -> io::Result<R> {
         let mut core = self.lock_running()?;
-        Ok(self.call_locked(&mut core, node, f))
+        self.call_locked(&mut core, node, f)
     }
 
     /// Something that concerns the worker as a whole; its loop does the rest.
@@ -156,20 +156,20 @@ impl Worker {
     fn call_locked<R>(
         &self,
         core: &mut MutexGuard<'_, Core>,
-        node: u32,
+        node: NodeId,
         f: impl FnOnce(&mut Node, Instant) -> R,
-    ) -> R {
+    ) -> io::Result<R> {
         let _inside = core.enter();
         let now = self.clock.now();
-        let result = f(&mut core.nodes[node as usize], now);
+        let result = f(core.node_mut(node).ok_or_else(removed)?, now);
         core.poll.account.calls += 1;
-        if core.settle(now, node) {
+        if core.settle(now, node.index) {
             core.sleep = Sleep::Awake;
             self.wake();
         } else if core.poll.sleeper_has_event() {
             self.wake();
         }
-        result
+        Ok(result)
     }
 
     /// Repeats `op` until it gives something, waiting for the socket's events in between. With
@@ -179,7 +179,7 @@ impl Worker {
     /// meanwhile, unless somebody else does.
     pub(crate) fn wait<R>(
         &self,
-        node: u32,
+        node: NodeId,
         notify: &Arc<Notify>,
         wait: Wait,
         mut op: impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
@@ -197,7 +197,7 @@ impl Worker {
     fn wait_locked<R>(
         &self,
         core: &mut MutexGuard<'_, Core>,
-        node: u32,
+        node: NodeId,
         notify: &Arc<Notify>,
         wait: Wait,
         op: &mut impl FnMut(&mut Node, Instant) -> Option<io::Result<R>>,
@@ -206,7 +206,7 @@ impl Worker {
         let mut last = false;
         loop {
             let seen = notify.fired();
-            if let Some(result) = self.call_locked(core, node, &mut *op) {
+            if let Some(result) = self.call_locked(core, node, &mut *op)? {
                 return result;
             }
             // What the call sent may have been answered already, by a vserver of this host.
@@ -236,7 +236,8 @@ impl Worker {
     ) -> io::Result<Option<(u32, R)>> {
         let mut core = self.lock_running()?;
         while let Some((index, id)) = core.any_next(number) {
-            let (taken, more) = self.call_locked(&mut core, index, |node, _| take(node, id));
+            let at = core.id_of(index);
+            let (taken, more) = self.call_locked(&mut core, at, |node, _| take(node, id))?;
             if more {
                 core.any_more(number, (index, id));
             }
@@ -251,6 +252,18 @@ impl Worker {
     pub(crate) fn end_service(&self, number: u64) {
         self.ended.lock().push(number);
         self.wake();
+    }
+
+    /// Ends those services at once, so that what they listened on is free again.
+    pub(crate) fn end_services_now(&self) {
+        let ended = std::mem::take(&mut *self.ended.lock());
+        let put_back = self.with_core(|core, now| {
+            ended.iter().for_each(|number| core.apps.end(*number));
+            core.finish_services(now);
+        });
+        if put_back.is_err() {
+            self.ended.lock().extend(ended);
+        }
     }
 
     /// Changes how the worker waits, from now on. Errors are the devices'; the worker's part is

@@ -20,7 +20,7 @@ use weft_stack::socket::tcp::TcpOption;
 
 use super::connection::{Connection, Role, Turn};
 use super::proxy::Proxy;
-use super::{BIND_RETRY, Control, KEEPALIVE, Running, http};
+use super::{BIND_RETRY, Control, KEEPALIVE, Order, Running, http};
 use crate::config::{ProxyTarget, ServiceKind};
 use crate::net::{Poller, Ready, TcpListener, TcpStream};
 
@@ -139,6 +139,7 @@ impl EventLoop {
                 eprintln!("weft: services stopped: waiting for events: {e}");
                 return;
             }
+            self.obey();
             let now = Instant::now();
             for r in &ready {
                 self.handle(*r, now);
@@ -160,6 +161,40 @@ impl EventLoop {
             self.expire(now);
             self.retry(now);
             self.move_services();
+        }
+    }
+
+    fn obey(&mut self) {
+        let orders = std::mem::take(&mut *self.control.orders.lock());
+        for order in orders {
+            match order {
+                Order::Add(service, told) => {
+                    let listens = self.add(&service);
+                    // Who asked may have lost patience.
+                    let _ = told.send(listens);
+                }
+                Order::Remove(service) => self.forget(&service),
+            }
+        }
+    }
+
+    /// Closes the listener and the connections of a service.
+    fn forget(&mut self, service: &Arc<Running>) {
+        self.unbound.retain(|s| !Arc::ptr_eq(s, service));
+        let ours = |entry: &Entry| match &entry.socket {
+            Socket::Listener(l) => Arc::ptr_eq(&l.service, service),
+            Socket::Connection(c) => Arc::ptr_eq(&c.service, service),
+        };
+        let slots: Vec<_> =
+            self.sockets.iter().filter(|(_, e)| ours(e)).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Socket::Listener(l) = &self.sockets[slot].socket {
+                // It fails only for a socket that is gone.
+                let _ = self.control.poller.deregister(&l.socket);
+                self.sockets.remove(slot);
+            } else {
+                self.remove(slot);
+            }
         }
     }
 

@@ -7,10 +7,12 @@
 //! next one's turn; one whose peer does not read is not read from either. Everything has a limit:
 //! connections per service, time without progress, heads, bodies, accepts per turn.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -40,6 +42,8 @@ use small::Small;
 const BIND_RETRY: Duration = Duration::from_millis(200);
 /// Idle time, interval and number of keepalive probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_mins(1), Duration::from_secs(10), 6);
+/// How long the service thread may take to bind a listener.
+const ORDER_WAIT: Duration = Duration::from_secs(5);
 /// Connections of a service that wait to be accepted.
 const BACKLOG: usize = 1024;
 
@@ -74,7 +78,7 @@ pub enum ServiceError {
 /// The running services of a host. Dropping it stops them.
 #[derive(Debug)]
 pub struct Services {
-    all: Vec<Arc<Running>>,
+    all: Mutex<Vec<Arc<Running>>>,
     control: Arc<Control>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Those that run on the workers.
@@ -93,6 +97,16 @@ struct Control {
     stop: AtomicBool,
     /// Services whose name stands for another address now.
     moved: Mutex<Vec<Arc<Running>>>,
+    orders: Mutex<Vec<Order>>,
+}
+
+/// What the service thread is to do besides.
+#[derive(Debug)]
+enum Order {
+    /// Serve it, and tell whether it listens.
+    Add(Arc<Running>, Sender<io::Result<()>>),
+    /// Close its listener and its connections.
+    Remove(Arc<Running>),
 }
 
 /// One service of one vserver.
@@ -181,7 +195,8 @@ impl Services {
         let os = |operation| move |source| ServiceError::Os { operation, source };
         let poller = Poller::new().map_err(os("create a poller"))?;
         let stop = AtomicBool::new(false);
-        let control = Arc::new(Control { poller, stop, moved: Mutex::default() });
+        let control =
+            Arc::new(Control { poller, stop, moved: Mutex::default(), orders: Mutex::default() });
         let mut event_loop =
             EventLoop::new(Arc::clone(&control)).map_err(os("create an event queue"))?;
         let mut small = Vec::new();
@@ -201,25 +216,114 @@ impl Services {
         let thread = Mutex::new(Some(thread));
         let small: SmallServices = Arc::new(Mutex::new(small));
         let follows = all.iter().flat_map(|s| follow(s, &control, &small)).collect();
+        let all = Mutex::new(all);
         Ok(Services { all, control, thread, small, follows: Mutex::new(follows) })
     }
 
     /// Adds the services to a snapshot of the same host.
     pub fn fill(&self, snapshot: &mut HostSnapshot) {
-        let mut services = self.all.iter().peekable();
-        // Both are in order of the configuration.
-        for v in &mut snapshot.vservers {
-            let follows = self.follows.lock();
-            let own = follows.iter().filter(|(vserver, ..)| *vserver == v.name);
-            v.names.extend(own.map(|(_, follow, used_for)| follow.snapshot(used_for)));
-            drop(follows);
-            while let Some(s) = services.next_if(|s| s.vserver.name() == v.name) {
-                v.services.push(s.snapshot());
-                if let Some(e) = s.refused.lock().take() {
-                    snapshot.problems.push(s.error("listen", e).to_string());
+        let positions: HashMap<String, usize> =
+            snapshot.vservers.iter().enumerate().map(|(i, v)| (v.name.clone(), i)).collect();
+        for (vserver, follow, used_for) in self.follows.lock().iter() {
+            let Some(at) = positions.get(vserver) else { continue };
+            snapshot.vservers[*at].names.push(follow.snapshot(used_for));
+        }
+        for s in self.all.lock().iter() {
+            let Some(at) = positions.get(s.vserver.name()) else { continue };
+            snapshot.vservers[*at].services.push(s.snapshot());
+            if let Some(e) = s.refused.lock().take() {
+                snapshot.problems.push(s.error("listen", e).to_string());
+            }
+        }
+    }
+
+    /// Instead of the services `from` a vserver has those in `to`: what is in both goes on, others
+    /// are stopped, with their connections, and started. On an error none was started or stopped.
+    pub(crate) fn update(
+        &self,
+        vserver: &Vserver,
+        v: &config::Vserver,
+        from: &[config::Service],
+        to: &[config::Service],
+    ) -> Result<(), ServiceError> {
+        let old = from.iter().filter(|s| !to.contains(s));
+        let stopped: Vec<_> = old.filter_map(|s| self.take(vserver, s)).collect();
+        let mut started = Vec::new();
+        for config in to.iter().filter(|s| !from.contains(s)) {
+            let begun = prepare(vserver, v, config).and_then(|s| self.begin(&s).map(|()| s));
+            match begun {
+                Ok(service) => started.push(service),
+                Err(e) => {
+                    for service in &started {
+                        self.end(service);
+                    }
+                    for service in &stopped {
+                        let again = prepare(vserver, v, &service.config);
+                        again.and_then(|s| self.begin(&s))?;
+                    }
+                    return Err(e);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Stops one of a vserver's services.
+    fn take(&self, vserver: &Vserver, config: &config::Service) -> Option<Arc<Running>> {
+        let all = self.all.lock();
+        let ours = |s: &&Arc<Running>| s.vserver.node() == vserver.node() && s.config == *config;
+        let found = all.iter().find(ours).map(Arc::clone);
+        drop(all);
+        found.inspect(|service| self.end(service))
+    }
+
+    fn begin(&self, service: &Arc<Running>) -> Result<(), ServiceError> {
+        if service.is_small() {
+            if let Some(listen) = service.listen() {
+                let run = Small::run(service, listen).map_err(|e| service.error("listen", e))?;
+                self.small.lock().push((Arc::clone(service), run));
+            }
+        } else {
+            let (told, answer) = channel();
+            self.order(Order::Add(Arc::clone(service), told));
+            let gone = || Err(io::ErrorKind::NotConnected.into());
+            let listens = answer.recv_timeout(ORDER_WAIT).unwrap_or_else(|_| gone());
+            listens.map_err(|e| service.error("listen", e))?;
+        }
+        self.follows.lock().extend(follow(service, &self.control, &self.small));
+        self.all.lock().push(Arc::clone(service));
+        Ok(())
+    }
+
+    fn end(&self, service: &Arc<Running>) {
+        self.all.lock().retain(|s| !Arc::ptr_eq(s, service));
+        self.unfollow(service);
+        if service.is_small() {
+            self.small.lock().retain(|(s, _)| !Arc::ptr_eq(s, service));
+            service.vserver.workers().iter().for_each(|w| w.end_services_now());
+        } else {
+            self.order(Order::Remove(Arc::clone(service)));
+        }
+    }
+
+    /// A service that ended follows no name.
+    fn unfollow(&self, service: &Running) {
+        let target = match &service.config.kind {
+            ServiceKind::Proxy(ProxyTarget::Named(name, _)) => Some(name),
+            _ => None,
+        };
+        let names: Vec<&String> = service.config.listen_name.iter().chain(target).collect();
+        if !names.is_empty() {
+            let vserver = service.vserver.name();
+            let ours = |name: String| names.iter().any(|n| **n == name);
+            self.follows.lock().retain(|(v, f, _)| *v != vserver || !ours(f.snapshot("").name));
+        }
+    }
+
+    fn order(&self, order: Order) {
+        self.control.orders.lock().push(order);
+        // A thread that cannot be woken wakes by itself within its longest wait.
+        let _ = self.control.poller.wake();
     }
 
     /// Stops the services and waits for their thread; connections are closed, on the workers soon
@@ -295,26 +399,34 @@ fn collect(host: &Host) -> Result<Vec<Arc<Running>>, ServiceError> {
     for v in &host.config().vservers {
         let Some(vserver) = host.vserver(&v.name) else { continue };
         for config in &v.services {
-            let mut running = Running {
-                vserver: vserver.clone(),
-                config: config.clone(),
-                site: None,
-                counters: Counters::default(),
-                listening: AtomicUsize::new(0),
-                listener: AtomicUsize::new(0),
-                refused: Mutex::new(None),
-                addresses: v.addresses.iter().map(|(_, cidr)| cidr.addr).collect(),
-                learns_addresses: !v.slaac.is_empty(),
-                moved_to: Mutex::default(),
-                target: Mutex::default(),
-            };
-            if let ServiceKind::Http { root, upload, upload_bytes_max } = &config.kind {
-                let site = http::Site::open(root, upload.as_deref(), *upload_bytes_max);
-                let site = site.map_err(|e| running.error("open its directories", e))?;
-                running.site = Some(Arc::new(site));
-            }
-            all.push(Arc::new(running));
+            all.push(prepare(&vserver, v, config)?);
         }
     }
     Ok(all)
+}
+
+fn prepare(
+    vserver: &Vserver,
+    v: &config::Vserver,
+    config: &config::Service,
+) -> Result<Arc<Running>, ServiceError> {
+    let mut running = Running {
+        vserver: vserver.clone(),
+        config: config.clone(),
+        site: None,
+        counters: Counters::default(),
+        listening: AtomicUsize::new(0),
+        listener: AtomicUsize::new(0),
+        refused: Mutex::new(None),
+        addresses: v.addresses.iter().map(|(_, cidr)| cidr.addr).collect(),
+        learns_addresses: !v.slaac.is_empty(),
+        moved_to: Mutex::default(),
+        target: Mutex::default(),
+    };
+    if let ServiceKind::Http { root, upload, upload_bytes_max } = &config.kind {
+        let site = http::Site::open(root, upload.as_deref(), *upload_bytes_max);
+        let site = site.map_err(|e| running.error("open its directories", e))?;
+        running.site = Some(Arc::new(site));
+    }
+    Ok(Arc::new(running))
 }

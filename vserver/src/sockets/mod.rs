@@ -4,13 +4,14 @@
 //! bounded number of slots, so that a dump of any size neither stalls traffic nor other requests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weft_stack::ip::address::AliasId;
 use weft_stack::socket::tcp::TcpInfo;
 use weft_stack::socket::{SocketCursor, SocketInfo, SocketKind};
 
-use crate::host::Shared;
+use crate::host::{Live, Shared};
 
 mod filter;
 mod line;
@@ -130,6 +131,7 @@ pub enum QueryError {
 /// A query made ready.
 struct Search<'a> {
     shared: &'a Shared,
+    live: Arc<Live>,
     filter: Filter,
     states: States,
     protocols: &'a [String],
@@ -144,16 +146,18 @@ impl<'a> Search<'a> {
         if let Some(unknown) = query.protocols.iter().find(known) {
             return Err(QueryError::NoSuchProtocol(unknown.clone()));
         }
+        let live = shared.live();
         let vservers = match &query.vserver {
-            None => 0..shared.config.vservers.len() as u32,
+            None => 0..live.nodes.len() as u32,
             Some(name) => {
-                let index = shared.names.get(name);
-                let index = *index.ok_or_else(|| QueryError::NoSuchVserver(name.clone()))?;
+                let index = live.config.vservers.iter().position(|v| v.name == *name);
+                let index = index.ok_or_else(|| QueryError::NoSuchVserver(name.clone()))? as u32;
                 index..index + 1
             }
         };
         Ok(Search {
             shared,
+            live,
             filter: Filter::parse(&query.filter)?,
             states: query.show.states(),
             protocols: &query.protocols,
@@ -163,7 +167,7 @@ impl<'a> Search<'a> {
     }
 
     fn alias(&self, id: Option<AliasId>) -> Option<&str> {
-        Some(self.shared.config.aliases.get(usize::from(id?.0))?.name.as_str())
+        Some(self.live.config.aliases.get(usize::from(id?.0))?.name.as_str())
     }
 
     fn wants(&self, s: &SocketInfo) -> bool {
@@ -183,28 +187,32 @@ impl<'a> Search<'a> {
         let worker = &self.shared.workers[at.worker as usize];
         let core = worker.lock();
         let now = worker.clock.now();
-        let stack = &core.nodes[at.vserver as usize].stack;
         let from = SocketCursor { table: at.table, slot: at.slot };
-        let next = stack.dump_sockets(now, from, SLOTS_PER_LOCK, |s| {
-            // A listener is on every worker, and shown once.
-            let shown = at.worker > 0 && s.id.kind == SocketKind::TcpListener;
-            if !shown && self.wants(&s) {
-                let tcp = if self.tcp_info { stack.tcp_info(now, s.id) } else { None };
-                found.push((s, tcp));
-            }
+        let id = self.live.nodes[at.vserver as usize];
+        let stack = core.node(id).map(|n| &n.stack);
+        let next = stack.and_then(|stack| {
+            stack.dump_sockets(now, from, SLOTS_PER_LOCK, |s| {
+                // A listener is on every worker, and shown once.
+                let shown = at.worker > 0 && s.id.kind == SocketKind::TcpListener;
+                if !shown && self.wants(&s) {
+                    let tcp = if self.tcp_info { stack.tcp_info(now, s.id) } else { None };
+                    found.push((s, tcp));
+                }
+            })
         });
         drop(core);
         for worker in &self.shared.workers[1..] {
             let listeners = found.iter_mut().filter(|(s, _)| s.id.kind == SocketKind::TcpListener);
             for (s, _) in listeners {
                 let core = worker.lock();
-                let there = core.nodes[at.vserver as usize].stack.tcp_listener_queue(s.local);
+                let node = core.node(id);
+                let there = node.and_then(|n| n.stack.tcp_listener_queue(s.local));
                 let (waiting, backlog) = there.unwrap_or_default();
                 s.recv_queue += waiting;
                 s.send_queue += backlog;
             }
         }
-        let name = &self.shared.config.vservers[at.vserver as usize].name;
+        let name = &self.live.config.vservers[at.vserver as usize].name;
         for (s, tcp) in &found {
             f(name, s, tcp.as_ref());
         }

@@ -14,4 +14,4 @@ pub use snapshot::{
     HostSnapshot, MdnsSnapshot, NameSnapshot, NicSnapshot, RecordSnapshot, ServiceSnapshot,
     VserverSnapshot,
 };
-pub(crate) use take::{mac_text, take, take_runtime};
+pub(crate) use take::{mac_text, of_vserver, take, take_runtime};

@@ -15,8 +15,8 @@ use weft_stack::time::Instant;
 use super::runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
 use crate::config::{HostConfig, MAIN_TABLE};
-use crate::host::Shared;
-use crate::runtime::{Core, Cost, HandOverStats, Nic, Stages, Worker};
+use crate::host::{Live, Shared};
+use crate::runtime::{Core, Cost, HandOverStats, Nic, NodeId, Stages, Worker};
 
 /// `aa:bb:cc:dd:ee:ff`.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
@@ -25,7 +25,8 @@ pub(crate) fn mac_text(mac: [u8; 6]) -> String {
 
 /// A snapshot of a host. The lock of one worker is held for one vserver at a time.
 pub(crate) fn take(shared: &Shared) -> HostSnapshot {
-    let config = &shared.config;
+    let live = shared.live();
+    let config = &*live.config;
     let mut nics: Vec<NicSnapshot> = Vec::new();
     let mut problems: Vec<String> = Vec::new();
     let (mut drops, mut handed) = (Drops::default(), HandOverStats::default());
@@ -57,10 +58,10 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     }));
     HostSnapshot {
         schema_version: 1,
-        generation: 1,
+        generation: live.generation,
         uptime_ms: shared.home().clock.now().as_millis(),
         nics,
-        vservers: (0..config.vservers.len()).map(|v| of_vserver(shared, v)).collect(),
+        vservers: of_vservers(shared, &live),
         drops: by_reason(&drops),
         workers: shared.workers.len(),
         hand_over,
@@ -163,15 +164,28 @@ fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
     }
 }
 
-fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
-    let config = &shared.config;
-    let alias = |id: AliasId| config.aliases[id.0 as usize].name.as_str();
+/// One that is being removed is left out.
+fn of_vservers(shared: &Shared, live: &Live) -> Vec<VserverSnapshot> {
+    let named = live.nodes.iter().zip(&live.config.vservers);
+    named.filter_map(|(id, v)| of_vserver(shared, &live.config, *id, &v.name)).collect()
+}
+
+/// `None`: it was removed.
+pub(crate) fn of_vserver(
+    shared: &Shared,
+    config: &HostConfig,
+    id: NodeId,
+    name: &str,
+) -> Option<VserverSnapshot> {
+    // While a change is under way a stack may be on one that no reader knows.
+    let alias = |id: AliasId| config.aliases.get(id.0 as usize).map_or("?", |a| a.name.as_str());
     let core = shared.home().lock();
-    let stack = &core.nodes[index].stack;
+    let node = core.node(id)?;
+    let stack = &node.stack;
     let mut mib: Mib = stack.mib().clone();
     let mut memory = stack.memory();
-    let mut share = core.nodes[index].share.stats.clone();
-    let mut input_queue = core.nodes[index].share.waiting();
+    let mut share = node.share.stats.clone();
+    let mut input_queue = node.share.waiting();
     let routes: Vec<Route> = stack.routes().copied().collect();
     let policy = stack.rules();
     let mut addresses = Vec::new();
@@ -185,7 +199,8 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     drop(core);
     for worker in &shared.workers[1..] {
         let core = worker.lock();
-        let (stack, there) = (&core.nodes[index].stack, &core.nodes[index].share);
+        let Some(node) = core.node(id) else { continue };
+        let (stack, there) = (&node.stack, &node.share);
         mib.merge(stack.mib());
         share.add(&there.stats);
         input_queue += there.waiting();
@@ -202,11 +217,11 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
     share.for_each(|name, n| {
         counters.insert(name.to_owned(), n);
     });
-    counters.extend(shared.resolvers.counters(index as u32));
+    counters.extend(shared.resolvers.counters(id.index));
     let mut routes: Vec<_> = routes.iter().map(|r| route_text(r, alias(r.alias))).collect();
     routes.sort();
-    VserverSnapshot {
-        name: config.vservers[index].name.clone(),
+    Some(VserverSnapshot {
+        name: name.to_owned(),
         addresses,
         routes,
         rules: rules(shared, &policy),
@@ -223,10 +238,10 @@ fn of_vserver(shared: &Shared, index: usize) -> VserverSnapshot {
         counters,
         drops: by_reason(&mib.drops),
         services: Vec::new(),
-        names: shared.named_routes.snapshot(index as u32),
+        names: shared.named_routes.snapshot(id.index),
         records: Vec::new(),
         mdns: Vec::new(),
-    }
+    })
 }
 
 /// As `ip rule` shows them.
@@ -257,7 +272,9 @@ fn rule_text(shared: &Shared, rule: &Rule) -> String {
         }
     }
     if let Some(alias) = rule.input {
-        let _ = write!(text, " iif {}", shared.config.aliases[alias.0 as usize].name);
+        let live = shared.live();
+        let name = live.config.aliases.get(alias.0 as usize).map_or("?", |a| a.name.as_str());
+        let _ = write!(text, " iif {name}");
     }
     if let Some(dscp) = rule.dscp {
         let _ = write!(text, " dscp {dscp}");
@@ -272,7 +289,9 @@ fn rule_text(shared: &Shared, rule: &Rule) -> String {
 }
 
 fn tables(shared: &Shared, policy: &PolicyRules) -> BTreeMap<String, Vec<String>> {
-    let alias = |id: AliasId| shared.config.aliases[id.0 as usize].name.as_str();
+    let live = shared.live();
+    let alias =
+        |id: AliasId| live.config.aliases.get(id.0 as usize).map_or("?", |a| a.name.as_str());
     let lines = |table: &RouteTable| {
         let mut lines: Vec<_> = table.iter().map(|r| route_text(r, alias(r.alias))).collect();
         lines.sort();

@@ -23,7 +23,7 @@ use crate::rng::Secrets;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{TcpError, TcpState};
 use crate::socket::{Event, SocketId, SocketKind};
-use crate::stack::{FastOpen, StackConfig, SynCookies};
+use crate::stack::{FastOpen, StackConfig, SynCookies, TcpConfig};
 use crate::time::Instant;
 use crate::timer_wheel::TimerHandle;
 
@@ -188,6 +188,19 @@ impl Tcp {
             #[cfg(any(test, feature = "check"))]
             predict: true,
         }
+    }
+
+    /// Bytes that all connections may hold, from now on.
+    pub(crate) fn set_memory(&mut self, bytes: usize) {
+        self.budget.limit = bytes;
+    }
+
+    /// Other defaults, for sockets made from now on.
+    pub(crate) fn set_defaults(&mut self, config: &TcpConfig) {
+        self.settings = Arc::new(Settings::new(config));
+        self.syn_cookies = config.syn_cookies;
+        self.fast_open_client = matches!(config.fast_open, FastOpen::Client | FastOpen::Both);
+        self.time_waits.set_length(Duration::from_secs(u64::from(config.time_wait_s)));
     }
 
     fn next_generation(&mut self) -> u32 {

@@ -136,6 +136,11 @@ impl TimeWaits {
         TimeWaits { entries: Slab::new(), queue: VecDeque::new(), duration, serial: 0 }
     }
 
+    /// For entries from now on. A shorter time counts once longer ones before it have ended.
+    pub(crate) fn set_length(&mut self, duration: Duration) {
+        self.duration = duration;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

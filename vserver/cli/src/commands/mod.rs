@@ -1,6 +1,7 @@
 //! One module per command: its options and what it does.
 
 pub mod access;
+pub mod apply;
 pub mod audit;
 pub mod check;
 pub mod completions;

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use weft_vserver::config::{HostConfig, PollMode, export};
+use weft_vserver::change::{Applied, Changes, Options};
+use weft_vserver::config::{self, HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
 use weft_vserver::dhcp::{DhcpLine, DhcpWish};
 use weft_vserver::mdns::Responders;
@@ -59,6 +61,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let responders = Responders::start(&host);
     let responders = responders.map_err(|e| Error::Failed(format!("multicast DNS: {e}")))?;
     let responders = Arc::new(responders);
+    let changes = changes(&host, &services, &gate);
     let server = socket
         .serve(
             Arc::clone(&gate),
@@ -66,6 +69,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
                 Arc::clone(&host),
                 Arc::clone(&services),
                 (Arc::clone(&registrar), Arc::clone(&responders)),
+                changes,
             ),
         )
         .map_err(|e| Error::Failed(e.to_string()))?;
@@ -153,6 +157,7 @@ fn answers(
     host: Arc<Host>,
     services: Arc<Services>,
     (registrar, responders): (Arc<Registrar>, Arc<Responders>),
+    changes: Changes,
 ) -> impl Fn(&Command, &Caller) -> Answer + Send {
     let pings = Pings::new(Arc::clone(&host));
     let questions = Questions::new(Arc::clone(&host));
@@ -188,7 +193,7 @@ fn answers(
                     Answer::refuse(RefusalKind::NoSuchVserver, text)
                 }
             },
-            Command::Export { all } => Answer::Export(export(host.config(), *all)),
+            Command::Export { all } => Answer::Export(export(&host.config(), *all)),
             Command::Policy { vserver } => policy(&host, vserver, caller),
             Command::Qos { vserver } => host.qos(vserver.as_deref()).map_or_else(
                 || {
@@ -203,12 +208,88 @@ fn answers(
             Command::AccessTest(query) => {
                 access_error(host.test_access(query).map(Answer::AccessTest))
             }
+            Command::Apply { path, text, dry_run, confirm_s } => {
+                let confirm = confirm_s.map(Duration::from_secs);
+                let options = Options { dry_run: *dry_run, confirm, by: caller.name() };
+                applied(apply(&host, &changes, (path, text), &options, caller), caller)
+            }
+            Command::Confirm => confirmed(&host, &changes, caller),
+            Command::Revert => applied(revert(&host, &changes, caller), caller),
             Command::Audit(query) => caller.records(query),
             Command::Dhcp => Answer::Dhcp(host.dhcp()),
             Command::DhcpWish { vserver, alias, instance, wish } => {
                 dhcp_wish(&host, (vserver, alias, *instance), *wish, caller)
             }
         }
+    }
+}
+
+/// Changes of the host, each with its roles and in the log.
+fn changes(host: &Arc<Host>, services: &Arc<Services>, gate: &Arc<Gate>) -> Changes {
+    let gate = Arc::clone(gate);
+    Changes::new(Arc::clone(host), Some(Arc::clone(services)), move |config, ended| {
+        gate.update(config);
+        let Some((_, result)) = ended else { return };
+        let (after, result) = match result {
+            Ok(applied) => (applied.changes.lines.clone(), String::from("ok")),
+            Err(e) => (Vec::new(), format!("failed: {e}")),
+        };
+        let what = "revert, for nobody confirmed the change";
+        tell(&format!("{what}: {result}\n"));
+        if let Err(e) = gate.record_own(what, (), after, &result) {
+            crate::output::error(&e.to_string());
+        }
+    })
+}
+
+/// Makes the text of a file the configuration.
+fn apply(
+    host: &Host,
+    changes: &Changes,
+    (path, text): (&Path, &str),
+    options: &Options,
+    caller: &Caller,
+) -> Result<Applied, Answer> {
+    let mut config = config::parse(text, path)
+        .map_err(|e| Answer::refuse(RefusalKind::BadRequest, e.to_string()))?;
+    let before = host.config();
+    // It is where it was asked on.
+    config.control.clone_from(&before.control);
+    if !options.dry_run {
+        caller.may(&Scope::of_change(&before, &config))?;
+    }
+    changes.apply(config, options).map_err(|e| Answer::refuse(RefusalKind::Failed, e.to_string()))
+}
+
+fn revert(host: &Host, changes: &Changes, caller: &Caller) -> Result<Applied, Answer> {
+    if let Some(before) = changes.before() {
+        caller.may(&Scope::of_change(&host.config(), &before))?;
+    }
+    changes.revert().map_err(|e| Answer::refuse(RefusalKind::Failed, e.to_string()))
+}
+
+fn confirmed(host: &Host, changes: &Changes, caller: &Caller) -> Answer {
+    if let Some(before) = changes.before()
+        && let Err(refusal) = caller.may(&Scope::of_change(&before, &host.config()))
+    {
+        return refusal;
+    }
+    match changes.confirm() {
+        Ok(()) => Answer::Confirmed,
+        Err(e) => Answer::refuse(RefusalKind::Failed, e.to_string()),
+    }
+}
+
+/// The log has what went and what came.
+fn applied(done: Result<Applied, Answer>, caller: &Caller) -> Answer {
+    match done {
+        Ok(applied) => {
+            let lines = &applied.changes.lines;
+            let of = |sign| -> Vec<_> { lines.iter().filter(|l| l.sign != sign).collect() };
+            caller.note(of('+'), of('-'));
+            Answer::Applied(Box::new(applied))
+        }
+        Err(refusal) => refusal,
     }
 }
 

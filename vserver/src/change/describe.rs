@@ -1,0 +1,211 @@
+//! A plan as people and programs read it.
+
+use std::fmt::Display;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Place, Plan, Step};
+use crate::config::{Alias, RouteSpec, Service, ServiceKind, Vserver};
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// `+` comes, `-` goes, `~` changes.
+    pub sign: char,
+    /// The vserver it is about; left out: the whole host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vserver: Option<String>,
+    /// What.
+    pub text: String,
+}
+
+/// All differences of a plan, in the order in which they are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    /// One for each.
+    pub lines: Vec<Line>,
+}
+
+impl Described {
+    /// For people: the whole host's first, then each vserver's under its name. Without differences:
+    /// nothing.
+    pub fn text(&self) -> String {
+        let mut names: Vec<&Option<String>> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for line in &self.lines {
+            if seen.insert(&line.vserver) {
+                names.push(&line.vserver);
+            }
+        }
+        names.sort_by_key(|n| n.is_some());
+        let mut by_name: std::collections::HashMap<&Option<String>, String> =
+            std::collections::HashMap::new();
+        for line in &self.lines {
+            let indent = if line.vserver.is_some() { "  " } else { "" };
+            let text = by_name.entry(&line.vserver).or_default();
+            *text += &format!("{indent}{} {}\n", line.sign, line.text);
+        }
+        let mut out = String::new();
+        for name in names {
+            if let Some(vserver) = name {
+                out += &format!("vserver {vserver}\n");
+            }
+            out += by_name.get(name).map_or("", String::as_str);
+        }
+        out
+    }
+}
+
+impl Plan {
+    /// What it changes.
+    pub fn describe(&self) -> Described {
+        let mut lines: Vec<Line> = self.steps.iter().flat_map(|s| self.lines_of(s)).collect();
+        lines.extend(self.notes.iter().map(|n| Line {
+            sign: '~',
+            vserver: n.vserver.clone(),
+            text: n.text.clone(),
+        }));
+        Described { lines }
+    }
+
+    /// One step, to tell of a failure.
+    pub(super) fn name_of(&self, step: &Step) -> String {
+        let lines = self.lines_of(step);
+        let Some(first) = lines.first() else { return String::from("publish") };
+        let of = first.vserver.as_ref().map(|v| format!("vserver {v}: ")).unwrap_or_default();
+        format!("{of}{} {}", first.sign, first.text)
+    }
+
+    fn alias(&self, number: usize) -> &str {
+        self.aliases.get(number).map_or("?", String::as_str)
+    }
+
+    fn address(&self, place: &Place) -> String {
+        format!("address {} {}", self.alias(place.alias), place.cidr)
+    }
+
+    fn route(&self, r: &RouteSpec) -> String {
+        let via = r.via.map(|v| format!(" via {v}")).unwrap_or_default();
+        let src = r.src.map(|s| format!(" src {s}")).unwrap_or_default();
+        let metric = if r.metric == 0 { String::new() } else { format!(" metric {}", r.metric) };
+        format!("route {}{via} dev {}{src}{metric}", r.to.network(), self.alias(r.alias))
+    }
+
+    fn lines_of(&self, step: &Step) -> Vec<Line> {
+        match step {
+            Step::AliasAdd { alias, .. } => vec![host('+', format!("alias {}", alias_text(alias)))],
+            Step::AliasRemove { alias, .. } => {
+                vec![host('-', format!("alias {}", alias_text(alias)))]
+            }
+            Step::AliasMtu { name, from, to, .. } => {
+                let text = format!("alias {name} mtu {} -> {}", mtu_text(*from), mtu_text(*to));
+                vec![host('~', text)]
+            }
+            Step::VserverAdd(v) => self.whole('+', v),
+            Step::VserverRemove(v) => self.whole('-', v),
+            Step::Limits { vserver, from, to } => fields(vserver, "limits", from, to),
+            Step::Tcp { vserver, from, to } => fields(vserver, "tcp", from, to),
+            Step::Attach { vserver, alias, .. } => {
+                vec![of(vserver, '+', format!("alias {}", self.alias(*alias)))]
+            }
+            Step::Detach { vserver, alias, .. } => {
+                vec![of(vserver, '-', format!("alias {}", self.alias(*alias)))]
+            }
+            Step::Slaac { vserver, alias, on } => {
+                let sign = if *on { '+' } else { '-' };
+                vec![of(vserver, sign, format!("slaac {}", self.alias(*alias)))]
+            }
+            Step::Forwarding { vserver, on } => vec![of(vserver, '~', format!("forwarding {on}"))],
+            Step::AddressAdd(place) => vec![of(&place.vserver, '+', self.address(place))],
+            Step::AddressRemove(place) => vec![of(&place.vserver, '-', self.address(place))],
+            Step::AddressMove { from, to } => {
+                let going = format!("{} (to {})", self.address(from), to.vserver);
+                let coming = format!("{} (from {})", self.address(to), from.vserver);
+                vec![of(&from.vserver, '-', going), of(&to.vserver, '+', coming)]
+            }
+            Step::Prefix { from, to } => {
+                vec![of(&from.vserver, '~', format!("{} -> {to}", self.address(from)))]
+            }
+            Step::Route { vserver, from, to } => match (from, to) {
+                (Some(from), Some(to)) => {
+                    vec![of(vserver, '-', self.route(from)), of(vserver, '+', self.route(to))]
+                }
+                (Some(from), None) => vec![of(vserver, '-', self.route(from))],
+                (None, Some(to)) => vec![of(vserver, '+', self.route(to))],
+                (None, None) => Vec::new(),
+            },
+            Step::Services { vserver, from, to } => {
+                let gone = from.iter().filter(|s| !to.contains(s));
+                let come = to.iter().filter(|s| !from.contains(s));
+                gone.map(|s| of(vserver, '-', service_text(s)))
+                    .chain(come.map(|s| of(vserver, '+', service_text(s))))
+                    .collect()
+            }
+            Step::Publish => Vec::new(),
+        }
+    }
+
+    /// A vserver that comes or goes, with what comes or goes with it.
+    fn whole(&self, sign: char, v: &Vserver) -> Vec<Line> {
+        let mut lines = vec![of(&v.name, sign, String::from("the vserver"))];
+        for (alias, cidr) in &v.addresses {
+            lines.push(of(&v.name, sign, format!("address {} {cidr}", self.alias(*alias))));
+        }
+        lines.extend(v.routes.iter().map(|r| of(&v.name, sign, self.route(r))));
+        lines
+    }
+}
+
+fn host(sign: char, text: impl Into<String>) -> Line {
+    Line { sign, vserver: None, text: text.into() }
+}
+
+fn of(vserver: &str, sign: char, text: String) -> Line {
+    Line { sign, vserver: Some(vserver.to_owned()), text }
+}
+
+fn mtu_text(mtu: Option<usize>) -> String {
+    mtu.map_or_else(|| String::from("the NIC's"), |mtu| mtu.to_string())
+}
+
+fn alias_text(a: &Alias) -> String {
+    let mtu = a.mtu.map(|m| format!(" mtu {m}")).unwrap_or_default();
+    let mac = a.mac.map(|m| format!(" mac {}", crate::stats::mac_text(m))).unwrap_or_default();
+    format!("{}{mtu}{mac}", a.name)
+}
+
+fn service_text(s: &Service) -> String {
+    let kind = match &s.kind {
+        ServiceKind::Echo => String::from("echo"),
+        ServiceKind::Discard => String::from("discard"),
+        ServiceKind::Chargen => String::from("chargen"),
+        ServiceKind::Http { root, .. } => format!("http {}", root.display()),
+        ServiceKind::Proxy(target) => format!("proxy to {target:?}"),
+    };
+    format!("service {kind} on {}", s.listen)
+}
+
+/// Fields of two structures that differ, by their debug form, a field a line.
+fn fields(
+    vserver: &str,
+    table: &str,
+    from: &impl std::fmt::Debug,
+    to: &impl std::fmt::Debug,
+) -> Vec<Line> {
+    let (from, to) = (format!("{from:#?}"), format!("{to:#?}"));
+    let trimmed = |l: &str| l.trim().trim_end_matches(',').to_owned();
+    from.lines()
+        .zip(to.lines())
+        .filter(|(a, b)| a != b)
+        .map(|(a, b)| {
+            let (before, after) = (trimmed(a), trimmed(b));
+            let key = after.split(':').next().unwrap_or_default().to_owned();
+            let value = |text: &str| text.split_once(": ").map_or(text, |(_, v)| v).to_owned();
+            of(vserver, '~', text_of(table, &key, &value(&before), &value(&after)))
+        })
+        .collect()
+}
+
+fn text_of(table: &str, key: &str, before: &impl Display, after: &impl Display) -> String {
+    format!("{table}.{key} {before} -> {after}")
+}

@@ -1,0 +1,247 @@
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::dump::dump;
+use super::*;
+use crate::config::{self, HostConfig};
+use crate::service::Services;
+use crate::{Devices, Host};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn parsed(text: &str) -> HostConfig {
+    config::parse(text, "weft.toml".as_ref()).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+fn head(workers: usize) -> String {
+    format!(
+        "[workers]\ncount = {workers}\nframes = 512\n\
+         [nic.eth0]\ndevice = \"mem\"\ndriver = \"mem\"\nmac = \"02:00:00:00:00:01\"\n\
+         [alias.data0]\nover = \"eth0\"\nMTU0\n[alias.san0]\nover = \"eth0\"\nmac = \"02:00:00:00:00:02\"\n"
+    )
+}
+
+/// Some vservers out of few names, with addresses out of few numbers, so that two of these have
+/// much in common.
+fn random(rng: &mut Rng, workers: usize) -> String {
+    let mtu = if rng.chance(30) { "mtu = 1400" } else { "" };
+    let mut text = head(workers).replace("MTU0", mtu);
+    if rng.chance(20) {
+        text += "[alias.data7]\nover = \"eth0\"\nmac = \"02:00:00:00:00:07\"\n";
+    }
+    let mut free: [Vec<u64>; 2] = [(1..12).collect(), (1..12).collect()];
+    for name in ["a", "b", "c", "d"] {
+        if rng.chance(25) {
+            continue;
+        }
+        let mut addresses = Vec::new();
+        for _ in 0..=rng.below(3) {
+            let alias = rng.below(2) as usize;
+            if free[alias].is_empty() {
+                continue;
+            }
+            let at = rng.below(free[alias].len() as u64) as usize;
+            let n = free[alias].swap_remove(at);
+            let prefix = if rng.chance(15) { 16 } else { 24 };
+            let (alias, net) = [("data0", 0), ("san0", 1)][alias];
+            addresses.push(format!("\"{alias} 10.0.{net}.{n}/{prefix}\""));
+        }
+        write!(text, "[vserver.{name}]\naddresses = [{}]\n", addresses.join(", ")).unwrap();
+        if rng.chance(30) {
+            text += "tcp.sack = false\n";
+        }
+        if rng.chance(30) {
+            text += "limits.tcp_connections = 77\n";
+        }
+        if name == "a" && rng.chance(30) {
+            text += "forwarding = true\n";
+        }
+        let net = u64::from(addresses.last().is_some_and(|a| a.contains("san0")));
+        let (via, on) = (200 + rng.below(3), ["data0", "san0"][net as usize]);
+        if !addresses.is_empty() && rng.chance(60) {
+            writeln!(
+                text,
+                "routes = [{{ to = \"default\", via = \"10.0.{net}.{via}\", alias = \"{on}\" }}]"
+            )
+            .unwrap();
+        }
+        if rng.chance(40) {
+            let port = 7 + rng.below(2);
+            writeln!(text, "service = [{{ kind = \"echo\", port = {port} }}]").unwrap();
+        }
+    }
+    text
+}
+
+struct Site {
+    host: Arc<Host>,
+    changes: Changes,
+}
+
+fn site(config: HostConfig) -> Site {
+    let host = Arc::new(Host::start_with_devices(config, Devices::new()).unwrap());
+    let services = Arc::new(Services::start(&host).unwrap());
+    let changes = Changes::new(Arc::clone(&host), Some(services), |_, _| {});
+    Site { host, changes }
+}
+
+/// Workers tell each other a moment later.
+fn wait_for_dump(host: &Host, wanted: &str, why: &str) {
+    let begin = Instant::now();
+    loop {
+        let now = dump(&host.shared);
+        if now == wanted {
+            return;
+        }
+        if begin.elapsed() > PATIENCE {
+            let (a, b): (Vec<_>, Vec<_>) = (wanted.lines().collect(), now.lines().collect());
+            let gone: Vec<_> = a.iter().filter(|l| !b.contains(l)).collect();
+            let come: Vec<_> = b.iter().filter(|l| !a.contains(l)).collect();
+            panic!("{why}\nmissing: {gone:#?}\nmore: {come:#?}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The dump once it stands still.
+fn settled(host: &Host) -> String {
+    let mut last = dump(&host.shared);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(2));
+        let now = dump(&host.shared);
+        if now != last {
+            last = now;
+        }
+    }
+    last
+}
+
+fn check_pair(old: &str, new: &str) {
+    let (old_config, new_config) = (parsed(old), parsed(new));
+    let steps = match plan(&old_config, &new_config) {
+        Ok(plan) => plan.steps.len(),
+        Err(obstacles) => {
+            assert!(obstacles.iter().all(|o| o.object.starts_with("alias")), "{obstacles:?}");
+            return;
+        }
+    };
+    let Site { host, changes } = site(old_config.clone());
+    let before = settled(&host);
+    for at in 0..steps {
+        let refused = changes.fail_at(new_config.clone(), at).unwrap_err();
+        assert!(matches!(refused, ApplyError::Step { .. }), "{refused}");
+        assert_eq!(*host.config(), old_config);
+        wait_for_dump(&host, &before, &format!("step {at} failed\n{old}\n->\n{new}"));
+    }
+    changes.apply(new_config.clone(), &Options::default()).unwrap();
+    assert_eq!(*host.config(), new_config);
+    let fresh = site(new_config);
+    let wanted = settled(&fresh.host);
+    wait_for_dump(&host, &wanted, &format!("not as a new host\n{old}\n->\n{new}"));
+    changes.revert().unwrap();
+    assert_eq!(*host.config(), old_config);
+    wait_for_dump(&host, &before, "not as before");
+}
+
+#[test]
+fn a_plan_makes_what_a_new_host_has_and_a_failure_anywhere_changes_nothing() {
+    let mut rng = Rng(0x5eed_1234_abcd_0001);
+    for round in 0..24 {
+        let workers = 1 + round % 2;
+        let (old, new) = (random(&mut rng, workers), random(&mut rng, workers));
+        check_pair(&old, &new);
+    }
+}
+
+#[test]
+fn a_change_that_nobody_confirms_is_taken_back() {
+    let text = head(1).replace("MTU0", "");
+    let (one, two) = (
+        "[vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]\n",
+        "[vserver.b]\naddresses = [\"data0 10.0.0.2/24\"]\n",
+    );
+    let old = parsed(&format!("{text}{one}"));
+    let new = parsed(&format!("{text}{one}{two}"));
+    let Site { host, changes } = site(old.clone());
+    let soon = Options {
+        confirm: Some(Duration::from_millis(80)),
+        by: "test".into(),
+        ..Options::default()
+    };
+    changes.apply(new.clone(), &soon).unwrap();
+    assert_eq!(*host.config(), new);
+    let refused = changes.apply(old.clone(), &Options::default()).unwrap_err();
+    assert!(refused.to_string().contains("by test"), "{refused}");
+    let begin = Instant::now();
+    while *host.config() != old {
+        assert!(begin.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(host.vserver("b").is_none());
+
+    let later = Options { confirm: Some(Duration::from_secs(600)), ..soon };
+    changes.apply(new.clone(), &later).unwrap();
+    changes.confirm().unwrap();
+    assert!(matches!(changes.confirm(), Err(ApplyError::NothingWaits)));
+    assert_eq!(*host.config(), new);
+    changes.apply(old.clone(), &later).unwrap();
+    changes.revert().unwrap();
+    assert_eq!(*host.config(), new);
+}
+
+#[test]
+fn what_takes_a_restart_is_named_and_refuses_the_whole_change() {
+    let text = format!(
+        "{}[vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]\n",
+        head(1).replace("MTU0", "")
+    );
+    let Site { host, changes } = site(parsed(&text));
+    for (from, to, named) in [
+        ("frames = 512", "frames = 1024", "workers"),
+        ("02:00:00:00:00:01", "02:00:00:00:00:09", "nic eth0"),
+        ("02:00:00:00:00:02", "02:00:00:00:00:09", "alias san0"),
+    ] {
+        let new = text.replacen(from, to, 1).replace("10.0.0.1/", "10.0.0.3/");
+        let refused = changes.apply(parsed(&new), &Options::default()).unwrap_err();
+        assert!(refused.to_string().contains(named), "{refused}");
+        assert_eq!(*host.config(), parsed(&text));
+    }
+}
+
+#[test]
+fn a_difference_is_told_by_vserver() {
+    let base = head(1).replace("MTU0", "");
+    let old = format!(
+        "{base}[vserver.a]\naddresses = [\"data0 10.0.0.1/24\", \"data0 10.0.0.2/24\"]\n[vserver.gone]\naddresses = [\"data0 10.0.0.9/24\"]\n"
+    );
+    let new = format!(
+        "{base}[vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]\nlimits.tcp_connections = 5\nroutes = [{{ to = \"default\", via = \"10.0.0.254\" }}]\n[vserver.b]\naddresses = [\"data0 10.0.0.2/24\"]\n"
+    );
+    let text = plan(&parsed(&old), &parsed(&new)).unwrap().describe().text();
+    let before =
+        config::parse(&old, "weft.toml".as_ref()).unwrap().vservers[0].limits.tcp_connections;
+    assert_eq!(
+        text,
+        format!(
+            "vserver a\n  ~ limits.tcp_connections {before} -> 5\n  - address data0 10.0.0.2/24 (to b)\n  + route 0.0.0.0/0 via 10.0.0.254 dev data0\n\
+             vserver b\n  + the vserver\n  + alias data0\n  + address data0 10.0.0.2/24 (from a)\n\
+             vserver gone\n  - the vserver\n  - address data0 10.0.0.9/24\n"
+        )
+    );
+}
