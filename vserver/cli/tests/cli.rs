@@ -175,7 +175,9 @@ fn a_daemon_serves_operators_and_ends_cleanly() {
     let mut daemon = Daemon::start(d.path());
     assert!(daemon.introduction.starts_with("nic eth0: eth0, mem"), "{}", daemon.introduction);
     assert!(daemon.introduction.contains("\nvserver files: data0 10.0.0.10/24; http on [::]:80\n"));
-    assert!(daemon.introduction.ends_with("ready: 3 vservers, control weft.sock\n"));
+    let control = d.path().join("weft.sock");
+    let ready = format!("ready: 3 vservers, control {}\n", control.display());
+    assert!(daemon.introduction.ends_with(&ready), "{}", daemon.introduction);
     let ask = |args: &[&str]| weft(d.path(), &[&["--control", "weft.sock"], args].concat());
 
     let (code, out, _) = ask(&["list"]);
@@ -251,9 +253,10 @@ fn a_daemon_serves_operators_and_ends_cleanly() {
     assert_eq!(err, "weft: set poll mode: there is no worker 1; the highest number is 0\n");
     let (code, _, err) = weft(d.path(), &["run", "weft.toml"]);
     assert_eq!(code, 1);
+    let control = control.display();
     assert_eq!(
         err,
-        "weft: another daemon answers on weft.sock; stop it or choose another socket\n"
+        format!("weft: another daemon answers on {control}; stop it or choose another socket\n")
     );
 
     assert_eq!(daemon.end(Signal::TERM), (0, String::from("SIGTERM: stopping\nstopped\n")));

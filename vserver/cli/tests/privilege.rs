@@ -216,6 +216,58 @@ fn assert_told(t: &Tenancy) {
 }
 
 #[test]
+fn a_tenant_changes_the_network_of_its_vservers_and_nothing_else() {
+    let config = CONFIG.replace("[group.gold]", "[alias.mgmt0]\nover = \"eth0\"\n[group.gold]");
+    let Some(t) = Tenancy::start(&config) else { return };
+    let apply = |uid: u32, gid: u32, from: &str, to: &str| {
+        assert!(config.contains(from), "{from}");
+        fs::write(t.path("next.toml"), config.replacen(from, to, 1)).unwrap();
+        t.as_user(uid, gid, &["apply", "next.toml"])
+    };
+    let web = "data0 10.0.0.20/24";
+    // Who may look, who has other vservers.
+    for (uid, gid) in [(61001, 61001), (61003, 61500)] {
+        let (code, _, err) = apply(uid, gid, web, "data0 10.0.0.30/24");
+        assert!(
+            code == 4 && err.contains("'webmasters'") || err.contains("allow ="),
+            "{code} {err}"
+        );
+    }
+    // Another's address, a management alias, a limit, a NIC, a new vserver.
+    for (from, to) in [
+        ("data0 10.0.0.10/24", "data0 10.0.0.11/24"),
+        (web, "mgmt0 10.0.0.20/24"),
+        ("[role.watchers]", "[vserver.web.limits]\ntcp_connections = 9\n[role.watchers]"),
+        ("[alias.data0]", "mtu = 1400\n[alias.data0]"),
+        ("count = 2", "count = 3"),
+        ("users = [\"61001\"]", "users = [\"61002\"]"),
+    ] {
+        let (code, out, err) = apply(61002, 61002, from, to);
+        assert_eq!(code, 4, "{from} to {to}: {out} {err}");
+    }
+    let addresses = || t.as_user(61001, 61001, &["list"]).1;
+    assert!(addresses().contains("10.0.0.20/24"), "{}", addresses());
+    // Its own: in force, and in the log with what was there before.
+    let (code, out, err) = apply(61002, 61002, web, "data0 10.0.0.30/24");
+    assert_eq!(code, 0, "{out} {err}");
+    assert!(addresses().contains("10.0.0.30/24") && !addresses().contains("10.0.0.20/24"));
+    let log = t.log();
+    let tried: Vec<_> = log.iter().filter(|r| r["uid"] == 61002 && r["what"] == "apply").collect();
+    let refused =
+        tried.iter().filter(|r| r["result"].as_str().is_some_and(|r| r.starts_with("refused: ")));
+    assert_eq!(refused.count(), 6, "{log:#?}");
+    let done = tried.last().unwrap();
+    assert_eq!(done["result"], "ok");
+    assert!(done["before"].to_string().contains("10.0.0.20"), "{done}");
+    assert!(done["after"].to_string().contains("10.0.0.30"), "{done}");
+    // Who is in which role follows the configuration.
+    let (code, _, err) = apply(0, 0, "users = [\"61002\"]", "users = [\"61007\"]");
+    assert_eq!(code, 0, "{err}");
+    let (code, _, err) = t.as_user(61002, 61002, &["stat"]);
+    assert!(code == 4 && err.contains("connect needs any role"), "{code} {err}");
+}
+
+#[test]
 fn without_roles_the_socket_is_for_its_owner_alone() {
     let config = CONFIG.split("[role.").next().unwrap();
     let Some(t) = Tenancy::start(config) else { return };

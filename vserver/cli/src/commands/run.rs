@@ -38,7 +38,9 @@ pub struct Args {
 
 /// Runs the daemon until a signal.
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
-    let mut config = check::load(&args.config)?;
+    // Whole paths, so that the file is the same one wherever it is applied from.
+    let file = std::path::absolute(&args.config).unwrap_or_else(|_| args.config.clone());
+    let mut config = check::load(&file)?;
     if let Some(path) = control {
         path.clone_into(&mut config.control);
     }
