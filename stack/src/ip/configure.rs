@@ -65,31 +65,10 @@ fn apply_one(
             }
             link.pin(ctx, entry, addr, mac).map_err(|_| ChangeError::Limit("neighbours"))
         }
-        Change::RuleAdd(rule) => {
-            let policy = ip.policy.get_or_insert_default();
-            policy.add(rule, ctx.limits.rules)?;
-            ip.rules_changed();
-            Ok(())
-        }
-        Change::RuleRemove(rule) => {
-            let policy = ip.policy.as_mut().ok_or(ChangeError::NoRule(rule.priority))?;
-            policy.remove(&rule)?;
-            ip.rules_changed();
-            Ok(())
-        }
-        Change::TableSet { id, table } => {
-            if id == TableId::MAIN {
-                return Err(ChangeError::TableMain);
-            }
-            ip.policy.get_or_insert_default().set_table(id, table);
-            ip.rules_changed();
-            Ok(())
-        }
-        Change::TablesUse(tables) => {
-            ip.policy.get_or_insert_default().set_also(tables);
-            ip.rules_changed();
-            Ok(())
-        }
+        change @ (Change::RuleAdd(_)
+        | Change::RuleRemove(_)
+        | Change::TableSet { .. }
+        | Change::TablesUse(_)) => policy(ctx, ip, change),
         Change::AddressPrefix { alias, cidr } => ip.set_prefix(ctx, alias, cidr),
         Change::AliasSlaac { alias, on } => {
             let entry = ip.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
@@ -110,6 +89,32 @@ fn apply_one(
             Ok(())
         }
     }
+}
+
+/// Rules and shared tables.
+fn policy(ctx: &Ctx<'_>, ip: &mut Ip, change: Change) -> Result<(), ChangeError> {
+    match change {
+        Change::RuleAdd(rule) => {
+            let policy = ip.policy.get_or_insert_default();
+            policy.add(rule, ctx.limits.rules)?;
+        }
+        Change::RuleRemove(rule) => {
+            let policy = ip.policy.as_mut().ok_or(ChangeError::NoRule(rule.priority))?;
+            policy.remove(&rule)?;
+        }
+        Change::TableSet { id, table } => {
+            if id == TableId::MAIN {
+                return Err(ChangeError::TableMain);
+            }
+            ip.policy.get_or_insert_default().set_table(id, table);
+        }
+        Change::TablesUse(tables) => {
+            ip.policy.get_or_insert_default().set_also(tables);
+        }
+        _ => {}
+    }
+    ip.rules_changed();
+    Ok(())
 }
 
 fn known(ip: &Ip, alias: AliasId) -> Result<&Alias, ChangeError> {

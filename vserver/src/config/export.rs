@@ -14,8 +14,7 @@ use super::qos::Both;
 use super::{
     Advertised, Alias, Cluster, Dns, Driver, Gather, Group, HostConfig, Hugepages, Identity, Lease,
     Mdns, NamedRoute, Nic, PacketReceive, Privilege, ProxyTarget, Register, RegisteredName, Rights,
-    Role, RouteSpec, RuleSpec, RuleTarget, RunAs, Service, ServiceKind, Subnet, TableSpec, Vserver,
-    Workers, XdpMode,
+    Role, RouteSpec, RunAs, Service, ServiceKind, Subnet, TableSpec, Vserver, Workers, XdpMode,
 };
 use crate::access::{AccessConfig, AccessRule, Catalogue, Established};
 
@@ -391,7 +390,7 @@ fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     w.list("routes", &literal.chain(named).collect::<Vec<_>>());
     w.list("access", &access.iter().map(access_rule).collect::<Vec<_>>());
     w.list("tables", &tables.iter().map(|t| quoted(t)).collect::<Vec<_>>());
-    w.list("rules", &rules.iter().map(|r| rule(r, alias)).collect::<Vec<_>>());
+    w.list("rules", &rules.iter().map(|r| super::rule::text(r, alias)).collect::<Vec<_>>());
     write_dns(w, spelled, dns);
     write_register(w, spelled, register.as_ref());
     write_mdns(w, spelled, mdns.as_ref());
@@ -451,28 +450,11 @@ fn access_rule(rule: &AccessRule) -> String {
     format!("{{ {} }}", keys.join(", "))
 }
 
-fn rule<'c>(r: &RuleSpec, alias: impl Fn(&usize) -> &'c str) -> String {
-    let RuleSpec { priority, from, to, mark, input, dscp, target } = r;
-    let mut keys = vec![format!("priority = {priority}")];
-    keys.extend(from.map(|net| format!("from = \"{net}\"")));
-    keys.extend(to.map(|net| format!("to = \"{net}\"")));
-    keys.extend(mark.map(|(value, mask)| format!("mark = {value}, mask = {mask}")));
-    keys.extend(input.as_ref().map(|a| format!("input = {}", quoted(alias(a)))));
-    keys.extend(dscp.map(|dscp| format!("dscp = {dscp}")));
-    keys.push(match target {
-        RuleTarget::Table(name) => format!("table = {}", quoted(name)),
-        RuleTarget::Prohibit => String::from("action = \"prohibit\""),
-        RuleTarget::Blackhole => String::from("action = \"blackhole\""),
-        RuleTarget::Unreachable => String::from("action = \"unreachable\""),
-    });
-    format!("{{ {} }}", keys.join(", "))
-}
-
 fn write_tables(w: &mut Writer, tables: &[TableSpec], config: &HostConfig) {
     for TableSpec { name, routes } in tables {
         w.table(&format!("[table.{name}]"));
-        let name_of = |r: &RouteSpec| config.aliases[r.alias].name.clone();
-        w.list("routes", &routes.iter().map(|r| route(r, &name_of(r))).collect::<Vec<_>>());
+        let routes = routes.iter().map(|r| route(r, &config.aliases[r.alias].name));
+        w.list("routes", &routes.collect::<Vec<_>>());
     }
 }
 

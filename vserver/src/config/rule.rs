@@ -74,8 +74,19 @@ fn read_shared_route(
     Some(RouteSpec { to, via, alias, src: None, metric })
 }
 
+/// `tables` and `rules` of a vserver.
+pub(super) fn read(
+    report: &mut Report,
+    s: &mut Section,
+    own: &Own,
+    interfaces: &Interfaces,
+) -> (Vec<String>, Vec<RuleSpec>) {
+    let used = read_used(report, s, own, interfaces);
+    (used, read_rules(report, s, own, interfaces))
+}
+
 /// `tables` of a vserver: those that add to its own routes.
-pub(super) fn read_used(
+fn read_used(
     report: &mut Report,
     s: &mut Section,
     own: &Own,
@@ -136,7 +147,7 @@ fn check_gateways(
 }
 
 /// `rules` of a vserver.
-pub(super) fn read_rules(
+fn read_rules(
     report: &mut Report,
     s: &mut Section,
     own: &Own,
@@ -224,4 +235,22 @@ fn given<T>(value: Option<Option<T>>) -> Option<Option<T>> {
         None => Some(None),
         Some(value) => value.map(Some),
     }
+}
+
+/// As in a file.
+pub(super) fn text<'c>(r: &RuleSpec, alias: impl Fn(&usize) -> &'c str) -> String {
+    let RuleSpec { priority, from, to, mark, input, dscp, target } = r;
+    let mut keys = vec![format!("priority = {priority}")];
+    keys.extend(from.map(|net| format!("from = \"{net}\"")));
+    keys.extend(to.map(|net| format!("to = \"{net}\"")));
+    keys.extend(mark.map(|(value, mask)| format!("mark = {value}, mask = {mask}")));
+    keys.extend(input.as_ref().map(|a| format!("input = {}", format_args!("\"{}\"", alias(a)))));
+    keys.extend(dscp.map(|dscp| format!("dscp = {dscp}")));
+    keys.push(match target {
+        RuleTarget::Table(name) => format!("table = \"{name}\""),
+        RuleTarget::Prohibit => String::from("action = \"prohibit\""),
+        RuleTarget::Blackhole => String::from("action = \"blackhole\""),
+        RuleTarget::Unreachable => String::from("action = \"unreachable\""),
+    });
+    format!("{{ {} }}", keys.join(", "))
 }

@@ -232,16 +232,12 @@ fn read_vserver(
     let dns = dns::read_dns(report, part);
     let register = s.table(report, "register").and_then(|s| read_register(report, s, base));
     let mdns = s.table(report, "mdns").map(|s| read_mdns(report, s));
-    let part = s.table_or_empty(report, "limits");
-    let limits = read_limits(report, part);
-    let part = s.table_or_empty(report, "tcp");
-    let tcp = read_tcp(report, part);
+    let (limits, tcp) = read_stack(report, &mut s);
     check_address_count(report, &addresses, &address_spans, limits.addresses, interfaces);
     let resolves = !dns.servers.is_empty() || !dhcp.is_empty();
     let own = Own { addresses: &addresses, slaac: &slaac, kind, resolves };
     let routes = route::read_routes(report, &mut s, &own, interfaces);
-    let tables = rule::read_used(report, &mut s, &own, interfaces);
-    let ruled = rule::read_rules(report, &mut s, &own, interfaces);
+    let (tables, ruled) = rule::read(report, &mut s, &own, interfaces);
     let rules = s.tables(report, "access");
     let access = interfaces.services.map(|catalogue| {
         access::read_rules(report, rules, catalogue, interfaces, &access::Whose::Vserver)
@@ -597,6 +593,14 @@ macro_rules! integers {
             $section.default($report, stringify!($field), &$target.$field);
         } )*
     };
+}
+
+/// `limits` and `tcp`.
+fn read_stack(report: &mut Report, s: &mut Section) -> (Limits, TcpConfig) {
+    let part = s.table_or_empty(report, "limits");
+    let limits = read_limits(report, part);
+    let part = s.table_or_empty(report, "tcp");
+    (limits, read_tcp(report, part))
 }
 
 fn read_limits(report: &mut Report, mut s: Section) -> Limits {
