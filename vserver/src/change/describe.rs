@@ -43,12 +43,12 @@ impl Described {
         for line in &self.lines {
             let indent = if line.vserver.is_some() { "  " } else { "" };
             let text = by_name.entry(&line.vserver).or_default();
-            *text += &format!("{indent}{} {}\n", line.sign, line.text);
+            text.extend([indent, &line.sign.to_string(), " ", &line.text, "\n"]);
         }
         let mut out = String::new();
         for name in names {
             if let Some(vserver) = name {
-                out += &format!("vserver {vserver}\n");
+                out.extend(["vserver ", vserver, "\n"]);
             }
             out += by_name.get(name).map_or("", String::as_str);
         }

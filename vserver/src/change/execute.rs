@@ -52,7 +52,7 @@ pub(super) struct Run<'a> {
 fn change_error(
     vserver: &str,
     operation: &'static str,
-    object: impl ToString,
+    object: &dyn ToString,
 ) -> impl Fn(ChangeError) -> StepError {
     let (vserver, object) = (vserver.to_owned(), object.to_string());
     move |source| {
@@ -88,7 +88,7 @@ impl<'a> Run<'a> {
             Step::VserverRemove(v) => self.vserver_remove(&v.name),
             Step::Limits { vserver, to, .. } => self.limits(vserver, to),
             Step::Tcp { vserver, to, .. } => {
-                self.change(vserver, "set TCP defaults", "", &Change::Tcp(to.clone()), None)
+                self.change(vserver, "set TCP defaults", &"", &Change::Tcp(to.clone()), None)
             }
             Step::Attach { vserver, alias, slaac, forwarding } => {
                 self.attach(vserver, *alias, *slaac, *forwarding)
@@ -100,9 +100,9 @@ impl<'a> Run<'a> {
                 self.change(
                     vserver,
                     "set slaac of",
-                    self.alias_name(alias),
+                    &self.alias_name(alias),
                     &change(*on),
-                    Some(change(!on)),
+                    Some(&change(!on)),
                 )
             }
             Step::Forwarding { vserver, on } => self.forwarding(vserver, *on),
@@ -166,16 +166,16 @@ impl<'a> Run<'a> {
         &self,
         vserver: &str,
         operation: &'static str,
-        object: impl ToString,
+        object: &dyn ToString,
         change: &Change,
-        undo: Option<Change>,
+        undo: Option<&Change>,
     ) -> Result<(), StepError> {
         let error = change_error(vserver, operation, object);
         let id = self.id(vserver);
         self.on_all(
             |core, now| configure(core, now, id, change.clone()).map_err(&error),
             |core, now| {
-                if let Some(undo) = &undo {
+                if let Some(undo) = undo {
                     // It undoes what was done a moment ago.
                     let _ = configure(core, now, id, undo.clone());
                 }
@@ -390,7 +390,7 @@ impl<'a> Run<'a> {
 
     fn limits(&mut self, vserver: &str, limits: &Limits) -> Result<(), StepError> {
         let id = self.id(vserver);
-        self.change(vserver, "set limits", "", &Change::Limits(Box::new(limits.clone())), None)?;
+        self.change(vserver, "set limits", &"", &Change::Limits(Box::new(limits.clone())), None)?;
         for worker in self.order() {
             self.on(worker, |core, _| core.set_share(id, limits))?;
         }
@@ -417,7 +417,7 @@ impl<'a> Run<'a> {
 
     fn address_add(&mut self, place: &Place) -> Result<(), StepError> {
         let id = self.id(&place.vserver);
-        let error = change_error(&place.vserver, "add address", place.cidr);
+        let error = change_error(&place.vserver, "add address", &place.cidr);
         self.on_all(
             |core, now| add_address(core, now, id, place).map_err(&error),
             |core, now| drop(remove_address(core, now, id, place)),
@@ -426,7 +426,7 @@ impl<'a> Run<'a> {
 
     fn address_remove(&mut self, place: &Place) -> Result<(), StepError> {
         let id = self.id(&place.vserver);
-        let error = change_error(&place.vserver, "remove address", place.cidr);
+        let error = change_error(&place.vserver, "remove address", &place.cidr);
         self.on_all(
             |core, now| remove_address(core, now, id, place).map_err(&error),
             |core, now| drop(add_address(core, now, id, place)),
@@ -435,7 +435,7 @@ impl<'a> Run<'a> {
 
     fn address_move(&mut self, from: &Place, to: &Place) -> Result<(), StepError> {
         let (giver, taker) = (self.id(&from.vserver), self.id(&to.vserver));
-        let error = change_error(&to.vserver, "take address", to.cidr);
+        let error = change_error(&to.vserver, "take address", &to.cidr);
         self.on_all(
             |core, now| {
                 remove_address(core, now, giver, from).map_err(&error)?;
@@ -454,7 +454,7 @@ impl<'a> Run<'a> {
 
     fn prefix(&mut self, from: &Place, to: Cidr) -> Result<(), StepError> {
         let id = self.id(&from.vserver);
-        let error = change_error(&from.vserver, "change the network of", from.cidr);
+        let error = change_error(&from.vserver, "change the network of", &from.cidr);
         let alias = AliasId(from.alias as u16);
         self.on_all(
             |core, now| set_prefix(core, now, id, alias, (from.cidr, to)).map_err(&error),
@@ -479,7 +479,7 @@ impl<'a> Run<'a> {
             (Some(to), None) => Change::RouteRemove(to),
             (None, None) => return Ok(()),
         };
-        self.change(vserver, operation, object, &change, Some(undo))
+        self.change(vserver, operation, &object, &change, Some(&undo))
     }
 
     fn services(

@@ -370,7 +370,7 @@ impl Stages {
             }
         }
         // Before addresses: what goes late goes before them too.
-        let loses = self.loses_early(old, new, moves);
+        let loses = loses_early(old, new, moves);
         self.changed_routes(old, new, loses);
         self.changed_addresses(old, new, moves);
         if old.forwarding != new.forwarding {
@@ -383,15 +383,6 @@ impl Stages {
             let forwarding = new.forwarding;
             self.last.push(Step::Detach { vserver, alias, slaac, forwarding });
         }
-    }
-
-    /// Whether a network of the vserver may go before its new routes are there.
-    fn loses_early(&self, old: &Vserver, new: &Vserver, moves: &Moves) -> bool {
-        let narrows = |a: &(usize, Cidr)| {
-            let same = |b: &&(usize, Cidr)| a.0 == b.0 && a.1.addr == b.1.addr;
-            new.addresses.iter().find(same).is_some_and(|b| b.1 != a.1)
-        };
-        is_tight(old, new) || old.addresses.iter().any(|a| moves.goes(&old.name, a) || narrows(a))
     }
 
     fn changed_addresses(&mut self, old: &Vserver, new: &Vserver, moves: &Moves) {
@@ -443,6 +434,15 @@ impl Stages {
             }
         }
     }
+}
+
+/// Whether a network of the vserver may go before its new routes are there.
+fn loses_early(old: &Vserver, new: &Vserver, moves: &Moves) -> bool {
+    let narrows = |a: &(usize, Cidr)| {
+        let same = |b: &&(usize, Cidr)| a.0 == b.0 && a.1.addr == b.1.addr;
+        new.addresses.iter().find(same).is_some_and(|b| b.1 != a.1)
+    };
+    is_tight(old, new) || old.addresses.iter().any(|a| moves.goes(&old.name, a) || narrows(a))
 }
 
 /// Whether old and new addresses are too many at once.

@@ -195,7 +195,7 @@ fn a_change_that_nobody_confirms_is_taken_back() {
     }
     assert!(host.vserver("b").is_none());
 
-    let later = Options { confirm: Some(Duration::from_secs(600)), ..soon };
+    let later = Options { confirm: Some(Duration::from_mins(10)), ..soon };
     changes.apply(new.clone(), &later).unwrap();
     changes.confirm().unwrap();
     assert!(matches!(changes.confirm(), Err(ApplyError::NothingWaits)));

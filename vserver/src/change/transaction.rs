@@ -53,7 +53,7 @@ pub enum ApplyError {
     Obstacles(Vec<Obstacle>),
     /// The configuration contradicts itself.
     #[error("nothing was changed: {0}")]
-    Check(HostError),
+    Check(Box<HostError>),
     /// A step failed; those before it were taken back.
     #[error("nothing was changed: step {number} of {count}, {step}: {source}")]
     Step {
@@ -64,7 +64,7 @@ pub enum ApplyError {
         /// Which.
         step: String,
         /// Why.
-        source: StepError,
+        source: Box<StepError>,
     },
     /// A step failed, and so did taking another one back: the host is in between.
     #[error("{failure}; taking back failed too: {undo}; restart the daemon")]
@@ -237,8 +237,8 @@ impl Waiting {
 /// The plan, after everything was checked that can be before the first step.
 fn checked(before: &HostConfig, config: &HostConfig) -> Result<Plan, ApplyError> {
     let plan = plan(before, config).map_err(ApplyError::Obstacles)?;
-    build::check(config, &crate::Devices::new()).map_err(ApplyError::Check)?;
-    build::check_limits(config).map_err(ApplyError::Check)?;
+    build::check(config, &crate::Devices::new()).map_err(|e| ApplyError::Check(Box::new(e)))?;
+    build::check_limits(config).map_err(|e| ApplyError::Check(Box::new(e)))?;
     Ok(plan)
 }
 
@@ -333,7 +333,12 @@ fn take_back(run: &mut Run<'_>, plan: &Plan, failed: usize, source: StepError) -
         }
     }
     let step = plan.name_of(&plan.steps[failed]);
-    let failure = ApplyError::Step { number: failed + 1, count: plan.steps.len(), step, source };
+    let failure = ApplyError::Step {
+        number: failed + 1,
+        count: plan.steps.len(),
+        step,
+        source: Box::new(source),
+    };
     if undo.is_empty() {
         return failure;
     }

@@ -95,7 +95,7 @@ fn read_used(
     let mut used: Vec<String> = Vec::new();
     for text in s.strings(report, "tables") {
         let Some(table) = find_table(report, &text, interfaces) else { continue };
-        if used.iter().any(|u| *u == table.name) {
+        if used.contains(&table.name) {
             report.error(&text.span, format!("table '{}' twice; name it once", table.name));
             continue;
         }

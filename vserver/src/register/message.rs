@@ -420,7 +420,7 @@ mod tests {
             Edit::Remove { name, data },
         ];
         let wire = update(1, "b", &edits);
-        let hex: String = wire.iter().map(|b| format!("{b:02x}")).collect();
+        let hex = wire.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
         let header = "00012800000100000003000001620000060001";
         let owner = "0161016200000c";
         assert_eq!(

@@ -258,7 +258,9 @@ impl Worker {
     pub(crate) fn end_services_now(&self) {
         let ended = std::mem::take(&mut *self.ended.lock());
         let put_back = self.with_core(|core, now| {
-            ended.iter().for_each(|number| core.apps.end(*number));
+            for number in &ended {
+                core.apps.end(*number);
+            }
             core.finish_services(now);
         });
         if put_back.is_err() {
