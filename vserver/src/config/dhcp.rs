@@ -109,6 +109,12 @@ pub(super) fn acd_name(acd: Acd) -> &'static str {
     ACD.iter().find(|(_, a)| *a == acd).map_or("on", |(word, _)| word)
 }
 
+/// Reads `acd` of a vserver.
+pub(super) fn read_acd(report: &mut Report, s: &mut Section) -> Acd {
+    s.default(report, "acd", &acd_name(Acd::default()));
+    s.choice(report, "acd", &ACD).map(|v| v.value).unwrap_or_default()
+}
+
 /// Reads the `dhcp` list of a vserver.
 pub(super) fn read_dhcp(
     report: &mut Report,

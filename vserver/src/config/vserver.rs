@@ -195,17 +195,7 @@ fn read_addresses(
             address_spans.push(text.span);
         }
     }
-    let mut slaac = Vec::new();
-    for text in s.strings(report, "slaac") {
-        match find_alias(report, &text, text.value, interfaces) {
-            Some(a) if slaac.contains(&a) => report.error(
-                &text.span,
-                format!("alias '{}' twice in 'slaac'; name it once", text.value),
-            ),
-            Some(a) => slaac.push(a),
-            None => {}
-        }
-    }
+    let slaac = read_slaac(report, s, interfaces);
     (addresses, address_spans, slaac)
 }
 
@@ -220,11 +210,9 @@ fn read_vserver(
     let (addresses, address_spans, slaac) = read_addresses(report, &mut s, kind, interfaces);
     let identity = read_identity(report, &mut s);
     let dhcp = dhcp::read_dhcp(report, &mut s, interfaces, &identity);
-    let acd = s.choice(report, "acd", &dhcp::ACD).map(|v| v.value).unwrap_or_default();
-    s.default(report, "acd", &dhcp::acd_name(weft_stack::ip::address::Acd::default()));
-    let written = ["addresses", "slaac", "dhcp"].iter().any(|key| s.span_of_key(key).is_some());
-    if !written && kind != Kind::Group {
-        s.missing(report, "addresses", &format!("[\"{} 192.0.2.1/24\"]", interfaces.example()));
+    let acd = dhcp::read_acd(report, &mut s);
+    if kind != Kind::Group {
+        want_addresses(report, &s, interfaces);
     }
     let forwarding = s.boolean(report, "forwarding").is_some_and(|v| v.value);
     s.default(report, "forwarding", &false);
@@ -246,8 +234,7 @@ fn read_vserver(
     let services = service::read_services(report, service_tables, &own, base);
     let part = s.table_or_empty(report, "qos");
     let qos = qos::read_qos(report, part, interfaces.qos_groups);
-    let roles = s.strings(report, "roles");
-    let roles: Vec<_> = roles.into_iter().map(|t| At::new(t.value.to_owned(), t.span)).collect();
+    let roles = read_role_names(report, &mut s);
     check_cut(report, cut, s.known());
     s.finish(report);
     let vserver = Vserver {
@@ -277,6 +264,33 @@ fn read_vserver(
         settings: Settings::default(),
     };
     Written { vserver, address_spans, via_spans: routes.via_spans, roles }
+}
+
+/// A vserver has addresses, or says where they come from.
+fn want_addresses(report: &mut Report, s: &Section, interfaces: &Interfaces) {
+    if !["addresses", "slaac", "dhcp"].iter().any(|key| s.span_of_key(key).is_some()) {
+        s.missing(report, "addresses", &format!("[\"{} 192.0.2.1/24\"]", interfaces.example()));
+    }
+}
+
+fn read_role_names(report: &mut Report, s: &mut Section) -> Vec<At<String>> {
+    let roles = s.strings(report, "roles");
+    roles.into_iter().map(|t| At::new(t.value.to_owned(), t.span)).collect()
+}
+
+fn read_slaac(report: &mut Report, s: &mut Section, interfaces: &Interfaces) -> Vec<usize> {
+    let mut slaac = Vec::new();
+    for text in s.strings(report, "slaac") {
+        match find_alias(report, &text, text.value, interfaces) {
+            Some(a) if slaac.contains(&a) => report.error(
+                &text.span,
+                format!("alias '{}' twice in 'slaac'; name it once", text.value),
+            ),
+            Some(a) => slaac.push(a),
+            None => {}
+        }
+    }
+    slaac
 }
 
 fn read_identity(report: &mut Report, s: &mut Section) -> Identity {
