@@ -1,5 +1,5 @@
 //! Policy routing and shared tables of vservers, over hosts joined by memory pairs.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

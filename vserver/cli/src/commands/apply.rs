@@ -1,5 +1,6 @@
 //! `weft apply CONFIG`, `weft confirm`, `weft revert`.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -107,13 +108,15 @@ fn report(applied: &Applied) -> String {
     if applied.dry_run {
         return text + &format!("{count} {differences}; nothing was changed\n");
     }
-    text += &format!("applied: {count} {differences}, generation {}\n", applied.generation);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "applied: {count} {differences}, generation {}", applied.generation);
     if let Some(s) = applied.confirm_s {
-        text += &format!("taken back in {s} s unless 'weft confirm' comes first\n");
+        let _ = writeln!(text, "taken back in {s} s unless 'weft confirm' comes first");
     }
     for v in &applied.removed {
-        text += &format!(
-            "removed {}: received {} frames, {} bytes; sent {} frames, {} bytes\n",
+        let _ = writeln!(
+            text,
+            "removed {}: received {} frames, {} bytes; sent {} frames, {} bytes",
             v.name, v.rx_frames, v.rx_bytes, v.tx_frames, v.tx_bytes
         );
     }

@@ -24,18 +24,16 @@ pub struct Args {
 
 /// Prints what is in force.
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
-    let text = match &args.config {
-        Some(file) => export(&check::load_elsewhere(file)?, args.all),
-        None => {
-            let command = Command::Export { all: args.all };
-            match daemon::connect(control)?.ask(command).map_err(daemon::error)? {
-                Answer::Export(text) => text,
-                _ => {
-                    let text = "the daemon gave an answer to something else";
-                    return Err(Error::Failed(String::from(text)));
-                }
-            }
-        }
+    let text = if let Some(file) = &args.config {
+        export(&check::load_elsewhere(file)?, args.all)
+    } else {
+        let command = Command::Export { all: args.all };
+        let answer = daemon::connect(control)?.ask(command).map_err(daemon::error)?;
+        let Answer::Export(text) = answer else {
+            let text = "the daemon gave an answer to something else";
+            return Err(Error::Failed(String::from(text)));
+        };
+        text
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())

@@ -188,13 +188,14 @@ fn answers(
                     Err(refusal) => refusal,
                 }
             }
-            Command::Resolve { vserver, name } => match questions.ask(vserver, name) {
-                Some(resolved) => Answer::Resolved(resolved),
-                None => {
+            Command::Resolve { vserver, name } => {
+                if let Some(resolved) = questions.ask(vserver, name) {
+                    Answer::Resolved(resolved)
+                } else {
                     let text = format!("no vserver '{vserver}'");
                     Answer::refuse(RefusalKind::NoSuchVserver, text)
                 }
-            },
+            }
             Command::Export { all } => Answer::Export(export(&host.config(), *all)),
             Command::Policy { vserver } => policy(&host, vserver, caller),
             Command::Qos { vserver } => host.qos(vserver.as_deref()).map_or_else(
