@@ -1,6 +1,7 @@
 //! `docs/conformance.md`: every clause of the RFCs in `clauses/`, how it stands, and what proves it.
 //!
-//! A clause is met if a test names it, above the test as `// RFC 9293 3.8.1 MUST-18` or in `clauses/`;
+//! RFCs without such a file are not read clause by clause; the document lists which of their sections
+//! tests name. A clause is met if a test names it, above the test as `// RFC 9293 3.8.1 MUST-18` or in `clauses/`;
 //! otherwise the clause says why it is not. `WEFT_BLESS=1` writes the document anew; without it a
 //! document that is stale fails.
 #![allow(clippy::unwrap_used)]
@@ -145,6 +146,8 @@ fn shown(path: &Path) -> String {
 
 /// Names of tests by RFC and clause.
 type Linked = BTreeMap<(usize, usize), BTreeSet<String>>;
+/// Names of tests by number and section of an RFC without a list of clauses.
+type Elsewhere<'a> = BTreeMap<(u32, &'a str), BTreeSet<&'a str>>;
 
 struct Book {
     rfcs: Vec<Rfc>,
@@ -223,6 +226,7 @@ impl Book {
                         by_clause.entry((r, c)).or_default().insert(test.name.clone());
                     }
                     Some((_, None)) => {}
+                    None if !self.lists(tag.rfc) => {}
                     None => wrong.push(format!("{}: no such clause: {tag:?}", test.name)),
                 }
             }
@@ -253,6 +257,27 @@ impl Book {
             }
         }
         (by_clause, wrong)
+    }
+
+    /// Whether there is a list of clauses of that RFC.
+    fn lists(&self, rfc: u32) -> bool {
+        self.rfcs.iter().any(|r| r.number == rfc)
+    }
+
+    /// What tests name of RFCs without a list of clauses.
+    fn elsewhere(&self) -> String {
+        let mut by_section = Elsewhere::new();
+        for test in &self.tests {
+            for tag in test.tags.iter().filter(|t| !self.lists(t.rfc)) {
+                by_section.entry((tag.rfc, &tag.section)).or_default().insert(&test.name);
+            }
+        }
+        let mut out = String::from(ELSEWHERE);
+        for ((rfc, section), tests) in by_section {
+            let tests: Vec<String> = tests.iter().map(|t| format!("`{t}`")).collect();
+            let _ = writeln!(out, "| {rfc} | {section} | {} |", tests.join(", "));
+        }
+        out
     }
 
     fn document(&self, by_clause: &Linked) -> String {
@@ -291,7 +316,7 @@ impl Book {
             let [met, unmet, other] = counts;
             let _ = writeln!(all, "| {} | {} | {met} | {unmet} | {other} |", rfc.number, rfc.title);
         }
-        all + &body
+        all + &body + &self.elsewhere()
     }
 }
 
@@ -304,6 +329,15 @@ A clause is met when a test proves it; otherwise the reason stands beside it. Re
 
 | RFC | Title | met | not met | not applicable or not used |
 |---|---|---|---|---|
+";
+
+const ELSEWHERE: &str = "
+## Other RFCs
+
+Not read clause by clause: the sections that tests name, without a claim that nothing is missing.
+
+| RFC | Section | Tests |
+|---|---|---|
 ";
 
 const COLUMNS: &str = "| Clause | Level | Requirement | Status | Tests |\n|---|---|---|---|---|\n";

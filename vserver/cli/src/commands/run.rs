@@ -17,6 +17,7 @@ use weft_vserver::privilege::{self, ProcessRights};
 use weft_vserver::register::Registrar;
 use weft_vserver::resolver::Questions;
 use weft_vserver::service::Services;
+use weft_vserver::sockets::QueryError;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
 use weft_vserver::{AccessError, Devices, Host, HostError};
 
@@ -198,13 +199,7 @@ fn answers(
             }
             Command::Export { all } => Answer::Export(export(&host.config(), *all)),
             Command::Policy { vserver } => policy(&host, vserver, caller),
-            Command::Qos { vserver } => host.qos(vserver.as_deref()).map_or_else(
-                || {
-                    let name = vserver.clone().unwrap_or_default();
-                    weft_vserver::sockets::QueryError::NoSuchVserver(name).into()
-                },
-                Answer::Qos,
-            ),
+            Command::Qos { vserver } => qos(&host, vserver.as_deref()),
             Command::Access { vserver } => {
                 access_error(host.access(vserver.as_deref()).map(Answer::Access))
             }
@@ -225,6 +220,11 @@ fn answers(
             }
         }
     }
+}
+
+fn qos(host: &Host, vserver: Option<&str>) -> Answer {
+    let unknown = || QueryError::NoSuchVserver(vserver.unwrap_or_default().to_owned()).into();
+    host.qos(vserver).map_or_else(unknown, Answer::Qos)
 }
 
 /// Changes of the host, each with its roles and in the log.
