@@ -1,5 +1,6 @@
 //! weft and BIND: names that are followed, names that are registered.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -57,8 +58,9 @@ impl Bind {
                 let more = if i == 0 { "ns IN A 10.77.0.2\nmoving 1 IN A 10.77.0.2\n" } else { "" };
                 fs::write(&file, text + more).expect("zone");
             }
-            conf += &format!(
-                "zone \"{zone}\" {{ type primary; file \"{}\"; allow-update {{ key weft-key; }}; }};\n",
+            let _ = writeln!(
+                conf,
+                "zone \"{zone}\" {{ type primary; file \"{}\"; allow-update {{ key weft-key; }}; }};",
                 file.display()
             );
         }
@@ -177,8 +179,10 @@ fn names_in_the_configuration_follow_the_records_of_a_name_server() {
         begin.elapsed().as_secs_f64()
     );
     // Many answers do not fit a datagram: BIND truncates, the resolver asks over TCP.
-    let many: String =
-        (0..100).map(|i| format!("update add many.lab.test 1 A 10.200.0.{i}\n")).collect();
+    let mut many = String::new();
+    for i in 0..100 {
+        let _ = writeln!(many, "update add many.lab.test 1 A 10.200.0.{i}");
+    }
     bind.update(client, many.trim_end());
     let found = text(dir.path(), &["resolve", "alpha", "many"]);
     assert_eq!(found.lines().count(), 64, "{found}");
