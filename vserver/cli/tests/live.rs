@@ -49,7 +49,7 @@ fn changes_break_no_transfer_and_lose_no_ping() {
         let text = format!(
             "{base}routes = [{{ to = \"default\", via = \"{gateway}\" }}]\nlimits.tcp_connections = {n}000\n\
              [vserver.more]\naddresses = [\"data0 {}/16\"]\n[[vserver.more.service]]\nkind = \"echo\"\nport = 7\n\
-             [vserver.more.qos]\nsend = {{ rate = \"{n}00mbit\" }}\n",
+             [vserver.more.qos]\nsend = {{ limit = \"{n}00 Mbit/s\" }}\n",
             v4(200 + n)
         );
         fs::write(dir.join(format!("{n}.toml")), text).expect("write");
