@@ -74,11 +74,15 @@ impl Engine {
     }
 
     fn tell(&self, command: Command) {
-        if !self.stop.load(Ordering::Acquire) {
-            self.inbox.lock().push(command);
-            // Without it the thread looks within its longest wait.
-            let _ = self.poller.wake();
+        let mut inbox = self.inbox.lock();
+        if self.stop.load(Ordering::Acquire) {
+            drop(inbox);
+            return command.refuse();
         }
+        inbox.push(command);
+        drop(inbox);
+        // Without it the thread looks within its longest wait.
+        let _ = self.poller.wake();
     }
 
     pub(super) fn stop(&self) {
@@ -90,7 +94,17 @@ impl Engine {
             // A panic of the thread has been printed by the panic hook.
             let _ = thread.join();
         }
-        self.inbox.lock().clear();
+        let left = std::mem::take(&mut *self.inbox.lock());
+        left.into_iter().for_each(Command::refuse);
+    }
+}
+
+impl Command {
+    /// It came too late: who asks is told so.
+    fn refuse(self) {
+        if let Command::Ask { done, .. } = self {
+            done(Err(ResolveError::Stopped));
+        }
     }
 }
 
