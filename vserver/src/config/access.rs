@@ -3,9 +3,8 @@
 use weft_stack::ip::address::Cidr;
 
 use super::diagnostic::Report;
-use super::interface::suggest;
+use super::interface::{Interfaces, find_alias, suggest};
 use super::reader::{At, Section};
-use super::vserver::{Interfaces, find_alias};
 use crate::access::{
     AccessConfig, AccessRule, Action, Catalogue, Class, Established, Place, Ports, RULES_MAX,
     Written,

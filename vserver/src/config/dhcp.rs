@@ -8,8 +8,8 @@ use weft_stack::ip::address::Acd;
 use super::Identity;
 use super::diagnostic::Report;
 use super::export::{array, quoted, texts};
+use super::interface::{Interfaces, find_alias};
 use super::reader::{At, Item, Section};
-use super::vserver::{Interfaces, find_alias};
 
 /// Addresses asked for on one alias.
 const INSTANCE_MAX: u64 = 65_535;

@@ -7,7 +7,10 @@ use weft_drivers::device::LINK_HEADER_BYTES_MAX;
 
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
-use super::{Alias, Driver, Gather, Nic, PacketReceive, PollMode, Workers, XdpMode, qos};
+use super::{
+    Alias, Cluster, Driver, Gather, Nic, PacketReceive, PollMode, TableSpec, Workers, XdpMode, qos,
+};
+use crate::access::Catalogue;
 
 /// Below this no IPv4 packet of a fragment's minimal size fits (RFC 791).
 const MTU_MIN: u64 = 68;
@@ -374,4 +377,87 @@ fn numbered(name: &str, prefixes: &[&str]) -> bool {
         .iter()
         .filter_map(|p| name.strip_prefix(p))
         .any(|n| n.parse::<u16>().is_ok_and(|v| v.to_string() == n))
+}
+
+/// What vservers are checked against.
+pub(super) struct Interfaces<'a> {
+    nics: &'a [At<Nic>],
+    aliases: &'a [At<Alias>],
+    pub(super) qos_groups: &'a [qos::QosGroup],
+    cluster: Option<&'a Cluster>,
+    /// What access rules may name.
+    pub(super) services: Option<&'a Catalogue>,
+    /// Route tables shared by name.
+    pub(super) tables: &'a [TableSpec],
+}
+
+impl<'a> Interfaces<'a> {
+    pub(super) fn new(
+        nics: &'a [At<Nic>],
+        aliases: &'a [At<Alias>],
+        qos_groups: &'a [qos::QosGroup],
+        cluster: Option<&'a Cluster>,
+    ) -> Interfaces<'a> {
+        Interfaces { nics, aliases, qos_groups, cluster, services: None, tables: &[] }
+    }
+
+    /// With the route tables that vservers may use.
+    pub(super) fn with_tables(self, tables: &'a [TableSpec]) -> Interfaces<'a> {
+        Interfaces { tables, ..self }
+    }
+
+    /// With the services that access rules may name.
+    pub(super) fn with_services(self, services: &'a Catalogue) -> Interfaces<'a> {
+        Interfaces { services: Some(services), ..self }
+    }
+
+    pub(super) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster
+    }
+
+    pub(super) fn example(&self) -> &str {
+        self.aliases.first().map_or("data0", |a| a.value.name.as_str())
+    }
+
+    pub(super) fn name(&self, alias: usize) -> &str {
+        &self.aliases[alias].value.name
+    }
+
+    /// The device an alias's frames cannot be told apart on: itself if it has a MAC address of its
+    /// own, else the first alias of the same NIC without one.
+    pub(super) fn link(&self, alias: usize) -> usize {
+        let a = &self.aliases[alias].value;
+        let same = |b: &At<Alias>| b.value.nic == a.nic && b.value.mac == a.mac;
+        self.aliases.iter().position(same).unwrap_or(alias)
+    }
+
+    pub(super) fn is_tun(&self, alias: usize) -> bool {
+        let nic = self.aliases[alias].value.nic;
+        self.nics.get(nic).is_some_and(|n| n.value.driver == Driver::Tun)
+    }
+
+    /// The MTU as far as the file knows it.
+    pub(super) fn mtu(&self, alias: usize) -> Option<usize> {
+        let a = &self.aliases[alias].value;
+        a.mtu.or_else(|| self.nics.get(a.nic).and_then(|n| n.value.mtu))
+    }
+}
+
+pub(super) fn find_alias(
+    report: &mut Report,
+    text: &At<&str>,
+    name: &str,
+    interfaces: &Interfaces,
+) -> Option<usize> {
+    let lower = name.to_ascii_lowercase();
+    let found = interfaces.aliases.iter().position(|a| a.value.name == lower);
+    if found.is_none() {
+        let names: Vec<_> = interfaces.aliases.iter().map(|a| a.value.name.as_str()).collect();
+        let span = report.span_of(name, &text.span);
+        report.error(
+            &span,
+            format!("unknown alias '{name}'; {}", suggest(&lower, &names, "alias", "data0")),
+        );
+    }
+    found
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 mod access;
+mod address;
 mod cluster;
 mod dhcp;
 mod diagnostic;
@@ -21,6 +22,7 @@ mod register;
 mod route;
 mod rule;
 mod service;
+mod stack;
 mod units;
 mod vserver;
 

@@ -105,7 +105,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let aliases = aliases.unwrap_or_default();
     let qos_groups = root.table(report, "qos").map(|s| qos::read_groups(report, s));
     let qos_groups = qos_groups.unwrap_or_default();
-    let interfaces = vserver::Interfaces::new(&nics, &aliases, &qos_groups, cluster.as_ref());
+    let interfaces = interface::Interfaces::new(&nics, &aliases, &qos_groups, cluster.as_ref());
     let section = root.table_or_empty(report, "access");
     let access = access::read_access(report, section, &interfaces);
     let interfaces = interfaces.with_services(&access.catalogue);

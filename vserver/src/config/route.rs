@@ -5,9 +5,11 @@ use std::ops::Range;
 
 use weft_stack::ip::address::Cidr;
 
+use super::address::check_source;
 use super::diagnostic::Report;
+use super::interface::{Interfaces, find_alias};
 use super::reader::{At, Section};
-use super::vserver::{Interfaces, Kind, Own, check_source, find_alias};
+use super::vserver::{Kind, Own};
 use super::{NamedRoute, RouteSpec};
 
 /// A route as far as the file knows it.

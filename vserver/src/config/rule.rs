@@ -3,10 +3,10 @@
 use weft_stack::ip::rule::Rule;
 
 use super::diagnostic::Report;
-use super::interface::suggest;
+use super::interface::{Interfaces, find_alias, suggest};
 use super::reader::{At, Section};
 use super::route::{read_ip, read_network};
-use super::vserver::{Interfaces, Own, check_name, find_alias};
+use super::vserver::{Own, check_name};
 use super::{RouteSpec, RuleSpec, RuleTarget, TableSpec};
 
 /// The name of a vserver's own routes where a rule names a table.

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::address::check_source;
 use super::diagnostic::Report;
 use super::parse::socket_path;
 use super::reader::{At, Section};
-use super::vserver::{Own, check_source};
+use super::vserver::Own;
 use super::{ProxyTarget, Service, ServiceKind};
 
 /// Largest PUT unless the file says otherwise.

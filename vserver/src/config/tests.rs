@@ -272,11 +272,11 @@ fn a_file_that_is_missing_is_named() {
     assert_eq!(text, "cannot read /nonexistent/weft.toml: No such file or directory (os error 2)");
 }
 
-const MANUAL: &str = include_str!("../../../docs/configuration.md");
+pub(super) const MANUAL: &str = include_str!("../../../docs/configuration.md");
 const OPERATING: &str = include_str!("../../../docs/operating.md");
 
 /// The first and second cells of the table rows below a heading.
-fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)> {
+pub(super) fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)> {
     let (_, below) = manual.split_once(&format!("# `{heading}`\n")).expect(heading);
     let section = below.split("\n#").next().unwrap();
     let cells = section.lines().filter_map(|l| l.strip_prefix("| `"));

@@ -6,37 +6,20 @@ use std::ops::Range;
 use std::path::Path;
 
 use weft_stack::ip::address::Cidr;
-use weft_stack::socket::tcp::CongestionControl;
-use weft_stack::stack::{EcnMode, FastOpen, Limits, MtuProbing, SynCookies, TcpConfig};
 
+use super::address::{check_address_count, not_a_host, read_addresses};
 use super::diagnostic::Report;
 use super::inherit::{Groups, Settings, check_cut};
-use super::interface::suggest;
+use super::interface::Interfaces;
 use super::mdns::read_mdns;
-use super::qos::QosGroup;
 use super::reader::{At, Section};
 use super::register::read_register;
-use super::{
-    Alias, Cluster, Driver, Identity, Nic, TableSpec, Vserver, access, dhcp, dns, qos, route, rule,
-    service,
-};
-use crate::access::Catalogue;
+use super::stack::read_stack;
+use super::{Identity, Vserver, access, dhcp, dns, qos, route, rule, service};
 use crate::naming::is_holder;
 
 /// The most vservers of one host.
 const VSERVERS_MAX: u64 = 65_536;
-
-/// What vservers are checked against.
-pub(super) struct Interfaces<'a> {
-    nics: &'a [At<Nic>],
-    aliases: &'a [At<Alias>],
-    qos_groups: &'a [QosGroup],
-    cluster: Option<&'a Cluster>,
-    /// What access rules may name.
-    services: Option<&'a Catalogue>,
-    /// Route tables shared by name.
-    pub(super) tables: &'a [TableSpec],
-}
 
 /// Which vserver has an address of a link, to find it twice.
 type Owners = HashMap<(usize, IpAddr), (String, usize)>;
@@ -98,9 +81,6 @@ pub(super) fn read_vservers<'a, 'i>(
 
 /// Where the addresses of each vserver stand.
 type Spans = Vec<Vec<Range<usize>>>;
-
-/// Aliases (indices) and addresses on them.
-type Addresses = Vec<(usize, Cidr)>;
 
 /// What a table stands for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -177,26 +157,6 @@ pub(super) fn check_name(report: &mut Report, name: &At<&str>, what: &str) {
             format!("'{}' starts with the reserved name vs_mgmt; use another name", name.value),
         );
     }
-}
-
-/// Its addresses, where each stands, and the aliases where more are learned.
-fn read_addresses(
-    report: &mut Report,
-    s: &mut Section,
-    kind: Kind,
-    interfaces: &Interfaces,
-) -> (Addresses, Vec<Range<usize>>, Vec<usize>) {
-    let mut addresses = Vec::new();
-    let mut address_spans = Vec::new();
-    let texts = if kind == Kind::Group { Vec::new() } else { s.strings(report, "addresses") };
-    for text in texts {
-        if let Some(a) = read_address(report, &text, interfaces) {
-            addresses.push(a);
-            address_spans.push(text.span);
-        }
-    }
-    let slaac = read_slaac(report, s, interfaces);
-    (addresses, address_spans, slaac)
 }
 
 fn read_vserver(
@@ -278,21 +238,6 @@ fn read_role_names(report: &mut Report, s: &mut Section) -> Vec<At<String>> {
     roles.into_iter().map(|t| At::new(t.value.to_owned(), t.span)).collect()
 }
 
-fn read_slaac(report: &mut Report, s: &mut Section, interfaces: &Interfaces) -> Vec<usize> {
-    let mut slaac = Vec::new();
-    for text in s.strings(report, "slaac") {
-        match find_alias(report, &text, text.value, interfaces) {
-            Some(a) if slaac.contains(&a) => report.error(
-                &text.span,
-                format!("alias '{}' twice in 'slaac'; name it once", text.value),
-            ),
-            Some(a) => slaac.push(a),
-            None => {}
-        }
-    }
-    slaac
-}
-
 fn read_identity(report: &mut Report, s: &mut Section) -> Identity {
     s.default(report, "identity", &"vserver");
     let Some(t) = s.string(report, "identity") else { return Identity::default() };
@@ -351,189 +296,6 @@ impl Own<'_> {
     }
 }
 
-impl<'a> Interfaces<'a> {
-    pub(super) fn new(
-        nics: &'a [At<Nic>],
-        aliases: &'a [At<Alias>],
-        qos_groups: &'a [QosGroup],
-        cluster: Option<&'a Cluster>,
-    ) -> Interfaces<'a> {
-        Interfaces { nics, aliases, qos_groups, cluster, services: None, tables: &[] }
-    }
-
-    /// With the route tables that vservers may use.
-    pub(super) fn with_tables(self, tables: &'a [TableSpec]) -> Interfaces<'a> {
-        Interfaces { tables, ..self }
-    }
-
-    /// With the services that access rules may name.
-    pub(super) fn with_services(self, services: &'a Catalogue) -> Interfaces<'a> {
-        Interfaces { services: Some(services), ..self }
-    }
-
-    pub(super) fn cluster(&self) -> Option<&Cluster> {
-        self.cluster
-    }
-
-    pub(super) fn example(&self) -> &str {
-        self.aliases.first().map_or("data0", |a| a.value.name.as_str())
-    }
-
-    pub(super) fn name(&self, alias: usize) -> &str {
-        &self.aliases[alias].value.name
-    }
-
-    /// The device an alias's frames cannot be told apart on: itself if it has a MAC address of its
-    /// own, else the first alias of the same NIC without one.
-    fn link(&self, alias: usize) -> usize {
-        let a = &self.aliases[alias].value;
-        let same = |b: &At<Alias>| b.value.nic == a.nic && b.value.mac == a.mac;
-        self.aliases.iter().position(same).unwrap_or(alias)
-    }
-
-    pub(super) fn is_tun(&self, alias: usize) -> bool {
-        let nic = self.aliases[alias].value.nic;
-        self.nics.get(nic).is_some_and(|n| n.value.driver == Driver::Tun)
-    }
-
-    /// The MTU as far as the file knows it.
-    fn mtu(&self, alias: usize) -> Option<usize> {
-        let a = &self.aliases[alias].value;
-        a.mtu.or_else(|| self.nics.get(a.nic).and_then(|n| n.value.mtu))
-    }
-}
-
-pub(super) fn find_alias(
-    report: &mut Report,
-    text: &At<&str>,
-    name: &str,
-    interfaces: &Interfaces,
-) -> Option<usize> {
-    let lower = name.to_ascii_lowercase();
-    let found = interfaces.aliases.iter().position(|a| a.value.name == lower);
-    if found.is_none() {
-        let names: Vec<_> = interfaces.aliases.iter().map(|a| a.value.name.as_str()).collect();
-        let span = report.span_of(name, &text.span);
-        report.error(
-            &span,
-            format!("unknown alias '{name}'; {}", suggest(&lower, &names, "alias", "data0")),
-        );
-    }
-    found
-}
-
-fn read_address(
-    report: &mut Report,
-    text: &At<&str>,
-    interfaces: &Interfaces,
-) -> Option<(usize, Cidr)> {
-    let mut words = text.value.split_whitespace();
-    let (Some(alias), Some(address), None) = (words.next(), words.next(), words.next()) else {
-        report.error(
-            &text.span,
-            format!(
-                "'{}' is no alias and address; write \"{} 192.0.2.1/24\"",
-                text.value,
-                interfaces.example()
-            ),
-        );
-        return None;
-    };
-    let alias = find_alias(report, text, alias, interfaces);
-    let cidr = read_host_cidr(report, text, address);
-    let (alias, cidr) = (alias?, cidr?);
-    if cidr.addr.is_ipv6()
-        && let Some(mtu) = interfaces.mtu(alias).filter(|m| *m < 1280)
-    {
-        // RFC 8200 5
-        report.error(
-            &text.span,
-            format!("IPv6 needs an MTU of 1280, '{}' has {mtu}; raise it", interfaces.name(alias)),
-        );
-    }
-    Some((alias, cidr))
-}
-
-fn read_host_cidr(report: &mut Report, text: &At<&str>, address: &str) -> Option<Cidr> {
-    let span = report.span_of(address, &text.span);
-    let Some((addr, _)) = address.split_once('/') else {
-        let right = match address.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => format!("add the prefix length, like {address}/24"),
-            Ok(IpAddr::V6(_)) => format!("add the prefix length, like {address}/64"),
-            Err(_) => String::from("write an address like 192.0.2.1/24 or 2001:db8::1/64"),
-        };
-        report.error(&span, format!("'{address}' is no address with a prefix length; {right}"));
-        return None;
-    };
-    let cidr = match address.parse::<Cidr>() {
-        Ok(c) => c,
-        Err(e) => {
-            let right = if addr.contains(':') { "2001:db8::1/64" } else { "192.0.2.1/24" };
-            report.error(&span, format!("{e}; write an address like {right}"));
-            return None;
-        }
-    };
-    if let Some(what) = not_a_host(&cidr) {
-        report.error(&span, format!("{} is {what}; use the address of a host", cidr.addr));
-        return None;
-    }
-    Some(cidr)
-}
-
-/// Why an address cannot be a vserver's.
-fn not_a_host(cidr: &Cidr) -> Option<&'static str> {
-    let a = cidr.addr;
-    if a.is_unspecified() {
-        return Some("the unspecified address");
-    }
-    if a.is_multicast() {
-        return Some("a multicast address");
-    }
-    if a.is_loopback() {
-        return Some("a loopback address");
-    }
-    match a {
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => return Some("in 0.0.0.0/8, which has no hosts"),
-        IpAddr::V4(v4) if v4.octets()[0] >= 240 => {
-            return Some("in the reserved range 240.0.0.0/4");
-        }
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => return Some("an IPv4-mapped address"),
-        _ => {}
-    }
-    if cidr.prefix_len == 0 {
-        return Some("given with prefix length 0, which makes every host a neighbour");
-    }
-    if cidr.broadcast() == Some(a) {
-        return Some("the broadcast address of its network");
-    }
-    // RFC 4291 2.6.1: the subnet-router anycast address; RFC 3021 and 6164: none on /31 and /127.
-    let host_bits = if a.is_ipv4() { 32 } else { 128 } - cidr.prefix_len;
-    (host_bits > 1 && cidr.network().addr == a).then_some("the address of its network itself")
-}
-
-fn check_address_count(
-    report: &mut Report,
-    addresses: &[(usize, Cidr)],
-    spans: &[Range<usize>],
-    limit: usize,
-    interfaces: &Interfaces,
-) {
-    let mut counts: HashMap<usize, usize> = HashMap::new();
-    for ((alias, _), span) in addresses.iter().zip(spans) {
-        let n = counts.entry(*alias).or_default();
-        *n += 1;
-        if *n == limit + 1 {
-            report.error(
-                span,
-                format!(
-                    "more than {limit} addresses on '{}'; raise 'addresses' in the limits",
-                    interfaces.name(*alias)
-                ),
-            );
-        }
-    }
-}
-
 /// Notes the addresses of a vserver; `false` if one belongs to another (reported).
 fn own_addresses(
     report: &mut Report,
@@ -578,148 +340,4 @@ fn own_addresses(
         }
     }
     true
-}
-
-/// Checks an address that must be the vserver's own.
-pub(super) fn check_source(report: &mut Report, addr: IpAddr, span: &Range<usize>, own: &Own) {
-    if own.kind == Kind::Group {
-        return;
-    }
-    if own.kind == Kind::Several {
-        report.error(
-            span,
-            format!("{addr} cannot be the address of every vserver of a 'count'; remove it"),
-        );
-    } else if !own.has(addr) && (own.slaac.is_empty() || addr.is_ipv4()) {
-        report.error(
-            span,
-            format!("{addr} is no address of this vserver; use one of {}", own.list()),
-        );
-    }
-}
-
-/// Reads integers into fields of the same name.
-macro_rules! integers {
-    ($report:expr, $section:expr, $target:expr, $( $field:ident: $range:expr, )*) => {
-        $( if let Some(v) = $section.integer($report, stringify!($field), $range) {
-            $target.$field = v.value as _;
-        } else {
-            $section.default($report, stringify!($field), &$target.$field);
-        } )*
-    };
-}
-
-/// `limits` and `tcp`.
-fn read_stack(report: &mut Report, s: &mut Section) -> (Limits, TcpConfig) {
-    let part = s.table_or_empty(report, "limits");
-    let limits = read_limits(report, part);
-    let part = s.table_or_empty(report, "tcp");
-    (limits, read_tcp(report, part))
-}
-
-fn read_limits(report: &mut Report, mut s: Section) -> Limits {
-    let mut l = Limits::default();
-    integers!(report, s, l,
-        neighbours: 1..=1_048_576,
-        neighbour_queue: 1..=1024,
-        reassemblies: 1..=65_536,
-        reassembly_bytes: 65_536..=1_073_741_824,
-        routes: 1..=4_194_304,
-        rules: 0..=65_536,
-        addresses: 1..=65_536,
-        groups: 1..=65_536,
-        pmtu: 1..=1_048_576,
-        tcp_connections: 1..=16_777_216,
-        tcp_half_open: 1..=1_048_576,
-        tcp_fast_open: 0..=65_536,
-        tcp_listeners: 1..=65_536,
-        tcp_bytes: 65_536..=1_099_511_627_776,
-        access_states: 1..=1_048_576,
-        udp_sockets: 1..=65_536,
-        udp_recv_bytes: 2048..=1_073_741_824,
-        raw_sockets: 0..=65_536,
-        icmp_sockets: 0..=65_536,
-        raw_recv_bytes: 2048..=1_073_741_824,
-        app_frames: 0..=16_777_216,
-        service_timers: 16..=16_777_216,
-        out_queue: 16..=65_536,
-        icmp_errors_per_second: 0..=1_000_000,
-        input_frames: 16..=65_536,
-        round_us: 1..=100_000,
-        weight: 1..=10_000,
-    );
-    s.finish(report);
-    l
-}
-
-/// Reads words into fields of the same name.
-macro_rules! choices {
-    ($report:expr, $section:expr, $target:expr, $( $field:ident: [$( $word:literal => $value:expr ),*], )*) => {
-        $( if let Some(v) = $section.choice($report, stringify!($field), &[$( ($word, $value) ),*]) {
-            $target.$field = v.value;
-        } else {
-            let words = [$( ($word, $value) ),*];
-            let word = words.iter().find(|(_, v)| *v == $target.$field).map_or("", |(w, _)| w);
-            $section.default($report, stringify!($field), &format_args!("{word:?}"));
-        } )*
-    };
-}
-
-fn read_tcp(report: &mut Report, mut s: Section) -> TcpConfig {
-    let mut t = TcpConfig::default();
-    integers!(report, s, t,
-        send_buffer: 4096..=1_073_741_824,
-        send_buffer_max: 4096..=1_073_741_824,
-        recv_buffer: 4096..=1_073_741_824,
-        recv_buffer_max: 4096..=1_073_741_824,
-        rto_ms_min: 1..=60_000,
-        time_wait_s: 0..=240,
-        delayed_ack_ms: 0..=499,
-        quick_acks: 0..=255,
-    );
-    choices!(report, s, t,
-        congestion: [
-            "reno" => CongestionControl::NewReno,
-            "cubic" => CongestionControl::Cubic,
-            "bbr" => CongestionControl::Bbr,
-            "dctcp" => CongestionControl::Dctcp
-        ],
-        ecn: [
-            "off" => EcnMode::Off,
-            "accept" => EcnMode::Accept,
-            "classic" => EcnMode::Classic,
-            "accurate" => EcnMode::Accurate
-        ],
-        fast_open: [
-            "off" => FastOpen::Off,
-            "client" => FastOpen::Client,
-            "server" => FastOpen::Server,
-            "both" => FastOpen::Both
-        ],
-        syn_cookies: [
-            "off" => SynCookies::Off,
-            "pressure" => SynCookies::Pressure,
-            "always" => SynCookies::Always
-        ],
-        mtu_probing: [
-            "off" => MtuProbing::Off,
-            "black-hole" => MtuProbing::BlackHole,
-            "always" => MtuProbing::Always
-        ],
-    );
-    let o = &mut t.offers;
-    for (key, on) in [
-        ("pacing", &mut t.pacing),
-        ("timestamps", &mut o.timestamps),
-        ("sack", &mut o.sack),
-        ("window_scaling", &mut o.window_scaling),
-    ] {
-        if let Some(v) = s.boolean(report, key) {
-            *on = v.value;
-        } else {
-            s.default(report, key, on);
-        }
-    }
-    s.finish(report);
-    t
 }

@@ -1,0 +1,164 @@
+//! `[vserver.*]` as a file has it.
+
+use super::super::{
+    Advertised, Dns, HostConfig, Identity, Mdns, ProxyTarget, Register, RegisteredName, Service,
+    ServiceKind, Vserver, dhcp, register, rule, service,
+};
+use super::access::access_rule;
+use super::qos::write_qos;
+use super::route::{named_route, route};
+use super::stack::{write_limits, write_tcp};
+use super::{Writer, path, quoted, texts};
+
+pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
+    let Vserver {
+        name: _,
+        spelled,
+        identity,
+        addresses,
+        slaac,
+        dhcp,
+        acd,
+        routes,
+        named_routes,
+        tables,
+        rules,
+        forwarding,
+        limits,
+        tcp,
+        access,
+        services,
+        dns,
+        register,
+        mdns,
+        qos,
+        table: _,
+        group,
+        roles,
+        settings: _,
+    } = v;
+    let alias = |a: &usize| config.aliases[*a].name.as_str();
+    w.table(&format!("[vserver.{spelled}]"));
+    w.optional("group", group.map(|g| quoted(&config.groups[g].name)).as_ref());
+    w.list("roles", &texts(roles));
+    match identity {
+        Identity::Vserver if !w.all => {}
+        Identity::Vserver => w.value("identity", quoted("vserver")),
+        Identity::Node => w.value("identity", quoted("node")),
+        Identity::Kind(kind) => w.value("identity", quoted(&format!("kind {kind}"))),
+    }
+    let addresses: Vec<String> =
+        addresses.iter().map(|(a, c)| quoted(&format!("{} {c}", alias(a)))).collect();
+    if addresses.is_empty() && slaac.is_empty() && dhcp.is_empty() {
+        w.value("addresses", "[]");
+    }
+    w.list("addresses", &addresses);
+    w.list("slaac", &slaac.iter().map(|a| quoted(alias(a))).collect::<Vec<_>>());
+    w.list(
+        "dhcp",
+        &dhcp.iter().map(|c| dhcp::export_client(c, alias(&c.alias))).collect::<Vec<_>>(),
+    );
+    w.word("acd", acd, &weft_stack::ip::address::Acd::default(), |a| dhcp::acd_name(*a));
+    w.unless("forwarding", forwarding, &false);
+    let literal = routes.iter().map(|r| route(r, alias(&r.alias)));
+    let named = named_routes.iter().map(|r| named_route(r, alias(&r.alias)));
+    w.list("routes", &literal.chain(named).collect::<Vec<_>>());
+    w.list("access", &access.iter().map(access_rule).collect::<Vec<_>>());
+    w.list("tables", &tables.iter().map(|t| quoted(t)).collect::<Vec<_>>());
+    w.list("rules", &rules.iter().map(|r| rule::text(r, alias)).collect::<Vec<_>>());
+    write_dns(w, spelled, dns);
+    write_register(w, spelled, register.as_ref());
+    write_mdns(w, spelled, mdns.as_ref());
+    write_qos(w, spelled, qos, &config.qos_groups);
+    write_limits(w, spelled, limits);
+    write_tcp(w, spelled, tcp);
+    for s in services {
+        write_service(w, spelled, s);
+    }
+}
+
+fn write_dns(w: &mut Writer, vserver: &str, dns: &Dns) {
+    let default = Dns::default();
+    if !w.all && *dns == default {
+        return;
+    }
+    let Dns { servers, search, ndots, timeout_ms, attempts, cache, mixed_case } = dns;
+    w.table(&format!("[vserver.{vserver}.dns]"));
+    w.list("servers", &texts(servers));
+    w.list("search", &texts(search));
+    w.unless("ndots", ndots, &default.ndots);
+    w.unless("timeout_ms", timeout_ms, &default.timeout_ms);
+    w.unless("attempts", attempts, &default.attempts);
+    w.unless("cache", cache, &default.cache);
+    w.unless("mixed_case", mixed_case, &default.mixed_case);
+}
+
+fn write_register(w: &mut Writer, vserver: &str, register: Option<&Register>) {
+    let Some(register) = register else { return };
+    let Register { zone, names, reverse, server, key, ttl_s } = register;
+    w.table(&format!("[vserver.{vserver}.register]"));
+    w.value("zone", quoted(zone));
+    let name = |n: &RegisteredName| {
+        let words: Vec<String> = std::iter::once(n.name.clone())
+            .chain(n.addresses.iter().map(ToString::to_string))
+            .collect();
+        quoted(&words.join(" "))
+    };
+    w.list("names", &names.iter().map(name).collect::<Vec<_>>());
+    w.list("reverse", &texts(reverse));
+    w.optional("server", server.map(|s| quoted(&s.to_string())).as_ref());
+    w.optional("key", key.as_ref().map(|k| path(k)).as_ref());
+    w.unless("ttl_s", ttl_s, &register::TTL_S_DEFAULT);
+}
+
+fn write_mdns(w: &mut Writer, vserver: &str, mdns: Option<&Mdns>) {
+    let Some(Mdns { host, services }) = mdns else { return };
+    w.table(&format!("[vserver.{vserver}.mdns]"));
+    w.optional("host", host.as_ref().map(|h| quoted(h)).as_ref());
+    for Advertised { name, kind, port, txt } in services {
+        w.table(&format!("[[vserver.{vserver}.mdns.services]]"));
+        w.value("name", quoted(name));
+        w.value("type", quoted(kind));
+        w.value("port", port);
+        w.list("txt", &texts(txt));
+    }
+}
+
+fn write_service(w: &mut Writer, vserver: &str, service: &Service) {
+    let Service { listen, listen_name, kind, connections, idle_s } = service;
+    w.table(&format!("[[vserver.{vserver}.service]]"));
+    let (word, idle_s_default) = match kind {
+        ServiceKind::Echo => ("echo", 60),
+        ServiceKind::Discard => ("discard", 60),
+        ServiceKind::Chargen => ("chargen", 60),
+        ServiceKind::Http { .. } => ("http", 60),
+        ServiceKind::Proxy(_) => ("proxy", 0),
+    };
+    w.value("kind", quoted(word));
+    w.value("port", listen.port());
+    if let Some(name) = listen_name {
+        w.value("address", quoted(name));
+    } else if *listen.ip().to_string() != *"::" {
+        w.value("address", quoted(&listen.ip().to_string()));
+    }
+    match kind {
+        ServiceKind::Http { root, upload, upload_bytes_max } => {
+            w.value("root", path(root));
+            if let Some(upload) = upload {
+                w.value("upload", path(upload));
+                w.unless("upload_bytes_max", upload_bytes_max, &service::UPLOAD_BYTES_MAX_DEFAULT);
+            }
+        }
+        ServiceKind::Proxy(ProxyTarget::Tcp(to)) => w.value("to", quoted(&to.to_string())),
+        ServiceKind::Proxy(ProxyTarget::Named(name, port)) => {
+            w.value("to", quoted(&format!("{name}:{port}")));
+        }
+        ServiceKind::Proxy(ProxyTarget::Unix(to)) => {
+            let absolute = std::path::absolute(to).unwrap_or_else(|_| to.clone());
+            w.value("to", quoted(&format!("unix:{}", absolute.display())));
+        }
+        ServiceKind::Echo | ServiceKind::Discard | ServiceKind::Chargen => {}
+    }
+    w.unless("connections", connections, &16_384);
+    w.unless("idle_s", idle_s, &idle_s_default);
+}
