@@ -12,7 +12,10 @@ pub fn dnsmasq(plan: &Plan, version: Version) -> String {
     let cluster = &plan.cluster;
     let mut out = format!("# cluster {}, written by weft dhcp-config\n", cluster.id);
     let name = cluster.vendor_name();
-    // Writing to a String cannot fail.
+    for interface in plan.interfaces(version) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "interface={interface}");
+    }
     let _ = match version {
         Version::V4 => {
             writeln!(out, "dhcp-vendorclass=set:{name},{}", cluster.vendor_class)
@@ -36,14 +39,16 @@ pub fn dnsmasq(plan: &Plan, version: Version) -> String {
     for link in plan.links(version) {
         for (i, s) in link.iter().enumerate() {
             out.push('\n');
-            if i > 0 {
-                let _ = writeln!(
+            let (first, addr) = (link[0].network, s.network.addr);
+            let _ = match plan.interface(s.network) {
+                _ if i == 0 => Ok(()),
+                Some(interface) => writeln!(out, "shared-network={interface},{addr}"),
+                None => writeln!(
                     out,
-                    "# On the link of {} too: put the server's interface there and take the # away.\n\
-                     #shared-network=INTERFACE,{}",
-                    link[0].network, s.network.addr
-                );
-            }
+                    "# On the link of {first} too: name the server's interface with --interface.\n\
+                     #shared-network=INTERFACE,{addr}"
+                ),
+            };
             subnet(&mut out, s, version);
         }
     }

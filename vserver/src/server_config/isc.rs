@@ -10,7 +10,13 @@ use crate::config::Subnet;
 /// For `dhcpd`, or `dhcpd -6`.
 pub fn isc(plan: &Plan, version: Version) -> String {
     let cluster = &plan.cluster;
-    let mut out = format!("# cluster {}, written by weft dhcp-config\n\n", cluster.id);
+    let mut out = format!("# cluster {}, written by weft dhcp-config\n", cluster.id);
+    let interfaces = plan.interfaces(version);
+    if !interfaces.is_empty() {
+        // dhcpd takes them from its command line only.
+        let _ = writeln!(out, "# to be started with: {}", interfaces.join(" "));
+    }
+    out.push('\n');
     vendor(&mut out, plan, version);
     // Writing to a String cannot fail.
     for (number, link) in plan.links(version).iter().enumerate() {

@@ -27,7 +27,11 @@ pub fn kea(plan: &Plan, version: Version) -> String {
     }
     let mut server = Map::new();
     let mut set = |key: &str, value: Value| drop(server.insert(key.to_owned(), value));
-    set("interfaces-config", json!({ "interfaces": ["*"] }));
+    let mut interfaces = plan.interfaces(version);
+    if interfaces.is_empty() {
+        interfaces.push("*");
+    }
+    set("interfaces-config", json!({ "interfaces": interfaces }));
     set("lease-database", json!({ "type": "memfile" }));
     set("host-reservation-identifiers", json!([if v6 { "duid" } else { "client-id" }]));
     let (definitions, class) = vendor(plan, version);
@@ -55,11 +59,19 @@ fn vendor(plan: &Plan, version: Version) -> (Vec<Value>, Value) {
     let define = |(code, _): &(u8, String)| json!({ "name": format!("{name}-{code}"), "code": code, "space": space, "type": "string" });
     let definitions = codes.clone().map(define).collect();
     let mut data: Vec<Value> = codes
-        .map(|(code, text)| json!({ "name": format!("{name}-{code}"), "space": space, "data": text }))
+        .map(|(code, text)| {
+            let mut option =
+                json!({ "name": format!("{name}-{code}"), "space": space, "data": text });
+            if v6 {
+                // Kea sends options of a vendor that were asked for one by one, inside option 17 of
+                // the question, where clients have no list; others only with this. It makes option
+                // 17 of its own.
+                option["always-send"] = Value::Bool(true);
+            }
+            option
+        })
         .collect();
-    if !data.is_empty() && v6 {
-        data.insert(0, json!({ "name": "vendor-opts", "data": cluster.enterprise.to_string() }));
-    } else if !data.is_empty() {
+    if !data.is_empty() && !v6 {
         data.insert(0, json!({ "name": "vendor-encapsulated-options" }));
     }
     // enterprise number and length stand before the text (RFC 8415 21.16)
@@ -106,12 +118,16 @@ fn subnet(plan: &Plan, s: &Subnet, version: Version, number: u32) -> Value {
             }
         })
         .collect();
-    json!({
+    let mut subnet = json!({
         "id": number,
         "subnet": s.network.to_string(),
         "valid-lifetime": s.lease_s,
         "option-data": data,
         "pools": pools,
         "reservations": reservations,
-    })
+    });
+    if let Some(interface) = plan.interface(s.network) {
+        subnet["interface"] = interface.into();
+    }
+    subnet
 }

@@ -76,6 +76,12 @@ pub enum PlanError {
     /// The node has no name.
     #[error("vserver '{0}' is named by node; add node = \"...\" to [cluster]")]
     NoNode(String),
+    /// Text that names no interface of a server.
+    #[error(
+        "'{0}' is no interface of a server; write NAME for all networks, or NETWORK=NAME for one of the \
+         configuration's"
+    )]
+    Interface(String),
     /// No such alias or holder.
     #[error(transparent)]
     Naming(#[from] NamingError),
@@ -88,6 +94,8 @@ pub struct Plan {
     /// Networks that are on one link stand together.
     links: Vec<Vec<Subnet>>,
     entries: Vec<Lease>,
+    /// The server's own interfaces: of one network, or of all that have none of their own.
+    interfaces: Vec<(Option<Cidr>, String)>,
 }
 
 impl Plan {
@@ -118,7 +126,47 @@ impl Plan {
             return Err(PlanError::NoNetwork { claim, address, place });
         }
         let links = links(subnets, &entries);
-        Ok(Plan { cluster, links, entries })
+        Ok(Plan { cluster, links, entries, interfaces: Vec::new() })
+    }
+
+    /// The same for a server that reaches its networks over these interfaces of its own, each
+    /// `NETWORK=NAME`, or `NAME` for all networks without one. Who runs the server knows them; Kea
+    /// serves no DHCPv6 network without, and dnsmasq joins no networks of one link.
+    pub fn served_on(mut self, interfaces: &[String]) -> Result<Plan, PlanError> {
+        for text in interfaces {
+            let (network, name) = match text.split_once('=') {
+                None => (None, text.as_str()),
+                Some((network, name)) => {
+                    let mut known = self.links.iter().flatten().map(|s| s.network);
+                    let network = known.find(|n| network.parse() == Ok(*n));
+                    (Some(network.ok_or_else(|| PlanError::Interface(text.clone()))?), name)
+                }
+            };
+            let plain = |b: u8| b.is_ascii_graphic() && !b"\"/\\,#".contains(&b);
+            if !(1..=15).contains(&name.len()) || !name.bytes().all(plain) {
+                return Err(PlanError::Interface(text.clone()));
+            }
+            self.interfaces.push((network, name.to_owned()));
+        }
+        Ok(self)
+    }
+
+    /// The server's interface for a network.
+    fn interface(&self, network: Cidr) -> Option<&str> {
+        let own = self.interfaces.iter().find(|(n, _)| *n == Some(network));
+        let any = || self.interfaces.iter().find(|(n, _)| n.is_none());
+        own.or_else(any).map(|(_, name)| name.as_str())
+    }
+
+    /// The server's interfaces for networks of a version, each once.
+    fn interfaces(&self, version: Version) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for subnet in self.links(version).into_iter().flatten() {
+            names.extend(self.interface(subnet.network));
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Who gets what, in order.

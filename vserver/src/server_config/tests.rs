@@ -179,3 +179,23 @@ fn what_gives_no_plan_is_told_with_what_to_do() {
     let two = told(&format!("{cluster}node = \"n\"\n{host}"));
     assert!(two.contains("second address 10.0.0.2 on mgmt0"), "{two}");
 }
+
+#[test]
+fn a_server_s_interfaces_stand_where_its_program_wants_them() {
+    let plan = || Plan::of(&config(ADDRESSES)).unwrap();
+    let on = |texts: &[&str]| {
+        plan().served_on(&texts.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let network = plan().links(Version::V4)[0][0].network;
+    let served = on(&["eth1", &format!("{network}=eth2")]).unwrap();
+    assert_eq!(served.interface(network), Some("eth2"));
+    assert_eq!(served.interfaces(Version::V4), ["eth1", "eth2"]);
+    assert_eq!(plan().interfaces(Version::V4), [""; 0]);
+    let text = kea(&served, Version::V6);
+    assert!(text.contains("\"interface\": \"eth1\"") && !text.contains("\"*\""), "{text}");
+    let text = dnsmasq(&served, Version::V4);
+    assert!(text.contains("interface=eth1\ninterface=eth2\n"), "{text}");
+    for wrong in ["", "a b", "1.2.3.0/24=eth0", "eth0=", "sixteen-is-a-lot"] {
+        assert!(matches!(on(&[wrong]), Err(PlanError::Interface(_))), "{wrong}");
+    }
+}

@@ -21,7 +21,8 @@ Needs the file alone: no daemon, no device, no directory that the file names. It
 [cluster], and the vservers' own addresses, which servers must give to nobody else.
 
   weft dhcp-config weft.toml --worksheet             a table for who administers the servers
-  weft dhcp-config weft.toml --for kea --v6          the file of kea-dhcp6
+  weft dhcp-config weft.toml --for kea --v6 --interface eth1
+                                                     the file of kea-dhcp6, which serves over eth1
   weft dhcp-config weft.toml --next data0 files      the next free instance of an address
   weft dhcp-config weft.toml --next data             the next free alias
   weft dhcp-config new.toml --changes-from old.toml  what servers must change, for example after a
@@ -36,6 +37,10 @@ pub struct Args {
     /// For DHCPv6
     #[arg(long, requires = "server")]
     pub v6: bool,
+    /// Interface of the server's machine over which it serves: NAME, or NETWORK=NAME for one
+    /// network. Kea needs it for DHCPv6, dnsmasq where a link has several networks
+    #[arg(long, requires = "server", value_name = "[NETWORK=]NAME")]
+    pub interface: Vec<String>,
     /// Print the work sheet
     #[arg(long, group = "what")]
     pub worksheet: bool,
@@ -76,7 +81,7 @@ fn text(args: &Args, config: &HostConfig) -> Result<String, Error> {
         [class] => return Ok(format!("{}\n", next_alias(config, class).map_err(wrong)?)),
         _ => {}
     }
-    let plan = Plan::of(config).map_err(wrong)?;
+    let plan = Plan::of(config).and_then(|p| p.served_on(&args.interface)).map_err(wrong)?;
     let version = if args.v6 { Version::V6 } else { Version::V4 };
     if let Some(file) = &args.changes_from {
         let old = check::load_elsewhere(file)?;

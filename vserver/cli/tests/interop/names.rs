@@ -15,6 +15,7 @@ fn generated(config: &Path, server: &str, v6: bool) -> String {
     let config = config.to_str().expect("UTF-8");
     let mut args = vec!["dhcp-config", config, "--for", server];
     args.extend(v6.then_some("--v6"));
+    args.extend(["--interface", "lo"]);
     let output = run(weft().to_str().expect("UTF-8"), &args);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{server}: {errors}");
