@@ -468,7 +468,7 @@ pub fn cut_into_pool(
         let part = if len + HEADROOM_BYTES > pool.slot_bytes() {
             Some(Frame::heap_with_capacity(HEADROOM_BYTES, len))
         } else {
-            pool.alloc()
+            pool.alloc_to_send()
         };
         let Some(mut part) = part else {
             out.truncate(before);

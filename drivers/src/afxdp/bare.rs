@@ -64,7 +64,7 @@ impl BareQueue {
             return Err(DeviceError::new("use bare rings in zero-copy mode on", object(), e));
         }
         let mut free = Vec::new();
-        umem.pool().take_slots(umem.pool().slots(), &mut free);
+        umem.pool().take_slots_to_send(umem.pool().slots(), &mut free);
         let slots = Slots { pool: umem.pool().clone(), all: free.clone() };
         let mut bare = BareQueue {
             rings,

@@ -249,10 +249,10 @@ impl AfXdp {
 
     fn take_slots(&mut self, n: usize) -> bool {
         self.slots.clear();
-        let mut got = self.umem.pool().take_slots(n, &mut self.slots);
+        let mut got = self.umem.pool().take_slots_to_send(n, &mut self.slots);
         if got < n {
             reap(&mut self.rings, &self.umem, &mut self.held);
-            got += self.umem.pool().take_slots(n - got, &mut self.slots);
+            got += self.umem.pool().take_slots_to_send(n - got, &mut self.slots);
         }
         if got < n {
             self.umem.pool().give_slots(&self.slots);

@@ -13,6 +13,10 @@ use super::{Frame, FrameMeta, HEADROOM_BYTES, Slot, domain};
 
 /// Free slots that a domain keeps to itself at most; half of them move at once.
 const LOCAL_SLOTS_MAX: usize = 512;
+/// Pools from so many slots on keep some for drivers.
+const RESERVE_FROM: usize = 1024;
+/// Of these, one slot of so many.
+const RESERVE_PART: usize = 32;
 
 /// Keeps a memory region mapped for as long as a pool or any of its frames lives.
 ///
@@ -65,6 +69,9 @@ struct Shared {
     free: Vec<u32>,
     /// The last handle is gone: every slot that returns counts down [`Pool::out`].
     orphaned: bool,
+    /// Fewer slots are here than the reserve: [`Pool::home`] is nobody's until they came back, so
+    /// that every slot takes the way through this list.
+    closed: bool,
 }
 
 pub(super) struct Pool {
@@ -74,8 +81,10 @@ pub(super) struct Pool {
     slot_bytes: u32,
     /// Addresses from the first slot's first byte to the last one's end.
     range: Range<usize>,
-    /// Token of the domain it belongs to, 0 for none.
+    /// Token of the domain it belongs to, 0 for none; its complement while the pool is closed.
     home: AtomicUsize,
+    /// Slots of the shared list that only drivers get.
+    reserve: usize,
     local: Local,
     shared: Mutex<Shared>,
     /// Length of the shared list, to be read without its lock.
@@ -107,8 +116,21 @@ impl Pool {
         self.free() * 8 < self.count as usize
     }
 
-    fn note_shared(&self, shared: &Shared) {
+    /// After every change of the shared list: its length, and whether its reserve is whole.
+    fn note_shared(&self, shared: &mut Shared) {
         self.shared_len.store(shared.free.len() as u32, Ordering::Relaxed);
+        let short = shared.free.len() < self.reserve;
+        // Closed from inside only, where the local list is known to be empty.
+        if short != shared.closed && (shared.closed || self.is_home()) {
+            shared.closed = short;
+            // A domain's token is an address, whose complement is no domain's.
+            self.home.fetch_xor(usize::MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// How many slots the shared list has for whoever leaves `keep` of them.
+    fn above(shared: &Shared, keep: usize) -> usize {
+        shared.free.len().saturating_sub(keep)
     }
 
     /// A free slot.
@@ -119,22 +141,42 @@ impl Pool {
 
     fn take_shared(&self) -> Option<u32> {
         let mut shared = self.shared.lock();
-        let slot = shared.free.pop();
-        self.note_shared(&shared);
+        let slot = if Pool::above(&shared, self.reserve) > 0 { shared.free.pop() } else { None };
+        self.note_shared(&mut shared);
         slot
+    }
+
+    /// Takes up to `max` free slots, of which `keep` stay in the shared list.
+    fn take_many(&self, max: usize, keep: usize, out: &mut Vec<u32>) -> usize {
+        let before = out.len();
+        if self.is_home() {
+            while out.len() - before < max
+                && let Some(slot) = self.local.pop()
+            {
+                out.push(slot);
+            }
+        }
+        let left = max - (out.len() - before);
+        if left > 0 {
+            let mut shared = self.shared.lock();
+            let from = shared.free.len() - left.min(Pool::above(&shared, keep));
+            out.extend(shared.free.drain(from..));
+            self.note_shared(&mut shared);
+        }
+        out.len() - before
     }
 
     /// A slot from the shared list, and a batch for the next calls.
     #[cold]
     fn refill(&self) -> Option<u32> {
         let mut shared = self.shared.lock();
+        let above = Pool::above(&shared, self.reserve).checked_sub(1)?;
         let slot = shared.free.pop();
-        let batch = (self.local.slots.len() / 2).min(shared.free.len());
-        let from = shared.free.len() - batch;
+        let from = shared.free.len() - above.min(self.local.slots.len() / 2);
         for slot in shared.free.drain(from..) {
             self.local.push(slot);
         }
-        self.note_shared(&shared);
+        self.note_shared(&mut shared);
         slot
     }
 
@@ -164,7 +206,7 @@ impl Pool {
                 shared.free.extend(this.local.pop());
             }
         }
-        this.note_shared(&shared);
+        this.note_shared(&mut shared);
         let orphaned = shared.orphaned;
         drop(shared);
         if orphaned {
@@ -296,8 +338,13 @@ impl FramePool {
             slot_bytes,
             range,
             home: AtomicUsize::new(0),
+            reserve: if count as usize >= RESERVE_FROM { count as usize / RESERVE_PART } else { 0 },
             local: Local::new((count as usize / 2).min(LOCAL_SLOTS_MAX)),
-            shared: Mutex::new(Shared { free: (0..count).rev().collect(), orphaned: false }),
+            shared: Mutex::new(Shared {
+                free: (0..count).rev().collect(),
+                orphaned: false,
+                closed: false,
+            }),
             shared_len: AtomicU32::new(count),
             out: AtomicUsize::new(0),
             exhausted: AtomicUsize::new(0),
@@ -331,7 +378,8 @@ impl FramePool {
     }
 
     /// An empty frame with [`HEADROOM_BYTES`] of headroom (less if the slots are small), or `None`
-    /// when the pool is empty, which is counted.
+    /// when the pool is empty, which is counted. Pools of 1,024 slots and more keep a 32nd for
+    /// drivers, so that whatever stacks hold, frames can still be received and sent.
     #[inline]
     pub fn alloc(&self) -> Option<Frame> {
         let pool = self.pool();
@@ -344,25 +392,31 @@ impl FramePool {
         Some(unsafe { self.frame(slot, head, 0) })
     }
 
-    /// Takes up to `max` free slots for a driver that hands them to the kernel (fill ring).
+    /// An empty frame for a driver that copies what it sends; also from the reserve of slots that
+    /// [`FramePool::alloc`] leaves to drivers. Not counted if there is none.
+    pub fn alloc_to_send(&self) -> Option<Frame> {
+        let pool = self.pool();
+        let slot = pool.take().or_else(|| {
+            let mut slots = Vec::with_capacity(1);
+            pool.take_many(1, 0, &mut slots);
+            slots.pop()
+        })?;
+        let head = pool.slot_bytes.min(HEADROOM_BYTES as u32);
+        // SAFETY: the slot was free and is ours now.
+        Some(unsafe { self.frame(slot, head, 0) })
+    }
+
+    /// Takes up to `max` free slots for a driver that hands them to the kernel to receive (fill
+    /// ring). Half of the reserve stays, for sending: what is received, stacks may hold.
     pub fn take_slots(&self, max: usize, out: &mut Vec<u32>) -> usize {
         let pool = self.pool();
-        let before = out.len();
-        if pool.is_home() {
-            while out.len() - before < max
-                && let Some(slot) = pool.local.pop()
-            {
-                out.push(slot);
-            }
-        }
-        let left = max - (out.len() - before);
-        if left > 0 {
-            let mut shared = pool.shared.lock();
-            let from = shared.free.len() - left.min(shared.free.len());
-            out.extend(shared.free.drain(from..));
-            pool.note_shared(&shared);
-        }
-        out.len() - before
+        pool.take_many(max, pool.reserve / 2, out)
+    }
+
+    /// Takes up to `max` free slots for a driver that sends from them. They come back when they
+    /// are sent, so all may be taken.
+    pub fn take_slots_to_send(&self, max: usize, out: &mut Vec<u32>) -> usize {
+        self.pool().take_many(max, 0, out)
     }
 
     /// Gives slots back that a driver took with [`FramePool::take_slots`] or
@@ -380,7 +434,7 @@ impl FramePool {
         if !left.is_empty() {
             let mut shared = pool.shared.lock();
             shared.free.extend_from_slice(left);
-            pool.note_shared(&shared);
+            pool.note_shared(&mut shared);
         }
     }
 
@@ -448,7 +502,8 @@ impl FramePool {
         while let Some(slot) = pool.local.pop() {
             shared.free.push(slot);
         }
-        pool.note_shared(&shared);
+        shared.closed = false;
         pool.home.store(0, Ordering::Relaxed);
+        pool.note_shared(&mut shared);
     }
 }

@@ -91,6 +91,38 @@ fn applications_hold_no_more_than_their_quota_and_leave_a_quarter() {
     assert_eq!(pool.exhausted(), 0);
 }
 
+#[test]
+fn what_stacks_hold_leaves_a_driver_slots_to_send_it() {
+    for domains in [false, true] {
+        let pool = FramePool::heap(2048, 256);
+        let mut domain = FrameDomain::new();
+        assert!(!domains || domain.adopt(&pool));
+        let _inside = domain.enter();
+        let mut held: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+        assert_eq!((held.len(), pool.free()), (2048 - 64, 64));
+        // The kernel may have half of the reserve to receive, and what is sent all of it.
+        let (mut filled, mut sent) = (Vec::new(), Vec::new());
+        assert_eq!(pool.take_slots(64, &mut filled), 32);
+        assert_eq!(pool.take_slots_to_send(31, &mut sent), 31);
+        let last = pool.alloc_to_send().unwrap();
+        assert!(pool.alloc_to_send().is_none() && pool.take_slots_to_send(1, &mut sent) == 0);
+        // What comes back is the reserve's first, whoever had it.
+        held.truncate(held.len() - 33);
+        drop(last);
+        pool.give_slots(&sent[1..]);
+        assert_eq!(pool.free(), 64);
+        assert!(pool.alloc().is_none());
+        drop(held.pop());
+        held.push(pool.alloc().unwrap());
+        assert!(pool.alloc().is_none());
+        pool.give_slots(&filled);
+        pool.give_slots(&sent[..1]);
+        drop(held);
+        assert_eq!(pool.free(), 2048);
+        assert_eq!(std::iter::from_fn(|| pool.alloc()).take(2048).collect::<Vec<_>>().len(), 1984);
+    }
+}
+
 /// A region that tells when it is unmapped.
 struct Told {
     _memory: Box<[u8]>,
