@@ -160,7 +160,7 @@ impl Connection {
         (flight, duplicate): (usize, bool),
     ) -> Option<Duration> {
         // What was sent once but is acknowledged with what was sent again may have waited for it.
-        let once = |at: Option<Instant>| at.filter(|_| !newly.resent);
+        let once = |at: Option<Instant>| at.filter(|_| newly.resent_at.is_none());
         let newest = once(newly.newest_once).map(|at| cx.now - at);
         if let Some(rtt) = newest {
             self.rtt.observe_min(cx.now, rtt);
@@ -168,13 +168,17 @@ impl Connection {
         if let Some(at) = once(newly.oldest_once) {
             // An acknowledgement of every second segment.
             let per_round = flight.div_ceil(2 * self.mss_full()) as u32;
+            self.adapt_after_spurious(at, cx.now);
             self.rtt.sample(cx.now - at, per_round);
         // A duplicate is answered with the echo of what came before it.
-        } else if newly.resent && self.ts_ok && !duplicate {
+        } else if let Some(resent_at) = newly.resent_at.filter(|_| self.ts_ok && !duplicate) {
             let (_, echo) = seg.options.timestamp?;
             let elapsed = self.timestamp(cx.now).wrapping_sub(echo);
-            // An echo from the future or from long ago is no measurement.
-            if echo != 0 && elapsed < 1 << 20 {
+            // An echo from the future or from long ago is no measurement; neither is that of a
+            // transmission before the last: the path may be slow, or the acknowledgements of that
+            // one were lost, and a window update long after brings its echo.
+            let of_last = self.echoed_at(cx.now, echo) >= resent_at;
+            if echo != 0 && elapsed < 1 << 20 && of_last {
                 let rtt = Duration::from_millis(u64::from(elapsed.max(1)));
                 self.rtt.sample(rtt, 1);
                 return Some(rtt);

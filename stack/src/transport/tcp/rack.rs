@@ -137,12 +137,7 @@ impl Connection {
     /// An acknowledgement delivered something.
     pub(crate) fn rack_update(&mut self, cx: &mut Cx<'_>, newly: &Newly, echo: Option<u32>) {
         let resent = newly.newest().is_some_and(|sent| sent.resent > 0);
-        let echoed = echo.filter(|_| self.ts_ok && resent).map(|echo| {
-            // The latest time at which our clock showed the echoed value.
-            let age = self.timestamp(cx.now).wrapping_sub(echo);
-            let end = cx.now.as_millis().saturating_sub(u64::from(age)) + 1;
-            Instant::from_nanos(Instant::from_millis(end).as_nanos() - 1)
-        });
+        let echoed = echo.filter(|_| self.ts_ok && resent).map(|echo| self.echoed_at(cx.now, echo));
         let rtt_min = self.rtt.min().unwrap_or_default();
         if self.sent.recent.update(cx.now, newly, rtt_min, echoed) {
             self.rack.saw_reordering();

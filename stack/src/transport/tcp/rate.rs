@@ -45,8 +45,8 @@ pub(crate) struct Newly {
     pub(crate) newest_once: Option<Instant>,
     /// Something that was sent once and left before `SndNxt` of the last timeout (RFC 5682).
     pub(crate) original_end: Option<SeqNum>,
-    /// Something that was sent again is acknowledged.
-    pub(crate) resent: bool,
+    /// When the first of what is acknowledged cumulatively and was sent again left last.
+    pub(crate) resent_at: Option<Instant>,
     /// The lowest first transmission, for reordering.
     pub(crate) lowest_once: Option<SeqNum>,
     /// The highest.
@@ -56,8 +56,8 @@ pub(crate) struct Newly {
 impl Newly {
     /// A record, as it was before it was delivered.
     pub(crate) fn take(&mut self, sent: &Sent, cumulative: bool) {
-        if cumulative && sent.resent > 0 {
-            self.resent = true;
+        if cumulative && sent.resent > 0 && self.resent_at.is_none() {
+            self.resent_at = Some(sent.stamp.sent_at);
         }
         if sent.fate == Fate::Sacked {
             return;

@@ -75,7 +75,7 @@ impl Rtt {
     }
 
     /// A timeout was spurious: the estimate starts again from the round trip that it missed (RFC
-    /// 4015 section 3.3), if that is longer.
+    /// 4015), if that is longer.
     pub(crate) fn restart(&mut self, rtt: Duration) {
         if self.srtt == UNKNOWN || nanos(rtt) > self.srtt {
             self.srtt = UNKNOWN;

@@ -473,6 +473,13 @@ impl Connection {
         (now.as_millis() as u32).wrapping_add(self.ts_offset)
     }
 
+    /// The latest time at which our timestamp clock showed what the peer echoes at `now`.
+    pub(crate) fn echoed_at(&self, now: Instant, echo: u32) -> Instant {
+        let age = self.timestamp(now).wrapping_sub(echo);
+        let end = now.as_millis().saturating_sub(u64::from(age)) + 1;
+        Instant::from_nanos(Instant::from_millis(end).as_nanos() - 1)
+    }
+
     /// What remains of the connection in TIME-WAIT.
     pub(crate) fn time_wait_entry(&self) -> Entry {
         let window = (self.rcv_wnd() >> self.rcv_wscale).min(0xffff) as u16;

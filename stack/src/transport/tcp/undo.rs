@@ -2,9 +2,8 @@
 //! duplicates that the peer reports (RFC 3708), after a timeout by what arrives next (F-RTO, RFC
 //! 5682). The response is the controller's (RFC 4015).
 
-use core::time::Duration;
-
 use crate::seq::SeqNum;
+use crate::time::Instant;
 use crate::wire::tcp::SackBlock;
 
 use super::cc::Controller;
@@ -40,6 +39,8 @@ pub(crate) struct Episode {
     examined: bool,
     /// Taken back.
     undone: bool,
+    /// When a timeout was found to be too early, until the estimate knows better.
+    early_since: Option<Instant>,
 }
 
 impl Episode {
@@ -54,6 +55,7 @@ impl Episode {
             resent_ts: 0,
             examined: false,
             undone: false,
+            early_since: None,
         }
     }
 
@@ -112,15 +114,23 @@ impl Connection {
             e.examined = true;
             let older = |echo: u32| (echo.wrapping_sub(e.resent_ts) as i32) < 0;
             let timeout = e.timeout;
-            if let Some(echo) = echo.filter(|echo| self.ts_ok && *echo != 0 && older(*echo)) {
+            if echo.is_some_and(|echo| self.ts_ok && echo != 0 && older(echo)) {
                 self.undo(cx, Proof::Timestamp);
-                if timeout && duplicate.is_none() {
-                    // RFC 4015 section 3.3: the path became slower, which the estimate missed. A
-                    // duplicate says that only acknowledgements were lost.
-                    let rtt = self.timestamp(cx.now).wrapping_sub(echo);
-                    self.rtt.restart(Duration::from_millis(u64::from(rtt)));
+                if let Some(e) = self.recovery.episode.as_mut().filter(|_| timeout) {
+                    e.early_since = Some(cx.now);
                 }
             }
+        }
+    }
+
+    /// RFC 4015: after a spurious timeout the estimate starts again from the round trip of data
+    /// that was not sent before, here `sent_at`. The acknowledgement that proved the timeout
+    /// spurious is no measure: it may be late because those before it were lost.
+    pub(crate) fn adapt_after_spurious(&mut self, sent_at: Instant, now: Instant) {
+        let Some(e) = &mut self.recovery.episode else { return };
+        if e.early_since.is_some_and(|since| sent_at >= since) {
+            e.early_since = None;
+            self.rtt.restart(now - sent_at);
         }
     }
 
