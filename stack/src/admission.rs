@@ -5,7 +5,8 @@
 //! datagrams allow to come back. A packet that the flow table knows is never judged, so an
 //! established TCP connection costs nothing, whatever the rules are. Of the others, one bit per port
 //! ([`Watch`]) says whether any rule can mean them; only then the rules are asked. Fragments are
-//! judged when they are whole, super-segments of datagrams as one.
+//! judged when they are whole. The parts of a super-segment have one source, one port, and so one
+//! verdict: it is asked for once, and counts as often as there are parts.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -59,11 +60,18 @@ pub trait Rules: fmt::Debug + Send + Sync {
     /// What may need a verdict; it does not change.
     fn watch(&self) -> &Watch;
 
-    /// Decides, and counts.
-    fn judge(&self, now: Instant, first: &First) -> Verdict;
+    /// Decides about so many packets that are alike, and counts them.
+    fn judge(&self, now: Instant, first: &First, packets: u64) -> Verdict;
 
     /// Whether [`Rules::judge`] would allow it; nothing is counted.
     fn allows(&self, first: &First) -> bool;
+
+    /// What policy routing is to know of a flow that is allowed: the mark of what answers it, 0:
+    /// none. Asked only if [`Watch::marks`]; nothing is counted.
+    fn mark(&self, first: &First) -> u32 {
+        let _ = first;
+        0
+    }
 }
 
 /// A bit for every port that some rule means on some alias: everything else is allowed without a
@@ -75,11 +83,14 @@ pub struct Watch {
     pub echo: bool,
     /// Protocols without ports.
     pub others: bool,
+    /// Some rule gives what it allows a mark.
+    pub marks: bool,
 }
 
 impl Default for Watch {
     fn default() -> Watch {
-        Watch { tcp: Box::new([0; 1024]), udp: Box::new([0; 1024]), echo: false, others: false }
+        let none = || Box::new([0; 1024]);
+        Watch { tcp: none(), udp: none(), echo: false, others: false, marks: false }
     }
 }
 
@@ -91,6 +102,7 @@ impl fmt::Debug for Watch {
             .field("udp_ports", &ports(&self.udp))
             .field("echo", &self.echo)
             .field("others", &self.others)
+            .field("marks", &self.marks)
             .finish()
     }
 }
@@ -194,6 +206,14 @@ impl Admission {
     #[inline]
     pub(crate) fn rules(&self, number: u8, port: u16) -> Option<&dyn Rules> {
         self.rules.as_deref().filter(|rules| rules.watch().covers(number, port))
+    }
+
+    /// The mark that a rule gives to what answers `first`; 0: none does.
+    #[inline]
+    pub(crate) fn mark(&self, first: impl FnOnce() -> First) -> u32 {
+        let Some(rules) = self.rules.as_deref().filter(|r| r.watch().marks) else { return 0 };
+        let first = first();
+        if rules.watch().covers(first.protocol, first.port) { rules.mark(&first) } else { 0 }
     }
 
     /// A datagram leaves for `to.src`, from the port that its answer comes to; `to_many`: a group or

@@ -120,14 +120,20 @@ impl Refusal {
 
 /// What the access rules say of the first packet of a flow, if they do not allow it.
 #[inline]
-pub(crate) fn refuses(ctx: &Ctx<'_>, ip: &Ip, packet: &InPacket, port: u16) -> Option<Refusal> {
+pub(crate) fn refuses(
+    ctx: &Ctx<'_>,
+    ip: &Ip,
+    packet: &InPacket,
+    port: u16,
+    packets: u64,
+) -> Option<Refusal> {
     let rules = ctx.admission.rules(packet.protocol, port)?;
     // What the vserver sends to itself is nobody else's business.
     if ip.is_local(packet.src) {
         return None;
     }
     let first = First { alias: packet.alias, protocol: packet.protocol, src: packet.src, port };
-    match rules.judge(ctx.now, &first) {
+    match rules.judge(ctx.now, &first, packets) {
         Verdict::Allow => None,
         Verdict::Drop => Some(Refusal::Drop),
         Verdict::Reject => Some(Refusal::Reject),
@@ -253,8 +259,15 @@ impl<P: PathLayer> Lower<'_, P> {
 
     /// What the access rules say of the first packet of a flow, if they do not allow it.
     #[inline]
-    pub(crate) fn refuses(&self, packet: &InPacket, port: u16) -> Option<Refusal> {
-        refuses(&self.ctx, self.ip, packet, port)
+    pub(crate) fn refuses(&self, packet: &InPacket, port: u16, packets: u64) -> Option<Refusal> {
+        refuses(&self.ctx, self.ip, packet, port, packets)
+    }
+
+    /// Whether raw sockets may see a packet that was lost before it was judged, or without it.
+    pub(crate) fn may_be_seen(&self, packet: &InPacket, port: u16) -> bool {
+        let Some(rules) = self.ctx.admission.rules(packet.protocol, port) else { return true };
+        let (protocol, src) = (packet.protocol, packet.src);
+        self.ip.is_local(src) || rules.allows(&First { alias: packet.alias, protocol, src, port })
     }
 
     /// Answers a packet that rules refuse, unless RFC 1122/4443 forbid it.

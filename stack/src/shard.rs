@@ -81,7 +81,7 @@ impl Shard {
     /// Its share of a vserver's limits.
     ///
     /// Divided are the limits of what the flow hash spreads: connections, half-open ones, bytes,
-    /// path MTUs, ICMP errors per second. Whole are those of what exists on every shard alike
+    /// path MTUs, ICMP errors and RSTs per second. Whole are those of what exists on every shard alike
     /// (routes, addresses, groups, listeners, neighbours), of what only shard 0 has (raw sockets,
     /// reassembly), and of single sockets and queues. UDP sockets are counted over all shards
     /// ([`SharedCounts`]), because few ports fall unevenly.
@@ -98,6 +98,7 @@ impl Shard {
             tcp_bytes: part(limits.tcp_bytes),
             app_frames: part(limits.app_frames),
             icmp_errors_per_second: limits.icmp_errors_per_second.div_ceil(self.count.into()),
+            tcp_resets_per_second: limits.tcp_resets_per_second.div_ceil(self.count.into()),
             ..limits
         }
     }

@@ -312,6 +312,8 @@ counters! {
         challenge_acks: "ExtTCPChallengeACK",
         /// Challenge ACKs not sent because of the limit.
         challenge_acks_limited: "ExtTCPChallengeACKLimited",
+        /// RSTs to segments that belong to no connection, not sent because of the limit.
+        resets_limited: "ExtTCPResetsLimited",
         /// SYNs refused because the accept queue was full.
         listen_overflows: "ExtListenOverflows",
         /// SYNs refused because the SYN queue was full and cookies are off.

@@ -110,7 +110,7 @@ impl Problem {
 }
 
 /// How many errors may still be sent: a bucket that holds one second's worth.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ErrorLimit {
     /// In millionths of an error.
     tokens: u64,
@@ -123,7 +123,8 @@ impl ErrorLimit {
         ErrorLimit { tokens: u64::from(per_second) * 1_000_000, since: now }
     }
 
-    fn take(&mut self, now: Instant, per_second: u32) -> bool {
+    /// Whether one more may be sent.
+    pub(crate) fn take(&mut self, now: Instant, per_second: u32) -> bool {
         let rate = u64::from(per_second);
         let elapsed_us = now.saturating_since(self.since).as_micros() as u64;
         self.tokens = (self.tokens + elapsed_us.min(1_000_000) * rate).min(rate * 1_000_000);
@@ -481,7 +482,7 @@ fn refuses_echo(
     packet: &InPacket,
     frame: &Frame,
 ) -> Option<Fate> {
-    let refusal = lower::refuses(ctx, ip, packet, 0)?;
+    let refusal = lower::refuses(ctx, ip, packet, 0, 1)?;
     if refusal != Refusal::Drop && !packet.to_many {
         let problem = Problem::AdminProhibited;
         send_error(ctx, link, ip, packet.alias, problem, frame.network_header());

@@ -221,6 +221,11 @@ impl Ip {
             || (alias == LOOPBACK && is_loopback(addr))
     }
 
+    /// The alias that has `addr`, the first of several.
+    pub(crate) fn alias_of(&self, addr: IpAddr) -> Option<AliasId> {
+        self.local.get(&addr)?.first().copied()
+    }
+
     /// Whether `addr` is the broadcast address of a network of any alias.
     pub(crate) fn is_broadcast(&self, addr: IpAddr) -> bool {
         addr == BROADCAST || self.broadcasts.contains_key(&addr)

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::frame::Frame;
 use crate::lower::InPacket;
+use crate::wire::protocol;
 
 /// Which protocols are listened to, and what was copied and not taken up yet.
 #[derive(Debug, Default)]
@@ -51,6 +52,24 @@ impl Taps {
             copy.extend_from_slice(frag);
         }
         self.packets.push_back((*packet, copy.freeze()));
+    }
+
+    /// Copies of what access rules are about, with the port that they look at.
+    pub(crate) fn judged(&self) -> impl Iterator<Item = (InPacket, u16)> + '_ {
+        self.packets.iter().filter_map(|(packet, bytes)| {
+            let header_len =
+                if packet.dst.is_ipv4() { usize::from(bytes.first()? & 15) * 4 } else { 0 };
+            let word = |at: usize| {
+                let field = bytes.get(header_len + at..header_len + at + 2)?;
+                Some(u16::from_be_bytes([field[0], field[1]]))
+            };
+            match packet.protocol {
+                protocol::TCP | protocol::UDP => Some((*packet, word(2)?)),
+                protocol::ICMP => (word(0)? >> 8 == 8).then_some((*packet, 0)),
+                protocol::ICMPV6 => (word(0)? >> 8 == 128).then_some((*packet, 0)),
+                _ => Some((*packet, 0)),
+            }
+        })
     }
 
     /// Nobody is to have the copies.

@@ -61,6 +61,8 @@ pub struct Limits {
     pub out_queue: usize,
     /// ICMP errors per second.
     pub icmp_errors_per_second: u32,
+    /// RSTs per second to segments that belong to no connection: of closed ports, of access rules.
+    pub tcp_resets_per_second: u32,
     /// Received frames that wait while the vserver has used up its part of a worker.
     pub input_frames: usize,
     /// Processing time of one worker in one round that is shared with other vservers, microseconds,
@@ -97,6 +99,7 @@ impl Default for Limits {
             service_timers: 65_536,
             out_queue: 1024,
             icmp_errors_per_second: 100,
+            tcp_resets_per_second: 10_000,
             input_frames: 1024,
             round_us: 50,
             weight: 100,

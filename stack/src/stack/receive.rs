@@ -113,11 +113,7 @@ fn packet<P: PathLayer>(
 ) -> Fate {
     let input = input::input(&mut lower.ctx, lower.link, lower.ip, arrival, is_v4, frame);
     match input {
-        Input::Done(fate) if is_refused(fate) => {
-            lower.ip.taps.forget();
-            fate
-        }
-        Input::Done(fate) => match (fate, t.raw.take_copies(lower)) {
+        Input::Done(fate) => match (fate, show(lower, t, fate)) {
             (Fate::Dropped(DropReason::IcmpTypeUnknown), true) => Fate::Delivered,
             _ => fate,
         },
@@ -136,10 +132,18 @@ fn packet<P: PathLayer>(
     }
 }
 
-/// Access rules let it no further; raw sockets are to see nothing of it either.
-#[inline]
-fn is_refused(fate: Fate) -> bool {
-    matches!(fate, Fate::Dropped(DropReason::AccessDenied | DropReason::AccessRejected))
+/// Gives raw sockets their copies of a packet; whether somebody wanted them. They see nothing of
+/// what access rules let no further, even if it was lost for another reason before it was judged: a
+/// wrong checksum, a RST.
+fn show<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>, fate: Fate) -> bool {
+    if let Fate::Dropped(reason) = fate {
+        let refused = matches!(reason, DropReason::AccessDenied | DropReason::AccessRejected);
+        let hidden = |(packet, port): (InPacket, u16)| !lower.may_be_seen(&packet, port);
+        if refused || lower.ip.taps.judged().any(hidden) {
+            lower.ip.taps.forget();
+        }
+    }
+    t.raw.take_copies(lower)
 }
 
 /// Through the path layer to the transport.
@@ -153,7 +157,7 @@ fn up<P: PathLayer>(
     let is_v4 = packet.dst.is_ipv4();
     let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
     if let Err(reason) = lower.path.ingress(lower.ctx.now, &mut addrs, &mut frame) {
-        t.raw.take_copies(lower);
+        show(lower, t, Fate::Dropped(reason));
         return Fate::Dropped(reason);
     }
     packet.src = addrs.src;
@@ -172,11 +176,7 @@ fn up<P: PathLayer>(
         }
         _ => return other(lower, t, &packet, &frame, pointer),
     };
-    if is_refused(fate) {
-        lower.ip.taps.forget();
-    } else {
-        t.raw.take_copies(lower);
-    }
+    show(lower, t, fate);
     fate
 }
 
@@ -189,7 +189,7 @@ fn other<P: PathLayer>(
     pointer: u32,
 ) -> Fate {
     let is_v4 = packet.dst.is_ipv4();
-    if let Some(refusal) = lower.refuses(packet, 0) {
+    if let Some(refusal) = lower.refuses(packet, 0, 1) {
         lower.ip.taps.forget();
         if refusal != Refusal::Drop {
             lower.prohibited(packet, frame);

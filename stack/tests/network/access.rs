@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::fixture::*;
 use weft_stack::admission::{First, Rules, Verdict, Watch};
 use weft_stack::drop::DropReason;
+use weft_stack::frame::{Checksum, Frame, Gso, HEADROOM_BYTES};
+use weft_stack::socket::raw::Family;
 use weft_stack::socket::tcp::{TcpError, TcpRecvError};
 use weft_stack::socket::udp::UdpSend;
-use weft_stack::stack::SynCookies;
+use weft_stack::stack::{FastOpen, Limits, SynCookies};
 use weft_stack::time::{Duration, Instant};
 use weft_stack::wire::checksum;
 
@@ -23,6 +25,8 @@ struct Closed {
     verdict: Verdict,
     /// Clients that may.
     but: Option<IpAddr>,
+    /// What they get.
+    mark: u32,
     judged: AtomicU64,
 }
 
@@ -31,13 +35,17 @@ impl Rules for Closed {
         &self.watch
     }
 
-    fn judge(&self, _: Instant, first: &First) -> Verdict {
-        self.judged.fetch_add(1, Ordering::Relaxed);
+    fn judge(&self, _: Instant, first: &First, packets: u64) -> Verdict {
+        self.judged.fetch_add(packets, Ordering::Relaxed);
         if self.allows(first) { Verdict::Allow } else { self.verdict }
     }
 
     fn allows(&self, first: &First) -> bool {
         self.but == Some(first.src)
+    }
+
+    fn mark(&self, first: &First) -> u32 {
+        if self.allows(first) { self.mark } else { 0 }
     }
 }
 
@@ -46,7 +54,7 @@ fn closed(verdict: Verdict) -> Closed {
     watch.add(6, 22, 23);
     watch.add(17, 161, 161);
     (watch.echo, watch.others) = (true, true);
-    Closed { watch, verdict, but: None, judged: AtomicU64::new(0) }
+    Closed { watch, verdict, but: None, mark: 0, judged: AtomicU64::new(0) }
 }
 
 fn guard(net: &mut Net, stack: usize, rules: Closed) -> Arc<Closed> {
@@ -284,4 +292,265 @@ fn states_are_bounded_and_a_reply_to_a_client_that_may_needs_none() {
     }
     assert_eq!(net.stacks[0].access_states(), (2, 2));
     assert_eq!(net.stacks[0].mib().frames.access_states_refused, 1);
+}
+
+// RFC 7413 4.2.2
+#[test]
+fn data_of_a_denied_syn_with_a_good_fast_open_cookie_reaches_no_listener() {
+    for addr in ["10.0.0.2:22", "[fd00::2]:22"] {
+        let mut net = Net::pair_with(|c| c.tcp.fast_open = FastOpen::Both);
+        let l = net.stacks[1].tcp_listen(net.now, addr.parse().unwrap(), 8).unwrap();
+        let open = |net: &mut Net| {
+            let to = addr.parse().unwrap();
+            let (c, taken) = net.stacks[0].tcp_connect_with(net.now, None, to, b"early").unwrap();
+            assert_eq!(taken, 5);
+            net.run();
+            c
+        };
+        open(&mut net);
+        assert!(net.stacks[1].tcp_accept(l).is_some());
+        let early = |net: &Net| net.stacks[1].mib().tcp.fast_open_passive;
+        open(&mut net);
+        assert_eq!(early(&net), 1, "the cookie is good");
+        assert!(net.stacks[1].tcp_accept(l).is_some());
+        let rules = guard(&mut net, 1, closed(Verdict::Drop));
+        open(&mut net);
+        assert_eq!(rules.judged.load(Ordering::Relaxed), 1);
+        assert_eq!((early(&net), net.stacks[1].tcp_accept(l).is_none()), (1, true));
+        // Nor does it later, by the SYN without data that the client tries then.
+        net.run_for(Duration::from_secs(10));
+        assert!(net.stacks[1].tcp_accept(l).is_none());
+        net.check();
+    }
+}
+
+#[test]
+fn a_merged_unit_is_judged_once_and_counts_as_its_parts() {
+    let (src, dst) = ENDS[0];
+    for verdict in [Verdict::Drop, Verdict::Prohibit, Verdict::Allow] {
+        let mut net = Net::alone();
+        let id = net.stacks[0].udp_bind(net.now, "10.0.0.1:161".parse().unwrap()).unwrap();
+        let rules = guard(&mut net, 0, closed(verdict));
+        net.sent.clear();
+        let mut unit = |protocol: u8, payload: &[u8], gso: Gso| {
+            let bytes = ether(&ip4(src, dst, protocol, payload));
+            let mut frame = Frame::from_heap(HEADROOM_BYTES, &bytes);
+            (frame.meta.checksum, frame.meta.gso) = (Checksum::Verified, gso);
+            net.stacks[0].handle_frame(net.now, A0, frame);
+        };
+        unit(17, &udp(src, dst, (9, 161), &[7; 1300]), Gso::Udp { size: 400 });
+        assert_eq!(rules.judged.swap(0, Ordering::Relaxed), 4);
+        let mut data = tcp(src, dst, 22, ACK);
+        data.extend([7; 1300]);
+        unit(6, &data, Gso::Tcp4 { mss: 500 });
+        assert_eq!(rules.judged.load(Ordering::Relaxed), 3);
+        net.run();
+        let told = net.sent.len();
+        match verdict {
+            Verdict::Allow => {
+                let got = std::iter::from_fn(|| net.stacks[0].udp_recv(id).ok());
+                let lengths: Vec<usize> = got.map(|d| d.payload.len()).collect();
+                assert_eq!((lengths, told), (vec![400, 400, 400, 100], 1), "and a RST");
+            }
+            Verdict::Drop => assert_eq!((net.stacks[0].udp_recv(id).is_err(), told), (true, 0)),
+            _ => assert_eq!((net.stacks[0].udp_recv(id).is_err(), told), (true, 2)),
+        }
+        net.check();
+    }
+}
+
+/// The lonely stack, with raw sockets allowed.
+fn with_raw() -> Net {
+    Net::alone_with(|c| c.limits = Limits { raw_sockets: 8, ..c.limits })
+}
+
+#[test]
+fn raw_sockets_see_nothing_that_is_denied_however_it_was_lost() {
+    for (src, dst) in ENDS {
+        let v4 = ip(src).is_ipv4();
+        let (family, icmp_number, echo_kind) =
+            if v4 { (Family::V4, 1, 8) } else { (Family::V6, 58, 128) };
+        let mut net = with_raw();
+        let open = |net: &mut Net, number| net.stacks[0].raw_open(net.now, family, number).unwrap();
+        let sockets = [6, 17, icmp_number, 132].map(|n| open(&mut net, n));
+        net.stacks[0].tcp_listen(net.now, "[::]:22".parse().unwrap(), 8).unwrap();
+        net.stacks[0].udp_bind(net.now, "[::]:161".parse().unwrap()).unwrap();
+        guard(&mut net, 0, closed(Verdict::Drop));
+        let broken = |mut bytes: Vec<u8>, at: usize| {
+            bytes[at] ^= 0x55;
+            bytes
+        };
+        let datagram = |port| udp(src, dst, (9, port), b"secret");
+        let echo = icmp(src, dst, echo_kind, 0, &[0, 1, 0, 1, 5]);
+        let denied = [
+            (6, tcp(src, dst, 22, SYN)),
+            (6, tcp(src, dst, 22, 4)),
+            (6, broken(tcp(src, dst, 22, SYN), 16)),
+            (6, tcp(src, dst, 22, SYN | 1)),
+            (17, datagram(161)),
+            (17, broken(datagram(161), 7)),
+            (17, broken(datagram(161), 5)),
+            (icmp_number, echo.clone()),
+            (icmp_number, broken(echo, 2)),
+            (132, vec![0; 12]),
+        ];
+        let see = |net: &mut Net| -> Vec<usize> {
+            sockets
+                .iter()
+                .map(|id| std::iter::from_fn(|| net.stacks[0].raw_recv(*id).ok()).count())
+                .collect()
+        };
+        for (number, bytes) in &denied {
+            answers(&mut net, &packet(src, dst, *number, bytes));
+            assert_eq!(see(&mut net), [0, 0, 0, 0], "{number}: {bytes:x?}");
+        }
+        // What no rule means they see, lost or not.
+        for bytes in [tcp(src, dst, 24, SYN), broken(tcp(src, dst, 24, SYN), 16)] {
+            answers(&mut net, &packet(src, dst, 6, &bytes));
+        }
+        answers(&mut net, &packet(src, dst, 17, &datagram(162)));
+        assert_eq!(see(&mut net), [2, 1, 0, 0]);
+        net.stacks[0].set_access(None);
+        for (number, bytes) in &denied {
+            answers(&mut net, &packet(src, dst, *number, bytes));
+        }
+        assert!(see(&mut net).iter().all(|n| *n > 0), "without rules they do");
+        net.check();
+    }
+}
+
+/// An IPv6 packet with destination options, routing and hop-by-hop headers before `number`.
+fn extended(src: &str, dst: &str, number: u8, payload: &[u8]) -> Vec<u8> {
+    let pad = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    // A routing header without segments left is passed over (RFC 8200 4.4).
+    let routing = [60, 0, 0, 0, 0, 0, 0, 0];
+    let whole = [&pad(43)[..], &routing, &pad(number), payload].concat();
+    ip6(src, dst, 0, &whole)
+}
+
+#[test]
+fn ports_are_found_behind_ipv6_extension_headers_and_in_fragments() {
+    let (src, dst) = ENDS[1];
+    let mut net = Net::alone();
+    net.stacks[0].tcp_listen(net.now, "[::]:22".parse().unwrap(), 8).unwrap();
+    let id = net.stacks[0].udp_bind(net.now, "[::]:161".parse().unwrap()).unwrap();
+    let rules = guard(&mut net, 0, closed(Verdict::Drop));
+    let syn = tcp(src, dst, 22, SYN);
+    let datagram = udp(src, dst, (9, 161), &[7; 64]);
+    for (number, bytes) in [(6, &syn), (17, &datagram)] {
+        assert_eq!(answers(&mut net, &ether(&extended(src, dst, number, bytes))), []);
+    }
+    assert_eq!(drops(&net, DropReason::AccessDenied), 2);
+    // The first fragment holds nothing but a destination options header: no port.
+    let whole = [&[17u8, 0, 1, 4, 0, 0, 0, 0][..], &datagram].concat();
+    let cuts = [(0, 8, true), (8, 16, true), (16, whole.len(), false)];
+    for (from, to, more) in cuts {
+        let offset = (from as u16 | u16::from(more)).to_be_bytes();
+        let header = [60, 0, offset[0], offset[1], 0, 0, 0, 9];
+        let part = [&header[..], &whole[from..to]].concat();
+        net.inject(0, A0, &ether(&ip6(src, dst, 44, &part)));
+    }
+    // And a whole packet that is called a fragment (RFC 6946), with a TCP header.
+    let atomic = [&[6u8, 0, 0, 0, 0, 0, 0, 7][..], &syn].concat();
+    assert_eq!(answers(&mut net, &ether(&ip6(src, dst, 44, &atomic))), []);
+    assert_eq!(drops(&net, DropReason::AccessDenied), 4);
+    assert_eq!(rules.judged.load(Ordering::Relaxed), 4);
+    assert!(net.stacks[0].udp_recv(id).is_err());
+    // The same without rules gets through.
+    net.stacks[0].set_access(None);
+    net.inject(0, A0, &ether(&extended(src, dst, 17, &datagram)));
+    assert!(net.stacks[0].udp_recv(id).is_ok());
+    net.check();
+}
+
+#[test]
+fn a_half_open_connection_finishes_unless_the_connections_of_its_rule_are_ended() {
+    for (src, dst) in ENDS {
+        for ends in [false, true] {
+            let mut net = Net::alone();
+            let at = if ip(dst).is_ipv4() { "10.0.0.1:22" } else { "[fd00::1]:22" };
+            let l = net.stacks[0].tcp_listen(net.now, at.parse().unwrap(), 8).unwrap();
+            let found = answers(&mut net, &packet(src, dst, 6, &tcp(src, dst, 22, SYN)));
+            assert_eq!(found[0].1[13], SYN | ACK);
+            let iss = u32::from_be_bytes(found[0].1[4..8].try_into().unwrap());
+            let rules = guard(&mut net, 0, closed(Verdict::Reject));
+            if ends {
+                assert_eq!(net.stacks[0].end_denied(net.now, &*rules), 1);
+            }
+            let mut ack = tcp(src, dst, 22, ACK);
+            ack[4..8].copy_from_slice(&8u32.to_be_bytes());
+            ack[8..12].copy_from_slice(&iss.wrapping_add(1).to_be_bytes());
+            ack[16..18].fill(0);
+            let pseudo = checksum::pseudo(ip(src), ip(dst), 6, ack.len());
+            let sum = checksum::finish(checksum::combine(pseudo, checksum::sum(&ack)));
+            ack[16..18].copy_from_slice(&sum.to_be_bytes());
+            let told = answers(&mut net, &packet(src, dst, 6, &ack));
+            assert_eq!(net.stacks[0].tcp_accept(l).is_none(), ends);
+            // The ACK of one that was ended is that of a stranger, and judged like it.
+            assert_eq!(rules.judged.load(Ordering::Relaxed), u64::from(ends));
+            assert_eq!(told.iter().filter(|(_, t)| t[13] & 4 != 0).count(), usize::from(ends));
+            // Nothing is sent to a peer any more whose half-open connection was forgotten.
+            net.sent.clear();
+            net.run_for(Duration::from_secs(70));
+            assert!(!ends || net.sent.is_empty());
+            net.check();
+        }
+    }
+}
+
+// RFC 1122 3.2.2, RFC 4443 2.4 (e)
+#[test]
+fn refusals_are_never_reflected_to_groups_or_broadcast_addresses_and_are_limited() {
+    for verdict in [Verdict::Reject, Verdict::Prohibit] {
+        let mut net = Net::alone_with(|c| {
+            (c.limits.tcp_resets_per_second, c.limits.icmp_errors_per_second) = (5, 5);
+        });
+        guard(&mut net, 0, closed(verdict));
+        let bind = |net: &mut Net, at: &str| net.stacks[0].udp_bind(net.now, at.parse().unwrap());
+        bind(&mut net, "0.0.0.0:161").unwrap();
+        // To all, and from those who would get the answer in the victim's place.
+        for (src, dst) in [
+            ("10.0.0.9", "10.0.0.255"),
+            ("10.0.0.9", "255.255.255.255"),
+            ("10.0.0.9", "224.0.0.1"),
+            ("10.0.0.255", "10.0.0.1"),
+            ("255.255.255.255", "10.0.0.1"),
+            ("224.0.0.1", "10.0.0.1"),
+            ("0.0.0.0", "10.0.0.1"),
+            ("fd00::9", "ff02::1"),
+            ("ff02::1", "fd00::1"),
+            ("::", "fd00::1"),
+        ] {
+            let datagram = udp(src, dst, (9, 161), b"x");
+            for (number, bytes) in [(6, tcp(src, dst, 22, SYN)), (17, datagram), (132, vec![0; 12])]
+            {
+                let found = answers(&mut net, &packet(src, dst, number, &bytes));
+                assert_eq!(found, [], "{number} {src} to {dst}");
+            }
+        }
+        // A unicast packet in a frame to everybody is nobody's either.
+        let (src, dst) = ENDS[0];
+        let stray = ether_to([0xff; 6], &ip4(src, dst, 6, &tcp(src, dst, 22, SYN)));
+        assert_eq!(answers(&mut net, &stray), []);
+
+        net.run_for(Duration::from_secs(2));
+        let told: usize = (0..50)
+            .map(|_| answers(&mut net, &packet(src, dst, 6, &tcp(src, dst, 22, SYN))).len())
+            .sum();
+        assert_eq!(told, 5);
+        let mib = net.stacks[0].mib();
+        let silent = if verdict == Verdict::Reject {
+            mib.tcp.resets_limited
+        } else {
+            mib.icmp4.out_rate_limited
+        };
+        assert_eq!(silent, 45);
+        // A closed port is as silent now.
+        if verdict == Verdict::Reject {
+            assert_eq!(answers(&mut net, &packet(src, dst, 6, &tcp(src, dst, 24, SYN))), []);
+        }
+        net.run_for(Duration::from_secs(1));
+        assert_eq!(answers(&mut net, &packet(src, dst, 6, &tcp(src, dst, 22, SYN))).len(), 1);
+        net.check();
+    }
 }

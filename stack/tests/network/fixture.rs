@@ -74,7 +74,11 @@ impl Net {
 
     /// Two stacks, `10.0.0.1/24 fd00::1/64` and `10.0.0.2/24 fd00::2/64`, past DAD.
     pub fn pair() -> Net {
-        let mut net = Net::new(2);
+        Net::pair_with(|_| {})
+    }
+
+    pub fn pair_with(tweak: impl Fn(&mut StackConfig)) -> Net {
+        let mut net = Net::with(2, tweak);
         for i in 0..2u8 {
             net.alias(usize::from(i), alias(A0, i + 1, 1500));
             net.addr(usize::from(i), A0, &format!("10.0.0.{}/24", i + 1));

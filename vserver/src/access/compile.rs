@@ -169,6 +169,7 @@ impl Table {
             });
             columns.push(Arc::clone(column));
         }
+        watch.marks = rules.iter().any(|r| r.mark != 0);
         Table { rules: rules.into(), watch, columns: columns.into() }
     }
 

@@ -43,11 +43,11 @@ impl Rules for Guard {
         &self.table.watch
     }
 
-    fn judge(&self, now: Instant, first: &First) -> Verdict {
+    fn judge(&self, now: Instant, first: &First, packets: u64) -> Verdict {
         let Some(number) = self.table.find(first) else { return Verdict::Allow };
         let rule = &self.table.rules[number];
         let mut hit = self.hits[number].lock();
-        hit.count += 1;
+        hit.count += packets;
         hit.last = Some((now, first.src));
         drop(hit);
         if rule.log
@@ -62,6 +62,10 @@ impl Rules for Guard {
     fn allows(&self, first: &First) -> bool {
         let rule = self.table.find(first);
         rule.is_none_or(|number| self.table.rules[number].action == Action::Allow)
+    }
+
+    fn mark(&self, first: &First) -> u32 {
+        self.table.find(first).map_or(0, |number| self.table.rules[number].mark)
     }
 }
 
@@ -98,6 +102,7 @@ impl Guard {
                 ports: rule.ports.iter().map(ToString::to_string).collect(),
                 on: rule.on.iter().map(ToString::to_string).collect(),
                 from: rule.from.iter().map(ToString::to_string).collect(),
+                mark: Some(rule.mark).filter(|mark| *mark != 0),
                 origin: rule.written.0.clone(),
                 hits: hit.count,
                 last_client: hit.last.map(|(_, client)| client),
@@ -136,6 +141,7 @@ impl Guard {
                     alias: name.clone(),
                     service: p.to_string(),
                     action: found.map_or(Action::Allow, |r| r.action),
+                    mark: found.map(|r| r.mark).filter(|mark| *mark != 0),
                     rule: rule.map(|n| n + 1),
                     text: found
                         .map_or_else(|| String::from("no rule matches"), ToString::to_string),

@@ -131,6 +131,8 @@ pub struct AccessRule {
     pub of: Vec<String>,
     /// From which clients; empty: from all.
     pub from: Vec<Cidr>,
+    /// What answers those that it allows, for policy routing rules to look at; 0: none.
+    pub mark: u32,
     /// Write a line for what it denies, at most ten per second for the whole host.
     pub log: bool,
     /// Where it stands.
@@ -168,6 +170,9 @@ impl fmt::Display for AccessRule {
         }
         if !self.from.is_empty() {
             write!(f, " from {}", list(self.from.iter().map(Cidr::to_string).collect()))?;
+        }
+        if self.mark != 0 {
+            write!(f, " mark {}", self.mark)?;
         }
         Ok(())
     }

@@ -48,9 +48,12 @@ pub struct RuleReport {
     pub on: Vec<String>,
     /// Clients; empty: all.
     pub from: Vec<String>,
+    /// What answers those that it allows, for policy routing rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
     /// Where it stands: `vserver, line 7`, `group web, line 3`, `host, line 2`, `default`.
     pub origin: String,
-    /// First packets that it decided about.
+    /// First packets that it decided about, each part of a merged unit by itself.
     pub hits: u64,
     /// Who sent the last one.
     pub last_client: Option<IpAddr>,
@@ -81,6 +84,9 @@ pub struct AccessDecision {
     pub service: String,
     /// What becomes of it.
     pub action: Action,
+    /// The mark of what answers, for policy routing rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
     /// The rule's number in `weft access`, from 1; `None`: none matches, which allows.
     pub rule: Option<usize>,
     /// The rule.
@@ -95,6 +101,11 @@ fn ago(ms: u64) -> String {
         10_000..600_000 => format!("{} s ago", ms / 1000),
         _ => format!("{} min ago", ms / 60_000),
     }
+}
+
+fn what(r: &RuleReport) -> String {
+    let mark = r.mark.map_or_else(String::new, |mark| format!(" mark {mark}"));
+    format!("{} {}{mark}", r.action.name(), r.services)
 }
 
 fn or<'a>(text: &'a str, empty: &'a str) -> &'a str {
@@ -113,7 +124,7 @@ impl VserverAccess {
             };
             rows.push([
                 (i + 1).to_string(),
-                format!("{} {}", r.action.name(), r.services),
+                what(r),
                 or(&r.on.join(", "), "all").to_owned(),
                 or(&r.from.join(", "), "all").to_owned(),
                 r.origin.clone(),

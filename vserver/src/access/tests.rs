@@ -51,7 +51,7 @@ fn decided(config: &HostConfig, index: usize, first: &First) -> Action {
     if !guard.watch().covers(first.protocol, first.port) {
         return Action::Allow;
     }
-    match guard.judge(Instant::ZERO, first) {
+    match guard.judge(Instant::ZERO, first, 1) {
         Verdict::Allow => Action::Allow,
         Verdict::Drop => Action::Drop,
         Verdict::Reject => Action::Reject,
@@ -225,6 +225,7 @@ fn random_rule(rng: &mut Rng) -> AccessRule {
         on,
         of: Vec::new(),
         from,
+        mark: 0,
         log: false,
         written: Written::default(),
     }
@@ -299,7 +300,7 @@ fn hits_stay_with_their_rule_when_others_change() {
     let mut access = HostAccess::default();
     let guard = access.update(&before, 0, ("a", &[])).unwrap();
     assert_eq!(
-        guard.judge(Instant::from_millis(5), &first(0, "tcp/7", "10.0.0.9")),
+        guard.judge(Instant::from_millis(5), &first(0, "tcp/7", "10.0.0.9"), 1),
         Verdict::Reject
     );
     assert!(access.update(&before, 0, ("a", &[])).is_none(), "nothing changed");
@@ -309,4 +310,38 @@ fn hits_stay_with_their_rule_when_others_change() {
         report.rules.iter().map(|r| (r.hits, r.last_ms_ago)).collect();
     assert_eq!(hits, [(0, None), (1, Some(1000)), (0, None)]);
     assert_eq!(report.rules[1].last_client, Some([10, 0, 0, 9].into()));
+}
+
+#[test]
+fn a_mark_belongs_to_what_a_rule_allows_and_is_told() {
+    let rules = |rule: &str| {
+        parse(&format!(
+            "[access]\nrules = [{rule}]\n[vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]"
+        ))
+    };
+    let config = rules("{ allow = \"http\", from = \"10.0.0.0/24\", mark = 16 }").unwrap();
+    let guard = HostAccess::default().update(&config, 0, ("a", &[])).unwrap();
+    assert!(guard.watch().marks);
+    let mark = |service, client| guard.mark(&first(0, service, client));
+    assert_eq!([mark("tcp/80", "10.0.0.9"), mark("tcp/80", "10.1.0.9")], [16, 0]);
+    assert_eq!(mark("tcp/81", "10.0.0.9"), 0);
+    let query = AccessQuery {
+        vserver: String::from("a"),
+        service: String::from("http"),
+        from: [10, 0, 0, 9].into(),
+        to: None,
+    };
+    let aliases = [(0, String::from("data0"))];
+    let told = guard.test(&query, &config.access.catalogue, &aliases).unwrap();
+    assert_eq!(told[0].mark, Some(16));
+    assert!(told[0].render().contains("allow http from 10.0.0.0/24 mark 16"), "{told:?}");
+    let mut shown = guard.report(Instant::ZERO);
+    shown.rules.truncate(1);
+    assert!(shown.render().contains("allow http mark 16"), "{}", shown.render());
+    // Without a mark nobody asks.
+    let plain = rules("{ allow = \"http\" }").unwrap();
+    assert!(!HostAccess::default().update(&plain, 0, ("a", &[])).unwrap().watch().marks);
+    for wrong in ["{ drop = \"http\", mark = 16 }", "{ allow = \"http\", mark = 0 }"] {
+        assert!(rules(wrong).unwrap_err().contains("mark"), "{wrong}");
+    }
 }

@@ -153,6 +153,7 @@ fn read_rule(
         Whose::Vserver => None,
     };
     let from = s.string(report, "from").map(|v| read_clients(report, &v));
+    let mark = s.integer(report, "mark", 1..=u64::from(u32::MAX));
     let log = s.boolean(report, "log").is_some_and(|v| v.value);
     let span = s.span.clone();
     let any_action = Action::ALL.iter().any(|(key, _)| s.span_of_key(key).is_some());
@@ -164,6 +165,9 @@ fn read_rule(
         }
         return None;
     };
+    if let Some(mark) = mark.as_ref().filter(|_| action != Action::Allow) {
+        report.error(&mark.span, "'mark' is for what is allowed; remove it, or write allow");
+    }
     let ports = read_services(report, &what, catalogue);
     Some(AccessRule {
         action,
@@ -172,6 +176,7 @@ fn read_rule(
         on: on.unwrap_or_default(),
         of: of.unwrap_or_default(),
         from: from.unwrap_or_default(),
+        mark: mark.map_or(0, |v| v.value as u32),
         log,
         written: Written(origin),
     })

@@ -52,6 +52,7 @@ fn read_limits(report: &mut Report, mut s: Section) -> Limits {
         service_timers: 16..=16_777_216,
         out_queue: 16..=65_536,
         icmp_errors_per_second: 0..=1_000_000,
+        tcp_resets_per_second: 0..=100_000_000,
         input_frames: 16..=65_536,
         round_us: 1..=100_000,
         weight: 1..=10_000,

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::{RouteTable, Rule, RuleAction, TableId};
 use crate::Stack;
+use crate::admission::{First, Rules, Verdict, Watch};
 use crate::drop::DropReason;
 use crate::frame::{Frame, FramePool};
 use crate::ip::address::{AliasConfig, AliasId, AliasMedium};
@@ -241,4 +242,68 @@ fn a_thousand_tables_are_no_limit() {
     }
     let full = b.stack.handle_config(NOW, Change::RuleAdd(more));
     assert_eq!(full, Err(ChangeError::Limit("rules")));
+}
+
+/// Whoever comes from 10.0.0.0/24 gets a mark.
+#[derive(Debug)]
+struct Marking(Watch);
+
+impl Rules for Marking {
+    fn watch(&self) -> &Watch {
+        &self.0
+    }
+    fn judge(&self, _: Instant, _: &First, _: u64) -> Verdict {
+        Verdict::Allow
+    }
+    fn allows(&self, _: &First) -> bool {
+        true
+    }
+    fn mark(&self, first: &First) -> u32 {
+        let from = "10.0.0.0/24".parse::<crate::ip::address::Cidr>().unwrap().contains(first.src);
+        // By where the client comes in, not by where the answer leaves.
+        if from && first.alias == ONE { 0x10 } else { 0 }
+    }
+}
+
+#[test]
+fn answers_to_a_client_leave_by_the_mark_of_the_access_rule_that_lets_it_in() {
+    let mut b = bench();
+    b.change(Change::TableSet { id: TABLE, table: some(&[("0.0.0.0/0", TWO)]) });
+    b.rule(Rule { mark: Some((0x10, 0xf0)), ..Rule::new(1, RuleAction::Table(TABLE)) });
+    let mut watch = Watch::default();
+    watch.marks = true;
+    watch.add(6, 80, 80);
+    watch.add(17, 9, 9);
+    b.stack.set_access(Some(Arc::new(Marking(watch))));
+    assert_eq!(b.between("10.0.0.1", "10.0.0.9"), Ok(TWO));
+    assert_eq!(b.between("10.0.0.1", "10.3.0.9"), Ok(ONE));
+    let other = b.stack.udp_bind(NOW, "10.0.0.1:10".parse().unwrap()).unwrap();
+    let udp = std::mem::replace(&mut b.udp, other);
+    assert_eq!(b.between("10.0.0.1", "10.0.0.9"), Ok(ONE), "another port");
+    b.udp = udp;
+    b.stack.udp_set_option(b.udp, UdpOption::Mark(0x20));
+    assert_eq!(b.between("10.0.0.1", "10.0.0.9"), Ok(ONE), "the socket's own mark stays");
+
+    let listener = b.stack.tcp_listen(NOW, "10.0.0.1:80".parse().unwrap(), 4).unwrap();
+    let mut segment = |flags: u8, seq: u32, ack: u32| {
+        let mut seg = vec![0x9c, 0x40, 0, 80];
+        seg.extend(seq.to_be_bytes());
+        seg.extend(ack.to_be_bytes());
+        seg.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        let sum = crate::wire::checksum::pseudo(addr("10.0.0.9"), addr("10.0.0.1"), 6, seg.len());
+        let sum = crate::wire::checksum::combine(sum, crate::wire::checksum::sum(&seg));
+        seg[16..18].copy_from_slice(&crate::wire::checksum::finish(sum).to_be_bytes());
+        let mut frame = Frame::from_heap(128, &seg);
+        IpHeader::new(addr("10.0.0.9"), addr("10.0.0.1"), 6, 64).push(&mut frame);
+        b.stack.handle_frame(NOW, ONE, frame);
+        b.sent()
+    };
+    let (alias, syn_ack) = segment(2, 1, 0).pop().expect("SYN-ACK");
+    assert_eq!(alias, TWO);
+    let iss = u32::from_be_bytes(syn_ack[24..28].try_into().unwrap());
+    segment(16, 2, iss + 1);
+    let id = b.stack.tcp_accept(listener).expect("a connection").id;
+    assert_eq!(b.stack.tcp_options(id).expect("options").mark, 0x10);
+    b.stack.tcp_send(NOW, id, b"data").unwrap();
+    assert_eq!(b.sent().pop().expect("data").0, TWO);
 }

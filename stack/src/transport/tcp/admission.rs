@@ -1,9 +1,13 @@
 //! TCP's questions to the access rules: about segments that the flow table does not know, and about
 //! connections when the rules have changed.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use crate::admission::{First, Rules};
 use crate::ctx::Fate;
 use crate::frame::Frame;
+use crate::ip::address::AliasId;
 use crate::lower::{InPacket, Lower, Refusal};
 use crate::path::PathLayer;
 use crate::socket::tcp::{TcpError, TcpState};
@@ -12,36 +16,68 @@ use crate::wire::tcp::Header;
 
 use super::flow_table::FlowKey;
 use super::input::reset_for;
+use super::settings::Settings;
 use super::state::Cx;
-use super::{Tcp, emit};
+use super::{Tcp, emit, payload};
 
-fn first(key: &FlowKey, alias: crate::ip::address::AliasId) -> First {
+fn first(key: &FlowKey, alias: AliasId) -> First {
     First { alias, protocol: protocol::TCP, src: key.peer, port: key.local_port }
 }
 
-/// Judges a segment that belongs to nothing, whatever its flags are: a scan must not tell a denied
-/// port without a listener from one with. `Some`: it goes no further.
+/// What a listener decided about a connection, with the mark of the rule that lets it in; one that
+/// the application has set stays.
 #[inline]
-pub(super) fn refuses<P: PathLayer>(
-    lower: &mut Lower<'_, P>,
-    packet: &InPacket,
+pub(super) fn marked<'s, P: PathLayer>(
+    lower: &Lower<'_, P>,
+    settings: &'s Arc<Settings>,
     key: &FlowKey,
-    seg: &Header,
-    frame: &Frame,
-) -> Option<Fate> {
-    let refusal = lower.refuses(packet, key.local_port)?;
-    match refusal {
-        Refusal::Drop => {}
-        Refusal::Reject => {
-            let rst = reset_for(seg, frame.total_len());
-            emit::send_header(lower, key, packet.alias, rst);
-        }
-        Refusal::Prohibit => lower.prohibited(packet, frame),
+    alias: AliasId,
+) -> Cow<'s, Arc<Settings>> {
+    let mark = lower.ctx.admission.mark(|| first(key, alias));
+    if mark == 0 || settings.mark != 0 {
+        return Cow::Borrowed(settings);
     }
-    Some(Fate::Dropped(refusal.reason()))
+    Cow::Owned(Arc::new(Settings { mark, ..**settings }))
 }
 
 impl Tcp {
+    /// Judges a segment that belongs to nothing, whatever its flags are: a scan must not tell a
+    /// denied port without a listener from one with. `Some`: it goes no further.
+    #[inline]
+    pub(super) fn refuses<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        key: &FlowKey,
+        seg: &Header,
+        frame: &Frame,
+    ) -> Option<Fate> {
+        let refusal = lower.refuses(packet, key.local_port, payload::segments(frame))?;
+        match refusal {
+            Refusal::Drop => {}
+            Refusal::Reject => self.answer_reset(lower, packet, key, seg, frame.total_len()),
+            Refusal::Prohibit => lower.prohibited(packet, frame),
+        }
+        Some(Fate::Dropped(refusal.reason()))
+    }
+
+    /// Answers a segment that belongs to nothing with a RST, within the limit: which holds for closed
+    /// ports too, lest the two differ.
+    pub(super) fn answer_reset<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        key: &FlowKey,
+        seg: &Header,
+        payload_len: usize,
+    ) {
+        if self.resets.take(lower.ctx.now, lower.ctx.limits.tcp_resets_per_second) {
+            emit::send_header(lower, key, packet.alias, reset_for(seg, payload_len));
+        } else {
+            lower.ctx.mib.tcp.resets_limited += 1;
+        }
+    }
+
     /// Resets every connection that the peer opened and that `rules` would not let it open now;
     /// returns how many.
     pub(crate) fn end_denied<P: PathLayer>(

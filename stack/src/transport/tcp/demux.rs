@@ -12,10 +12,10 @@ use crate::wire::tcp::{Flags, Header};
 use crate::wire::{frame_sum, protocol};
 
 use super::flow_table::{Flow, FlowKey};
-use super::input::{Reply, reset_for};
+use super::input::Reply;
 use super::state::Cx;
 use super::time_wait::Verdict;
-use super::{Tcp, admission, emit, payload};
+use super::{Tcp, emit, payload};
 
 /// RFC 4861 7.3.1 asks for hints of reachability; one per second is plenty.
 pub(super) const CONFIRM_EVERY: Duration = Duration::from_secs(1);
@@ -110,13 +110,13 @@ impl Tcp {
         };
         let verdict = entry.judge(seg, frame.total_len());
         if let Verdict::Reuse(after) = verdict {
-            if let Some(fate) = admission::refuses(lower, packet, &key, seg, &frame) {
+            if let Some(fate) = self.refuses(lower, packet, &key, seg, &frame) {
                 return fate;
             }
             if self.listener_for(packet.dst, seg.dst_port).is_some() {
                 return self.open_passive(lower, packet, key, seg, frame, Some((slot, after)));
             }
-            return refuse(lower, packet, key, seg, frame.total_len());
+            return self.refuse(lower, packet, key, seg, frame.total_len());
         }
         if verdict == Verdict::AckAndRestart {
             self.time_waits.restart(slot, lower.ctx.now);
@@ -146,7 +146,7 @@ impl Tcp {
         if seg.flags.has(Flags::RST) {
             return Fate::Dropped(DropReason::TcpPortClosed);
         }
-        if let Some(fate) = admission::refuses(lower, packet, &key, seg, &frame) {
+        if let Some(fate) = self.refuses(lower, packet, &key, seg, &frame) {
             return fate;
         }
         if listens && seg.flags.has(Flags::ACK) && !seg.flags.has(Flags::SYN) {
@@ -157,25 +157,26 @@ impl Tcp {
             }
         }
         if !listens || seg.flags.has(Flags::ACK) {
-            return refuse(lower, packet, key, seg, frame.total_len());
+            return self.refuse(lower, packet, key, seg, frame.total_len());
         }
         if !seg.flags.has(Flags::SYN) {
             return Fate::Dropped(DropReason::TcpFlagsInvalid);
         }
         self.open_passive(lower, packet, key, seg, frame, None)
     }
-}
 
-/// Answers with a RST.
-fn refuse<P: PathLayer>(
-    lower: &mut Lower<'_, P>,
-    packet: &InPacket,
-    key: FlowKey,
-    seg: &Header,
-    payload_len: usize,
-) -> Fate {
-    emit::send_header(lower, &key, packet.alias, reset_for(seg, payload_len));
-    Fate::Dropped(DropReason::TcpPortClosed)
+    /// Answers with a RST.
+    fn refuse<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        key: FlowKey,
+        seg: &Header,
+        payload_len: usize,
+    ) -> Fate {
+        self.answer_reset(lower, packet, &key, seg, payload_len);
+        Fate::Dropped(DropReason::TcpPortClosed)
+    }
 }
 
 fn check<P: PathLayer>(

@@ -17,6 +17,7 @@ use slab::Slab;
 use crate::any::AnyScopes;
 use crate::ctx::Timer;
 use crate::frame::{Frame, prefetch};
+use crate::ip::icmp::ErrorLimit;
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
 use crate::path::PathLayer;
 use crate::rng::Secrets;
@@ -131,6 +132,8 @@ pub(crate) struct Tcp {
     time_wait_armed: bool,
     ports: Ports,
     challenge: ChallengeBudget,
+    /// RSTs to what belongs to nothing.
+    resets: ErrorLimit,
     settings: Arc<Settings>,
     budget: Budget,
     /// The SYN queues of all listeners.
@@ -174,6 +177,7 @@ impl Tcp {
             time_wait_armed: false,
             ports: Ports::default(),
             challenge: ChallengeBudget::default(),
+            resets: ErrorLimit::new(Instant::ZERO, config.limits.tcp_resets_per_second),
             settings: Arc::new(Settings::new(&config.tcp)),
             budget: Budget::new(config.limits.tcp_bytes),
             dirty: VecDeque::new(),

@@ -1,7 +1,5 @@
 //! Passive opens: from a SYN through the SYN queue, or through a cookie, to the accept queue.
 
-use std::sync::Arc;
-
 use crate::ctx::{Fate, Timer};
 use crate::drop::DropReason;
 use crate::frame::Frame;
@@ -24,7 +22,7 @@ use super::isn::{initial_sequence, timestamp_offset};
 use super::settings::Settings;
 use super::state::{Connection, Cx, Origin, Owner, mss_of_mtu};
 use super::syn_cookie;
-use super::{HALF_OPEN_TIMER, Tcp, emit};
+use super::{HALF_OPEN_TIMER, Tcp, admission, emit};
 
 /// RFC 6191: a tuple's next incarnation starts this far behind the last one.
 pub(super) const REUSE_GAP: u32 = 1 << 17;
@@ -92,9 +90,10 @@ impl Tcp {
             return Fate::Dropped(DropReason::TcpPortClosed);
         };
         let name = (key, packet.alias, slot);
-        let mut request = Request::new(name, iss, seg, &listener.settings, now);
+        let settings = admission::marked(lower, &listener.settings, &key, packet.alias);
+        let mut request = Request::new(name, iss, seg, &settings, now);
         request.gives_cookie = fast_open == FastOpening::Cookie && answer == Answer::Entry;
-        send_syn_ack(lower, &listener.settings, &request, mtu, answer);
+        send_syn_ack(lower, &settings, &request, mtu, answer);
         let stats = &mut lower.ctx.mib.tcp;
         if answer == Answer::Cookie {
             listener.cookie_sent_at = Some(now);
@@ -150,9 +149,9 @@ impl Tcp {
         seg: &Header,
         frame: Frame,
     ) {
-        let Some(settings) = self.listeners.get(slot).map(|l| Arc::clone(&l.settings)) else {
-            return;
-        };
+        let Some(listener) = self.listeners.get(slot) else { return };
+        let settings = admission::marked(lower, &listener.settings, &key, packet.alias);
+        let settings = settings.into_owned();
         let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
         let origin = Origin { key, alias: packet.alias, iss, ts_offset, mtu };
         let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
@@ -203,7 +202,8 @@ impl Tcp {
         }
         let hint = emit::bound_alias(key, packet.alias);
         let listener = self.listeners.get(slot).ok_or(DropReason::TcpPortClosed)?;
-        let route = lower.route(Some(key.local), key.peer, listener.settings.via(hint))?;
+        let settings = admission::marked(lower, &listener.settings, key, packet.alias);
+        let route = lower.route(Some(key.local), key.peer, settings.via(hint))?;
         Ok((answer, route.mtu))
     }
 
@@ -350,11 +350,12 @@ impl Tcp {
             lower.ctx.mib.tcp.listen_overflows += 1;
             return Err(DropReason::TcpAcceptQueueFull);
         }
-        let settings = Arc::clone(&listener.settings);
+        let key = request.key;
+        let settings = admission::marked(lower, &listener.settings, &key, request.alias);
+        let settings = settings.into_owned();
         if !self.make_room(lower) {
             return Err(DropReason::TcpConnectionLimit);
         }
-        let key = request.key;
         let hint = emit::bound_alias(&key, request.alias);
         let mtu = lower.route(Some(key.local), key.peer, settings.via(hint))?.mtu;
         let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
@@ -468,12 +469,13 @@ impl Tcp {
         let Some(listener) = self.listeners.get(request.listener) else { return };
         let hint = emit::bound_alias(&request.key, request.alias);
         // Without a route there may be one at the next turn.
-        let via = listener.settings.via(hint);
+        let settings = admission::marked(lower, &listener.settings, &request.key, request.alias);
+        let via = settings.via(hint);
         let Ok(route) = lower.route(Some(request.key.local), request.key.peer, via) else {
             return;
         };
         let before = lower.ctx.mib.tcp.out_segs;
-        send_syn_ack(lower, &listener.settings, request, route.mtu, Answer::Entry);
+        send_syn_ack(lower, &settings, request, route.mtu, Answer::Entry);
         // What left was counted as sent for the first time; without a frame nothing has.
         let sent = lower.ctx.mib.tcp.out_segs - before;
         lower.ctx.mib.tcp.out_segs -= sent;

@@ -116,7 +116,7 @@ impl Udp {
                 return Fate::Dropped(reason);
             }
         };
-        if let Some(refusal) = self.refuses(lower, packet, src_port, dst_port) {
+        if let Some(refusal) = self.refuses(lower, packet, (src_port, dst_port), &frame) {
             if refusal != Refusal::Drop {
                 lower.prohibited(packet, &frame);
             }
@@ -153,14 +153,14 @@ impl Udp {
         &self,
         lower: &Lower<'_, P>,
         packet: &InPacket,
-        src_port: u16,
-        dst_port: u16,
+        (src_port, dst_port): (u16, u16),
+        frame: &Frame,
     ) -> Option<Refusal> {
         let admission = &lower.ctx.admission;
         admission.rules(protocol::UDP, dst_port)?;
         let known = self.flows.contains_key(&(packet.dst, dst_port, packet.src, src_port))
             || admission.is_answer(lower.ctx.now, dst_port, packet.src, src_port);
-        if known { None } else { lower.refuses(packet, dst_port) }
+        if known { None } else { lower.refuses(packet, dst_port, frame.packets(HEADER_LEN)) }
     }
 
     /// Queues what arrived, in pieces if the socket does not want it whole; whether there was room

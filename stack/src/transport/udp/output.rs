@@ -132,15 +132,21 @@ impl Udp {
         let alias = how.alias.or(scope(to));
         let alias = alias.or(options.multicast_alias.filter(|_| multicast));
         let class = how.traffic_class.unwrap_or(options.traffic_class);
-        let via = Via { alias, mark: options.mark, class };
-        let info = lower.route(src, to.ip(), via).map_err(|_| UdpSendError::Unreachable)?;
+        let mut via = Via { alias, mark: options.mark, class };
+        let mut info = lower.route(src, to.ip(), via).map_err(|_| UdpSendError::Unreachable)?;
+        let given = rule_mark(lower, &info, (to, local.port()), options.mark);
+        if given != 0 {
+            via.mark = given;
+            let src = src.or(Some(info.src));
+            info = lower.route(src, to.ip(), via).map_err(|_| UdpSendError::Unreachable)?;
+        }
         let hops = if multicast { Some(options.multicast_hop_limit) } else { options.hop_limit };
         let packet = OutPacket {
             src: info.src,
             dst: to.ip(),
             protocol: protocol::UDP,
             traffic_class: class,
-            mark: options.mark,
+            mark: via.mark,
             hop_limit: how.hop_limit.or(hops),
             dont_fragment: options.dont_fragment,
             alias: alias.or(Some(info.alias).filter(|_| multicast)),
@@ -151,6 +157,24 @@ impl Udp {
         let to_many = multicast || broadcast;
         Ok(Plan { info, packet, src_port: local.port(), to, looped, to_many })
     }
+}
+
+/// The mark of the access rule that lets a client in, for what goes to it from the port that it
+/// calls; one that the socket has stays.
+#[inline]
+fn rule_mark<P: PathLayer>(
+    lower: &Lower<'_, P>,
+    info: &RouteInfo,
+    (to, port): (SocketAddr, u16),
+    own: u32,
+) -> u32 {
+    if own != 0 {
+        return 0;
+    }
+    // Where the client comes in, which need not be where its answers go out.
+    let alias = || lower.ip.alias_of(info.src).unwrap_or(info.alias);
+    let first = || First { alias: alias(), protocol: protocol::UDP, src: to.ip(), port };
+    lower.ctx.admission.mark(first)
 }
 
 fn send_one<P: PathLayer>(

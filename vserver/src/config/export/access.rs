@@ -33,7 +33,7 @@ pub(super) fn write_access(w: &mut Writer, access: &AccessConfig) {
 }
 
 pub(super) fn access_rule(rule: &AccessRule) -> String {
-    let AccessRule { action, services, ports: _, on, of, from, log, written: _ } = rule;
+    let AccessRule { action, services, ports: _, on, of, from, mark, log, written: _ } = rule;
     let list = |items: Vec<String>| quoted(&items.join(", "));
     let mut keys = vec![format!("{} = {}", action.name(), quoted(services))];
     if !on.is_empty() {
@@ -44,6 +44,9 @@ pub(super) fn access_rule(rule: &AccessRule) -> String {
     }
     if !from.is_empty() {
         keys.push(format!("from = {}", list(from.iter().map(ToString::to_string).collect())));
+    }
+    if *mark != 0 {
+        keys.push(format!("mark = {mark}"));
     }
     if *log {
         keys.push(String::from("log = true"));

@@ -45,6 +45,7 @@ pub(super) fn write_limits(w: &mut Writer, vserver: &str, limits: &Limits) {
         app_frames,
         out_queue,
         icmp_errors_per_second,
+        tcp_resets_per_second,
         service_timers,
         input_frames,
         round_us,

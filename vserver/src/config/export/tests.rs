@@ -58,7 +58,7 @@ management = true
 services = ["ssh"]
 management = false
 [group.gold]
-access = [{ allow = "mine, http", on = "data, mgmt" }, { prohibit = "tcp", on = "data0" }]
+access = [{ allow = "mine, http", on = "data, mgmt", mark = 7 }, { prohibit = "tcp", on = "data0" }]
 tcp = { congestion = "bbr" }
 [group.silver]
 parent = "gold"

@@ -83,6 +83,12 @@ fn closed(w: &mut World) {
     w.turn();
 }
 
+/// SYNs to a port where nobody listens.
+fn strays(w: &mut World) {
+    w.send((0..60).map(syn));
+    w.turn();
+}
+
 fn buffers(w: &mut World) {
     let stack = &mut w.core.nodes[B as usize].stack;
     let held: Vec<_> = (0..5).map_while(|_| stack.alloc(100)).collect();
@@ -111,7 +117,7 @@ fn slow(w: &mut World) {
     w.turn();
 }
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     Row {
         limit: "tcp_half_open",
         set: |l| l.tcp_half_open = 4,
@@ -147,6 +153,12 @@ const ROWS: [Row; 11] = [
         set: |l| l.icmp_errors_per_second = 1,
         push: closed,
         counted: "IcmpOutRateLimited",
+    },
+    Row {
+        limit: "tcp_resets_per_second",
+        set: |l| l.tcp_resets_per_second = 1,
+        push: strays,
+        counted: "TcpExtTCPResetsLimited",
     },
     Row {
         limit: "out_queue",
