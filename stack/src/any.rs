@@ -90,6 +90,12 @@ impl AnyPorts {
         self.count.store(bound.len(), Ordering::Release);
     }
 
+    /// Numbers of the bindings.
+    pub fn numbers(&self) -> Vec<u32> {
+        let bound = self.bound.read().unwrap_or_else(PoisonError::into_inner);
+        bound.iter().map(|b| b.number).collect()
+    }
+
     fn find(&self, protocol: AnyProtocol, v4: bool, port: u16) -> Option<AnyPort> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -114,6 +120,12 @@ impl AnyScopes {
     /// Of these tables, the nearest first.
     pub fn new(tables: impl IntoIterator<Item = Arc<AnyPorts>>) -> AnyScopes {
         AnyScopes(tables.into_iter().collect())
+    }
+
+    /// Numbers of the bindings in these tables that are not in `next`.
+    pub fn left_for(&self, next: &AnyScopes) -> Vec<u32> {
+        let stays = |t: &&Arc<AnyPorts>| !next.0.iter().any(|n| Arc::ptr_eq(n, t));
+        self.0.iter().filter(stays).flat_map(|t| t.numbers()).collect()
     }
 
     pub(crate) fn find(&self, protocol: AnyProtocol, v4: bool, port: u16) -> Option<AnyPort> {

@@ -96,6 +96,17 @@ pub enum Change {
         /// Origin, conflicts, lifetimes.
         terms: AddressTerms,
     },
+    /// Take an address that another stack of this host has just given up: it is used at once, not
+    /// tried for duplicates first, and announced (gratuitous ARP, unsolicited neighbour
+    /// advertisement), since its MAC address may be another one now.
+    AddressTake {
+        /// Where.
+        alias: AliasId,
+        /// Address and prefix length.
+        cidr: Cidr,
+        /// Origin, conflicts, lifetimes.
+        terms: AddressTerms,
+    },
     /// See that there is a link-local IPv6 address, for who speaks from it.
     LinkLocalAdd(AliasId),
     /// Remove an address; connections bound to it are reset.
@@ -239,8 +250,9 @@ pub struct Stack<P: PathLayer = Direct> {
     pub(crate) raw: Raw,
     mib: Mib,
     pub(crate) limits: Limits,
-    /// As configured.
+    /// As configured, and what [`Stack::bound_out_queue`] allows of it.
     out_queue: usize,
+    out_bound: usize,
     pool: FramePool,
     path: P,
     admission: Admission,
@@ -273,6 +285,7 @@ impl<P: PathLayer> Stack<P> {
         Stack {
             name: config.name,
             out_queue: config.limits.out_queue,
+            out_bound: usize::MAX,
             limits: config.limits,
             shard: config.shard,
             admission,
@@ -388,7 +401,8 @@ impl<P: PathLayer> Stack<P> {
     /// Frames that may wait for the device from now on, never more than [`Limits::out_queue`]
     /// configured; `None`: that.
     pub fn bound_out_queue(&mut self, most: Option<usize>) {
-        self.limits.out_queue = self.out_queue.min(most.unwrap_or(usize::MAX));
+        self.out_bound = most.unwrap_or(usize::MAX);
+        self.limits.out_queue = self.out_queue.min(self.out_bound);
     }
 
     /// What waits for the device waits for long: while frames are scarce, it goes without them.
@@ -462,6 +476,8 @@ impl<P: PathLayer> Stack<P> {
         match change {
             Change::Limits(limits) => {
                 self.limits = self.shard.share(*limits);
+                self.out_queue = self.limits.out_queue;
+                self.limits.out_queue = self.out_queue.min(self.out_bound);
                 self.tcp.set_memory(self.limits.tcp_bytes);
                 return Ok(());
             }

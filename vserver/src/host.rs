@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use weft_drivers::capture::CaptureFile;
 use weft_drivers::device::{AnyDevice, DeviceError};
 use weft_stack::stack::ChangeError;
@@ -33,7 +33,7 @@ mod access;
 pub(crate) mod any;
 pub(crate) mod build;
 mod live;
-mod tables;
+pub(crate) mod tables;
 
 pub(crate) use live::{Changing, Live};
 
@@ -150,6 +150,12 @@ impl Shared {
     /// What is configured now: a whole configuration, before or after a change.
     pub(crate) fn live(&self) -> Arc<Live> {
         Arc::clone(&self.live.read())
+    }
+
+    /// Waits until no change is under way, and keeps others off while it is held: what readers
+    /// find in stacks then is one configuration's.
+    pub(crate) fn settled(&self) -> MutexGuard<'_, Changing> {
+        self.changing.lock()
     }
 
     /// Readers see another configuration from now on.
@@ -307,8 +313,10 @@ impl Host {
     }
 
     /// Counters and facts of the whole host. Takes the worker's lock for one vserver at a time, so
-    /// traffic goes on; each vserver is consistent in itself.
+    /// traffic goes on; each vserver is consistent in itself. Waits for a change that is under way,
+    /// so that all of it is one configuration's.
     pub fn snapshot(&self) -> HostSnapshot {
+        let _settled = self.shared.settled();
         crate::stats::take(&self.shared)
     }
 
@@ -363,6 +371,11 @@ impl Host {
         let index = |name: &str| live.names.get(name).copied();
         let os = |source| HostError::Os { operation: "start the DHCP clients' thread", source };
         self.dhcp.update(config, index).map_err(os)
+    }
+
+    /// What leases say of name servers counts again, where the configuration has none.
+    pub(crate) fn retell_dhcp(&self, vserver: &str) {
+        self.dhcp.retell(vserver);
     }
 
     /// What every link, group, vserver, class and client may use and uses; with `vserver` only that

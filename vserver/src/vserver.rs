@@ -142,6 +142,11 @@ impl Vserver {
         self.id.index
     }
 
+    /// Whether it is in the configuration that is in force.
+    pub(crate) fn exists(&self) -> bool {
+        self.shared.live().names.get(self.name()) == Some(&self.id)
+    }
+
     pub(crate) fn node(&self) -> NodeId {
         self.id
     }

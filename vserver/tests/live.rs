@@ -33,7 +33,7 @@ fn a_thousand_vservers_come_and_go_beside_a_conversation() {
         let host = Arc::new(Host::start(config(&text(workers, false))).unwrap());
         let mut far = host.take_mem_peer("eth0").unwrap();
         let mut announcements = Vec::new();
-        let changes = Changes::new(Arc::clone(&host), None, |_, _| {});
+        let changes = Changes::new(Arc::clone(&host), None, Vec::new(), |_, _| {});
         let (a, b) = (host.vserver("a").unwrap(), host.vserver("b").unwrap());
         let _echo = echo_server(&a, addr("10.0.0.1:7"));
         let stop = Arc::new(AtomicBool::new(false));

@@ -36,6 +36,22 @@ pub(super) fn address_added(
     }
 }
 
+/// Another stack of this host had the address a moment ago: there is nobody to probe for.
+pub(super) fn address_taken(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    alias: AliasId,
+    addr: Ipv4Addr,
+) {
+    let entry = ip.aliases.get(&alias).and_then(|a| a.address(addr.into()));
+    // Others than those that are probed are in use and announced already.
+    if entry.is_some_and(|a| !a.state.usable()) {
+        link.forget_probe(alias, addr.into());
+        ready(ctx, link, ip, alias, addr);
+    }
+}
+
 fn ready(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip, alias: AliasId, addr: Ipv4Addr) {
     ip.address_ready(ctx, alias, addr.into());
     if let Some(entry) = ip.aliases.get(&alias) {

@@ -40,6 +40,14 @@ fn apply_one(
         Change::AddressAssign { alias, cidr, terms } => {
             terms::assign(ctx, link, ip, alias, cidr, &terms)
         }
+        Change::AddressTake { alias, cidr, terms } => {
+            terms::assign(ctx, link, ip, alias, cidr, &terms)?;
+            match cidr.addr {
+                IpAddr::V4(addr) => acd::address_taken(ctx, link, ip, alias, addr),
+                IpAddr::V6(addr) => ndp::address_taken(ctx, link, ip, alias, addr),
+            }
+            Ok(())
+        }
         Change::LinkLocalAdd(alias) => {
             known(ip, alias)?;
             ndp::ensure_link_local(ctx, link, ip, alias);

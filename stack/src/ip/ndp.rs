@@ -394,6 +394,25 @@ pub(crate) fn address_added(
     arm(ctx, ip);
 }
 
+/// Another stack of this host had the address a moment ago: there is no duplicate to look for.
+pub(crate) fn address_taken(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    alias: AliasId,
+    addr: Ipv6Addr,
+) {
+    if let Some(entry) = ip.aliases.get_mut(&alias) {
+        entry.ndp.dad.retain(|d| d.addr != addr);
+    }
+    ip.address_ready(ctx, alias, addr.into());
+    let up = ip.aliases.get(&alias).is_some_and(|a| a.config.up);
+    if up && ctx.shard.is_home() {
+        announce(ctx, link, ip, alias, addr);
+    }
+    arm(ctx, ip);
+}
+
 /// The address left the table: leaves its solicited-node group, ends its DAD.
 pub(crate) fn address_removed(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, addr: Ipv6Addr) {
     if let Some(entry) = ip.aliases.get_mut(&alias) {

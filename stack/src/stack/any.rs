@@ -34,8 +34,12 @@ impl<P: PathLayer> Stack<P> {
         self.tcp.connection(id).map(|c| (c.alias, c.key.local()))
     }
 
-    /// Which ports of the host concern this stack from now on.
-    pub fn set_any(&mut self, scopes: &AnyScopes) {
+    /// Which ports of the host concern this stack from now on. What it has of others is closed, as
+    /// by [`Stack::close_any`].
+    pub fn set_any(&mut self, now: Instant, scopes: &AnyScopes) {
+        for number in self.tcp.any.left_for(scopes) {
+            self.close_any(now, number);
+        }
         self.tcp.any = scopes.clone();
         self.udp.any = scopes.clone();
     }

@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Place, Plan, Step};
-use crate::config::{Alias, RouteSpec, Service, ServiceKind, Vserver};
+use super::plan::{Place, Plan, Ruling, Step};
+use crate::config::{Alias, RouteSpec, RuleSpec, RuleTarget, Service, ServiceKind, Vserver};
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +134,12 @@ impl Plan {
                 (None, Some(to)) => vec![of(vserver, '+', self.route(to))],
                 (None, None) => Vec::new(),
             },
+            Step::Conflicts { place, to } => {
+                let text = format!("{}: acd {:?} -> {to:?}", self.address(place), place.acd);
+                vec![of(&place.vserver, '~', text.to_lowercase())]
+            }
+            Step::Table { name, from, to } => self.table(name, from.as_ref(), to.as_ref()),
+            Step::Rules { vserver, from, to } => self.ruling(vserver, from, to),
             Step::Services { vserver, from, to } => {
                 let gone = from.iter().filter(|s| !to.contains(s));
                 let come = to.iter().filter(|s| !from.contains(s));
@@ -145,6 +151,65 @@ impl Plan {
         }
     }
 
+    /// Routes of a shared table that come and go.
+    fn table(
+        &self,
+        name: &str,
+        from: Option<&Vec<RouteSpec>>,
+        to: Option<&Vec<RouteSpec>>,
+    ) -> Vec<Line> {
+        let mut lines = Vec::new();
+        if from.is_none() || to.is_none() {
+            lines.push(host(if to.is_some() { '+' } else { '-' }, format!("table {name}")));
+        }
+        let none = Vec::new();
+        let (from, to) = (from.unwrap_or(&none), to.unwrap_or(&none));
+        let text = |r: &RouteSpec| format!("table {name} {}", self.route(r));
+        lines.extend(from.iter().filter(|r| !to.contains(r)).map(|r| host('-', text(r))));
+        lines.extend(to.iter().filter(|r| !from.contains(r)).map(|r| host('+', text(r))));
+        if lines.is_empty() {
+            lines.push(host('~', format!("order of routes of table {name}")));
+        }
+        lines
+    }
+
+    fn ruling(&self, vserver: &str, from: &Ruling, to: &Ruling) -> Vec<Line> {
+        let mut lines = Vec::new();
+        if from.tables != to.tables {
+            let (from, to) = (from.tables.join(", "), to.tables.join(", "));
+            lines.push(of(vserver, '~', format!("tables [{from}] -> [{to}]")));
+        }
+        let gone = from.rules.iter().filter(|r| !to.rules.contains(r));
+        let come = to.rules.iter().filter(|r| !from.rules.contains(r));
+        lines.extend(gone.map(|r| of(vserver, '-', self.rule(r))));
+        lines.extend(come.map(|r| of(vserver, '+', self.rule(r))));
+        if lines.is_empty() {
+            lines.push(of(vserver, '~', String::from("order of rules")));
+        }
+        lines
+    }
+
+    fn rule(&self, r: &RuleSpec) -> String {
+        let mut text = format!("rule {}:", r.priority);
+        let mut say = |word: &str, value: Option<String>| {
+            if let Some(value) = value {
+                text.extend([" ", word, " ", &value]);
+            }
+        };
+        say("from", r.from.map(|c| c.to_string()));
+        say("to", r.to.map(|c| c.to_string()));
+        say("mark", r.mark.map(|(value, mask)| format!("{value:#x}/{mask:#x}")));
+        say("input", r.input.map(|a| self.alias(a).to_owned()));
+        say("dscp", r.dscp.map(|d| d.to_string()));
+        text += &match &r.target {
+            RuleTarget::Table(name) => format!(" table {name}"),
+            RuleTarget::Prohibit => String::from(" prohibit"),
+            RuleTarget::Blackhole => String::from(" blackhole"),
+            RuleTarget::Unreachable => String::from(" unreachable"),
+        };
+        text
+    }
+
     /// A vserver that comes or goes, with what comes or goes with it.
     fn whole(&self, sign: char, v: &Vserver) -> Vec<Line> {
         let mut lines = vec![of(&v.name, sign, String::from("the vserver"))];
@@ -152,6 +217,7 @@ impl Plan {
             lines.push(of(&v.name, sign, format!("address {} {cidr}", self.alias(*alias))));
         }
         lines.extend(v.routes.iter().map(|r| of(&v.name, sign, self.route(r))));
+        lines.extend(v.rules.iter().map(|r| of(&v.name, sign, self.rule(r))));
         lines
     }
 }

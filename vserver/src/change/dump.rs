@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use weft_stack::ip::address::Origin;
 
@@ -9,9 +10,23 @@ use crate::host::Shared;
 
 /// Everything that a configuration puts into workers and stacks, sorted by name; not what peers
 /// taught, nor where in memory it stands.
-pub(super) fn dump(shared: &Shared) -> String {
+pub(super) fn dump(shared: &Arc<Shared>) -> String {
     let live = shared.live();
     let mut out = String::new();
+    for (v, id) in live.config.vservers.iter().zip(&live.nodes) {
+        let Some(seen) = crate::stats::of_vserver(shared, &live.config, *id, &v.name) else {
+            continue;
+        };
+        let vserver = crate::Vserver::new(Arc::clone(shared), *id, &v.name);
+        let _ = writeln!(out, "{} rules {:?} {:?}", v.name, seen.rules, seen.tables);
+        let _ = writeln!(out, "{} dns {:?}", v.name, vserver.dns());
+        let guard = shared.access.lock().guard(id.index as usize);
+        let report = guard.map(|g| g.report(shared.home().clock.now()));
+        for rule in report.iter().flat_map(|r| &r.rules) {
+            let what = (&rule.action, &rule.ports, &rule.on, &rule.from);
+            let _ = writeln!(out, "{} access {what:?}", v.name);
+        }
+    }
     for (number, worker) in shared.workers.iter().enumerate() {
         let core = worker.lock();
         let mut parts = BTreeSet::new();

@@ -1,18 +1,21 @@
 //! Doing one step on a running host: on all workers, or on none.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_stack::admission::Rules;
-use weft_stack::ip::address::{AddressState, AliasId, AliasMedium, Cidr, Origin};
+use weft_stack::ip::address::{Acd, AddressTerms, AliasId, AliasMedium, Cidr};
 use weft_stack::ip::route::Route;
 use weft_stack::stack::{Change, ChangeError, Limits};
 use weft_stack::time::Instant;
 
-use super::plan::{Place, Step};
+use super::plan::{Place, Ruling, Step};
+use super::publish::Follower;
 use crate::config::{Alias, HostConfig, RouteSpec, Vserver};
-use crate::host::{Changing, Host, HostError, Live, Shared, build};
-use crate::runtime::{AliasPlace, Core, NodeId};
+use crate::host::tables::{self, change_error as table_error};
+use crate::host::{Changing, Host, HostError, Shared, build};
+use crate::runtime::{AliasPlace, Core, HostStack, NodeId};
 use crate::service::{ServiceError, Services};
 use crate::stats::VserverSnapshot;
 
@@ -26,6 +29,14 @@ pub enum StepError {
     /// A service did not start.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// A part of the daemon that follows the configuration could not.
+    #[error("{part}: {source}")]
+    Part {
+        /// Which.
+        part: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The host has stopped.
     #[error("the host has stopped: {0}")]
     Stopped(std::io::Error),
@@ -39,6 +50,7 @@ pub(super) struct Run<'a> {
     pub(super) host: &'a Host,
     pub(super) shared: &'a Arc<Shared>,
     pub(super) services: Option<&'a Services>,
+    pub(super) followers: &'a [Arc<dyn Follower>],
     pub(super) changing: &'a mut Changing,
     /// Where vservers are, those of both configurations.
     pub(super) nodes: HashMap<String, NodeId>,
@@ -68,14 +80,15 @@ fn route(r: &RouteSpec) -> Route {
 impl<'a> Run<'a> {
     pub(super) fn new(
         host: &'a Host,
-        services: Option<&'a Services>,
+        (services, followers): (Option<&'a Services>, &'a [Arc<dyn Follower>]),
         changing: &'a mut Changing,
         next: Arc<HostConfig>,
     ) -> Run<'a> {
         let shared = &host.shared;
         let live = shared.live();
         let (nodes, now) = (live.names.clone(), Arc::clone(&live.config));
-        Run { host, shared, services, changing, nodes, next, now, removed: Vec::new() }
+        let removed = Vec::new();
+        Run { host, shared, services, followers, changing, nodes, next, now, removed }
     }
 
     /// Does one step whole, or leaves everything as it was.
@@ -111,6 +124,9 @@ impl<'a> Run<'a> {
             Step::AddressMove { from, to } => self.address_move(from, to),
             Step::Prefix { from, to } => self.prefix(from, *to),
             Step::Route { vserver, from, to } => self.route(vserver, from.as_ref(), to.as_ref()),
+            Step::Conflicts { place, to } => self.conflicts(place, *to),
+            Step::Table { name, to, .. } => self.table(name, to.as_deref()),
+            Step::Rules { vserver, from, to } => self.rules(vserver, from, to),
             Step::Services { vserver, from, to } => self.services(vserver, from, to),
             Step::Publish => self.publish(),
         }
@@ -121,11 +137,11 @@ impl<'a> Run<'a> {
     }
 
     /// The other workers first: what the home tells them finds them ready.
-    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn order(&self) -> impl Iterator<Item = usize> + use<> {
         (0..self.shared.workers.len()).rev()
     }
 
-    fn on<R>(
+    pub(super) fn on<R>(
         &self,
         worker: usize,
         f: impl FnOnce(&mut Core, Instant) -> R,
@@ -156,7 +172,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn id(&self, vserver: &str) -> NodeId {
+    pub(super) fn id(&self, vserver: &str) -> NodeId {
         // A plan names vservers of its two configurations, and these are there.
         self.nodes.get(vserver).copied().unwrap_or_default()
     }
@@ -181,69 +197,6 @@ impl<'a> Run<'a> {
                 }
             },
         )
-    }
-
-    fn publish(&mut self) -> Result<(), StepError> {
-        let live = self.shared.live();
-        let nodes = self.next.vservers.iter().map(|v| self.id(&v.name)).collect();
-        let nodes: Vec<NodeId> = nodes;
-        self.set_qos(&nodes)?;
-        self.shared.publish(Live::new(live.generation + 1, Arc::clone(&self.next), nodes));
-        std::mem::swap(&mut self.next, &mut self.now);
-        self.set_names(&live.config);
-        self.set_access(&live.config);
-        if self.now.vservers.iter().chain(&self.next.vservers).any(|v| !v.dhcp.is_empty()) {
-            self.host.update_dhcp(&self.now)?;
-        }
-        Ok(())
-    }
-
-    /// Access rules follow what is configured now.
-    fn set_access(&self, before: &HostConfig) {
-        let old: HashMap<&str, &Vserver> =
-            before.vservers.iter().map(|v| (v.name.as_str(), v)).collect();
-        let shared = before.access != self.now.access || before.aliases != self.now.aliases;
-        for v in &self.now.vservers {
-            if shared || old.get(v.name.as_str()).is_none_or(|old| old.access != v.access) {
-                self.shared.update_access(&self.now, self.id(&v.name), v);
-            }
-        }
-    }
-
-    /// Resolvers and gateways with names follow what is configured now.
-    fn set_names(&self, before: &HostConfig) {
-        let before: HashMap<&str, &Vserver> =
-            before.vservers.iter().map(|v| (v.name.as_str(), v)).collect();
-        for v in &self.now.vservers {
-            let old = before.get(v.name.as_str());
-            let handle = || crate::Vserver::new(Arc::clone(self.shared), self.id(&v.name), &v.name);
-            if old.map_or(&Vserver::default().dns, |old| &old.dns) != &v.dns {
-                handle().set_dns(v.dns.clone());
-            }
-            if old.map_or(&[][..], |old| &old.named_routes) != v.named_routes {
-                self.shared.named_routes.set(&handle(), &v.named_routes);
-            }
-        }
-    }
-
-    /// Rates, shares and classes by the slots of vservers.
-    fn set_qos(&self, nodes: &[NodeId]) -> Result<(), StepError> {
-        let mut held = self.shared.qos.lock();
-        let slots = nodes.iter().map(|id| id.index as usize + 1).max().unwrap_or(0);
-        let mut slotted =
-            HostConfig { vservers: vec![Vserver::default(); slots], ..(*self.next).clone() };
-        for (id, v) in nodes.iter().zip(&self.next.vservers) {
-            slotted.vservers[id.index as usize] = v.clone();
-        }
-        let plan = crate::qos::plan(&slotted, Some(&held));
-        if plan.is_empty() && held.is_empty() {
-            return Ok(());
-        }
-        for worker in self.order() {
-            self.on(worker, |core, now| core.set_qos(now, &plan))?;
-        }
-        *held = plan;
-        Ok(())
     }
 
     fn alias_add(&mut self, number: usize, alias: &Alias) -> Result<(), StepError> {
@@ -305,6 +258,7 @@ impl<'a> Run<'a> {
         let counts = Arc::default();
         let mut aliases = self.changing.aliases.clone();
         self.on(0, |core, _| aliases.iter_mut().for_each(|a| core.refresh_link(a)))?;
+        self.shared.any.add_groups(&self.next);
         let ports = self.shared.any.scopes(&self.next, v);
         // Before its first packet.
         let mut access = self.shared.access.lock();
@@ -419,7 +373,7 @@ impl<'a> Run<'a> {
         let id = self.id(&place.vserver);
         let error = change_error(&place.vserver, "add address", &place.cidr);
         self.on_all(
-            |core, now| add_address(core, now, id, place).map_err(&error),
+            |core, now| add_address(core, now, id, (place, Coming::New)).map_err(&error),
             |core, now| drop(remove_address(core, now, id, place)),
         )
     }
@@ -429,25 +383,27 @@ impl<'a> Run<'a> {
         let error = change_error(&place.vserver, "remove address", &place.cidr);
         self.on_all(
             |core, now| remove_address(core, now, id, place).map_err(&error),
-            |core, now| drop(add_address(core, now, id, place)),
+            |core, now| drop(add_address(core, now, id, (place, Coming::New))),
         )
     }
 
     fn address_move(&mut self, from: &Place, to: &Place) -> Result<(), StepError> {
         let (giver, taker) = (self.id(&from.vserver), self.id(&to.vserver));
         let error = change_error(&to.vserver, "take address", &to.cidr);
+        let used = self.on(0, |core, _| uses(core, giver, from))?;
+        let how = if used { Coming::Taken } else { Coming::New };
         self.on_all(
             |core, now| {
                 remove_address(core, now, giver, from).map_err(&error)?;
-                let taken = take_address(core, now, taker, to).map_err(&error);
+                let taken = add_address(core, now, taker, (to, how)).map_err(&error);
                 if taken.is_err() {
-                    let _ = take_address(core, now, giver, from);
+                    let _ = add_address(core, now, giver, (from, how));
                 }
                 taken
             },
             |core, now| {
                 let _ = remove_address(core, now, taker, to);
-                let _ = take_address(core, now, giver, from);
+                let _ = add_address(core, now, giver, (from, how));
             },
         )
     }
@@ -482,6 +438,44 @@ impl<'a> Run<'a> {
         self.change(vserver, operation, &object, &change, Some(&undo))
     }
 
+    fn conflicts(&mut self, place: &Place, to: Acd) -> Result<(), StepError> {
+        let change = |acd| {
+            let (alias, cidr) = (AliasId(place.alias as u16), place.cidr);
+            let terms = AddressTerms { acd, ..AddressTerms::default() };
+            Change::AddressAssign { alias, cidr, terms }
+        };
+        let operation = "set acd of";
+        self.change(&place.vserver, operation, &place.cidr, &change(to), Some(&change(place.acd)))
+    }
+
+    fn table(&mut self, name: &str, to: Option<&[RouteSpec]>) -> Result<(), StepError> {
+        match to {
+            Some(routes) => drop(self.shared.set_table(name, routes).map_err(StepError::Stopped)?),
+            None => self.shared.tables.remove(name),
+        }
+        Ok(())
+    }
+
+    fn rules(&mut self, vserver: &str, from: &Ruling, to: &Ruling) -> Result<(), StepError> {
+        let id = self.id(vserver);
+        let changes = |r: &Ruling| self.shared.tables.changes(&r.tables, &r.rules);
+        let (back, forth) = (changes(from), changes(to));
+        let put = |core: &mut Core, now: Instant, changes: &[_]| {
+            let Some(node) = core.node_mut(id) else { return Ok(()) };
+            let done = tables::replace(&mut node.stack, now, changes);
+            core.mark_dirty(id.index);
+            core.run_now(now, id.index);
+            done
+        };
+        self.on_all(
+            |core, now| {
+                put(core, now, &forth).map_err(|e| StepError::Host(table_error(vserver, e)))
+            },
+            // They were there a moment ago.
+            |core, now| drop(put(core, now, &back)),
+        )
+    }
+
     fn services(
         &mut self,
         vserver: &str,
@@ -490,9 +484,7 @@ impl<'a> Run<'a> {
     ) -> Result<(), StepError> {
         let Some(services) = self.services else { return Ok(()) };
         let handle = crate::Vserver::new(Arc::clone(self.shared), self.id(vserver), vserver);
-        let described = |c: &HostConfig| c.vservers.iter().find(|v| v.name == vserver).cloned();
-        let Some(v) = described(&self.next).or_else(|| described(&self.now)) else { return Ok(()) };
-        Ok(services.update(&handle, &v, from, to)?)
+        Ok(services.update(&handle, from, to)?)
     }
 }
 
@@ -516,20 +508,44 @@ fn set_forwarding(core: &mut Core, now: Instant, id: NodeId, on: bool) {
     let _ = configure(core, now, id, Change::Forwarding(on));
 }
 
+/// Whether an address is new to the host, or another vserver used it a moment ago.
+#[derive(Clone, Copy)]
+enum Coming {
+    New,
+    Taken,
+}
+
 fn add_address(
     core: &mut Core,
     now: Instant,
     id: NodeId,
-    place: &Place,
+    (place, how): (&Place, Coming),
 ) -> Result<(), ChangeError> {
     let (alias, cidr) = (AliasId(place.alias as u16), place.cidr);
-    match configure(core, now, id, Change::AddressAdd { alias, cidr }) {
-        // The home may have told this worker first.
-        Err(ChangeError::AddressExists(_)) if !core.mesh.is_home() => {}
-        done => done?,
+    let terms = AddressTerms { acd: place.acd, ..AddressTerms::default() };
+    let known = core.node(id).is_some_and(|n| has(&n.stack, alias, cidr.addr));
+    // The home may have told this worker first.
+    if known && core.mesh.is_home() {
+        return Err(ChangeError::AddressExists(cidr.addr));
     }
+    let change = match how {
+        Coming::New => Change::AddressAssign { alias, cidr, terms },
+        Coming::Taken => Change::AddressTake { alias, cidr, terms },
+    };
+    configure(core, now, id, change)?;
     core.join_broadcast(id, alias, cidr);
     Ok(())
+}
+
+fn has(stack: &HostStack, alias: AliasId, addr: IpAddr) -> bool {
+    stack.addresses(alias).iter().any(|a| a.cidr.addr == addr)
+}
+
+/// Whether the vserver uses an address: not while it is tried for duplicates, nor if there is one.
+fn uses(core: &Core, id: NodeId, place: &Place) -> bool {
+    let addresses = core.node(id).map(|n| n.stack.addresses(AliasId(place.alias as u16)));
+    let own = addresses.unwrap_or_default().iter().find(|a| a.cidr.addr == place.cidr.addr);
+    own.is_some_and(|a| a.state.usable())
 }
 
 fn remove_address(
@@ -545,26 +561,6 @@ fn remove_address(
     }
     core.leave_broadcast(id, alias, place.cidr);
     Ok(())
-}
-
-/// An address that this host has had: it is used at once, whatever asks the link meanwhile whether
-/// somebody else has it.
-fn take_address(
-    core: &mut Core,
-    now: Instant,
-    id: NodeId,
-    place: &Place,
-) -> Result<(), ChangeError> {
-    add_address(core, now, id, place)?;
-    let alias = AliasId(place.alias as u16);
-    let Some(node) = core.node(id) else { return Ok(()) };
-    let mut addresses = node.stack.addresses(alias).to_vec();
-    for a in addresses.iter_mut().filter(|a| a.cidr.addr == place.cidr.addr) {
-        if a.origin == Origin::Static && a.state == AddressState::Tentative {
-            a.state = AddressState::Preferred;
-        }
-    }
-    configure(core, now, id, Change::AddressesAdopt { alias, addresses })
 }
 
 fn set_prefix(

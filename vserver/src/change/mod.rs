@@ -12,7 +12,10 @@ mod describe;
 #[cfg(test)]
 mod dump;
 mod execute;
+mod obstacle;
 mod plan;
+mod publish;
+mod stages;
 mod transaction;
 
 #[cfg(test)]
@@ -20,5 +23,7 @@ mod tests;
 
 pub use describe::{Described, Line};
 pub use execute::StepError;
-pub use plan::{Obstacle, Place, Plan, Step, plan};
+pub use obstacle::Obstacle;
+pub use plan::{Place, Plan, Ruling, Step, plan};
+pub use publish::Follower;
 pub use transaction::{Applied, ApplyError, Changes, Confirmation, Options};

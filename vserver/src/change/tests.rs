@@ -45,6 +45,25 @@ fn random(rng: &mut Rng, workers: usize) -> String {
     if rng.chance(20) {
         text += "[alias.data7]\nover = \"eth0\"\nmac = \"02:00:00:00:00:07\"\n";
     }
+    for table in ["t1", "t2"] {
+        if rng.chance(70) {
+            let via = 200 + rng.below(3);
+            writeln!(
+                text,
+                "[table.{table}]\nroutes = [{{ to = \"default\", via = \"10.0.0.{via}\", alias = \"data0\" }}]"
+            )
+            .unwrap();
+        }
+    }
+    if rng.chance(60) {
+        let n = rng.below(2);
+        writeln!(text, "[group.g]\nlimits.udp_sockets = 10{n}\ndns.servers = [\"10.0.0.5{n}\"]")
+            .unwrap();
+    }
+    if rng.chance(40) {
+        text += "[access]\nrules = [{ drop = \"icmp\", on = \"san\" }]\n";
+    }
+    let head = text.clone();
     let mut free: [Vec<u64>; 2] = [(1..12).collect(), (1..12).collect()];
     for name in ["a", "b", "c", "d"] {
         if rng.chance(25) {
@@ -81,12 +100,46 @@ fn random(rng: &mut Rng, workers: usize) -> String {
             )
             .unwrap();
         }
+        policy(rng, &mut text, &head);
         if rng.chance(40) {
             let port = 7 + rng.below(2);
             writeln!(text, "service = [{{ kind = \"echo\", port = {port} }}]").unwrap();
         }
     }
     text
+}
+
+/// What is inherited and shared, and what a group may say too.
+fn policy(rng: &mut Rng, text: &mut String, head: &str) {
+    let tables: Vec<&str> =
+        ["t1", "t2"].into_iter().filter(|t| head.contains(&format!("[table.{t}]"))).collect();
+    if let Some(table) = tables.first().filter(|_| rng.chance(40)) {
+        writeln!(text, "tables = [\"{table}\"]").unwrap();
+    }
+    if let Some(table) = tables.last().filter(|_| rng.chance(50)) {
+        let n = 1 + rng.below(2);
+        writeln!(
+            text,
+            "rules = [{{ to = \"192.0.2.0/24\", table = \"{table}\", priority = {n} }},\
+             {{ to = \"198.51.100.0/24\", action = \"prohibit\" }}]"
+        )
+        .unwrap();
+    }
+    if head.contains("[group.g]") && rng.chance(50) {
+        *text += "group = \"g\"\n";
+    }
+    if rng.chance(30) {
+        *text += "acd = \"off\"\n";
+    }
+    if rng.chance(30) {
+        *text += "qos.send.limit = \"10 Mbit/s\"\n";
+    }
+    if rng.chance(30) {
+        *text += "access = [{ drop = \"tcp/99\" }]\n";
+    }
+    if rng.chance(20) {
+        *text += "dns.servers = [\"10.0.0.99\"]\n";
+    }
 }
 
 struct Site {
@@ -97,7 +150,7 @@ struct Site {
 fn site(config: HostConfig) -> Site {
     let host = Arc::new(Host::start_with_devices(config, Devices::new()).unwrap());
     let services = Arc::new(Services::start(&host).unwrap());
-    let changes = Changes::new(Arc::clone(&host), Some(services), |_, _| {});
+    let changes = Changes::new(Arc::clone(&host), Some(services), Vec::new(), |_, _| {});
     Site { host, changes }
 }
 
@@ -162,7 +215,7 @@ fn check_pair(old: &str, new: &str) {
 #[test]
 fn a_plan_makes_what_a_new_host_has_and_a_failure_anywhere_changes_nothing() {
     let mut rng = Rng(0x5eed_1234_abcd_0001);
-    for round in 0..24 {
+    for round in 0..18 {
         let workers = 1 + round % 2;
         let (old, new) = (random(&mut rng, workers), random(&mut rng, workers));
         check_pair(&old, &new);

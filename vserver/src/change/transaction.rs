@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::describe::Described;
 use super::execute::{Run, StepError};
-use super::plan::{Obstacle, Plan, plan};
+use super::obstacle::Obstacle;
+use super::plan::{Plan, plan};
+use super::publish::Follower;
 use crate::config::HostConfig;
 use crate::host::{Host, HostError, build};
 use crate::service::Services;
@@ -110,6 +112,7 @@ pub struct Changes {
 struct Inner {
     host: Arc<Host>,
     services: Option<Arc<Services>>,
+    followers: Vec<Arc<dyn Follower>>,
     state: Mutex<State>,
     ended: Condvar,
     watcher: Box<Watcher>,
@@ -139,11 +142,12 @@ impl fmt::Debug for Changes {
 }
 
 impl Changes {
-    /// Of a host and its built-in services. `watcher` is called after each change, on the thread
+    /// Of a host, its built-in services, and what else follows what is configured, in order. `watcher` is called after each change, on the thread
     /// that made it.
     pub fn new(
         host: Arc<Host>,
         services: Option<Arc<Services>>,
+        followers: Vec<Arc<dyn Follower>>,
         watcher: impl Fn(&HostConfig, Option<(Confirmation, &Result<Applied, ApplyError>)>)
         + Send
         + Sync
@@ -151,7 +155,7 @@ impl Changes {
     ) -> Changes {
         let (state, ended) = (Mutex::default(), Condvar::new());
         let watcher = Box::new(watcher);
-        Changes { inner: Arc::new(Inner { host, services, state, ended, watcher }) }
+        Changes { inner: Arc::new(Inner { host, services, followers, state, ended, watcher }) }
     }
 
     /// What would change, and whether anything stands against it.
@@ -261,7 +265,12 @@ impl Inner {
             let generation = self.host.generation();
             return Ok(Applied { changes, generation, ..Applied::default() });
         }
-        let mut run = Run::new(&self.host, self.services.as_deref(), &mut changing, config);
+        let mut run = Run::new(
+            &self.host,
+            (self.services.as_deref(), &self.followers),
+            &mut changing,
+            config,
+        );
         for (number, step) in plan.steps.iter().enumerate() {
             let done = match fail_at {
                 Some(at) if at == number => Err(StepError::OnPurpose),

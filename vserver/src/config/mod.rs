@@ -153,6 +153,18 @@ impl HostConfig {
     pub fn new(control: PathBuf) -> HostConfig {
         HostConfig { control, state_dir: PathBuf::from(STATE_DIR_DEFAULT), ..HostConfig::default() }
     }
+
+    /// A group and those it is in, the nearest first.
+    pub(crate) fn group_names(&self, group: Option<usize>) -> Vec<&str> {
+        let mut names = Vec::new();
+        let mut at = group;
+        while let Some(group) = at.and_then(|g| self.groups.get(g)) {
+            names.push(group.name.as_str());
+            // A tree has no circle; a configuration made in code might.
+            at = group.parent.filter(|_| names.len() < GROUP_DEPTH_MAX);
+        }
+        names
+    }
 }
 
 /// Most worker threads of a host.
@@ -370,6 +382,11 @@ impl Vserver {
     pub fn new(name: &str) -> Vserver {
         let (lower, spelled) = (name.to_ascii_lowercase(), name.to_owned());
         Vserver { name: lower.clone(), spelled, table: lower, ..Vserver::default() }
+    }
+
+    /// How conflicts over its configured IPv4 addresses on an alias (index) are settled.
+    pub(crate) fn acd_on(&self, _alias: usize) -> weft_stack::ip::address::Acd {
+        self.acd
     }
 }
 

@@ -172,6 +172,16 @@ impl Dhcp {
         self.inner.clients.lock().facts(vserver)
     }
 
+    /// The vserver's configured name servers changed: those of leases are to be known again.
+    pub(crate) fn retell(&self, vserver: &str) {
+        let mut clients = self.inner.clients.lock();
+        clients.told.remove(vserver);
+        let own = |s: &Option<Slot>| s.as_ref().is_some_and(|s| s.vserver == vserver);
+        if let Some(at) = clients.slots.iter().position(own) {
+            self.inner.tell_resolver(&mut clients, at);
+        }
+    }
+
     /// Carries out an operator's wish for all clients of a vserver on an alias, or for one instance.
     pub(crate) fn wish(
         &self,

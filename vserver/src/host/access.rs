@@ -73,6 +73,7 @@ impl Shared {
 impl Host {
     /// Access rules in order of evaluation, and what they decided: of one vserver, or of all.
     pub fn access(&self, vserver: Option<&str>) -> Result<AccessReport, AccessError> {
+        let _settled = self.shared.settled();
         let live = self.shared.live();
         let chosen = match vserver {
             Some(name) => {

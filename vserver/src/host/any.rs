@@ -4,33 +4,41 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use parking_lot::RwLock;
 use weft_stack::any::{AnyPorts, AnyScopes};
 
-use crate::config::{GROUP_DEPTH_MAX, HostConfig, Vserver};
+use crate::config::{HostConfig, Vserver};
 
-/// One table for the host, one for each group.
+/// One table for the host, one for each group there is or was: a listener on a group that goes and
+/// comes again is heard again.
 #[derive(Debug, Default)]
 pub(crate) struct AnyTables {
     host: Arc<AnyPorts>,
-    groups: HashMap<String, Arc<AnyPorts>>,
+    groups: RwLock<HashMap<String, Arc<AnyPorts>>>,
     next: AtomicU32,
 }
 
 impl AnyTables {
     pub(crate) fn new(config: &HostConfig) -> AnyTables {
-        let groups = config.groups.iter().map(|g| (g.name.clone(), Arc::default())).collect();
-        AnyTables { groups, ..AnyTables::default() }
+        let tables = AnyTables::default();
+        tables.add_groups(config);
+        tables
+    }
+
+    /// Groups of a configuration that have no table yet get one.
+    pub(crate) fn add_groups(&self, config: &HostConfig) {
+        let mut groups = self.groups.write();
+        for group in &config.groups {
+            groups.entry(group.name.clone()).or_default();
+        }
     }
 
     /// The tables that concern a vserver, the nearest group's first.
     pub(crate) fn scopes(&self, config: &HostConfig, v: &Vserver) -> AnyScopes {
-        let mut tables = Vec::new();
-        let mut at = v.group;
-        while let Some(group) = at.and_then(|g| config.groups.get(g)) {
-            tables.extend(self.groups.get(&group.name).map(Arc::clone));
-            // A tree has no circle; a configuration made in code might.
-            at = group.parent.filter(|_| tables.len() < GROUP_DEPTH_MAX);
-        }
+        let groups = self.groups.read();
+        let names = config.group_names(v.group);
+        let mut tables: Vec<_> =
+            names.into_iter().filter_map(|name| groups.get(name).map(Arc::clone)).collect();
         tables.push(Arc::clone(&self.host));
         AnyScopes::new(tables)
     }
@@ -39,7 +47,7 @@ impl AnyTables {
     pub(crate) fn scope(&self, group: Option<&str>) -> Option<Arc<AnyPorts>> {
         match group {
             None => Some(Arc::clone(&self.host)),
-            Some(name) => self.groups.get(name).map(Arc::clone),
+            Some(name) => self.groups.read().get(name).map(Arc::clone),
         }
     }
 

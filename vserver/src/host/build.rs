@@ -387,7 +387,7 @@ fn changes(
     }
     for (alias, cidr) in &v.addresses {
         let (alias, cidr) = (AliasId(*alias as u16), *cidr);
-        let terms = AddressTerms { acd: v.acd, ..AddressTerms::default() };
+        let terms = AddressTerms { acd: v.acd_on(alias.0.into()), ..AddressTerms::default() };
         let change = Change::AddressAssign { alias, cidr, terms };
         out.push(("add address", cidr.to_string(), change));
     }

@@ -11,14 +11,22 @@ use weft_stack::ip::rule::{RouteTable, Rule, RuleAction, TableId};
 use weft_stack::stack::{Change, ChangeError};
 use weft_stack::time::Instant;
 
-use super::{Host, HostError};
+use super::{Host, HostError, Shared};
 use crate::arrival::VserverId;
 use crate::config::{HostConfig, MAIN_TABLE, RouteSpec, RuleSpec, RuleTarget, TableSpec};
 use crate::runtime::HostStack;
 
-/// The shared tables of a host, by name. A name keeps its number for good.
+/// The shared tables of a host, by name. A name keeps its number as long as it is there; no number
+/// is used twice.
 #[derive(Debug, Default)]
-pub(crate) struct Tables(Mutex<BTreeMap<String, (TableId, Arc<RouteTable>)>>);
+pub(crate) struct Tables(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    by_name: BTreeMap<String, (TableId, Arc<RouteTable>)>,
+    /// The last number given; 0 is every stack's own table.
+    last: u32,
+}
 
 fn route(spec: &RouteSpec) -> Route {
     Route {
@@ -43,22 +51,31 @@ impl Tables {
     /// Puts a table in the place of what had its name.
     fn set(&self, name: &str, routes: &[RouteSpec]) -> (TableId, Arc<RouteTable>) {
         let mut all = self.0.lock();
-        // 0 is every stack's own.
-        let next = TableId(all.len() as u32 + 1);
         let table = Arc::new(RouteTable::new(routes.iter().map(route)));
-        let entry = all.entry(name.to_owned()).or_insert((next, Arc::clone(&table)));
-        entry.1 = table;
-        (entry.0, Arc::clone(&entry.1))
+        if let Some(entry) = all.by_name.get_mut(name) {
+            entry.1 = Arc::clone(&table);
+            return (entry.0, table);
+        }
+        all.last += 1;
+        let id = TableId(all.last);
+        all.by_name.insert(name.to_owned(), (id, Arc::clone(&table)));
+        (id, table)
+    }
+
+    /// Forgets a table, which no vserver uses any more.
+    pub(crate) fn remove(&self, name: &str) {
+        self.0.lock().by_name.remove(name);
     }
 
     fn get(&self, name: &str) -> Option<(TableId, Arc<RouteTable>)> {
-        self.0.lock().get(name).map(|(id, table)| (*id, Arc::clone(table)))
+        self.0.lock().by_name.get(name).map(|(id, table)| (*id, Arc::clone(table)))
     }
 
     /// The name of a table.
     pub(crate) fn name(&self, id: TableId) -> String {
         let all = self.0.lock();
-        let found = all.iter().find(|(_, (other, _))| *other == id).map(|(name, _)| name.clone());
+        let found =
+            all.by_name.iter().find(|(_, (other, _))| *other == id).map(|(name, _)| name.clone());
         found.unwrap_or_else(|| MAIN_TABLE.to_owned())
     }
 
@@ -133,16 +150,42 @@ fn clear(stack: &mut HostStack, now: Instant) -> Result<(), ChangeError> {
     Ok(())
 }
 
-impl Host {
-    /// Changes a shared route table, or adds one: every vserver that uses it follows, those of one
-    /// worker in one step. Returns how many they are. Connections stay; their next packet takes the
-    /// way that is now right.
-    ///
-    /// Errors: `NotConnected` after a stop.
-    pub fn update_table(&self, name: &str, routes: &[RouteSpec]) -> std::io::Result<usize> {
-        let (id, table) = self.shared.tables.set(name, routes);
+/// What was tried, with what, and the stack's answer.
+pub(crate) type Refused = (&'static str, String, ChangeError);
+
+/// Puts rules and tables in the place of those that a stack has, or leaves these.
+pub(crate) fn replace(
+    stack: &mut HostStack,
+    now: Instant,
+    changes: &[(&'static str, String, Change)],
+) -> Result<(), Refused> {
+    let before = stack.rules();
+    clear(stack, now).map_err(|e| ("remove rule", String::new(), e))?;
+    let done = changes.iter().try_for_each(|(operation, object, change)| {
+        let result = stack.handle_config(now, change.clone());
+        result.map_err(|source| (*operation, object.clone(), source))
+    });
+    if done.is_err() {
+        // All of it was there a moment ago.
+        let _ = clear(stack, now);
+        for (id, table) in before.tables {
+            let _ = stack.handle_config(now, Change::TableSet { id, table: Some(table) });
+        }
+        let _ = stack.handle_config(now, Change::TablesUse(before.also));
+        for rule in before.rules {
+            let _ = stack.handle_config(now, Change::RuleAdd(rule));
+        }
+    }
+    done
+}
+
+impl Shared {
+    /// Puts a table in the place of what had its name: every vserver that uses it follows, those of
+    /// one worker in one step. Returns how many they are.
+    pub(crate) fn set_table(&self, name: &str, routes: &[RouteSpec]) -> std::io::Result<usize> {
+        let (id, table) = self.tables.set(name, routes);
         let mut members = 0;
-        for worker in &self.shared.workers {
+        for worker in &self.workers {
             members = worker.with_core(|core, now| {
                 let mut members = 0;
                 for index in 0..core.nodes.len() as u32 {
@@ -160,11 +203,22 @@ impl Host {
         }
         Ok(members)
     }
+}
+
+impl Host {
+    /// Changes a shared route table, or adds one: every vserver that uses it follows, those of one
+    /// worker in one step. Returns how many they are. Connections stay; their next packet takes the
+    /// way that is now right.
+    ///
+    /// Errors: `NotConnected` after a stop.
+    pub fn update_table(&self, name: &str, routes: &[RouteSpec]) -> std::io::Result<usize> {
+        self.shared.set_table(name, routes)
+    }
 
     /// Puts rules and used tables of a vserver in the place of those it had, in one step for each of
     /// its shards.
     ///
-    /// Errors: those of the stack, which then has none of the rules from the refused one on.
+    /// Errors: those of the stack, which then has those it had.
     pub fn update_rules(
         &self,
         vserver: VserverId,
@@ -174,27 +228,17 @@ impl Host {
         let os = |source| HostError::Os { operation: "change rules", source };
         let handle =
             self.vserver_of(vserver).ok_or_else(|| os(std::io::ErrorKind::NotFound.into()))?;
-        let name = handle.name().to_owned();
         let changes = self.shared.tables.changes(used, rules);
-        let live = self.shared.live();
-        let Some(at) = live.slots.get(&vserver.0) else { return Ok(()) };
-        let id = live.nodes[*at];
         for worker in &self.shared.workers {
-            let done = worker.call(id, |node, now| {
-                let mut steps = changes.iter().cloned();
-                clear(&mut node.stack, now).map_err(|e| ("remove rule", String::new(), e))?;
-                steps.try_for_each(|(operation, object, change)| {
-                    let result = node.stack.handle_config(now, change);
-                    result.map_err(|source| (operation, object, source))
-                })
-            });
-            done.map_err(os)?.map_err(|(operation, object, source)| HostError::Change {
-                vserver: name.clone(),
-                operation,
-                object,
-                source,
-            })?;
+            let done =
+                worker.call(handle.node(), |node, now| replace(&mut node.stack, now, &changes));
+            done.map_err(os)?.map_err(|refused| change_error(handle.name(), refused))?;
         }
         Ok(())
     }
+}
+
+/// A refusal as the host tells it.
+pub(crate) fn change_error(vserver: &str, (operation, object, source): Refused) -> HostError {
+    HostError::Change { vserver: vserver.to_owned(), operation, object, source }
 }

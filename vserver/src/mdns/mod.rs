@@ -4,10 +4,14 @@
 //! One thread serves all vservers. Each has a socket per family on port 5353 that is a member of the
 //! group on its mgmt aliases alone, and a responder per mgmt alias, since each link has names of its
 //! own. Messages that come in elsewhere are not looked at.
+//!
+//! When the configuration changes, who goes says goodbye before its vserver does, who stays as it
+//! was is left alone, and links that come and go of one that stays leave its other links alone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,7 +19,8 @@ use mio::{Interest, Token};
 use parking_lot::Mutex;
 use weft_stack::ip::address::AliasId;
 
-use crate::config::HostConfig;
+use crate::change::Follower;
+use crate::config::{HostConfig, Mdns};
 use crate::interface::{AliasClass, InterfaceName};
 use crate::net::{Poller, UdpBind, UdpOption, UdpSend, UdpSocket};
 use crate::stats::{HostSnapshot, MdnsSnapshot};
@@ -26,18 +31,41 @@ mod responder;
 
 use responder::{Message, PORT, Responder};
 
+/// All sockets are looked at when one is ready.
+const READY: Token = Token(0);
 const GROUP4: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 251));
 const GROUP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb));
 /// RFC 6762 11
 const HOP_LIMIT: u8 = 255;
 /// How often addresses are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a change waits for the thread.
+const ORDER_WAIT: Duration = Duration::from_secs(5);
 /// Datagrams of one socket before the next one's turn.
 const TURN_DATAGRAMS: usize = 64;
+
+/// What a vserver is to say, and where.
+#[derive(Clone)]
+struct Wish {
+    vserver: Vserver,
+    /// As clients see its name.
+    spelled: String,
+    mdns: Mdns,
+    /// Its mgmt aliases and their names.
+    aliases: Vec<(AliasId, String)>,
+}
+
+/// Who speaks from now on, and who is told whether it does.
+struct Order {
+    wishes: Vec<Wish>,
+    done: Sender<std::io::Result<()>>,
+}
 
 /// A vserver's responders.
 struct Speaker {
     vserver: Vserver,
+    spelled: String,
+    mdns: Mdns,
     sockets: Vec<UdpSocket>,
     links: Vec<Link>,
 }
@@ -53,6 +81,7 @@ struct Link {
 struct Control {
     stop: AtomicBool,
     seen: Mutex<Vec<(String, MdnsSnapshot)>>,
+    orders: Mutex<Vec<Order>>,
 }
 
 /// The responders of a host. Dropping it says goodbye.
@@ -74,23 +103,8 @@ impl Responders {
     /// Errors: those of sockets and of making a thread.
     pub fn start(host: &Host) -> std::io::Result<Responders> {
         let (control, poller) = (Arc::new(Control::default()), Arc::new(Poller::new()?));
-        let mut all = Vec::new();
-        let config = host.config();
-        for v in config.vservers.iter().filter(|v| v.mdns.is_some()) {
-            let Some(vserver) = host.vserver(&v.name) else { continue };
-            all.push(Speaker::open(vserver, &config, v, &poller, all.len())?);
-        }
-        let mut responders = Responders {
-            control: Arc::clone(&control),
-            poller: Arc::clone(&poller),
-            thread: Mutex::default(),
-        };
-        if !all.is_empty() {
-            let thread = std::thread::Builder::new()
-                .name(String::from("weft-mdns"))
-                .spawn(move || run(all, &control, &poller))?;
-            responders.thread = Mutex::new(Some(thread));
-        }
+        let responders = Responders { control, poller, thread: Mutex::default() };
+        responders.follow(host)?;
         Ok(responders)
     }
 
@@ -121,54 +135,102 @@ impl Drop for Responders {
     }
 }
 
+impl Follower for Responders {
+    fn name(&self) -> &'static str {
+        "multicast DNS"
+    }
+
+    fn follow(&self, host: &Host) -> std::io::Result<()> {
+        let config = host.config();
+        let wish = |v: &crate::config::Vserver| {
+            let (vserver, mdns) = (host.vserver(&v.name)?, v.mdns.clone()?);
+            let named = |a: usize| (AliasId(a as u16), config.aliases[a].name.clone());
+            let aliases = management(&config, v).into_iter().map(named).collect();
+            Some(Wish { vserver, spelled: v.spelled.clone(), mdns, aliases })
+        };
+        let wishes: Vec<Wish> = config.vservers.iter().filter_map(wish).collect();
+        let mut thread = self.thread.lock();
+        if thread.is_none() {
+            if wishes.is_empty() || self.control.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let (control, poller) = (Arc::clone(&self.control), Arc::clone(&self.poller));
+            *thread = Some(
+                std::thread::Builder::new()
+                    .name(String::from("weft-mdns"))
+                    .spawn(move || run(&control, &poller))?,
+            );
+        }
+        let (done, answer) = channel();
+        self.control.orders.lock().push(Order { wishes, done });
+        // Without it the thread looks within a second.
+        let _ = self.poller.wake();
+        answer.recv_timeout(ORDER_WAIT).unwrap_or_else(|_| {
+            let text = "its thread does not answer; restart the daemon";
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+        })
+    }
+}
+
 /// The mgmt aliases that a vserver is on.
 pub(crate) fn management(config: &HostConfig, v: &crate::config::Vserver) -> Vec<usize> {
     let is_mgmt =
         |name: &str| matches!(name.parse(), Ok(InterfaceName::Alias(AliasClass::Mgmt, _)));
-    let mut all: Vec<usize> =
-        v.addresses.iter().map(|a| a.0).chain(v.slaac.iter().copied()).collect();
-    all.sort_unstable();
-    all.dedup();
+    let mut all = crate::host::build::used_aliases(v);
     all.retain(|a| config.aliases.get(*a).is_some_and(|a| is_mgmt(&a.name)));
     all
 }
 
 impl Speaker {
-    fn open(
-        vserver: Vserver,
-        config: &HostConfig,
-        v: &crate::config::Vserver,
-        poller: &Poller,
-        number: usize,
-    ) -> std::io::Result<Speaker> {
-        let aliases = management(config, v);
+    fn open(wish: &Wish, poller: &Poller) -> std::io::Result<Speaker> {
         let mut sockets = Vec::new();
         let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        for (i, local) in any.into_iter().enumerate() {
+        for local in any {
             let how = UdpBind { only_v6: true, ..UdpBind::default() };
-            let socket = UdpSocket::bind_with(&vserver, SocketAddr::new(local, PORT), how)?;
+            let socket = UdpSocket::bind_with(&wish.vserver, SocketAddr::new(local, PORT), how)?;
             socket.set_nonblocking(true)?;
             // What it says itself is no news to it.
             socket.set_option(UdpOption::MulticastLoop(false))?;
-            let group = if local.is_ipv4() { GROUP4 } else { GROUP6 };
-            for alias in &aliases {
-                socket.join_multicast(AliasId(*alias as u16), group)?;
-            }
-            poller.register(&socket, Token(2 * number + i), Interest::READABLE)?;
+            poller.register(&socket, READY, Interest::READABLE)?;
             sockets.push(socket);
         }
-        let mut links = Vec::new();
-        for alias in aliases {
+        let Wish { vserver, spelled, mdns, .. } = wish.clone();
+        let mut speaker = Speaker { vserver, spelled, mdns, sockets, links: Vec::new() };
+        speaker.set_links(wish)?;
+        Ok(speaker)
+    }
+
+    /// Whether it says already what is wished, on these links or others.
+    fn says(&self, wish: &Wish) -> bool {
+        self.vserver.node() == wish.vserver.node()
+            && (&self.spelled, &self.mdns) == (&wish.spelled, &wish.mdns)
+    }
+
+    /// Speaks on these links: on others it says goodbye, on new ones it begins.
+    fn set_links(&mut self, wish: &Wish) -> std::io::Result<()> {
+        let stays = |l: &Link| wish.aliases.iter().any(|(alias, _)| *alias == l.alias);
+        let (stay, gone): (Vec<Link>, Vec<Link>) = self.links.drain(..).partition(stays);
+        self.links = stay;
+        for mut link in gone {
+            link.goodbye(&self.sockets);
+            for (socket, group) in self.sockets.iter().zip([GROUP4, GROUP6]) {
+                // With the alias the membership goes in any case.
+                let _ = socket.leave_multicast(link.alias, group);
+            }
+        }
+        for (alias, name) in &wish.aliases {
+            if self.links.iter().any(|l| l.alias == *alias) {
+                continue;
+            }
+            for (socket, group) in self.sockets.iter().zip([GROUP4, GROUP6]) {
+                socket.join_multicast(*alias, group)?;
+            }
             let mut random = [0; 8];
             rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty())?;
-            let random = u64::from_le_bytes(random);
-            let mdns = v.mdns.as_ref();
-            let responder = mdns.map(|m| Responder::new(m, &v.spelled, random));
-            let name = config.aliases[alias].name.clone();
-            let alias = AliasId(alias as u16);
-            links.extend(responder.map(|responder| Link { alias, name, responder }));
+            let responder = Responder::new(&self.mdns, &self.spelled, u64::from_le_bytes(random));
+            self.links.push(Link { alias: *alias, name: name.clone(), responder });
         }
-        Ok(Speaker { vserver, sockets, links })
+        Ok(())
     }
 
     fn turn(&mut self, now: Instant) {
@@ -192,11 +254,9 @@ impl Speaker {
         }
     }
 
-    fn goodbye(&mut self, now: Instant) {
+    fn goodbye(&mut self) {
         for link in &mut self.links {
-            link.responder.goodbye();
-            let messages = link.responder.poll(now);
-            send(&self.sockets, link.alias, &messages);
+            link.goodbye(&self.sockets);
         }
     }
 
@@ -223,6 +283,14 @@ impl Speaker {
     }
 }
 
+impl Link {
+    fn goodbye(&mut self, sockets: &[UdpSocket]) {
+        self.responder.goodbye();
+        let messages = self.responder.poll(Instant::now());
+        send(sockets, self.alias, &messages);
+    }
+}
+
 /// To one, or to all on the link by each family.
 fn send(sockets: &[UdpSocket], alias: AliasId, messages: &[Message]) {
     for message in messages {
@@ -244,9 +312,33 @@ fn send(sockets: &[UdpSocket], alias: AliasId, messages: &[Message]) {
     }
 }
 
-fn run(mut all: Vec<Speaker>, control: &Control, poller: &Poller) {
+/// Speakers are these from now on.
+fn set(all: &mut Vec<Speaker>, wishes: &[Wish], poller: &Poller) -> std::io::Result<()> {
+    // Their port is free before somebody else of the vserver takes it.
+    all.retain_mut(|s| {
+        let stays = wishes.iter().any(|w| s.says(w));
+        if !stays {
+            s.goodbye();
+        }
+        stays
+    });
+    for wish in wishes {
+        match all.iter_mut().find(|s| s.says(wish)) {
+            Some(speaker) => speaker.set_links(wish)?,
+            None => all.push(Speaker::open(wish, poller)?),
+        }
+    }
+    Ok(())
+}
+
+fn run(control: &Control, poller: &Poller) {
     let mut ready = Vec::new();
+    let mut all: Vec<Speaker> = Vec::new();
     while !control.stop.load(Ordering::Acquire) {
+        for order in std::mem::take(&mut *control.orders.lock()) {
+            // Who gave the order may have given up.
+            let _ = order.done.send(set(&mut all, &order.wishes, poller));
+        }
         let now = Instant::now();
         for s in &mut all {
             s.turn(now);
@@ -260,7 +352,5 @@ fn run(mut all: Vec<Speaker>, control: &Control, poller: &Poller) {
             return;
         }
     }
-    for s in &mut all {
-        s.goodbye(Instant::now());
-    }
+    all.iter_mut().for_each(Speaker::goodbye);
 }

@@ -5,17 +5,23 @@
 //! the two differ it sends an update over the vserver's own sockets, one at a time, and after a
 //! failure tries again later and later. What is registered is what the stack uses: an address that
 //! is still being checked for duplicates is not in it.
+//!
+//! The configuration may change meanwhile. A vserver that is removed takes its records out first,
+//! while it still has addresses to do that from; one whose server or key changes takes them out by
+//! the old ones before it puts them in by the new ones.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Token};
 use parking_lot::Mutex;
 
+use crate::change::Follower;
 use crate::config::Register;
 use crate::net::{Poller, UdpSocket};
 use crate::resolver::message::reverse_name;
@@ -34,8 +40,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// After the first failure, doubled up to the second value.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
-/// How long the end waits for the last removals.
+/// How long the end, or that of a vserver, waits for the last removals.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long a change waits for the thread beyond that.
+const ORDER_SLACK: Duration = Duration::from_secs(1);
+/// Messages kept about records that stayed in DNS without their vserver.
+const LEFT_MAX: usize = 64;
 /// Bytes of an update without its signature: with it, it fits every path.
 const UPDATE_BYTES_MAX: usize = 900;
 /// An edit in bytes at most: two names and what is between.
@@ -74,6 +84,24 @@ struct Registrant {
     next: Instant,
     failures: u32,
     error: Option<String>,
+    /// It takes its records out, and is over then.
+    leaving: Option<Leaving>,
+}
+
+/// Why a registrant takes its records out.
+#[derive(Clone, Copy, Debug)]
+enum Leaving {
+    /// Its configuration is another one now; the vserver stays.
+    Replaced,
+    /// The vserver goes, at this time at the latest.
+    Removed(Instant),
+}
+
+/// Who is to be registered from now on. The answer comes when vservers that go are out of DNS, or
+/// their time is over.
+struct Order {
+    wanted: Vec<(Vserver, Register)>,
+    done: Sender<()>,
 }
 
 /// What others see of a registrant.
@@ -88,6 +116,9 @@ struct Seen {
 struct Control {
     stop: AtomicBool,
     seen: Mutex<Vec<Seen>>,
+    orders: Mutex<Vec<Order>>,
+    /// What stayed in DNS.
+    left: Mutex<Vec<String>>,
 }
 
 /// The registrations of a host. Dropping it removes them from DNS, waiting a moment for that.
@@ -108,36 +139,9 @@ impl Registrar {
     ///
     /// Errors: those of making a thread and its queue.
     pub fn start(host: &Host) -> std::io::Result<Registrar> {
-        let now = Instant::now();
-        let mut all = Vec::new();
-        for v in &host.config().vservers {
-            let (Some(config), Some(vserver)) = (&v.register, host.vserver(&v.name)) else {
-                continue;
-            };
-            all.push(Registrant {
-                vserver,
-                config: config.clone(),
-                key: config.key.as_deref().map(key::read).transpose(),
-                wanted: BTreeSet::new(),
-                confirmed: BTreeSet::new(),
-                flight: None,
-                next: now,
-                failures: 0,
-                error: None,
-            });
-        }
         let (control, poller) = (Arc::new(Control::default()), Arc::new(Poller::new()?));
-        let mut registrar = Registrar {
-            control: Arc::clone(&control),
-            poller: Arc::clone(&poller),
-            thread: Mutex::default(),
-        };
-        if !all.is_empty() {
-            let thread = std::thread::Builder::new()
-                .name(String::from("weft-register"))
-                .spawn(move || run(all, &control, &poller))?;
-            registrar.thread = Mutex::new(Some(thread));
-        }
+        let registrar = Registrar { control, poller, thread: Mutex::default() };
+        registrar.follow(host)?;
         Ok(registrar)
     }
 
@@ -149,6 +153,7 @@ impl Registrar {
             }
             snapshot.problems.extend(seen.problem.clone());
         }
+        snapshot.problems.extend(self.control.left.lock().iter().cloned());
     }
 
     /// Takes everything out of DNS, waiting at most a few seconds for the servers. Call it before
@@ -170,33 +175,63 @@ impl Drop for Registrar {
     }
 }
 
-fn run(mut all: Vec<Registrant>, control: &Control, poller: &Poller) {
+impl Follower for Registrar {
+    fn name(&self) -> &'static str {
+        "registration"
+    }
+
+    fn follow(&self, host: &Host) -> std::io::Result<()> {
+        let registered =
+            |v: &crate::config::Vserver| Some((host.vserver(&v.name)?, v.register.clone()?));
+        let wanted: Vec<_> = host.config().vservers.iter().filter_map(registered).collect();
+        let mut thread = self.thread.lock();
+        if thread.is_none() {
+            if wanted.is_empty() || self.control.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let (control, poller) = (Arc::clone(&self.control), Arc::clone(&self.poller));
+            *thread = Some(
+                std::thread::Builder::new()
+                    .name(String::from("weft-register"))
+                    .spawn(move || run(&control, &poller))?,
+            );
+        }
+        let (done, answer) = channel();
+        self.control.orders.lock().push(Order { wanted, done });
+        // Without it the thread looks within a second.
+        let _ = self.poller.wake();
+        // A thread that does not answer has told why; the change does not wait for it.
+        let _ = answer.recv_timeout(FAREWELL + ORDER_SLACK);
+        Ok(())
+    }
+}
+
+/// What the thread has.
+#[derive(Default)]
+struct Registrants {
+    all: Vec<Registrant>,
+    /// Who waits for vservers that go.
+    waiting: Vec<Sender<()>>,
+    farewell: Option<Instant>,
+}
+
+fn run(control: &Control, poller: &Poller) {
     let mut ready = Vec::new();
-    let mut farewell: Option<Instant> = None;
+    let mut own = Registrants::default();
     loop {
         let now = Instant::now();
-        if farewell.is_none() && control.stop.load(Ordering::Acquire) {
-            farewell = Some(now + FAREWELL);
+        if own.farewell.is_none() && control.stop.load(Ordering::Acquire) {
+            own.farewell = Some(now + FAREWELL);
             // What waits after a failure has one more chance.
-            for r in &mut all {
-                r.next = now;
-            }
+            own.all.iter_mut().for_each(|r| r.next = now);
         }
-        let mut seen = Vec::new();
-        let mut until = now + LOOK_EVERY;
-        for (i, r) in all.iter_mut().enumerate() {
-            r.wanted = if farewell.is_some() { BTreeSet::new() } else { r.wanted_now() };
-            r.turn(now, poller, Token(i));
-            let next = r.flight.as_ref().map_or(r.next, |f| f.until);
-            if r.flight.is_some() || r.wanted != r.confirmed {
-                until = until.min(next.max(now));
-            }
-            seen.push(r.seen());
+        for order in std::mem::take(&mut *control.orders.lock()) {
+            own.set(now, order);
         }
-        *control.seen.lock() = seen;
-        let settled =
-            |r: &Registrant| r.flight.is_none() && (r.confirmed.is_empty() || r.failures > 0);
-        if farewell.is_some_and(|f| now >= f || all.iter().all(settled)) {
+        let until = own.turn(now, poller);
+        own.forget(now, control);
+        *control.seen.lock() = own.all.iter().map(Registrant::seen).collect();
+        if own.is_over(now) {
             return;
         }
         let wait = until.saturating_duration_since(now).max(Duration::from_millis(1));
@@ -206,7 +241,134 @@ fn run(mut all: Vec<Registrant>, control: &Control, poller: &Poller) {
     }
 }
 
+impl Registrants {
+    /// Registrants are these from now on; others leave.
+    fn set(&mut self, now: Instant, Order { wanted, done }: Order) {
+        for r in &mut self.all {
+            let stays = wanted.iter().find(|(v, _)| v.node() == r.vserver.node());
+            match stays {
+                Some((_, config)) if r.takes(config) => r.reconfigure(now, config),
+                Some(_) => r.leaving = Some(Leaving::Replaced),
+                None if r.vserver.exists() => r.leaving = Some(Leaving::Replaced),
+                None => r.leaving = Some(Leaving::Removed(now + FAREWELL)),
+            }
+            if r.leaving.is_some() {
+                r.next = now;
+            }
+        }
+        for (vserver, config) in wanted {
+            let has = |r: &Registrant| r.leaving.is_none() && r.vserver.node() == vserver.node();
+            if !self.all.iter().any(has) {
+                self.all.push(Registrant::new(vserver, config, now));
+            }
+        }
+        self.waiting.push(done);
+    }
+
+    /// Looks at all of them; when to look again.
+    fn turn(&mut self, now: Instant, poller: &Poller) -> Instant {
+        let mut until = now + LOOK_EVERY;
+        for i in 0..self.all.len() {
+            let before = (0..i).any(|o| {
+                self.all[o].leaving.is_some()
+                    && self.all[o].vserver.node() == self.all[i].vserver.node()
+            });
+            let r = &mut self.all[i];
+            // One whose predecessor is still in DNS waits.
+            let nothing = before || self.farewell.is_some() || r.leaving.is_some();
+            r.wanted = if nothing { BTreeSet::new() } else { r.wanted_now() };
+            r.turn(now, poller, Token(i));
+            let next = r.flight.as_ref().map_or(r.next, |f| f.until);
+            if r.flight.is_some() || r.wanted != r.confirmed {
+                until = until.min(next.max(now));
+            }
+            if let Some(Leaving::Removed(at)) = r.leaving {
+                until = until.min(at);
+            }
+        }
+        until
+    }
+
+    /// Those that have left, or must.
+    fn forget(&mut self, now: Instant, control: &Control) {
+        self.all.retain(|r| match r.leaving {
+            None => true,
+            Some(_) if r.flight.is_none() && r.confirmed.is_empty() => false,
+            Some(Leaving::Removed(at)) if now >= at => {
+                let text = r.left();
+                eprintln!("weft: {text}");
+                let mut left = control.left.lock();
+                if left.len() < LEFT_MAX && !left.contains(&text) {
+                    left.push(text);
+                }
+                false
+            }
+            Some(_) => true,
+        });
+        let goes = |r: &Registrant| matches!(r.leaving, Some(Leaving::Removed(_)));
+        if !self.all.iter().any(goes) {
+            for done in self.waiting.drain(..) {
+                // Who waited may have given up.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        let settled =
+            |r: &Registrant| r.flight.is_none() && (r.confirmed.is_empty() || r.failures > 0);
+        self.farewell.is_some_and(|f| now >= f || self.all.iter().all(settled))
+    }
+}
+
 impl Registrant {
+    fn new(vserver: Vserver, config: Register, now: Instant) -> Registrant {
+        Registrant {
+            vserver,
+            key: config.key.as_deref().map(key::read).transpose(),
+            config,
+            wanted: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
+            flight: None,
+            next: now,
+            failures: 0,
+            error: None,
+            leaving: None,
+        }
+    }
+
+    /// Whether it can go over to another configuration: the same server is told, in the same way.
+    fn takes(&self, config: &Register) -> bool {
+        (&self.config.server, &self.config.key) == (&config.server, &config.key)
+    }
+
+    fn reconfigure(&mut self, now: Instant, config: &Register) {
+        self.leaving = None;
+        if self.config == *config {
+            return;
+        }
+        let ttl_changed = self.config.ttl_s != config.ttl_s;
+        self.config = config.clone();
+        self.key = config.key.as_deref().map(key::read).transpose();
+        (self.next, self.failures, self.error) = (now, 0, None);
+        if ttl_changed {
+            // What stays is written again, with the new time.
+            let wanted = self.wanted_now();
+            self.confirmed.retain(|r| !wanted.contains(r));
+        }
+    }
+
+    /// What stays in DNS without its vserver.
+    fn left(&self) -> String {
+        let names: Vec<&str> = self.confirmed.iter().map(|r| r.name.as_str()).collect();
+        let why = self.error.as_deref().unwrap_or("the server did not answer in time");
+        format!(
+            "vserver {} was removed, its records stay in DNS ({}): {why}",
+            self.vserver.name(),
+            names.join(", ")
+        )
+    }
+
     /// What it wants in DNS now.
     fn wanted_now(&self) -> BTreeSet<Record> {
         let own = [self.config.own_name(self.vserver.name())];

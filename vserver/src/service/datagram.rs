@@ -1,6 +1,8 @@
-//! Echo and discard over UDP (RFC 862, 863): where they listen and whom they answer.
+//! Echo and discard over UDP (RFC 862, 863): whom they answer, and from where.
 
 use std::net::{IpAddr, SocketAddr};
+
+use weft_stack::socket::udp::{Datagram, UdpSend};
 
 use crate::config::ServiceKind;
 
@@ -12,24 +14,16 @@ pub(super) fn speaks_udp(kind: &ServiceKind) -> bool {
     matches!(kind, ServiceKind::Echo | ServiceKind::Discard)
 }
 
-/// Where the UDP sockets of a service are bound: one per address, so that an answer comes from the
-/// address that was asked; the unspecified address where addresses come and go.
-pub(super) fn local_addresses(
-    listen: SocketAddr,
-    configured: impl Iterator<Item = IpAddr>,
-    learns: bool,
-) -> Vec<SocketAddr> {
-    if learns || !listen.ip().is_unspecified() {
-        return vec![listen];
+/// To the sender, from the address that was asked: one socket serves all addresses of the vserver,
+/// those that come later too.
+pub(super) fn back(asked: &Datagram) -> UdpSend {
+    let link_local = matches!(asked.to, IpAddr::V6(a) if a.is_unicast_link_local());
+    UdpSend {
+        to: Some(asked.from),
+        from: Some(asked.to),
+        alias: link_local.then_some(asked.alias),
+        ..UdpSend::default()
     }
-    let mut all: Vec<_> = configured
-        .filter(|a| listen.is_ipv6() || a.is_ipv4())
-        .map(|a| SocketAddr::new(a, listen.port()))
-        .collect();
-    // The same address may stand on two aliases.
-    all.sort();
-    all.dedup();
-    all
 }
 
 /// Whether an answer cannot start a loop between two services.
@@ -48,19 +42,5 @@ mod tests {
         assert!(!may_answer(from(7), 7007));
         assert!(!may_answer(from(19), 7));
         assert!(!may_answer(from(7007), 7007));
-    }
-
-    #[test]
-    fn sockets_stand_on_each_address() {
-        let addrs: Vec<IpAddr> =
-            ["10.0.0.1", "fd00::1", "10.0.0.1"].iter().map(|a| a.parse().unwrap()).collect();
-        let on = |listen: &str, learns| {
-            local_addresses(listen.parse().unwrap(), addrs.iter().copied(), learns)
-        };
-        let text = |list: Vec<SocketAddr>| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(text(on("[::]:7", false)), ["10.0.0.1:7", "[fd00::1]:7"]);
-        assert_eq!(text(on("0.0.0.0:7", false)), ["10.0.0.1:7"]);
-        assert_eq!(text(on("[::]:7", true)), ["[::]:7"]);
-        assert_eq!(text(on("10.0.0.1:7", false)), ["10.0.0.1:7"]);
     }
 }

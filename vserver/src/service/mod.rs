@@ -122,10 +122,6 @@ struct Running {
     listener: AtomicUsize,
     /// Why a worker cannot listen.
     refused: Mutex<Option<io::Error>>,
-    /// The vserver's configured addresses.
-    addresses: Vec<IpAddr>,
-    /// The vserver also learns addresses.
-    learns_addresses: bool,
     /// Where it listens, if its configuration has a name for that.
     moved_to: Mutex<Option<IpAddr>>,
     /// Where a proxy forwards to, if its configuration has a name for that.
@@ -242,7 +238,6 @@ impl Services {
     pub(crate) fn update(
         &self,
         vserver: &Vserver,
-        v: &config::Vserver,
         from: &[config::Service],
         to: &[config::Service],
     ) -> Result<(), ServiceError> {
@@ -250,7 +245,7 @@ impl Services {
         let stopped: Vec<_> = old.filter_map(|s| self.take(vserver, s)).collect();
         let mut started = Vec::new();
         for config in to.iter().filter(|s| !from.contains(s)) {
-            let begun = prepare(vserver, v, config).and_then(|s| self.begin(&s).map(|()| s));
+            let begun = prepare(vserver, config).and_then(|s| self.begin(&s).map(|()| s));
             match begun {
                 Ok(service) => started.push(service),
                 Err(e) => {
@@ -258,7 +253,7 @@ impl Services {
                         self.end(service);
                     }
                     for service in &stopped {
-                        let again = prepare(vserver, v, &service.config);
+                        let again = prepare(vserver, &service.config);
                         again.and_then(|s| self.begin(&s))?;
                     }
                     return Err(e);
@@ -399,17 +394,13 @@ fn collect(host: &Host) -> Result<Vec<Arc<Running>>, ServiceError> {
     for v in &host.config().vservers {
         let Some(vserver) = host.vserver(&v.name) else { continue };
         for config in &v.services {
-            all.push(prepare(&vserver, v, config)?);
+            all.push(prepare(&vserver, config)?);
         }
     }
     Ok(all)
 }
 
-fn prepare(
-    vserver: &Vserver,
-    v: &config::Vserver,
-    config: &config::Service,
-) -> Result<Arc<Running>, ServiceError> {
+fn prepare(vserver: &Vserver, config: &config::Service) -> Result<Arc<Running>, ServiceError> {
     let mut running = Running {
         vserver: vserver.clone(),
         config: config.clone(),
@@ -418,8 +409,6 @@ fn prepare(
         listening: AtomicUsize::new(0),
         listener: AtomicUsize::new(0),
         refused: Mutex::new(None),
-        addresses: v.addresses.iter().map(|(_, cidr)| cidr.addr).collect(),
-        learns_addresses: !v.slaac.is_empty(),
         moved_to: Mutex::default(),
         target: Mutex::default(),
     };

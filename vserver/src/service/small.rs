@@ -78,9 +78,7 @@ impl Small {
         let handle = ServiceHandle::run(vserver, |worker| {
             let mut unbound = vec![(listen, false)];
             if datagram::speaks_udp(&service.config.kind) && worker == of_datagrams {
-                let addresses = service.addresses.iter().copied();
-                let all = datagram::local_addresses(listen, addresses, service.learns_addresses);
-                unbound.extend(all.into_iter().map(|local| (local, true)));
+                unbound.push((listen, true));
             }
             Small {
                 service: Arc::clone(service),
@@ -229,7 +227,7 @@ impl Small {
                 continue;
             }
             let answered = datagram::may_answer(datagram.from, config.listen.port())
-                && cx.udp_send(id, &datagram.payload, Some(datagram.from)).is_ok();
+                && cx.udp_send_with(id, &datagram.payload, &datagram::back(&datagram)).is_ok();
             if answered {
                 counters.out_datagrams.add(1);
                 counters.out_bytes.add(datagram.payload.len() as u64);

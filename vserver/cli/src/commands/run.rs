@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use weft_vserver::change::{Applied, Changes, Options};
+use weft_vserver::change::{Applied, Changes, Follower, Options};
 use weft_vserver::config::{self, HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
 use weft_vserver::dhcp::{DhcpLine, DhcpWish};
@@ -64,7 +64,9 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let responders = Responders::start(&host);
     let responders = responders.map_err(|e| Error::Failed(format!("multicast DNS: {e}")))?;
     let responders = Arc::new(responders);
-    let changes = changes(&host, &services, &gate);
+    let followers: Vec<Arc<dyn Follower>> =
+        vec![Arc::<Registrar>::clone(&registrar), Arc::<Responders>::clone(&responders)];
+    let changes = changes(&host, &services, followers, &gate);
     let server = socket
         .serve(
             Arc::clone(&gate),
@@ -228,9 +230,15 @@ fn qos(host: &Host, vserver: Option<&str>) -> Answer {
 }
 
 /// Changes of the host, each with its roles and in the log.
-fn changes(host: &Arc<Host>, services: &Arc<Services>, gate: &Arc<Gate>) -> Changes {
+fn changes(
+    host: &Arc<Host>,
+    services: &Arc<Services>,
+    followers: Vec<Arc<dyn Follower>>,
+    gate: &Arc<Gate>,
+) -> Changes {
     let gate = Arc::clone(gate);
-    Changes::new(Arc::clone(host), Some(Arc::clone(services)), move |config, ended| {
+    let (host, services) = (Arc::clone(host), Some(Arc::clone(services)));
+    Changes::new(host, services, followers, move |config, ended| {
         gate.update(config);
         let Some((_, result)) = ended else { return };
         let (after, result) = match result {

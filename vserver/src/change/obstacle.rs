@@ -1,0 +1,211 @@
+//! What a running host cannot change, and why; and what changes without a step of its own.
+
+use std::fmt;
+
+use super::plan::by_name;
+use crate::config::{HostConfig, Nic, Privilege, Vserver};
+use crate::naming::ClusterId;
+
+/// What cannot be changed while the host runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What of the configuration.
+    pub object: String,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.object, self.reason)
+    }
+}
+
+const RESTART: &str = "cannot be changed while the daemon runs; a restart is needed";
+const OPEN: &str = "a device is opened with root's rights, which the daemon gives up after its start; \
+                    a restart is needed";
+const CLOSE: &str = "closing a device takes a restart: workers have memory and steering of it";
+const NIC: &str = "is a matter of how its device was opened, with root's rights, which the daemon has \
+                   given up; a restart is needed";
+const WORKERS: &str = "queues, frames and every vserver's flows are dealt to threads at the start; \
+                       a restart is needed";
+const CLUSTER: &str = "id, node, vendor class and enterprise number name every DHCP client, so every \
+                       lease would be another one; a restart is needed";
+const STATE: &str = "leases of clients that run are kept there; a restart is needed";
+const DAEMON: &str =
+    "what the daemon may and where it logs is settled at its start; a restart is needed";
+
+/// What differs and takes a restart.
+pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    let mut say = |object: &str, reason: &str| {
+        found.push(Obstacle { object: object.to_owned(), reason: reason.to_owned() });
+    };
+    if old.control != new.control {
+        say("control", RESTART);
+    }
+    if old.workers != new.workers {
+        say("workers", WORKERS);
+    }
+    for nic in &new.nics {
+        let name = format!("nic {}", nic.name);
+        match old.nics.iter().find(|n| n.name == nic.name) {
+            Some(before) if *before == (Nic { qos: before.qos, ..nic.clone() }) => {}
+            Some(_) => say(&name, NIC),
+            None => say(&name, OPEN),
+        }
+    }
+    for nic in old.nics.iter().filter(|n| !new.nics.iter().any(|m| m.name == n.name)) {
+        say(&format!("nic {}", nic.name), CLOSE);
+    }
+    if old.nics.len() == new.nics.len()
+        && old.nics.iter().zip(&new.nics).any(|(a, b)| a.name != b.name)
+    {
+        say("nics", "stand in another order; keep it");
+    }
+    let roles_apart = |p: &Privilege| Privilege { roles: Vec::new(), ..p.clone() };
+    if roles_apart(&old.privilege) != roles_apart(&new.privilege) {
+        say("host (control_mode, control_group, audit, privileges, user)", DAEMON);
+    }
+    if old.state_dir != new.state_dir {
+        say("state_dir", STATE);
+    }
+    let asks = old.vservers.iter().any(|v| !v.dhcp.is_empty());
+    if asks && named_by(old) != named_by(new) {
+        say("cluster", CLUSTER);
+    }
+    if known_parts(old, new) != *new {
+        say("a table of the whole host", RESTART);
+    }
+    let before = by_name(old);
+    for v in &new.vservers {
+        let before = before.get(v.name.as_str());
+        if before.is_some_and(|before| known_vserver_parts(before, v) != *v) {
+            say(&format!("a part of vserver {}", v.name), RESTART);
+        }
+    }
+    alias_obstacles(old, new, &mut found);
+    found
+}
+
+/// What of the cluster is in the names of DHCP clients, and in what they say.
+fn named_by(config: &HostConfig) -> Option<(&ClusterId, &Option<String>, &str, u32)> {
+    let c = config.cluster.as_ref()?;
+    Some((&c.id, &c.node, &c.vendor_class, c.enterprise))
+}
+
+fn alias_obstacles(old: &HostConfig, new: &HostConfig, found: &mut Vec<Obstacle>) {
+    for (number, before) in old.aliases.iter().enumerate() {
+        let reason = match new.aliases.get(number) {
+            Some(a) if a.name != before.name => {
+                if new.aliases.iter().any(|a| a.name == before.name) {
+                    "stands at another place; keep the order of aliases, new ones last"
+                } else {
+                    "removing an alias that others follow takes a restart"
+                }
+            }
+            Some(a) if a.nic != before.nic => "putting an alias on another NIC takes a restart",
+            Some(a) if a.mac != before.mac => "another MAC address takes a restart",
+            // The last ones nobody follows.
+            None | Some(_) => continue,
+        };
+        found
+            .push(Obstacle { object: format!("alias {}", before.name), reason: reason.to_owned() });
+    }
+}
+
+/// `old` with everything of `new` that is compared elsewhere.
+#[allow(clippy::needless_update, reason = "what is added later and has no step takes a restart")]
+fn known_parts(old: &HostConfig, new: &HostConfig) -> HostConfig {
+    let new = new.clone();
+    HostConfig {
+        control: new.control,
+        state_dir: new.state_dir,
+        cluster: new.cluster,
+        tables: new.tables,
+        privilege: new.privilege,
+        workers: new.workers,
+        nics: new.nics,
+        aliases: new.aliases,
+        groups: new.groups,
+        access: new.access,
+        qos_groups: new.qos_groups,
+        vservers: new.vservers,
+        defaults: new.defaults,
+        ..old.clone()
+    }
+}
+
+#[allow(clippy::needless_update, reason = "what is added later and has no step takes a restart")]
+fn known_vserver_parts(old: &Vserver, new: &Vserver) -> Vserver {
+    let new = new.clone();
+    Vserver {
+        name: new.name,
+        addresses: new.addresses,
+        slaac: new.slaac,
+        routes: new.routes,
+        acd: new.acd,
+        tables: new.tables,
+        rules: new.rules,
+        register: new.register,
+        mdns: new.mdns,
+        forwarding: new.forwarding,
+        limits: new.limits,
+        tcp: new.tcp,
+        services: new.services,
+        table: new.table,
+        group: new.group,
+        roles: new.roles,
+        settings: new.settings,
+        spelled: new.spelled,
+        identity: new.identity,
+        dhcp: new.dhcp,
+        named_routes: new.named_routes,
+        dns: new.dns,
+        access: new.access,
+        qos: new.qos,
+        ..old.clone()
+    }
+}
+
+/// What differs and is in force with the configuration as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Note {
+    pub(super) vserver: Option<String>,
+    pub(super) text: String,
+}
+
+pub(super) fn notes(old: &HostConfig, new: &HostConfig) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let mut host = |differs: bool, text: &str| {
+        notes.extend(differs.then(|| Note { vserver: None, text: text.to_owned() }));
+    };
+    host(old.privilege.roles != new.privilege.roles, "roles");
+    host(old.groups != new.groups, "groups");
+    host(old.cluster != new.cluster, "cluster");
+    host(old.access != new.access, "access");
+    host(old.qos_groups != new.qos_groups, "QoS groups");
+    for (a, b) in old.nics.iter().zip(&new.nics) {
+        host(a.qos != b.qos, &format!("qos of nic {}", b.name));
+    }
+    let before = by_name(old);
+    for v in &new.vservers {
+        let Some(old) = before.get(v.name.as_str()) else { continue };
+        for (differs, text) in [
+            (old.roles != v.roles, "roles"),
+            (old.group != v.group, "group"),
+            (old.qos != v.qos, "qos"),
+            (old.access != v.access, "access"),
+            (old.dhcp != v.dhcp, "dhcp"),
+            (old.dns != v.dns, "dns"),
+            (old.register != v.register, "register"),
+            (old.mdns != v.mdns, "mdns"),
+            (old.named_routes != v.named_routes, "routes by name"),
+            (old.identity != v.identity, "identity"),
+        ] {
+            let vserver = Some(v.name.clone());
+            notes.extend(differs.then(|| Note { vserver, text: text.to_owned() }));
+        }
+    }
+    notes
+}

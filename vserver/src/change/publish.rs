@@ -1,0 +1,134 @@
+//! The moment in which another configuration is in force, and what follows from it as a whole.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use super::execute::{Run, StepError};
+use super::plan::by_name;
+use crate::config::{HostConfig, Vserver};
+use crate::host::{Host, Live};
+use crate::runtime::NodeId;
+
+/// A part of a daemon beside its host that does what the configuration says: registration,
+/// multicast DNS.
+pub trait Follower: Send + Sync {
+    /// What it is, to tell of failures.
+    fn name(&self) -> &'static str;
+
+    /// Does what [`Host::config`] says from now on. Vservers that are no longer in it still have
+    /// their addresses, and are removed when this has returned: what is to be said in their name is
+    /// said before, within a few seconds. Called again with what was in force before if this, or
+    /// anything after it, fails.
+    ///
+    /// # Errors
+    /// If it cannot: then nothing of the change stays.
+    fn follow(&self, host: &Host) -> io::Result<()>;
+}
+
+impl Run<'_> {
+    /// Puts the other configuration in force, or leaves the one that is.
+    pub(super) fn publish(&mut self) -> Result<(), StepError> {
+        let before = Arc::clone(&self.now);
+        let done = self.put_in_force();
+        if done.is_err() && !Arc::ptr_eq(&before, &self.now) {
+            // What was in force a moment ago; what of it fails now too is told by its own problems.
+            let _ = self.put_in_force();
+        }
+        done
+    }
+
+    fn put_in_force(&mut self) -> Result<(), StepError> {
+        let live = self.shared.live();
+        let nodes: Vec<NodeId> = self.next.vservers.iter().map(|v| self.id(&v.name)).collect();
+        self.set_qos(&nodes)?;
+        self.shared.publish(Live::new(live.generation + 1, Arc::clone(&self.next), nodes));
+        std::mem::swap(&mut self.next, &mut self.now);
+        self.set_any()?;
+        self.set_names(&live.config);
+        self.set_access(&live.config);
+        if self.now.vservers.iter().chain(&self.next.vservers).any(|v| !v.dhcp.is_empty()) {
+            self.host.update_dhcp(&self.now)?;
+        }
+        for follower in self.followers {
+            let part = follower.name();
+            follower.follow(self.host).map_err(|source| StepError::Part { part, source })?;
+        }
+        Ok(())
+    }
+
+    /// Vservers hear the listeners of the groups they are in now.
+    fn set_any(&self) -> Result<(), StepError> {
+        let any = &self.shared.any;
+        any.add_groups(&self.now);
+        if self.now.groups.is_empty() && self.next.groups.is_empty() {
+            return Ok(());
+        }
+        let before: HashMap<&str, &Vserver> = by_name(&self.next);
+        for v in &self.now.vservers {
+            let chain = self.now.group_names(v.group);
+            let old = before.get(v.name.as_str());
+            if old.is_none_or(|old| self.next.group_names(old.group) == chain) {
+                continue;
+            }
+            let (id, scopes) = (self.id(&v.name), any.scopes(&self.now, v));
+            for worker in self.order() {
+                self.on(worker, |core, now| {
+                    if let Some(node) = core.node_mut(id) {
+                        node.stack.set_any(now, &scopes);
+                        core.mark_dirty(id.index);
+                        core.run_now(now, id.index);
+                    }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Access rules follow what is configured now.
+    fn set_access(&self, before: &HostConfig) {
+        let old = by_name(before);
+        let shared = before.access != self.now.access || before.aliases != self.now.aliases;
+        for v in &self.now.vservers {
+            if shared || old.get(v.name.as_str()).is_none_or(|old| old.access != v.access) {
+                self.shared.update_access(&self.now, self.id(&v.name), v);
+            }
+        }
+    }
+
+    /// Resolvers and gateways with names follow what is configured now.
+    fn set_names(&self, before: &HostConfig) {
+        let before = by_name(before);
+        for v in &self.now.vservers {
+            let old = before.get(v.name.as_str());
+            let handle = || crate::Vserver::new(Arc::clone(self.shared), self.id(&v.name), &v.name);
+            if old.map_or(&Vserver::default().dns, |old| &old.dns) != &v.dns {
+                handle().set_dns(v.dns.clone());
+                self.host.retell_dhcp(&v.name);
+            }
+            if old.map_or(&[][..], |old| &old.named_routes) != v.named_routes {
+                self.shared.named_routes.set(&handle(), &v.named_routes);
+            }
+        }
+    }
+
+    /// Rates, shares and classes by the slots of vservers.
+    fn set_qos(&self, nodes: &[NodeId]) -> Result<(), StepError> {
+        let mut held = self.shared.qos.lock();
+        let slots = nodes.iter().map(|id| id.index as usize + 1).max().unwrap_or(0);
+        let mut slotted =
+            HostConfig { vservers: vec![Vserver::default(); slots], ..(*self.next).clone() };
+        for (id, v) in nodes.iter().zip(&self.next.vservers) {
+            slotted.vservers[id.index as usize] = v.clone();
+        }
+        let plan = crate::qos::plan(&slotted, Some(&held));
+        if plan.is_empty() && held.is_empty() {
+            return Ok(());
+        }
+        for worker in self.order() {
+            self.on(worker, |core, now| core.set_qos(now, &plan))?;
+        }
+        *held = plan;
+        Ok(())
+    }
+}
