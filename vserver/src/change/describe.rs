@@ -201,12 +201,12 @@ impl Plan {
         say("mark", r.mark.map(|(value, mask)| format!("{value:#x}/{mask:#x}")));
         say("input", r.input.map(|a| self.alias(a).to_owned()));
         say("dscp", r.dscp.map(|d| d.to_string()));
-        text += &match &r.target {
-            RuleTarget::Table(name) => format!(" table {name}"),
-            RuleTarget::Prohibit => String::from(" prohibit"),
-            RuleTarget::Blackhole => String::from(" blackhole"),
-            RuleTarget::Unreachable => String::from(" unreachable"),
-        };
+        match &r.target {
+            RuleTarget::Table(name) => text.extend([" table ", name]),
+            RuleTarget::Prohibit => text += " prohibit",
+            RuleTarget::Blackhole => text += " blackhole",
+            RuleTarget::Unreachable => text += " unreachable",
+        }
         text
     }
 

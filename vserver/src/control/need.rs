@@ -44,7 +44,7 @@ impl fmt::Display for Scope {
 
 impl Scope {
     /// What it takes to make `after` of `before`. A tenant may change the network of its vservers:
-    /// addresses, routes, how TCP behaves, how names are resolved. Everything else bounds tenants, is shared by them, or
+    /// addresses, routes and rules, how TCP behaves, how names are resolved. Everything else bounds tenants, is shared by them, or
     /// reaches into this machine (files that are served, limits, who is in which group), and is for
     /// the cluster: so are vservers that come and go, and whatever touches a management alias. What
     /// is added to a configuration and not told apart here is for the cluster too.
@@ -86,6 +86,8 @@ fn is_network(old: &Vserver, new: &Vserver) -> bool {
         acd: old.acd,
         routes: old.routes.clone(),
         named_routes: old.named_routes.clone(),
+        tables: old.tables.clone(),
+        rules: old.rules.clone(),
         tcp: old.tcp.clone(),
         dns: old.dns.clone(),
         ..new.clone()
@@ -205,6 +207,8 @@ addresses = ["data0 10.0.0.2/24"]
         assert_eq!(scope("[vserver.b]", "[vserver.b]\ntcp.sack = false"), vservers(&["b"]));
         let dns = "dns.servers = [\"10.0.0.53\"]";
         assert_eq!(scope("[vserver.b]", &format!("[vserver.b]\n{dns}")), vservers(&["b"]));
+        let rules = "rules = [{ to = \"192.0.2.0/24\", action = \"prohibit\" }]";
+        assert_eq!(scope("[vserver.b]", &format!("[vserver.b]\n{rules}")), vservers(&["b"]));
         let route = "routes = [{ to = \"default\", via = \"10.0.0.254\" }]";
         assert_eq!(scope("[vserver.b]", &format!("[vserver.b]\n{route}")), vservers(&["b"]));
         // By its group: whoever has it in force.
