@@ -187,7 +187,10 @@ impl Net {
             let ip = (spec.medium == Medium::Ip)
                 || matches!(wire.data.get(12..14), Some([8, 0] | [0x86, 0xdd]));
             let header = spec.header_bytes();
-            let seen = ip.then(|| Seen::parse(wire.data.get(header..)?)).flatten();
+            // What a router passes on may have been damaged before it came there.
+            let forwards = self.hosts[from].forwarding && meta.checksum == Checksum::Complete;
+            let parse = if forwards { Seen::parse_intact } else { Seen::parse };
+            let seen = ip.then(|| parse(wire.data.get(header..)?)).flatten();
             if let Some(mut seen) = seen {
                 seen.to_be_cut = spec.offload;
                 if !self.hosts[from].forwarding {

@@ -12,6 +12,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use weft_stack::wire::checksum;
+
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
@@ -56,6 +58,17 @@ pub struct Seen {
 impl Seen {
     /// Reads an IP packet; `None`: no whole TCP segment.
     pub fn parse(ip: &[u8]) -> Option<Seen> {
+        Seen::read(ip).map(|(seen, _)| seen)
+    }
+
+    /// The same, and `None` also for one that was damaged on its way: nobody takes what it says.
+    pub fn parse_intact(ip: &[u8]) -> Option<Seen> {
+        let (seen, t) = Seen::read(ip)?;
+        let pseudo = checksum::pseudo(seen.src.ip(), seen.dst.ip(), 6, t.len());
+        checksum::is_valid(checksum::combine(pseudo, checksum::sum(t))).then_some(seen)
+    }
+
+    fn read(ip: &[u8]) -> Option<(Seen, &[u8])> {
         let (src, dst, header, total) = match ip.first()? >> 4 {
             4 if ip.len() >= 20 && ip[9] == 6 && !is_fragment(ip) => {
                 let addr = |at: usize| IpAddr::from([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
@@ -95,7 +108,7 @@ impl Seen {
             to_be_cut: false,
         };
         seen.options(options);
-        Some(seen)
+        Some((seen, t))
     }
 
     fn options(&mut self, mut o: &[u8]) {
@@ -392,6 +405,21 @@ mod tests {
         assert!(w.sent(&beyond).is_err(), "it has not arrived");
         w.arrived(&more);
         w.sent(&beyond).unwrap();
+    }
+
+    #[test]
+    fn what_a_router_passes_on_says_nothing_once_it_is_damaged() {
+        let mut ip = [0; 60];
+        ip[0] = 0x60;
+        (ip[5], ip[6], ip[23], ip[39]) = (20, 6, 1, 2);
+        ip[40 + 12] = 0x50;
+        let pseudo = checksum::pseudo_v6(1u128.into(), 2u128.into(), 6, 20);
+        let sum = checksum::finish(checksum::combine(pseudo, checksum::sum(&ip[40..])));
+        ip[56..58].copy_from_slice(&sum.to_be_bytes());
+        assert!(Seen::parse_intact(&ip).is_some());
+        ip[40 + 8] ^= 0x80;
+        assert!(Seen::parse(&ip).is_some_and(|seen| seen.ack == 1 << 31));
+        assert!(Seen::parse_intact(&ip).is_none());
     }
 
     #[test]
