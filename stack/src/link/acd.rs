@@ -118,6 +118,11 @@ impl Link {
         }
     }
 
+    #[inline]
+    pub(super) fn is_probing(&self) -> bool {
+        !self.probes.is_empty()
+    }
+
     /// RFC 5227 2.1.1: while we probe, whoever speaks from the address has it, and whoever probes
     /// it too conflicts. Returns whether the packet was one of these.
     pub(super) fn probe_met(&mut self, alias: &Alias, packet: &Packet) -> bool {

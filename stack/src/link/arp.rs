@@ -122,14 +122,14 @@ impl Link {
             Op::Reply => ctx.mib.neighbour.in_arp_replies += 1,
         }
         // Stacks of one host share their NIC's MAC address; our own frame has our address, too.
-        let own = packet.sender.is_unspecified() || is_ours(alias, packet.sender);
-        if packet.sender_mac == mac && own {
+        let ours = is_ours(alias, packet.sender);
+        if packet.sender_mac == mac && (ours || packet.sender.is_unspecified()) {
             return Fate::Dropped(DropReason::IpSourceIsUs);
         }
-        if is_ours(alias, packet.sender) {
+        if ours {
             return self.conflict(ctx, alias, &packet);
         }
-        if ctx.shard.is_home() && self.probe_met(alias, &packet) {
+        if self.is_probing() && ctx.shard.is_home() && self.probe_met(alias, &packet) {
             return Fate::Consumed;
         }
         match packet.op {

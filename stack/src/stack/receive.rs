@@ -227,7 +227,7 @@ fn icmp_error<P: PathLayer>(
 
 /// What calls leave behind: packets of the stack to itself, packets whose neighbour is gone,
 /// addresses that went away, questions of the link layer.
-#[inline]
+#[inline(always)]
 pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>) {
     let (link, ip) = (&lower.link, &lower.ip);
     let looped = !lower.ctx.outbox.looped.is_empty();
@@ -236,6 +236,7 @@ pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transport
     }
 }
 
+#[inline(never)]
 fn work_off_some<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>) {
     for _ in 0..LOOPED_PER_CALL {
         let Some((alias, frame)) = lower.ctx.outbox.looped.pop_front() else { break };

@@ -122,19 +122,31 @@ impl Udp {
             }
             return Fate::Dropped(refusal.reason());
         }
-        let takers: SmallVec<[u32; 1]> = if packet.to_many {
-            self.find_all(packet, src_port, dst_port)
-        } else {
-            let own = self.find(packet, src_port, dst_port);
-            let room = lower.ctx.limits.udp_recv_bytes;
-            own.or_else(|| self.any_socket(room, packet.dst.is_ipv4(), dst_port))
-                .into_iter()
-                .collect()
+        if packet.to_many {
+            return self.input_to_many(lower, packet, (src_port, dst_port), frame);
+        }
+        let room = lower.ctx.limits.udp_recv_bytes;
+        let taker = match self.find(packet, src_port, dst_port) {
+            Some(own) => Some(own),
+            None => self.any_socket(room, packet.dst.is_ipv4(), dst_port),
         };
+        let Some(taker) = taker else { return nobody(lower, packet, &frame) };
+        let arrived = Arrived::from(frame);
+        lower.ctx.mib.udp.in_copied_octets += arrived.copied as u64;
+        fate(self.deliver(lower, packet, src_port, taker, arrived))
+    }
+
+    /// To a group or broadcast.
+    fn input_to_many<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        packet: &InPacket,
+        (src_port, dst_port): (u16, u16),
+        frame: Frame,
+    ) -> Fate {
+        let takers = self.find_all(packet, src_port, dst_port);
         let Some((last, others)) = takers.split_last() else {
-            lower.ctx.mib.udp.no_ports += frame.packets(HEADER_LEN);
-            lower.port_unreachable(packet, &frame);
-            return Fate::Dropped(DropReason::UdpPortClosed);
+            return nobody(lower, packet, &frame);
         };
         let arrived = Arrived::from(frame);
         lower.ctx.mib.udp.in_copied_octets += arrived.copied as u64;
@@ -142,8 +154,7 @@ impl Udp {
         for index in others {
             delivered |= self.deliver(lower, packet, src_port, *index, arrived.clone());
         }
-        delivered |= self.deliver(lower, packet, src_port, *last, arrived);
-        if delivered { Fate::Delivered } else { Fate::Dropped(DropReason::UdpBufferFull) }
+        fate(delivered | self.deliver(lower, packet, src_port, *last, arrived))
     }
 
     /// What access rules say of a datagram, unless it answers one of ours: a connected socket waits
@@ -242,6 +253,17 @@ impl Udp {
         let buckets = [packet.dst, any].into_iter().filter_map(|a| self.bound.get(&(a, dst_port)));
         buckets.flat_map(|b| b.all.iter().copied()).filter(wants).collect()
     }
+}
+
+/// No socket is there for it.
+fn nobody<P: PathLayer>(lower: &mut Lower<'_, P>, packet: &InPacket, frame: &Frame) -> Fate {
+    lower.ctx.mib.udp.no_ports += frame.packets(HEADER_LEN);
+    lower.port_unreachable(packet, frame);
+    Fate::Dropped(DropReason::UdpPortClosed)
+}
+
+fn fate(delivered: bool) -> Fate {
+    if delivered { Fate::Delivered } else { Fate::Dropped(DropReason::UdpBufferFull) }
 }
 
 /// Checks length, ports and checksum; gives the ports and the frame cut to the datagram.

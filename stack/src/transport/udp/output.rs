@@ -151,11 +151,16 @@ impl Udp {
             dont_fragment: options.dont_fragment,
             alias: alias.or(Some(info.alias).filter(|_| multicast)),
         };
-        let any = if to.is_ipv4() { ANY4 } else { ANY6 };
-        let heard = [to.ip(), any].iter().any(|a| self.bound.contains_key(&(*a, to.port())));
-        let looped = heard && ((multicast && options.multicast_loop) || broadcast);
         let to_many = multicast || broadcast;
+        let loops = (multicast && options.multicast_loop) || broadcast;
+        let looped = loops && self.hears(to);
         Ok(Plan { info, packet, src_port: local.port(), to, looped, to_many })
+    }
+
+    /// Whether a socket of this stack may hear what is sent to a group or broadcast.
+    fn hears(&self, to: SocketAddr) -> bool {
+        let any = if to.is_ipv4() { ANY4 } else { ANY6 };
+        [to.ip(), any].iter().any(|a| self.bound.contains_key(&(*a, to.port())))
     }
 }
 
