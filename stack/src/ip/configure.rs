@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::address::{Alias, AliasConfig, AliasId, AliasMedium, Origin};
+use super::address::{AddressTerms, Alias, AliasConfig, AliasId, AliasMedium, Cidr, Origin};
 use super::route::Route;
 use super::rule::TableId;
 use super::{Ip, acd, ndp, terms};
@@ -41,12 +41,7 @@ fn apply_one(
             terms::assign(ctx, link, ip, alias, cidr, &terms)
         }
         Change::AddressTake { alias, cidr, terms } => {
-            terms::assign(ctx, link, ip, alias, cidr, &terms)?;
-            match cidr.addr {
-                IpAddr::V4(addr) => acd::address_taken(ctx, link, ip, alias, addr),
-                IpAddr::V6(addr) => ndp::address_taken(ctx, link, ip, alias, addr),
-            }
-            Ok(())
+            address_take(ctx, link, ip, alias, cidr, &terms)
         }
         Change::LinkLocalAdd(alias) => {
             known(ip, alias)?;
@@ -97,6 +92,23 @@ fn apply_one(
             Ok(())
         }
     }
+}
+
+/// An address that another stack of this host has just given up.
+fn address_take(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    alias: AliasId,
+    cidr: Cidr,
+    terms: &AddressTerms,
+) -> Result<(), ChangeError> {
+    terms::assign(ctx, link, ip, alias, cidr, terms)?;
+    match cidr.addr {
+        IpAddr::V4(addr) => acd::address_taken(ctx, link, ip, alias, addr),
+        IpAddr::V6(addr) => ndp::address_taken(ctx, link, ip, alias, addr),
+    }
+    Ok(())
 }
 
 /// Rules and shared tables.
