@@ -28,6 +28,7 @@ use crate::ip::rule::{PolicyRules, RouteTable, Rule, TableId, Via};
 use crate::ip::{Ip, configure, input, multicast, ndp};
 use crate::link::Link;
 use crate::link::neighbour::NeighbourInfo;
+use crate::link::shared::{NeighbourKey, SharedNeighbours};
 use crate::lower::Lower;
 use crate::path::{Direct, PathLayer};
 use crate::rng::{Rng, Secrets};
@@ -136,6 +137,8 @@ pub enum Change {
         /// Its MAC address.
         mac: [u8; 6],
     },
+    /// Share a neighbour table with other stacks of the worker, as this number; `None`: no longer.
+    NeighboursShare(Option<(Arc<SharedNeighbours>, u32)>),
     /// Add a policy routing rule.
     RuleAdd(Rule),
     /// Remove a rule, all of whose fields are equal.
@@ -492,6 +495,17 @@ impl<P: PathLayer> Stack<P> {
         let result = configure::apply(ctx, link, ip, change);
         receive::work_off(&mut lower, &mut t);
         result
+    }
+
+    /// A neighbour that this stack waits for is known in the table that it shares
+    /// ([`SharedNeighbours::take_woken`]): what waits for it is sent.
+    pub fn handle_neighbour_known(&mut self, now: Instant, (alias, addr): NeighbourKey) {
+        let (mut lower, mut t) = self.parts_all(now);
+        let Lower { ctx, link, ip, .. } = &mut lower;
+        if let Some(alias) = ip.aliases.get(&alias) {
+            link.told(ctx, alias, addr);
+        }
+        receive::work_off(&mut lower, &mut t);
     }
 
     /// Who may begin a flow from now on; `None`: everybody. Connections stay as they are.

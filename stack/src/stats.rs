@@ -188,6 +188,10 @@ counters! {
         evicted: "Evicted",
         /// Resolutions that failed.
         res_failed: "ResFailed",
+        /// Neighbours taken from a shared table instead of asked for.
+        shared_taken: "SharedTaken",
+        /// Questions left to another vserver of a shared table.
+        shared_waits: "SharedWaits",
         /// IGMP or MLD queries received.
         in_group_queries: "InGroupQueries",
         /// IGMP or MLD reports sent.

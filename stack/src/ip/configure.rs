@@ -61,6 +61,10 @@ fn apply_one(
             let found = ip.routes.remove(&route);
             if found { Ok(()) } else { Err(ChangeError::NoRoute(route.prefix)) }
         }
+        Change::NeighboursShare(shared) => {
+            link.share(ctx, shared);
+            Ok(())
+        }
         Change::NeighbourAdd { alias, addr, mac } => {
             let entry = known(ip, alias)?;
             if addr.is_multicast() || addr.is_unspecified() {

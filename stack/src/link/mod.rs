@@ -7,6 +7,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
@@ -20,6 +21,7 @@ pub(crate) mod ethernet;
 pub mod gro;
 mod lru;
 pub mod neighbour;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ use arp::Announcement;
 use ethernet::EtherType;
 pub(crate) use neighbour::{Answer, NeighbourTimes};
 use neighbour::{NeighbourInfo, Neighbours, Verdict};
+use shared::SharedNeighbours;
 
 /// What a link frame was.
 #[derive(Debug)]
@@ -332,6 +335,22 @@ impl Link {
         let pinned = self.neighbours.pin(ctx, alias.config.id, addr, mac);
         self.carry_on(ctx, alias);
         if pinned { Ok(()) } else { Err(DropReason::NeighbourTableFull) }
+    }
+
+    /// Shares what others know, as number `me`; `None`: knows its neighbours alone.
+    pub(crate) fn share(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        shared: Option<(Arc<SharedNeighbours>, u32)>,
+    ) {
+        self.neighbours.set_shared(ctx, shared);
+        self.arm(ctx);
+    }
+
+    /// Another stack got the answer that this one may wait for.
+    pub(crate) fn told(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, addr: IpAddr) {
+        self.neighbours.told(ctx, alias.config.id, addr);
+        self.carry_on(ctx, alias);
     }
 
     /// Announces an IPv4 address that was just configured (RFC 5227 2.3).

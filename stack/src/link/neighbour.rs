@@ -20,11 +20,13 @@
 
 use core::net::IpAddr;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use slab::Slab;
 
 use super::lru::{Linked, Links, List};
+use super::shared::{Known, SharedNeighbours, Turn};
 use crate::ctx::{Ctx, Timer};
 use crate::drop::DropReason;
 use crate::frame::{Frame, prefetch};
@@ -32,6 +34,8 @@ use crate::ip::address::AliasId;
 use crate::rng::Key;
 use crate::time::{Duration, Instant};
 use crate::timer_wheel::TimerHandle;
+
+mod sharing;
 
 /// RFC 4861 10: solicitations to the group (or by broadcast) before giving up.
 const MULTICAST_SOLICIT_MAX: u8 = 3;
@@ -72,6 +76,18 @@ pub enum NeighbourState {
     Permanent,
 }
 
+/// Who knew a neighbour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NeighbourOrigin {
+    /// The stack itself, by asking or by listening.
+    #[default]
+    Own,
+    /// Another stack of the same [`SharedNeighbours`].
+    Shared,
+    /// The configuration.
+    Static,
+}
+
 /// One line of a neighbour dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeighbourInfo {
@@ -85,6 +101,8 @@ pub struct NeighbourInfo {
     pub state: NeighbourState,
     /// It said that it is a router (IPv6).
     pub router: bool,
+    /// Who knew it.
+    pub origin: NeighbourOrigin,
 }
 
 /// A question to send: to `mac`, or to everybody who may know.
@@ -121,6 +139,7 @@ struct Entry {
     mac: [u8; 6],
     state: NeighbourState,
     router: bool,
+    origin: NeighbourOrigin,
     /// Questions asked in this state.
     asked: u8,
     /// When the state began.
@@ -185,6 +204,8 @@ pub(super) struct Neighbours {
     armed: Option<(Instant, TimerHandle)>,
     queued: usize,
     index: HashTable<u32>,
+    /// What other stacks know, and the number of this one there.
+    shared: Option<(Arc<SharedNeighbours>, u32)>,
     pub(super) asks: VecDeque<Ask>,
     pub(super) ready: VecDeque<([u8; 6], Frame)>,
     pub(super) lost: VecDeque<(AliasId, Frame)>,
@@ -294,6 +315,7 @@ impl Neighbours {
             mac: [0; 6],
             state,
             router: false,
+            origin: NeighbourOrigin::Own,
             asked: 0,
             since: ctx.now,
             reachable_until: ctx.now,
@@ -379,7 +401,7 @@ impl Neighbours {
         let last = self.entries.get(self.last as usize);
         let same = last.is_some_and(|e| e.addr == addr && e.alias == alias);
         let found = if same { Some(self.last) } else { self.find(ctx, alias, addr) };
-        let Some(at) = found else {
+        let Some(at) = found.or_else(|| self.create_shared(ctx, alias, addr)) else {
             let at = self
                 .create(ctx, alias, addr, NeighbourState::Incomplete)
                 .ok_or(DropReason::NeighbourTableFull)?;
@@ -399,7 +421,9 @@ impl Neighbours {
             NeighbourState::Stale => {
                 // RFC 4861 7.3.3: the first packet starts the delay before probing.
                 e.src = source_of(&frame);
-                self.enter(ctx, at, NeighbourState::Delay, Some(DELAY_FIRST_PROBE));
+                if !self.adopt(ctx, at) {
+                    self.enter(ctx, at, NeighbourState::Delay, Some(DELAY_FIRST_PROBE));
+                }
             }
             NeighbourState::Permanent => {}
             _ => self.resolved.touch(&mut self.entries, at),
@@ -462,7 +486,13 @@ impl Neighbours {
         // RFC 4861 6.3.2: uniformly between 0.5 and 1.5 of the base.
         let base_us = times.reachable.as_micros() as u64;
         let lasts = Duration::from_micros(base_us / 2 + ctx.rng.below(base_us + 1));
-        self.entries[at as usize].reachable_until = ctx.now + lasts;
+        let e = &mut self.entries[at as usize];
+        e.reachable_until = ctx.now + lasts;
+        e.origin = NeighbourOrigin::Own;
+        if let Some((shared, me)) = &self.shared {
+            let known = Known { mac: e.mac, router: e.router, until: Some(e.reachable_until) };
+            shared.learned((e.alias, e.addr), *me, known, ctx.now);
+        }
         self.enter(ctx, at, NeighbourState::Reachable, None);
     }
 
@@ -496,6 +526,7 @@ impl Neighbours {
             return;
         }
         e.mac = mac;
+        self.doubt(at);
         self.enter(ctx, at, NeighbourState::Stale, None);
         self.flush(at);
     }
@@ -535,6 +566,7 @@ impl Neighbours {
         if differs && !answer.overrides {
             // RFC 4861 7.2.5: doubt, but no change.
             if e.state == NeighbourState::Reachable {
+                self.doubt(at);
                 self.enter(ctx, at, NeighbourState::Stale, None);
             }
             return false;
@@ -550,6 +582,7 @@ impl Neighbours {
         if answer.solicited && (asked || !differs) {
             self.reachable(ctx, at, times);
         } else if differs {
+            self.doubt(at);
             self.enter(ctx, at, NeighbourState::Stale, None);
         }
         router_gone
@@ -590,7 +623,9 @@ impl Neighbours {
                 None => return false,
             },
         };
-        self.entries[at as usize].mac = mac;
+        let e = &mut self.entries[at as usize];
+        e.mac = mac;
+        e.origin = NeighbourOrigin::Static;
         self.enter(ctx, at, NeighbourState::Permanent, None);
         self.flush(at);
         true
@@ -614,6 +649,9 @@ impl Neighbours {
         for at in gone {
             self.remove(ctx, at);
         }
+        if let Some((shared, _)) = self.shared.as_ref().filter(|_| !permanent) {
+            shared.forget_alias(alias);
+        }
     }
 
     /// Moves entries whose time has come; bounded, the rest follows at once.
@@ -623,23 +661,24 @@ impl Neighbours {
             if deadline > ctx.now {
                 return;
             }
-            let e = &mut self.entries[at as usize];
-            let retrans = times(e.alias).retrans;
-            match e.state {
-                NeighbourState::Incomplete if e.asked < MULTICAST_SOLICIT_MAX => {
+            let e = &self.entries[at as usize];
+            let (state, retrans) = (e.state, times(e.alias).retrans);
+            let (asked, is_v4) = (e.asked, e.addr.is_ipv4());
+            match state {
+                NeighbourState::Delay | NeighbourState::Probe if self.adopt(ctx, at) => {}
+                NeighbourState::Incomplete if asked < MULTICAST_SOLICIT_MAX => {
                     self.ask(ctx, at, false, retrans);
                 }
                 NeighbourState::Delay => {
                     self.enter(ctx, at, NeighbourState::Probe, None);
                     self.ask(ctx, at, true, retrans);
                 }
-                NeighbourState::Probe if e.asked < UNICAST_SOLICIT_MAX => {
+                NeighbourState::Probe if asked < UNICAST_SOLICIT_MAX => {
                     self.ask(ctx, at, true, retrans);
                 }
                 // As Linux does for ARP: the host may have got a new card, ask everybody.
                 NeighbourState::Probe
-                    if e.addr.is_ipv4()
-                        && e.asked < UNICAST_SOLICIT_MAX + MULTICAST_SOLICIT_MAX =>
+                    if is_v4 && asked < UNICAST_SOLICIT_MAX + MULTICAST_SOLICIT_MAX =>
                 {
                     self.ask(ctx, at, false, retrans);
                 }
@@ -650,9 +689,15 @@ impl Neighbours {
         }
     }
 
-    fn ask(&mut self, ctx: &Ctx<'_>, at: u32, unicast: bool, retrans: Duration) {
+    fn ask(&mut self, ctx: &mut Ctx<'_>, at: u32, unicast: bool, retrans: Duration) {
         let e = &mut self.entries[at as usize];
         e.asked += 1;
+        if let Some((shared, me)) = &self.shared
+            && shared.turn((e.alias, e.addr), *me, ctx.now, retrans) == Turn::Wait
+        {
+            ctx.mib.neighbour.shared_waits += 1;
+            return self.set_deadline(at, Some(ctx.now + retrans));
+        }
         let mac = unicast.then_some(e.mac);
         self.asks.push_back(Ask { alias: e.alias, addr: e.addr, mac, src: e.src });
         self.set_deadline(at, Some(ctx.now + retrans));
@@ -660,6 +705,7 @@ impl Neighbours {
 
     fn fail(&mut self, ctx: &mut Ctx<'_>, at: u32) {
         ctx.mib.neighbour.res_failed += 1;
+        self.give_up(at);
         let e = &mut self.entries[at as usize];
         let (alias, addr) = (e.alias, e.addr);
         let queue = core::mem::take(&mut e.queue);
@@ -712,6 +758,7 @@ impl Neighbours {
                 mac: known.then_some(e.mac),
                 state,
                 router: e.router,
+                origin: e.origin,
             }
         })
     }

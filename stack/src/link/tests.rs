@@ -8,6 +8,8 @@ use crate::ip::address::{Address, AddressState, AliasConfig, Aliases, Origin};
 use crate::socket::Event;
 use crate::time::Duration;
 
+mod shared;
+
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const PEER: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 3];
