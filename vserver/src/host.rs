@@ -33,11 +33,15 @@ mod access;
 pub(crate) mod any;
 pub(crate) mod build;
 mod live;
+mod neighbours;
 pub(crate) mod tables;
 
 pub(crate) use live::{Changing, Live};
 
+pub(crate) use neighbours::follow as follow_neighbours;
+
 pub use access::AccessError;
+pub use neighbours::{NeighbourLine, NeighbourReport, SharedNeighbourTable};
 
 /// A change of [`Host::set_qos`].
 #[derive(Clone, Debug, PartialEq, Eq)]

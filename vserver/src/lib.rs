@@ -66,7 +66,10 @@ pub mod stats;
 mod vserver;
 
 pub use arrival::{Arrival, VserverId};
-pub use host::{AccessError, Devices, Host, HostError, QosChange};
+pub use host::{
+    AccessError, Devices, Host, HostError, NeighbourLine, NeighbourReport, QosChange,
+    SharedNeighbourTable,
+};
 pub use vserver::Vserver;
 
 /// The README's program is compiled and run too.

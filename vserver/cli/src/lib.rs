@@ -44,6 +44,8 @@ pub enum Command {
     List(commands::list::Args),
     /// Show the counters of the vservers
     Stat(commands::stat::Args),
+    /// Show neighbours, and the tables that vservers share
+    Neighbours(commands::neighbours::Args),
     /// Show policy routing rules and routes
     Routes(commands::routes::Args),
     /// Show what the workers do with their time and what packets cost; change how they wait
@@ -149,6 +151,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Revert(args) => commands::apply::revert(control, &args),
         Command::List(args) => commands::list::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
+        Command::Neighbours(args) => commands::neighbours::run(control, &args),
         Command::Routes(args) => commands::routes::run(control, &args),
         Command::Policy(args) => commands::policy::run(control, &args),
         Command::Audit(args) => commands::audit::run(control, &args),

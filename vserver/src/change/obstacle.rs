@@ -128,6 +128,7 @@ fn known_parts(old: &HostConfig, new: &HostConfig) -> HostConfig {
         nics: new.nics,
         aliases: new.aliases,
         groups: new.groups,
+        neighbours: new.neighbours,
         access: new.access,
         qos_groups: new.qos_groups,
         vservers: new.vservers,
@@ -162,6 +163,7 @@ fn known_vserver_parts(old: &Vserver, new: &Vserver) -> Vserver {
         dhcp: new.dhcp,
         named_routes: new.named_routes,
         dns: new.dns,
+        neighbours: new.neighbours,
         access: new.access,
         qos: new.qos,
         ..old.clone()
@@ -182,6 +184,7 @@ pub(super) fn notes(old: &HostConfig, new: &HostConfig) -> Vec<Note> {
     };
     host(old.privilege.roles != new.privilege.roles, "roles");
     host(old.groups != new.groups, "groups");
+    host(old.neighbours != new.neighbours, "neighbour tables");
     host(old.cluster != new.cluster, "cluster");
     host(old.access != new.access, "access");
     host(old.qos_groups != new.qos_groups, "QoS groups");

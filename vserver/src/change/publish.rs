@@ -46,6 +46,7 @@ impl Run<'_> {
         std::mem::swap(&mut self.next, &mut self.now);
         self.set_any()?;
         self.set_names(&live.config);
+        self.set_neighbours(&live.config)?;
         self.set_access(&live.config);
         if self.now.vservers.iter().chain(&self.next.vservers).any(|v| !v.dhcp.is_empty()) {
             self.host.update_dhcp(&self.now)?;
@@ -81,6 +82,17 @@ impl Run<'_> {
                     }
                 })?;
             }
+        }
+        Ok(())
+    }
+
+    /// Shared neighbour tables, and who uses them, follow what is configured now.
+    fn set_neighbours(&self, before: &HostConfig) -> Result<(), StepError> {
+        let id = |name: &str| self.id(name);
+        for worker in self.order() {
+            self.on(worker, |core, now| {
+                crate::host::follow_neighbours(core, now, (before, &self.now), id);
+            })?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::{Alias, Group, HostConfig, Vserver};
 mod access;
 mod cluster;
 mod host;
+mod neighbours;
 mod qos;
 mod route;
 mod stack;
@@ -20,6 +21,7 @@ mod vserver;
 use access::write_access;
 use cluster::write_cluster;
 use host::{write_nic, write_privilege, write_role, write_workers};
+use neighbours::write_neighbours;
 use qos::write_qos_group;
 use route::write_tables;
 use vserver::write_vserver;
@@ -39,6 +41,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         nics,
         aliases,
         tables,
+        neighbours: _,
         groups,
         qos_groups,
         access,
@@ -69,6 +72,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         w.optional("mac", own.map(|m| quoted(&mac(m))).as_ref());
     }
     write_tables(&mut w, tables, config);
+    write_neighbours(&mut w, config);
     for Group { name, parent } in groups {
         // What it gives stands with its members.
         w.table(&format!("[group.{name}]"));

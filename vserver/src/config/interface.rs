@@ -8,7 +8,8 @@ use weft_drivers::device::LINK_HEADER_BYTES_MAX;
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
 use super::{
-    Alias, Cluster, Driver, Gather, Nic, PacketReceive, PollMode, TableSpec, Workers, XdpMode, qos,
+    Alias, Cluster, Driver, Gather, NeighbourTable, Nic, PacketReceive, PollMode, TableSpec,
+    Workers, XdpMode, qos,
 };
 use crate::access::Catalogue;
 
@@ -224,7 +225,7 @@ fn read_capture(report: &mut Report, s: &mut Section, base: &Path) -> Option<Pat
     Some(path)
 }
 
-fn read_mac(report: &mut Report, s: &mut Section) -> Option<At<[u8; 6]>> {
+pub(super) fn read_mac(report: &mut Report, s: &mut Section) -> Option<At<[u8; 6]>> {
     let v = s.string(report, "mac")?;
     let mut mac = [0; 6];
     let mut parts = v.value.split(':');
@@ -389,6 +390,8 @@ pub(super) struct Interfaces<'a> {
     pub(super) services: Option<&'a Catalogue>,
     /// Route tables shared by name.
     pub(super) tables: &'a [TableSpec],
+    /// Neighbour tables shared by name.
+    pub(super) neighbours: &'a [NeighbourTable],
 }
 
 impl<'a> Interfaces<'a> {
@@ -398,12 +401,25 @@ impl<'a> Interfaces<'a> {
         qos_groups: &'a [qos::QosGroup],
         cluster: Option<&'a Cluster>,
     ) -> Interfaces<'a> {
-        Interfaces { nics, aliases, qos_groups, cluster, services: None, tables: &[] }
+        Interfaces {
+            nics,
+            aliases,
+            qos_groups,
+            cluster,
+            services: None,
+            tables: &[],
+            neighbours: &[],
+        }
     }
 
     /// With the route tables that vservers may use.
     pub(super) fn with_tables(self, tables: &'a [TableSpec]) -> Interfaces<'a> {
         Interfaces { tables, ..self }
+    }
+
+    /// With the neighbour tables that vservers may use.
+    pub(super) fn with_neighbours(self, neighbours: &'a [NeighbourTable]) -> Interfaces<'a> {
+        Interfaces { neighbours, ..self }
     }
 
     /// With the services that access rules may name.

@@ -14,6 +14,7 @@ mod export;
 mod inherit;
 mod interface;
 mod mdns;
+mod neighbours;
 mod parse;
 mod privilege;
 pub mod qos;
@@ -64,6 +65,8 @@ pub struct HostConfig {
     pub aliases: Vec<Alias>,
     /// Route tables that vservers share by name.
     pub tables: Vec<TableSpec>,
+    /// Neighbour tables that vservers share by name.
+    pub neighbours: Vec<NeighbourTable>,
     /// Groups of vservers, in order of the file.
     pub groups: Vec<Group>,
     /// Vservers that share rates, `[qos.*]`.
@@ -349,6 +352,8 @@ pub struct Vserver {
     pub tables: Vec<String>,
     /// Policy routing rules.
     pub rules: Vec<RuleSpec>,
+    /// The neighbour table that it shares; `None`: it knows its neighbours alone.
+    pub neighbours: Option<String>,
     /// Forward packets between its aliases.
     pub forwarding: bool,
     /// Bounds and TCP defaults.
@@ -439,6 +444,28 @@ pub struct TableSpec {
     pub name: String,
     /// Its routes; those out of an alias that a vserver does not have do not exist for it.
     pub routes: Vec<RouteSpec>,
+}
+
+/// A neighbour table that vservers share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NeighbourTable {
+    /// Its name.
+    pub name: String,
+    /// Neighbours that nobody needs to ask for.
+    pub entries: Vec<NeighbourSpec>,
+    /// How many more one worker's vservers may learn for each other; 0: none.
+    pub learned: usize,
+}
+
+/// A configured neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeighbourSpec {
+    /// Index into [`HostConfig::aliases`].
+    pub alias: usize,
+    /// Its address.
+    pub addr: IpAddr,
+    /// Its MAC address.
+    pub mac: [u8; 6],
 }
 
 /// A policy routing rule: it matches packets of which all that it names is true.

@@ -9,7 +9,7 @@ use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
     CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
-    inherit, interface, privilege, qos, rule, vserver,
+    inherit, interface, neighbours, privilege, qos, rule, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -112,6 +112,10 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let tables = root.table(report, "table").map(|s| rule::read_tables(report, s, &interfaces));
     let tables = tables.unwrap_or_default();
     let interfaces = interfaces.with_tables(&tables);
+    let section = root.table(report, "neighbours");
+    let neighbours = section.map(|s| neighbours::read_tables(report, s, &interfaces));
+    let neighbours = neighbours.unwrap_or_default();
+    let interfaces = interfaces.with_neighbours(&neighbours);
     let mut groups =
         root.table(report, "group").map(|s| inherit::read_groups(report, s)).unwrap_or_default();
     let section = root.table_or_empty(report, "vserver");
@@ -132,6 +136,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         nics: nics.into_iter().map(|n| n.value).collect(),
         aliases: aliases.into_iter().map(|a| a.value).collect(),
         tables,
+        neighbours,
         groups,
         qos_groups,
         access,

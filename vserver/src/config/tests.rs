@@ -293,7 +293,7 @@ fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
     let text = "[host]\n[cluster]\nvendor_options = [{}]\nsubnet = [{}]\n[workers]\n[access]\nrules = [{}]\n[access.class.c]\n[access.service.s]\n\
                 [group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[alias.data0]\n[qos.g]\n\
-                [table.t]\nroutes = [{}]\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
+                [table.t]\nroutes = [{}]\n[neighbours.n]\nentries = [{}]\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
@@ -324,6 +324,8 @@ fn the_manual_has_every_key() {
         ("access.rules", "access = [{ ... }]"),
         ("vserver.v.rules", "rules = [{ ... }]"),
         ("table.t", "[table.*]"),
+        ("neighbours.n", "[neighbours.*]"),
+        ("neighbours.n.entries", "entries = [{ ... }]` of a `[neighbours.*]"),
         ("vserver.v.limits", "[vserver.*.limits]"),
         ("vserver.v.tcp", "[vserver.*.tcp]"),
         ("vserver.v.service", "[[vserver.*.service]]"),

@@ -15,7 +15,7 @@ use super::mdns::read_mdns;
 use super::reader::{At, Section};
 use super::register::read_register;
 use super::stack::read_stack;
-use super::{Identity, Vserver, access, dhcp, dns, qos, route, rule, service};
+use super::{Identity, Vserver, access, dhcp, dns, neighbours, qos, route, rule, service};
 use crate::naming::is_holder;
 
 /// The most vservers of one host.
@@ -186,6 +186,7 @@ fn read_vserver(
     let own = Own { addresses: &addresses, slaac: &slaac, kind, resolves };
     let routes = route::read_routes(report, &mut s, &own, interfaces);
     let (tables, ruled) = rule::read(report, &mut s, &own, interfaces);
+    let neighbours = neighbours::read(report, &mut s, interfaces);
     let rules = s.tables(report, "access");
     let access = interfaces.services.map(|catalogue| {
         access::read_rules(report, rules, catalogue, interfaces, &access::Whose::Vserver)
@@ -209,6 +210,7 @@ fn read_vserver(
         named_routes: routes.named,
         tables,
         rules: ruled,
+        neighbours,
         forwarding,
         limits,
         tcp,

@@ -130,6 +130,7 @@ impl Command {
             | Command::SocketSummary(_)
             | Command::Policy { .. }
             | Command::Qos { .. }
+            | Command::Neighbours { .. }
             | Command::Dhcp
             | Command::Export { .. }
             | Command::Access { .. }

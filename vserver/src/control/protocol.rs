@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use super::audit::{AuditPage, AuditQuery};
+use crate::NeighbourReport;
 use crate::access::{AccessDecision, AccessQuery, AccessReport};
 use crate::change::Applied;
 use crate::config::Policy;
@@ -47,6 +48,12 @@ pub enum Command {
     /// Rates and shares: what is configured, what is used.
     Qos {
         /// Of this one only; left out: of all, and of links and groups.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vserver: Option<String>,
+    },
+    /// What vservers know of their neighbours, and the tables that they share.
+    Neighbours {
+        /// Of this one only; left out: of all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vserver: Option<String>,
     },
@@ -145,6 +152,8 @@ pub enum Answer {
     Policy(Box<Policy>),
     /// To [`Command::Qos`].
     Qos(QosSnapshot),
+    /// To [`Command::Neighbours`].
+    Neighbours(NeighbourReport),
     /// To [`Command::Access`].
     Access(AccessReport),
     /// To [`Command::AccessTest`].

@@ -20,6 +20,7 @@ fn answer(command: &Command, _: &Caller) -> Answer {
             Answer::refuse(RefusalKind::Failed, "no host")
         }
         Command::Policy { .. } => Answer::Policy(Box::default()),
+        Command::Neighbours { .. } => Answer::Neighbours(crate::NeighbourReport::default()),
         Command::Qos { .. } => Answer::refuse(RefusalKind::Failed, "no rates"),
         Command::Access { .. } => Answer::Access(AccessReport::default()),
         Command::AccessTest(_) => Answer::AccessTest(Vec::new()),

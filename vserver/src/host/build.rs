@@ -107,6 +107,9 @@ pub(super) fn start(
         cores[0].problem(problem);
     }
     let (any, tables) = (AnyTables::new(&config), Tables::new(&config));
+    for core in &mut cores {
+        core.set_neighbours(&config.neighbours);
+    }
     let mut access = HostAccess::default();
     for index in 0..config.vservers.len() {
         let (seed, counts) = (seed()?, Arc::default());
@@ -341,6 +344,7 @@ pub(crate) fn add_vserver(
     }
     attach(core, aliases, v, &used, id.index)?;
     core.install(id, Node::new(stack, nics));
+    core.share_neighbours(now, id.index, v.neighbours.as_deref());
     for (alias, cidr) in &v.addresses {
         core.join_broadcast(id, AliasId(*alias as u16), *cidr);
     }

@@ -24,7 +24,7 @@ use super::mesh::{Control, Mesh};
 use super::seat::Polling;
 use super::shares::{Share, Shares};
 use super::stages::{Stage, Stages};
-use super::{HostStack, Nic, Notify};
+use super::{HostStack, NeighbourTables, Nic, Notify};
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
 use crate::demux::{Demux, Target};
@@ -178,6 +178,8 @@ pub(crate) struct Core {
     pub(crate) poll: Polling,
     pub(crate) qos: Shaper,
     pub(crate) shares: Shares,
+    /// Neighbour tables that vservers share.
+    pub(crate) neighbours: NeighbourTables,
     pub(super) aliases: Vec<AliasPlace>,
     pub(super) deadlines: Deadlines,
     retry: Duration,
@@ -218,6 +220,7 @@ impl Core {
             poll: Polling::new(PollMode::Interrupt),
             qos: Shaper::default(),
             shares: Shares::default(),
+            neighbours: NeighbourTables::default(),
             aliases,
             deadlines: Deadlines::default(),
             retry: RETRY_MIN,
@@ -283,6 +286,7 @@ impl Core {
         work |= self.run_timers(now);
         work |= self.run_local(now);
         work |= self.run_services(now);
+        work |= self.tell_neighbours(now);
         work |= self.run_dirty(now);
         work |= self.flush(now);
         self.tell_failures(now);
@@ -446,7 +450,7 @@ impl Core {
         self.poll_node(now, index, true);
         // What the call sent to a neighbour on this host, and its answer.
         for _ in 0..2 {
-            if self.run_local(now) {
+            if self.run_local(now) | self.tell_neighbours(now) {
                 self.run_dirty(now);
             }
         }
@@ -460,7 +464,8 @@ impl Core {
     /// When the worker must run again on its own; `None`: when something happens.
     pub(crate) fn wake_at(&self, now: Instant) -> Option<Instant> {
         let waits = !(self.dirty.is_empty() && self.local.is_empty());
-        if waits || !self.shares.backlog.is_empty() || self.has_mail() {
+        let told = self.neighbours.has_woken();
+        if waits || told || !self.shares.backlog.is_empty() || self.has_mail() {
             return Some(now);
         }
         let mut ports = self.nics.iter().flat_map(|n| &n.ports);

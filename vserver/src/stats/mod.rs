@@ -2,6 +2,7 @@
 
 mod copied;
 pub mod json;
+mod neighbours;
 mod qos;
 mod runtime;
 mod snapshot;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use weft_stack::drop::DropReason;
 
+pub use super::neighbours::{neighbour_tables, neighbours};
 pub use super::qos::qos;
 use super::{HostSnapshot, ServiceSnapshot, VserverSnapshot};
 

@@ -10,6 +10,7 @@ pub mod dhcp;
 pub mod dhcp_config;
 pub mod export;
 pub mod list;
+pub mod neighbours;
 pub mod ping;
 pub mod policy;
 pub mod qos;

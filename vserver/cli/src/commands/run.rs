@@ -202,6 +202,7 @@ fn answers(
             Command::Export { all } => Answer::Export(export(&host.config(), *all)),
             Command::Policy { vserver } => policy(&host, vserver, caller),
             Command::Qos { vserver } => qos(&host, vserver.as_deref()),
+            Command::Neighbours { vserver } => neighbours(&host, vserver.as_deref()),
             Command::Access { vserver } => {
                 access_error(host.access(vserver.as_deref()).map(Answer::Access))
             }
@@ -227,6 +228,11 @@ fn answers(
 fn qos(host: &Host, vserver: Option<&str>) -> Answer {
     let unknown = || QueryError::NoSuchVserver(vserver.unwrap_or_default().to_owned()).into();
     host.qos(vserver).map_or_else(unknown, Answer::Qos)
+}
+
+fn neighbours(host: &Host, vserver: Option<&str>) -> Answer {
+    let unknown = || QueryError::NoSuchVserver(vserver.unwrap_or_default().to_owned()).into();
+    host.neighbours(vserver).map_or_else(unknown, Answer::Neighbours)
 }
 
 /// Changes of the host, each with its roles and in the log.

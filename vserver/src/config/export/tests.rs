@@ -69,8 +69,16 @@ groups = ["7"]
 allow = "vserver"
 vservers = ["many"]
 vserver_groups = ["gold"]
+[neighbours.lan]
+learned = 7
+entries = [
+    { alias = "data0", address = "10.0.0.1", mac = "02:00:00:00:00:0a" },
+    { alias = "data0", address = "fe80::1", mac = "02:00:00:00:00:0b" },
+]
+[neighbours.own]
 [vserver.many]
 count = 3
+neighbours = "lan"
 group = "silver"
 addresses = ["data0 10.0.7.1/24"]
 [cluster]

@@ -23,6 +23,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         named_routes,
         tables,
         rules,
+        neighbours,
         forwarding,
         limits,
         tcp,
@@ -66,6 +67,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     w.list("access", &access.iter().map(access_rule).collect::<Vec<_>>());
     w.list("tables", &tables.iter().map(|t| quoted(t)).collect::<Vec<_>>());
     w.list("rules", &rules.iter().map(|r| rule::text(r, alias)).collect::<Vec<_>>());
+    w.optional("neighbours", neighbours.as_ref().map(|n| quoted(n)).as_ref());
     write_dns(w, spelled, dns);
     write_register(w, spelled, register.as_ref());
     write_mdns(w, spelled, mdns.as_ref());
