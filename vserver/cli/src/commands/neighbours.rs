@@ -1,5 +1,6 @@
 //! `weft neighbours`.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
@@ -43,7 +44,8 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
 fn render(report: &NeighbourReport, bold: bool) -> String {
     let mut text = table::neighbours(report).render(bold);
     if report.left_out > 0 {
-        text += &format!("{} more; name a vserver\n", report.left_out);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} more; name a vserver", report.left_out);
     }
     if !report.tables.is_empty() {
         text += "\n";
