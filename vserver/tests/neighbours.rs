@@ -83,7 +83,7 @@ fn of_five_hundred_vservers_one_asks_for_the_gateway_and_a_change_reaches_all() 
 
     // Another table under the name, and nobody uses the old one.
     let server = std::sync::Arc::new(server);
-    let changes = Changes::new(std::sync::Arc::clone(&server), None, |_, _| {});
+    let changes = Changes::new(std::sync::Arc::clone(&server), None, Vec::new(), |_, _| {});
     let applied = changes.apply(common::config(&sharing(ENTRIES)), &Options::default());
     applied.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(line(&server, "m500", "10.0.255.1"), None);
