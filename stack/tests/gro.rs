@@ -176,7 +176,7 @@ fn packet() -> impl Strategy<Value = Packet> {
     let data = (skip, len, flags, mark, broken).prop_map(|(skip, len, flags, mark, broken)| {
         Packet::Data { skip, len, flags, mark, broken }
     });
-    let datagram = prop_oneof![4 => Just(600usize), 1 => 0..600usize];
+    let datagram = prop_oneof![4 => Just(600usize), 1 => Just(2), 1 => 0..600usize];
     prop_oneof![
         12 => data,
         1 => Just(Packet::Ack),
@@ -266,4 +266,13 @@ fn merged_datagrams_are_counted_and_lost_one_by_one() {
     merging.stack.udp_close(merging.udp);
     merging.burst(&wire, true);
     assert_eq!(merging.stack.mib().udp.no_ports, 5);
+}
+
+#[test]
+fn datagrams_too_short_for_the_flags_of_a_segment_merge_too() {
+    for len in 1..8 {
+        let mut merging = Receiver::new(true);
+        merging.burst(&on_wire(&vec![Packet::Datagram { len }; 5], &mut 0, 0), true);
+        assert_eq!((merging.units, merging.datagrams.len()), (1, 5), "{len}");
+    }
 }

@@ -55,8 +55,9 @@ impl Template {
     pub(super) fn of(unit: &Frame, index: usize, slot: &Slot, s: &Segment) -> Option<Template> {
         let (data, transport, payload) = (unit.data(), s.transport, s.payload);
         let network = transport - if s.is_v4 { IPV4_LEN } else { IPV6_LEN };
-        let plain = data[transport + 13] & (PSH | FIN) == 0;
-        if !s.is_tcp || !plain || !(WORD..=BYTES_MAX).contains(&payload) {
+        // A datagram may end before where flags stand.
+        let plain = s.is_tcp && data[transport + 13] & (PSH | FIN) == 0;
+        if !plain || !(WORD..=BYTES_MAX).contains(&payload) {
             return None;
         }
         let timestamps = payload == transport + TCP_LEN + 12
