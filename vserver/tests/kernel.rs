@@ -168,6 +168,13 @@ fn link_changes_reach_the_host() {
         host.snapshot().problems,
         ["interface w0 was removed; restart weft when it is back"]
     );
+    // Another interface of that name is none that the daemon has opened, nor may open now.
+    let end = |name| VethEnd { name, netns: None, mac: None };
+    change(&|n| n.add_veth(&end("w0"), &end("w1"), 1, 1500).unwrap());
+    change(&|n| n.set_up("w0", true).unwrap());
+    change(&|n| n.set_up("w1", true).unwrap());
+    assert!(!host.snapshot().nics[0].up);
+    assert_eq!(host.snapshot().problems.len(), 1);
     assert!(host.is_running());
 }
 

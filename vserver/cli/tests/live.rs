@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use weft_cli::lab::topology::{Cabling, Topology, v4};
+use weft_cli::lab::topology::{Cabling, Topology, v4, v6};
+use weft_drivers::netns::Netns;
 
 mod common;
 
@@ -14,14 +16,14 @@ use common::{ALPHA, Daemon, alpha, installed, weft, xdp};
 /// Rounds of three changes.
 const ROUNDS: usize = 20;
 
+fn ask(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(weft());
+    command.arg("--control").arg(dir.join("weft.sock")).args(args).current_dir(dir);
+    command.output().expect("weft")
+}
+
 fn apply(dir: &Path, file: &str) -> String {
-    let output = Command::new(weft())
-        .arg("--control")
-        .arg(dir.join("weft.sock"))
-        .arg("apply")
-        .arg(dir.join(file))
-        .output()
-        .expect("weft apply");
+    let output = ask(dir, &["apply", file]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{file}: {errors}");
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -78,4 +80,186 @@ fn changes_break_no_transfer_and_lose_no_ping() {
     let ping = ping.wait_with_output().expect("ping");
     let text = String::from_utf8_lossy(&ping.stdout);
     assert!(text.contains("3000 received, 0% packet loss"), "{text}");
+}
+
+/// What readers are told of the configuration and of what it made.
+fn told(dir: &Path) -> String {
+    let all = [
+        &["export", "--all"][..],
+        &["export"],
+        &["routes", "-j"],
+        &["policy", "show", "alpha", "-j"],
+    ];
+    let texts = all.map(|args| {
+        let output = ask(dir, args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    texts.join("\n")
+}
+
+fn pings(client: &Netns, to: &str, count: usize) -> Child {
+    let mut ping = client.command("ping");
+    let count = count.to_string();
+    ping.args(["-q", "-i", "0.001", "-c", &count, to]).stdout(Stdio::piped());
+    ping.spawn().expect("ping")
+}
+
+fn received(ping: Child) -> (usize, String) {
+    let output = ping.wait_with_output().expect("ping");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let at = words.iter().position(|w| *w == "received,").expect("a summary");
+    (words[at - 1].parse().expect("a number"), text)
+}
+
+/// Everything that can be changed, one by one: what is added to alpha, and to the file.
+const KINDS: [(&str, &str, &str); 13] = [
+    ("route", "routes = [{ to = \"default\", via = \"10.77.0.241\" }]\n", ""),
+    ("rules", "rules = [{ to = \"198.51.100.0/24\", action = \"prohibit\" }]\n", ""),
+    (
+        "table",
+        "tables = [\"t\"]\n",
+        "[table.t]\nroutes = [{ to = \"default\", via = \"10.77.0.242\", alias = \"data0\" }]\n",
+    ),
+    ("dns", "dns.servers = [\"10.77.0.53\"]\n", ""),
+    ("register", "register = { zone = \"example.net\", server = \"10.77.0.2\" }\n", ""),
+    ("mdns", "mdns = { host = \"box\" }\n", ""),
+    ("acd", "acd = \"off\"\n", ""),
+    ("access", "access = [{ drop = \"tcp/99\" }]\n", ""),
+    ("host access", "", "[access]\nrules = [{ drop = \"tcp/98\" }]\n"),
+    ("qos", "qos.send.limit = \"900 Mbit/s\"\n", ""),
+    (
+        "group",
+        "group = \"g\"\n",
+        "[group.g]\nlimits.tcp_connections = 999\naccess = [{ drop = \"tcp/97\" }]\n",
+    ),
+    ("role", "", "[role.look]\nusers = [\"12345\"]\nallow = \"view\"\n"),
+    (
+        "guest",
+        "",
+        "[vserver.guest]\naddresses = [\"data0 10.77.0.201/16\"]\n\
+         service = [{ kind = \"echo\", port = 7 }]\nmdns = { services = [] }\n",
+    ),
+];
+
+/// A file whose last step but one cannot be made: two vservers forward on one alias.
+const IMPOSSIBLE: &str = "[vserver.x]\nforwarding = true\naddresses = [\"data0 10.77.0.202/16\"]\n\
+                          [vserver.y]\nforwarding = true\naddresses = [\"data0 10.77.0.203/16\"]\n";
+
+#[test]
+fn every_kind_of_change_is_made_and_taken_back_beside_a_transfer_and_pings() {
+    if !xdp() || !installed("curl") || !installed("ping") {
+        return;
+    }
+    let lab = Topology::cabled(Cabling::default()).expect("topology");
+    let client = &lab.client.netns;
+    let dir = tempfile::tempdir().expect("directory");
+    let dir = dir.path();
+    let blob: Vec<u8> = (0..16_000_000u32).map(|i| (i >> 3) as u8).collect();
+    fs::create_dir(dir.join("www")).expect("directory");
+    fs::write(dir.join("www/blob"), &blob).expect("write");
+    let root = dir.join("www").display().to_string();
+    let service =
+        format!("[[vserver.alpha.service]]\nkind = \"http\"\nport = 80\nroot = \"{root}\"\n");
+    let file = |own: &str, more: &str| alpha("af-xdp", dir, &format!("{own}{service}{more}"));
+    let base = file("", "");
+    for (n, (_, own, more)) in KINDS.iter().enumerate() {
+        fs::write(dir.join(format!("{n}.toml")), file(own, more)).expect("write");
+    }
+    // All at once.
+    let own: String = KINDS.iter().map(|k| k.1).collect();
+    let more: String = KINDS.iter().map(|k| k.2).collect();
+    fs::write(dir.join("all.toml"), file(&own, &more)).expect("write");
+    fs::write(dir.join("bad.toml"), file(&own, &(more + IMPOSSIBLE))).expect("write");
+    let nic = "[nic.eth9]\ndevice = \"nowhere0\"\ndriver = \"af-xdp\"\n";
+    fs::write(dir.join("nic.toml"), file("", nic)).expect("write");
+    let _daemon = Daemon::start(&lab.weft, client, dir, &base, 80);
+    let before = told(dir);
+
+    let to = v4(ALPHA).to_string();
+    let ping = pings(client, &to, 3000);
+    let got = dir.join("got");
+    let url = format!("http://{to}/blob");
+    let mut curl = client.command("curl");
+    let mut curl =
+        curl.args(["-sf", "--limit-rate", "5M", "-o"]).arg(&got).arg(&url).spawn().expect("curl");
+    for (n, (kind, ..)) in KINDS.iter().enumerate() {
+        let text = apply(dir, &format!("{n}.toml"));
+        assert!(text.contains("applied: "), "{kind}: {text}");
+        assert_ne!(told(dir), before, "{kind}");
+        apply(dir, "weft.toml");
+        assert_eq!(told(dir), before, "{kind} is taken back");
+    }
+    let refused = ask(dir, &["apply", "bad.toml"]);
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && errors.contains("forwards on data0 already"), "{errors}");
+    assert_eq!(told(dir), before, "what failed has left nothing");
+    let refused = ask(dir, &["apply", "nic.toml"]);
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(errors.contains("nic eth9: a device is opened with root's rights"), "{errors}");
+    assert!(ask(dir, &["apply", "all.toml", "--confirm", "1s"]).status.success());
+    assert_ne!(told(dir), before);
+    let begin = Instant::now();
+    while told(dir) != before {
+        assert!(begin.elapsed() < Duration::from_secs(20), "nobody confirmed, and it is there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(curl.wait().expect("curl").success());
+    assert!(fs::read(&got).expect("read") == blob, "the file came whole");
+    let (count, text) = received(ping);
+    assert_eq!(count, 3000, "{text}");
+}
+
+#[test]
+fn an_address_that_moves_to_a_vserver_with_its_own_mac_is_found_there_at_once() {
+    if !xdp() || !installed("ping") {
+        return;
+    }
+    let lab = Topology::cabled(Cabling::default()).expect("topology");
+    let client = &lab.client.netns;
+    let dir = tempfile::tempdir().expect("directory");
+    let dir = dir.path();
+    let (four, six) = (v4(200), v6(200));
+    let file = |at: usize| {
+        let moving = |alias: &str| format!(", \"{alias} {four}/16\", \"{alias} {six}/64\"");
+        let own = ["data0", "data1"].map(moving);
+        let of = |n: usize| if n == at { own[n].as_str() } else { "" };
+        let base = alpha("af-xdp", dir, "");
+        let base = base.replace("/64\"]", &format!("/64\"{}]", of(0)));
+        format!(
+            "{base}service = [{{ kind = \"echo\", port = 7 }}]\n\
+             [alias.data1]\nover = \"eth0\"\nmac = \"02:00:00:00:77:01\"\n\
+             [vserver.beta]\naddresses = [\"data1 {}/16\"{}]\n",
+            v4(201),
+            of(1)
+        )
+    };
+    for n in 0..2 {
+        fs::write(dir.join(format!("{n}.toml")), file(n)).expect("write");
+    }
+    let _daemon = Daemon::start(&lab.weft, client, dir, &file(0), 7);
+    let begin = Instant::now();
+    let lost = |to: &str| received(pings(client, to, 1)).0 == 0;
+    while lost(&six.to_string()) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "no duplicate, and no address");
+    }
+    let beside = pings(client, &v4(ALPHA).to_string(), 2000);
+    let moving = [four.to_string(), six.to_string()].map(|to| pings(client, &to, 2000));
+    let moves = 10;
+    for round in 0..moves {
+        let text = apply(dir, &format!("{}.toml", 1 - round % 2));
+        assert!(text.contains("(from "), "{text}");
+        for to in [four.to_string(), six.to_string()] {
+            // The client had the old MAC address a moment ago, and would keep it for a minute.
+            assert!(!lost(&to) || !lost(&to), "round {round}: {to} is not where it went");
+        }
+    }
+    assert_eq!(received(beside).0, 2000, "an address that stays");
+    for ping in moving {
+        let (count, text) = received(ping);
+        // What was on its way to the old MAC address when a new one was told.
+        assert!(count >= 2000 - 5 * moves, "{text}");
+    }
 }
