@@ -70,6 +70,12 @@ counters! {
         declined: "Declined",
         /// Leases that ran out.
         expired: "Expired",
+        /// Packets with a wrong IPv4 header checksum.
+        bad_header: "BadHeader",
+        /// Datagrams with a wrong UDP checksum.
+        bad_checksum: "BadChecksum",
+        /// DHCPv6 datagrams without a checksum, which IPv6 does not allow.
+        no_checksum: "NoChecksum",
         /// Messages shorter than what they say.
         truncated: "Truncated",
         /// Messages that are no replies of DHCP.

@@ -22,7 +22,7 @@ use super::cache::{Cache, Entry};
 use super::client::{Action, To};
 use super::slot::{Applied, Machine, Slot};
 use super::status::{DhcpError, DhcpFacts, DhcpReport, DhcpWish};
-use super::tap::{Input, Tag, Tap, frame4, frame6};
+use super::tap::{Input, Tag, Tap, frame4, frame6, message};
 use super::v4::Client4;
 use super::v6::Client6;
 use super::{v4, v6};
@@ -446,10 +446,15 @@ impl Inner {
 
     fn take(&self, clients: &mut Clients, now: Instant, input: Input) {
         match input {
-            Input::Datagram { nic, tag, data } => {
+            Input::Datagram { nic, tag, frame, proven } => {
                 let Some(at) = clients.by_tag.get(&tag).copied() else { return };
                 if let Some(slot) = clients.slots[at].as_mut().filter(|s| s.nic == nic) {
-                    slot.receive(now, &data);
+                    let nics = &self.shared.live().config.nics;
+                    let trusted = nics.get(nic).is_some_and(|n| n.rx_checksum_trust);
+                    match message(&frame, proven || trusted) {
+                        Ok(data) => slot.receive(now, data),
+                        Err(why) => slot.unproven(why),
+                    }
                     self.carry_out(clients, now, at);
                 }
             }

@@ -11,7 +11,7 @@ use weft_stack::time::Instant;
 use super::client::{Action, Common, State};
 use super::lease::{Lease, span};
 use super::status::DhcpLine;
-use super::tap::Tag;
+use super::tap::{Tag, Unproven};
 use super::v4::Client4;
 use super::v6::Client6;
 use crate::config::DhcpClient;
@@ -102,6 +102,20 @@ impl Slot {
             Some(Machine::V4(c)) => c.receive(now, data),
             Some(Machine::V6(c)) => c.receive(now, data),
             None => {}
+        }
+    }
+
+    /// A message came for it whose checksums are wrong.
+    pub(super) fn unproven(&mut self, why: Unproven) {
+        let counts = match &mut self.machine {
+            Some(Machine::V4(c)) => &mut c.common.counts,
+            Some(Machine::V6(c)) => &mut c.common.counts,
+            None => return,
+        };
+        match why {
+            Unproven::Header => counts.bad_header += 1,
+            Unproven::Udp => counts.bad_checksum += 1,
+            Unproven::None => counts.no_checksum += 1,
         }
     }
 

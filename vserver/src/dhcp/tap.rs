@@ -10,12 +10,14 @@
 //! frame, and without a client no frame is looked at.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashSet;
 use parking_lot::{Condvar, Mutex};
+use weft_stack::frame::Checksum;
 use weft_stack::ip::address::AliasId;
+use weft_stack::wire::checksum::{combine, finish, finish_udp, is_valid, pseudo, sum};
 
 use super::{message4, message6};
 
@@ -35,8 +37,9 @@ pub(crate) enum Tag {
 /// What the thread is told.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// A datagram of a server.
-    Datagram { nic: usize, tag: Tag, data: Vec<u8> },
+    /// A frame with a datagram of a server; `proven`: by whoever received it, or it never was on a
+    /// wire, and its checksum is not to be verified.
+    Datagram { nic: usize, tag: Tag, frame: Vec<u8>, proven: bool },
     /// An address was taken into use, or (`rival`) another host has it.
     Address { vserver: u32, alias: AliasId, addr: IpAddr, rival: Option<String> },
     /// The link of a NIC came up.
@@ -60,40 +63,96 @@ struct Queue {
     woken: bool,
 }
 
-/// UDP payload and ports of an unfragmented datagram behind an Ethernet header, not verified.
-fn datagram(frame: &[u8]) -> Option<(u16, u16, &[u8])> {
-    let packet = frame.get(ETHERNET_BYTES..)?;
-    let udp = match frame.get(12..14)? {
-        [0x08, 0x00] => {
-            let header = usize::from(packet.first()? & 15) * 4;
-            let fragment = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & MORE_OR_OFFSET;
-            let whole = fragment == 0;
-            if header < 20 || !whole || *packet.get(9)? != 17 {
-                return None;
+/// Where in an Ethernet frame an unfragmented UDP datagram is, without what follows it.
+struct Datagram<'a> {
+    /// The IP packet's header with its extensions.
+    header: &'a [u8],
+    udp: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// Checksums are not verified.
+    fn find(frame: &'a [u8]) -> Option<Datagram<'a>> {
+        let packet = frame.get(ETHERNET_BYTES..)?;
+        let header = match frame.get(12..14)? {
+            [0x08, 0x00] => {
+                let header = usize::from(packet.first()? & 15) * 4;
+                let fragment =
+                    u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & MORE_OR_OFFSET;
+                let whole = fragment == 0;
+                (header >= 20 && whole && *packet.get(9)? == 17).then_some(header)?
             }
-            packet.get(header..)?
+            [0x86, 0xdd] if *packet.get(6)? == 17 => 40,
+            _ => return None,
+        };
+        let (header, udp) = packet.split_at_checked(header)?;
+        let len = u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]);
+        let udp = udp.get(..usize::from(len)).filter(|u| u.len() >= 8)?;
+        Some(Datagram { header, udp })
+    }
+
+    fn ports(&self) -> (u16, u16) {
+        let port = |at: usize| u16::from_be_bytes([self.udp[at], self.udp[at + 1]]);
+        (port(0), port(2))
+    }
+
+    fn payload(&self) -> &'a [u8] {
+        &self.udp[8..]
+    }
+
+    fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
+        let h = self.header;
+        if h.len() == 40 && h[0] >> 4 == 6 {
+            let at = |i: usize| Some(IpAddr::from(<[u8; 16]>::try_from(h.get(i..i + 16)?).ok()?));
+            return Some((at(8)?, at(24)?));
         }
-        [0x86, 0xdd] if *packet.get(6)? == 17 => packet.get(40..)?,
-        _ => return None,
-    };
-    let header: &[u8; 8] = udp.first_chunk()?;
-    let port = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    // What follows the datagram is padding.
-    let payload = udp.get(8..usize::from(port(4)))?;
-    Some((port(0), port(2), payload))
+        let at = |i: usize| Some(IpAddr::from(<[u8; 4]>::try_from(h.get(i..i + 4)?).ok()?));
+        Some((at(12)?, at(16)?))
+    }
+}
+
+/// What is wrong with a frame's checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unproven {
+    /// That of the IPv4 header.
+    Header,
+    /// That of UDP.
+    Udp,
+    /// There is none, which only IPv4 allows (RFC 768, RFC 8200 8.1).
+    None,
+}
+
+/// The message in a frame of [`Input::Datagram`], if its checksums are right. `proven`: UDP's need
+/// not be.
+pub(super) fn message(frame: &[u8], proven: bool) -> Result<&[u8], Unproven> {
+    let datagram = Datagram::find(frame).ok_or(Unproven::Header)?;
+    let (from, to) = datagram.addresses().ok_or(Unproven::Header)?;
+    if from.is_ipv4() && !is_valid(sum(datagram.header)) {
+        return Err(Unproven::Header);
+    }
+    let udp = datagram.udp;
+    match (&udp[6..8], from) {
+        ([0, 0], IpAddr::V4(_)) => {}
+        ([0, 0], IpAddr::V6(_)) => return Err(Unproven::None),
+        _ if proven || is_valid(combine(pseudo(from, to, 17, udp.len()), sum(udp))) => {}
+        _ => return Err(Unproven::Udp),
+    }
+    Ok(datagram.payload())
 }
 
 impl Tap {
-    /// Takes a frame if it is an answer to one of our clients.
-    pub(crate) fn take(&self, nic: usize, frame: &[u8]) -> bool {
-        let Some((from, to, payload)) = datagram(frame) else { return false };
-        let tag = match (from, to) {
-            (67, 68) => message4::whose(payload).map(|w| Tag::V4(w.0)),
-            (547, 546) => message6::whose(payload).map(|w| Tag::V6(w.0)),
+    /// Takes a frame if it is an answer to one of our clients. Whether its checksums are right the
+    /// thread says, so that its client counts it.
+    pub(crate) fn take(&self, nic: usize, frame: &[u8], checksum: Checksum) -> bool {
+        let Some(datagram) = Datagram::find(frame) else { return false };
+        let tag = match datagram.ports() {
+            (67, 68) => message4::whose(datagram.payload()).map(|w| Tag::V4(w.0)),
+            (547, 546) => message6::whose(datagram.payload()).map(|w| Tag::V6(w.0)),
             _ => return false,
         };
         let Some(tag) = tag.filter(|tag| self.wanted.lock().contains(tag)) else { return false };
-        self.push(Input::Datagram { nic, tag, data: payload.to_vec() });
+        let proven = checksum != Checksum::Complete;
+        self.push(Input::Datagram { nic, tag, frame: frame.to_vec(), proven });
         true
     }
 
@@ -168,53 +227,33 @@ pub(super) fn frame4(mac: [u8; 6], data: &[u8]) -> Vec<u8> {
     ip.extend(len.to_be_bytes());
     ip.extend([0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0]);
     ip.extend(to);
-    let sum = !fold(sum(&ip));
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let header = finish(sum(&ip));
+    ip[10..12].copy_from_slice(&header.to_be_bytes());
     frame.extend(ip);
-    let pseudo = sum_words(&[0, 0, u16::from_be_bytes([to[0], to[1]]), u16::MAX]);
-    frame.extend(udp((68, 67), data, pseudo));
+    frame.extend(udp((68, 67), data, Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()));
     frame
 }
 
 /// A DHCPv6 message to all servers of the link (RFC 8415 7.1).
-pub(super) fn frame6(mac: [u8; 6], from: std::net::Ipv6Addr, data: &[u8]) -> Vec<u8> {
-    let to: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
+pub(super) fn frame6(mac: [u8; 6], from: Ipv6Addr, data: &[u8]) -> Vec<u8> {
+    let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
     let mut frame = [[0x33, 0x33, 0, 1, 0, 2], mac].concat();
     frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
     frame.extend(((8 + data.len()) as u16).to_be_bytes());
     frame.extend([17, 1]);
     frame.extend(from.octets());
-    frame.extend(to);
-    let pseudo = sum(&from.octets()) + sum(&to);
-    frame.extend(udp((546, 547), data, pseudo));
+    frame.extend(to.octets());
+    frame.extend(udp((546, 547), data, from.into(), to.into()));
     frame
 }
 
-fn udp((from, to): (u16, u16), data: &[u8], addresses: u32) -> Vec<u8> {
-    let len = (8 + data.len()) as u16;
-    let mut out = [from, to, len, 0].map(u16::to_be_bytes).concat();
+fn udp(ports: (u16, u16), data: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let len = 8 + data.len();
+    let mut out = [ports.0, ports.1, len as u16, 0].map(u16::to_be_bytes).concat();
     out.extend(data);
-    let sum = !fold(addresses + sum_words(&[17, len]) + sum(&out));
-    // RFC 768: zero means none.
-    let sum = if sum == 0 { u16::MAX } else { sum };
-    out[6..8].copy_from_slice(&sum.to_be_bytes());
+    let checksum = finish_udp(combine(pseudo(from, to, 17, len), sum(&out)));
+    out[6..8].copy_from_slice(&checksum.to_be_bytes());
     out
-}
-
-fn sum(bytes: &[u8]) -> u32 {
-    let word = |c: &[u8]| u32::from(c[0]) << 8 | c.get(1).map_or(0, |b| u32::from(*b));
-    bytes.chunks(2).map(word).sum()
-}
-
-fn sum_words(words: &[u16]) -> u32 {
-    words.iter().map(|w| u32::from(*w)).sum()
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    sum as u16
 }
 
 #[cfg(test)]
@@ -233,33 +272,58 @@ mod tests {
 
     #[test]
     fn frames_have_valid_checksums() {
-        let frame = frame4(MAC, &[1, 2, 3]);
-        assert_eq!(fold(sum(&frame[14..34])), 0xffff);
-        let pseudo = sum(&frame[26..34]) + sum_words(&[17, 11]);
-        assert_eq!(fold(pseudo + sum(&frame[34..])), 0xffff);
+        assert_eq!(message(&frame4(MAC, &[1, 2, 3]), false), Ok(&[1, 2, 3][..]));
         let frame = frame6(MAC, "fe80::1".parse().unwrap(), &[1, 2, 3]);
-        let pseudo = sum(&frame[22..54]) + sum_words(&[17, 11]);
-        assert_eq!(fold(pseudo + sum(&frame[54..])), 0xffff);
+        assert_eq!(message(&frame, false), Ok(&[1, 2, 3][..]));
+    }
+
+    // RFC 768, RFC 8200 8.1
+    #[test]
+    fn a_message_with_a_wrong_checksum_is_none_unless_its_driver_vouches_for_it() {
+        let good = frame4(MAC, &[1, 2, 3]);
+        let with = |frame: &[u8], at: usize, bytes: [u8; 2]| {
+            let mut frame = frame.to_vec();
+            frame[at..at + 2].copy_from_slice(&bytes);
+            frame
+        };
+        let flipped = with(&good, good.len() - 2, [9, 9]);
+        assert_eq!(message(&flipped, false), Err(Unproven::Udp));
+        assert_eq!(message(&flipped, true), Ok(&[1, 9, 9][..]));
+        let header = with(&good, 22, [63, 17]);
+        assert_eq!(message(&header, true), Err(Unproven::Header));
+        assert_eq!(message(&with(&flipped, 40, [0, 0]), false), Ok(&[1, 9, 9][..]));
+        let good = frame6(MAC, "fe80::1".parse().unwrap(), &[1, 2, 3]);
+        assert_eq!(message(&with(&good, 60, [0, 0]), false), Err(Unproven::None));
+        assert_eq!(message(&with(&good, 22, [0xfe, 0x81]), false), Err(Unproven::Udp));
     }
 
     #[test]
     fn only_answers_to_known_transactions_are_taken() {
         let tap = Tap::default();
-        assert!(!tap.take(0, &answer(7)));
+        assert!(!tap.take(0, &answer(7), Checksum::Complete));
         tap.want(None, Some(Tag::V4(7)));
-        assert!(tap.take(3, &answer(7)) && !tap.take(3, &answer(8)));
+        assert!(
+            tap.take(3, &answer(7), Checksum::Verified)
+                && !tap.take(3, &answer(8), Checksum::Complete)
+        );
         let inputs = tap.wait(None);
-        assert!(matches!(&inputs[0], Input::Datagram { nic: 3, tag: Tag::V4(7), .. }));
+        assert!(matches!(
+            &inputs[0],
+            Input::Datagram { nic: 3, tag: Tag::V4(7), proven: true, .. }
+        ));
         tap.want(Some(Tag::V4(7)), None);
-        assert!(!tap.take(0, &answer(7)));
+        assert!(!tap.take(0, &answer(7), Checksum::Complete));
         let (mut fragment, mut tcp) = (answer(7), answer(7));
         tap.want(None, Some(Tag::V4(7)));
         fragment[20] = 0x20;
         tcp[23] = 6;
-        assert!(!tap.take(0, &fragment) && !tap.take(0, &tcp));
+        assert!(
+            !tap.take(0, &fragment, Checksum::Complete) && !tap.take(0, &tcp, Checksum::Complete)
+        );
         let whole = answer(7);
         for len in 0..whole.len() {
-            tap.take(0, &whole[..len]);
+            tap.take(0, &whole[..len], Checksum::Complete);
+            let _ = message(&whole[..len], false);
         }
     }
 
@@ -269,7 +333,7 @@ mod tests {
         tap.want(None, Some(Tag::V4(7)));
         let frame = answer(7);
         for _ in 0..QUEUE + 5 {
-            assert!(tap.take(0, &frame));
+            assert!(tap.take(0, &frame, Checksum::Complete));
         }
         assert_eq!((tap.wait(None).len(), tap.lost()), (QUEUE, 5));
         tap.wake();

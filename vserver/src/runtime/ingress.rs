@@ -61,7 +61,7 @@ impl Core {
     /// Finds the receivers of a frame that a queue of this worker gave, or its worker.
     fn sort(&mut self, now: Instant, nic: usize, frame: Frame) {
         if let Some(tap) = &self.dhcp
-            && tap.take(nic, frame.data())
+            && tap.take(nic, frame.data(), frame.meta.checksum)
         {
             return;
         }
