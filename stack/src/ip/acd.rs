@@ -32,7 +32,8 @@ pub(super) fn address_added(
     }
     // Shard 0 tells the others when it may be used.
     if ctx.shard.is_home() && entry.config.up {
-        link.probe(ctx, alias, addr);
+        let pace = entry.acd_pace(addr.into());
+        link.probe(ctx, alias, addr, pace);
     }
 }
 
@@ -64,7 +65,7 @@ pub(super) fn alias_up(ctx: &mut Ctx<'_>, link: &mut Link, ip: &Ip, alias: Alias
     let Some(entry) = ip.aliases.get(&alias).filter(|_| ctx.shard.is_home()) else { return };
     for own in entry.addresses.iter().filter(|a| !a.state.usable()) {
         if let IpAddr::V4(addr) = own.cidr.addr {
-            link.probe(ctx, alias, addr);
+            link.probe(ctx, alias, addr, entry.acd_pace(addr.into()));
         }
     }
 }
@@ -77,10 +78,10 @@ pub(super) fn work(ctx: &mut Ctx<'_>, link: &mut Link, ip: &mut Ip) {
             None => ready(ctx, link, ip, alias, addr),
             Some(mac) => {
                 ip.address_duplicate(ctx, alias, addr.into(), mac);
-                let own = ip.aliases.get(&alias).and_then(|a| a.address(addr.into()));
+                let Some(entry) = ip.aliases.get(&alias) else { continue };
                 // A leased one is the server's to replace; a configured one may come free again.
-                if own.is_some_and(|a| a.origin == Origin::Static) {
-                    link.probe_again(ctx, alias, addr);
+                if entry.address(addr.into()).is_some_and(|a| a.origin == Origin::Static) {
+                    link.probe_again(ctx, alias, addr, entry.acd_pace(addr.into()));
                 }
             }
         }

@@ -104,6 +104,23 @@ pub enum Acd {
     On,
 }
 
+/// How fast an IPv4 address is probed (RFC 5227 1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcdPace {
+    /// The second of the RFC: the first probe waits at most one, the others one to two, and the
+    /// address is in use two after the last.
+    pub interval: Duration,
+    /// Probes, at least one.
+    pub probes: u8,
+}
+
+impl Default for AcdPace {
+    /// That of the RFC: 4 to 7 seconds.
+    fn default() -> AcdPace {
+        AcdPace { interval: Duration::from_secs(1), probes: 3 }
+    }
+}
+
 /// What an address comes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressTerms {
@@ -111,6 +128,8 @@ pub struct AddressTerms {
     pub origin: Origin,
     /// Conflicts (IPv4).
     pub acd: Acd,
+    /// How fast it is probed.
+    pub pace: AcdPace,
     /// New connections prefer other addresses after this time; `None`: never.
     pub preferred: Option<Duration>,
     /// It is removed after this time; `None`: never.
@@ -120,7 +139,13 @@ pub struct AddressTerms {
 impl Default for AddressTerms {
     /// Those of a configured address.
     fn default() -> AddressTerms {
-        AddressTerms { origin: Origin::Static, acd: Acd::default(), preferred: None, valid: None }
+        AddressTerms {
+            origin: Origin::Static,
+            acd: Acd::default(),
+            pace: AcdPace::default(),
+            preferred: None,
+            valid: None,
+        }
     }
 }
 
@@ -162,6 +187,11 @@ impl Alias {
     /// How conflicts over an address are settled.
     pub(crate) fn acd(&self, addr: IpAddr) -> Acd {
         self.terms.iter().find(|t| t.addr == addr).map_or(Acd::default(), |t| t.acd)
+    }
+
+    /// How fast an address is probed.
+    pub(crate) fn acd_pace(&self, addr: IpAddr) -> AcdPace {
+        self.terms.iter().find(|t| t.addr == addr).map_or(AcdPace::default(), |t| t.pace)
     }
 
     /// When something of the alias is due that `Timer::Ndp` wakes for.

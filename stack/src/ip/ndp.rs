@@ -13,6 +13,7 @@ use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::link::{Answer, Link, NeighbourTimes, Solicit, ethernet};
 use crate::lower::InPacket;
+use crate::socket::Event;
 use crate::time::{Duration, Instant};
 use crate::timer_wheel::TimerHandle;
 use crate::wire::header::IpHeader;
@@ -282,7 +283,14 @@ fn advertised(
         }
         Some(state) if state.usable() => {
             // RFC 4862 5.4.4: too late to give it up; unless it is our own, say so.
-            ctx.mib.neighbour.duplicate_addresses += u64::from(mac != alias.mac());
+            if mac != alias.mac() {
+                ctx.mib.neighbour.duplicate_addresses += 1;
+                let (alias, addr, mac) = (from.alias, a.target.into(), mac.unwrap_or(from.mac));
+                if link.conflict_is_due(ctx.now, alias, addr) {
+                    let event = Event::AddressDuplicate { alias, addr, mac };
+                    ctx.outbox.events.push_back(event);
+                }
+            }
             return Fate::Consumed;
         }
         _ => {}

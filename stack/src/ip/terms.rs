@@ -3,7 +3,7 @@
 
 use core::net::IpAddr;
 
-use super::address::{Acd, AddressState, AddressTerms, AliasId, Cidr};
+use super::address::{Acd, AcdPace, AddressState, AddressTerms, AliasId, Cidr};
 use super::{Ip, ndp};
 use crate::ctx::Ctx;
 use crate::link::Link;
@@ -15,6 +15,7 @@ use crate::time::Instant;
 pub(crate) struct Terms {
     pub(crate) addr: IpAddr,
     pub(crate) acd: Acd,
+    pub(crate) pace: AcdPace,
     /// `None`: for ever, or over already.
     preferred_until: Option<Instant>,
     valid_until: Option<Instant>,
@@ -45,6 +46,7 @@ pub(super) fn assign(
     let terms = Terms {
         addr,
         acd: given.acd,
+        pace: given.pace,
         preferred_until: given.preferred.map(|d| ctx.now + d),
         valid_until: given.valid.map(|d| ctx.now + d),
     };

@@ -7,16 +7,11 @@ use super::Link;
 use super::arp::{self, Packet};
 use super::ethernet::BROADCAST;
 use crate::ctx::{Ctx, Fate};
-use crate::ip::address::{Acd, Alias, AliasId, Aliases};
+use crate::ip::address::{Acd, AcdPace, Alias, AliasId, Aliases};
 use crate::socket::Event;
 use crate::time::{Duration, Instant};
 
-/// RFC 5227 1.1.
-const PROBE_WAIT: Duration = Duration::from_secs(1);
-const PROBE_NUM: u8 = 3;
-const PROBE_MIN: Duration = Duration::from_secs(1);
-const PROBE_MAX: Duration = Duration::from_secs(2);
-const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
+/// RFC 5227 1.1. What else stands there comes with [`AcdPace`].
 const RATE_LIMIT_INTERVAL: Duration = Duration::from_mins(1);
 /// An address is defended (and a conflict reported) this often at most.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,13 +24,14 @@ pub(super) struct Probe {
     /// When the next step is due.
     pub(super) at: Instant,
     sent: u8,
+    pace: AcdPace,
 }
 
 /// A conflict that was met with an announcement.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defence {
     alias: AliasId,
-    addr: Ipv4Addr,
+    addr: IpAddr,
     at: Instant,
 }
 
@@ -54,20 +50,33 @@ fn random(ctx: &mut Ctx<'_>, below: Duration) -> Duration {
 
 impl Link {
     /// Probes an address from the start; the outcome is in `probed` seconds later.
-    pub(crate) fn probe(&mut self, ctx: &mut Ctx<'_>, alias: AliasId, addr: Ipv4Addr) {
-        let wait = random(ctx, PROBE_WAIT);
-        self.probe_at(ctx, alias, addr, ctx.now + wait);
+    pub(crate) fn probe(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        alias: AliasId,
+        addr: Ipv4Addr,
+        pace: AcdPace,
+    ) {
+        let at = ctx.now + random(ctx, pace.interval);
+        self.probe_at(ctx, Probe { alias, addr, at, sent: 0, pace });
     }
 
     /// Somebody has an address that is configured here: it is tried again in a minute (RFC 5227
     /// 2.1.1, where that is the rate after many conflicts).
-    pub(crate) fn probe_again(&mut self, ctx: &mut Ctx<'_>, alias: AliasId, addr: Ipv4Addr) {
-        self.probe_at(ctx, alias, addr, ctx.now + RATE_LIMIT_INTERVAL);
+    pub(crate) fn probe_again(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        alias: AliasId,
+        addr: Ipv4Addr,
+        pace: AcdPace,
+    ) {
+        let at = ctx.now + RATE_LIMIT_INTERVAL;
+        self.probe_at(ctx, Probe { alias, addr, at, sent: 0, pace });
     }
 
-    fn probe_at(&mut self, ctx: &mut Ctx<'_>, alias: AliasId, addr: Ipv4Addr, at: Instant) {
-        self.probes.retain(|p| (p.alias, p.addr) != (alias, addr));
-        self.probes.push(Probe { alias, addr, at, sent: 0 });
+    fn probe_at(&mut self, ctx: &mut Ctx<'_>, probe: Probe) {
+        self.probes.retain(|p| (p.alias, p.addr) != (probe.alias, probe.addr));
+        self.probes.push(probe);
         self.arm(ctx);
     }
 
@@ -98,11 +107,11 @@ impl Link {
             }
             due.push(*p);
             p.sent += 1;
-            p.at = now + ANNOUNCE_WAIT;
-            if p.sent < PROBE_NUM {
-                p.at = now + PROBE_MIN + random(ctx, PROBE_MAX.saturating_sub(PROBE_MIN));
+            p.at = now + p.pace.interval * 2;
+            if p.sent < p.pace.probes {
+                p.at = now + p.pace.interval + random(ctx, p.pace.interval);
             }
-            p.sent <= PROBE_NUM
+            p.sent <= p.pace.probes
         });
         for p in due {
             let Some(alias) = aliases.get(&p.alias) else { continue };
@@ -110,7 +119,7 @@ impl Link {
                 let event = Event::AddressProbed { alias: p.alias, addr: p.addr.into() };
                 ctx.outbox.events.push_back(event);
             }
-            if p.sent < PROBE_NUM {
+            if p.sent < p.pace.probes {
                 arp::send_request(ctx, alias, Ipv4Addr::UNSPECIFIED, p.addr, BROADCAST);
             } else {
                 self.probed.push_back(Probed { alias: p.alias, addr: p.addr, rival: None });
@@ -142,6 +151,17 @@ impl Link {
         true
     }
 
+    /// Whether a conflict over an address in use is to be told of and met: not again within ten
+    /// seconds, whatever another host sends.
+    pub(crate) fn conflict_is_due(&mut self, now: Instant, alias: AliasId, addr: IpAddr) -> bool {
+        self.defended.retain(|d| now.saturating_since(d.at) < DEFEND_INTERVAL);
+        let due = !self.defended.iter().any(|d| (d.alias, d.addr) == (alias, addr));
+        if due {
+            self.defended.push(Defence { alias, addr, at: now });
+        }
+        due
+    }
+
     /// RFC 5227 2.4: somebody sends from an address in use here.
     pub(super) fn conflict(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, packet: &Packet) -> Fate {
         if !ctx.shard.is_home() {
@@ -149,11 +169,10 @@ impl Link {
         }
         let (now, id, addr) = (ctx.now, alias.config.id, packet.sender);
         let acd = alias.acd(addr.into());
-        self.defended.retain(|d| now.saturating_since(d.at) < DEFEND_INTERVAL);
-        if self.defended.iter().any(|d| (d.alias, d.addr) == (id, addr)) {
+        if !self.conflict_is_due(now, id, addr.into()) {
             if acd == Acd::On {
                 // 2.4 (b): defended once, and the other insists.
-                self.defended.retain(|d| (d.alias, d.addr) != (id, addr));
+                self.defended.retain(|d| (d.alias, d.addr) != (id, addr.into()));
                 let rival = Some(packet.sender_mac);
                 self.probed.push_back(Probed { alias: id, addr, rival });
             } else {
@@ -162,7 +181,6 @@ impl Link {
             return Fate::Consumed;
         }
         ctx.mib.neighbour.duplicate_addresses += 1;
-        self.defended.push(Defence { alias: id, addr, at: now });
         if acd != Acd::On {
             let (addr, mac) = (IpAddr::V4(addr), packet.sender_mac);
             ctx.outbox.events.push_back(Event::AddressDuplicate { alias: id, addr, mac });

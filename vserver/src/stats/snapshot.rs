@@ -63,7 +63,9 @@ pub struct NicSnapshot {
 pub struct VserverSnapshot {
     /// Its name.
     pub name: String,
-    /// Addresses in use now, with their alias: `data0 10.0.0.1/24`.
+    /// Addresses, with their alias: `data0 10.0.0.1/24`. Behind it stands `dhcp` if it is leased,
+    /// `tentative` while it is being checked, `duplicate` when another host has it; these two are not
+    /// in use.
     pub addresses: Vec<String>,
     /// Routes, connected and learned ones too: `0.0.0.0/0 via 10.0.0.254 dev data0`.
     pub routes: Vec<String>,

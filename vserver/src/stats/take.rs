@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weft_drivers::device::Device;
 use weft_stack::drop::Drops;
-use weft_stack::ip::address::{AliasId, Origin};
+use weft_stack::ip::address::{AddressState, AliasId, Origin};
 use weft_stack::ip::route::Route;
 use weft_stack::ip::rule::{PolicyRules, RouteTable, Rule, RuleAction};
 use weft_stack::stats::Mib;
@@ -190,10 +190,14 @@ pub(crate) fn of_vserver(
     let policy = stack.rules();
     let mut addresses = Vec::new();
     for (on, list) in stack.aliases() {
-        let usable = list.iter().filter(|a| a.state.usable());
-        addresses.extend(usable.map(|a| {
+        addresses.extend(list.iter().map(|a| {
             let origin = if a.origin == Origin::Dhcp { " dhcp" } else { "" };
-            format!("{} {}{origin}", alias(on.id), a.cidr)
+            let state = match a.state {
+                AddressState::Tentative => " tentative",
+                AddressState::Duplicate => " duplicate",
+                _ => "",
+            };
+            format!("{} {}{origin}{state}", alias(on.id), a.cidr)
         }));
     }
     drop(core);

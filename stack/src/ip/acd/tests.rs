@@ -3,7 +3,7 @@ use crate::ctx::Fate;
 use crate::ctx::testing::World;
 use crate::drop::DropReason;
 use crate::frame::Frame;
-use crate::ip::address::{AddressTerms, AliasConfig, AliasMedium, Cidr};
+use crate::ip::address::{AcdPace, AddressTerms, AliasConfig, AliasMedium, Cidr};
 use crate::ip::{configure, ndp};
 use crate::link::LinkInput;
 use crate::socket::Event;
@@ -158,6 +158,19 @@ fn an_address_is_probed_three_times_then_used_and_announced_twice() {
     assert!(between(2) >= wait && between(2) <= wait + slack, "ANNOUNCE_WAIT");
     assert!(between(3) >= interval && between(3) <= interval + slack, "ANNOUNCE_INTERVAL");
     assert_eq!(b.state(), Some(AddressState::Preferred));
+    assert_eq!(b.world.events(), [PROBED, ADDED]);
+}
+
+#[test]
+fn an_address_may_be_probed_faster() {
+    let mut b = bench();
+    let begin = b.world.now;
+    let pace = AcdPace { interval: Duration::from_millis(50), probes: 1 };
+    b.assign(AddressTerms { pace, ..configured(Acd::On) });
+    let sent = b.pass(Duration::from_millis(150));
+    assert_eq!(sent.iter().filter(|s| s.1 == NOBODY).count(), 1);
+    assert_eq!(sent[1].0.saturating_since(sent[0].0).as_millis(), 100, "two intervals");
+    assert!(sent[0].0.saturating_since(begin) <= Duration::from_millis(51));
     assert_eq!(b.world.events(), [PROBED, ADDED]);
 }
 

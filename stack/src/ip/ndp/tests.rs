@@ -219,6 +219,28 @@ fn a_rival_makes_a_duplicate_our_own_echo_does_not() {
 
 const NOT_FOR_US: Fate = Fate::Dropped(DropReason::NdpNotForUs);
 
+// RFC 4862 5.4.4
+#[test]
+fn a_rival_of_an_address_in_use_is_told_of_every_ten_seconds_at_most() {
+    let mut b = bench(false);
+    b.add("fd00::5/64");
+    b.pass(Duration::from_secs(5));
+    b.world.events();
+    let claim = |mac| Advertisement::emit(v6("fd00::5"), mac, false, false);
+    let event = Event::AddressDuplicate { alias: ID, addr: v6("fd00::5").into(), mac: PEER };
+    assert_eq!(b.receive("fd00::5", ALL_NODES, claim(OURS).bytes()), Fate::Consumed);
+    assert_eq!(b.world.events(), [], "our own echo");
+    for _ in 0..3 {
+        assert_eq!(b.receive("fd00::5", ALL_NODES, claim(PEER).bytes()), Fate::Consumed);
+    }
+    assert_eq!(b.world.events(), [event.clone()]);
+    b.pass(Duration::from_secs(10));
+    let _ = b.receive("fd00::5", ALL_NODES, claim(PEER).bytes());
+    assert_eq!(b.world.events(), [event]);
+    assert_eq!(b.world.mib.neighbour.duplicate_addresses, 4);
+    assert_eq!(b.state(v6("fd00::5")), Some(AddressState::Preferred));
+}
+
 #[test]
 fn a_made_address_that_is_taken_is_replaced_a_few_times() {
     let mut b = bench(false);
