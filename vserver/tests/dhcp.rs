@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use weft_drivers::device::{AnyDevice, Device};
 use weft_stack::frame::Frame;
+use weft_stack::wire::checksum;
 use weft_vserver::dhcp::{DhcpReport, DhcpWish, State};
 use weft_vserver::{Host, config};
 
@@ -140,6 +141,8 @@ impl Far {
         out.extend((28 + m.len() as u16).to_be_bytes());
         out.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1]);
         out.extend(to);
+        let header = checksum::finish(checksum::sum(&out[14..]));
+        out[24..26].copy_from_slice(&header.to_be_bytes());
         out.extend([0, 67, 0, 68]);
         out.extend((8 + m.len() as u16).to_be_bytes());
         out.extend([0, 0]);
@@ -261,6 +264,39 @@ fn a_host_comes_up_from_the_cache_and_without_one_its_static_addresses_do() {
     lease(&mut far, "a", [10, 0, 1, 1]);
     host.dhcp_wish("a", "data0", None, DhcpWish::Renew).unwrap();
     far.serve(&host, "bound", |r| all(r, State::Bound));
+}
+
+#[test]
+fn addresses_that_moved_come_up_without_a_server_after_all_were_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = |network: &str| {
+        format!(
+            "[cluster.leases]\n\"data0:a:0\" = \"{network}.1.1\"\n\
+             [[cluster.subnet]]\nnetwork = \"{network}.0.0/16\"\ngateway = \"{network}.0.1\"\n\
+             [vserver.a]\ndhcp = [{{ alias = \"data0\", acd = \"off\", cached_after_s = 0 }}]\n"
+        )
+    };
+    let address = |r: &DhcpReport| r.clients[0].address.clone();
+    {
+        let host = host(dir.path(), &v("10.0"));
+        let mut far = Far::new(&host);
+        lease(&mut far, "a", [10, 0, 1, 1]);
+        let report = far.serve(&host, "bound", |r| all(r, State::Bound));
+        assert_eq!(address(&report).as_deref(), Some("10.0.1.1/16"));
+    }
+    let host = host(dir.path(), &v("10.9"));
+    let mut far = Far::new(&host);
+    far.silent = true;
+    let report = far.serve(&host, "cached", |r| all(r, State::Cached));
+    assert_eq!(address(&report).as_deref(), Some("10.9.1.1/16"));
+    let gateway = &report.clients[0].routes[0];
+    assert_eq!(gateway.via, Some("10.9.0.1".parse().unwrap()));
+    // A server that knows better goes before all of it.
+    far.silent = false;
+    lease(&mut far, "a", [10, 0, 1, 7]);
+    host.dhcp_wish("a", "data0", None, DhcpWish::Renew).unwrap();
+    let report = far.serve(&host, "bound", |r| all(r, State::Bound));
+    assert_eq!(address(&report).as_deref(), Some("10.0.1.7/16"));
 }
 
 // RFC 5227 2.1.1, RFC 2131 3.1 5

@@ -135,7 +135,7 @@ impl Plan {
                 (None, None) => Vec::new(),
             },
             Step::Conflicts { place, to } => {
-                let text = format!("{}: acd {:?} -> {to:?}", self.address(place), place.acd);
+                let text = format!("{}: acd {} -> {to}", self.address(place), place.conflicts);
                 vec![of(&place.vserver, '~', text.to_lowercase())]
             }
             Step::Table { name, from, to } => self.table(name, from.as_ref(), to.as_ref()),

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_stack::admission::Rules;
-use weft_stack::ip::address::{Acd, AddressTerms, AliasId, AliasMedium, Cidr};
+use weft_stack::ip::address::{AliasId, AliasMedium, Cidr};
 use weft_stack::ip::route::Route;
 use weft_stack::stack::{Change, ChangeError, Limits};
 use weft_stack::time::Instant;
 
 use super::plan::{Place, Ruling, Step};
 use super::publish::Follower;
-use crate::config::{Alias, HostConfig, RouteSpec, Vserver};
+use crate::config::{Alias, Conflicts, HostConfig, RouteSpec, Vserver};
 use crate::host::tables::{self, change_error as table_error};
 use crate::host::{Changing, Host, HostError, Shared, build};
 use crate::runtime::{AliasPlace, Core, HostStack, NodeId};
@@ -438,14 +438,20 @@ impl<'a> Run<'a> {
         self.change(vserver, operation, &object, &change, Some(&undo))
     }
 
-    fn conflicts(&mut self, place: &Place, to: Acd) -> Result<(), StepError> {
-        let change = |acd| {
+    fn conflicts(&mut self, place: &Place, to: Conflicts) -> Result<(), StepError> {
+        let change = |conflicts: Conflicts| {
             let (alias, cidr) = (AliasId(place.alias as u16), place.cidr);
-            let terms = AddressTerms { acd, ..AddressTerms::default() };
+            let terms = conflicts.terms();
             Change::AddressAssign { alias, cidr, terms }
         };
         let operation = "set acd of";
-        self.change(&place.vserver, operation, &place.cidr, &change(to), Some(&change(place.acd)))
+        self.change(
+            &place.vserver,
+            operation,
+            &place.cidr,
+            &change(to),
+            Some(&change(place.conflicts)),
+        )
     }
 
     fn table(&mut self, name: &str, to: Option<&[RouteSpec]>) -> Result<(), StepError> {
@@ -522,7 +528,7 @@ fn add_address(
     (place, how): (&Place, Coming),
 ) -> Result<(), ChangeError> {
     let (alias, cidr) = (AliasId(place.alias as u16), place.cidr);
-    let terms = AddressTerms { acd: place.acd, ..AddressTerms::default() };
+    let terms = place.conflicts.terms();
     let known = core.node(id).is_some_and(|n| has(&n.stack, alias, cidr.addr));
     // The home may have told this worker first.
     if known && core.mesh.is_home() {

@@ -146,6 +146,7 @@ fn known_vserver_parts(old: &Vserver, new: &Vserver) -> Vserver {
         slaac: new.slaac,
         routes: new.routes,
         acd: new.acd,
+        alias_conflicts: new.alias_conflicts,
         tables: new.tables,
         rules: new.rules,
         register: new.register,

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use weft_stack::ip::address::{Acd, Cidr};
+use weft_stack::ip::address::Cidr;
 use weft_stack::stack::{Limits, TcpConfig};
 
 use super::obstacle::{Note, Obstacle, notes, obstacles};
 use super::stages::{Moves, Stages};
-use crate::config::{Alias, HostConfig, RouteSpec, RuleSpec, Service, Vserver};
+use crate::config::{Alias, Conflicts, HostConfig, RouteSpec, RuleSpec, Service, Vserver};
 
 /// Where an address stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,12 +19,12 @@ pub struct Place {
     /// The address and its prefix length.
     pub cidr: Cidr,
     /// How conflicts over it are settled.
-    pub acd: Acd,
+    pub conflicts: Conflicts,
 }
 
 impl Place {
     pub(super) fn of(v: &Vserver, (alias, cidr): (usize, Cidr)) -> Place {
-        Place { vserver: v.name.clone(), alias, cidr, acd: v.acd_on(alias) }
+        Place { vserver: v.name.clone(), alias, cidr, conflicts: v.conflicts_on(alias) }
     }
 }
 
@@ -114,7 +114,7 @@ pub enum Step {
     /// How conflicts over an address that stays are settled.
     Conflicts {
         place: Place,
-        to: Acd,
+        to: Conflicts,
     },
     /// A route table that vservers share by name.
     Table {
@@ -169,8 +169,8 @@ impl Step {
             }
             Step::Route { vserver, from, to } => Step::Route { vserver, from: to, to: from },
             Step::Conflicts { place, to } => {
-                let before = place.acd;
-                Step::Conflicts { place: Place { acd: to, ..place }, to: before }
+                let before = place.conflicts;
+                Step::Conflicts { place: Place { conflicts: to, ..place }, to: before }
             }
             Step::Table { name, from, to } => Step::Table { name, from: to, to: from },
             Step::Rules { vserver, from, to } => Step::Rules { vserver, from: to, to: from },

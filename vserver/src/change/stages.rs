@@ -245,8 +245,8 @@ impl Stages {
                     if before.1 != a.1 {
                         come.push(Step::Prefix { from: from.clone(), to: a.1 });
                     }
-                    let to = new.acd_on(a.0);
-                    if from.acd != to && a.1.addr.is_ipv4() {
+                    let to = new.conflicts_on(a.0);
+                    if from.conflicts != to && a.1.addr.is_ipv4() {
                         come.push(Step::Conflicts { place: Place { cidr: a.1, ..from }, to });
                     }
                 }

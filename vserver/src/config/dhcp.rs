@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use weft_stack::ip::address::Acd;
+use weft_stack::ip::address::{Acd, AcdPace, AddressTerms};
+use weft_stack::time::Duration;
 
 use super::Identity;
 use super::diagnostic::Report;
@@ -74,6 +75,8 @@ pub struct DhcpClient {
     pub cached_after_s: u32,
     /// Servers that may give addresses (DHCPv4); empty: all.
     pub servers: Vec<Ipv4Addr>,
+    /// Servers whose offers go before those of others (DHCPv4).
+    pub prefer: Vec<Ipv4Addr>,
     /// Take only offers with vendor options.
     pub vendor_only: bool,
     /// Ask for an exchange of two messages instead of four (DHCPv6).
@@ -93,11 +96,62 @@ impl DhcpClient {
             cache: CacheUse::Valid,
             cached_after_s: 5,
             servers: Vec::new(),
+            prefer: Vec::new(),
             vendor_only: false,
             rapid_commit: false,
             routes: true,
         }
     }
+}
+
+/// How conflicts over the IPv4 addresses of an alias are settled (RFC 5227).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AliasConflicts {
+    /// Unless a vserver says otherwise; `None`: the defaults of configured and leased addresses.
+    pub acd: Option<Acd>,
+    /// How fast addresses are probed.
+    pub pace: AcdPace,
+}
+
+/// How conflicts over a configured IPv4 address are settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conflicts {
+    /// By which rule.
+    pub acd: Acd,
+    /// How fast it is probed.
+    pub pace: AcdPace,
+}
+
+impl Conflicts {
+    /// As terms of the address.
+    pub(crate) fn terms(self) -> AddressTerms {
+        AddressTerms { acd: self.acd, pace: self.pace, ..AddressTerms::default() }
+    }
+}
+
+impl std::fmt::Display for Conflicts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(acd_name(self.acd))?;
+        if self.pace == AcdPace::default() {
+            return Ok(());
+        }
+        write!(f, ", {} probes, {} ms", self.pace.probes, self.pace.interval.as_millis())
+    }
+}
+
+/// Reads what an alias says of conflicts.
+pub(super) fn read_conflicts(report: &mut Report, s: &mut Section) -> AliasConflicts {
+    let mut pace = AcdPace::default();
+    s.default(report, "acd_interval_ms", &pace.interval.as_millis());
+    s.default(report, "acd_probes", &pace.probes);
+    let acd = s.choice(report, "acd", &ACD).map(|v| v.value);
+    if let Some(v) = s.integer(report, "acd_interval_ms", 10..=10_000) {
+        pace.interval = Duration::from_millis(v.value);
+    }
+    if let Some(v) = s.integer(report, "acd_probes", 1..=10) {
+        pace.probes = v.value as u8;
+    }
+    AliasConflicts { acd, pace }
 }
 
 /// Words of [`Acd`].
@@ -110,9 +164,9 @@ pub(super) fn acd_name(acd: Acd) -> &'static str {
 }
 
 /// Reads `acd` of a vserver.
-pub(super) fn read_acd(report: &mut Report, s: &mut Section) -> Acd {
+pub(super) fn read_acd(report: &mut Report, s: &mut Section) -> Option<Acd> {
     s.default(report, "acd", &acd_name(Acd::default()));
-    s.choice(report, "acd", &ACD).map(|v| v.value).unwrap_or_default()
+    s.choice(report, "acd", &ACD).map(|v| v.value)
 }
 
 /// Reads the `dhcp` list of a vserver.
@@ -187,7 +241,9 @@ fn read_text(
         );
         return None;
     }
-    Some((DhcpClient::new(alias, family.unwrap_or_default()), instance))
+    let mut client = DhcpClient::new(alias, family.unwrap_or_default());
+    client.acd = interfaces.conflicts(alias).acd.unwrap_or(client.acd);
+    Some((client, instance))
 }
 
 fn read_table(
@@ -206,6 +262,8 @@ fn read_table(
     let instance = s.integer(report, "instance", 0..=INSTANCE_MAX).map(|v| v.value as u32);
     if let Some(v) = s.choice(report, "acd", &ACD) {
         client.acd = v.value;
+    } else if let Some(acd) = alias.and_then(|a| interfaces.conflicts(a).acd) {
+        client.acd = acd;
     }
     let uses = [("valid", CacheUse::Valid), ("always", CacheUse::Always), ("off", CacheUse::Off)];
     if let Some(v) = s.choice(report, "cache", &uses) {
@@ -214,13 +272,18 @@ fn read_table(
     if let Some(v) = s.integer(report, "cached_after_s", 0..=3600) {
         client.cached_after_s = v.value as u32;
     }
-    for t in s.strings(report, "servers") {
-        match t.value.parse() {
-            Ok(server) => client.servers.push(server),
-            Err(_) => report.error(
-                &t.span,
-                format!("'{}' is no IPv4 address of a server; write one like 10.0.0.1", t.value),
-            ),
+    for (key, list) in [("servers", &mut client.servers), ("prefer", &mut client.prefer)] {
+        for t in s.strings(report, key) {
+            match t.value.parse() {
+                Ok(server) => list.push(server),
+                Err(_) => report.error(
+                    &t.span,
+                    format!(
+                        "'{}' is no IPv4 address of a server; write one like 10.0.0.1",
+                        t.value
+                    ),
+                ),
+            }
         }
     }
     for (key, on) in [
@@ -250,6 +313,12 @@ fn check(
     }
     if client.family == DhcpFamily::V6 && !client.servers.is_empty() {
         report.error(span, "'servers' are of DHCPv4; remove them, or use vendor_only");
+    }
+    if client.family == DhcpFamily::V6 && !client.prefer.is_empty() {
+        report.error(
+            span,
+            "'prefer' is of DHCPv4; remove it, DHCPv6 servers say their preference themselves",
+        );
     }
     match (interfaces.cluster(), identity) {
         (None, _) => report.error(
@@ -281,6 +350,7 @@ pub(super) fn export_client(c: &DhcpClient, alias: &str) -> String {
         cache,
         cached_after_s,
         servers,
+        prefer,
         vendor_only,
         rapid_commit,
         routes,
@@ -289,7 +359,7 @@ pub(super) fn export_client(c: &DhcpClient, alias: &str) -> String {
     keys.push(format!("family = {}, instance = {instance}", quoted(family.name())));
     keys.push(format!("acd = {}", quoted(acd_name(*acd))));
     keys.push(format!("cache = {}, cached_after_s = {cached_after_s}", quoted(cache.name())));
-    keys.push(format!("servers = {}", array(&texts(servers))));
+    keys.push(format!("servers = {}, prefer = {}", array(&texts(servers)), array(&texts(prefer))));
     keys.push(format!("vendor_only = {vendor_only}, rapid_commit = {rapid_commit}"));
     keys.push(format!("routes = {routes}"));
     format!("{{ {} }}", keys.join(", "))

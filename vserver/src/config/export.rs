@@ -7,7 +7,9 @@
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 
-use super::{Alias, Group, HostConfig, Vserver};
+use weft_stack::ip::address::AcdPace;
+
+use super::{Alias, Group, HostConfig, Vserver, dhcp};
 
 mod access;
 mod cluster;
@@ -65,11 +67,16 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         write_nic(&mut w, nic);
     }
     for alias in aliases {
-        let Alias { name, nic, mtu, mac: own } = alias;
+        let Alias { name, nic, mtu, mac: own, conflicts } = alias;
         w.table(&format!("[alias.{name}]"));
         w.value("over", quoted(&nics[*nic].name));
         w.optional("mtu", mtu.as_ref());
         w.optional("mac", own.map(|m| quoted(&mac(m))).as_ref());
+        let (pace, usual) = (conflicts.pace, AcdPace::default());
+        w.optional("acd", conflicts.acd.map(|a| quoted(dhcp::acd_name(a))).as_ref());
+        let ms = |p: AcdPace| p.interval.as_millis();
+        w.unless("acd_interval_ms", &ms(pace), &ms(usual));
+        w.unless("acd_probes", &pace.probes, &usual.probes);
     }
     write_tables(&mut w, tables, config);
     write_neighbours(&mut w, config);

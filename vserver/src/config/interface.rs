@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use weft_drivers::afxdp::FRAME_SLOTS_MAX;
 use weft_drivers::device::LINK_HEADER_BYTES_MAX;
 
+use super::dhcp::{AliasConflicts, read_conflicts};
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
 use super::{
@@ -331,12 +332,14 @@ fn read_alias(
             );
         }
     }
+    let conflicts = read_conflicts(report, &mut s);
     s.finish(report);
     Alias {
         name,
         nic: nic.unwrap_or(0),
         mtu: mtu.map(|v| v.value as usize),
         mac: mac.map(|v| v.value),
+        conflicts,
     }
 }
 
@@ -450,6 +453,17 @@ impl<'a> Interfaces<'a> {
     pub(super) fn is_tun(&self, alias: usize) -> bool {
         let nic = self.aliases[alias].value.nic;
         self.nics.get(nic).is_some_and(|n| n.value.driver == Driver::Tun)
+    }
+
+    /// What an alias says of conflicts.
+    pub(super) fn conflicts(&self, alias: usize) -> AliasConflicts {
+        self.aliases[alias].value.conflicts
+    }
+
+    /// The same of all that say something.
+    pub(super) fn all_conflicts(&self) -> Vec<(usize, AliasConflicts)> {
+        let all = self.aliases.iter().map(|a| a.value.conflicts).enumerate();
+        all.filter(|(_, c)| *c != AliasConflicts::default()).collect()
     }
 
     /// The MTU as far as the file knows it.

@@ -31,7 +31,7 @@ mod vserver;
 mod tests;
 
 pub use cluster::{Cluster, Lease, Place, Subnet};
-pub use dhcp::{CacheUse, DhcpClient, DhcpFamily};
+pub use dhcp::{AliasConflicts, CacheUse, Conflicts, DhcpClient, DhcpFamily};
 pub use diagnostic::{Diagnostic, Errors};
 pub use dns::Dns;
 pub use export::export;
@@ -325,6 +325,8 @@ pub struct Alias {
     pub mtu: Option<usize>,
     /// A MAC address of its own; `None`: the NIC's.
     pub mac: Option<[u8; 6]>,
+    /// Conflicts over IPv4 addresses on it.
+    pub conflicts: AliasConflicts,
 }
 
 /// One virtual server.
@@ -342,8 +344,10 @@ pub struct Vserver {
     pub slaac: Vec<usize>,
     /// Addresses that DHCP servers give.
     pub dhcp: Vec<DhcpClient>,
-    /// Conflicts over its configured IPv4 addresses.
-    pub acd: weft_stack::ip::address::Acd,
+    /// Conflicts over its configured IPv4 addresses; `None`: as each alias says.
+    pub acd: Option<weft_stack::ip::address::Acd>,
+    /// What the file says of aliases (by index) where that is not the default.
+    pub alias_conflicts: Vec<(usize, AliasConflicts)>,
     /// Routes besides those to its own networks.
     pub routes: Vec<RouteSpec>,
     /// Routes whose gateway is a name; followed while the host runs.
@@ -389,9 +393,12 @@ impl Vserver {
         Vserver { name: lower.clone(), spelled, table: lower, ..Vserver::default() }
     }
 
-    /// How conflicts over its configured IPv4 addresses on an alias (index) are settled.
-    pub(crate) fn acd_on(&self, _alias: usize) -> weft_stack::ip::address::Acd {
-        self.acd
+    /// How conflicts over its configured IPv4 addresses on an alias (index) are settled, and how
+    /// fast they are looked for.
+    pub(crate) fn conflicts_on(&self, alias: usize) -> Conflicts {
+        let own = self.alias_conflicts.iter().find(|(a, _)| *a == alias);
+        let own = own.map(|(_, c)| *c).unwrap_or_default();
+        Conflicts { acd: self.acd.or(own.acd).unwrap_or_default(), pace: own.pace }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use weft_stack::ip::address::{Acd, AcdPace};
 use weft_stack::socket::tcp::CongestionControl;
 use weft_stack::stack::{EcnMode, FastOpen, MtuProbing, Offers, SynCookies};
 
@@ -250,7 +251,31 @@ fn addresses_of_servers_are_asked_for_short_and_in_full() {
     let full = &v.dhcp[3];
     assert_eq!((full.cache, full.cached_after_s, full.servers.len()), (CacheUse::Always, 0, 1));
     assert!(full.vendor_only && full.rapid_commit && !full.routes);
-    assert_eq!((full.acd, v.acd), (v.acd, weft_stack::ip::address::Acd::Off));
+    assert_eq!((Some(full.acd), v.acd), (v.acd, Some(Acd::Off)));
+}
+
+#[test]
+fn conflicts_are_settled_as_the_vserver_says_else_as_the_alias_does() {
+    let text = |own: &str| {
+        format!(
+            "[cluster]\nid = \"00:07:34:04:12:0E\"\n[nic.eth0]\ndevice = \"veth0\"\n\
+             [alias.data0]\nover = \"eth0\"\nacd = \"on\"\nacd_interval_ms = 50\nacd_probes = 2\n\
+             [alias.data1]\nover = \"eth0\"\nacd = \"off\"\n[alias.data2]\nover = \"eth0\"\n\
+             [vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]\ndhcp = [\"data1\", \"data2\"]\n{own}"
+        )
+    };
+    let read = |own: &str| parse(&text(own), Path::new("weft.toml")).unwrap();
+    let fast = AcdPace { interval: weft_stack::time::Duration::from_millis(50), probes: 2 };
+    let c = read("");
+    let v = &c.vservers[0];
+    assert_eq!(v.conflicts_on(0), Conflicts { acd: Acd::On, pace: fast });
+    assert_eq!(v.conflicts_on(1), Conflicts { acd: Acd::Off, pace: AcdPace::default() });
+    assert_eq!(v.conflicts_on(2), Conflicts::default());
+    assert_eq!((v.dhcp[0].acd, v.dhcp[1].acd), (Acd::Off, Acd::On));
+    assert_eq!(read("acd = \"defend\"\n").vservers[0].conflicts_on(0).pace, fast);
+    for c in [c, read("acd = \"defend\"\n")] {
+        assert_eq!(parse(&export::export(&c, false), Path::new("weft.toml")).unwrap(), c);
+    }
 }
 
 #[test]

@@ -206,6 +206,7 @@ fn read_vserver(
         slaac,
         dhcp,
         acd,
+        alias_conflicts: interfaces.all_conflicts(),
         routes: routes.literal,
         named_routes: routes.named,
         tables,

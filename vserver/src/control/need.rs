@@ -84,6 +84,7 @@ fn is_network(old: &Vserver, new: &Vserver) -> bool {
         slaac: old.slaac.clone(),
         dhcp: old.dhcp.clone(),
         acd: old.acd,
+        alias_conflicts: old.alias_conflicts.clone(),
         routes: old.routes.clone(),
         named_routes: old.named_routes.clone(),
         tables: old.tables.clone(),

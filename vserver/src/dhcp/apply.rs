@@ -19,7 +19,8 @@ pub(super) fn address(
 ) -> Result<(), ChangeError> {
     let (cidr, alias) = (lease.cidr(), slot.alias);
     let preferred = lease.address.is_ipv6().then(|| preferred_left(lease, left)).flatten();
-    let terms = AddressTerms { origin: Origin::Dhcp, acd: slot.config.acd, preferred, valid: left };
+    let (acd, pace) = (slot.config.acd, slot.pace);
+    let terms = AddressTerms { origin: Origin::Dhcp, acd, pace, preferred, valid: left };
     for worker in &shared.workers {
         let change = Change::AddressAssign { alias, cidr, terms };
         let done = worker.call(slot.index, |node, now| node.stack.handle_config(now, change));

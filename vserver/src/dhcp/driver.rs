@@ -4,7 +4,7 @@
 //! A thread and not the workers' loop, for nothing here is in a hurry, and the cache waits for a disk.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,29 +12,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use weft_stack::ip::address::AliasId;
-use weft_stack::shard::port_owner;
-use weft_stack::socket::udp::UdpSend;
-use weft_stack::stack::Change;
 use weft_stack::time::Instant;
 
 use super::cache::{Cache, Entry};
-use super::client::{Action, To};
-use super::slot::{Applied, Machine, Slot};
+use super::client::Action;
+use super::slot::Slot;
 use super::status::{DhcpError, DhcpFacts, DhcpReport, DhcpWish};
-use super::tap::{Input, Tag, Tap, frame4, frame6, message};
-use super::v4::Client4;
-use super::v6::Client6;
-use super::{v4, v6};
-use crate::config::{CacheUse, DhcpClient, DhcpFamily, HostConfig, Vserver};
+use super::tap::{Input, Tag, Tap, message};
+use crate::config::HostConfig;
 use crate::host::Shared;
+
+mod outgoing;
+mod roster;
 
 /// Routes of leases; configured ones, which have 0, go before them.
 pub(super) const ROUTE_METRIC: u32 = 100;
-/// Clients that start together send their first messages over this time each, at most `SPREAD_MAX`
-/// in all.
-const SPREAD: Duration = Duration::from_millis(2);
-const SPREAD_MAX: Duration = Duration::from_secs(10);
 /// How often a client without a link-local address looks again.
 const LINK_LOCAL_WAIT: Duration = Duration::from_millis(100);
 /// Name servers of leases that a resolver asks.
@@ -99,13 +91,6 @@ fn add_new<T: Clone + PartialEq>(all: &mut Vec<T>, more: &[T]) {
 /// Seconds since 1970, for times that outlive the process.
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-fn seed() -> u64 {
-    let mut seed = [0; 8];
-    // Transaction ids that can be guessed are still matched by more than themselves.
-    let _ = rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::empty());
-    u64::from_ne_bytes(seed)
 }
 
 impl Dhcp {
@@ -246,158 +231,6 @@ impl Inner {
             let tap = Arc::clone(&self.tap);
             let _ = worker.with_core(|core, _| core.dhcp = Some(tap));
         }
-    }
-
-    fn set_clients(
-        &self,
-        config: &HostConfig,
-        index: impl Fn(&str) -> Option<crate::runtime::NodeId>,
-    ) {
-        let now = self.now();
-        let mut wanted: HashMap<(String, String), (crate::runtime::NodeId, &Vserver, &DhcpClient)> =
-            HashMap::new();
-        for v in &config.vservers {
-            let Some(index) = index(&v.name) else { continue };
-            for client in &v.dhcp {
-                let id = config.client_id(v, client.alias, client.instance);
-                let Some(id) = id.map(|id| id.to_string()) else { continue };
-                let key = format!("{} {id}", client.family.name());
-                wanted.insert((v.name.clone(), key), (index, v, client));
-            }
-        }
-        let mut clients = self.clients.lock();
-        for at in 0..clients.slots.len() {
-            let Some(slot) = &mut clients.slots[at] else { continue };
-            let same = wanted.get(&(slot.vserver.clone(), slot.key()));
-            let same = same.is_some_and(|(index, _, c)| *index == slot.index && **c == slot.config);
-            if same {
-                wanted.remove(&(slot.vserver.clone(), slot.key()));
-                continue;
-            }
-            slot.release(now);
-            self.carry_out(&mut clients, now, at);
-            self.forget(&mut clients, at);
-        }
-        let spread = (SPREAD * wanted.len() as u32).min(SPREAD_MAX);
-        let configured: Vec<String> = wanted
-            .keys()
-            .map(|k| k.1.clone())
-            .chain(clients.slots.iter().flatten().map(Slot::key))
-            .collect();
-        if let Some(cache) = &mut clients.cache {
-            let configured: hashbrown::HashSet<String> = configured.into_iter().collect();
-            cache.prune(unix_s(), |client| configured.contains(client));
-        }
-        for (_, (index, v, client)) in wanted {
-            if let Some(slot) = self.slot(config, index, v, client) {
-                let free = clients.slots.iter().position(Option::is_none);
-                let at = free.unwrap_or(clients.slots.len());
-                if free.is_none() {
-                    clients.slots.push(None);
-                }
-                clients.slots[at] = Some(slot);
-                self.start(&mut clients, now, at, spread);
-                self.carry_out(&mut clients, now, at);
-            }
-        }
-    }
-
-    fn slot(
-        &self,
-        config: &HostConfig,
-        index: crate::runtime::NodeId,
-        v: &Vserver,
-        client: &DhcpClient,
-    ) -> Option<Slot> {
-        let alias = AliasId(client.alias as u16);
-        let mac = self.shared.home().peek(index, |node| {
-            let own = node.stack.aliases().find(|(a, _)| a.id == alias)?;
-            match own.0.medium {
-                weft_stack::ip::address::AliasMedium::Ethernet { mac } => Some(mac),
-                weft_stack::ip::address::AliasMedium::Ip => None,
-            }
-        });
-        let mac = mac.ok()??;
-        Some(Slot {
-            vserver: v.name.clone(),
-            index,
-            alias,
-            alias_name: config.aliases[client.alias].name.clone(),
-            nic: config.aliases[client.alias].nic,
-            mac,
-            id: config.client_id(v, client.alias, client.instance)?.to_string(),
-            config: client.clone(),
-            machine: None,
-            applied: None,
-            refused: None,
-            strange: 0,
-            tag: None,
-            armed: None,
-        })
-    }
-
-    /// Makes the state machine of a slot, when it can speak.
-    fn start(&self, clients: &mut Clients, now: Instant, at: usize, spread: Duration) {
-        let Clients { slots, cache, .. } = clients;
-        let Some(slot) = slots[at].as_mut().filter(|s| s.machine.is_none()) else { return };
-        let live = self.shared.live();
-        let cluster = live.config.cluster.as_ref();
-        let class = cluster.map_or("weft", |c| c.vendor_class.as_str()).to_owned();
-        let id = slot.id.parse::<crate::naming::ClientId>();
-        let (Ok(id), client) = (id, &slot.config) else { return };
-        let cached = cache.as_ref().filter(|_| client.cache != CacheUse::Off);
-        let cached = cached.and_then(|c| c.get(&slot.key(), unix_s()));
-        let (cached_after, keep_expired) =
-            (Duration::from_secs(client.cached_after_s.into()), client.cache == CacheUse::Always);
-        let machine = match client.family {
-            DhcpFamily::V4 => {
-                let settings = v4::Settings {
-                    client: id.option_61(),
-                    class,
-                    mac: slot.mac,
-                    servers: client.servers.clone(),
-                    vendor_only: client.vendor_only,
-                    cached_after,
-                    keep_expired,
-                    spread,
-                };
-                Machine::V4(Box::new(Client4::start(settings, seed(), now, cached)))
-            }
-            DhcpFamily::V6 => {
-                if self.link_local(slot).is_none() {
-                    return;
-                }
-                let enterprise =
-                    cluster.map_or(crate::naming::ENTERPRISE_DEFAULT, |c| c.enterprise);
-                let settings = v6::Settings {
-                    client: id.duid(enterprise),
-                    iaid: client.instance,
-                    enterprise,
-                    class,
-                    rapid_commit: client.rapid_commit,
-                    vendor_only: client.vendor_only,
-                    cached_after,
-                    keep_expired,
-                    spread,
-                };
-                Machine::V6(Box::new(Client6::start(settings, seed(), now, cached)))
-            }
-        };
-        slot.machine = Some(machine);
-    }
-
-    /// Asks the stack for a link-local address to speak from, and whether there is one.
-    fn link_local(&self, slot: &Slot) -> Option<Ipv6Addr> {
-        let alias = slot.alias;
-        let found = self.shared.home().call(slot.index, |node, now| {
-            // The alias is attached, which is all the stack can object to.
-            let _ = node.stack.handle_config(now, Change::LinkLocalAdd(alias));
-            node.stack.addresses(alias).iter().find_map(|a| match a.cidr.addr {
-                IpAddr::V6(addr) if addr.is_unicast_link_local() && a.state.usable() => Some(addr),
-                _ => None,
-            })
-        });
-        found.ok().flatten()
     }
 
     /// Runs until it is stopped.
@@ -563,83 +396,6 @@ impl Inner {
             slot.strange = strange;
             let error = slot.common().and_then(|c| c.error.clone()).unwrap_or_default();
             self.problem(format!("dhcp on {}: {error}", slot.alias_name));
-        }
-    }
-
-    /// The client is no longer configured.
-    fn forget(&self, clients: &mut Clients, at: usize) {
-        if let Some(slot) = clients.slots[at].take() {
-            self.tap.want(slot.tag, None);
-            if let Some(tag) = slot.tag {
-                clients.by_tag.remove(&tag);
-            }
-            if let Some(armed) = slot.armed {
-                clients.deadlines.remove(&(armed, at));
-            }
-        }
-    }
-
-    fn send(&self, slot: &Slot, to: To, data: &[u8]) {
-        let frame = match to {
-            To::Everybody => frame4(slot.mac, data),
-            To::Server { from, to } => return self.send_to(slot, from, to, data),
-            To::Servers6 => match self.link_local(slot) {
-                Some(from) => frame6(slot.mac, from, data),
-                None => return,
-            },
-        };
-        // What does not leave is sent again, as what is lost on the way.
-        let _ = self.shared.home().with_core(|core, _| core.send_frame(slot.nic, &frame));
-    }
-
-    /// From the leased address: through the stack, which has the route and the neighbour.
-    fn send_to(&self, slot: &Slot, from: Ipv4Addr, to: Ipv4Addr, data: &[u8]) {
-        let workers = &self.shared.workers;
-        let owner = usize::from(port_owner(68, workers.len() as u16));
-        let _ = workers[owner].call(slot.index, |node, now| {
-            let local = |port| SocketAddr::new(from.into(), port);
-            let bound = node.stack.udp_bind(now, local(68));
-            // The vserver's own client may have it; servers answer to port 68 whatever we use.
-            let Ok(id) = bound.or_else(|_| node.stack.udp_bind(now, local(0))) else { return };
-            let server = SocketAddr::new(to.into(), 67);
-            let how = UdpSend { to: Some(server), ..UdpSend::default() };
-            let _ = node.stack.udp_send_with(now, id, data, &how);
-            node.stack.udp_close(id);
-        });
-    }
-
-    /// Gives a lease to the stack. `Err`: who has the address already.
-    fn assign(
-        &self,
-        slot: &mut Slot,
-        lease: &super::Lease,
-        left: Option<Duration>,
-    ) -> Result<(), String> {
-        let wanted = slot.wanted(lease);
-        let given = super::apply::address(&self.shared, slot, lease, left);
-        if let Err(e) = given {
-            let text = format!("{}: {e}", wanted.cidr.addr);
-            self.problem(format!("vserver {}: {text}", slot.vserver));
-            return Err(String::from("this vserver"));
-        }
-        let before = slot.applied.replace(wanted.clone());
-        slot.refused = super::apply::extras(&self.shared, slot, before.as_ref(), &wanted);
-        Ok(())
-    }
-
-    fn withdraw(&self, clients: &mut Clients, at: usize, addr: IpAddr) {
-        let Some(slot) = clients.slots[at].as_mut() else { return };
-        let applied = slot.applied.take();
-        super::apply::remove(&self.shared, slot, applied.as_ref(), addr);
-        // What another lease of the alias gave as well is still wanted.
-        let (index, alias) = (slot.index, slot.alias);
-        for other in clients.slots.iter_mut().flatten() {
-            if (other.index, other.alias) == (index, alias)
-                && let Some(own) = other.applied.clone()
-            {
-                let nothing = Applied { routes: Vec::new(), mtu: None, ..own.clone() };
-                other.refused = super::apply::extras(&self.shared, other, Some(&nothing), &own);
-            }
         }
     }
 }

@@ -10,6 +10,7 @@ mod driver;
 mod lease;
 mod message4;
 mod message6;
+mod planned;
 mod slot;
 mod status;
 mod tap;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use weft_stack::ip::address::{AliasId, Cidr};
+use weft_stack::ip::address::{AcdPace, AliasId, Cidr};
 use weft_stack::ip::route::Route;
 use weft_stack::time::Instant;
 
@@ -42,6 +42,10 @@ pub(super) struct Slot {
     pub(super) mac: [u8; 6],
     pub(super) id: String,
     pub(super) config: DhcpClient,
+    /// How fast addresses on the alias are probed.
+    pub(super) pace: AcdPace,
+    /// What the configuration says that servers give it.
+    pub(super) planned: Option<Lease>,
     /// `None`: a DHCPv6 client that has no link-local address to speak from yet.
     pub(super) machine: Option<Machine>,
     pub(super) applied: Option<Applied>,

@@ -25,6 +25,9 @@ const WAIT_SPREAD: Duration = Duration::from_secs(1);
 const REQUESTS_MAX: u32 = 4;
 /// The same for the address of before: servers that do not know of it are silent (RFC 2131 4.3.2).
 const CONFIRMS_MAX: u32 = 2;
+/// How long an offer of another server waits for one of a preferred server: less than until the
+/// next question.
+const PREFER_WAIT: Duration = Duration::from_secs(2);
 /// RFC 2131 4.4.5: renewals are tried no faster.
 const RENEW_MIN: Duration = Duration::from_mins(1);
 /// RFC 2131 3.1 5: the least wait after a declined address.
@@ -40,6 +43,8 @@ pub(super) struct Settings {
     pub(super) mac: [u8; 6],
     /// Servers that may give addresses; none named: all.
     pub(super) servers: Vec<Ipv4Addr>,
+    /// Servers whose offers go before those of others.
+    pub(super) prefer: Vec<Ipv4Addr>,
     /// Offers must carry option 43.
     pub(super) vendor_only: bool,
     /// How long servers are waited for before the cache is used.
@@ -81,6 +86,8 @@ pub(super) struct Client4 {
     refused: u32,
     /// The address of before, which is asked for.
     wish: Option<Ipv4Addr>,
+    /// The first offer of a server that is not preferred, and until when it waits for others.
+    kept: Option<(Instant, Box<Lease>)>,
 }
 
 fn v4(lease: &Lease) -> Option<Ipv4Addr> {
@@ -112,12 +119,15 @@ impl Client4 {
             asked: now,
             refused: 0,
             wish: None,
+            kept: None,
             settings,
         };
         let fresh = |lease: &Lease, age| super::lease::span(lease.valid_s).is_none_or(|v| age < v);
         let keep = client.settings.keep_expired;
         let cached = cached.filter(|(lease, age)| keep || fresh(lease, *age));
-        let phase = match cached.as_ref().and_then(|c| v4(&c.0)) {
+        // What no server gave, none can confirm.
+        let given = cached.as_ref().filter(|c| !c.0.server.is_empty());
+        let phase = match given.and_then(|c| v4(&c.0)) {
             Some(addr) => Phase::Confirming(addr),
             None => Phase::Selecting,
         };
@@ -140,6 +150,7 @@ impl Client4 {
         let waits = matches!(phase, Phase::Holding | Phase::Released);
         self.phase = phase;
         self.sent = 0;
+        self.kept = None;
         self.at = (!waits).then(|| now + wait);
     }
 
@@ -173,7 +184,8 @@ impl Client4 {
             Phase::Renewing => h.rebind_at,
             _ => None,
         });
-        [self.at, next, self.common.deadline()].into_iter().flatten().min()
+        let kept = self.kept.as_ref().map(|k| k.0);
+        [self.at, next, kept, self.common.deadline()].into_iter().flatten().min()
     }
 
     pub(super) fn timeout(&mut self, now: Instant) {
@@ -198,6 +210,9 @@ impl Client4 {
             if self.phase == Phase::Renewing && held.is_some_and(|h| due(h.rebind_at)) {
                 self.enter(now, Phase::Rebinding, Duration::ZERO);
             }
+        }
+        if let Some((_, lease)) = self.kept.take_if(|k| k.0 <= now) {
+            return self.request(now, lease);
         }
         if self.at.is_some_and(|at| at <= now) {
             self.step(now);
@@ -324,16 +339,23 @@ impl Client4 {
         }
     }
 
-    /// The first offer that will do is taken.
+    /// The first offer that will do is taken, of a server that is not preferred after a while.
     fn offered(&mut self, now: Instant, reply: &Reply) {
         if self.settings.vendor_only && !reply.has_vendor() {
             self.common.counts.no_vendor += 1;
             return;
         }
-        if let Some(lease) = self.lease(reply) {
-            self.enter(now, Phase::Requesting(Box::new(lease)), Duration::ZERO);
-            self.step(now);
+        let Some(lease) = self.lease(reply).map(Box::new) else { return };
+        let prefer = &self.settings.prefer;
+        if prefer.is_empty() || reply.server.is_some_and(|s| prefer.contains(&s)) {
+            return self.request(now, lease);
         }
+        self.kept.get_or_insert((now + PREFER_WAIT, lease));
+    }
+
+    fn request(&mut self, now: Instant, offer: Box<Lease>) {
+        self.enter(now, Phase::Requesting(offer), Duration::ZERO);
+        self.step(now);
     }
 
     fn acknowledged(&mut self, now: Instant, reply: &Reply) {

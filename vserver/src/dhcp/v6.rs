@@ -119,8 +119,11 @@ impl Client6 {
         let keep = client.settings.keep_expired;
         let cached = cached.filter(|(lease, age)| keep || fresh(lease, *age));
         let phase = match &cached {
-            Some((lease, _)) => Phase::Confirming(Box::new(lease.clone())),
-            None => Phase::Selecting(None),
+            // What no server gave, none can confirm.
+            Some((lease, _)) if !lease.server.is_empty() => {
+                Phase::Confirming(Box::new(lease.clone()))
+            }
+            _ => Phase::Selecting(None),
         };
         client.wish = cached.as_ref().and_then(|c| v6(&c.0));
         client.common.cached = cached.map(|(lease, age)| {

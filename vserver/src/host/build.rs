@@ -13,7 +13,7 @@ use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
 use weft_stack::admission::Rules;
 use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
-use weft_stack::ip::address::{AddressTerms, AliasConfig, AliasId, AliasMedium};
+use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
 use weft_stack::ip::route::Route;
 use weft_stack::shard::{Shard, SharedCounts};
 use weft_stack::stack::{Change, ChangeError, StackConfig};
@@ -391,7 +391,7 @@ fn changes(
     }
     for (alias, cidr) in &v.addresses {
         let (alias, cidr) = (AliasId(*alias as u16), *cidr);
-        let terms = AddressTerms { acd: v.acd_on(alias.0.into()), ..AddressTerms::default() };
+        let terms = v.conflicts_on(alias.0.into()).terms();
         let change = Change::AddressAssign { alias, cidr, terms };
         out.push(("add address", cidr.to_string(), change));
     }

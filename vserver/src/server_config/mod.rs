@@ -16,6 +16,7 @@ use crate::naming::{Claim, ClientId, Holder, NamingError};
 mod dnsmasq;
 mod isc;
 mod kea;
+mod refuse;
 mod worksheet;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 pub use dnsmasq::dnsmasq;
 pub use isc::isc;
 pub use kea::kea;
+pub use refuse::{Program, refusal};
 pub use worksheet::worksheet;
 
 /// Which of the two protocols a server's file is for.

@@ -181,6 +181,25 @@ fn what_gives_no_plan_is_told_with_what_to_do() {
 }
 
 #[test]
+fn a_server_that_is_to_leave_our_clients_alone_knows_them_by_their_class() {
+    let plan = Plan::of(&config(ADDRESSES)).unwrap();
+    let class = &plan.cluster.vendor_class;
+    let told = |program, version| refusal(&plan, program, version).unwrap_or_default();
+    for (program, version, words) in [
+        (Program::Isc, Version::V4, &["ignore booting;", "vendor-class-identifier"][..]),
+        (Program::Kea, Version::V4, &["\"DROP\"", "option[60].text"][..]),
+        (Program::Kea, Version::V6, &["\"DROP\"", "substring(option[16].hex, 6, "][..]),
+        (Program::Dnsmasq, Version::V4, &["dhcp-ignore=tag:"][..]),
+        (Program::Dnsmasq, Version::V6, &["enterprise:4711,", "dhcp-ignore=tag:"][..]),
+    ] {
+        let text = told(program, version);
+        assert!(text.contains(class.as_str()), "{text}");
+        assert!(words.iter().all(|w| text.contains(w)), "{text}");
+    }
+    assert_eq!(told(Program::Isc, Version::V6), "");
+}
+
+#[test]
 fn a_server_s_interfaces_stand_where_its_program_wants_them() {
     let plan = || Plan::of(&config(ADDRESSES)).unwrap();
     let on = |texts: &[&str]| {

@@ -233,7 +233,7 @@ fn a_rival_of_an_address_in_use_is_told_of_every_ten_seconds_at_most() {
     for _ in 0..3 {
         assert_eq!(b.receive("fd00::5", ALL_NODES, claim(PEER).bytes()), Fate::Consumed);
     }
-    assert_eq!(b.world.events(), [event.clone()]);
+    assert_eq!(b.world.events(), [event]);
     b.pass(Duration::from_secs(10));
     let _ = b.receive("fd00::5", ALL_NODES, claim(PEER).bytes());
     assert_eq!(b.world.events(), [event]);

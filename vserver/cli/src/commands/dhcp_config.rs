@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use weft_vserver::config::HostConfig;
 use weft_vserver::server_config::{
-    Plan, PlanError, Version, changes, dnsmasq, isc, kea, next_alias, next_instance, worksheet,
+    Plan, PlanError, Program, Version, changes, dnsmasq, isc, kea, next_alias, next_instance,
+    refusal, worksheet,
 };
 
 use super::check;
@@ -23,6 +24,7 @@ Needs the file alone: no daemon, no device, no directory that the file names. It
   weft dhcp-config weft.toml --worksheet             a table for who administers the servers
   weft dhcp-config weft.toml --for kea --v6 --interface eth1
                                                      the file of kea-dhcp6, which serves over eth1
+  weft dhcp-config weft.toml --for dnsmasq --refuse  for another server of the link: leave them alone
   weft dhcp-config weft.toml --next data0 files      the next free instance of an address
   weft dhcp-config weft.toml --next data             the next free alias
   weft dhcp-config new.toml --changes-from old.toml  what servers must change, for example after a
@@ -41,6 +43,9 @@ pub struct Args {
     /// network. Kea needs it for DHCPv6, dnsmasq where a link has several networks
     #[arg(long, requires = "server", value_name = "[NETWORK=]NAME")]
     pub interface: Vec<String>,
+    /// Print instead the lines by which a server leaves the clients of this cluster to another one
+    #[arg(long, requires = "server", conflicts_with = "interface")]
+    pub refuse: bool,
     /// Print the work sheet
     #[arg(long, group = "what")]
     pub worksheet: bool,
@@ -93,6 +98,18 @@ fn text(args: &Args, config: &HostConfig) -> Result<String, Error> {
             let _ = writeln!(out, "{edit}");
         }
         return Ok(if out.is_empty() { String::from("nothing to change\n") } else { out });
+    }
+    if let Some(server) = args.server.filter(|_| args.refuse) {
+        let program = match server {
+            Server::Isc => Program::Isc,
+            Server::Kea => Program::Kea,
+            Server::Dnsmasq => Program::Dnsmasq,
+        };
+        return refusal(&plan, program, version).ok_or_else(|| {
+            Error::Config(String::from(
+                "dhcpd refuses no DHCPv6 clients by class; give it no range6 on these networks",
+            ))
+        });
     }
     Ok(match args.server {
         Some(Server::Isc) => isc(&plan, version),

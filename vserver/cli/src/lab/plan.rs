@@ -10,8 +10,8 @@ use weft_stack::ip::address::Cidr;
 use weft_stack::rng::Rng;
 use weft_vserver::config::qos::Both;
 use weft_vserver::config::{
-    Alias, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec, Service,
-    ServiceKind, Vserver, Workers, XdpMode,
+    Alias, AliasConflicts, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec,
+    Service, ServiceKind, Vserver, Workers, XdpMode,
 };
 
 use super::topology::{FAR, GATEWAY_A, GATEWAY_B, PREFIX4, PREFIX6, nic, v4, v6};
@@ -128,7 +128,8 @@ pub fn physical(name: &str, device: &str, driver: Driver) -> Nic {
 
 /// An alias with the NIC's MTU and MAC.
 pub fn alias(name: &str, nic: usize) -> Alias {
-    Alias { name: name.to_owned(), nic, mtu: None, mac: None }
+    let conflicts = AliasConflicts::default();
+    Alias { name: name.to_owned(), nic, mtu: None, mac: None, conflicts }
 }
 
 /// A service on every address of its vserver.

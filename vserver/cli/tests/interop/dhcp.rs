@@ -351,6 +351,71 @@ fn leases_of_isc_dhcp_server_match_the_identifiers() {
     leases_match_the_identifiers("isc", ["dhcpd", "dhcpd"]);
 }
 
+/// SystemX 5.2.6: the cluster's own server is found although another one serves the link.
+#[test]
+fn the_cluster_s_own_server_is_taken_and_the_external_one_refuses() {
+    if !xdp() || !["dnsmasq", "kea-dhcp4", "kea-dhcp6"].iter().all(|p| installed(p)) {
+        return;
+    }
+    let bench = Bench::new();
+    // "External": on the third host of the link, with a range for everybody.
+    let external = &bench.topology.gateways[0];
+    external
+        .netlink(|n| n.add_address("gw0", "10.77.0.9".parse().expect("address"), 16))
+        .expect("address");
+    let start = |refuse: &str| {
+        let file = bench.path("external.conf");
+        let range =
+            "interface=gw0\nbind-interfaces\ndhcp-range=10.77.7.1,10.77.7.200,255.255.0.0\n";
+        fs::write(&file, format!("{range}{refuse}")).expect("write");
+        let mut c = external.netns.command("dnsmasq");
+        c.args([
+            "--keep-in-foreground",
+            "--log-facility=-",
+            "--log-dhcp",
+            "--port=0",
+            "--user=root",
+        ]);
+        c.args(["--no-ping", "--dhcp-authoritative"]);
+        c.arg(format!("--conf-file={}", file.display()));
+        c.arg(format!("--dhcp-leasefile={}", bench.path("external.leases").display()));
+        c.arg(format!("--pid-file={}", bench.path("external.pid").display()));
+        Process::spawn(c, bench.path("external.log"))
+    };
+    // The external server refuses: all leases are those of the cluster's own.
+    let mut command = Command::new(weft());
+    command.arg("dhcp-config").arg(bench.path("weft.toml"));
+    let output = command.args(["--for", "dnsmasq", "--refuse"]).output().expect("weft dhcp-config");
+    let refusing = start(&String::from_utf8(output.stdout).expect("UTF-8"));
+    let running = servers(&bench, "kea");
+    let daemon = bench.daemon();
+    let refs: Vec<&Process> = running.iter().chain([&daemon, &refusing]).collect();
+    bench.expect("bound", 40, &refs);
+    let log = refusing.log();
+    assert!(log.contains("ignored") && !log.contains("DHCPOFFER"), "{log}");
+    daemon.end();
+    drop(refusing);
+
+    // It offers what it has, at once: the cluster's server is preferred, and found.
+    let offering = start("");
+    let text = configuration(bench.dir.path());
+    let text = text.replace("family = \"v6\"", "FAMILY6").replace("acd = \"off\",", "PREFER");
+    let text = text.replace("PREFER", "acd = \"off\", prefer = [\"10.77.0.2\"],");
+    let text = text.replace(
+        "\"data0\", { alias",
+        "{ alias = \"data0\", instance = 0, prefer = [\"10.77.0.2\"] }, { alias",
+    );
+    fs::write(bench.path("weft.toml"), text.replace("FAMILY6", "family = \"v6\"")).expect("write");
+    for name in ["state/leases.a", "state/leases.b"] {
+        fs::remove_file(bench.path(name)).expect("cache");
+    }
+    let daemon = bench.daemon();
+    let refs: Vec<&Process> = running.iter().chain([&daemon, &offering]).collect();
+    bench.expect("bound", 40, &refs);
+    let log = offering.log();
+    assert!(log.contains("DHCPOFFER"), "{log}");
+}
+
 #[test]
 fn without_a_server_everything_comes_up_from_the_cache() {
     if !xdp() || !installed("dnsmasq") {

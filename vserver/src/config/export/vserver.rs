@@ -19,6 +19,8 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         slaac,
         dhcp,
         acd,
+        // Stands with the aliases.
+        alias_conflicts: _,
         routes,
         named_routes,
         tables,
@@ -59,7 +61,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         "dhcp",
         &dhcp.iter().map(|c| dhcp::export_client(c, alias(&c.alias))).collect::<Vec<_>>(),
     );
-    w.word("acd", acd, &weft_stack::ip::address::Acd::default(), |a| dhcp::acd_name(*a));
+    w.optional("acd", acd.map(|a| quoted(dhcp::acd_name(a))).as_ref());
     w.unless("forwarding", forwarding, &false);
     let literal = routes.iter().map(|r| route(r, alias(&r.alias)));
     let named = named_routes.iter().map(|r| named_route(r, alias(&r.alias)));

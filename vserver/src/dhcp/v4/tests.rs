@@ -20,6 +20,7 @@ fn settings() -> Settings {
         class: String::from("weft"),
         mac: MAC,
         servers: Vec::new(),
+        prefer: Vec::new(),
         vendor_only: false,
         cached_after: Duration::from_secs(5),
         keep_expired: false,
@@ -339,6 +340,29 @@ fn the_cache_ends_with_its_lease_unless_it_is_kept() {
     let mut b = bench_with(keep, stale);
     b.secs(6);
     assert_eq!(b.client.state(), State::Checking);
+}
+
+#[test]
+fn a_preferred_server_is_waited_for_and_another_one_taken_without_it() {
+    let prefer = Settings { prefer: vec![SERVER.into()], ..settings() };
+    let second = [10, 0, 0, 6];
+    let hour = [0, 0, 14, 16];
+    let mut b = bench_with(prefer.clone(), None);
+    b.hear(Kind::Offer, second, &options(OTHER, &hour));
+    b.pass(Duration::from_millis(1900));
+    assert_eq!(b.client.state(), State::Selecting);
+    b.hear(Kind::Offer, ADDR, &options(SERVER, &hour));
+    let asked = b.sent();
+    assert_eq!(asked.last().unwrap().2.server, Some(SERVER));
+    // Without it the first offer is taken, before servers are asked again.
+    let mut b = bench_with(prefer, None);
+    b.sent();
+    b.hear(Kind::Offer, second, &options(OTHER, &hour));
+    b.hear(Kind::Offer, ADDR, &options(OTHER, &hour));
+    b.secs(2);
+    let asked: Vec<Seen> = b.sent().into_iter().map(|s| s.2).collect();
+    let request = Seen { kind: 3, ciaddr: [0; 4], requested: Some(second), server: Some(OTHER) };
+    assert_eq!(asked, [request]);
 }
 
 #[test]
