@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 
 use weft_stack::ip::address::AliasId;
 
-/// Names a vserver of a host for as long as the vserver is there; see
+use crate::runtime::NodeId;
+
+/// Names a vserver of a host for as long as the vserver is there, and nobody when it was removed; see
 /// [`Host::vserver_of`](crate::Host::vserver_of).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct VserverId(pub(crate) u32);
+pub struct VserverId(pub(crate) NodeId);
 
 impl VserverId {
-    /// Its number among the vservers of the host, in order of the configuration.
+    /// Its number among the vservers of the host: at the start in order of the configuration, later
+    /// one that is free.
     pub const fn number(self) -> u32 {
-        self.0
+        self.0.index
     }
 }
 

@@ -247,7 +247,7 @@ impl Host {
 
     /// A handle on the vserver that an [`Arrival`](crate::Arrival) names; `None` if it is no more.
     pub fn vserver_of(&self, id: VserverId) -> Option<Vserver> {
-        Vserver::in_slot(&self.shared, id.0)
+        Vserver::of(&self.shared, id.0)
     }
 
     /// Listens on `port` of every vserver of the host, those made later too; see [`AnyListener`].

@@ -31,16 +31,16 @@ impl fmt::Debug for Vserver {
 }
 
 impl Vserver {
-    /// Of the vserver that has a slot now.
-    pub(crate) fn in_slot(shared: &Arc<Shared>, index: u32) -> Option<Vserver> {
+    /// Of the vserver that is meant, unless it was removed.
+    pub(crate) fn of(shared: &Arc<Shared>, id: NodeId) -> Option<Vserver> {
         let live = shared.live();
-        if let Some(at) = live.slots.get(&index) {
+        if let Some(at) = live.slots.get(&id.index).filter(|at| live.nodes[**at] == id) {
             let name = &live.config.vservers[*at].name;
-            return Some(Vserver::new(Arc::clone(shared), live.nodes[*at], name));
+            return Some(Vserver::new(Arc::clone(shared), id, name));
         }
         // It is being added.
         let core = shared.home().lock();
-        let (id, node) = core.in_slot(index)?;
+        let node = core.node(id)?;
         let name = node.stack.name().to_owned();
         drop(core);
         Some(Vserver::new(Arc::clone(shared), id, &name))
@@ -57,7 +57,7 @@ impl Vserver {
 
     /// What names it where a handle would be too much, as in [`crate::Arrival`].
     pub fn id(&self) -> VserverId {
-        VserverId(self.id.index)
+        VserverId(self.id)
     }
 
     /// Number of the alias of that name (`data0`), for multicast joins.

@@ -7,14 +7,18 @@ use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{PATIENCE, addr, connect, echo, nic, start, start_on, until, vs};
 use mio::{Interest, Token};
 use weft_stack::socket::SocketKind;
 use weft_vserver::app::{Cx, Service, SocketId};
-use weft_vserver::net::{AnyFamily, AnyOptions, Poller, TcpListener, TcpStream, UdpSocket};
+use weft_vserver::change::{Changes, Options};
+use weft_vserver::net::{
+    AnyFamily, AnyListener, AnyOptions, Poller, TcpListener, TcpStream, UdpSocket,
+};
 use weft_vserver::{Arrival, Host, Vserver};
 
 /// Vservers behind each of two gateways.
@@ -257,4 +261,130 @@ fn a_service_for_any_vserver_answers_in_each_of_them() {
     }
     let refused = TcpStream::connect(&c, addr("10.0.0.1:7")).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// `a`, and `guest` if it is there, on so many workers; the client at 10.0.0.9.
+fn guests(workers: usize, guest: Option<&str>) -> String {
+    let guest = guest.map_or_else(String::new, |name| {
+        format!("[vserver.{name}]\naddresses = [\"data0 10.0.0.2/24\", \"data0 fd00::2/64\"]\n")
+    });
+    format!(
+        "[workers]\ncount = {workers}\nframes = 4096\n{}[alias.data0]\nover = \"eth0\"\n\
+         [vserver.a]\naddresses = [\"data0 10.0.0.1/24\", \"data0 fd00::1/64\"]\n{guest}",
+        nic("eth0", 1)
+    )
+}
+
+/// Answers every connection with the name of its vserver; accepting never fails.
+fn name_everybody(host: &Host, listener: &AnyListener, stop: &AtomicBool) {
+    listener.set_timeout(Some(Duration::from_millis(20))).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((mut stream, _)) => {
+                // It may be gone again.
+                let Ok(arrival) = stream.arrival() else { continue };
+                let Some(vserver) = host.vserver_of(arrival.vserver) else { continue };
+                assert_eq!(
+                    (stream.vserver().id(), vserver.id()),
+                    (arrival.vserver, arrival.vserver)
+                );
+                assert_eq!(vserver.name(), stream.vserver().name());
+                assert_eq!(arrival.local, stream.local_addr().unwrap_or(arrival.local));
+                let _ = stream.write_all(vserver.name().as_bytes());
+            }
+            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock, "{e}"),
+        }
+    }
+}
+
+/// Ends the threads of a test, of one that failed too.
+struct Stop<'s>(&'s AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn vservers_come_and_go_under_a_listener_and_their_names_are_nobody_elses() {
+    for workers in [1, 3] {
+        let (server, far) = start(&guests(workers, None));
+        let server = Arc::new(server);
+        let changes = Changes::new(Arc::clone(&server), None, Vec::new(), |_, _| {});
+        let text = format!(
+            "{}[alias.data0]\nover = \"eth0\"\n[vserver.c]\naddresses = [\"data0 10.0.0.9/24\"]\n",
+            nic("eth0", 2)
+        );
+        let client = start_on(&text, far);
+        let c = vs(&client, "c");
+        let listener = server.listen_any(80, &AnyOptions::default()).unwrap();
+        let udp = server.bind_any_udp(53, &AnyOptions::default()).unwrap();
+        udp.set_timeout(Some(Duration::from_millis(20))).unwrap();
+        let asks = UdpSocket::bind(&c, addr("0.0.0.0:0")).unwrap();
+        asks.set_read_timeout(Some(PATIENCE)).unwrap();
+        let stop = AtomicBool::new(false);
+        thread::scope(|s| {
+            s.spawn(|| name_everybody(&server, &listener, &stop));
+            // Whoever calls `a` is served, whatever happens beside it.
+            let talk = s.spawn(|| {
+                let mut served = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut told = String::new();
+                    connect(&c, addr("10.0.0.1:80")).read_to_string(&mut told).unwrap();
+                    assert_eq!(told, "a");
+                    served += 1;
+                }
+                served
+            });
+            // Calls the guest all the time, there or not.
+            s.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let wait = Duration::from_millis(20);
+                    if let Ok(mut stream) =
+                        TcpStream::connect_timeout(&c, addr("10.0.0.2:80"), wait)
+                    {
+                        let _ = stream.set_read_timeout(Some(wait));
+                        let mut told = String::new();
+                        let _ = stream.read_to_string(&mut told);
+                        assert!(["", "odd", "even"].contains(&&*told), "{told}");
+                    }
+                }
+            });
+            let ends = Stop(&stop);
+            let mut known = Vec::new();
+            for round in 0..30 {
+                let name = if round % 2 == 0 { "even" } else { "odd" };
+                let with = common::config(&guests(workers, Some(name)));
+                changes.apply(with, &Options::default()).unwrap();
+                // What was asked of this one is answered by it, and by no later one.
+                let end = Instant::now() + PATIENCE;
+                let (arrival, from) = loop {
+                    assert!(Instant::now() < end, "round {round}: no datagram of '{name}'");
+                    let _ = asks.send_to(b"?", addr("10.0.0.2:53"));
+                    let Ok((datagram, arrival)) = udp.recv_datagram() else { continue };
+                    let found = server.vserver_of(arrival.vserver);
+                    if found.is_some_and(|v| v.name() == name) {
+                        break (arrival, datagram.from);
+                    }
+                };
+                assert_eq!(arrival.local, addr("10.0.0.2:53"));
+                udp.send_to(name.as_bytes(), from, &arrival).unwrap();
+                for (old, to) in &known {
+                    let e = udp.send_to(b"wrong", *to, old).unwrap_err();
+                    assert_eq!(e.kind(), ErrorKind::NotConnected);
+                    assert!(server.vserver_of(old.vserver).is_none());
+                }
+                let mut told = [0; 16];
+                let (len, _) = asks.recv_from(&mut told).unwrap();
+                assert_eq!(&told[..len], name.as_bytes());
+                known.push((arrival, from));
+                changes.apply(common::config(&guests(workers, None)), &Options::default()).unwrap();
+            }
+            drop(ends);
+            assert!(talk.join().unwrap() > 0);
+        });
+        let snapshot = server.snapshot();
+        assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+    }
 }

@@ -1,8 +1,12 @@
 //! What a packet costs the allocator after warm-up.
 
+use std::sync::Arc;
+
 use allocation_counter::measure;
+use weft_stack::any::{AnyFamily, AnyPort, AnyPorts, AnyProtocol, AnyScopes};
 use weft_stack::frame::{Frame, FramePool};
-use weft_stack::stack::TxBurst;
+use weft_stack::stack::{Change, Stack, StackConfig, TxBurst};
+use weft_stack::wire::checksum;
 
 use crate::fixture::*;
 
@@ -58,4 +62,77 @@ fn a_datagram_costs_the_one_owner_of_its_payload() {
         assert_eq!(cost.count_current, 0);
     }
     net.check();
+}
+
+/// Stacks behind one port.
+const STACKS: usize = 5000;
+
+/// What a port for any vserver costs one that was called and has nothing open any more, bytes.
+const CALLED_BYTES_MAX: u64 = 4096;
+
+#[test]
+fn a_port_of_5000_vservers_costs_none_of_them_anything_before_it_is_called() {
+    let ports = Arc::new(AnyPorts::default());
+    let scopes = AnyScopes::new([Arc::clone(&ports)]);
+    let mut net = Net::with(1, |c| c.any = scopes.clone());
+    let stack = |i: usize| {
+        let config = StackConfig { name: i.to_string(), any: scopes.clone(), ..Default::default() };
+        Stack::new(config, FramePool::heap(2, 2048), net.now)
+    };
+    let mut stacks: Vec<Stack> = (0..STACKS).map(stack).collect();
+    let port = |number, protocol| AnyPort {
+        number,
+        protocol,
+        family: AnyFamily::Both,
+        port: 80,
+        backlog: 64,
+    };
+    let bound = measure(|| {
+        assert!(ports.bind(port(1, AnyProtocol::Tcp)) && ports.bind(port(2, AnyProtocol::Udp)));
+    });
+    assert!(bound.bytes_current < 1024, "{bound:?}: for all of them at once");
+
+    // What is bound before it is called is one table; of the stacks, nothing is touched.
+    stacks.truncate(100);
+    for stack in &mut stacks {
+        std::mem::swap(&mut net.stacks[0], stack);
+        net.alias(0, alias(A0, 1, 1500));
+        net.addr(0, A0, "10.0.0.1/24");
+        net.change(0, Change::NeighbourAdd { alias: A0, addr: ip("10.0.0.9"), mac: mac(9) });
+        std::mem::swap(&mut net.stacks[0], stack);
+    }
+    let (mut one, mut rest) = (0, 0);
+    for stack in &mut stacks {
+        std::mem::swap(&mut net.stacks[0], stack);
+        let called = measure(|| call(&mut net));
+        std::mem::swap(&mut net.stacks[0], stack);
+        rest = rest.max(called.bytes_current.max(0) as u64);
+        one = called.bytes_max.max(one);
+    }
+    println!(
+        "NUMBER any port: {} B for {STACKS} vservers; one that was called: {rest} B kept, {one} B at most",
+        bound.bytes_current
+    );
+    assert!(rest < CALLED_BYTES_MAX, "{rest}");
+}
+
+/// A SYN that is given up and a datagram that nobody reads come to port 80 of the stack.
+fn call(net: &mut Net) {
+    let (src, dst) = ("10.0.0.9", "10.0.0.1");
+    let mut segment = |flags: u8, seq: u32| {
+        let mut s = vec![16, 0, 0, 80];
+        s.extend(seq.to_be_bytes());
+        s.extend([0, 0, 0, 0, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+        let pseudo = checksum::pseudo(ip(src), ip(dst), 6, s.len());
+        let sum = checksum::finish(checksum::combine(pseudo, checksum::sum(&s)));
+        s[16..18].copy_from_slice(&sum.to_be_bytes());
+        net.inject(0, A0, &ether(&ip4(src, dst, 6, &s)));
+    };
+    segment(2, 1);
+    segment(4, 2);
+    assert_eq!(net.stacks[0].mib().tcp.passive_opens, 1);
+    net.inject(0, A0, &ether(&ip4(src, dst, 17, &udp(src, dst, (9, 80), b"x"))));
+    assert_eq!(net.stacks[0].mib().udp.in_datagrams, 1);
+    net.sent.clear();
+    net.events.clear();
 }

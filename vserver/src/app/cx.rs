@@ -20,6 +20,7 @@ use super::Owners;
 use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
 use crate::arrival::{Arrival, VserverId};
 use crate::runtime::HostStack;
+use crate::runtime::NodeId;
 
 /// When to call, in order of arming, with which token, for which vserver.
 pub(super) type Timers = BinaryHeap<Reverse<(Instant, u64, u64, u32)>>;
@@ -33,6 +34,8 @@ pub struct Cx<'a> {
     pub(super) service: u16,
     /// Number of the vserver.
     pub(super) node: u32,
+    /// Which of those that had the number.
+    pub(super) generation: u32,
     pub(super) listener: Option<SocketId>,
     pub(super) stack: &'a mut HostStack,
     pub(super) owners: &'a mut Owners,
@@ -61,7 +64,7 @@ impl Cx<'_> {
 
     /// The vserver whose sockets this is about.
     pub fn vserver(&self) -> VserverId {
-        VserverId(self.node)
+        VserverId(NodeId { index: self.node, generation: self.generation })
     }
 
     /// Where a connection arrived, or leaves; `None` for a stale handle.

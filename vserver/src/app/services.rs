@@ -186,6 +186,7 @@ impl Services {
             worker: self.worker,
             service,
             node: index,
+            generation: node.generation,
             listener: self.accepting,
             stack: &mut node.stack,
             owners: &mut node.owners,

@@ -24,7 +24,7 @@ use super::udp::{recv_error, send_error};
 use crate::Vserver;
 use crate::arrival::{Arrival, VserverId};
 use crate::host::Shared;
-use crate::runtime::{Notify, Ring, Taker, Wait, Worker, removed};
+use crate::runtime::{NodeId, Notify, Ring, Taker, Wait, Worker, removed};
 
 /// How a socket for any vserver is bound; the default takes every address of every vserver.
 #[derive(Clone, Debug)]
@@ -132,16 +132,12 @@ impl Any {
         &self.binding.shared.workers
     }
 
-    fn vserver(&self, index: u32) -> io::Result<Vserver> {
-        Vserver::in_slot(&self.binding.shared, index).ok_or_else(removed)
-    }
-
     /// Takes one of what waits, each worker and each vserver in turn; `take` says whether there is
     /// more. Returns too where it was.
     fn take<R>(
         &self,
         mut take: impl FnMut(&mut crate::runtime::Node, SocketId) -> (Option<R>, bool),
-    ) -> io::Result<(usize, u32, R)> {
+    ) -> io::Result<(usize, NodeId, R)> {
         let wait = match self.timeout.load(Ordering::Relaxed) {
             _ if self.nonblocking.load(Ordering::Relaxed) => Wait::Not,
             0 => Wait::Forever,
@@ -157,8 +153,8 @@ impl Any {
             let seen = self.notify.fired();
             for step in 0..workers.len() {
                 let at = (first + step) % workers.len();
-                if let Some((index, got)) = workers[at].any_take(self.binding.number, &mut take)? {
-                    return Ok((at, index, got));
+                if let Some((id, got)) = workers[at].any_take(self.binding.number, &mut take)? {
+                    return Ok((at, id, got));
                 }
             }
             if !self.notify.wait_at_gate(seen, wait) {
@@ -242,13 +238,19 @@ impl AnyListener {
     /// Takes an established connection and its peer, of one vserver after the other; blocks unless
     /// non-blocking. The stream is blocking.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (worker, index, (accepted, notify)) = self.any.take(|node, id| {
-            let accepted: Option<Accepted> = node.stack.tcp_accept(id);
-            let more = node.stack.readiness(id).contains(Readiness::READABLE);
-            (accepted.map(|a| (a, Socket::watch(node, a.id))), more)
-        })?;
-        let socket = Socket::adopt(&self.any.vserver(index)?, worker, accepted.id, notify);
-        Ok((TcpStream::of(socket), accepted.peer))
+        loop {
+            let (worker, id, (accepted, notify)) = self.any.take(|node, id| {
+                let accepted: Option<Accepted> = node.stack.tcp_accept(id);
+                let more = node.stack.readiness(id).contains(Readiness::READABLE);
+                (accepted.map(|a| (a, Socket::watch(node, a.id))), more)
+            })?;
+            // A vserver that was removed meanwhile took the connection along, which is nothing to
+            // those that serve the others.
+            if let Some(vserver) = Vserver::of(&self.any.binding.shared, id) {
+                let socket = Socket::adopt(&vserver, worker, accepted.id, notify);
+                return Ok((TcpStream::of(socket), accepted.peer));
+            }
+        }
     }
 
     /// The port.
@@ -287,7 +289,7 @@ impl AnyUdpSocket {
 
     /// Receives one datagram, of one vserver after the other, and tells where it arrived.
     pub fn recv_datagram(&self) -> io::Result<(Datagram, Arrival)> {
-        let (_, index, got) = self.any.take(|node, id| {
+        let (_, node, got) = self.any.take(|node, id| {
             let got = match node.stack.udp_recv(id) {
                 Ok(datagram) => Some(Ok(datagram)),
                 Err(UdpRecvError::WouldBlock | UdpRecvError::Closed) => None,
@@ -297,7 +299,7 @@ impl AnyUdpSocket {
         })?;
         let datagram = got?;
         let local = SocketAddr::new(datagram.to, self.any.port);
-        let arrival = Arrival { vserver: VserverId(index), alias: datagram.alias, local };
+        let arrival = Arrival { vserver: VserverId(node), alias: datagram.alias, local };
         Ok((datagram, arrival))
     }
 
@@ -317,14 +319,12 @@ impl AnyUdpSocket {
     pub fn send_to(&self, buf: &[u8], to: SocketAddr, from: &Arrival) -> io::Result<usize> {
         let workers = self.any.workers();
         let worker = &workers[usize::from(port_owner(self.any.port, workers.len() as u16))];
-        let (index, source) = (from.vserver.0, from.local.ip());
+        let (node, source) = (from.vserver.0, from.local.ip());
         let how = UdpSend { to: Some(to), from: Some(source), ..UdpSend::default() };
-        let place = worker.with_core(|core, _| {
-            Some((core.in_slot(index)?.0, core.any_socket(index, source, self.any.port)?))
-        })?;
-        let (at, id) = place.ok_or(io::ErrorKind::NotConnected)?;
+        let id = worker.with_core(|core, _| core.any_socket(node, source, self.any.port))?;
+        let id = id.ok_or_else(removed)?;
         worker
-            .call(at, |node, now| node.stack.udp_send_with(now, id, buf, &how))?
+            .call(node, |node, now| node.stack.udp_send_with(now, id, buf, &how))?
             .map_err(send_error)?;
         Ok(buf.len())
     }

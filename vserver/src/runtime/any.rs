@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use weft_stack::socket::{Readiness, SocketId};
 use weft_stack::time::Instant;
 
-use super::{Core, Notify};
+use super::{Core, NodeId, Notify};
 
 /// Who takes what arrives for a binding, on one worker.
 pub(crate) enum Taker {
@@ -47,6 +47,12 @@ impl Ring {
         let place = self.order.pop_front()?;
         self.within.remove(&place);
         Some(place)
+    }
+
+    /// A vserver is no more: its socket's name is another's in the vserver that comes next.
+    fn forget(&mut self, vserver: u32) {
+        self.order.retain(|(index, _)| *index != vserver);
+        self.within.retain(|(index, _)| *index != vserver);
     }
 
     fn is_empty(&self) -> bool {
@@ -106,14 +112,23 @@ impl Core {
         }
     }
 
+    /// A vserver is no more.
+    pub(super) fn any_forget(&mut self, index: u32) {
+        for taker in self.any.values_mut() {
+            if let Taker::Socket(ring) = taker {
+                ring.forget(index);
+            }
+        }
+    }
+
     /// Whether something waits to be taken.
     pub(crate) fn any_is_ready(&mut self, number: u32) -> bool {
         self.ring(number).is_some_and(|ring| !ring.is_empty())
     }
 
     /// The socket of a binding in a vserver's stack, made if there is none.
-    pub(crate) fn any_socket(&mut self, index: u32, addr: IpAddr, port: u16) -> Option<SocketId> {
-        self.nodes.get_mut(index as usize)?.stack.any_udp(addr, port)
+    pub(crate) fn any_socket(&mut self, id: NodeId, addr: IpAddr, port: u16) -> Option<SocketId> {
+        self.node_mut(id)?.stack.any_udp(addr, port)
     }
 
     /// Ends a binding: what waits in the stacks is reset. Looks at every vserver.
@@ -145,5 +160,13 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
         assert_eq!(rest, [(2, id(0)), (2, id(1)), (1, id(0))]);
         assert!(ring.is_empty());
+        for place in [(1, id(0)), (2, id(0)), (1, id(1))] {
+            ring.push(place);
+        }
+        ring.forget(1);
+        assert_eq!((ring.pop(), ring.pop()), (Some((2, id(0))), None));
+        // Its successor is no stranger.
+        ring.push((1, id(0)));
+        assert_eq!(ring.pop(), Some((1, id(0))));
     }
 }

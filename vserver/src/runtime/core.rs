@@ -70,7 +70,7 @@ pub(crate) struct Node {
     /// Directed broadcast addresses of its configured networks.
     pub(super) broadcasts: Vec<(AliasId, IpAddr)>,
     /// Which vserver of this slot it is.
-    pub(super) generation: u32,
+    pub(crate) generation: u32,
     /// NICs its aliases stand on.
     pub(crate) nics: SmallVec<[usize; 2]>,
     pub(super) dirty: bool,

@@ -19,7 +19,7 @@ use crate::config;
 use crate::host::build::used_aliases;
 
 /// A slot, the same on every worker, and which of its vservers is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct NodeId {
     pub(crate) index: u32,
     pub(crate) generation: u32,
@@ -65,12 +65,6 @@ impl Core {
         self.nodes.get_mut(id.index as usize).filter(|n| n.generation == id.generation)
     }
 
-    /// What stands in a slot.
-    pub(crate) fn in_slot(&self, index: u32) -> Option<(NodeId, &Node)> {
-        let node = self.nodes.get(index as usize)?;
-        Some((NodeId { index, generation: node.generation }, node))
-    }
-
     /// Who is in a slot now.
     pub(crate) fn id_of(&self, index: u32) -> NodeId {
         NodeId { index, generation: self.nodes[index as usize].generation }
@@ -94,6 +88,7 @@ impl Core {
         }
         let _inside = self.enter();
         self.apps.vacate(id.index);
+        self.any_forget(id.index);
         self.nodes[id.index as usize].stack.drain(now);
         self.transmit_rest(now, id.index);
         let aliases: Vec<AliasId> =

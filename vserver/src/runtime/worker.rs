@@ -233,7 +233,7 @@ impl Worker {
         &self,
         number: u32,
         take: &mut impl FnMut(&mut Node, SocketId) -> (Option<R>, bool),
-    ) -> io::Result<Option<(u32, R)>> {
+    ) -> io::Result<Option<(NodeId, R)>> {
         let mut core = self.lock_running()?;
         while let Some((index, id)) = core.any_next(number) {
             let at = core.id_of(index);
@@ -242,7 +242,7 @@ impl Worker {
                 core.any_more(number, (index, id));
             }
             if let Some(taken) = taken {
-                return Ok(Some((index, taken)));
+                return Ok(Some((at, taken)));
             }
         }
         Ok(None)
