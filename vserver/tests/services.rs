@@ -398,3 +398,99 @@ fn services_end_when_told_to() {
     assert!(all.is_empty());
     assert!(TcpStream::connect(&s.client(), addr("10.0.0.1:7")).is_err());
 }
+
+#[test]
+fn one_service_answers_for_every_vserver_and_for_those_that_come_later() {
+    let text = |more: &str| {
+        format!(
+            "{}[alias.data0]\nover = \"eth0\"\n[group.gold]\n[group.inner]\nparent = \"gold\"\n\
+             [[service]]\nkind = \"echo\"\nport = 7\n\
+             [[service]]\nkind = \"chargen\"\nport = 7\ngroup = \"gold\"\n\
+             [vserver.web]\ncount = 50\naddresses = [\"data0 10.0.0.1/16\", \"data0 fd00::1/64\"]\n\
+             [vserver.own]\naddresses = [\"data0 10.0.1.1/16\"]\n\
+             service = [{{ kind = \"discard\", port = 7 }}]\n\
+             [vserver.in]\ngroup = \"inner\"\naddresses = [\"data0 10.0.1.2/16\"]\n{more}",
+            nic("eth0", 1)
+        )
+    };
+    let (host, peers) = start(&text(""));
+    let one = "[alias.data0]\nover = \"eth0\"\n[vserver.c]\naddresses = [\"data0 10.0.9.2/16\", \"data0 fd00::9:2/64\"]\n";
+    let client_host = start_on(&(nic("eth0", 2) + one), peers);
+    let client = vs(&client_host, "c");
+    let host = std::sync::Arc::new(host);
+    let services = std::sync::Arc::new(Services::start(&host).unwrap());
+    for n in [1, 2, 50] {
+        echo(&connect(&client, addr(&format!("10.0.0.{n}:7"))), b"who is it");
+    }
+    until("IPv6 is there", || {
+        host.snapshot().vservers[0].addresses.iter().any(|a| a.contains("fd00::"))
+            && client_host.snapshot().vservers[0].addresses.iter().any(|a| a.contains("fd00::"))
+    });
+    echo(&connect(&client, addr("[fd00::1]:7")), b"by IPv6");
+    let socket = UdpSocket::bind(&client, addr("0.0.0.0:0")).unwrap();
+    socket.send_to(b"datagram", addr("10.0.0.3:7")).unwrap();
+    assert_eq!(socket.recv_from(&mut [0; 16]).unwrap(), (8, addr("10.0.0.3:7")));
+    // Its own comes first, its group's before the host's.
+    let discard = connect(&client, addr("10.0.1.1:7"));
+    (&discard).write_all(b"x").unwrap();
+    discard.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&discard), b"");
+    let mut first = [0; 3];
+    (&connect(&client, addr("10.0.1.2:7"))).read_exact(&mut first).unwrap();
+    assert_eq!(&first, b" !\"");
+
+    let changes = weft_vserver::change::Changes::new(
+        std::sync::Arc::clone(&host),
+        Some(std::sync::Arc::clone(&services)),
+        Vec::new(),
+        |_, _| {},
+    );
+    let apply = |text: &str| {
+        changes.apply(common::config(text), &Default::default()).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let kept = connect(&client, addr("10.0.0.1:7"));
+    apply(&text("[vserver.late]\naddresses = [\"data0 10.0.2.1/16\"]\n"));
+    echo(&connect(&client, addr("10.0.2.1:7")), b"added live");
+    echo(&kept, b"still there");
+    // A vserver that goes takes its connections with it; they count no more.
+    let gone = connect(&client, addr("10.0.2.1:7"));
+    echo(&gone, b"soon gone");
+    apply(&text(""));
+    drop((gone, kept));
+    let snapshot = || {
+        let mut s = host.snapshot();
+        services.fill(&mut s);
+        s.services
+    };
+    until("no connection is counted", || snapshot().iter().all(|s| s.connections == 0));
+    assert_eq!(snapshot()[0].listen, "every vserver, [::]:7");
+    assert_eq!(snapshot()[1].listen, "every vserver of group gold, [::]:7");
+    // The host's service goes, the group's becomes another.
+    let other = text("").replacen("[[service]]\nkind = \"echo\"\nport = 7\n", "", 1);
+    apply(&other.replace("kind = \"chargen\"", "kind = \"echo\""));
+    let refused = TcpStream::connect(&client, addr("10.0.0.1:7")).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    echo(&connect(&client, addr("10.0.1.2:7")), b"another");
+}
+
+#[test]
+fn one_http_service_answers_for_every_vserver_of_the_host() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("x"), "contents").unwrap();
+    let text = format!(
+        "{}[alias.data0]\nover = \"eth0\"\n[[service]]\nkind = \"http\"\nport = 80\nroot = \"{}\"\n\
+         [vserver.web]\ncount = 20\naddresses = [\"data0 10.0.0.1/16\"]\n",
+        nic("eth0", 1),
+        directory.path().display()
+    );
+    let (host, peers) = start(&text);
+    let one = "[alias.data0]\nover = \"eth0\"\n[vserver.c]\naddresses = [\"data0 10.0.9.2/16\"]\n";
+    let client_host = start_on(&(nic("eth0", 2) + one), peers);
+    let services = Services::start(&host).unwrap();
+    for n in [1, 20] {
+        let stream = connect(&vs(&client_host, "c"), addr(&format!("10.0.0.{n}:80")));
+        (&stream).write_all(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        assert!(read_all(&stream).ends_with(b"contents"));
+    }
+    drop(services);
+}

@@ -100,6 +100,11 @@ pub trait Service: Send + 'static {
     fn timer(&mut self, cx: &mut Cx<'_>, token: u64) {
         let _ = (cx, token);
     }
+
+    /// A vserver was removed, with all sockets that this service for any vserver had there.
+    fn vserver_removed(&mut self, vserver: crate::VserverId) {
+        let _ = vserver;
+    }
 }
 
 /// A running service. Dropping it ends the service: listeners are closed, connections too, what

@@ -151,6 +151,14 @@ impl Services {
             }
         }
         self.more.retain(|(index, _)| *index != node);
+        for slot in self.slots.iter_mut().flatten().filter(|s| s.node == ANY) {
+            let Some(app) = slot.app.as_mut() else { continue };
+            let told =
+                catch_unwind(AssertUnwindSafe(|| app.vserver_removed(crate::VserverId(node))));
+            if told.is_err() {
+                self.reports.push(String::from("a service of any vserver panicked"));
+            }
+        }
     }
 
     fn retire(&mut self, service: u16, failed: bool) {

@@ -129,6 +129,7 @@ fn known_parts(old: &HostConfig, new: &HostConfig) -> HostConfig {
         aliases: new.aliases,
         groups: new.groups,
         neighbours: new.neighbours,
+        services: new.services,
         access: new.access,
         qos_groups: new.qos_groups,
         vservers: new.vservers,
@@ -186,6 +187,7 @@ pub(super) fn notes(old: &HostConfig, new: &HostConfig) -> Vec<Note> {
     host(old.privilege.roles != new.privilege.roles, "roles");
     host(old.groups != new.groups, "groups");
     host(old.neighbours != new.neighbours, "neighbour tables");
+    host(old.services != new.services, "services of all vservers");
     host(old.cluster != new.cluster, "cluster");
     host(old.access != new.access, "access");
     host(old.qos_groups != new.qos_groups, "QoS groups");

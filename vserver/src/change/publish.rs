@@ -47,6 +47,9 @@ impl Run<'_> {
         self.set_any()?;
         self.set_names(&live.config);
         self.set_neighbours(&live.config)?;
+        if let Some(services) = self.services {
+            services.update_any(self.host, &live.config.services, &self.now.services)?;
+        }
         self.set_access(&live.config);
         if self.now.vservers.iter().chain(&self.next.vservers).any(|v| !v.dhcp.is_empty()) {
             self.host.update_dhcp(&self.now)?;

@@ -166,7 +166,12 @@ pub(super) fn check_source(report: &mut Report, addr: IpAddr, span: &Range<usize
     if own.kind == Kind::Group {
         return;
     }
-    if own.kind == Kind::Several {
+    if own.kind == Kind::All {
+        report.error(
+            span,
+            format!("{addr} cannot be the address of every vserver; use \"0.0.0.0\" or \"::\", or remove it"),
+        );
+    } else if own.kind == Kind::Several {
         report.error(
             span,
             format!("{addr} cannot be the address of every vserver of a 'count'; remove it"),

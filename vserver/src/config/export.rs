@@ -9,7 +9,7 @@ use std::path::Path;
 
 use weft_stack::ip::address::AcdPace;
 
-use super::{Alias, Group, HostConfig, Vserver, dhcp};
+use super::{Alias, AnyService, Group, HostConfig, Vserver, dhcp};
 
 mod access;
 mod cluster;
@@ -26,7 +26,7 @@ use host::{write_nic, write_privilege, write_role, write_workers};
 use neighbours::write_neighbours;
 use qos::write_qos_group;
 use route::write_tables;
-use vserver::write_vserver;
+use vserver::{write_service, write_vserver};
 
 /// Longer lists stand on several lines.
 const LINE_CHARS: usize = 100;
@@ -47,6 +47,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         groups,
         qos_groups,
         access,
+        services,
         vservers,
         defaults: _,
     } = config;
@@ -84,6 +85,11 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         // What it gives stands with its members.
         w.table(&format!("[group.{name}]"));
         w.optional("parent", parent.map(|p| quoted(&groups[p].name)).as_ref());
+    }
+    for AnyService { group, service } in services {
+        w.table("[[service]]");
+        w.optional("group", group.as_ref().map(|g| quoted(g)).as_ref());
+        write_service(&mut w, service);
     }
     for v in vservers {
         write_vserver(&mut w, v, config);

@@ -73,6 +73,8 @@ pub struct HostConfig {
     pub qos_groups: Vec<qos::QosGroup>,
     /// Which services are reachable, for all vservers.
     pub access: AccessConfig,
+    /// Built-in services of all vservers.
+    pub services: Vec<AnyService>,
     /// The virtual servers.
     pub vservers: Vec<Vserver>,
     /// What a vserver has where neither it nor a group says anything.
@@ -384,6 +386,16 @@ pub struct Vserver {
     pub settings: Settings,
     /// Rates, shares and classes.
     pub qos: qos::Qos,
+}
+
+/// A built-in service that one listener gives to many vservers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnyService {
+    /// To those of this group and of the groups in it; `None`: to all.
+    pub group: Option<String>,
+    /// What it is: listens on `0.0.0.0` (IPv4 only) or `::` (both families), and names nothing that
+    /// would have to be resolved.
+    pub service: Service,
 }
 
 impl Vserver {

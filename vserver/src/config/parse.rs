@@ -9,7 +9,7 @@ use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
     CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
-    inherit, interface, neighbours, privilege, qos, rule, vserver,
+    inherit, interface, neighbours, privilege, qos, rule, service, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -122,6 +122,8 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let (vservers, spans, named_roles) =
         vserver::read_vservers(report, section, &mut groups, &interfaces, base);
     let groups = groups.into_groups();
+    let sections = root.tables(report, "service");
+    let services = service::read_any(report, sections, &groups, base);
     let subjects = privilege::Subjects { groups: &groups, vservers: &vservers };
     let roles = root.table(report, "role").map(|s| privilege::read_roles(report, s, &subjects));
     privilege.roles = roles.unwrap_or_default();
@@ -140,6 +142,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         groups,
         qos_groups,
         access,
+        services,
         vservers,
         defaults: report.trail_defaults(),
     };

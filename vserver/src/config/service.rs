@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::address::check_source;
 use super::diagnostic::Report;
+use super::interface::suggest;
 use super::parse::socket_path;
 use super::reader::{At, Section};
-use super::vserver::Own;
-use super::{ProxyTarget, Service, ServiceKind};
+use super::vserver::{self, Own};
+use super::{AnyService, Group, ProxyTarget, Service, ServiceKind};
 
 /// Largest PUT unless the file says otherwise.
 pub(super) const UPLOAD_BYTES_MAX_DEFAULT: u64 = 16 << 30;
@@ -57,6 +58,40 @@ pub(super) fn read_services(
         services.push(At::new(found.value, whole));
     }
     services.into_iter().map(|s| s.value).collect()
+}
+
+/// `[[service]]`: services of all vservers, or of a group's.
+pub(super) fn read_any(
+    report: &mut Report,
+    sections: Vec<Section>,
+    groups: &[Group],
+    base: &Path,
+) -> Vec<AnyService> {
+    let own = Own { addresses: &[], slaac: &[], kind: vserver::Kind::All, resolves: false };
+    let mut services: Vec<(AnyService, usize)> = Vec::new();
+    for mut s in sections {
+        let group = s.string(report, "group");
+        if let Some(t) = group.as_ref().filter(|t| !groups.iter().any(|g| g.name == t.value)) {
+            let names: Vec<_> = groups.iter().map(|g| g.name.as_str()).collect();
+            let right = suggest(t.value, &names, "group", "gold");
+            report.error(&t.span, format!("unknown group '{}'; {right}", t.value));
+        }
+        let group = group.map(|t| t.value.to_owned());
+        let Some(found) = read_service(report, s, &own, base) else { continue };
+        let same = |o: &&(AnyService, usize)| {
+            o.0.group == group && o.0.service.listen.port() == found.value.listen.port()
+        };
+        if let Some((_, at)) = services.iter().find(same) {
+            let (port, line) = (found.value.listen.port(), report.line(*at));
+            report.error(
+                &found.span,
+                format!("port {port} is taken by the service at line {line}; use another port"),
+            );
+            continue;
+        }
+        services.push((AnyService { group, service: found.value }, found.span.start));
+    }
+    services.into_iter().map(|(s, _)| s).collect()
 }
 
 /// Whether both would take the same connections.

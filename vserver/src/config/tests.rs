@@ -318,7 +318,7 @@ fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
     let text = "[host]\n[cluster]\nvendor_options = [{}]\nsubnet = [{}]\n[workers]\n[access]\nrules = [{}]\n[access.class.c]\n[access.service.s]\n\
                 [group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[alias.data0]\n[qos.g]\n\
-                [table.t]\nroutes = [{}]\n[neighbours.n]\nentries = [{}]\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
+                [table.t]\nroutes = [{}]\n[neighbours.n]\nentries = [{}]\n[[service]]\nkind = \"http\"\n[[service]]\nkind = \"proxy\"\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
@@ -353,6 +353,7 @@ fn the_manual_has_every_key() {
         ("neighbours.n.entries", "entries = [{ ... }]` of a `[neighbours.*]"),
         ("vserver.v.limits", "[vserver.*.limits]"),
         ("vserver.v.tcp", "[vserver.*.tcp]"),
+        ("service", "[[service]]"),
         ("vserver.v.service", "[[vserver.*.service]]"),
         ("vserver.v.qos", "[vserver.*.qos]"),
         ("vserver.v.qos.send", "send = { ... }"),
@@ -363,6 +364,9 @@ fn the_manual_has_every_key() {
         let tables = report.known.iter().filter(|(name, _)| name == table);
         let mut known: Vec<_> = tables.flat_map(|(_, keys)| keys.iter().copied()).collect();
         let mut written: Vec<_> = rows(MANUAL, heading).iter().map(|(key, _)| *key).collect();
+        if table == "service" {
+            written.extend(rows(MANUAL, "[[vserver.*.service]]").into_iter().map(|(key, _)| key));
+        }
         if table == "group.g" {
             // and those of a vserver, which have their own table
             let vserver = rows(MANUAL, "[vserver.*]").into_iter().map(|(key, _)| key);

@@ -91,6 +91,8 @@ pub(super) enum Kind {
     Several,
     /// None: what is there waits for members.
     Group,
+    /// All that there are: none has an address or a resolver to speak of.
+    All,
 }
 
 /// A vserver as written, with the places of what is checked later.
@@ -280,7 +282,14 @@ impl Own<'_> {
         if !dns::is_domain_name(text) {
             return false;
         }
-        if !self.resolves {
+        if self.kind == Kind::All {
+            report.error(
+                span,
+                format!(
+                    "'{text}' is a name, and a service of all vservers has no resolver; write an address"
+                ),
+            );
+        } else if !self.resolves {
             report.error(
                 span,
                 format!(

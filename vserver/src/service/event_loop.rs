@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,9 +21,9 @@ use weft_stack::socket::tcp::TcpOption;
 
 use super::connection::{Connection, Role, Turn};
 use super::proxy::Proxy;
-use super::{BIND_RETRY, Control, KEEPALIVE, Order, Running, http};
+use super::{BIND_RETRY, Control, KEEPALIVE, Order, Place, Running, http};
 use crate::config::{ProxyTarget, ServiceKind};
-use crate::net::{Poller, Ready, TcpListener, TcpStream};
+use crate::net::{AnyListener, Poller, Ready, TcpListener, TcpStream};
 
 /// Connections accepted by one listener before the next socket's turn.
 const TURN_ACCEPTS: usize = 64;
@@ -60,8 +61,53 @@ enum Socket {
     Connection(Box<Connection>),
 }
 
+/// A listener of one vserver, or of all.
+enum Accepting {
+    One(TcpListener),
+    Any(AnyListener),
+}
+
+impl Accepting {
+    fn bind(place: &Place, listen: SocketAddr) -> io::Result<Accepting> {
+        match place {
+            Place::Vserver(v) => {
+                let socket = TcpListener::bind(v, listen)?;
+                socket.set_nonblocking(true)?;
+                Ok(Accepting::One(socket))
+            }
+            Place::Any { shared, .. } => {
+                let how = place.options(listen, super::BACKLOG);
+                let socket = AnyListener::new(shared, listen.port(), &how)?;
+                socket.set_nonblocking(true)?;
+                Ok(Accepting::Any(socket))
+            }
+        }
+    }
+
+    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Accepting::One(socket) => socket.accept(),
+            Accepting::Any(socket) => socket.accept(),
+        }
+    }
+
+    fn register(&self, poller: &Poller, token: Token) -> io::Result<()> {
+        match self {
+            Accepting::One(socket) => poller.register(socket, token, Interest::READABLE),
+            Accepting::Any(socket) => poller.register(socket, token, Interest::READABLE),
+        }
+    }
+
+    fn deregister(&self, poller: &Poller) -> io::Result<()> {
+        match self {
+            Accepting::One(socket) => poller.deregister(socket),
+            Accepting::Any(socket) => poller.deregister(socket),
+        }
+    }
+}
+
 struct Listener {
-    socket: TcpListener,
+    socket: Accepting,
     service: Arc<Running>,
     queued: bool,
     /// The service has as many connections as it may; accepting goes on when one ends.
@@ -101,8 +147,7 @@ impl EventLoop {
     fn bind(&mut self, service: &Arc<Running>) -> io::Result<()> {
         // Without an address yet its name will bring it back here.
         let Some(listen) = service.listen() else { return Ok(()) };
-        let socket = TcpListener::bind(&service.vserver, listen)?;
-        socket.set_nonblocking(true)?;
+        let socket = Accepting::bind(&service.place, listen)?;
         let running = Arc::clone(service);
         let service = Arc::clone(service);
         let listener = Listener { socket, service, queued: false, paused: false };
@@ -118,7 +163,7 @@ impl EventLoop {
         let token = token(entry.key(), self.generation);
         let poller = &self.control.poller;
         match &socket {
-            Socket::Listener(l) => poller.register(&l.socket, token, Interest::READABLE)?,
+            Socket::Listener(l) => l.socket.register(poller, token)?,
             Socket::Connection(c) => {
                 poller.register(&c.stream, token, Interest::READABLE | Interest::WRITABLE)?;
             }
@@ -190,7 +235,7 @@ impl EventLoop {
         for slot in slots {
             if let Socket::Listener(l) = &self.sockets[slot].socket {
                 // It fails only for a socket that is gone.
-                let _ = self.control.poller.deregister(&l.socket);
+                let _ = l.socket.deregister(&self.control.poller);
                 self.sockets.remove(slot);
             } else {
                 self.remove(slot);

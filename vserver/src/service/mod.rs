@@ -30,12 +30,14 @@ mod counters;
 mod datagram;
 mod event_loop;
 mod http;
+mod place;
 mod proxy;
 mod session;
 mod small;
 
 use counters::Counters;
 use event_loop::EventLoop;
+use place::Place;
 use small::Small;
 
 /// How often an address that was not there yet is tried again.
@@ -52,10 +54,10 @@ const BACKLOG: usize = 1024;
 #[non_exhaustive]
 pub enum ServiceError {
     /// A service could not be set up.
-    #[error("vserver {vserver}: {kind} on {listen}: {operation}: {source}")]
+    #[error("{of}: {kind} on {listen}: {operation}: {source}")]
     Service {
-        /// Which vserver.
-        vserver: String,
+        /// Which vserver, or which ones.
+        of: String,
         /// Which service.
         kind: &'static str,
         /// Where it should listen.
@@ -109,10 +111,10 @@ enum Order {
     Remove(Arc<Running>),
 }
 
-/// One service of one vserver.
+/// One service of one vserver, or of all.
 #[derive(Debug)]
 struct Running {
-    vserver: Vserver,
+    place: Place,
     config: config::Service,
     site: Option<Arc<http::Site>>,
     counters: Counters,
@@ -154,6 +156,9 @@ impl Running {
     }
 
     fn listen_text(&self) -> String {
+        if let Place::Any { .. } = self.place {
+            return format!("{}, {}", self.place, self.config.listen);
+        }
         match (&self.config.listen_name, self.listen()) {
             (None, _) => self.config.listen.to_string(),
             (Some(name), Some(at)) => format!("{name} ({at})"),
@@ -163,9 +168,9 @@ impl Running {
 
     fn error(&self, operation: &'static str, source: io::Error) -> ServiceError {
         ServiceError::Service {
-            vserver: self.vserver.name().to_owned(),
+            of: self.place.to_string(),
             kind: self.kind(),
-            listen: self.listen_text(),
+            listen: self.config.listen.to_string(),
             operation,
             source,
         }
@@ -176,7 +181,7 @@ impl Running {
             kind: self.kind().to_owned(),
             listen: self.listen_text(),
             listening: self.listening.load(Ordering::Relaxed)
-                >= if self.is_small() { self.vserver.workers().len() } else { 1 },
+                >= if self.is_small() { self.place.workers().len() } else { 1 },
             connections: self.counters.connections.get(),
             counters: self.counters.collect(),
         }
@@ -225,8 +230,13 @@ impl Services {
             snapshot.vservers[*at].names.push(follow.snapshot(used_for));
         }
         for s in self.all.lock().iter() {
-            let Some(at) = positions.get(s.vserver.name()) else { continue };
-            snapshot.vservers[*at].services.push(s.snapshot());
+            match &s.place {
+                Place::Vserver(v) => {
+                    let Some(at) = positions.get(v.name()) else { continue };
+                    snapshot.vservers[*at].services.push(s.snapshot());
+                }
+                Place::Any { .. } => snapshot.services.push(s.snapshot()),
+            }
             if let Some(e) = s.refused.lock().take() {
                 snapshot.problems.push(s.error("listen", e).to_string());
             }
@@ -241,11 +251,33 @@ impl Services {
         from: &[config::Service],
         to: &[config::Service],
     ) -> Result<(), ServiceError> {
+        let place = |s: &config::Service| (Place::Vserver(vserver.clone()), s.clone());
+        let (from, to) = (from.iter().map(place).collect(), to.iter().map(place).collect());
+        self.replace(from, to)
+    }
+
+    /// The same for services of all vservers.
+    pub(crate) fn update_any(
+        &self,
+        host: &Host,
+        from: &[config::AnyService],
+        to: &[config::AnyService],
+    ) -> Result<(), ServiceError> {
+        let place = |s: &config::AnyService| (Place::any(host, s), s.service.clone());
+        let (from, to) = (from.iter().map(place).collect(), to.iter().map(place).collect());
+        self.replace(from, to)
+    }
+
+    fn replace(
+        &self,
+        from: Vec<(Place, config::Service)>,
+        to: Vec<(Place, config::Service)>,
+    ) -> Result<(), ServiceError> {
         let old = from.iter().filter(|s| !to.contains(s));
-        let stopped: Vec<_> = old.filter_map(|s| self.take(vserver, s)).collect();
+        let stopped: Vec<_> = old.filter_map(|(place, s)| self.take(place, s)).collect();
         let mut started = Vec::new();
-        for config in to.iter().filter(|s| !from.contains(s)) {
-            let begun = prepare(vserver, config).and_then(|s| self.begin(&s).map(|()| s));
+        for (place, config) in to.into_iter().filter(|s| !from.contains(s)) {
+            let begun = prepare(place, &config).and_then(|s| self.begin(&s).map(|()| s));
             match begun {
                 Ok(service) => started.push(service),
                 Err(e) => {
@@ -253,7 +285,7 @@ impl Services {
                         self.end(service);
                     }
                     for service in &stopped {
-                        let again = prepare(vserver, &service.config);
+                        let again = prepare(service.place.clone(), &service.config);
                         again.and_then(|s| self.begin(&s))?;
                     }
                     return Err(e);
@@ -263,10 +295,10 @@ impl Services {
         Ok(())
     }
 
-    /// Stops one of a vserver's services.
-    fn take(&self, vserver: &Vserver, config: &config::Service) -> Option<Arc<Running>> {
+    /// Stops a service.
+    fn take(&self, place: &Place, config: &config::Service) -> Option<Arc<Running>> {
         let all = self.all.lock();
-        let ours = |s: &&Arc<Running>| s.vserver.node() == vserver.node() && s.config == *config;
+        let ours = |s: &&Arc<Running>| s.place == *place && s.config == *config;
         let found = all.iter().find(ours).map(Arc::clone);
         drop(all);
         found.inspect(|service| self.end(service))
@@ -295,7 +327,7 @@ impl Services {
         self.unfollow(service);
         if service.is_small() {
             self.small.lock().retain(|(s, _)| !Arc::ptr_eq(s, service));
-            service.vserver.workers().iter().for_each(|w| w.end_services_now());
+            service.place.workers().iter().for_each(|w| w.end_services_now());
         } else {
             self.order(Order::Remove(Arc::clone(service)));
         }
@@ -309,7 +341,8 @@ impl Services {
         };
         let names: Vec<&String> = service.config.listen_name.iter().chain(target).collect();
         if !names.is_empty() {
-            let vserver = service.vserver.name();
+            let Place::Vserver(of) = &service.place else { return };
+            let vserver = of.name();
             let ours = |name: String| names.iter().any(|n| **n == name);
             self.follows.lock().retain(|(v, f, _)| *v != vserver || !ours(f.snapshot("").name));
         }
@@ -351,11 +384,13 @@ fn follow(
     control: &Arc<Control>,
     small: &SmallServices,
 ) -> Vec<(String, Follow, &'static str)> {
-    let (vserver, mut follows) = (service.vserver.name(), Vec::new());
+    // Who has no resolver has no names.
+    let Place::Vserver(of) = &service.place else { return Vec::new() };
+    let (vserver, mut follows) = (of.name(), Vec::new());
     if let Some(name) = &service.config.listen_name {
         let (running, control, small) =
             (Arc::clone(service), Arc::clone(control), Arc::clone(small));
-        let follow = service.vserver.follow(name, move |addresses| {
+        let follow = of.follow(name, move |addresses| {
             let Some(first) = addresses.first() else { return };
             *running.moved_to.lock() = Some(*first);
             if running.is_small() {
@@ -370,7 +405,7 @@ fn follow(
     }
     if let ServiceKind::Proxy(ProxyTarget::Named(name, port)) = &service.config.kind {
         let (running, port) = (Arc::clone(service), *port);
-        let follow = service.vserver.follow(name, move |addresses| {
+        let follow = of.follow(name, move |addresses| {
             *running.target.lock() = addresses.first().map(|a| SocketAddr::new(*a, port));
         });
         follows.push((vserver.to_owned(), follow, "target"));
@@ -394,15 +429,18 @@ fn collect(host: &Host) -> Result<Vec<Arc<Running>>, ServiceError> {
     for v in &host.config().vservers {
         let Some(vserver) = host.vserver(&v.name) else { continue };
         for config in &v.services {
-            all.push(prepare(&vserver, config)?);
+            all.push(prepare(Place::Vserver(vserver.clone()), config)?);
         }
+    }
+    for any in &host.config().services {
+        all.push(prepare(Place::any(host, any), &any.service)?);
     }
     Ok(all)
 }
 
-fn prepare(vserver: &Vserver, config: &config::Service) -> Result<Arc<Running>, ServiceError> {
+fn prepare(place: Place, config: &config::Service) -> Result<Arc<Running>, ServiceError> {
     let mut running = Running {
-        vserver: vserver.clone(),
+        place,
         config: config.clone(),
         site: None,
         counters: Counters::default(),

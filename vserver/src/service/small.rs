@@ -5,6 +5,7 @@
 //! read. The limit of connections is the service's, over all workers; it may be passed by one for
 //! each further worker, when several accept at once.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -14,12 +15,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use weft_stack::socket::SocketKind;
 
-use super::{BIND_RETRY, KEEPALIVE, Running, datagram};
+use super::{BIND_RETRY, KEEPALIVE, Place, Running, datagram};
 use crate::app::{
     Cx, Instant, Service, ServiceHandle, SocketId, TcpError, TcpOption, TcpRecvError, TcpSendError,
     UdpRecvError,
 };
+use crate::arrival::VserverId;
 use crate::config::ServiceKind;
+use crate::host::Shared;
 use crate::net::socket::{bind_error, listen_error};
 
 /// Bytes taken from the stack at a time.
@@ -73,29 +76,51 @@ impl Small {
     /// Runs the service on all workers of its host. An address that is not there yet is tried again
     /// later.
     pub(super) fn run(service: &Arc<Running>, listen: SocketAddr) -> io::Result<ServiceHandle> {
-        let vserver = &service.vserver;
+        let vserver = match &service.place {
+            Place::Vserver(v) => v,
+            Place::Any { shared, .. } => return Small::run_any(service, shared, listen),
+        };
         let of_datagrams = vserver.worker_of_port(listen.port());
         let handle = ServiceHandle::run(vserver, |worker| {
             let mut unbound = vec![(listen, false)];
             if datagram::speaks_udp(&service.config.kind) && worker == of_datagrams {
                 unbound.push((listen, true));
             }
-            Small {
-                service: Arc::clone(service),
-                workers: vserver.workers().len(),
-                unbound,
-                listener: None,
-                paused: false,
-                connections: Vec::new(),
-                live: 0,
-                sweeping: false,
-                swept: 0,
-            }
+            Small::new(service, unbound)
         })?;
         match service.refused.lock().take() {
             Some(e) => Err(e),
             None => Ok(handle),
         }
+    }
+
+    fn new(service: &Arc<Running>, unbound: Vec<(SocketAddr, bool)>) -> Small {
+        Small {
+            service: Arc::clone(service),
+            workers: service.place.workers().len(),
+            unbound,
+            listener: None,
+            paused: false,
+            connections: Vec::new(),
+            live: 0,
+            sweeping: false,
+            swept: 0,
+        }
+    }
+
+    /// The same for every vserver: each that is called gets an instance of its own.
+    fn run_any(
+        service: &Arc<Running>,
+        shared: &Arc<Shared>,
+        listen: SocketAddr,
+    ) -> io::Result<ServiceHandle> {
+        let how = service.place.options(listen, super::BACKLOG);
+        let ports = [listen.port()];
+        let udp = if datagram::speaks_udp(&service.config.kind) { &ports[..] } else { &[] };
+        let make = |_| ForAll::new(service);
+        let handle = ServiceHandle::run_any(shared, (&ports, udp), &how, make)?;
+        service.listening.store(shared.workers.len(), Ordering::Relaxed);
+        Ok(handle)
     }
 
     fn bind(&mut self, cx: &mut Cx<'_>) {
@@ -331,6 +356,11 @@ impl Service for Small {
         if slot >= self.connections.len() {
             self.connections.resize_with(slot + 1, || None);
         }
+        if self.connections[slot].take().is_some() {
+            // Of a vserver that is no more, and whose number this one has.
+            self.live -= 1;
+            counters.connections.sub(1);
+        }
         let connection = Connection { id, pending: Bytes::new(), ended: false, moved_at: cx.now() };
         self.connections[slot] = Some(connection);
         self.live += 1;
@@ -379,10 +409,63 @@ impl Service for Small {
     }
 }
 
+/// A service for every vserver on one worker: an instance for each that was called, for as long as it
+/// has connections.
+struct ForAll {
+    service: Arc<Running>,
+    of: HashMap<VserverId, Small>,
+}
+
+impl ForAll {
+    fn new(service: &Arc<Running>) -> ForAll {
+        ForAll { service: Arc::clone(service), of: HashMap::new() }
+    }
+
+    fn call(&mut self, cx: &mut Cx<'_>, f: impl FnOnce(&mut Small, &mut Cx<'_>)) {
+        let vserver = cx.vserver();
+        let make = || Small::new(&self.service, Vec::new());
+        let small = self.of.entry(vserver).or_insert_with(make);
+        f(small, cx);
+        // What sweeps or waits to go on has a timer that comes back to it.
+        if small.live == 0 && !small.sweeping && !small.paused {
+            self.of.remove(&vserver);
+        }
+    }
+}
+
+impl Service for ForAll {
+    fn accepted(&mut self, cx: &mut Cx<'_>, id: SocketId, peer: SocketAddr) {
+        self.call(cx, |small, cx| {
+            small.listener = cx.listener();
+            small.accepted(cx, id, peer);
+        });
+    }
+
+    fn readable(&mut self, cx: &mut Cx<'_>, id: SocketId) {
+        self.call(cx, |small, cx| small.readable(cx, id));
+    }
+
+    fn writable(&mut self, cx: &mut Cx<'_>, id: SocketId) {
+        self.call(cx, |small, cx| small.writable(cx, id));
+    }
+
+    fn closed(&mut self, cx: &mut Cx<'_>, id: SocketId, error: Option<TcpError>) {
+        self.call(cx, |small, cx| small.closed(cx, id, error));
+    }
+
+    fn timer(&mut self, cx: &mut Cx<'_>, token: u64) {
+        self.call(cx, |small, cx| small.timer(cx, token));
+    }
+
+    fn vserver_removed(&mut self, vserver: VserverId) {
+        self.of.remove(&vserver);
+    }
+}
+
 impl Drop for Small {
     fn drop(&mut self) {
         self.service.counters.connections.sub(self.live as u64);
-        if self.listener.is_some() {
+        if self.listener.is_some() && matches!(self.service.place, Place::Vserver(_)) {
             self.service.listening.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -19,6 +19,9 @@ pub struct HostSnapshot {
     pub nics: Vec<NicSnapshot>,
     /// Vservers in order of the configuration.
     pub vservers: Vec<VserverSnapshot>,
+    /// Built-in services of all vservers, or of a group's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceSnapshot>,
     /// Frames lost before a vserver was found (or for none), by reason; zeros left out.
     pub drops: BTreeMap<String, u64>,
     /// Worker threads.

@@ -217,6 +217,12 @@ pub fn list(s: &HostSnapshot) -> Table {
             or_dash(v.addresses.join(", ")),
         ]);
     }
+    // One listener for many; its connections are counted with their vservers.
+    for s in &s.services {
+        let of = s.listen.rsplit_once(", ").map_or("", |(of, _)| of);
+        let none = || String::from("-");
+        t.row(vec![of.to_owned(), none(), none(), none(), service_name(s), none()]);
+    }
     t
 }
 

@@ -61,6 +61,7 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
         generation: live.generation,
         uptime_ms: shared.home().clock.now().as_millis(),
         nics,
+        services: Vec::new(),
         vservers: of_vservers(shared, &live),
         drops: by_reason(&drops),
         workers: shared.workers.len(),

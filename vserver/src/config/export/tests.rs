@@ -155,6 +155,15 @@ names = ["files", "www.example.net 10.0.0.10 fd00::10"]
 reverse = ["0.0.10.in-addr.arpa"]
 server = "10.0.0.53"
 ttl_s = 60
+[[service]]
+kind = "discard"
+port = 9
+address = "0.0.0.0"
+[[service]]
+group = "gold"
+kind = "proxy"
+port = 9
+to = "unix:/run/x.sock"
 [[vserver.VsvrA.service]]
 kind = "http"
 port = 80

@@ -77,7 +77,8 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     write_limits(w, spelled, limits);
     write_tcp(w, spelled, tcp);
     for s in services {
-        write_service(w, spelled, s);
+        w.table(&format!("[[vserver.{spelled}.service]]"));
+        write_service(w, s);
     }
 }
 
@@ -128,9 +129,9 @@ fn write_mdns(w: &mut Writer, vserver: &str, mdns: Option<&Mdns>) {
     }
 }
 
-fn write_service(w: &mut Writer, vserver: &str, service: &Service) {
+/// The keys of a service.
+pub(super) fn write_service(w: &mut Writer, service: &Service) {
     let Service { listen, listen_name, kind, connections, idle_s } = service;
-    w.table(&format!("[[vserver.{vserver}.service]]"));
     let (word, idle_s_default) = match kind {
         ServiceKind::Echo => ("echo", 60),
         ServiceKind::Discard => ("discard", 60),
