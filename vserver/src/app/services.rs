@@ -14,6 +14,7 @@ use weft_stack::time::Instant;
 use super::cx::{Timers, close};
 use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
 use super::{Cx, Service};
+use crate::runtime::NodeId;
 use crate::runtime::deadlines::Deadlines;
 use crate::runtime::{Calls, Node};
 
@@ -141,7 +142,8 @@ impl Services {
     }
 
     /// Ends all services of a vserver whose sockets go with its stack.
-    pub(crate) fn vacate(&mut self, node: u32) {
+    pub(crate) fn vacate(&mut self, id: NodeId) {
+        let node = id.index;
         for service in 0..self.slots.len() {
             if self.slots[service].as_ref().is_some_and(|s| s.node == node) {
                 self.retire(service as u16, false);
@@ -153,8 +155,7 @@ impl Services {
         self.more.retain(|(index, _)| *index != node);
         for slot in self.slots.iter_mut().flatten().filter(|s| s.node == ANY) {
             let Some(app) = slot.app.as_mut() else { continue };
-            let told =
-                catch_unwind(AssertUnwindSafe(|| app.vserver_removed(crate::VserverId(node))));
+            let told = catch_unwind(AssertUnwindSafe(|| app.vserver_removed(crate::VserverId(id))));
             if told.is_err() {
                 self.reports.push(String::from("a service of any vserver panicked"));
             }

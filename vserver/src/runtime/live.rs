@@ -87,7 +87,7 @@ impl Core {
             return;
         }
         let _inside = self.enter();
-        self.apps.vacate(id.index);
+        self.apps.vacate(id);
         self.any_forget(id.index);
         self.nodes[id.index as usize].stack.drain(now);
         self.transmit_rest(now, id.index);
