@@ -237,6 +237,38 @@ impl Common {
         ready
     }
 
+    /// What the cache has, and how long ago it was given, is kept for when no server speaks, unless
+    /// its time is over and that counts.
+    pub(super) fn remember(
+        &mut self,
+        now: Instant,
+        cached: Option<(Lease, Duration)>,
+        (cached_after, keep_expired): (Duration, bool),
+    ) -> Option<&Lease> {
+        let fresh = |lease: &Lease, age| span(lease.valid_s).is_none_or(|valid| age < valid);
+        let cached = cached.filter(|(lease, age)| keep_expired || fresh(lease, *age));
+        let use_at = now + cached_after;
+        self.cached = cached.map(|(lease, age)| Cached { lease, age, use_at, read_at: now });
+        self.cached.as_ref().map(|c| &c.lease)
+    }
+
+    /// The lease is lost if its time is over. Returns whether it was.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        let over = self.held.as_ref().and_then(|h| h.expires).is_some_and(|at| at <= now);
+        if over {
+            self.counts.expired += 1;
+            self.lose("the lease ran out");
+        }
+        over
+    }
+
+    /// The address of the cache is used if servers had their time.
+    pub(super) fn cache_timeout(&mut self, now: Instant, keep_expired: bool) {
+        if self.cached.as_ref().is_some_and(|c| c.use_at <= now) {
+            self.use_cached(now, keep_expired);
+        }
+    }
+
     /// The address of the cache is used, since no server speaks.
     pub(super) fn use_cached(&mut self, now: Instant, keep_expired: bool) {
         let Some(cached) = self.cached.take() else { return };

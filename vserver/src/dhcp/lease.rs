@@ -99,6 +99,11 @@ pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
+/// Text as servers send it, without what no terminal should see.
+pub(super) fn plain(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(255).collect()
+}
+
 /// Names in the wire format of RFC 1035 without compression beyond RFC 3397's, which is allowed in
 /// option 119: what can be read of them. The bytes are not trusted.
 pub(super) fn names(data: &[u8]) -> Vec<String> {

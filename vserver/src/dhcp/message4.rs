@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::lease::{FOREVER_S, Lease, LeaseRoute, hex, names};
+use super::lease::{FOREVER_S, Lease, LeaseRoute, hex, names, plain};
 
 /// RFC 2131 2.
 const HEADER_BYTES: usize = 236;
@@ -361,12 +361,6 @@ fn classless(mut data: &[u8]) -> Option<Vec<LeaseRoute>> {
         data = &rest[bytes + 4..];
     }
     Some(routes)
-}
-
-/// Text as servers send it, without what no terminal should see.
-fn plain(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    text.chars().filter(|c| !c.is_control()).take(255).collect()
 }
 
 #[cfg(test)]

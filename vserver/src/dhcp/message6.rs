@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::lease::{FOREVER_S, Lease, hex, names};
+use super::lease::{FOREVER_S, Lease, hex, names, plain};
 use super::message4::Malformed;
 
 /// Option codes.
@@ -172,10 +172,6 @@ fn u32_at(data: &[u8], at: usize) -> Option<u32> {
 
 fn addr_at(data: &[u8], at: usize) -> Option<Ipv6Addr> {
     Some(Ipv6Addr::from(<[u8; 16]>::try_from(data.get(at..at + 16)?).ok()?))
-}
-
-fn plain(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(255).collect()
 }
 
 fn status_of(options: &[(u16, Vec<u8>)]) -> Option<(Status, String)> {

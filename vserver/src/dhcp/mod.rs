@@ -4,6 +4,8 @@
 //! ([`crate::naming`]), many on one NIC with one MAC address.
 
 mod apply;
+#[cfg(test)]
+mod bench;
 mod cache;
 mod client;
 mod driver;

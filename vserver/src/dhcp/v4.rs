@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use weft_stack::time::Instant;
 
-use super::client::{Action, Cached, Common, State, To};
+use super::client::{Action, Common, State, To};
 use super::lease::{Lease, unhex};
 use super::message4::{Ask, Kind, Reply};
 
@@ -122,20 +122,14 @@ impl Client4 {
             kept: None,
             settings,
         };
-        let fresh = |lease: &Lease, age| super::lease::span(lease.valid_s).is_none_or(|v| age < v);
-        let keep = client.settings.keep_expired;
-        let cached = cached.filter(|(lease, age)| keep || fresh(lease, *age));
+        let cache = (client.settings.cached_after, client.settings.keep_expired);
+        let cached = client.common.remember(now, cached, cache);
+        client.wish = cached.and_then(v4);
         // What no server gave, none can confirm.
-        let given = cached.as_ref().filter(|c| !c.0.server.is_empty());
-        let phase = match given.and_then(|c| v4(&c.0)) {
+        let phase = match cached.filter(|lease| !lease.server.is_empty()).and_then(v4) {
             Some(addr) => Phase::Confirming(addr),
             None => Phase::Selecting,
         };
-        client.common.cached = cached.map(|(lease, age)| {
-            let use_at = now + client.settings.cached_after;
-            Cached { lease, age, use_at, read_at: now }
-        });
-        client.wish = client.common.cached.as_ref().and_then(|c| v4(&c.lease));
         let wait = client.common.random(client.settings.spread);
         client.enter(now, phase, wait);
         client
@@ -189,18 +183,13 @@ impl Client4 {
     }
 
     pub(super) fn timeout(&mut self, now: Instant) {
-        if self.common.held.as_ref().and_then(|h| h.expires).is_some_and(|at| at <= now) {
-            self.common.counts.expired += 1;
-            self.common.lose("the lease ran out");
+        if self.common.expire(now) {
             self.since = now;
             if !matches!(self.phase, Phase::Selecting | Phase::Requesting(_)) {
                 self.enter(now, Phase::Selecting, Duration::ZERO);
             }
         }
-        if self.common.cached.as_ref().is_some_and(|c| c.use_at <= now) {
-            let keep = self.settings.keep_expired;
-            self.common.use_cached(now, keep);
-        }
+        self.common.cache_timeout(now, self.settings.keep_expired);
         if let Some(held) = &self.common.held {
             let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             if self.phase == Phase::Holding && due(held.renew_at) {

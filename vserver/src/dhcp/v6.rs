@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use weft_stack::time::Instant;
 
-use super::client::{Action, Cached, Common, Held, State, To};
+use super::client::{Action, Common, Held, State, To};
 use super::lease::{Lease, unhex};
 use super::message6::{Answer, Ask, Kind, Status};
 
@@ -115,21 +115,14 @@ impl Client6 {
             wish: None,
             settings,
         };
-        let fresh = |lease: &Lease, age| super::lease::span(lease.valid_s).is_none_or(|v| age < v);
-        let keep = client.settings.keep_expired;
-        let cached = cached.filter(|(lease, age)| keep || fresh(lease, *age));
-        let phase = match &cached {
-            // What no server gave, none can confirm.
-            Some((lease, _)) if !lease.server.is_empty() => {
-                Phase::Confirming(Box::new(lease.clone()))
-            }
-            _ => Phase::Selecting(None),
+        let cache = (client.settings.cached_after, client.settings.keep_expired);
+        let cached = client.common.remember(now, cached, cache);
+        client.wish = cached.and_then(v6);
+        // What no server gave, none can confirm.
+        let phase = match cached.filter(|lease| !lease.server.is_empty()) {
+            Some(lease) => Phase::Confirming(Box::new(lease.clone())),
+            None => Phase::Selecting(None),
         };
-        client.wish = cached.as_ref().and_then(|c| v6(&c.0));
-        client.common.cached = cached.map(|(lease, age)| {
-            let use_at = now + client.settings.cached_after;
-            Cached { lease, age, use_at, read_at: now }
-        });
         let wait = client.common.random(client.settings.spread);
         client.enter(now, phase, wait);
         client
@@ -179,17 +172,12 @@ impl Client6 {
     }
 
     pub(super) fn timeout(&mut self, now: Instant) {
-        if self.common.held.as_ref().and_then(|h| h.expires).is_some_and(|at| at <= now) {
-            self.common.counts.expired += 1;
-            self.common.lose("the lease ran out");
-            if !matches!(self.phase, Phase::Selecting(_) | Phase::Requesting(_)) {
-                self.enter(now, Phase::Selecting(None), Duration::ZERO);
-            }
+        if self.common.expire(now)
+            && !matches!(self.phase, Phase::Selecting(_) | Phase::Requesting(_))
+        {
+            self.enter(now, Phase::Selecting(None), Duration::ZERO);
         }
-        if self.common.cached.as_ref().is_some_and(|c| c.use_at <= now) {
-            let keep = self.settings.keep_expired;
-            self.common.use_cached(now, keep);
-        }
+        self.common.cache_timeout(now, self.settings.keep_expired);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let held = self.common.held.as_ref();
         let (renew, rebind) = (held.and_then(|h| h.renew_at), held.and_then(|h| h.rebind_at));

@@ -1,5 +1,4 @@
-//! In virtual time: [`Bench::pass`] goes from deadline to deadline.
-
+use super::super::bench;
 use super::super::message4::tests::reply;
 use super::*;
 
@@ -8,11 +7,7 @@ const SERVER: [u8; 4] = [10, 0, 0, 1];
 const OTHER: [u8; 4] = [10, 0, 0, 2];
 const ADDR: [u8; 4] = [10, 0, 0, 5];
 
-struct Bench {
-    client: Client4,
-    now: Instant,
-    actions: Vec<(Instant, Action)>,
-}
+type Bench = bench::Bench<Client4>;
 
 fn settings() -> Settings {
     Settings {
@@ -39,11 +34,7 @@ fn options(server: [u8; 4], seconds: &[u8]) -> Vec<(u8, &[u8])> {
 }
 
 fn bench_with(settings: Settings, cached: Option<(Lease, Duration)>) -> Bench {
-    let now = Instant::from_millis(1000);
-    let client = Client4::start(settings, 3, now, cached);
-    let mut b = Bench { client, now, actions: Vec::new() };
-    b.pass(Duration::ZERO);
-    b
+    Bench::new(|now| Client4::start(settings, 3, now, cached))
 }
 
 fn bench() -> Bench {
@@ -80,27 +71,6 @@ fn seen(data: &[u8]) -> Seen {
 }
 
 impl Bench {
-    fn drain(&mut self) {
-        while let Some(action) = self.client.poll() {
-            self.actions.push((self.now, action));
-        }
-    }
-
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        self.drain();
-        while let Some(at) = self.client.deadline().filter(|at| *at <= end) {
-            self.now = self.now.max(at);
-            self.client.timeout(self.now);
-            self.drain();
-        }
-        self.now = end;
-    }
-
-    fn secs(&mut self, seconds: u64) {
-        self.pass(Duration::from_secs(seconds));
-    }
-
     fn hear(&mut self, kind: Kind, addr: [u8; 4], options: &[(u8, &[u8])]) {
         let data = reply(kind, self.client.xid(), addr, options);
         self.client.receive(self.now, &data);
@@ -117,20 +87,6 @@ impl Bench {
             .collect()
     }
 
-    /// Everything but messages.
-    fn done(&mut self) -> Vec<&'static str> {
-        let all = std::mem::take(&mut self.actions);
-        all.iter()
-            .filter_map(|(_, a)| match a {
-                Action::Send { .. } => None,
-                Action::Assign { .. } => Some("assign"),
-                Action::Withdraw(_) => Some("withdraw"),
-                Action::Store { .. } => Some("store"),
-                Action::Forget => Some("forget"),
-            })
-            .collect()
-    }
-
     fn bind(&mut self, seconds: u32) {
         let seconds = seconds.to_be_bytes();
         self.hear(Kind::Offer, ADDR, &options(SERVER, &seconds));
@@ -141,7 +97,7 @@ impl Bench {
 
     fn gaps(&mut self) -> Vec<f64> {
         let times: Vec<Instant> = self.sent().iter().map(|s| s.0).collect();
-        times.windows(2).map(|w| w[1].saturating_since(w[0]).as_secs_f64()).collect()
+        bench::gaps(&times)
     }
 }
 

@@ -1,16 +1,11 @@
-//! In virtual time: [`Bench::pass`] goes from deadline to deadline.
-
+use super::super::bench;
 use super::super::message6::tests::{CLIENT, SERVER, answer, ia};
 use super::*;
 
 const ADDR: &str = "fd00::5";
 const IAID: u32 = 2;
 
-struct Bench {
-    client: Client6,
-    now: Instant,
-    actions: Vec<(Instant, Action)>,
-}
+type Bench = bench::Bench<Client6>;
 
 fn settings() -> Settings {
     Settings {
@@ -36,35 +31,10 @@ fn lease() -> Lease {
 }
 
 fn bench_with(settings: Settings, cached: Option<(Lease, Duration)>) -> Bench {
-    let now = Instant::from_millis(1000);
-    let client = Client6::start(settings, 3, now, cached);
-    let mut b = Bench { client, now, actions: Vec::new() };
-    b.pass(Duration::ZERO);
-    b
+    Bench::new(|now| Client6::start(settings, 3, now, cached))
 }
 
 impl Bench {
-    fn drain(&mut self) {
-        while let Some(action) = self.client.poll() {
-            self.actions.push((self.now, action));
-        }
-    }
-
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        self.drain();
-        while let Some(at) = self.client.deadline().filter(|at| *at <= end) {
-            self.now = self.now.max(at);
-            self.client.timeout(self.now);
-            self.drain();
-        }
-        self.now = end;
-    }
-
-    fn secs(&mut self, seconds: u64) {
-        self.pass(Duration::from_secs(seconds));
-    }
-
     fn hear(&mut self, kind: Kind, options: &[(u16, &[u8])]) {
         let data = answer(kind, self.client.xid(), options);
         self.client.receive(self.now, &data);
@@ -85,19 +55,6 @@ impl Bench {
             .collect()
     }
 
-    fn done(&mut self) -> Vec<&'static str> {
-        let all = std::mem::take(&mut self.actions);
-        all.iter()
-            .filter_map(|(_, a)| match a {
-                Action::Send { .. } => None,
-                Action::Assign { .. } => Some("assign"),
-                Action::Withdraw(_) => Some("withdraw"),
-                Action::Store { .. } => Some("store"),
-                Action::Forget => Some("forget"),
-            })
-            .collect()
-    }
-
     fn bind(&mut self) {
         let ia = one(ADDR, (2000, 3000));
         self.hear(Kind::Advertise, &[(3, &ia), (7, &[255])]);
@@ -109,7 +66,7 @@ impl Bench {
 
     fn gaps(&mut self) -> Vec<f64> {
         let times: Vec<Instant> = self.sent().iter().map(|s| s.0).collect();
-        times.windows(2).map(|w| w[1].saturating_since(w[0]).as_secs_f64()).collect()
+        bench::gaps(&times)
     }
 }
 
