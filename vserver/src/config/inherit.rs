@@ -576,4 +576,6 @@ pub(super) fn check_cut(report: &mut Report, cut: &[At<&str>], known: &[&'static
 const OWN_KEYS: [&str; 5] = ["count", "group", "cut", "parent", "addresses"];
 
 #[cfg(test)]
+mod every_key;
+#[cfg(test)]
 mod tests;
