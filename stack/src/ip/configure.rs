@@ -77,14 +77,7 @@ fn apply_one(
         | Change::TableSet { .. }
         | Change::TablesUse(_)) => policy(ctx, ip, change),
         Change::AddressPrefix { alias, cidr } => ip.set_prefix(ctx, alias, cidr),
-        Change::AliasSlaac { alias, on } => {
-            let entry = ip.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
-            entry.config.slaac = on;
-            if on && entry.config.up {
-                ndp::alias_up(ctx, link, ip, alias);
-            }
-            Ok(())
-        }
+        Change::AliasSlaac { alias, on } => alias_slaac(ctx, link, ip, alias, on),
         // The stack's own, which took them before.
         Change::Limits(_) | Change::Tcp(_) => Ok(()),
         Change::Forwarding(on) => {
@@ -177,6 +170,21 @@ fn alias_remove(
     ip.routes.remove_alias(alias);
     ip.aliases.remove(&alias);
     link.alias_down(ctx, alias, true);
+    Ok(())
+}
+
+fn alias_slaac(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    alias: AliasId,
+    on: bool,
+) -> Result<(), ChangeError> {
+    let entry = ip.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
+    entry.config.slaac = on;
+    if on && entry.config.up {
+        ndp::alias_up(ctx, link, ip, alias);
+    }
     Ok(())
 }
 
