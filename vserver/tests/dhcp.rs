@@ -3,19 +3,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft_drivers::device::{AnyDevice, Device};
 use weft_stack::frame::Frame;
 use weft_stack::wire::checksum;
+use weft_vserver::change::{Changes, Options};
 use weft_vserver::dhcp::{DhcpReport, DhcpWish, State};
 use weft_vserver::{Host, config};
 
 const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const RIVAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 66];
 
-fn host(state: &Path, vservers: &str) -> Host {
-    let text = format!(
+fn text(state: &Path, vservers: &str) -> String {
+    format!(
         r#"
 [host]
 state_dir = "{}"
@@ -28,7 +30,11 @@ driver = "mem"
 over = "eth0"
 {vservers}"#,
         state.display()
-    );
+    )
+}
+
+fn host(state: &Path, vservers: &str) -> Host {
+    let text = text(state, vservers);
     let config = config::parse(&text, "weft.toml".as_ref()).map_err(|e| e.to_string()).unwrap();
     Host::start(config).unwrap()
 }
@@ -216,6 +222,38 @@ fn clients_behind_one_mac_address_get_the_addresses_of_their_identifiers() {
         far.turn();
         assert!(begin.elapsed() < Duration::from_secs(5), "the server is told");
     }
+}
+
+#[test]
+fn a_vserver_that_comes_asks_and_one_that_goes_gives_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let dhcp = "dhcp = [{ alias = \"data0\", acd = \"off\" }]\n";
+    let web = format!("[vserver.web]\n{dhcp}");
+    let both = format!("{web}dns.ndots = 2\n[vserver.guest]\n{dhcp}");
+    let host = Arc::new(host(dir.path(), &web));
+    let changes = Changes::new(Arc::clone(&host), None, Vec::new(), |_, _| {});
+    let apply = |vservers: &str| {
+        let config = config::parse(&text(dir.path(), vservers), "weft.toml".as_ref());
+        changes.apply(config.map_err(|e| e.to_string()).unwrap(), &Options::default()).unwrap();
+    };
+    let mut far = Far::new(&host);
+    lease(&mut far, "web", [10, 0, 1, 1]);
+    lease(&mut far, "guest", [10, 0, 1, 2]);
+    far.serve(&host, "web is bound", |r| all(r, State::Bound));
+    apply(&both);
+    far.serve(&host, "guest is bound", |r| r.clients.len() == 2 && all(r, State::Bound));
+    let dns = host.vserver("web").unwrap().dns();
+    assert_eq!((dns.ndots, dns.servers.len()), (2, 1), "the lease's server, the file's ndots");
+    let acks = |r: &DhcpReport| r.clients.iter().map(|c| c.counters["DhcpAcks"]).max();
+    assert_eq!(acks(&host.dhcp()), Some(1), "who stays is not asked again");
+    apply(&web);
+    assert_eq!(host.dhcp().clients.len(), 1);
+    let begin = Instant::now();
+    while !far.seen.contains_key(&7) {
+        assert!(begin.elapsed() < Duration::from_secs(5), "no DHCPRELEASE: {:?}", far.seen);
+        far.turn();
+    }
+    assert!(all(&host.dhcp(), State::Bound));
 }
 
 #[test]

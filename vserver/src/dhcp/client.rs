@@ -113,6 +113,8 @@ pub(super) enum To {
     Everybody,
     /// One DHCPv4 server, from the leased address.
     Server { from: Ipv4Addr, to: Ipv4Addr },
+    /// One DHCPv4 server, from a leased address that goes with this message.
+    Farewell { from: Ipv4Addr, to: Ipv4Addr },
     /// Every DHCPv6 server, from the link-local address.
     Servers6,
 }

@@ -282,6 +282,7 @@ impl Inner {
             Input::Datagram { nic, tag, frame, proven } => {
                 let Some(at) = clients.by_tag.get(&tag).copied() else { return };
                 if let Some(slot) = clients.slots[at].as_mut().filter(|s| s.nic == nic) {
+                    slot.via = frame.get(6..12).and_then(|mac| mac.try_into().ok());
                     let nics = &self.shared.live().config.nics;
                     let trusted = nics.get(nic).is_some_and(|n| n.rx_checksum_trust);
                     match message(&frame, proven || trusted) {

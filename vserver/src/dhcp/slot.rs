@@ -53,6 +53,8 @@ pub(super) struct Slot {
     pub(super) refused: Option<String>,
     /// Strange servers told of.
     pub(super) strange: u64,
+    /// Who sent the last answer on the link: the server, or a relay.
+    pub(super) via: Option<[u8; 6]>,
     pub(super) tag: Option<Tag>,
     pub(super) armed: Option<Instant>,
 }

@@ -219,18 +219,27 @@ impl Tap {
 
 /// The broadcast a client without an address sends: Ethernet, IPv4 from 0.0.0.0, UDP.
 pub(super) fn frame4(mac: [u8; 6], data: &[u8]) -> Vec<u8> {
-    let to = Ipv4Addr::BROADCAST.octets();
-    let mut frame = [[0xff; 6], mac].concat();
+    frame4_to((mac, [0xff; 6]), (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST), data)
+}
+
+/// A DHCPv4 message from one MAC address and address to others.
+pub(super) fn frame4_to(
+    (mac, via): ([u8; 6], [u8; 6]),
+    (from, to): (Ipv4Addr, Ipv4Addr),
+    data: &[u8],
+) -> Vec<u8> {
+    let mut frame = [via, mac].concat();
     frame.extend([8, 0]);
     let len = (20 + 8 + data.len()) as u16;
     let mut ip = vec![0x45, 0x10];
     ip.extend(len.to_be_bytes());
-    ip.extend([0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0]);
-    ip.extend(to);
+    ip.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    ip.extend(from.octets());
+    ip.extend(to.octets());
     let header = finish(sum(&ip));
     ip[10..12].copy_from_slice(&header.to_be_bytes());
     frame.extend(ip);
-    frame.extend(udp((68, 67), data, Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()));
+    frame.extend(udp((68, 67), data, from.into(), to.into()));
     frame
 }
 

@@ -440,7 +440,7 @@ impl Client4 {
             let ask =
                 Ask { ciaddr: Some(from), server: Some(to), ..self.message(now, Kind::Release) };
             let data = ask.emit();
-            self.common.send(To::Server { from, to }, data);
+            self.common.send(To::Farewell { from, to }, data);
         }
         self.common.lose("released");
         self.common.error = None;

@@ -9,7 +9,7 @@ use weft_stack::stack::Change;
 
 use super::super::client::To;
 use super::super::slot::{Applied, Slot};
-use super::super::tap::{frame4, frame6};
+use super::super::tap::{frame4, frame4_to, frame6};
 use super::super::{Lease, apply};
 use super::{Clients, Inner};
 
@@ -31,6 +31,11 @@ impl Inner {
     pub(super) fn send(&self, slot: &Slot, to: To, data: &[u8]) {
         let frame = match to {
             To::Everybody => frame4(slot.mac, data),
+            // Through the stack it would wait for a neighbour, and the address is gone by then.
+            To::Farewell { from, to } => match slot.via {
+                Some(via) => frame4_to((slot.mac, via), (from, to), data),
+                None => return self.send_to(slot, from, to, data),
+            },
             To::Server { from, to } => return self.send_to(slot, from, to, data),
             To::Servers6 => match self.link_local(slot) {
                 Some(from) => frame6(slot.mac, from, data),

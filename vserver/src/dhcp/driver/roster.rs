@@ -141,6 +141,7 @@ impl Inner {
             applied: None,
             refused: None,
             strange: 0,
+            via: None,
             tag: None,
             armed: None,
         })

@@ -379,7 +379,7 @@ fn an_operator_renews_and_releases() {
     b.client.release(b.now);
     b.drain();
     let Action::Send { to, data } = &b.actions[0].1 else { panic!("{:?}", b.actions) };
-    assert_eq!(*to, To::Server { from: ADDR.into(), to: SERVER.into() });
+    assert_eq!(*to, To::Farewell { from: ADDR.into(), to: SERVER.into() });
     let release = Seen { kind: 7, ciaddr: ADDR, requested: None, server: Some(SERVER) };
     assert_eq!(seen(data), release);
     assert_eq!((b.done(), b.client.state()), (vec!["withdraw", "forget"], State::Released));
