@@ -277,7 +277,7 @@ fn guests(workers: usize, guest: Option<&str>) -> String {
 
 /// Answers every connection with the name of its vserver; accepting never fails.
 fn name_everybody(host: &Host, listener: &AnyListener, stop: &AtomicBool) {
-    listener.set_timeout(Some(Duration::from_millis(20))).unwrap();
+    listener.set_timeout(Some(Duration::from_millis(20))).expect("a timeout");
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((mut stream, _)) => {

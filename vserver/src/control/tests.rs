@@ -163,3 +163,124 @@ fn only_a_dead_socket_is_replaced() {
     assert!(matches!(refused, ControlError::NotASocket(_)), "{refused}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
 }
+
+/// Roles for users 1 (view), 2 (the vserver web) and 3 (cluster); 9 has none.
+const ROLES: &str = r#"
+[nic.eth0]
+driver = "mem"
+[alias.data0]
+over = "eth0"
+[alias.mgmt0]
+over = "eth0"
+[vserver.web]
+addresses = ["data0 10.0.0.1/24", "mgmt0 10.9.0.1/24"]
+[vserver.files]
+addresses = ["data0 10.0.0.2/24"]
+[role.watchers]
+users = ["1"]
+allow = "view"
+[role.webmasters]
+users = ["2"]
+allow = "vserver"
+vservers = ["web"]
+[role.operators]
+users = ["3"]
+allow = "cluster"
+"#;
+
+/// Every command, the least user that may ask it, and whether it is a change.
+const EVERY: [(&str, u32, bool); 24] = [
+    (r#"{"command":"ping"}"#, 1, false),
+    (r#"{"command":"snapshot"}"#, 1, false),
+    (r#"{"command":"runtime"}"#, 1, false),
+    (r#"{"command":"runtime","clear":true}"#, 3, true),
+    (r#"{"command":"sockets"}"#, 1, false),
+    (r#"{"command":"socket-summary"}"#, 1, false),
+    (r#"{"command":"echo","vserver":"web","to":"10.0.0.9"}"#, 2, false),
+    (r#"{"command":"echo","vserver":"files","to":"10.0.0.9"}"#, 3, false),
+    (r#"{"command":"policy","vserver":"files"}"#, 1, false),
+    (r#"{"command":"qos"}"#, 1, false),
+    (r#"{"command":"neighbours"}"#, 1, false),
+    (r#"{"command":"access"}"#, 1, false),
+    (r#"{"command":"access-test","vserver":"web","service":"ssh","from":"10.0.0.9"}"#, 1, false),
+    (r#"{"command":"audit"}"#, 1, false),
+    (r#"{"command":"resolve","vserver":"web","name":"x"}"#, 2, false),
+    (r#"{"command":"resolve","vserver":"files","name":"x"}"#, 3, false),
+    (r#"{"command":"export"}"#, 1, false),
+    (r#"{"command":"dhcp"}"#, 1, false),
+    (r#"{"command":"dhcp-wish","vserver":"Web","alias":"data0","wish":"renew"}"#, 2, true),
+    (r#"{"command":"dhcp-wish","vserver":"web","alias":"MGMT0","wish":"renew"}"#, 3, true),
+    (r#"{"command":"apply","path":"/","text":"","dry_run":false}"#, 2, true),
+    (r#"{"command":"confirm"}"#, 2, true),
+    (r#"{"command":"revert"}"#, 2, true),
+    (r#"{"command":"set-poll","mode":"busy"}"#, 3, true),
+];
+
+/// Numbers every kind of command: a new one does not compile until it stands in [`EVERY`] too.
+fn kind(command: &Command) -> usize {
+    match command {
+        Command::Ping => 0,
+        Command::Snapshot => 1,
+        Command::Runtime { .. } => 2,
+        Command::Sockets(_) => 3,
+        Command::SocketSummary(_) => 4,
+        Command::Echo(_) => 5,
+        Command::Policy { .. } => 6,
+        Command::Qos { .. } => 7,
+        Command::Neighbours { .. } => 8,
+        Command::Access { .. } => 9,
+        Command::AccessTest(_) => 10,
+        Command::Audit(_) => 11,
+        Command::Resolve { .. } => 12,
+        Command::Export { .. } => 13,
+        Command::Dhcp => 14,
+        Command::DhcpWish { .. } => 15,
+        Command::Apply { .. } => 16,
+        Command::Confirm => 17,
+        Command::Revert => 18,
+        Command::SetPoll { .. } => 19,
+    }
+}
+
+const KINDS: usize = 20;
+
+#[test]
+fn every_command_is_refused_to_who_may_not_and_the_log_tells_each_attempt() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!("[host]\naudit = \"audit.log\"\n{ROLES}");
+    let file = directory.path().join("weft.toml");
+    let config = crate::config::parse(&text, &file).map_err(|e| e.to_string()).unwrap();
+    let gate = Gate::new(&config).unwrap();
+    let mut kinds = [false; KINDS];
+    let (mut changes, mut refusals) = (0, 0);
+    for (text, least, change) in EVERY {
+        let command: Command = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        kinds[kind(&command)] = true;
+        assert_eq!(command.needs().change, change, "{text}");
+        for uid in [1, 2, 3, 9] {
+            let peer = Peer { uid, gid: uid, groups: Vec::new(), pid: 7 };
+            let asked = std::cell::Cell::new(false);
+            let answered = gate.answer(&peer, &command, &|command, caller| {
+                asked.set(true);
+                answer(command, caller)
+            });
+            let may = uid != 9 && uid >= least;
+            assert_eq!(asked.get(), may, "{uid}: {text}");
+            let denied = matches!(&answered, Answer::Error(r) if r.kind == RefusalKind::Denied);
+            assert_eq!(denied, !may, "{uid}: {text}");
+            changes += usize::from(may && change);
+            refusals += usize::from(!may);
+        }
+    }
+    assert_eq!(kinds, [true; KINDS], "one is not in the list");
+    let page = gate.records(&AuditQuery::default()).unwrap();
+    let told = |begin: &str| {
+        let starts = |r: &&Record| r.result.as_deref().is_some_and(|r| r.starts_with(begin));
+        page.records.iter().filter(starts).count()
+    };
+    assert_eq!(told("refused: "), refusals);
+    // A change is there twice: when it begins and how it ended.
+    assert_eq!(told("ok") + told("failed: "), changes);
+    assert_eq!(page.records.len(), refusals + 2 * changes);
+    assert!(page.records.iter().all(|r| r.request.is_object() || r.result.is_some()));
+}
