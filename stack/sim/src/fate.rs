@@ -14,6 +14,9 @@ pub struct Burst {
     pub loss: f64,
 }
 
+/// After so long without a frame a burst that ends by frames is over.
+const BURST_FORGOTTEN: Duration = Duration::from_secs(30);
+
 /// Losses in bursts that end by frames: the model of Gilbert and Elliott, a chain of a good and a
 /// bad state. Its mean loss is that of [`GilbertElliott::mean_loss`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +80,8 @@ fn is_icmp_error(ip: &[u8]) -> bool {
 pub(crate) struct Losses {
     burst_until: Instant,
     bad: bool,
+    /// When the last frame came.
+    seen_at: Instant,
 }
 
 impl Losses {
@@ -87,7 +92,11 @@ impl Losses {
         now < self.burst_until && chance(rng, burst.loss)
     }
 
-    pub(crate) fn gilbert(&mut self, g: &GilbertElliott, rng: &mut Rng) -> bool {
+    pub(crate) fn gilbert(&mut self, g: &GilbertElliott, now: Instant, rng: &mut Rng) -> bool {
+        // Whoever backs off from a burst would otherwise find it as it was minutes later, and the
+        // longer he waits the longer it lasts.
+        self.bad &= now.saturating_since(self.seen_at) < BURST_FORGOTTEN;
+        self.seen_at = now;
         if chance(rng, if self.bad { g.to_good } else { g.to_bad }) {
             self.bad = !self.bad;
         }
@@ -112,9 +121,20 @@ mod tests {
     fn a_chain_of_two_states_loses_what_its_formula_says() {
         let g = GilbertElliott { to_bad: 0.02, to_good: 0.25, loss_good: 0.001, loss_bad: 0.7 };
         let (mut losses, mut rng) = (Losses::default(), Rng::from_u64(3));
-        let lost = (0..200_000).filter(|_| losses.gilbert(&g, &mut rng)).count();
+        let now = Instant::ZERO;
+        let lost = (0..200_000).filter(|_| losses.gilbert(&g, now, &mut rng)).count();
         let share = lost as f64 / 200_000.0;
         assert!((share / g.mean_loss() - 1.0).abs() < 0.05, "{share} {}", g.mean_loss());
+    }
+
+    #[test]
+    fn a_burst_that_ends_by_frames_does_not_outlast_silence() {
+        let g = GilbertElliott { to_bad: 1.0, to_good: 0.0, loss_good: 0.0, loss_bad: 1.0 };
+        let (mut losses, mut rng) = (Losses::default(), Rng::from_u64(3));
+        assert!(losses.gilbert(&g, Instant::ZERO, &mut rng));
+        let never = GilbertElliott { to_bad: 0.0, ..g };
+        assert!(losses.gilbert(&never, Instant::from_millis(29_000), &mut rng));
+        assert!(!losses.gilbert(&never, Instant::from_millis(60_000), &mut rng));
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl LinkSpec {
             lost |= way.losses.burst(burst, rng, now);
         }
         if let Some(gilbert) = &self.gilbert {
-            lost |= way.losses.gilbert(gilbert, rng);
+            lost |= way.losses.gilbert(gilbert, now, rng);
         }
         lost
     }
