@@ -29,11 +29,13 @@ pub(crate) struct Rack {
     /// Quarters of a round trip to wait.
     reo_wnd_mult: u8,
     reo_wnd_persist: u8,
+    /// A probe of a single segment was too early for the peer's delayed acknowledgement.
+    pub(crate) acks_late: bool,
 }
 
 impl Default for Rack {
     fn default() -> Rack {
-        Rack { reordered: 0, reo_wnd_mult: 1, reo_wnd_persist: 0 }
+        Rack { reordered: 0, reo_wnd_mult: 1, reo_wnd_persist: 0, acks_late: false }
     }
 }
 

@@ -13,7 +13,11 @@ use super::recovery::Phase;
 use super::state::{Connection, Cx};
 
 /// RFC 8985 7.2 `TLP.max_ack_delay`: how long a peer may sit on the acknowledgement of one segment.
-const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
+/// Most delay it by 40 ms at most, or by a round trip where that is longer.
+const MAX_ACK_DELAY: Duration = Duration::from_millis(50);
+
+/// The same for a peer that answered a probe of one segment with a duplicate's report.
+const MAX_ACK_DELAY_PATIENT: Duration = Duration::from_millis(200);
 
 /// What timers and schedulers of both ends add to two round trips.
 const SLACK: Duration = Duration::from_millis(2);
@@ -29,13 +33,15 @@ pub(crate) struct TailProbe {
     end: Option<SeqNum>,
     /// It repeats data.
     repeats: bool,
+    /// Nothing else was in flight, and the acknowledgement may have been delayed.
+    alone: bool,
     /// Asked for, not sent yet.
     pub(crate) due: bool,
 }
 
 impl TailProbe {
     pub(crate) const NONE: TailProbe =
-        TailProbe { at: None, end: None, repeats: false, due: false };
+        TailProbe { at: None, end: None, repeats: false, alone: false, due: false };
 
     /// Recovery begins: whatever the probe shows belongs to it.
     pub(crate) fn forget(&mut self) {
@@ -56,9 +62,13 @@ impl Connection {
         let Some(rtx_at) = self.rtx_at.filter(|_| quiet && self.sack_ok) else { return };
         let wait = self.rtt.srtt().map_or(TIMEOUT_INITIAL, |srtt| {
             let alone = self.flight() <= self.mss_full();
-            srtt * 2 + if alone { MAX_ACK_DELAY } else { SLACK }
+            srtt * 2 + if alone { self.max_ack_delay(srtt) } else { SLACK }
         });
         self.sent.recent.probe.at = Some((now + wait).min(rtx_at));
+    }
+
+    fn max_ack_delay(&self, srtt: Duration) -> Duration {
+        if self.rack.acks_late { MAX_ACK_DELAY_PATIENT } else { MAX_ACK_DELAY.max(srtt) }
     }
 
     /// The probe's timer expired; the retransmission timer starts anew with it (RFC 8985 7.3).
@@ -88,9 +98,11 @@ impl Connection {
         let mss = self.mss_now();
         let new = self.unsent().min(mss);
         let repeats = new == 0 || self.usable_window() < new;
+        let alone = self.flight() <= self.mss_full();
         let out = if repeats { self.repeat_last(cx, mss)? } else { self.new_segment(cx, new, mss) };
         debug_assert!(out.payload_len <= limits.mtu, "a probe is one segment");
-        self.sent.recent.probe = TailProbe { end: Some(self.snd_nxt), repeats, ..TailProbe::NONE };
+        self.sent.recent.probe =
+            TailProbe { end: Some(self.snd_nxt), repeats, alone, ..TailProbe::NONE };
         Some(out)
     }
 
@@ -117,6 +129,8 @@ impl Connection {
         let Some(end) = self.sent.recent.probe.end.filter(|end| seg.ack >= *end) else { return };
         let reported = duplicate.reported_end.is_some_and(|at| at >= end);
         if !self.sent.recent.probe.repeats || reported {
+            // Nothing was lost: the peer takes its time.
+            self.rack.acks_late |= reported && self.sent.recent.probe.alone;
             self.sent.recent.probe.end = None;
         } else if seg.ack > end {
             self.sent.recent.probe.end = None;

@@ -179,14 +179,68 @@ fn a_probe_stays_inside_the_peers_window() {
 // RFC 8985 7.2, 8: one segment may wait for a delayed acknowledgement; the probe is due with the
 // timeout at the latest, and goes instead of it.
 #[test]
-fn a_single_segment_is_probed_when_its_timeout_is_due() {
+fn a_single_segment_is_probed_after_a_delayed_acknowledgement_or_when_its_timeout_is_due() {
     let mut b = in_flight(1);
+    b.recv_nothing(109);
+    b.recv(110, &full(1001, 1, 5001));
+    assert_eq!((b.stats.loss_probes, b.stats.timeouts), (1, 0));
+    assert_eq!(b.c.windows().0, 10_000, "a probe is no sign of congestion");
+    b.recv(310, &full(1001, 1, 5001));
+    assert_eq!(b.stats.timeouts, 1);
+    let mut b = in_flight(1);
+    b.c.rack.acks_late = true;
+    b.c.schedule_probe(b.now);
     b.recv_nothing(199);
     b.recv(200, &full(1001, 1, 5001));
     assert_eq!((b.stats.loss_probes, b.stats.timeouts), (1, 0));
-    assert_eq!(b.c.windows().0, 10_000, "a probe is no sign of congestion");
-    b.recv(400, &full(1001, 1, 5001));
-    assert_eq!(b.stats.timeouts, 1);
+}
+
+// RFC 8985 7.2: a peer whose acknowledgements come later than that is asked later.
+#[test]
+fn a_probe_that_was_too_early_for_a_delayed_acknowledgement_teaches_patience() {
+    let mut b = in_flight(1);
+    b.recv(110, &full(1001, 1, 5001));
+    b.send(120, ack(5001, 2001));
+    b.send(140, ack(5001, 2001).sack(&[(1001, 2001)]));
+    b.write_bytes(1000);
+    b.recv(140, &full(2001, 1, 5001));
+    b.recv_nothing(339);
+    assert_eq!((b.stats.loss_probes, b.stats.timeouts), (1, 0));
+}
+
+// RFC 8985 7.2, 7.3: the last segments of an answer within a data centre are lost. However many
+// they are, no timeout is needed, and only a single one waits for a delayed acknowledgement.
+#[test]
+fn a_lost_tail_of_any_length_is_repaired_without_a_timeout() {
+    const SEGMENTS: u32 = 12;
+    for lost in 1..=SEGMENTS {
+        let mut b = Bench::established_sack();
+        b.c.cc = super::super::cc::Algorithm::NewReno(super::super::cc::NewReno::new(20_000));
+        b.c.rtt = super::super::rtt::Rtt::new(Duration::from_millis(200));
+        b.c.rtt.sample(Duration::from_micros(50), 1);
+        b.write_bytes(SEGMENTS * 1000);
+        b.recv(0, &full(1001, SEGMENTS, 5001));
+        let (end, first) = (1001 + SEGMENTS * 1000, 1001 + (SEGMENTS - lost) * 1000);
+        if lost < SEGMENTS {
+            b.send(0, ack(5001, first));
+        }
+        let due = if lost == 1 { 51 } else { 3 };
+        b.recv(due, &full(end - 1000, 1, 5001));
+        // Everything is there again two round trips later.
+        if lost > 1 {
+            b.send(due, ack(5001, first).sack(&[(end - 1000, end)]));
+            let mut again: Vec<u32> = Vec::new();
+            while let Some((header, data)) = b.poll() {
+                again.push(header.seq.0);
+                let next = header.seq.0 + data.len() as u32;
+                b.send(due, ack(5001, next).sack(&[(end - 1000, end)]));
+            }
+            assert_eq!(again.first(), Some(&first));
+        }
+        b.send(due, ack(5001, end));
+        assert_eq!((b.c.flight(), b.stats.timeouts), (0, 0), "{lost} lost");
+        assert_eq!(b.stats.loss_probes, 1, "{lost} lost");
+    }
 }
 
 // RFC 8985 7.2: no probe while something is reported: RACK's timer is at work.
