@@ -239,7 +239,7 @@ impl<P: PathLayer> Lower<'_, P> {
 
     /// Lowers the path MTU to `dst`, after the transport verified the quote.
     pub(crate) fn lower_pmtu(&mut self, dst: IpAddr, mtu: usize) {
-        self.ip.lower_pmtu(&self.ctx, dst, mtu);
+        self.ip.lower_pmtu(&mut self.ctx, dst, mtu);
     }
 
     /// The transport made progress with `dst`: the neighbour is reachable (RFC 4861 7.3.1).

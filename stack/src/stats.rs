@@ -387,6 +387,30 @@ counters! {
     }
 }
 
+counters! {
+    /// What limits refused where no packet was lost by it; see [`crate::stack::Limits`].
+    pub struct LimitStats, "Limit" {
+        /// Connects refused: too many connections.
+        tcp_connects: "TcpConnects",
+        /// Listeners refused.
+        tcp_listeners: "TcpListeners",
+        /// UDP sockets refused.
+        udp_sockets: "UdpSockets",
+        /// Raw sockets refused, or not allowed at all.
+        raw_sockets: "RawSockets",
+        /// ICMP echo sockets refused, or not allowed at all.
+        icmp_sockets: "IcmpSockets",
+        /// Routes refused, configured or learned.
+        routes: "Routes",
+        /// Addresses refused, configured or learned.
+        addresses: "Addresses",
+        /// Joins of multicast groups refused.
+        groups: "Groups",
+        /// Path MTUs forgotten before their time, to make room.
+        path_mtus: "PathMtus",
+    }
+}
+
 /// Every counter of one stack (one shard).
 #[derive(Clone, Debug, Default)]
 pub struct Mib {
@@ -408,6 +432,8 @@ pub struct Mib {
     pub raw: RawStats,
     /// TCP.
     pub tcp: TcpStats,
+    /// What limits refused.
+    pub limits: LimitStats,
     /// Lost packets by reason, both directions.
     pub drops: Drops,
 }
@@ -436,6 +462,7 @@ impl Mib {
         self.udp.merge(&other.udp);
         self.raw.merge(&other.raw);
         self.tcp.merge(&other.tcp);
+        self.limits.merge(&other.limits);
         self.drops.merge(&other.drops);
     }
 
@@ -450,6 +477,7 @@ impl Mib {
         self.udp.for_each(&mut f);
         self.raw.for_each(&mut f);
         self.tcp.for_each(&mut f);
+        self.limits.for_each(&mut f);
         for (reason, n) in self.drops.iter() {
             f(&format!("Drop{}", reason.name()), n);
         }

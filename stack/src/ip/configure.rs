@@ -224,7 +224,7 @@ fn route_add(ctx: &mut Ctx<'_>, ip: &mut Ip, route: Route) -> Result<(), ChangeE
     if let Some(src) = route.src.filter(|s| entry.address(*s).is_none() || !family(s)) {
         return Err(ChangeError::NoAddress(src));
     }
-    ip.routes.insert(route, ctx.limits.routes)
+    ip.routes.insert_for(ctx, route)
 }
 
 /// Whether `via` can be the next hop of a route of the family of `prefix`.

@@ -457,8 +457,9 @@ impl Ip {
     }
 
     /// Lowers the path MTU to `dst`.
-    pub(crate) fn lower_pmtu(&mut self, ctx: &Ctx<'_>, dst: IpAddr, mtu: usize) {
+    pub(crate) fn lower_pmtu(&mut self, ctx: &mut Ctx<'_>, dst: IpAddr, mtu: usize) {
         let changed = self.pmtu.lower(ctx.now, dst, mtu, ctx.limits.pmtu);
+        ctx.mib.limits.path_mtus += self.pmtu.take_evicted();
         self.version += u64::from(changed);
     }
 
@@ -469,8 +470,9 @@ impl Ip {
 
     /// A connection found that packets of this size pass to `dst`, and no larger ones; `None`: as
     /// large as the link takes.
-    pub(crate) fn learn_pmtu(&mut self, ctx: &Ctx<'_>, dst: IpAddr, mtu: Option<usize>) {
+    pub(crate) fn learn_pmtu(&mut self, ctx: &mut Ctx<'_>, dst: IpAddr, mtu: Option<usize>) {
         self.pmtu_probed.set(ctx.now, dst, mtu, ctx.limits.pmtu);
+        ctx.mib.limits.path_mtus += self.pmtu_probed.take_evicted();
     }
 
     /// What [`Ip::learn_pmtu`] was told of `dst` in the last ten minutes.
@@ -497,10 +499,11 @@ impl Ip {
             return Err(ChangeError::AddressExists(cidr.addr));
         }
         if entry.addresses.len() >= ctx.limits.addresses {
+            ctx.mib.limits.addresses += 1;
             return Err(ChangeError::Limit("addresses"));
         }
         if let Some(route) = connected_route(alias, cidr) {
-            self.routes.insert(route, ctx.limits.routes)?;
+            self.routes.insert_for(ctx, route)?;
         }
         let tentative = cidr.addr.is_ipv6();
         let state = if tentative { AddressState::Tentative } else { AddressState::Preferred };
@@ -594,7 +597,7 @@ impl Ip {
         let old = entry.address_mut(cidr.addr).ok_or(missing)?;
         let (before, usable) = (old.cidr, old.state.usable());
         if let Some(route) = connected_route(alias, cidr) {
-            self.routes.insert(route, ctx.limits.routes)?;
+            self.routes.insert_for(ctx, route)?;
         }
         old.cidr = cidr;
         self.forget_network(alias, before);

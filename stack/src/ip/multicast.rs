@@ -169,7 +169,7 @@ pub(crate) enum Wanted<'a> {
 
 /// Whether a user of `group` may be added on the alias.
 pub(crate) fn may_join(
-    ctx: &Ctx<'_>,
+    ctx: &mut Ctx<'_>,
     ip: &Ip,
     alias: AliasId,
     group: IpAddr,
@@ -180,6 +180,7 @@ pub(crate) fn may_join(
     }
     let new = !entry.groups.members.contains_key(&group);
     if new && entry.groups.members.len() >= ctx.limits.groups {
+        ctx.mib.limits.groups += 1;
         return Err(ChangeError::Limit("multicast groups"));
     }
     Ok(())

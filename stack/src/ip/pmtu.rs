@@ -29,12 +29,13 @@ pub(crate) struct PmtuCache {
     /// In order of insertion, which is the order of expiry. A refreshed entry is in here twice; the
     /// older mention is recognised by its `until`.
     order: VecDeque<(IpAddr, Instant)>,
+    evicted: u64,
 }
 
 impl PmtuCache {
     /// An empty cache.
     pub(crate) fn new(key: Key) -> PmtuCache {
-        PmtuCache { entries: HashMap::with_hasher(key), order: VecDeque::new() }
+        PmtuCache { entries: HashMap::with_hasher(key), order: VecDeque::new(), evicted: 0 }
     }
 
     /// The MTU towards `dst`, if it is known to be lower than the link's.
@@ -80,9 +81,15 @@ impl PmtuCache {
             }
             self.order.pop_front();
             if current {
+                self.evicted += u64::from(until > now);
                 self.entries.remove(&dst);
             }
         }
+    }
+
+    /// How many were removed before their time since the last call.
+    pub(crate) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 
     /// Entries held.

@@ -6,6 +6,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::address::{AliasId, Cidr, bits};
+use crate::ctx::Ctx;
 use crate::hash::ConfiguredKeys;
 use crate::stack::ChangeError;
 
@@ -98,6 +99,17 @@ impl Routes {
             self.lengths(route.prefix).add(route.prefix.prefix_len);
         }
         Ok(())
+    }
+
+    /// The same within the stack's limit, which counts what it refuses.
+    pub(crate) fn insert_for(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        route: Route,
+    ) -> Result<(), ChangeError> {
+        let done = self.insert(route, ctx.limits.routes);
+        ctx.mib.limits.routes += u64::from(done.is_err());
+        done
     }
 
     /// Removes the route with this prefix, metric, alias and next hop; whether there was one.

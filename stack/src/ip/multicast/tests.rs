@@ -43,7 +43,7 @@ fn g(s: &str) -> IpAddr {
 impl Bench {
     fn join(&mut self, group: &str) -> Result<(), ChangeError> {
         let mut ctx = self.world.ctx();
-        may_join(&ctx, &self.ip, ID, g(group))?;
+        may_join(&mut ctx, &self.ip, ID, g(group))?;
         join_internal(&mut ctx, &mut self.ip, ID, g(group));
         Ok(())
     }

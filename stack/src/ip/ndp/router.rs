@@ -180,7 +180,7 @@ pub(super) fn suspect(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, addr: Ipv6
 
 /// Changes the routers of an alias, and its default routes with them: one per router, the best
 /// with the lowest metric. The list is kept in that order.
-fn change(ctx: &Ctx<'_>, ip: &mut Ip, alias: AliasId, f: impl FnOnce(&mut Routers)) {
+fn change(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, f: impl FnOnce(&mut Routers)) {
     let Some(entry) = ip.aliases.get_mut(&alias) else { return };
     for (rank, router) in entry.ndp.routers.list.iter().enumerate() {
         ip.routes.remove(&default_route(alias, router.addr, rank));
@@ -190,7 +190,7 @@ fn change(ctx: &Ctx<'_>, ip: &mut Ip, alias: AliasId, f: impl FnOnce(&mut Router
     list.sort_by_key(|r| (r.suspect, core::cmp::Reverse(r.preference)));
     for (rank, router) in list.iter().enumerate() {
         // At the limit of routes the worst routers are not used.
-        if ip.routes.insert(default_route(alias, router.addr, rank), ctx.limits.routes).is_err() {
+        if ip.routes.insert_for(ctx, default_route(alias, router.addr, rank)).is_err() {
             return;
         }
     }
@@ -236,7 +236,7 @@ fn on_link(ctx: &mut Ctx<'_>, ip: &mut Ip, alias: AliasId, info: &PrefixInfo) {
         Some(at) => prefixes[at].until = until,
         None if info.valid.is_zero() || prefixes.len() >= PREFIXES_MAX => {}
         None => {
-            if ip.routes.insert(prefix_route(alias, cidr), ctx.limits.routes).is_ok() {
+            if ip.routes.insert_for(ctx, prefix_route(alias, cidr)).is_ok() {
                 prefixes.push(Prefix { cidr, until });
             }
         }

@@ -158,7 +158,10 @@ impl Raw {
         number: u8,
     ) -> Result<SocketId, BindError> {
         let limit = lower.ctx.limits.raw_sockets;
-        self.may_open(SocketKind::Raw, limit)?;
+        if let Err(e) = self.may_open(SocketKind::Raw, limit) {
+            lower.ctx.mib.limits.raw_sockets += 1;
+            return Err(e);
+        }
         let checksum_offset = (family == Family::V6 && number == protocol::ICMPV6).then_some(2);
         let use_ = Use::Raw(RawUse {
             protocol: number,
@@ -180,7 +183,10 @@ impl Raw {
         family: Family,
     ) -> Result<SocketId, BindError> {
         let limit = lower.ctx.limits.icmp_sockets;
-        self.may_open(SocketKind::Icmp, limit)?;
+        if let Err(e) = self.may_open(SocketKind::Icmp, limit) {
+            lower.ctx.mib.limits.icmp_sockets += 1;
+            return Err(e);
+        }
         // A forger must guess it, so it starts anywhere; one more than sockets are tried.
         let start = lower.ctx.rng.next_u32() as u16;
         let tries = (self.by_ident.len() + 1).min(1 << 16) as u32;

@@ -617,7 +617,7 @@ fn turn<P: PathLayer>(
 /// for it.
 fn share_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, limit: usize) {
     if let Some(mtu) = c.path.take_news() {
-        lower.ip.learn_pmtu(&lower.ctx, c.key.peer, Some(mtu).filter(|mtu| *mtu < limit));
+        lower.ip.learn_pmtu(&mut lower.ctx, c.key.peer, Some(mtu).filter(|mtu| *mtu < limit));
     }
     if let Some(mtu) = lower.ip.learned_pmtu(lower.ctx.now, c.key.peer) {
         c.adopt_mtu(lower.ctx.now, mtu, limit);

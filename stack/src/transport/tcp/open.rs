@@ -30,6 +30,7 @@ impl Tcp {
             return Err(ListenError::NotAvailable);
         }
         if self.listeners.len() >= lower.ctx.limits.tcp_listeners {
+            lower.ctx.mib.limits.tcp_listeners += 1;
             return Err(ListenError::TooMany);
         }
         let mut local = local;
@@ -118,6 +119,7 @@ impl Tcp {
             .route(wanted, remote.ip(), Via::default())
             .map_err(|_| ConnectError::Unreachable)?;
         if !self.make_room(lower) {
+            lower.ctx.mib.limits.tcp_connects += 1;
             return Err(ConnectError::TooMany);
         }
         let port = local.map_or(0, |l| l.port());

@@ -54,6 +54,7 @@ impl Udp {
             return Err(BindError::NotAvailable);
         }
         if !self.count_in(lower.ctx.limits.udp_sockets) {
+            lower.ctx.mib.limits.udp_sockets += 1;
             return Err(BindError::TooMany);
         }
         let port = match local.port() {

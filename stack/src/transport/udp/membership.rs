@@ -102,7 +102,7 @@ impl Udp {
             if socket.groups.len() >= limit {
                 return Err(BindError::TooMany);
             }
-            match multicast::may_join(&lower.ctx, lower.ip, alias, group) {
+            match multicast::may_join(&mut lower.ctx, lower.ip, alias, group) {
                 Ok(()) => {}
                 Err(ChangeError::Limit(_)) => return Err(BindError::TooMany),
                 Err(_) => return Err(BindError::NotAvailable),
