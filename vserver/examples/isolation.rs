@@ -5,7 +5,9 @@
 //! `cargo run --release -p weft-vserver --example isolation [FLOOD_PER_SECOND [ROUNDS]]`
 //!
 //! The flood leaves a CPU that the clients use too. So each round also floods an address that nobody
-//! has: what A loses then is the price of the sender, not of the neighbour.
+//! has: what A loses then is the price of the sender, not of the neighbour. A round has all floods, each
+//! for a fraction of a second, in turn; what a flood did is told of all rounds together, so that what
+//! else the machine does is spread over all floods alike.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -26,7 +28,9 @@ use weft_vserver::app::{Cx, Service, SocketId};
 use weft_vserver::{Host, config};
 
 const CHUNK: usize = 64 << 10;
-const PHASE: Duration = Duration::from_secs(1);
+const PHASE: Duration = Duration::from_millis(200);
+/// For the flood to begin or end, and for what was under way to be read.
+const SETTLE: Duration = Duration::from_millis(20);
 const CLIENT_MAC: [u8; 6] = [2, 0x78, 0, 0, 0, 2];
 const SERVER_MAC: [u8; 6] = [2, 0x78, 0, 0, 0, 1];
 const CONFIG: &str = r#"
@@ -179,32 +183,68 @@ fn flood(chosen: &AtomicUsize, sent: &AtomicU64, per_second: u64) -> Result<(), 
     }
 }
 
-/// Round trips of one phase, nanoseconds, sorted.
-fn requests(stream: &mut TcpStream) -> Result<Vec<u64>, Error> {
-    let (begin, mut all, mut buf) = (Instant::now(), Vec::new(), [0; 64]);
+/// Round trips of one phase, nanoseconds.
+fn requests(stream: &mut TcpStream, all: &mut Vec<u64>) -> Result<(), Error> {
+    let (begin, mut buf) = (Instant::now(), [0; 64]);
     while begin.elapsed() < PHASE {
         let sent = Instant::now();
         stream.write_all(&buf)?;
         stream.read_exact(&mut buf)?;
         all.push(sent.elapsed().as_nanos() as u64);
     }
-    all.sort_unstable();
-    Ok(all)
+    Ok(())
 }
 
-/// Megabit per second of what A sends in one phase.
+/// Megabit per second of what A sends in one phase, without what it had sent before.
 fn bulk(stream: &mut TcpStream) -> Result<f64, Error> {
-    let (begin, mut sum, mut buf) = (Instant::now(), 0, vec![0; 1 << 20]);
+    let (mut begin, mut sum, mut buf) = (Instant::now(), 0, vec![0; 1 << 20]);
+    while begin.elapsed() < SETTLE {
+        stream.read(&mut buf)?;
+    }
+    begin = Instant::now();
     while begin.elapsed() < PHASE {
         sum += stream.read(&mut buf)?;
     }
     Ok(sum as f64 * 8e-6 / begin.elapsed().as_secs_f64())
 }
 
-/// Medians over the rounds of p50 and p99 (microseconds) and bulk (Mbit/s).
-fn median(of: &mut [f64]) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
+/// What A's clients saw of one flood.
+#[derive(Default)]
+struct Seen {
+    times: Vec<u64>,
+    bulk: Vec<f64>,
+    flood: Vec<f64>,
+}
+
+impl Seen {
+    /// Microseconds that this part of the round trips took at most.
+    fn us(&self, part: f64) -> f64 {
+        self.times[(self.times.len() as f64 * part) as usize] as f64 / 1e3
+    }
+}
+
+fn mean(of: &[f64]) -> f64 {
+    of.iter().sum::<f64>() / of.len() as f64
+}
+
+fn print(seen: &[Seen]) {
+    println!(
+        "FLOOD      PER-SECOND  REQUESTS  P50-US  P99-US  P999-US  BULK-MBIT/S  | P99/QUIET  BULK/QUIET  | P99/NOBODY  BULK/NOBODY"
+    );
+    let [quiet, nobody, ..] = seen else { return };
+    for (flood, s) in FLOODS.iter().zip(seen) {
+        let (p99, rate) = (s.us(0.99), mean(&s.bulk));
+        let against = |other: &Seen| (p99 / other.us(0.99), rate / mean(&other.bulk));
+        let (name, (q99, qbulk), (n99, nbulk)) =
+            (format!("{flood:?}"), against(quiet), against(nobody));
+        println!(
+            "{name:<9}  {:>10.0}  {:>8}  {:>6.1}  {p99:>6.1}  {:>7.1}  {rate:>11.0}  | {q99:>9.2}  {qbulk:>10.2}  | {n99:>10.2}  {nbulk:>11.2}",
+            mean(&s.flood),
+            s.times.len(),
+            s.us(0.5),
+            s.us(0.999),
+        );
+    }
 }
 
 fn measure(per_second: u64, rounds: usize) -> Result<(), Error> {
@@ -225,43 +265,32 @@ fn measure(per_second: u64, rounds: usize) -> Result<(), Error> {
         while stream.write(&vec![0; CHUNK]).is_ok_and(|n| n > 0) {}
         held.push(stream);
     }
-    let mut seen = vec![[const { Vec::new() }; 3]; FLOODS.len()];
-    let mut rates = vec![0.0; FLOODS.len()];
+    let mut asks = TcpStream::connect("10.78.0.1:7")?;
+    asks.set_nodelay(true)?;
+    let mut reads = TcpStream::connect("10.78.0.1:9")?;
+    let mut seen: Vec<Seen> = FLOODS.iter().map(|_| Seen::default()).collect();
     for _ in 0..rounds {
         for (i, seen) in seen.iter_mut().enumerate() {
-            let mut stream = TcpStream::connect("10.78.0.1:7")?;
-            stream.set_nodelay(true)?;
             chosen.store(i, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(SETTLE);
             let (before, begin) = (sent.load(Ordering::Relaxed), Instant::now());
-            let times = requests(&mut stream)?;
-            for (to, part) in seen.iter_mut().zip([0.5, 0.99]) {
-                to.push(times[(times.len() as f64 * part) as usize] as f64 / 1e3);
-            }
-            seen[2].push(bulk(&mut TcpStream::connect("10.78.0.1:9")?)?);
-            let passed = begin.elapsed().as_secs_f64();
-            rates[i] = (sent.load(Ordering::Relaxed) - before) as f64 / passed;
+            requests(&mut asks, &mut seen.times)?;
+            seen.bulk.push(bulk(&mut reads)?);
+            let flooded = sent.load(Ordering::Relaxed) - before;
+            seen.flood.push(flooded as f64 / begin.elapsed().as_secs_f64());
             chosen.store(0, Ordering::Relaxed);
+            std::thread::sleep(SETTLE);
         }
     }
-    println!("FLOOD      PER-SECOND  P50-US  P99-US  P99/QUIET  BULK-MBIT/S  BULK/QUIET");
-    let all: Vec<[f64; 3]> = seen.iter_mut().map(|s| s.each_mut().map(|v| median(v))).collect();
-    for (i, [p50, p99, rate]) in all.iter().enumerate() {
-        let (name, [_, quiet, bulk]) = (format!("{:?}", FLOODS[i]), all[0]);
-        println!(
-            "{name:<9}  {:>10.0}  {p50:>6.1}  {p99:>6.1}  {:>9.2}  {rate:>11.0}  {:>10.2}",
-            rates[i],
-            p99 / quiet,
-            rate / bulk
-        );
-    }
+    seen.iter_mut().for_each(|s| s.times.sort_unstable());
+    print(&seen);
     Ok(())
 }
 
 fn main() -> Result<(), Error> {
     let mut args = std::env::args().skip(1);
-    let per_second = args.next().map_or(Ok(50_000), |a| a.parse())?;
-    let rounds = args.next().map_or(Ok(3), |a| a.parse())?;
+    let per_second = args.next().map_or(Ok(20_000), |a| a.parse())?;
+    let rounds = args.next().map_or(Ok(20), |a| a.parse())?;
     let (server, client) = (Netns::new()?, Netns::new()?);
     let cable = || -> Result<(), weft_drivers::device::DeviceError> {
         let near = VethEnd { name: "w0", netns: None, mac: Some(SERVER_MAC) };
