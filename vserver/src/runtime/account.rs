@@ -46,11 +46,12 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// A turn begins; what passed since the last one is booked.
-    pub(crate) fn begin(&mut self, now: Instant, waiter: bool) {
+    /// A turn begins; what passed since the last one is booked. Returns whether nobody polled.
+    pub(crate) fn begin(&mut self, now: Instant, waiter: bool) -> bool {
         self.book(now);
         self.turns += 1;
         self.turns_of_waiters += u64::from(waiter);
+        self.spent == Spent::Idle
     }
 
     fn book(&mut self, now: Instant) {

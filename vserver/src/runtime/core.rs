@@ -282,11 +282,14 @@ impl Core {
         if self.qos.is_active() {
             work |= self.release(now);
         }
-        work |= self.run_backlog(now);
         work |= self.run_timers(now);
         work |= self.run_local(now);
         work |= self.run_services(now);
         work |= self.tell_neighbours(now);
+        if !self.shares.backlog.is_empty() {
+            work |= self.run_light(now);
+            work |= self.run_backlog(now);
+        }
         work |= self.run_dirty(now);
         work |= self.flush(now);
         self.tell_failures(now);
@@ -361,6 +364,12 @@ impl Core {
         }
         self.stages.lap(Stage::App, told as u64);
         called
+    }
+
+    /// Whether a vserver that runs has used up its part of the round.
+    pub(super) fn is_spent(&self, index: u32) -> bool {
+        let share = &self.nodes[index as usize].share;
+        share.is_spent() || self.shares.is_over_time(share)
     }
 
     fn is_over_time(&self, index: u32) -> bool {

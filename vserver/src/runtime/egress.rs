@@ -14,6 +14,11 @@ use super::{Core, Nic};
 use crate::demux::Target;
 use crate::facts::Facts;
 
+/// Frames taken at a time from a stack in a shared round.
+const SHARED_BURST: usize = 4;
+/// So many bytes taken at a time leave on the time of who sent them, not with everybody's.
+const LONG_BYTES: usize = 32 << 10;
+
 impl Core {
     /// Polls every stack that is dirty now, once; returns whether one had frames.
     pub(super) fn run_dirty(&mut self, now: Instant) -> bool {
@@ -30,6 +35,22 @@ impl Core {
             }
         }
         moved
+    }
+
+    /// Polls the dirty stacks of vservers that have no backlog. What they send leaves before others
+    /// work theirs off.
+    pub(super) fn run_light(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        for _ in 0..self.dirty.len() {
+            let Some(index) = self.dirty.pop_front() else { break };
+            if self.nodes[index as usize].share.waiting() > 0 || !self.is_due(index) {
+                self.dirty.push_back(index);
+                continue;
+            }
+            self.nodes[index as usize].dirty = false;
+            moved |= self.poll_node(now, index, false) > 0;
+        }
+        moved && self.flush(now)
     }
 
     /// Whether a vserver may go on in this round.
@@ -59,30 +80,16 @@ impl Core {
         if room == 0 {
             self.block(index);
         } else {
-            let mut tx = std::mem::take(&mut self.tx);
-            tx.max = room.min(BURST);
-            if self.shares.active {
-                tx.max = tx.max.min(Shares::packets_left(&self.nodes[index as usize].share));
+            let most = room.min(BURST);
+            let mut more = true;
+            while more && got < most {
+                let (sent, full) = self.transmit_some(now, index, most - got);
+                got += sent;
+                more = full && self.shares.active && !self.is_spent(index);
+                if full && !(more && got < most) {
+                    self.mark_dirty(index);
+                }
             }
-            self.stages.start();
-            got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
-            if self.shares.active {
-                let share = &mut self.nodes[index as usize].share;
-                tx.frames.iter().for_each(|(_, frame)| share.count(frame));
-            }
-            let before = self.stages.sent();
-            for (alias, frame) in tx.frames.drain(..) {
-                self.stages.sends(&frame);
-                self.emit(now, index, alias, frame);
-            }
-            self.stages.lap(Stage::Output, self.stages.sent() - before);
-            if got >= tx.max {
-                self.mark_dirty(index);
-            } else if self.nodes[index as usize].stack.wants_transmit() {
-                // It found no free frame.
-                self.starve(index);
-            }
-            self.tx = tx;
         }
         if alone && got > 0 {
             self.flush(now);
@@ -97,6 +104,44 @@ impl Core {
         self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
         self.book(Shares::rest);
         got
+    }
+
+    /// Takes a burst of frames from one stack; returns how many, and whether it may have more. In shared rounds bursts are small, and long ones leave at once, on the sender's time: a
+    /// few super-segments may take longer than a round is meant to.
+    fn transmit_some(&mut self, now: Instant, index: u32, room: usize) -> (usize, bool) {
+        let shared = self.shares.active;
+        let mut tx = std::mem::take(&mut self.tx);
+        tx.max = room.min(if shared { SHARED_BURST } else { BURST });
+        if shared {
+            let left = Shares::packets_left(&self.nodes[index as usize].share);
+            tx.max = tx.max.min(left);
+        }
+        self.stages.start();
+        let got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
+        let mut bytes = 0;
+        if shared {
+            let share = &mut self.nodes[index as usize].share;
+            for (_, frame) in &tx.frames {
+                share.count(frame);
+                bytes += frame.total_len();
+            }
+        }
+        let before = self.stages.sent();
+        for (alias, frame) in tx.frames.drain(..) {
+            self.stages.sends(&frame);
+            self.emit(now, index, alias, frame);
+        }
+        self.stages.lap(Stage::Output, self.stages.sent() - before);
+        let full = got >= tx.max;
+        self.tx = tx;
+        if bytes >= LONG_BYTES {
+            self.flush(now);
+        }
+        if !full && self.nodes[index as usize].stack.wants_transmit() {
+            // It found no free frame.
+            self.starve(index);
+        }
+        (got, full)
     }
 
     /// Frames that every NIC of the vserver has room for, and the local queue.

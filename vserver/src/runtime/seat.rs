@@ -155,7 +155,9 @@ impl Core {
     }
 
     fn counted_turn(&mut self, now: Instant, waiter: bool) -> bool {
-        self.poll.account.begin(now, waiter);
+        if self.poll.account.begin(now, waiter) {
+            self.shares.slept();
+        }
         let worked = self.may_work(now) && self.turn(now);
         self.poll.account.end(worked);
         worked

@@ -6,9 +6,14 @@
 //! (a callback cannot be interrupted) is owed, and paid with the rounds that follow. Frames for a
 //! vserver that has used up its part wait in its input queue, in their order, up to its limit; the
 //! worker goes on to look at the queues of the devices, so that nobody's frames wait behind them.
+//!
+//! Processing time is what the thread ran, not what passed: a thread that lost its CPU in the middle
+//! of a vserver's turn would make it owe what nobody had. So times too long to be usual are compared
+//! with the thread's own clock, which takes a system call.
 
 use std::collections::VecDeque;
 
+use rustix::time::{ClockId, clock_gettime};
 use weft_drivers::ticks;
 use weft_stack::counters;
 use weft_stack::frame::Frame;
@@ -27,8 +32,16 @@ const WEIGHT: i64 = 100;
 const SHARED_FOR: Duration = Duration::from_secs(1);
 /// Ticks of a microsecond until it was measured.
 const TICKS_PER_US: i64 = 2_000;
-/// Rounds between two measurements of it.
+/// Rounds between two measurements of it, once it is known.
 const ROUNDS_PER_MEASUREMENT: u32 = 1 << 14;
+/// The least time over which it is measured, microseconds.
+const MEASUREMENT_US: u64 = 5_000;
+/// What took longer may be time in which the thread did not run, microseconds.
+const LONG_US: i64 = 200;
+/// What a call of an application takes at most, which copies no more than 256 KiB, microseconds.
+const CALL_US_MAX: i64 = 1_000;
+/// Rounds after which the thread's clock is read again.
+const ROUNDS_PER_READING: u32 = 64;
 /// Who runs when nobody does.
 const NOBODY: u32 = u32::MAX;
 
@@ -45,6 +58,8 @@ counters! {
         us: "Us",
         /// Longest time without a break, microseconds.
         us_max: "UsMax",
+        /// Not booked, because the worker's thread did not run meanwhile, microseconds.
+        us_away: "UsAway",
         /// Frames that waited in the input queue.
         queued: "Queued",
         /// Most frames that waited at a time.
@@ -80,6 +95,7 @@ pub(crate) struct Share {
     pub(super) queue: VecDeque<(AliasId, Frame)>,
     ticks_used: u64,
     ticks_max: i64,
+    ticks_away: u64,
     pub(crate) stats: ShareStats,
 }
 
@@ -97,7 +113,7 @@ impl Share {
         self.queue_max = limits.input_frames;
     }
 
-    fn is_spent(&self) -> bool {
+    pub(super) fn is_spent(&self) -> bool {
         self.packets <= 0 || self.ticks <= 0
     }
 
@@ -105,6 +121,30 @@ impl Share {
     pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
+}
+
+/// A reading of both clocks, by the thread whose one of them is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    thread: usize,
+    round: u32,
+    ticks: u64,
+    ran_ns: u64,
+}
+
+thread_local! {
+    static THREAD: u8 = const { 0 };
+}
+
+/// Something that no other thread has.
+fn this_thread() -> usize {
+    THREAD.with(|t| std::ptr::from_ref(t).addr())
+}
+
+/// How long this thread ran, nanoseconds. Without the time in which it was ready and another ran.
+fn ran_ns() -> u64 {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 /// The rounds of one worker.
@@ -124,7 +164,11 @@ pub(crate) struct Shares {
     runners: u32,
     runners_before: u32,
     clock: fn() -> u64,
+    ran_ns: fn() -> u64,
+    reading: Reading,
     ticks_per_us: i64,
+    /// It is not the first guess any more.
+    is_measured: bool,
     measured: (u64, Instant),
 }
 
@@ -140,19 +184,24 @@ impl Default for Shares {
             runners: 0,
             runners_before: 0,
             clock: ticks::now,
+            ran_ns,
+            reading: Reading::default(),
             ticks_per_us: TICKS_PER_US,
+            is_measured: false,
             measured: (0, Instant::default()),
         }
     }
 }
 
 impl Shares {
-    /// With a clock that tells what a test says, in microseconds.
+    /// With clocks that tell what a test says, in microseconds, and of the thread in nanoseconds.
     #[cfg(test)]
-    pub(super) fn with_clock(clock: fn() -> u64) -> Shares {
+    pub(super) fn with_clocks(clock: fn() -> u64, ran_ns: fn() -> u64) -> Shares {
         Shares {
             clock,
+            ran_ns,
             ticks_per_us: 1,
+            is_measured: true,
             measured: (u64::MAX, Instant::default()),
             ..Shares::default()
         }
@@ -165,22 +214,55 @@ impl Shares {
         if self.active {
             self.runners_before = std::mem::take(&mut self.runners);
             self.active = now < self.shared_until || !self.backlog.is_empty();
-            if self.round.is_multiple_of(ROUNDS_PER_MEASUREMENT) {
+            if !self.is_measured || self.round.is_multiple_of(ROUNDS_PER_MEASUREMENT) {
                 self.measure(now);
+            }
+            let old = self.round.wrapping_sub(self.reading.round) >= ROUNDS_PER_READING;
+            if old || self.reading.thread != this_thread() {
+                self.read_clocks();
             }
         }
     }
 
+    /// The thread sleeps: what it ran since the last reading says nothing any more.
+    pub(super) fn slept(&mut self) {
+        self.reading.thread = 0;
+    }
+
+    fn read_clocks(&mut self) -> Reading {
+        let ran_ns = (self.ran_ns)();
+        let ticks = (self.clock)();
+        let reading = Reading { thread: this_thread(), round: self.round, ticks, ran_ns };
+        std::mem::replace(&mut self.reading, reading)
+    }
+
+    /// How much of a long time that ends now the thread did not run.
+    #[cold]
+    fn away(&mut self, ticks: u64) -> u64 {
+        if self.reading.thread != this_thread() {
+            return ticks.saturating_sub((CALL_US_MAX * self.ticks_per_us) as u64);
+        }
+        let before = self.read_clocks();
+        let passed = self.reading.ticks.saturating_sub(before.ticks);
+        let ran_us = (self.reading.ran_ns - before.ran_ns) / 1000;
+        passed.saturating_sub((ran_us + 1) * self.ticks_per_us as u64).min(ticks)
+    }
+
     fn measure(&mut self, now: Instant) {
         let (ticks, at) = self.measured;
+        if ticks == u64::MAX {
+            return;
+        }
         let us = now.saturating_since(at).as_micros() as u64;
-        if ticks > 0 && us > 0 && ticks < u64::MAX {
+        if ticks > 0 && us < MEASUREMENT_US {
+            return;
+        }
+        if ticks > 0 {
             let passed = (self.clock)().saturating_sub(ticks);
             self.ticks_per_us = (passed / us).max(1) as i64;
+            self.is_measured = true;
         }
-        if ticks < u64::MAX {
-            self.measured = ((self.clock)(), now);
-        }
+        self.measured = ((self.clock)(), now);
     }
 
     /// Another vserver than the last has something.
@@ -262,12 +344,17 @@ impl Shares {
     pub(super) fn book(&mut self, share: &mut Share, ticks: u64) {
         self.runners += u32::from(share.ran != self.round);
         share.ran = self.round;
+        let long = ticks as i64 > LONG_US * self.ticks_per_us && self.is_measured;
+        let away = if long { self.away(ticks) } else { 0 };
+        let ticks = ticks - away;
         let spent = ticks as i64;
         share.ticks = share.ticks.saturating_sub(spent);
         share.ticks_used += ticks;
         share.ticks_max = share.ticks_max.max(spent);
         share.stats.us = share.ticks_used / self.ticks_per_us as u64;
         share.stats.us_max = (share.ticks_max / self.ticks_per_us) as u64;
+        share.ticks_away += away;
+        share.stats.us_away = share.ticks_away / self.ticks_per_us as u64;
     }
 }
 

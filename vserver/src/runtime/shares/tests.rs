@@ -24,10 +24,16 @@ pub(super) const B: u32 = 1;
 
 thread_local! {
     static US: Cell<u64> = const { Cell::new(1) };
+    /// Of these, the thread did not run.
+    static AWAY_US: Cell<u64> = const { Cell::new(0) };
 }
 
 fn us() -> u64 {
     US.get()
+}
+
+fn ran_ns() -> u64 {
+    (US.get() - AWAY_US.get()) * 1000
 }
 
 pub(super) struct World {
@@ -92,7 +98,7 @@ impl World {
         demux.add_alias(0, ALIAS, None);
         let places = vec![AliasPlace { nic: 0, mtu: None }];
         let mut core = Core::new(vec![Nic::new(vec![Box::new(near)])], places, demux);
-        core.shares = Shares::with_clock(us);
+        core.shares = Shares::with_clocks(us, ran_ns);
         let mut sockets = Vec::new();
         for (index, limits) in limits.iter().enumerate() {
             core.demux.attach(ALIAS, index as u32);
@@ -127,6 +133,10 @@ impl World {
 
     pub(super) fn share(&self, vserver: u32) -> &Share {
         &self.core.nodes[vserver as usize].share
+    }
+
+    pub(super) fn socket(&self, vserver: u32) -> SocketId {
+        self.sockets[vserver as usize]
     }
 
     fn received(&self, vserver: u32) -> u64 {
@@ -196,6 +206,26 @@ fn a_flood_costs_its_vserver_frames_and_nobody_else() {
 }
 
 #[test]
+fn who_has_little_to_do_is_answered_before_a_backlog_is_worked_off() {
+    let mut w = World::new(&[usual(), usual()]);
+    let closed = |vserver| ip(vserver, 17, 0x4000, &[16, 0, 0, 99, 0, 8, 0, 0]);
+    w.send([closed(A), closed(B)]);
+    w.turn();
+    w.send((0..400).map(|n| datagram(B, n)));
+    w.turn();
+    let mut sent = Vec::new();
+    while w.far.receive(&mut sent, 64).unwrap() > 0 {}
+    sent.clear();
+    w.send((0..40).map(|_| closed(B)).chain([closed(A)]));
+    while w.share(B).waiting() > 0 || !w.core.dirty.is_empty() {
+        w.turn();
+    }
+    w.far.receive(&mut sent, 64).unwrap();
+    assert!(sent.len() > 1, "B is answered too");
+    assert_eq!(sent[0].data()[15], 1, "and A before it");
+}
+
+#[test]
 fn who_is_alone_waits_for_nobody() {
     let mut w = World::new(&[usual(), usual()]);
     for _ in 0..20 {
@@ -255,6 +285,40 @@ fn time_that_a_callback_took_too_long_is_paid_back() {
     assert!((195..=200).contains(&rounds), "10,000 us at 50 a round: {rounds}");
     assert_eq!(w.share(B).stats.us_max, 10_000);
     assert!(w.share(B).stats.rounds_owing > 0 && w.share(A).stats.rounds_owing == 0);
+}
+
+/// The thread loses its CPU in each call.
+struct Preempted;
+
+impl Service for Preempted {
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        cx.set_timer(Duration::from_micros(100), 0);
+    }
+    fn timer(&mut self, _: &mut Cx<'_>, _: u64) {
+        US.set(US.get() + 10_030);
+        AWAY_US.set(AWAY_US.get() + 10_000);
+    }
+}
+
+#[test]
+fn time_in_which_the_worker_did_not_run_is_nobodys() {
+    let mut w = World::new(&[usual(), usual()]);
+    w.send([datagram(A, 0), datagram(B, 0)]);
+    w.turn();
+    w.core.start_service(w.now, B, Box::new(Preempted)).unwrap();
+    while w.share(B).stats.us_away == 0 {
+        w.send([datagram(A, 0)]);
+        w.turn();
+    }
+    w.numbers(B);
+    w.send([datagram(A, 1), datagram(B, 7)]);
+    w.turn();
+    assert_eq!(w.numbers(B), [7], "it owes nothing");
+    let stats = &w.share(B).stats;
+    assert!(
+        (25..=35).contains(&stats.us) && (9_995..=10_005).contains(&stats.us_away),
+        "{stats:?}"
+    );
 }
 
 #[test]
