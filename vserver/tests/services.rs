@@ -446,7 +446,9 @@ fn one_service_answers_for_every_vserver_and_for_those_that_come_later() {
         |_, _| {},
     );
     let apply = |text: &str| {
-        changes.apply(common::config(text), &Default::default()).unwrap_or_else(|e| panic!("{e}"))
+        changes
+            .apply(common::config(text), &weft_vserver::change::Options::default())
+            .unwrap_or_else(|e| panic!("{e}"))
     };
     let kept = connect(&client, addr("10.0.0.1:7"));
     apply(&text("[vserver.late]\naddresses = [\"data0 10.0.2.1/16\"]\n"));

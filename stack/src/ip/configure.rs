@@ -65,13 +65,7 @@ fn apply_one(
             link.share(ctx, shared);
             Ok(())
         }
-        Change::NeighbourAdd { alias, addr, mac } => {
-            let entry = known(ip, alias)?;
-            if addr.is_multicast() || addr.is_unspecified() {
-                return Err(ChangeError::AddressInvalid(addr));
-            }
-            link.pin(ctx, entry, addr, mac).map_err(|_| ChangeError::Limit("neighbours"))
-        }
+        Change::NeighbourAdd { alias, addr, mac } => pin(ctx, link, ip, alias, (addr, mac)),
         change @ (Change::RuleAdd(_)
         | Change::RuleRemove(_)
         | Change::TableSet { .. }
@@ -211,6 +205,20 @@ fn alias_link(
         ndp::alias_up(ctx, link, ip, alias);
     }
     Ok(())
+}
+
+fn pin(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &Ip,
+    alias: AliasId,
+    (addr, mac): (IpAddr, [u8; 6]),
+) -> Result<(), ChangeError> {
+    let entry = known(ip, alias)?;
+    if addr.is_multicast() || addr.is_unspecified() {
+        return Err(ChangeError::AddressInvalid(addr));
+    }
+    link.pin(ctx, entry, addr, mac).map_err(|_| ChangeError::Limit("neighbours"))
 }
 
 fn route_add(ctx: &mut Ctx<'_>, ip: &mut Ip, route: Route) -> Result<(), ChangeError> {

@@ -252,8 +252,8 @@ impl Services {
         to: &[config::Service],
     ) -> Result<(), ServiceError> {
         let place = |s: &config::Service| (Place::Vserver(vserver.clone()), s.clone());
-        let (from, to) = (from.iter().map(place).collect(), to.iter().map(place).collect());
-        self.replace(from, to)
+        let from: Vec<_> = from.iter().map(place).collect();
+        self.replace(&from, to.iter().map(place).collect())
     }
 
     /// The same for services of all vservers.
@@ -264,13 +264,13 @@ impl Services {
         to: &[config::AnyService],
     ) -> Result<(), ServiceError> {
         let place = |s: &config::AnyService| (Place::any(host, s), s.service.clone());
-        let (from, to) = (from.iter().map(place).collect(), to.iter().map(place).collect());
-        self.replace(from, to)
+        let from: Vec<_> = from.iter().map(place).collect();
+        self.replace(&from, to.iter().map(place).collect())
     }
 
     fn replace(
         &self,
-        from: Vec<(Place, config::Service)>,
+        from: &[(Place, config::Service)],
         to: Vec<(Place, config::Service)>,
     ) -> Result<(), ServiceError> {
         let old = from.iter().filter(|s| !to.contains(s));
