@@ -53,7 +53,7 @@ fn of_five_hundred_vservers_one_asks_for_the_gateway_and_a_change_reaches_all() 
     // IPv6 addresses are used after their detection of duplicates.
     until("the addresses are there", || {
         let v6 = |v: &weft_vserver::stats::VserverSnapshot| {
-            v.addresses.iter().any(|a| a.contains("fd00::"))
+            v.addresses.iter().any(|a| a.contains("fd00::") && !a.contains("tentative"))
         };
         server.snapshot().vservers.iter().filter(|v| v.name.starts_with('m')).all(v6)
             && gateway.snapshot().vservers.iter().all(v6)

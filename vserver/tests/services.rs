@@ -423,8 +423,14 @@ fn one_service_answers_for_every_vserver_and_for_those_that_come_later() {
         echo(&connect(&client, addr(&format!("10.0.0.{n}:7"))), b"who is it");
     }
     until("IPv6 is there", || {
-        host.snapshot().vservers[0].addresses.iter().any(|a| a.contains("fd00::"))
-            && client_host.snapshot().vservers[0].addresses.iter().any(|a| a.contains("fd00::"))
+        host.snapshot().vservers[0]
+            .addresses
+            .iter()
+            .any(|a| a.contains("fd00::") && !a.contains("tentative"))
+            && client_host.snapshot().vservers[0]
+                .addresses
+                .iter()
+                .any(|a| a.contains("fd00::") && !a.contains("tentative"))
     });
     echo(&connect(&client, addr("[fd00::1]:7")), b"by IPv6");
     let socket = UdpSocket::bind(&client, addr("0.0.0.0:0")).unwrap();
