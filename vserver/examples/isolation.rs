@@ -199,7 +199,8 @@ fn requests(stream: &mut TcpStream, all: &mut Vec<u64>) -> Result<(), Error> {
 fn bulk(stream: &mut TcpStream) -> Result<f64, Error> {
     let (mut begin, mut sum, mut buf) = (Instant::now(), 0, vec![0; 1 << 20]);
     while begin.elapsed() < SETTLE {
-        stream.read(&mut buf)?;
+        // What was under way when the phase began is not counted.
+        let _before = stream.read(&mut buf)?;
     }
     begin = Instant::now();
     while begin.elapsed() < PHASE {
@@ -282,7 +283,9 @@ fn measure(per_second: u64, rounds: usize) -> Result<(), Error> {
             std::thread::sleep(SETTLE);
         }
     }
-    seen.iter_mut().for_each(|s| s.times.sort_unstable());
+    for s in &mut seen {
+        s.times.sort_unstable();
+    }
     print(&seen);
     Ok(())
 }
