@@ -32,6 +32,7 @@ pub use plan::Way;
 pub(crate) use report::take;
 pub use report::{Kind, QosNode, QosSnapshot};
 
+use bucket::{Lateness, ticks};
 use clients::Leaves;
 use node::{Cost, Shape, add};
 use plan::{Entry, WayPlan, prefix};
@@ -199,6 +200,7 @@ pub(crate) struct Shaper {
     /// Vservers that waited for room and have some.
     ready: Vec<u32>,
     lost: Vec<Lost>,
+    lateness: Lateness,
 }
 
 impl Shaper {
@@ -237,6 +239,15 @@ impl Shaper {
     #[inline]
     pub(crate) fn is_active(&self) -> bool {
         self.active
+    }
+
+    /// A worker looks again; something could have been done since `due`. What the buckets did not
+    /// give since then they still give.
+    pub(crate) fn begin(&mut self, now: Instant, due: Option<Instant>) {
+        let late = self.lateness.look(ticks(now), due.map(ticks));
+        for lane in self.send.iter_mut().chain(&mut self.receive).flatten() {
+            lane.tree.late = late;
+        }
     }
 
     fn receiving(&self, facts_alias: usize) -> Option<&Lane> {

@@ -200,7 +200,8 @@ impl State {
 
     /// A frame goes now. What goes while the guarantee is due counts against it in full; beyond it
     /// only so far that the next claim waits its turn.
-    pub(crate) fn charge(&self, now: Ticks, shape: &Shape, cost: Cost) {
+    /// `late`: see [`super::bucket::Lateness`].
+    pub(crate) fn charge(&self, now: Ticks, late: Ticks, shape: &Shape, cost: Cost) {
         let (bytes, packets) = (u64::from(cost.bytes), u64::from(cost.packets));
         let claims = self.due_at(shape).is_some_and(|at| at <= now);
         if shape.has_guarantee() && !claims {
@@ -209,15 +210,15 @@ impl State {
         for (meter, bucket, units) in
             [(shape.limit, &self.limit, bytes), (shape.limit_packets, &self.limit_packets, packets)]
         {
-            meter.inspect(|m| bucket.charge(now, *m, units));
+            meter.inspect(|m| bucket.charge(now, late, *m, units));
         }
         for (meter, bucket, units) in [
             (shape.guarantee, &self.guarantee, bytes),
             (shape.guarantee_packets, &self.guarantee_packets, packets),
         ] {
             match meter {
-                Some(meter) if claims => bucket.charge(now, meter, units),
-                Some(meter) => bucket.spend(now, meter, units),
+                Some(meter) if claims => bucket.charge(now, late, meter, units),
+                Some(meter) => bucket.spend(now, late, meter, units),
                 None => {}
             }
         }

@@ -126,6 +126,8 @@ pub(crate) struct Tree<T> {
     waiting_bytes: u64,
     gated_since: Option<Instant>,
     gated_until: Option<Instant>,
+    /// How late this worker looks; see [`super::bucket::Lateness`].
+    pub(crate) late: Ticks,
     /// What queues lost since it was last taken.
     pub(crate) lost: Vec<T>,
 }
@@ -143,6 +145,7 @@ impl<T: Unit> Tree<T> {
             waiting_bytes: 0,
             gated_since: None,
             gated_until: None,
+            late: 0,
             lost: Vec::new(),
         };
         for node in plan {
@@ -428,7 +431,7 @@ impl<T: Unit> Tree<T> {
         let mut n = leaf;
         loop {
             let plan = &self.nodes[n as usize].plan;
-            plan.state.charge(at, &plan.shape, cost);
+            plan.state.charge(at, self.late, &plan.shape, cost);
             let got = service(cost.bytes, plan.shape.rates.weight);
             let began = plan.place.service.fetch_add(got, Ordering::Relaxed);
             let Some(parent) = plan.parent else { break };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use weft_stack::time::{Duration, Instant};
 
+use super::bucket::{Lateness, ticks};
 use super::node::{Cost, Place, Shape, State};
 use super::tree::{Planned, ROOT, Tree, Unit};
 use crate::config::qos::Rates;
@@ -411,6 +412,68 @@ fn ten_thousand_vservers_with_limits_each_get_theirs() {
     }
     assert!(got[1..].iter().all(|n| *n == 4));
     assert_eq!(tree.next_deadline(), None);
+}
+
+/// When a worker looks that is kept from it for `pause` out of every `every` milliseconds.
+fn looks(seconds: u64, every: u64, pause: u64) -> impl Iterator<Item = Instant> {
+    let begin = Instant::from_millis(1_000);
+    let steps = seconds * 1_000_000 / 50;
+    (0..steps).map(move |i| begin + STEP * i as u32).filter(move |now| {
+        let at = now.saturating_since(begin).as_millis() as u64 % every;
+        at >= pause
+    })
+}
+
+/// What leaf 1 sends in Mbit/s, of a stack that is asked for what there is room for, by a worker
+/// that is kept from it.
+fn sent_by_a_late_worker(nodes: &[(u32, Rates)], every: u64, pause: u64) -> f64 {
+    let mut trees = one(nodes);
+    let tree = &mut trees[0];
+    let mut lateness = Lateness::default();
+    let mut bytes = 0;
+    for now in looks(6, every, pause) {
+        let due = tree.next_deadline();
+        tree.late = lateness.look(ticks(now), due.map(ticks));
+        let fill = |tree: &mut Tree<Test>| {
+            for leaf in 1..nodes.len() as u32 {
+                while tree.room(leaf) > 0 {
+                    tree.enqueue(now, leaf, Test { leaf, bytes: FRAME, ect: false, made: now });
+                }
+            }
+        };
+        fill(tree);
+        while let Some(unit) = tree.dequeue(now) {
+            let counts = unit.leaf == 1 && now >= Instant::from_millis(2_000);
+            bytes += if counts { u64::from(unit.bytes) } else { 0 };
+            fill(tree);
+        }
+    }
+    bytes as f64 * 8e-6 / 5.0
+}
+
+#[test]
+fn a_late_worker_gives_the_limit_all_the_same() {
+    for (every, pause) in [(100, 40), (200, 90), (60, 50)] {
+        for rate in [1, 40, 400] {
+            let sent = sent_by_a_late_worker(&[(0, none()), (0, limit(rate))], every, pause);
+            near(sent, rate as f64, 2.5);
+        }
+    }
+}
+
+#[test]
+fn a_late_worker_gives_guarantees_all_the_same() {
+    let sure = Rates { guarantee: Some(24 * MBIT), priority: 7, ..none() };
+    let greedy = Rates { priority: 0, ..none() };
+    let nodes = [(0, limit(80)), (0, sure), (0, greedy)];
+    near(sent_by_a_late_worker(&nodes, 100, 60), 24.0, 2.5);
+}
+
+#[test]
+fn what_a_late_worker_may_make_up_for_is_bounded() {
+    let sent = sent_by_a_late_worker(&[(0, none()), (0, limit(40))], 1_000, 500);
+    // Of 500 ms, 100 and the burst of 20 are made up for.
+    near(sent, 40.0 * 0.62, 1.0);
 }
 
 fn rates() -> impl Strategy<Value = Rates> {

@@ -269,6 +269,7 @@ impl Core {
         self.stages.begin();
         self.shares.begin(now);
         self.feed();
+        let mut work = self.qos.is_active() && self.begin_shaping(now);
         let mut frames = 0;
         for nic in 0..self.nics.len() {
             for port in 0..self.nics[nic].ports.len() {
@@ -276,7 +277,7 @@ impl Core {
             }
         }
         self.stages.received(frames);
-        let mut work = frames > 0;
+        work |= frames > 0;
         self.stages.start();
         work |= self.take_mail(now);
         if self.qos.is_active() {
@@ -296,6 +297,18 @@ impl Core {
         self.mesh.ring();
         self.retry = if work { RETRY_MIN } else { (self.retry * 2).min(RETRY_MAX) };
         work
+    }
+
+    /// What waited for its turn goes before what has arrived since, which needs its room.
+    fn begin_shaping(&mut self, now: Instant) -> bool {
+        // After work the next turn follows at once.
+        let due = if self.retry == RETRY_MIN {
+            Some(Instant::ZERO)
+        } else {
+            [self.shaped_until(), self.deadlines.next()].into_iter().flatten().min()
+        };
+        self.qos.begin(now, due);
+        self.release(now)
     }
 
     /// Takes over a plan of rates and shares.
