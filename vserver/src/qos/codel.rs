@@ -5,6 +5,12 @@ use weft_stack::time::{Duration, Instant};
 /// How long the least wait must be above the target before the first drop (RFC 8289 4.3).
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// The same of a slow queue, whose wait is most of its senders' round trip: they must have had time
+/// to heed a drop before the next (RFC 8289 3.2, 4.3).
+fn interval(target: Duration) -> Duration {
+    INTERVAL.max(target * 4)
+}
+
 /// The state of one queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Codel {
@@ -16,9 +22,9 @@ pub(crate) struct Codel {
     last_count: u32,
 }
 
-/// `INTERVAL / sqrt(count)` from `at` (RFC 8289 4.3).
-fn control_law(at: Instant, count: u32) -> Instant {
-    at + Duration::from_nanos((INTERVAL.as_nanos() as f64 / f64::from(count.max(1)).sqrt()) as u64)
+/// `interval / sqrt(count)` from `at` (RFC 8289 4.3).
+fn control_law(at: Instant, count: u32, interval: Duration) -> Instant {
+    at + Duration::from_nanos((interval.as_nanos() as f64 / f64::from(count.max(1)).sqrt()) as u64)
 }
 
 impl Codel {
@@ -30,7 +36,7 @@ impl Codel {
         }
         match self.first_above {
             None => {
-                self.first_above = Some(now + INTERVAL);
+                self.first_above = Some(now + interval(target));
                 false
             }
             Some(at) => now >= at,
@@ -57,7 +63,7 @@ impl Codel {
                 return false;
             }
             self.count += 1;
-            self.drop_next = control_law(self.drop_next, self.count);
+            self.drop_next = control_law(self.drop_next, self.count, interval(target));
             return true;
         }
         if !late {
@@ -66,9 +72,9 @@ impl Codel {
         self.dropping = true;
         // RFC 8289 5.4: a queue that was just in the dropping state goes on where it was.
         let delta = self.count.saturating_sub(self.last_count);
-        let recent = now < self.drop_next + INTERVAL * 16;
+        let recent = now < self.drop_next + interval(target) * 16;
         self.count = if delta > 1 && recent { delta } else { 1 };
-        self.drop_next = control_law(now, self.count);
+        self.drop_next = control_law(now, self.count, interval(target));
         self.last_count = self.count;
         true
     }
@@ -99,5 +105,17 @@ mod tests {
         let second = drops(&mut codel, 50, 2110, 3110);
         assert!(first > 5 && second > first, "{first} {second}");
         assert_eq!(drops(&mut codel, 1, 3110, 3210), 0, "the queue is short again");
+    }
+
+    // RFC 8289 3.2
+    #[test]
+    fn a_slow_queue_gives_its_senders_a_round_trip_to_heed_a_drop() {
+        let (mut codel, target) = (Codel::default(), Duration::from_millis(240));
+        let wait = Duration::from_millis(300);
+        let drops: Vec<u64> = (1_000..4_000)
+            .step_by(30)
+            .filter(|ms| codel.takes(Instant::from_millis(*ms), wait, target, false))
+            .collect();
+        assert!(drops.len() <= 4 && drops.windows(2).all(|w| w[1] - w[0] > 500), "{drops:?}");
     }
 }
