@@ -389,7 +389,9 @@ impl Host {
             return None;
         }
         let plan = Arc::clone(&self.shared.qos.lock());
-        Some(crate::qos::take(&plan, self.shared.home().clock.now(), vserver))
+        let mut snapshot = crate::qos::take(&plan, self.shared.home().clock.now(), vserver);
+        snapshot.processing = crate::stats::processing(&self.shared, vserver);
+        Some(snapshot)
     }
 
     /// Changes rates, shares and classes of the running host: those of a NIC, a group or a vserver

@@ -11,6 +11,7 @@ use weft_stack::ip::address::Cidr;
 
 use super::diagnostic::Report;
 use super::reader::{At, Section};
+use super::vserver::Places;
 use super::{HostConfig, Identity, Vserver};
 use crate::naming::{Claim, ClientId, ClusterId, ENTERPRISE_DEFAULT, Holder, is_holder};
 
@@ -343,15 +344,11 @@ fn read_leases(report: &mut Report, section: Section, subnets: &[Subnet]) -> Vec
 
 /// Holds the vservers' own addresses against the leases: an address has one holder in a cluster,
 /// and a holder one spelling. `spans` has the place of each address, by vserver.
-pub(super) fn check_vservers(
-    report: &mut Report,
-    config: &HostConfig,
-    spans: &[Vec<Range<usize>>],
-) {
+pub(super) fn check_vservers(report: &mut Report, config: &HostConfig, places: &[Places]) {
     let Some(cluster) = &config.cluster else { return };
     let mut seen: HashMap<IpAddr, (String, usize)> = HashMap::new();
-    for (v, spans) in config.vservers.iter().zip(spans) {
-        for ((alias, cidr), span) in v.addresses.iter().zip(spans) {
+    for (v, places) in config.vservers.iter().zip(places) {
+        for ((alias, cidr), span) in v.addresses.iter().zip(&places.addresses) {
             let Some(claim) = config.claim(v, *alias, 0) else { continue };
             let line = report.line(span.start);
             let (addr, holder) =

@@ -17,6 +17,7 @@ mod mdns;
 mod neighbours;
 mod parse;
 mod privilege;
+mod promise;
 pub mod qos;
 mod reader;
 mod register;

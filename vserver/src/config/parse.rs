@@ -9,7 +9,7 @@ use super::diagnostic::{Errors, Report};
 use super::reader::{At, Section};
 use super::{
     CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
-    inherit, interface, neighbours, privilege, qos, rule, service, vserver,
+    inherit, interface, neighbours, privilege, promise, qos, rule, service, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -147,6 +147,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         defaults: report.trail_defaults(),
     };
     cluster::check_vservers(report, &config, &spans);
+    promise::check(report, &config, &spans);
     config
 }
 

@@ -91,6 +91,8 @@ pub struct Class {
     pub clients_max: usize,
     /// DSCP written into what the vserver sends.
     pub mark: Option<u8>,
+    /// What policy routing rules see as the mark of what the vserver receives and forwards; 0: none.
+    pub route_mark: u32,
     /// Of the class, or with `each` of every client.
     pub rates: Both,
 }
@@ -330,6 +332,7 @@ fn read_class(report: &mut Report, mut s: Section, before: (&[Class], &[Class]))
         clients: s.strings(report, "clients").iter().filter_map(|v| network(report, v)).collect(),
     };
     let mark = s.string(report, "mark").and_then(|v| dscp(report, &v));
+    let route_mark = read_route_mark(report, &mut s);
     let rates = read_both(report, &mut s);
     s.finish(report);
     let name = name?;
@@ -337,7 +340,7 @@ fn read_class(report: &mut Report, mut s: Section, before: (&[Class], &[Class]))
         return None;
     }
     let name = name.value.to_owned();
-    Some(Class { name, matches, each: None, clients_max: 0, mark, rates })
+    Some(Class { name, matches, each: None, clients_max: 0, mark, route_mark, rates })
 }
 
 /// Whether a class is to be there: an inherited one gives way to a nearer one of its name.
@@ -376,6 +379,7 @@ fn read_clients(
     let each = s.integer(report, "each", least..=full);
     let most = s.integer(report, "clients_max", 1..=65_536);
     let mark = s.string(report, "mark").and_then(|v| dscp(report, &v));
+    let route_mark = read_route_mark(report, &mut s);
     let rates = read_both(report, &mut s);
     s.finish(report);
     let (prefix, network) = (prefix?, network?);
@@ -388,8 +392,13 @@ fn read_clients(
         each: Some(each.map_or(full, |v| v.value) as u8),
         clients_max: most.map_or(1024, |v| v.value as usize),
         mark,
+        route_mark,
         rates,
     })
+}
+
+fn read_route_mark(report: &mut Report, s: &mut Section) -> u32 {
+    s.integer(report, "route_mark", 1..=u64::from(u32::MAX)).map_or(0, |v| v.value as u32)
 }
 
 fn network(report: &mut Report, v: &At<&str>) -> Option<Cidr> {

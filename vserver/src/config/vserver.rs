@@ -69,7 +69,8 @@ pub(super) fn read_vservers<'a, 'i>(
                 break;
             }
             all.push(v);
-            spans.push(one.address_spans.clone());
+            let qos = one.qos_span.clone();
+            spans.push(Places { addresses: one.address_spans.clone(), qos });
         }
         if all.len() as u64 > VSERVERS_MAX {
             report.error(&name.span, format!("more than {VSERVERS_MAX} vservers; use fewer"));
@@ -79,8 +80,15 @@ pub(super) fn read_vservers<'a, 'i>(
     (all, spans, roles)
 }
 
-/// Where the addresses of each vserver stand.
-type Spans = Vec<Vec<Range<usize>>>;
+/// Where things of a vserver stand that are checked when all of them are known.
+pub(super) struct Places {
+    /// In the order of its addresses.
+    pub(super) addresses: Vec<Range<usize>>,
+    /// What it is promised, or the vserver.
+    pub(super) qos: Range<usize>,
+}
+
+type Spans = Vec<Places>;
 
 /// What a table stands for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,6 +108,7 @@ struct Written {
     vserver: Vserver,
     address_spans: Vec<Range<usize>>,
     via_spans: Vec<Range<usize>>,
+    qos_span: Range<usize>,
     roles: Vec<At<String>>,
 }
 
@@ -196,6 +205,7 @@ fn read_vserver(
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
     let part = s.table_or_empty(report, "qos");
+    let qos_span = part.span.clone();
     let qos = qos::read_qos(report, part, interfaces.qos_groups);
     let roles = read_role_names(report, &mut s);
     check_cut(report, cut, s.known());
@@ -228,7 +238,7 @@ fn read_vserver(
         roles: roles.iter().map(|r| r.value.clone()).collect(),
         settings: Settings::default(),
     };
-    Written { vserver, address_spans, via_spans: routes.via_spans, roles }
+    Written { vserver, address_spans, via_spans: routes.via_spans, qos_span, roles }
 }
 
 /// A vserver has addresses, or says where they come from.

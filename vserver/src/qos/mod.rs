@@ -23,14 +23,16 @@ mod mark;
 mod node;
 mod plan;
 mod report;
+#[cfg(test)]
+mod shaper_tests;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
 
-pub(crate) use plan::Plan;
 pub use plan::Way;
+pub(crate) use plan::{Plan, nics_of};
 pub(crate) use report::take;
-pub use report::{Kind, QosNode, QosSnapshot};
+pub use report::{Kind, Processing, QosNode, QosSnapshot};
 
 use bucket::{Lateness, ticks};
 use clients::Leaves;
@@ -104,6 +106,15 @@ fn class_of(classes: &[Class], way: Way, facts: &Facts) -> (usize, IpAddr) {
     (found.unwrap_or(classes.len()), peer.0)
 }
 
+/// What a class writes into its packets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    /// Into what is sent.
+    dscp: Option<u8>,
+    /// For policy routing, of what is received; 0: none.
+    route: u32,
+}
+
 impl Lane {
     fn new(way: Way, plan: &WayPlan, me: usize) -> Option<Lane> {
         plan.is_active().then(|| Lane {
@@ -119,15 +130,16 @@ impl Lane {
         self.entries.get(vserver as usize)?.as_ref()
     }
 
-    /// The leaf for a packet, and the DSCP that its class writes.
-    fn leaf(&mut self, facts: &Facts) -> Option<(u32, Option<u8>)> {
+    /// The leaf for a packet, and the marks that its class gives.
+    fn leaf(&mut self, facts: &Facts) -> Option<(u32, Marks)> {
         let entry = self.entries.get(facts.vserver as usize)?.as_ref()?;
         if entry.classes.is_empty() {
-            return Some((entry.first, None));
+            return Some((entry.first, Marks::default()));
         }
         let (number, peer) = class_of(&entry.classes, self.way, facts);
         let class = entry.first + number as u32;
-        let mark = entry.classes.get(number).and_then(|c| c.mark);
+        let class_marks = |c: &Class| Marks { dscp: c.mark, route: c.route_mark };
+        let mark = entry.classes.get(number).map(class_marks).unwrap_or_default();
         let Some(Some(clients)) = entry.clients.get(number) else { return Some((class, mark)) };
         let leaves = self
             .clients
@@ -272,8 +284,11 @@ impl Shaper {
         let nic = self.nics.get(facts.alias.0 as usize).copied();
         let lane = nic.and_then(|nic| self.receive.get_mut(nic)?.as_mut());
         let Some(lane) = lane else { return Verdict::Pass(frame) };
-        let Some((leaf, _)) = lane.leaf(facts) else { return Verdict::Pass(frame) };
+        let Some((leaf, marks)) = lane.leaf(facts) else { return Verdict::Pass(frame) };
         let mut unit = Waiting { frame, facts: *facts };
+        if marks.route != 0 {
+            unit.frame.meta.mark = marks.route;
+        }
         let polices = lane.tree.planned(leaf).shape.rates.queue == Some(0);
         if polices || (!lane.tree.waits() && lane.tree.is_unlimited(now, leaf)) {
             if lane.tree.police(now, leaf, &mut unit, polices) {
@@ -398,7 +413,7 @@ fn take_lost(lane: &mut Lane, lost: &mut Vec<Lost>) {
 
 /// Puts a frame in its class's queue, with the class's DSCP if it is sent.
 fn put(lane: &mut Lane, now: Instant, facts: &Facts, mut frame: Frame) -> Result<(), Frame> {
-    let Some((leaf, dscp)) = lane.leaf(facts) else { return Err(frame) };
+    let Some((leaf, Marks { dscp, .. })) = lane.leaf(facts) else { return Err(frame) };
     let mut facts = *facts;
     if lane.way == Way::Send
         && let Some(dscp) = dscp

@@ -151,7 +151,7 @@ struct Builder<'a> {
 }
 
 /// NICs of a vserver.
-fn nics_of(config: &HostConfig, vserver: usize) -> Vec<usize> {
+pub(crate) fn nics_of(config: &HostConfig, vserver: usize) -> Vec<usize> {
     let v = &config.vservers[vserver];
     let aliases = v.addresses.iter().map(|a| a.0).chain(v.slaac.iter().copied());
     let aliases = aliases.chain(v.routes.iter().map(|r| r.alias));
@@ -221,7 +221,10 @@ impl Builder<'_> {
         set(&self.source.links[nic].1)
             || self.source.vservers.iter().filter(|v| v.1.contains(&nic)).any(|(_, _, qos)| {
                 let mut up = std::iter::successors(qos.group, |g| groups[*g].parent);
-                let marks = way == Way::Send && qos.classes.iter().any(|c| c.mark.is_some());
+                let marks = qos.classes.iter().any(|c| match way {
+                    Way::Send => c.mark.is_some(),
+                    Way::Receive => c.route_mark != 0,
+                });
                 set(&qos.rates)
                     || marks
                     || up.any(|g| set(&groups[g].rates))

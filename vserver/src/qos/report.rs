@@ -89,6 +89,22 @@ impl QosNode {
     }
 }
 
+/// What a vserver uses of the workers' processing time. It is measured while several vservers share a
+/// worker: who has one for itself shares nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Processing {
+    /// Whose.
+    pub vserver: String,
+    /// Configured share (`limits.weight`) of each round.
+    pub weight: u32,
+    /// Microseconds of the last whole second, of all workers together: 10,000 are 1 % of one.
+    pub us_per_second: u64,
+    /// Microseconds since the daemon started.
+    pub us: u64,
+    /// Times that its output, events or timers waited for another round.
+    pub deferred: u64,
+}
+
 /// All nodes, senders first; parents before their classes and clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QosSnapshot {
@@ -96,6 +112,9 @@ pub struct QosSnapshot {
     pub schema_version: u32,
     /// The nodes.
     pub nodes: Vec<QosNode>,
+    /// Processing time of each vserver.
+    #[serde(default)]
+    pub processing: Vec<Processing>,
 }
 
 fn node(name: &Name, direction: Way, shape: &Shape, state: &State, now: Instant) -> QosNode {
@@ -158,5 +177,5 @@ pub(crate) fn take(plan: &Plan, now: Instant, vserver: Option<&str>) -> QosSnaps
             }
         }
     }
-    QosSnapshot { schema_version: 1, nodes }
+    QosSnapshot { schema_version: 1, nodes, processing: Vec::new() }
 }

@@ -431,7 +431,7 @@ fn sent_by_a_late_worker(nodes: &[(u32, Rates)], every: u64, pause: u64) -> f64 
     let tree = &mut trees[0];
     let mut lateness = Lateness::default();
     let mut bytes = 0;
-    for now in looks(6, every, pause) {
+    for now in looks(4, every, pause) {
         let due = tree.next_deadline();
         tree.late = lateness.look(ticks(now), due.map(ticks));
         let fill = |tree: &mut Tree<Test>| {
@@ -448,7 +448,7 @@ fn sent_by_a_late_worker(nodes: &[(u32, Rates)], every: u64, pause: u64) -> f64 
             fill(tree);
         }
     }
-    bytes as f64 * 8e-6 / 5.0
+    bytes as f64 * 8e-6 / 3.0
 }
 
 #[test]

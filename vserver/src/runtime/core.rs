@@ -24,7 +24,7 @@ use super::mesh::{Control, Mesh};
 use super::seat::Polling;
 use super::shares::{Share, Shares};
 use super::stages::{Stage, Stages};
-use super::{HostStack, NeighbourTables, Nic, Notify};
+use super::{HostStack, NeighbourTables, Nic, NodeId, Notify};
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
 use crate::demux::{Demux, Target};
@@ -383,6 +383,13 @@ impl Core {
     pub(super) fn is_spent(&self, index: u32) -> bool {
         let share = &self.nodes[index as usize].share;
         share.is_spent() || self.shares.is_over_time(share)
+    }
+
+    /// Microseconds of the last whole second that a vserver used here, and its part.
+    pub(crate) fn used_last(&mut self, now: Instant, id: NodeId) -> Option<(u64, &Share)> {
+        self.node(id)?;
+        let share = &mut self.nodes[id.index as usize].share;
+        Some((self.shares.used_last(now, share), share))
     }
 
     fn is_over_time(&self, index: u32) -> bool {

@@ -96,6 +96,9 @@ pub(crate) struct Share {
     ticks_used: u64,
     ticks_max: i64,
     ticks_away: u64,
+    /// Ticks used in this second and in the one before.
+    second: u64,
+    ticks_in: [u64; 2],
     pub(crate) stats: ShareStats,
 }
 
@@ -111,6 +114,18 @@ impl Share {
         self.weight = i64::from(limits.weight.max(1));
         self.us_per_round = i64::from(limits.round_us.max(1));
         self.queue_max = limits.input_frames;
+    }
+
+    /// Configured weight.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight as u32
+    }
+
+    /// Moves on to a second.
+    fn turn(&mut self, second: u64) {
+        let [current, _] = self.ticks_in;
+        let last = if self.second + 1 == second { current } else { 0 };
+        (self.second, self.ticks_in) = (second, [0, last]);
     }
 
     pub(super) fn is_spent(&self) -> bool {
@@ -169,7 +184,13 @@ pub(crate) struct Shares {
     ticks_per_us: i64,
     /// It is not the first guess any more.
     is_measured: bool,
+    /// Of the round.
+    second: u64,
     measured: (u64, Instant),
+}
+
+fn second_of(now: Instant) -> u64 {
+    now.as_millis() / 1_000
 }
 
 impl Default for Shares {
@@ -188,6 +209,7 @@ impl Default for Shares {
             reading: Reading::default(),
             ticks_per_us: TICKS_PER_US,
             is_measured: false,
+            second: 0,
             measured: (0, Instant::default()),
         }
     }
@@ -214,6 +236,7 @@ impl Shares {
         if self.active {
             self.runners_before = std::mem::take(&mut self.runners);
             self.active = now < self.shared_until || !self.backlog.is_empty();
+            self.second = second_of(now);
             if !self.is_measured || self.round.is_multiple_of(ROUNDS_PER_MEASUREMENT) {
                 self.measure(now);
             }
@@ -340,6 +363,14 @@ impl Shares {
         if self.running.0 == NOBODY { None } else { self.run(NOBODY) }
     }
 
+    /// Microseconds that a vserver used of the last whole second.
+    pub(crate) fn used_last(&self, now: Instant, share: &mut Share) -> u64 {
+        if share.second != second_of(now) {
+            share.turn(second_of(now));
+        }
+        share.ticks_in[1] / self.ticks_per_us as u64
+    }
+
     /// Books time.
     pub(super) fn book(&mut self, share: &mut Share, ticks: u64) {
         self.runners += u32::from(share.ran != self.round);
@@ -350,6 +381,10 @@ impl Shares {
         let spent = ticks as i64;
         share.ticks = share.ticks.saturating_sub(spent);
         share.ticks_used += ticks;
+        if share.second != self.second {
+            share.turn(self.second);
+        }
+        share.ticks_in[0] += ticks;
         share.ticks_max = share.ticks_max.max(spent);
         share.stats.us = share.ticks_used / self.ticks_per_us as u64;
         share.stats.us_max = (share.ticks_max / self.ticks_per_us) as u64;

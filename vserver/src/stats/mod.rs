@@ -3,6 +3,7 @@
 mod copied;
 pub mod json;
 mod neighbours;
+mod processing;
 mod qos;
 mod runtime;
 mod snapshot;
@@ -10,6 +11,7 @@ pub mod table;
 mod take;
 
 pub use copied::{CopiedPerByte, copied_per_byte};
+pub(crate) use processing::processing;
 pub use runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 pub use snapshot::{
     HostSnapshot, MdnsSnapshot, NameSnapshot, NicSnapshot, RecordSnapshot, ServiceSnapshot,

@@ -76,6 +76,28 @@ pub fn qos(s: &QosSnapshot) -> Table {
     t
 }
 
+/// One line per vserver: its part of the rounds of its worker, and what it uses of one worker.
+pub fn processing(s: &QosSnapshot) -> Table {
+    use Align::{Left, Right};
+    let mut t = Table::new(&[
+        ("VSERVER", Left),
+        ("WEIGHT", Right),
+        ("WORKER-%", Right),
+        ("MS", Right),
+        ("DEFERRED", Right),
+    ]);
+    for p in &s.processing {
+        t.row(vec![
+            p.vserver.clone(),
+            p.weight.to_string(),
+            format!("{:.1}", p.us_per_second as f64 / 10_000.0),
+            (p.us / 1_000).to_string(),
+            p.deferred.to_string(),
+        ]);
+    }
+    t
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

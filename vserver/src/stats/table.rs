@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use weft_stack::drop::DropReason;
 
 pub use super::neighbours::{neighbour_tables, neighbours};
-pub use super::qos::qos;
+pub use super::qos::{processing, qos};
 use super::{HostSnapshot, ServiceSnapshot, VserverSnapshot};
 
 /// Where the text of a column stands.

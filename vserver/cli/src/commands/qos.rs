@@ -16,7 +16,9 @@ use crate::{Error, output};
 Per link, group, vserver, class and client, in each direction: what is configured, what went in the
 last whole second, and since the daemon started what was borrowed (went beyond the guarantee),
 dropped (queue full, waited too long, over the limit) and marked; bytes that wait now and how long the
-last packet waited.")]
+last packet waited. Then per vserver: its weight in its worker's rounds, what it used of one worker's
+time in the last whole second and in all, and how often it waited for another round; measured while
+several vservers share a worker.")]
 pub struct Args {
     /// Print JSON: one document with schema_version; with --watch one per line
     #[arg(short, long)]
@@ -56,20 +58,43 @@ fn render(snapshot: &QosSnapshot, json: bool, bold: bool) -> String {
     if json {
         return weft_vserver::stats::json::qos(snapshot) + "\n";
     }
-    if snapshot.nodes.is_empty() {
-        return String::from("no rates are configured\n");
+    let mut text = if snapshot.nodes.is_empty() {
+        String::from("no rates are configured\n")
+    } else {
+        weft_vserver::stats::table::qos(snapshot).render(bold)
+    };
+    if !snapshot.processing.is_empty() {
+        text.push('\n');
+        text += &weft_vserver::stats::table::processing(snapshot).render(bold);
     }
-    weft_vserver::stats::table::qos(snapshot).render(bold)
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use weft_vserver::qos::Processing;
+
     #[test]
     fn nothing_configured_is_said_in_words_and_in_json() {
-        let none = QosSnapshot { schema_version: 1, nodes: vec![] };
+        let none = QosSnapshot { schema_version: 1, nodes: vec![], processing: vec![] };
         assert_eq!(render(&none, false, false), "no rates are configured\n");
-        assert_eq!(render(&none, true, false), "{\"schema_version\":1,\"nodes\":[]}\n");
+        let json = "{\"schema_version\":1,\"nodes\":[],\"processing\":[]}\n";
+        assert_eq!(render(&none, true, false), json);
+    }
+
+    #[test]
+    fn processing_shares_are_shown_with_their_weights() {
+        let own = Processing {
+            vserver: String::from("files"),
+            weight: 300,
+            us_per_second: 123_400,
+            us: 2_500_000,
+            deferred: 7,
+        };
+        let some = QosSnapshot { schema_version: 1, nodes: vec![], processing: vec![own] };
+        let text = render(&some, false, false);
+        assert!(text.ends_with("files       300      12.3  2500         7\n"), "{text}");
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn write_qos(w: &mut Writer, vserver: &str, qos: &Qos, groups: &[QosG
 }
 
 fn write_class(w: &mut Writer, vserver: &str, class: &Class) {
-    let Class { name, matches, each, clients_max, mark, rates } = class;
+    let Class { name, matches, each, clients_max, mark, route_mark, rates } = class;
     let Match { dscp, services, peer_ports, clients } = matches;
     let range = |(low, high): (u16, u16)| {
         if low == high { low.to_string() } else { format!("{low}-{high}") }
@@ -100,5 +100,6 @@ fn write_class(w: &mut Writer, vserver: &str, class: &Class) {
         w.list("clients", &texts(clients));
     }
     w.optional("mark", mark.map(|m| quoted(&m.to_string())).as_ref());
+    w.optional("route_mark", Some(route_mark).filter(|mark| **mark != 0));
     write_both(w, rates);
 }

@@ -357,3 +357,20 @@ fn what_a_vserver_sends_counts_too() {
     let sent = |v: u32| w.core.nodes[v as usize].stack.mib().frames.tx_frames;
     assert!(sent(A).abs_diff(sent(B)) <= 65, "{} and {}", sent(A), sent(B));
 }
+
+#[test]
+fn what_was_used_in_a_second_is_told_in_the_next_one() {
+    let at = |ms| Instant::from_millis(ms);
+    let mut shares = Shares::with_clock(us);
+    let mut share = Share { weight: 300, ..Share::default() };
+    shares.changes(at(1_000), A);
+    shares.changes(at(1_000), B);
+    shares.begin(at(1_100));
+    shares.book(&mut share, 1_500);
+    shares.book(&mut share, 500);
+    assert_eq!(shares.used_last(at(1_900), &mut share), 0, "the second is not over");
+    shares.begin(at(1_950));
+    assert_eq!(shares.used_last(at(2_100), &mut share), 2_000);
+    assert_eq!(shares.used_last(at(3_100), &mut share), 0, "it did nothing in the one before");
+    assert_eq!((share.weight(), share.stats.us), (300, 2_000));
+}
