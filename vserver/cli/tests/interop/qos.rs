@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
+use rustix::net::{SendFlags, send, sockopt};
 use weft_cli::lab::topology::{Cabling, Topology, nic, v4, v6};
 use weft_drivers::netns::Netns;
 
@@ -63,6 +63,9 @@ impl Site {
             services("alpha"),
         );
         let client = &topology.client.netns;
+        // A machine's default may be BBR, which takes what the first burst showed for the rate: half of
+        // what it sends is lost then, and what was written tells nothing of what arrived.
+        client.set_sysctl("net/ipv4/tcp_congestion_control", "reno").expect("congestion control");
         let daemon = Daemon::start(&topology.weft, client, dir.path(), &config, ECHO);
         Site { topology, dir, _daemon: daemon }
     }
@@ -152,6 +155,8 @@ fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
                 let socket = client.enter(|| UdpSocket::bind(local)).expect("enter").expect("bind");
                 socket.connect(to).expect("connect");
                 socket.set_nonblocking(true).expect("non-blocking");
+                // What waits for this thread is not to be lost here.
+                sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20).expect("buffer");
                 socket
             })
             .collect();
@@ -166,6 +171,8 @@ fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
             // What is in it was written, but not received: little, of what is counted.
             let buffer = if hosts.len() > 50 { 8 << 10 } else { 32 << 10 };
             sockopt::set_socket_send_buffer_size(&stream, buffer).expect("send buffer");
+            // What it did not send by the end is not to compete with the next measurement.
+            sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("linger");
             let (count, over) = (Arc::clone(count), Arc::clone(&over));
             threads.push(std::thread::spawn(move || bulk(stream, load, &count, &over)));
         }
@@ -184,11 +191,18 @@ fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
 }
 
 fn bulk(mut stream: TcpStream, load: Load, count: &AtomicU64, over: &AtomicBool) {
+    let v6 = stream.peer_addr().is_ok_and(|a| a.is_ipv6());
     let mut buffer = vec![0; 4 << 10];
     while !over.load(Ordering::Relaxed) {
         let moved = match load {
-            Load::TcpSend => stream.read(&mut buffer),
-            _ => stream.write(&buffer),
+            Load::TcpReceive => {
+                // A segment to itself, or the kernel appends 64 KiB to the last one, whatever the size
+                // of the send buffer: a second of a slow limit.
+                let bytes = if v6 { 1_428 } else { 1_448 };
+                send(&stream, &buffer[..bytes], SendFlags::EOR | SendFlags::NOSIGNAL)
+                    .map_err(std::io::Error::from)
+            }
+            _ => stream.read(&mut buffer),
         };
         match moved {
             Ok(0) => panic!("the connection ended"),
@@ -285,7 +299,6 @@ const SEND: (&str, Load) = ("send", Load::TcpSend);
 const RECEIVE: (&str, Load) = ("receive", Load::TcpReceive);
 
 #[test]
-#[ignore = "held within 0.2 % on an idle machine and missed in one run of all, cause not found"]
 fn limits_hold_for_two_vservers() {
     limits(2, 40_000_000, 1, &[SEND, RECEIVE]);
 }
@@ -300,15 +313,14 @@ fn limits_hold_for_two_hundred_vservers_that_send() {
     limits(200, 400_000, 1, &[SEND]);
 }
 
-// 0.6 to 13 % below the limit when last measured; docs/qos.md.
+// The datagrams are within 0.6 %; what TCP delivers was not measured anew; docs/qos.md.
 #[test]
-#[ignore = "this limit is not held within 3 % yet"]
+#[ignore = "not seen to hold for TCP yet"]
 fn limits_hold_for_two_hundred_vservers_that_receive() {
     limits(200, 400_000, 1, &[RECEIVE]);
 }
 
 #[test]
-#[ignore = "not seen to hold yet"]
 fn limits_hold_with_two_workers() {
     limits(20, 4_000_000, 2, &[SEND, RECEIVE]);
 }

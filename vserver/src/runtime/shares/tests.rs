@@ -361,7 +361,7 @@ fn what_a_vserver_sends_counts_too() {
 #[test]
 fn what_was_used_in_a_second_is_told_in_the_next_one() {
     let at = |ms| Instant::from_millis(ms);
-    let mut shares = Shares::with_clock(us);
+    let mut shares = Shares::with_clocks(us, ran_ns);
     let mut share = Share { weight: 300, ..Share::default() };
     shares.changes(at(1_000), A);
     shares.changes(at(1_000), B);
