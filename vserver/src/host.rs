@@ -22,7 +22,7 @@ use crate::interface::TreeError;
 use crate::net::{AnyListener, AnyOptions, AnyUdpSocket};
 use crate::privilege::PrivilegeError;
 use crate::qos::{Plan, QosSnapshot};
-use crate::resolver::{NamedRoutes, Resolvers};
+use crate::resolver::{NamedClients, NamedRoutes, Resolvers};
 use crate::runtime::Worker;
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
@@ -146,6 +146,7 @@ pub(crate) struct Shared {
     pub(crate) any: AnyTables,
     pub(crate) resolvers: Resolvers,
     pub(crate) named_routes: NamedRoutes,
+    pub(crate) named_clients: NamedClients,
     /// Route tables that vservers share.
     pub(crate) tables: Tables,
 }
@@ -209,6 +210,7 @@ impl Host {
     ) -> Result<Host, HostError> {
         let host = build::start(config, devices, opened)?;
         host.follow_routes(&host.config());
+        host.follow_clients(&host.config());
         Ok(host)
     }
 
@@ -425,6 +427,7 @@ impl Host {
     /// an error. The same as dropping the host; calling it twice is harmless.
     pub fn stop(&self) {
         self.shared.named_routes.clear();
+        self.shared.named_clients.clear();
         self.shared.resolvers.stop();
         // Before the workers, which carry out what it wants.
         self.dhcp.stop();

@@ -121,6 +121,10 @@ impl Vserver {
         Arc::ptr_eq(&self.shared, shared)
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     pub(crate) fn resolvers(&self) -> &Resolvers {
         &self.shared.resolvers
     }

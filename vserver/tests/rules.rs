@@ -113,6 +113,7 @@ fn rules_are_taken_from_the_configuration_and_changed_while_the_vserver_runs() {
     let prohibit = RuleSpec {
         priority: 5,
         from: None,
+        from_name: None,
         to: "192.0.2.0/24".parse().ok(),
         mark: None,
         input: None,

@@ -208,6 +208,7 @@ impl Catalogue {
             on: vec![Place::Kind(AliasClass::Data), Place::Kind(AliasClass::San)],
             of: Vec::new(),
             from: Vec::new(),
+            names: Vec::new(),
             mark: 0,
             log: false,
             written: Written(String::from("default")),

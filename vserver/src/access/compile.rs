@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use weft_stack::admission::{First, Watch};
+use weft_stack::ip::address::Cidr;
 
 use super::intervals::Intervals;
 use super::{AccessRule, Protocol};
@@ -31,12 +32,17 @@ impl Cell {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         // The first rule is painted last.
         for number in these.iter().rev() {
-            let from = &rules[usize::from(*number)].from;
-            if from.is_empty() {
+            let rule = &rules[usize::from(*number)];
+            if rule.is_from_all() {
                 v4.push((0, u32::MAX, *number));
                 v6.push((0, u128::MAX, *number));
             }
-            for cidr in from {
+            let single = |addr: &IpAddr| {
+                let prefix_len = if addr.is_ipv4() { 32 } else { 128 };
+                Cidr { addr: *addr, prefix_len }
+            };
+            let named = rule.names.iter().flat_map(|n| &n.addresses).map(single);
+            for cidr in rule.from.iter().copied().chain(named) {
                 match cidr.addr {
                     IpAddr::V4(a) => {
                         let rest = u32::MAX.checked_shr(cidr.prefix_len.into()).unwrap_or(0);
@@ -102,7 +108,7 @@ impl Cells {
             let rule = &rules[usize::from(*number)];
             if rule.ports.iter().any(|p| p.covers(protocol, port)) {
                 these.push(*number);
-                if rule.from.is_empty() {
+                if rule.is_from_all() {
                     break;
                 }
             }
@@ -203,7 +209,9 @@ pub(super) fn naive(
     rules.iter().position(|r| {
         r.holds_on(alias, kinds[alias])
             && r.ports.iter().any(|p| p.covers(protocol, first.port))
-            && (r.from.is_empty() || r.from.iter().any(|c| c.contains(first.src)))
+            && (r.is_from_all()
+                || r.from.iter().any(|c| c.contains(first.src))
+                || r.names.iter().any(|n| n.addresses.contains(&first.src)))
     })
 }
 

@@ -10,10 +10,11 @@ use weft_stack::ip::address::AliasId;
 use weft_stack::time::{Duration, Instant};
 
 use super::compile::{Compiler, Table};
-use super::report::{AccessDecision, AccessQuery, RuleReport, VserverAccess};
+use super::report::{AccessDecision, AccessQuery, NamedClient, RuleReport, VserverAccess};
 use super::{AccessConfig, AccessRule, Action, Catalogue, Established, Protocol};
 use crate::config::HostConfig;
 use crate::interface::{AliasClass, InterfaceName};
+use crate::resolver::Answers;
 
 /// Lines of denials that may wait for whoever writes them.
 const LINES_WAITING: usize = 64;
@@ -86,7 +87,7 @@ impl Guard {
     /// Takes over what rules that stayed had counted.
     fn inherit(&self, before: &Guard) {
         for (rule, hit) in self.table.rules.iter().zip(&self.hits) {
-            if let Some(at) = before.table.rules.iter().position(|r| r == rule) {
+            if let Some(at) = before.table.rules.iter().position(|r| r.is_same(rule)) {
                 *hit.lock() = *before.hits[at].lock();
             }
         }
@@ -101,7 +102,8 @@ impl Guard {
                 services: rule.services.clone(),
                 ports: rule.ports.iter().map(ToString::to_string).collect(),
                 on: rule.on.iter().map(ToString::to_string).collect(),
-                from: rule.from.iter().map(ToString::to_string).collect(),
+                from: rule.clients(),
+                names: rule.names.iter().map(NamedClient::of).collect(),
                 mark: Some(rule.mark).filter(|mark| *mark != 0),
                 origin: rule.written.0.clone(),
                 hits: hit.count,
@@ -201,6 +203,8 @@ pub(crate) struct HostAccess {
     /// By vserver.
     guards: Vec<Option<Arc<Guard>>>,
     log: Option<Arc<Log>>,
+    /// What clients' names stand for.
+    pub(crate) answers: Arc<Answers>,
 }
 
 /// What an alias is for, by its name.
@@ -221,7 +225,10 @@ impl HostAccess {
         (vserver, own): (&str, &[AccessRule]),
     ) -> Option<Arc<Guard>> {
         self.compiler.set_kinds(config.aliases.iter().map(|a| kind(&a.name)).collect());
-        let rules = config.access.effective(vserver, own);
+        let mut rules = config.access.effective(vserver, own);
+        for rule in &mut rules {
+            self.answers.fill(index as u32, &mut rule.names);
+        }
         if self.log.is_none() && rules.iter().any(|r| r.log) {
             self.log = Some(Arc::new(Log::new()));
         }

@@ -24,8 +24,11 @@ mod tests;
 
 pub use catalogue::{Catalogue, Class, Ports, Protocol};
 pub(crate) use guard::HostAccess;
-pub use report::{AccessDecision, AccessQuery, AccessReport, RuleReport, VserverAccess};
+pub use report::{
+    AccessDecision, AccessQuery, AccessReport, NamedClient, RuleReport, VserverAccess,
+};
 
+use crate::config::client::ClientName;
 use crate::interface::AliasClass;
 use std::fmt;
 use weft_stack::admission::Verdict;
@@ -129,8 +132,10 @@ pub struct AccessRule {
     /// Of which vservers, for a rule of the host: names, or beginnings of names with a `*`; empty: of
     /// all.
     pub of: Vec<String>,
-    /// From which clients; empty: from all.
+    /// From which clients; with `names` empty too: from all.
     pub from: Vec<Cidr>,
+    /// From which clients that have names; see [`ClientName`].
+    pub names: Vec<ClientName>,
     /// What answers those that it allows, for policy routing rules to look at; 0: none.
     pub mark: u32,
     /// Write a line for what it denies, at most ten per second for the whole host.
@@ -141,12 +146,33 @@ pub struct AccessRule {
 
 impl AccessRule {
     /// Whether a rule of the host concerns a vserver.
-    fn concerns(&self, vserver: &str) -> bool {
+    pub(crate) fn concerns(&self, vserver: &str) -> bool {
         let matches = |pattern: &String| match pattern.strip_suffix('*') {
             Some(start) => vserver.starts_with(start),
             None => pattern == vserver,
         };
         self.of.is_empty() || self.of.iter().any(matches)
+    }
+
+    /// Whether it is about every client.
+    fn is_from_all(&self) -> bool {
+        self.from.is_empty() && self.names.is_empty()
+    }
+
+    /// Networks and names, as written.
+    pub(crate) fn clients(&self) -> Vec<String> {
+        let names = self.names.iter().map(|n| n.name.clone());
+        self.from.iter().map(Cidr::to_string).chain(names).collect()
+    }
+
+    /// The same rule, whatever its names stand for.
+    fn is_same(&self, other: &AccessRule) -> bool {
+        let bare = |rule: &AccessRule| {
+            let mut rule = rule.clone();
+            rule.names.iter_mut().for_each(|n| n.addresses.clear());
+            rule
+        };
+        if self.names.is_empty() { self == other } else { bare(self) == bare(other) }
     }
 
     fn holds_on(&self, alias: usize, kind: Option<AliasClass>) -> bool {
@@ -168,8 +194,8 @@ impl fmt::Display for AccessRule {
         if !self.of.is_empty() {
             write!(f, " of {}", self.of.join(", "))?;
         }
-        if !self.from.is_empty() {
-            write!(f, " from {}", list(self.from.iter().map(Cidr::to_string).collect()))?;
+        if !self.is_from_all() {
+            write!(f, " from {}", list(self.clients()))?;
         }
         if self.mark != 0 {
             write!(f, " mark {}", self.mark)?;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Action;
+use crate::config::client::ClientName;
 
 /// The rules of vservers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub struct RuleReport {
     pub on: Vec<String>,
     /// Clients; empty: all.
     pub from: Vec<String>,
+    /// What those of them that are names stand for now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NamedClient>,
     /// What answers those that it allows, for policy routing rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<u32>,
@@ -59,6 +63,28 @@ pub struct RuleReport {
     pub last_client: Option<IpAddr>,
     /// How long ago.
     pub last_ms_ago: Option<u64>,
+}
+
+/// A name of clients, and what it stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedClient {
+    /// The name.
+    pub name: String,
+    /// Its addresses; none: it is not resolved yet, and matches nothing.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl NamedClient {
+    pub(crate) fn of(named: &ClientName) -> NamedClient {
+        NamedClient { name: named.name.clone(), addresses: named.addresses.clone() }
+    }
+
+    /// `admin.example (10.0.0.5)`.
+    pub fn render(&self) -> String {
+        let all: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        let all = if all.is_empty() { "no address yet" } else { &all.join(" ") };
+        format!("{} ({all})", self.name)
+    }
 }
 
 /// What would become of a client.
@@ -108,6 +134,15 @@ fn what(r: &RuleReport) -> String {
     format!("{} {}{mark}", r.action.name(), r.services)
 }
 
+/// As written, with what names stand for.
+fn clients(r: &RuleReport) -> Vec<String> {
+    let of = |text: &String| {
+        let named = r.names.iter().find(|n| n.name == *text);
+        named.map_or_else(|| text.clone(), NamedClient::render)
+    };
+    r.from.iter().map(of).collect()
+}
+
 fn or<'a>(text: &'a str, empty: &'a str) -> &'a str {
     if text.is_empty() { empty } else { text }
 }
@@ -126,7 +161,7 @@ impl VserverAccess {
                 (i + 1).to_string(),
                 what(r),
                 or(&r.on.join(", "), "all").to_owned(),
-                or(&r.from.join(", "), "all").to_owned(),
+                or(&clients(r).join(", "), "all").to_owned(),
                 r.origin.clone(),
                 r.hits.to_string(),
                 last,

@@ -196,7 +196,7 @@ impl Plan {
                 text.extend([" ", word, " ", &value]);
             }
         };
-        say("from", r.from.map(|c| c.to_string()));
+        say("from", r.from.map(|c| c.to_string()).or_else(|| r.from_name.clone()));
         say("to", r.to.map(|c| c.to_string()));
         say("mark", r.mark.map(|(value, mask)| format!("{value:#x}/{mask:#x}")));
         say("input", r.input.map(|a| self.alias(a).to_owned()));

@@ -1,6 +1,6 @@
 //! Doing one step on a running host: on all workers, or on none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -297,6 +297,7 @@ impl<'a> Run<'a> {
         }
         let handle = crate::Vserver::new(Arc::clone(self.shared), id, name);
         self.shared.named_routes.set(&handle, &[]);
+        self.shared.named_clients.set(&handle, &BTreeSet::new());
         self.shared.resolvers.forget(id.index);
         self.nodes.remove(name);
         self.changing.free_slot(id);
@@ -464,7 +465,10 @@ impl<'a> Run<'a> {
 
     fn rules(&mut self, vserver: &str, from: &Ruling, to: &Ruling) -> Result<(), StepError> {
         let id = self.id(vserver);
-        let changes = |r: &Ruling| self.shared.tables.changes(&r.tables, &r.rules);
+        let changes = |r: &Ruling| {
+            let rules = self.shared.named_clients.answers.expand(id.index, &r.rules);
+            self.shared.tables.changes(&r.tables, &rules)
+        };
         let (back, forth) = (changes(from), changes(to));
         let put = |core: &mut Core, now: Instant, changes: &[_]| {
             let Some(node) = core.node_mut(id) else { return Ok(()) };

@@ -106,6 +106,7 @@ impl Run<'_> {
         let shared = before.access != self.now.access || before.aliases != self.now.aliases;
         for v in &self.now.vservers {
             if shared || old.get(v.name.as_str()).is_none_or(|old| old.access != v.access) {
+                let _order = self.shared.named_clients.in_order();
                 self.shared.update_access(&self.now, self.id(&v.name), v);
             }
         }
@@ -113,7 +114,7 @@ impl Run<'_> {
 
     /// Resolvers and gateways with names follow what is configured now.
     fn set_names(&self, before: &HostConfig) {
-        let before = by_name(before);
+        let (config, before) = (before, by_name(before));
         for v in &self.now.vservers {
             let old = before.get(v.name.as_str());
             let handle = || crate::Vserver::new(Arc::clone(self.shared), self.id(&v.name), &v.name);
@@ -123,6 +124,11 @@ impl Run<'_> {
             }
             if old.map_or(&[][..], |old| &old.named_routes) != v.named_routes {
                 self.shared.named_routes.set(&handle(), &v.named_routes);
+            }
+            let names = self.now.client_names(v);
+            if !names.is_empty() || old.is_some_and(|old| !config.client_names(old).is_empty()) {
+                self.shared.named_clients.set(&handle(), &names);
+                self.shared.refresh_clients(self.id(&v.name));
             }
         }
     }
@@ -134,7 +140,9 @@ impl Run<'_> {
         let mut slotted =
             HostConfig { vservers: vec![Vserver::default(); slots], ..(*self.next).clone() };
         for (id, v) in nodes.iter().zip(&self.next.vservers) {
-            slotted.vservers[id.index as usize] = v.clone();
+            let slot = &mut slotted.vservers[id.index as usize];
+            slot.clone_from(v);
+            self.shared.named_clients.answers.fill_qos(id.index, &mut slot.qos);
         }
         let plan = crate::qos::plan(&slotted, Some(&held));
         if plan.is_empty() && held.is_empty() {

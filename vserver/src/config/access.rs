@@ -2,9 +2,12 @@
 
 use weft_stack::ip::address::Cidr;
 
+use super::client::{ClientName, check_count};
 use super::diagnostic::Report;
+use super::dns::is_domain_name;
 use super::interface::{Interfaces, find_alias, suggest};
 use super::reader::{At, Section};
+use super::vserver::Own;
 use crate::access::{
     AccessConfig, AccessRule, Action, Catalogue, Class, Established, Place, Ports, RULES_MAX,
     Written,
@@ -12,9 +15,9 @@ use crate::access::{
 use crate::interface::AliasClass;
 
 /// Whose list a rule stands in.
-pub(super) enum Whose {
+pub(super) enum Whose<'a> {
     Host,
-    Vserver,
+    Vserver(&'a Own<'a>),
 }
 
 pub(super) fn read_access(
@@ -124,7 +127,12 @@ pub(super) fn read_rules(
             report.error(&s.span, format!("more than {RULES_MAX} rules; use prefixes and classes"));
             break;
         }
+        let span = s.span.clone();
         rules.extend(read_rule(report, s, catalogue, interfaces, whose));
+        if rules.last().is_some_and(|r: &AccessRule| !r.names.is_empty()) {
+            let all = rules.iter().flat_map(|r| &r.names).map(|n| n.name.as_str());
+            check_count(report, &span, all);
+        }
     }
     rules
 }
@@ -150,9 +158,9 @@ fn read_rule(
     let on = s.string(report, "on").map(|v| read_places(report, &v, interfaces));
     let of = match whose {
         Whose::Host => s.string(report, "of").map(|v| read_names(report, &v)),
-        Whose::Vserver => None,
+        Whose::Vserver(_) => None,
     };
-    let from = s.string(report, "from").map(|v| read_clients(report, &v));
+    let from = s.string(report, "from").map(|v| read_clients(report, &v, whose));
     let mark = s.integer(report, "mark", 1..=u64::from(u32::MAX));
     let log = s.boolean(report, "log").is_some_and(|v| v.value);
     let span = s.span.clone();
@@ -169,13 +177,15 @@ fn read_rule(
         report.error(&mark.span, "'mark' is for what is allowed; remove it, or write allow");
     }
     let ports = read_services(report, &what, catalogue);
+    let (from, names) = from.unwrap_or_default();
     Some(AccessRule {
         action,
         services: what.value.to_owned(),
         ports,
         on: on.unwrap_or_default(),
         of: of.unwrap_or_default(),
-        from: from.unwrap_or_default(),
+        from,
+        names,
         mark: mark.map_or(0, |v| v.value as u32),
         log,
         written: Written(origin),
@@ -240,15 +250,22 @@ fn read_names(report: &mut Report, v: &At<&str>) -> Vec<String> {
     names
 }
 
-fn read_clients(report: &mut Report, v: &At<&str>) -> Vec<Cidr> {
-    let mut clients = Vec::new();
+fn read_clients(report: &mut Report, v: &At<&str>, whose: &Whose) -> (Vec<Cidr>, Vec<ClientName>) {
+    let (mut clients, mut names) = (Vec::new(), Vec::new());
     for word in words(report, v) {
         let whole = match word.parse::<std::net::IpAddr>() {
             Ok(ip) => Some(Cidr { addr: ip, prefix_len: if ip.is_ipv4() { 32 } else { 128 } }),
             Err(_) => word.parse::<Cidr>().ok(),
         };
         let span = report.span_of(word, &v.span);
+        let is_name = whole.is_none()
+            && match whose {
+                // Each vserver that it concerns resolves it.
+                Whose::Host => is_domain_name(word),
+                Whose::Vserver(own) => own.takes_name(report, word, &span),
+            };
         match whole {
+            _ if is_name => names.push(ClientName::new(word)),
             Some(cidr) if cidr.network() == cidr => clients.push(cidr),
             Some(cidr) => {
                 let right = cidr.network();
@@ -256,9 +273,11 @@ fn read_clients(report: &mut Report, v: &At<&str>) -> Vec<Cidr> {
             }
             None => report.error(
                 &span,
-                format!("'{word}' is no client; write an address or a network like 10.0.0.0/8"),
+                format!(
+                    "'{word}' is no client; write an address, a network like 10.0.0.0/8, or a name"
+                ),
             ),
         }
     }
-    clients
+    (clients, names)
 }

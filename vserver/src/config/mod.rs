@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 mod access;
 mod address;
+pub mod client;
 mod cluster;
 mod dhcp;
 mod diagnostic;
@@ -495,6 +496,8 @@ pub struct RuleSpec {
     pub priority: u32,
     /// Source network.
     pub from: Option<Cidr>,
+    /// Name of the source instead: every address that it has.
+    pub from_name: Option<String>,
     /// Destination network.
     pub to: Option<Cidr>,
     /// Value and mask of the packet's mark.
@@ -505,6 +508,13 @@ pub struct RuleSpec {
     pub dscp: Option<u8>,
     /// What becomes of it.
     pub target: RuleTarget,
+}
+
+impl RuleSpec {
+    /// Whether a source of that family can have packets to its destinations.
+    pub(crate) fn fits_family(&self, source: IpAddr) -> bool {
+        self.to.is_none_or(|to| to.addr.is_ipv4() == source.is_ipv4())
+    }
 }
 
 /// What a rule does.

@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use weft_stack::ip::address::Cidr;
 
+use super::client::{ClientName, check_count};
 use super::diagnostic::Report;
 use super::reader::{At, Section, nearest};
 use super::units;
+use super::vserver::Own;
 
 /// Bytes that a bucket or a queue may hold.
 const BYTES: std::ops::RangeInclusive<u64> = 0..=1_073_741_824;
@@ -74,8 +76,10 @@ pub struct Match {
     pub services: Vec<(u8, u16, u16)>,
     /// The peer's port is in one of these ranges.
     pub peer_ports: Vec<(u16, u16)>,
-    /// The peer is in one of these networks.
+    /// The peer is in one of these networks, or has one of the names.
     pub clients: Vec<Cidr>,
+    /// The peer has one of these names; with `clients` empty too: any peer.
+    pub names: Vec<ClientName>,
 }
 
 /// A class of a vserver's packets, or of each client of a prefix.
@@ -176,7 +180,7 @@ const DSCPS: &[(&str, u8)] = &[
 ];
 
 /// Reads a class, given those of nearer tables and those before it.
-type ReadClass = fn(&mut Report, Section, (&[Class], &[Class])) -> Option<Class>;
+type ReadClass = fn(&mut Report, Section, (&[Class], &[Class]), &Own) -> Option<Class>;
 
 /// `[qos.*]`.
 pub(super) fn read_groups(report: &mut Report, mut section: Section) -> Vec<QosGroup> {
@@ -220,7 +224,7 @@ pub(super) fn read_link(report: &mut Report, mut s: Section) -> Both {
 }
 
 /// `[vserver.*.qos]`, or what a group of vservers inherits.
-pub(super) fn read_qos(report: &mut Report, mut s: Section, groups: &[QosGroup]) -> Qos {
+pub(super) fn read_qos(report: &mut Report, mut s: Section, groups: &[QosGroup], own: &Own) -> Qos {
     let group = s.string(report, "group").and_then(|v| find(report, groups, &v));
     let rates = read_both(report, &mut s);
     if let Some(g) = group {
@@ -234,12 +238,14 @@ pub(super) fn read_qos(report: &mut Report, mut s: Section, groups: &[QosGroup])
             if source.replace(t.source()) != Some(t.source()) {
                 nearer = classes.len();
             }
-            classes.extend(read(report, t, classes.split_at(nearer)));
+            classes.extend(read(report, t, classes.split_at(nearer), own));
         }
     }
     if classes.len() > CLASSES_MAX {
         report.error(&s.span, format!("a vserver has {CLASSES_MAX} classes at most"));
     }
+    let names = classes.iter().flat_map(|c| &c.matches.names).map(|n| n.name.as_str());
+    check_count(report, &s.span, names);
     check_sum(report, &s.span, &rates, &classes);
     s.finish(report);
     Qos { group, rates, classes }
@@ -315,12 +321,18 @@ fn check_sum(report: &mut Report, span: &Range<usize>, own: &Both, classes: &[Cl
     }
 }
 
-fn read_class(report: &mut Report, mut s: Section, before: (&[Class], &[Class])) -> Option<Class> {
+fn read_class(
+    report: &mut Report,
+    mut s: Section,
+    before: (&[Class], &[Class]),
+    own: &Own,
+) -> Option<Class> {
     let whole = s.span.clone();
     let name = s.string(report, "name");
     if name.is_none() && s.span_of_key("name").is_none() {
         s.missing(report, "name", "\"bulk\"");
     }
+    let (clients, names) = read_peers(report, &mut s, own);
     let matches = Match {
         dscp: s.strings(report, "dscp").iter().filter_map(|v| dscp(report, v)).collect(),
         services: read_services(report, &mut s),
@@ -329,7 +341,8 @@ fn read_class(report: &mut Report, mut s: Section, before: (&[Class], &[Class]))
             .iter()
             .filter_map(|v| ports(report, v))
             .collect(),
-        clients: s.strings(report, "clients").iter().filter_map(|v| network(report, v)).collect(),
+        clients,
+        names,
     };
     let mark = s.string(report, "mark").and_then(|v| dscp(report, &v));
     let route_mark = read_route_mark(report, &mut s);
@@ -341,6 +354,19 @@ fn read_class(report: &mut Report, mut s: Section, before: (&[Class], &[Class]))
     }
     let name = name.value.to_owned();
     Some(Class { name, matches, each: None, clients_max: 0, mark, route_mark, rates })
+}
+
+/// Networks and names of `clients`.
+fn read_peers(report: &mut Report, s: &mut Section, own: &Own) -> (Vec<Cidr>, Vec<ClientName>) {
+    let (mut clients, mut names) = (Vec::new(), Vec::new());
+    for v in s.strings(report, "clients") {
+        if own.takes_name(report, v.value, &v.span) {
+            names.push(ClientName::new(v.value));
+        } else {
+            clients.extend(network(report, &v));
+        }
+    }
+    (clients, names)
 }
 
 /// Whether a class is to be there: an inherited one gives way to a nearer one of its name.
@@ -367,6 +393,7 @@ fn read_clients(
     report: &mut Report,
     mut s: Section,
     before: (&[Class], &[Class]),
+    _: &Own,
 ) -> Option<Class> {
     let whole = s.span.clone();
     let prefix = s.string(report, "prefix");

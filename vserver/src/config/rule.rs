@@ -2,6 +2,7 @@
 
 use weft_stack::ip::rule::Rule;
 
+use super::client;
 use super::diagnostic::Report;
 use super::interface::{Interfaces, find_alias, suggest};
 use super::reader::{At, Section};
@@ -163,6 +164,7 @@ fn read_rules(
             continue;
         }
         rules.push(rule);
+        client::check_count(report, &span, rules.iter().filter_map(|r| r.from_name.as_deref()));
     }
     rules
 }
@@ -174,7 +176,14 @@ fn read_rule(
     own: &Own,
     interfaces: &Interfaces,
 ) -> Option<RuleSpec> {
-    let from = s.string(report, "from").map(|t| read_network(report, &t, None));
+    let (mut from, mut from_name) = (None, None);
+    if let Some(t) = s.string(report, "from") {
+        if t.value != "default" && own.takes_name(report, t.value, &t.span) {
+            from_name = Some(t.value.to_ascii_lowercase());
+        } else {
+            from = Some(read_network(report, &t, None));
+        }
+    }
     let to = s.string(report, "to").map(|t| read_network(report, &t, None));
     let mark = s.integer(report, "mark", 0..=u64::from(u32::MAX));
     let mask = s.integer(report, "mask", 1..=u64::from(u32::MAX));
@@ -220,6 +229,7 @@ fn read_rule(
     Some(RuleSpec {
         priority: priority.map_or(next.min(Rule::MAIN_PRIORITY), |p| p.value as u32),
         from: given(from)?,
+        from_name,
         to: given(to)?,
         mark: mark.map(|m| (m.value as u32, mask)),
         input: given(input)?,
@@ -239,9 +249,10 @@ fn given<T>(value: Option<Option<T>>) -> Option<Option<T>> {
 
 /// As in a file.
 pub(super) fn text<'c>(r: &RuleSpec, alias: impl Fn(&usize) -> &'c str) -> String {
-    let RuleSpec { priority, from, to, mark, input, dscp, target } = r;
+    let RuleSpec { priority, from, from_name, to, mark, input, dscp, target } = r;
     let mut keys = vec![format!("priority = {priority}")];
     keys.extend(from.map(|net| format!("from = \"{net}\"")));
+    keys.extend(from_name.as_ref().map(|name| format!("from = \"{name}\"")));
     keys.extend(to.map(|net| format!("to = \"{net}\"")));
     keys.extend(mark.map(|(value, mask)| format!("mark = {value}, mask = {mask}")));
     keys.extend(input.as_ref().map(|a| format!("input = {}", format_args!("\"{}\"", alias(a)))));

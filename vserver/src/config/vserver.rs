@@ -200,13 +200,13 @@ fn read_vserver(
     let neighbours = neighbours::read(report, &mut s, interfaces);
     let rules = s.tables(report, "access");
     let access = interfaces.services.map(|catalogue| {
-        access::read_rules(report, rules, catalogue, interfaces, &access::Whose::Vserver)
+        access::read_rules(report, rules, catalogue, interfaces, &access::Whose::Vserver(&own))
     });
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
     let part = s.table_or_empty(report, "qos");
     let qos_span = part.span.clone();
-    let qos = qos::read_qos(report, part, interfaces.qos_groups);
+    let qos = qos::read_qos(report, part, interfaces.qos_groups, &own);
     let roles = read_role_names(report, &mut s);
     check_cut(report, cut, s.known());
     s.finish(report);

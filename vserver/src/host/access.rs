@@ -119,6 +119,7 @@ impl Host {
     pub fn update_access(&self, config: &HostConfig) -> usize {
         let live = self.shared.live();
         let known = config.vservers.iter().filter_map(|v| Some((*live.names.get(&v.name)?, v)));
+        let _order = self.shared.named_clients.in_order();
         known.map(|(id, v)| self.shared.update_access(config, id, v)).sum()
     }
 }

@@ -29,7 +29,7 @@ use crate::dhcp::Dhcp;
 use crate::interface::Tree;
 use crate::privilege::PrivilegeError;
 use crate::qos::Plan;
-use crate::resolver::{NamedRoutes, Resolvers};
+use crate::resolver::{NamedClients, NamedRoutes, Resolvers};
 use crate::runtime::{
     AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, NodeId, Worker, open, worker_loop,
 };
@@ -479,6 +479,7 @@ fn run(
             }
         }
     }
+    let named_clients = NamedClients::new(Arc::clone(&access.answers));
     let shared = Shared {
         live: RwLock::new(Arc::new(Live::first(config))),
         changing: Mutex::new(changing),
@@ -491,6 +492,7 @@ fn run(
         next: AtomicUsize::new(0),
         resolvers: Resolvers::default(),
         named_routes: NamedRoutes::default(),
+        named_clients,
     };
     Ok((Arc::new(shared), threads))
 }

@@ -127,7 +127,8 @@ impl Tables {
             let also = used.iter().filter_map(|name| Some(self.get(name)?.0)).collect();
             out.push(("use tables", used.join(", "), Change::TablesUse(also)));
         }
-        for spec in rules {
+        // What has a name is not there before it has an address.
+        for spec in rules.iter().filter(|r| r.from_name.is_none()) {
             let what = format!("of priority {}", spec.priority);
             out.push(("add rule", what, Change::RuleAdd(self.rule(spec))));
         }
@@ -228,7 +229,9 @@ impl Host {
         let os = |source| HostError::Os { operation: "change rules", source };
         let handle =
             self.vserver_of(vserver).ok_or_else(|| os(std::io::ErrorKind::NotFound.into()))?;
-        let changes = self.shared.tables.changes(used, rules);
+        let _order = self.shared.named_clients.in_order();
+        let rules = self.shared.named_clients.answers.expand(vserver.0.index, rules);
+        let changes = self.shared.tables.changes(used, &rules);
         for worker in &self.shared.workers {
             let done =
                 worker.call(handle.node(), |node, now| replace(&mut node.stack, now, &changes));

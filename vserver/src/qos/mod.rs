@@ -32,7 +32,7 @@ mod tree_tests;
 pub use plan::Way;
 pub(crate) use plan::{Plan, nics_of};
 pub(crate) use report::take;
-pub use report::{Kind, Processing, QosNode, QosSnapshot};
+pub use report::{ClassClients, Kind, Processing, QosNode, QosSnapshot};
 
 use bucket::{Lateness, ticks};
 use clients::Leaves;
@@ -93,7 +93,9 @@ fn fits(m: &Match, facts: &Facts, peer: (IpAddr, u16), port: u16) -> bool {
     (m.dscp.is_empty() || m.dscp.contains(&facts.dscp))
         && (m.services.is_empty() || m.services.iter().any(service))
         && (m.peer_ports.is_empty() || m.peer_ports.iter().any(|p| within(peer.1, *p)))
-        && (m.clients.is_empty() || m.clients.iter().any(|c| c.contains(peer.0)))
+        && (m.clients.is_empty() && m.names.is_empty()
+            || m.clients.iter().any(|c| c.contains(peer.0))
+            || m.names.iter().any(|n| n.addresses.contains(&peer.0)))
 }
 
 /// The class of a packet: its number, `classes.len()` for `default`.

@@ -171,6 +171,18 @@ impl Plan {
         !self.send.iter().chain(&self.receive).any(WayPlan::is_active)
     }
 
+    /// What a vserver has in it.
+    pub(crate) fn qos_of(&self, vserver: &str) -> Option<&Qos> {
+        self.source.vservers.iter().find(|v| v.0 == vserver).map(|v| &v.2)
+    }
+
+    /// Classes whose clients have names: vserver, class, and what they stand for.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&str, &Class)> {
+        let all = self.source.vservers.iter();
+        all.flat_map(|(name, _, qos)| qos.classes.iter().map(move |c| (name.as_str(), c)))
+            .filter(|(_, c)| !c.matches.names.is_empty())
+    }
+
     /// This plan with changes; `Err`: there is nothing of that name.
     pub(crate) fn changed(&self, changes: &[QosChange]) -> Result<Plan, String> {
         let mut source = self.source.clone();

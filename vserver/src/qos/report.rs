@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::access::NamedClient;
 use serde::{Deserialize, Serialize};
 use weft_stack::time::Instant;
 
@@ -115,6 +116,20 @@ pub struct QosSnapshot {
     /// Processing time of each vserver.
     #[serde(default)]
     pub processing: Vec<Processing>,
+    /// Classes whose clients have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<ClassClients>,
+}
+
+/// A name among the clients of a class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassClients {
+    /// Whose class.
+    pub vserver: String,
+    /// The class.
+    pub class: String,
+    /// The name, and what it stands for now.
+    pub client: NamedClient,
 }
 
 fn node(name: &Name, direction: Way, shape: &Shape, state: &State, now: Instant) -> QosNode {
@@ -177,5 +192,13 @@ pub(crate) fn take(plan: &Plan, now: Instant, vserver: Option<&str>) -> QosSnaps
             }
         }
     }
-    QosSnapshot { schema_version: 1, nodes, processing: Vec::new() }
+    let own = plan.named().filter(|(name, _)| vserver.is_none_or(|v| v == *name));
+    let names = own.flat_map(|(name, c)| {
+        c.matches.names.iter().map(|n| ClassClients {
+            vserver: name.to_owned(),
+            class: c.name.clone(),
+            client: NamedClient::of(n),
+        })
+    });
+    QosSnapshot { schema_version: 1, nodes, processing: Vec::new(), names: names.collect() }
 }

@@ -22,6 +22,7 @@ use crate::config::dns::is_domain_name;
 
 mod asking;
 mod cache;
+mod clients;
 mod engine;
 mod exchange;
 mod follow;
@@ -33,6 +34,7 @@ mod tests;
 
 pub use asking::{Questions, Resolved};
 use cache::{Cache, Known};
+pub(crate) use clients::{Answers, NamedClients};
 pub(crate) use engine::Engine;
 pub use follow::{Follow, Following};
 use message::{Kind, Value};

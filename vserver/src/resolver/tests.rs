@@ -63,6 +63,13 @@ fn answer(query: &[u8], manner: Manner, udp: bool) -> Vec<u8> {
             let address = u32::from(Ipv4Addr::new(10, 0, 0, last));
             vec![RData::A(A { address })]
         }
+        ("clients.example", QTYPE::TYPE(TYPE::A)) => {
+            let bits = CLIENTS.load(Ordering::SeqCst);
+            (0..8u8)
+                .filter(|n| bits >> n & 1 != 0)
+                .map(|n| RData::A(A { address: u32::from(Ipv4Addr::new(10, 0, 0, 30 + n)) }))
+                .collect()
+        }
         ("alias.example", _) => vec![to("target.example")],
         ("loop.example", _) => vec![to("loop2.example")],
         ("loop2.example", _) => vec![to("loop.example")],
@@ -71,9 +78,13 @@ fn answer(query: &[u8], manner: Manner, udp: bool) -> Vec<u8> {
         }
         _ => vec![],
     };
-    let ttl = if ["moving.example", "gateway.example"].contains(&&name[..]) { 0 } else { 60 };
-    let known =
-        ["www", "gateway", "moving", "long", "target", "host.lan"].map(|n| format!("{n}.example"));
+    let ttl = if ["moving.example", "gateway.example", "clients.example"].contains(&&name[..]) {
+        0
+    } else {
+        60
+    };
+    let known = ["www", "gateway", "moving", "clients", "long", "target", "host.lan"]
+        .map(|n| format!("{n}.example"));
     if records.is_empty() {
         reply.name_servers.push(soa());
         if !known.contains(&name) {
@@ -144,6 +155,8 @@ fn serve(host: &Host, address: &str, manner: Manner) -> Receiver<(String, bool)>
     seen
 }
 
+/// Which of 10.0.0.30 to 10.0.0.37 `clients.example` is, by bits; it holds for no time.
+static CLIENTS: AtomicU8 = AtomicU8::new(0b11);
 /// Last byte of the address of `moving.example`, which holds for no time.
 static MOVING: AtomicU8 = AtomicU8::new(20);
 
@@ -344,4 +357,74 @@ fn routes_and_targets_by_name_follow_the_name() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(state().0.contains("0.0.0.0/0 via 10.0.0.121 "));
+}
+
+#[test]
+fn clients_by_name_follow_the_name_and_connections_that_stay_allowed_stay() {
+    let text = "[nic.eth0]\ndriver = \"mem\"\nmac = \"02:00:00:00:00:01\"\n[alias.data0]\nover = \"eth0\"\n\
+         [access]\nestablished = \"end\"\n\
+         [vserver.ns]\naddresses = [\"data0 10.0.0.1/24\"]\n\
+         [vserver.a]\naddresses = [\"data0 10.0.0.30/24\"]\n\
+         [vserver.b]\naddresses = [\"data0 10.0.0.31/24\"]\n\
+         [vserver.web]\naddresses = [\"data0 10.0.0.9/24\"]\ndns = { servers = [\"10.0.0.1\"] }\n\
+         access = [{ allow = \"tcp/80\", from = \"10.0.0.200, clients.example\" },\n\
+                   { prohibit = \"tcp/81\", from = \"clients.example\" }, { reject = \"tcp/80\" }]\n\
+         rules = [{ from = \"clients.example\", to = \"10.0.0.0/8\", priority = 50, action = \"prohibit\" }]\n\
+         qos.class = [{ name = \"gold\", clients = [\"clients.example\"], send = { limit = \"1 Gbit/s\" } }]\n";
+    let host = Host::start(config::parse(text, "t.toml".as_ref()).unwrap()).unwrap();
+    let [web, a, b] = ["web", "a", "b"].map(|n| host.vserver(n).unwrap());
+    let listeners = [80, 81]
+        .map(|port| TcpListener::bind(&web, format!("10.0.0.9:{port}").parse().unwrap()).unwrap());
+    let at = |port: u16| SocketAddr::from(([10, 0, 0, 9], port));
+    // Unresolved, a name matches nothing: neither what allows nor what denies.
+    assert!(crate::net::TcpStream::connect(&a, at(80)).is_err());
+    let _early = crate::net::TcpStream::connect(&a, at(81)).unwrap();
+    assert!(host.snapshot().vservers[3].rules.is_empty());
+    let _seen = serve(&host, "10.0.0.1", Manner::Honest);
+    let arrives = |bits: u8, last: &[u8]| {
+        CLIENTS.store(bits, Ordering::SeqCst);
+        let wanted: Vec<_> = last.iter().map(|n| std::net::IpAddr::from([10, 0, 0, *n])).collect();
+        let state = || {
+            let access = host.access(Some("web")).unwrap().vservers.remove(0).rules;
+            let qos = host.qos(Some("web")).unwrap().names;
+            let rules = host.snapshot().vservers.remove(3).rules;
+            (access, qos, rules)
+        };
+        for _ in 0..1000 {
+            let (access, qos, rules) = state();
+            let rule = |n: u8| format!("50: from 10.0.0.{n}/32 to 10.0.0.0/8 prohibit");
+            if access[0].names[0].addresses == wanted
+                && access[1].names[0].addresses == wanted
+                && qos[0].client.addresses == wanted
+                && last.iter().all(|n| rules.contains(&rule(*n)))
+                && rules.len() == last.len() + 1
+            {
+                return access;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{:?}", state());
+    };
+    arrives(0b11, &[30, 31]);
+    let mut streams = [&a, &b].map(|v| {
+        let near = crate::net::TcpStream::connect(v, at(80)).unwrap();
+        (near, listeners[0].accept().unwrap().0)
+    });
+    assert!(crate::net::TcpStream::connect(&b, at(81)).is_err());
+    let rules = arrives(0b10, &[31]);
+    assert_eq!(
+        rules[0].from,
+        ["10.0.0.200", "clients.example"]
+            .map(String::from)
+            .map(|n| { if n.starts_with('1') { format!("{n}/32") } else { n } })
+    );
+    assert_eq!(rules[0].hits, 2, "counts go on while the name changes");
+    let mut byte = [0];
+    assert!(streams[0].0.read(&mut byte).is_err(), "no longer allowed: ended");
+    streams[1].0.write_all(b"x").unwrap();
+    streams[1].1.read_exact(&mut byte).unwrap();
+    assert!(crate::net::TcpStream::connect(&a, at(80)).is_err());
+    assert!(crate::net::TcpStream::connect(&a, at(81)).is_ok(), "no longer denied");
+    let names = host.snapshot().vservers.remove(3).names;
+    assert_eq!((names.len(), names[0].used_for.as_str()), (1, "access, qos, rule"));
 }

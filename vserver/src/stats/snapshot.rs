@@ -144,7 +144,7 @@ pub struct RecordSnapshot {
 pub struct NameSnapshot {
     /// The name.
     pub name: String,
-    /// `gateway`, `address`, `target`.
+    /// `gateway`, `address`, `target`; or which of `access`, `qos`, `rule` name it as a client.
     pub used_for: String,
     /// Addresses last heard of.
     pub addresses: Vec<String>,

@@ -243,7 +243,11 @@ pub(crate) fn of_vserver(
         counters,
         drops: by_reason(&mib.drops),
         services: Vec::new(),
-        names: shared.named_routes.snapshot(id.index),
+        names: {
+            let mut names = shared.named_routes.snapshot(id.index);
+            names.extend(shared.named_clients.snapshot(id.index));
+            names
+        },
         records: Vec::new(),
         mdns: Vec::new(),
     })

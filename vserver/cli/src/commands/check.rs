@@ -1,5 +1,6 @@
 //! `weft check CONFIG`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -126,14 +127,19 @@ fn summary(c: &HostConfig) -> String {
 }
 
 /// Where names may not stand, for what they are resolved with must be there first.
-const LITERALS: &str =
-    "addresses, routes' to and src, dns.servers, cluster.leases, cluster.subnet, host.control";
+const LITERALS: &str = "addresses, routes' to and src, rules' to, neighbours, dns.servers, cluster.leases, cluster.subnet, host.control";
 
 /// The names that stand for addresses, and where none may.
 fn names(c: &HostConfig) -> String {
     let mut all = Vec::new();
     for v in &c.vservers {
         all.extend(v.named_routes.iter().map(|r| format!("{}: gateway {}", v.name, r.via)));
+        let host = c.access.rules.iter().flat_map(|r| &r.names);
+        let own = c
+            .client_names(v)
+            .into_iter()
+            .filter(|(name, what)| *what != "access" || !host.clone().any(|n| n.name == *name));
+        all.extend(own.map(|(name, what)| format!("{}: client {name} ({what})", v.name)));
         for s in &v.services {
             let port = s.listen.port();
             all.extend(
@@ -144,14 +150,20 @@ fn names(c: &HostConfig) -> String {
             }
         }
     }
+    let host: BTreeSet<&str> =
+        c.access.rules.iter().flat_map(|r| &r.names).map(|n| n.name.as_str()).collect();
     let mut out = String::new();
+    for name in &host {
+        let _ =
+            writeln!(out, "name resolved by every vserver with a resolver: client {name} (access)");
+    }
     for line in all.iter().take(LISTED_MAX) {
         let _ = writeln!(out, "name resolved by vserver {line}");
     }
     if all.len() > LISTED_MAX {
         let _ = writeln!(out, "... and {} more names", all.len() - LISTED_MAX);
     }
-    if !all.is_empty() {
+    if !all.is_empty() || !host.is_empty() {
         let _ = writeln!(out, "no names, needed before any is resolved: {LITERALS}");
     }
     out

@@ -1,5 +1,6 @@
 //! `weft qos`.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -67,6 +68,13 @@ fn render(snapshot: &QosSnapshot, json: bool, bold: bool) -> String {
         text.push('\n');
         text += &weft_vserver::stats::table::processing(snapshot).render(bold);
     }
+    if !snapshot.names.is_empty() {
+        text.push('\n');
+    }
+    for n in &snapshot.names {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} class {}: client {}", n.vserver, n.class, n.client.render());
+    }
     text
 }
 
@@ -78,7 +86,8 @@ mod tests {
 
     #[test]
     fn nothing_configured_is_said_in_words_and_in_json() {
-        let none = QosSnapshot { schema_version: 1, nodes: vec![], processing: vec![] };
+        let none =
+            QosSnapshot { schema_version: 1, nodes: vec![], processing: vec![], names: vec![] };
         assert_eq!(render(&none, false, false), "no rates are configured\n");
         let json = "{\"schema_version\":1,\"nodes\":[],\"processing\":[]}\n";
         assert_eq!(render(&none, true, false), json);
@@ -93,7 +102,8 @@ mod tests {
             us: 2_500_000,
             deferred: 7,
         };
-        let some = QosSnapshot { schema_version: 1, nodes: vec![], processing: vec![own] };
+        let some =
+            QosSnapshot { schema_version: 1, nodes: vec![], processing: vec![own], names: vec![] };
         let text = render(&some, false, false);
         assert!(text.ends_with("files       300      12.3  2500         7\n"), "{text}");
     }

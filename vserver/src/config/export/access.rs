@@ -33,7 +33,8 @@ pub(super) fn write_access(w: &mut Writer, access: &AccessConfig) {
 }
 
 pub(super) fn access_rule(rule: &AccessRule) -> String {
-    let AccessRule { action, services, ports: _, on, of, from, mark, log, written: _ } = rule;
+    let AccessRule { action, services, ports: _, on, of, from: _, names: _, mark, log, written: _ } =
+        rule;
     let list = |items: Vec<String>| quoted(&items.join(", "));
     let mut keys = vec![format!("{} = {}", action.name(), quoted(services))];
     if !on.is_empty() {
@@ -42,8 +43,9 @@ pub(super) fn access_rule(rule: &AccessRule) -> String {
     if !of.is_empty() {
         keys.push(format!("of = {}", list(of.clone())));
     }
-    if !from.is_empty() {
-        keys.push(format!("from = {}", list(from.iter().map(ToString::to_string).collect())));
+    let clients = rule.clients();
+    if !clients.is_empty() {
+        keys.push(format!("from = {}", list(clients)));
     }
     if *mark != 0 {
         keys.push(format!("mark = {mark}"));

@@ -75,7 +75,7 @@ pub(super) fn write_qos(w: &mut Writer, vserver: &str, qos: &Qos, groups: &[QosG
 
 fn write_class(w: &mut Writer, vserver: &str, class: &Class) {
     let Class { name, matches, each, clients_max, mark, route_mark, rates } = class;
-    let Match { dscp, services, peer_ports, clients } = matches;
+    let Match { dscp, services, peer_ports, clients, names } = matches;
     let range = |(low, high): (u16, u16)| {
         if low == high { low.to_string() } else { format!("{low}-{high}") }
     };
@@ -97,7 +97,8 @@ fn write_class(w: &mut Writer, vserver: &str, class: &Class) {
         };
         w.list("services", &services.iter().map(service).collect::<Vec<_>>());
         w.list("peer_ports", &peer_ports.iter().map(|p| quoted(&range(*p))).collect::<Vec<_>>());
-        w.list("clients", &texts(clients));
+        let names = names.iter().map(|n| quoted(&n.name));
+        w.list("clients", &texts(clients).into_iter().chain(names).collect::<Vec<_>>());
     }
     w.optional("mark", mark.map(|m| quoted(&m.to_string())).as_ref());
     w.optional("route_mark", Some(route_mark).filter(|mark| **mark != 0));

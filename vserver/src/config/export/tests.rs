@@ -46,7 +46,7 @@ privileges = "devices"
 user = "root"
 [access]
 established = "end"
-rules = [{ reject = "any", of = "many*", from = "192.0.2.0/24, fd00::1", log = true }]
+rules = [{ reject = "any", of = "many*", from = "192.0.2.0/24, fd00::1, Admin.example", log = true }]
 [access.service.ssh]
 ports = ["tcp/2222"]
 [access.service.own]
@@ -145,6 +145,8 @@ routes = [
 { to = "default", via = "gw.example.net", alias = "data0", metric = 9 },
 { to = "10.98.0.0/16", via = "gw2", alias = "data0", src = "10.0.0.10" },
 ]
+access = [{ drop = "tcp/1", from = "peer.example.net, 10.0.0.1" }]
+rules = [{ from = "peer.example.net", to = "10.0.0.0/8", action = "prohibit" }]
 dns = { servers = ["10.0.0.53", "[fd00::53]:5353"], search = ["a.example"], ndots = 2, timeout_ms = 100, attempts = 3, cache = 0, mixed_case = false }
 [vserver.VsvrA.mdns]
 host = "box"
@@ -164,6 +166,10 @@ group = "gold"
 kind = "proxy"
 port = 9
 to = "unix:/run/x.sock"
+[[vserver.VsvrA.qos.class]]
+name = "named"
+clients = ["10.0.0.0/8", "client.example.net"]
+mark = "ef"
 [[vserver.VsvrA.service]]
 kind = "http"
 port = 80
