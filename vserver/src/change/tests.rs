@@ -172,17 +172,19 @@ fn wait_for_dump(host: &Host, wanted: &str, why: &str) {
     }
 }
 
-/// The dump once it stands still.
+/// The dump once no stack has anything to say, nor one worker to another.
 fn settled(host: &Host) -> String {
-    let mut last = dump(&host.shared);
-    for _ in 0..20 {
-        std::thread::sleep(Duration::from_millis(2));
-        let now = dump(&host.shared);
-        if now != last {
-            last = now;
+    let begin = Instant::now();
+    loop {
+        let mut cores: Vec<_> = host.shared.workers.iter().map(|w| w.lock()).collect();
+        if cores.iter_mut().all(|core| core.is_quiet()) {
+            break;
         }
+        drop(cores);
+        assert!(begin.elapsed() < PATIENCE, "the workers do not come to rest");
+        std::thread::sleep(Duration::from_millis(1));
     }
-    last
+    dump(&host.shared)
 }
 
 fn check_pair(old: &str, new: &str) {

@@ -213,7 +213,7 @@ impl Core {
         }
     }
 
-    fn heed(&mut self, now: Instant, control: Control) {
+    pub(super) fn heed(&mut self, now: Instant, control: Control) {
         match control {
             Control::Addresses { vserver, alias, addresses } => {
                 let change = Change::AddressesAdopt { alias, addresses };
@@ -228,6 +228,7 @@ impl Core {
                         vserver.index
                     ));
                 }
+                self.follow_broadcasts(vserver, alias);
                 self.mark_dirty(vserver.index);
             }
             Control::Group { vserver, worker, alias, group, filter } => {
@@ -249,6 +250,12 @@ impl Core {
         }
     }
 
+    /// Whether no stack has anything to say, and nothing is on the way between workers.
+    #[cfg(test)]
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.dirty.is_empty() && !self.has_mail() && !self.mesh.is_to_ring()
+    }
+
     /// Shard 0's addresses changed: the others follow.
     pub(super) fn tell_addresses(&mut self, vserver: u32, alias: AliasId) {
         let addresses = self.nodes[vserver as usize].stack.addresses(alias).to_vec();
@@ -261,5 +268,36 @@ impl Core {
         let filter = self.nodes[vserver as usize].stack.group_filter(alias, group);
         let (vserver, worker) = (self.id_of(vserver), self.mesh.me());
         self.mesh.tell(0, Control::Group { vserver, worker, alias, group, filter });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::NodeId;
+    use crate::{Host, config};
+
+    #[test]
+    fn what_the_home_told_before_a_change_takes_no_broadcast_away_for_good() {
+        let text = "[workers]\ncount = 2\n[nic.eth0]\ndriver = \"mem\"\nmac = \"02:00:00:00:00:01\"\n\
+                    [alias.data0]\nover = \"eth0\"\n[vserver.a]\nacd = \"off\"\n\
+                    addresses = [\"data0 10.0.0.1/24\", \"data0 10.0.0.2/24\"]\n";
+        let host = Host::start(config::parse(text, "t.toml".as_ref()).unwrap()).unwrap();
+        let (vserver, alias) = (NodeId::default(), AliasId(0));
+        let mut core = host.shared.workers[1].lock();
+        let both = core.node(vserver).unwrap().stack.addresses(alias).to_vec();
+        assert_eq!(both.len(), 2);
+        let tell = |core: &mut Core, addresses: &[_]| {
+            let addresses = addresses.to_vec();
+            core.heed(Instant::ZERO, Control::Addresses { vserver, alias, addresses });
+            core.node(vserver).unwrap().broadcasts.len()
+        };
+        // The second was added here; the home, told so a moment later, speaks of the first alone.
+        assert_eq!(tell(&mut core, &both[..1]), 1);
+        assert_eq!(tell(&mut core, &[]), 0);
+        assert_eq!(tell(&mut core, &both), 1);
+        let broadcast: IpAddr = "10.0.0.255".parse().unwrap();
+        let all = core.demux.describe(&|_| String::from("a"));
+        assert!(all.contains(&format!("{alias:?} {broadcast} has a")), "{all:#?}");
     }
 }

@@ -5,10 +5,11 @@
 //! knows a vserver by its slot also knows the slot's generation, and finds out that it is gone.
 
 use std::io;
+use std::net::IpAddr;
 
 use weft_stack::drop::DropReason;
 use weft_stack::frame::FramePool;
-use weft_stack::ip::address::{AliasConfig, AliasId, Cidr};
+use weft_stack::ip::address::{AliasConfig, AliasId, Cidr, Origin};
 use weft_stack::socket::Readiness;
 use weft_stack::stack::{Change, Limits, StackConfig};
 use weft_stack::time::Instant;
@@ -224,6 +225,28 @@ impl Core {
             if let Some(node) = self.node_mut(id) {
                 node.broadcasts.retain(|b| *b != (alias, broadcast));
             }
+        }
+    }
+
+    /// The home told which addresses an alias has: frames to everybody on their networks come, on
+    /// others they do not. What it told before a change that was made here first comes after it, and
+    /// takes addresses away for a moment.
+    pub(super) fn follow_broadcasts(&mut self, id: NodeId, alias: AliasId) {
+        let Some(node) = self.node(id) else { return };
+        let addresses = node.stack.addresses(alias).iter();
+        let wanted: Vec<Cidr> =
+            addresses.filter(|a| a.origin != Origin::Slaac).map(|a| a.cidr).collect();
+        let joined = node.broadcasts.iter().filter(|(on, _)| *on == alias).map(|(_, b)| *b);
+        let gone: Vec<IpAddr> =
+            joined.filter(|b| !wanted.iter().any(|w| w.broadcast() == Some(*b))).collect();
+        for broadcast in gone {
+            self.demux.leave(alias, broadcast, id.index);
+            if let Some(node) = self.node_mut(id) {
+                node.broadcasts.retain(|b| *b != (alias, broadcast));
+            }
+        }
+        for cidr in wanted {
+            self.join_broadcast(id, alias, cidr);
         }
     }
 
