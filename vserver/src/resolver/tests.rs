@@ -236,13 +236,17 @@ fn a_server_that_loses_the_case_is_asked_over_tcp_and_forged_answers_are_passed_
 
 #[test]
 fn the_next_server_answers_for_one_that_does_not() {
-    let two = "{ servers = [\"10.0.0.1\", \"10.0.0.2\"], timeout_ms = 50, attempts = 2 }";
+    let two = "{ servers = [\"10.0.0.1\", \"10.0.0.2\"], timeout_ms = 50, attempts = 9 }";
     let host = host(two);
     let silent = serve(&host, "10.0.0.1", Manner::Silent);
     let _second = serve(&host, "10.0.0.2", Manner::Honest);
     let client = host.vserver("client").unwrap();
     assert_eq!(client.resolve("www.example").unwrap().addresses.len(), 3);
-    assert_eq!((silent.try_iter().count(), count(&client, "DnsRetries")), (2, 2));
+    // Usually one question each of A and AAAA. Where the second is late too, both are asked again.
+    let retries = count(&client, "DnsRetries");
+    let asked = silent.iter().take(retries as usize / 2 + 1).count() as u64;
+    assert_eq!((retries >= 2, retries), (true, 2 * asked - 2));
+    assert!(silent.try_recv().is_err());
     // nobody listens on this port: ICMP tells, and nobody waits
     let mut dns = client.dns();
     dns.servers[0].set_port(54);
@@ -259,7 +263,8 @@ fn who_gets_no_answer_is_told_what_the_servers_did() {
     let client = host.vserver("client").unwrap();
     let told = |name: &str| client.resolve(name).unwrap_err().to_string();
     assert_eq!(told("www.example"), "no DNS server answered about 'www.example': timed out");
-    client.set_dns(Dns { servers: vec!["10.0.0.1:53".parse().unwrap()], ..client.dns() });
+    let refusing = vec!["10.0.0.1:53".parse().unwrap()];
+    client.set_dns(Dns { servers: refusing, timeout_ms: 60_000, ..client.dns() });
     assert_eq!(told("www.example"), "no DNS server answered about 'www.example': answered Refused");
     assert_eq!(told("a..b"), "'a..b' is no name");
     let ns = host.vserver("ns").unwrap();
