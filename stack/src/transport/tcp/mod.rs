@@ -284,6 +284,10 @@ impl Tcp {
             self.reset(lower, index);
             return true;
         }
+        let c = &mut self.connections[index as usize];
+        if std::mem::take(&mut c.notes.last_word) {
+            emit::send_header(lower, &c.key, c.alias, c.reset_header(lower.ctx.now));
+        }
         if self.connections[index as usize].notes.opening.offer.is_some() {
             self.learn_fast_open(lower, index);
         }

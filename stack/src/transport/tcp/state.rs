@@ -230,6 +230,8 @@ pub(crate) struct Notes {
     pub(crate) armed: Option<(Instant, TimerHandle)>,
     /// The time to linger is over: reset it.
     pub(crate) abort: bool,
+    /// It was given up, and the peer is to be told once.
+    pub(crate) last_word: bool,
     /// The flow table no longer leads here.
     pub(crate) detached: bool,
     /// When a segment outside the window was last answered.

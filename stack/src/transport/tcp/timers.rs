@@ -182,6 +182,9 @@ impl Connection {
 
     fn time_out(&mut self, cx: &mut Cx<'_>) {
         cx.stats.abort_on_timeout += 1;
+        // RFC 9293 3.10.8 deletes the TCB silently; a peer that has nothing to send would never learn
+        // of it. It gets the RST that its next segment would get.
+        self.notes.last_word = self.is_synchronised();
         // RFC 1122 4.2.3.9: a soft error is the better reason.
         let reason = self.notes.soft_error.unwrap_or(TcpError::TimedOut);
         self.fail(cx, reason);
