@@ -14,8 +14,10 @@ pub struct Burst {
     pub loss: f64,
 }
 
-/// After so long without a frame a burst that ends by frames is over.
-const BURST_FORGOTTEN: Duration = Duration::from_secs(30);
+/// After so long without a frame a burst that ends by frames is over. A sender that backs off is
+/// silent ever longer (a closed connection's eight tries, the last after 26 s): with more patience
+/// than this all of them may fall into one burst of a few frames, and giving up is right then.
+const BURST_FORGOTTEN: Duration = Duration::from_secs(5);
 
 /// Losses in bursts that end by frames: the model of Gilbert and Elliott, a chain of a good and a
 /// bad state. Its mean loss is that of [`GilbertElliott::mean_loss`].
@@ -133,8 +135,8 @@ mod tests {
         let (mut losses, mut rng) = (Losses::default(), Rng::from_u64(3));
         assert!(losses.gilbert(&g, Instant::ZERO, &mut rng));
         let never = GilbertElliott { to_bad: 0.0, ..g };
-        assert!(losses.gilbert(&never, Instant::from_millis(29_000), &mut rng));
-        assert!(!losses.gilbert(&never, Instant::from_millis(60_000), &mut rng));
+        assert!(losses.gilbert(&never, Instant::from_millis(4_900), &mut rng));
+        assert!(!losses.gilbert(&never, Instant::from_millis(10_000), &mut rng));
     }
 
     #[test]
