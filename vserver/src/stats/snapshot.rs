@@ -66,6 +66,10 @@ pub struct NicSnapshot {
 pub struct VserverSnapshot {
     /// Its name.
     pub name: String,
+    /// When its counters were read, in microseconds since the host started: what grew between two
+    /// snapshots did so between the two times. Vservers are read one after the other.
+    #[serde(default)]
+    pub counted_us: u64,
     /// Addresses, with their alias: `data0 10.0.0.1/24`. Behind it stands `dhcp` if it is leased,
     /// `tentative` while it is being checked, `duplicate` when another host has it; these two are not
     /// in use.

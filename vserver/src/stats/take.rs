@@ -183,6 +183,7 @@ pub(crate) fn of_vserver(
     let core = shared.home().lock();
     let node = core.node(id)?;
     let stack = &node.stack;
+    let counted_us = shared.home().clock.now().as_micros();
     let mut mib: Mib = stack.mib().clone();
     let mut memory = stack.memory();
     let mut share = node.share.stats.clone();
@@ -227,6 +228,7 @@ pub(crate) fn of_vserver(
     routes.sort();
     Some(VserverSnapshot {
         name: name.to_owned(),
+        counted_us,
         addresses,
         routes,
         rules: rules(shared, &policy),
