@@ -1,8 +1,12 @@
 //! Rates over AF_XDP on veth, against the kernel's sockets: limits, guarantees, weights, latency.
 //!
-//! What is asserted is bytes over seconds at the application, compared with what a limit on frames
-//! leaves for payload. Latency is printed, not asserted.
+//! A limit is one of frames. What is asserted is what reached the other side of it: on the way out
+//! the payload at the kernel's application, compared with what the limit leaves for payload; on the
+//! way in the IP packets that the vserver's stack counted (not the shaper), with an Ethernet header
+//! each. What was acknowledged and what was sent again is printed beside it. Latency is printed, not
+//! asserted.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -13,8 +17,9 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendFlags, send, sockopt};
 use weft_cli::lab::topology::{Cabling, Topology, nic, v4, v6};
 use weft_drivers::netns::Netns;
+use weft_vserver::stats::HostSnapshot;
 
-use crate::common::{Daemon, weft, xdp};
+use crate::common::{Daemon, installed, weft, xdp};
 
 /// Host number of the first vserver of a table with `count`.
 const FIRST: u16 = 256;
@@ -74,19 +79,85 @@ impl Site {
         &self.topology.client.netns
     }
 
-    /// What `weft qos` says.
-    fn report(&self, args: &[&str]) -> String {
+    /// What a command says.
+    fn ask(&self, args: &[&str]) -> String {
         let socket = self.dir.path().join("weft.sock");
-        let output = std::process::Command::new(weft())
-            .arg("--control")
-            .arg(socket)
-            .arg("qos")
-            .args(args)
-            .output()
-            .expect("weft qos");
+        let mut command = std::process::Command::new(weft());
+        let output = command.arg("--control").arg(socket).args(args).output().expect("weft");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
+
+    /// What the stacks of the vservers `v…` and the client's connections to their [`DISCARD`] have
+    /// counted, by host number.
+    fn arrived(&self) -> Arrived {
+        let stat = self.ask(&["stat", "-j"]);
+        let stat: HostSnapshot = serde_json::from_str(&stat).expect("weft stat -j");
+        let mut frames = BTreeMap::new();
+        for v in &stat.vservers {
+            let Some(n) = v.name.strip_prefix('v').and_then(|n| n.parse::<u16>().ok()) else {
+                continue;
+            };
+            let of = |name: &str| v.counters[name];
+            let octets = of("IpInOctets") + of("Ip6InOctets");
+            let packets = of("IpInReceives") + of("Ip6InReceives");
+            let bytes = octets + 14 * packets;
+            // Those passed the limit too, and wait for the vserver's turn of a busy CPU.
+            let lost = v.drops.get("InputQueueFull").copied().unwrap_or_default();
+            let others = (v.input_queue as u64 + lost) * bytes / packets.max(1);
+            frames.insert(FIRST + n - 1, (v.counted_us, bytes + others));
+        }
+        let mut command = self.client().command("ss");
+        let output = command.args(["-HtniO", "state", "established", "dport", "=", ":9"]).output();
+        let text = String::from_utf8(output.expect("ss").stdout).expect("ss");
+        let senders = text.lines().filter_map(Sender::read).collect();
+        Arrived { frames, senders, asked: Instant::now() }
+    }
+}
+
+struct Arrived {
+    /// Bytes of IP packets with their Ethernet headers, and when they were counted.
+    frames: BTreeMap<u16, (u64, u64)>,
+    senders: BTreeMap<u16, Sender>,
+    /// When the kernel was asked.
+    asked: Instant,
+}
+
+/// What the kernel's TCP says of a connection (`TCP_INFO`), in bytes of payload.
+#[derive(Clone, Copy, Default)]
+struct Sender {
+    sent: u64,
+    again: u64,
+    acknowledged: u64,
+}
+
+impl Sender {
+    fn read(line: &str) -> Option<(u16, Sender)> {
+        let peer = line.split_whitespace().nth(3)?.parse::<SocketAddr>().ok()?;
+        let host = match peer.ip() {
+            IpAddr::V4(a) => u16::from_be_bytes([a.octets()[2], a.octets()[3]]),
+            IpAddr::V6(a) => a.segments()[7],
+        };
+        let of = |name: &str| {
+            let value = line.split_whitespace().find_map(|w| w.strip_prefix(name));
+            value.and_then(|v| v.strip_prefix(':')?.parse().ok()).unwrap_or(0)
+        };
+        let sender = Sender {
+            sent: of("bytes_sent"),
+            again: of("bytes_retrans"),
+            acknowledged: of("bytes_acked"),
+        };
+        Some((host, sender))
+    }
+}
+
+/// What reached one vserver in [`MEASURED`].
+#[derive(Clone, Copy)]
+struct Reached {
+    /// Payload at the application that counts.
+    payload: u64,
+    frames: u64,
+    sender: Sender,
 }
 
 fn services(name: &str) -> String {
@@ -142,7 +213,8 @@ fn connect(client: &Netns, to: SocketAddr) -> TcpStream {
 }
 
 /// Bytes of each host in [`MEASURED`], while all of them are under load.
-fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
+fn measure(site: &Site, hosts: &[u16], is_v6: bool, load: Load) -> Vec<Reached> {
+    let client = site.client();
     let counts: Vec<Arc<AtomicU64>> = hosts.iter().map(|_| Arc::default()).collect();
     let over = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
@@ -180,14 +252,35 @@ fn measure(client: &Netns, hosts: &[u16], is_v6: bool, load: Load) -> Vec<u64> {
     std::thread::sleep(WARM);
     let read = || -> Vec<u64> { counts.iter().map(|c| c.load(Ordering::Relaxed)).collect() };
     let (begin, before) = (Instant::now(), read());
+    let stacks = site.arrived();
     std::thread::sleep(MEASURED);
     let (seconds, after) = (begin.elapsed().as_secs_f64(), read());
+    let then = site.arrived();
     over.store(true, Ordering::Relaxed);
     for thread in threads {
         thread.join().expect("a load");
     }
     let scale = MEASURED.as_secs_f64() / seconds;
-    before.iter().zip(after).map(|(b, a)| ((a - b) as f64 * scale) as u64).collect()
+    let within = MEASURED.as_secs_f64() / (then.asked - stacks.asked).as_secs_f64();
+    let grown = |b: u64, a: u64| (a.saturating_sub(b) as f64 * within) as u64;
+    let counted = hosts.iter().zip(before.iter().zip(after));
+    let reached = counted.map(|(n, (b, a))| {
+        let frames = |all: &Arrived| all.frames.get(n).copied().unwrap_or_default();
+        let ((from, few), (to, many)) = (frames(&stacks), frames(&then));
+        let took = MEASURED.as_micros() as f64 / (to - from).max(1) as f64;
+        let (s, t) = (stacks.senders.get(n), then.senders.get(n));
+        let (s, t) = (s.copied().unwrap_or_default(), t.copied().unwrap_or_default());
+        Reached {
+            payload: ((a - b) as f64 * scale) as u64,
+            frames: ((many - few) as f64 * took) as u64,
+            sender: Sender {
+                sent: grown(s.sent, t.sent),
+                again: grown(s.again, t.again),
+                acknowledged: grown(s.acknowledged, t.acknowledged),
+            },
+        }
+    });
+    reached.collect()
 }
 
 fn bulk(mut stream: TcpStream, load: Load, count: &AtomicU64, over: &AtomicBool) {
@@ -246,57 +339,100 @@ fn off(got: f64, wanted: f64) -> f64 {
     (got / wanted - 1.0) * 100.0
 }
 
+/// Percents of some vservers.
+struct Spread {
+    mean: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Spread {
+    fn of(each: impl Iterator<Item = f64>) -> Spread {
+        let each: Vec<f64> = each.collect();
+        Spread {
+            mean: each.iter().sum::<f64>() / each.len() as f64,
+            low: each.iter().copied().fold(f64::INFINITY, f64::min),
+            high: each.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:+.2} % (each {:+.2} to {:+.2})", self.mean, self.low, self.high)
+    }
+}
+
+/// Says what of the frames was worth something: what was acknowledged, compared with what the limit
+/// leaves for payload (`wanted` bit/s), and what was sent again.
+fn goodput(what: &str, wanted: f64, got: &[Reached]) {
+    let rate = |bytes: u64| bytes as f64 * 8.0 / MEASURED.as_secs_f64();
+    let good = Spread::of(got.iter().map(|r| off(rate(r.sender.acknowledged), wanted)));
+    let again: u64 = got.iter().map(|r| r.sender.again).sum();
+    let sent: u64 = got.iter().map(|r| r.sender.sent).sum();
+    let part = again as f64 / sent.max(1) as f64 * 100.0;
+    println!("NUMBER qos goodput, {what}: {good}, sent again {part:.2} % of what was sent");
+}
+
 /// Each of `count` vservers is limited to `rate` bit/s in one direction.
-fn limits(count: usize, rate: u64, workers: usize, ways: &[(&str, Load)]) {
-    if !xdp() {
+fn limits(count: usize, rate: u64, workers: usize, ways: &[(&str, &[Load])]) {
+    if !xdp() || !installed("ss") {
         return;
     }
     let hosts: Vec<u16> = (0..count as u16).map(|i| FIRST + i).collect();
     let mut wrong = Vec::new();
-    for (way, tcp) in ways.iter().copied() {
+    for (way, loads) in ways.iter().copied() {
         let site = Site::new(
             workers,
             "",
             &many(count, &format!("{way} = {{ limit = \"{rate} bit/s\" }}")),
         );
         for is_v6 in [false, true] {
-            for load in [tcp, Load::Udp(rate * 3 / 2)] {
-                let part = if load == tcp { segment(is_v6) } else { datagram(is_v6) };
-                let wanted = rate as f64 * part / 1e6;
+            for load in loads.iter().copied() {
+                let is_tcp = load != Load::Udp(0);
+                let load = if is_tcp { load } else { Load::Udp(rate * 3 / 2) };
+                let part = if is_tcp { segment(is_v6) } else { datagram(is_v6) };
                 let mut tries = 0;
-                let (mean, low, high) = loop {
-                    let got = measure(site.client(), &hosts, is_v6, load);
-                    let each: Vec<f64> = got.iter().map(|b| off(mbit(*b), wanted)).collect();
-                    let mean = each.iter().sum::<f64>() / count as f64;
-                    let low = each.iter().copied().fold(f64::INFINITY, f64::min);
-                    let high = each.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let (seen, got) = loop {
+                    let got = measure(&site, &hosts, is_v6, load);
+                    let each = got.iter().map(|r| {
+                        let frames = r.payload as f64 / part;
+                        let frames = if way == "send" { frames } else { r.frames as f64 };
+                        off(frames * 8.0 / MEASURED.as_secs_f64(), rate as f64)
+                    });
+                    let seen = Spread::of(each);
                     tries += 1;
                     // Whoever got no CPU sent less; nobody sends more than the limit by chance.
-                    if low >= -3.0 || high > 3.0 || tries == 3 {
-                        break (mean, low, high);
+                    if seen.low >= -3.0 || seen.high > 3.0 || tries == 3 {
+                        break (seen, got);
                     }
                 };
                 let what = format!(
                     "{} {}, {way}, {count} vservers of {} Mbit/s, {workers} worker(s)",
-                    if load == tcp { "TCP" } else { "UDP" },
+                    if is_tcp { "TCP" } else { "UDP" },
                     if is_v6 { "v6" } else { "v4" },
                     rate as f64 / 1e6
                 );
-                println!("NUMBER qos limit, {what}: {mean:+.2} % (each {low:+.2} to {high:+.2})");
+                println!("NUMBER qos limit, {what}: {seen}");
+                if load == Load::TcpReceive {
+                    goodput(&what, rate as f64 * part, &got);
+                }
+                let Spread { mean, low, high } = seen;
                 if mean.abs() > 3.0 || low < -3.0 || high > 3.0 {
                     wrong.push(what);
                 }
             }
         }
         if count == 2 {
-            print!("{}", site.report(&["v1"]));
+            print!("{}", site.ask(&["qos", "v1"]));
         }
     }
     assert!(wrong.is_empty(), "more than 3 % off: {wrong:#?}");
 }
 
-const SEND: (&str, Load) = ("send", Load::TcpSend);
-const RECEIVE: (&str, Load) = ("receive", Load::TcpReceive);
+/// Datagrams come at half more than the limit.
+const SEND: (&str, &[Load]) = ("send", &[Load::TcpSend, Load::Udp(0)]);
+const RECEIVE: (&str, &[Load]) = ("receive", &[Load::TcpReceive, Load::Udp(0)]);
 
 #[test]
 fn limits_hold_for_two_vservers() {
@@ -313,11 +449,17 @@ fn limits_hold_for_two_hundred_vservers_that_send() {
     limits(200, 400_000, 1, &[SEND]);
 }
 
-// The datagrams are within 0.6 %; what TCP delivers was not measured anew; docs/qos.md.
 #[test]
-#[ignore = "not seen to hold for TCP yet"]
 fn limits_hold_for_two_hundred_vservers_that_receive() {
-    limits(200, 400_000, 1, &[RECEIVE]);
+    limits(200, 400_000, 1, &[("receive", &[Load::TcpReceive])]);
+}
+
+// Within 0.9 % beside a load of 11. Where a busy CPU lets frames wait for their vserver's turn, they
+// are counted by the stack long after they passed the limit; docs/qos.md.
+#[test]
+#[ignore = "not seen to hold on a machine with more to do than it has CPUs"]
+fn limits_hold_for_two_hundred_vservers_that_receive_datagrams() {
+    limits(200, 400_000, 1, &[("receive", &[Load::Udp(0)])]);
 }
 
 #[test]
@@ -327,8 +469,8 @@ fn limits_hold_with_two_workers() {
 
 /// Two vservers at once; payload of each in Mbit/s.
 fn beside(site: &Site, load: Load, is_v6: bool) -> (f64, f64) {
-    let got = measure(site.client(), &[300, 301], is_v6, load);
-    (mbit(got[0]), mbit(got[1]))
+    let got = measure(site, &[300, 301], is_v6, load);
+    (mbit(got[0].payload), mbit(got[1].payload))
 }
 
 #[test]
