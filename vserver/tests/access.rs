@@ -77,3 +77,40 @@ fn a_rule_withdrawn_live_refuses_the_next_connection_and_ends_the_others_only_if
     far.read_exact(&mut buf).unwrap();
     assert_eq!(&buf, b"open");
 }
+
+#[test]
+fn with_two_workers_a_denied_port_is_denied_to_every_flow_and_counted_once_each() {
+    let of = |workers: usize, mac: u8, vserver: &str| {
+        let text = format!(
+            "[workers]\ncount = {workers}\n\
+             [nic.eth0]\ndriver = \"mem\"\nqueues = 2\nmac = \"02:00:00:00:00:{mac:02x}\"\n\
+             [alias.data0]\nover = \"eth0\"\n{vserver}"
+        );
+        config::parse(&text, "test.toml".as_ref()).unwrap()
+    };
+    let server = Host::start(of(
+        2,
+        1,
+        "[vserver.web]\naddresses = [\"data0 10.0.0.1/24\"]\n\
+         access = [{ reject = \"tcp/81\", log = true }]\n",
+    ))
+    .unwrap();
+    let far = server.take_mem_peers("eth0").unwrap();
+    let devices = weft_vserver::Devices::from([(String::from("eth0"), far)]);
+    let there = of(1, 2, "[vserver.c]\naddresses = [\"data0 10.0.0.2/24\"]\n");
+    let there = Host::start_with_devices(there, devices).unwrap();
+    let (web, client) = (server.vserver("web").unwrap(), there.vserver("c").unwrap());
+    let (open, _closed) = (
+        TcpListener::bind(&web, "10.0.0.1:80".parse().unwrap()).unwrap(),
+        TcpListener::bind(&web, "10.0.0.1:81".parse().unwrap()).unwrap(),
+    );
+    for _ in 0..64 {
+        let refused = TcpStream::connect(&client, "10.0.0.1:81".parse().unwrap()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let _stream = TcpStream::connect(&client, "10.0.0.1:80".parse().unwrap()).unwrap();
+        open.accept().unwrap();
+    }
+    let report = server.access(Some("web")).unwrap().vservers.remove(0);
+    assert_eq!((report.rules[0].hits, report.rejected, report.denied), (64, 64, 0));
+    assert_eq!(server.snapshot().vservers[0].drops["AccessRejected"], 64);
+}

@@ -118,6 +118,8 @@ fn rules_are_taken_from_the_configuration_and_changed_while_the_vserver_runs() {
         mark: None,
         input: None,
         dscp: None,
+        class: None,
+        ports: Vec::new(),
         target: RuleTarget::Prohibit,
     };
     server.update_rules(a.id(), &[], &[prohibit]).unwrap();
@@ -128,6 +130,23 @@ fn rules_are_taken_from_the_configuration_and_changed_while_the_vserver_runs() {
     let listener = TcpListener::bind(&vs(&routers, "r1"), addr("10.0.255.1:80")).unwrap();
     let _stream = connect(&a, addr("10.0.255.1:80"));
     listener.accept().unwrap();
+}
+
+#[test]
+fn a_rule_by_class_chooses_the_way_of_what_the_vserver_sends() {
+    let (server, routers) = routed(
+        "[access.class.names]\nservices = [\"udp/53\", \"tcp/53\"]\n\
+         [vserver.a]\naddresses = [\"data0 10.0.0.1/16\"]\n\
+         routes = [{ to = \"default\", via = \"10.0.255.2\" }]\n\
+         rules = [{ class = \"names, tcp/8080-8090\", table = \"transit\" }]\n\
+         [vserver.b]\naddresses = [\"data0 10.0.0.2/16\"]\n\
+         routes = [{ to = \"default\", via = \"10.0.255.2\" }]\n\
+         rules = [{ class = \"http\", table = \"transit\" }]\n",
+    );
+    assert_eq!(router_of(&server, &routers, "a"), 1, "a question to port 53");
+    assert_eq!(router_of(&server, &routers, "b"), 2, "of another class");
+    let rules = &server.snapshot().vservers[0].rules;
+    assert_eq!(rules[0], "1000: from all tcp/53 tcp/8080-8090 udp/53 lookup transit");
 }
 
 #[test]

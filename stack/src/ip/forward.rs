@@ -120,7 +120,8 @@ fn check(
     if frame.data()[ttl_at(dst)] <= 1 {
         return Err(Refused::tell(DropReason::IpTtlExceeded, Problem::HopLimitExceeded));
     }
-    let by = Via { alias: None, mark: frame.meta.mark, class: traffic_class(dst, frame) };
+    let by =
+        Via { alias: None, mark: frame.meta.mark, class: traffic_class(dst, frame), services: 0 };
     let hop = ip.hop_forward(src, dst, came_by, by).map_err(no_way)?;
     let len = frame.total_len();
     if frame.meta.gso != Gso::None {

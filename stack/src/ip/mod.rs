@@ -41,7 +41,7 @@ use pmtu::PmtuCache;
 use ready::ReadyWays;
 use reassembly::Reassembly;
 use route::{Route, Routes};
-use rule::{Asked, Looks, Policy, TableId, Via};
+use rule::{Asked, Flow, Looks, Policy, TableId, Via};
 use way_cache::{Question, WayCache};
 
 /// Limited broadcast.
@@ -250,6 +250,17 @@ impl Ip {
     #[inline]
     fn what_rules_see(&self, via: Via) -> Via {
         self.looks.at(via)
+    }
+
+    /// Which service lists of the rules a flow is of, for [`Via`].
+    #[inline]
+    pub(crate) fn services_of(&self, flow: impl FnOnce() -> Flow) -> u64 {
+        if self.looks.services { self.services_looked_up(flow()) } else { 0 }
+    }
+
+    #[cold]
+    fn services_looked_up(&self, flow: Flow) -> u64 {
+        self.policy.as_ref().map_or(0, |policy| policy.services_of(flow))
     }
 
     /// The same, and until when the answer holds if [`Ip::ways_version`] does not change.

@@ -4,7 +4,7 @@ use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
 
 use super::address::Alias;
-use super::rule::Via;
+use super::rule::{Flow, Via};
 use super::{Ip, NextHop, Way};
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
@@ -60,6 +60,17 @@ fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
     ctx.drop_out(reason);
 }
 
+/// Of a frame that starts with the transport header.
+fn flow_of(number: u8, frame: &Frame) -> Flow {
+    let ports = frame.data().first_chunk::<4>();
+    match (number, ports) {
+        (protocol::TCP | protocol::UDP, Some([a, b, c, d])) => {
+            (number, u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))
+        }
+        _ => (number, 0, 0),
+    }
+}
+
 /// What keeps the packets of a flow on one queue and one bond member; never 0.
 fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
     flow_hash_from(addresses_hash(src, dst), number, frame)
@@ -104,7 +115,8 @@ fn try_send(
         frame.meta.flow_hash = flow_hash(out.src, out.dst, out.protocol, &frame);
     }
     let src = (!out.src.is_unspecified()).then_some(out.src);
-    let via = Via { alias: out.alias, mark: out.mark, class: out.traffic_class };
+    let services = ip.services_of(|| flow_of(out.protocol, &frame));
+    let via = Via { alias: out.alias, mark: out.mark, class: out.traffic_class, services };
     let way = ip.resolve(ctx.now, src, out.dst, via)?;
     let default_hops = if out.dst.is_multicast() { 1 } else { way.hop_limit };
     let hop_limit = out.hop_limit.unwrap_or(default_hops);

@@ -41,8 +41,32 @@ pub enum RuleAction {
     Unreachable,
 }
 
-/// A rule. It matches packets of which all that it names is true.
+/// Service lists that the rules of one stack may have between them.
+pub const SERVICE_LISTS_MAX: usize = 64;
+
+/// A protocol and a range of its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Service {
+    /// IP protocol number; 0: every protocol.
+    pub protocol: u8,
+    /// First port; protocols without ports have port 0.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+impl Service {
+    fn is_of(&self, (protocol, local, peer): Flow) -> bool {
+        let covers = |port| self.first <= port && port <= self.last;
+        (self.protocol == 0 || self.protocol == protocol) && (covers(local) || covers(peer))
+    }
+}
+
+/// Protocol, our port, the peer's; port 0: none, or not known yet.
+pub(crate) type Flow = (u8, u16, u16);
+
+/// A rule. It matches packets of which all that it names is true.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Lower is asked first; equal ones in order of insertion.
     pub priority: u32,
@@ -56,6 +80,8 @@ pub struct Rule {
     pub input: Option<AliasId>,
     /// DiffServ codepoint, 0 to 63.
     pub dscp: Option<u8>,
+    /// Our port or the peer's is of one of these; forwarded packets match none.
+    pub services: Option<Arc<[Service]>>,
     /// What becomes of the packet.
     pub action: RuleAction,
 }
@@ -66,10 +92,19 @@ impl Rule {
 
     /// A rule for all packets.
     pub const fn new(priority: u32, action: RuleAction) -> Rule {
-        Rule { priority, from: None, to: None, mark: None, input: None, dscp: None, action }
+        Rule {
+            priority,
+            from: None,
+            to: None,
+            mark: None,
+            input: None,
+            dscp: None,
+            services: None,
+            action,
+        }
     }
 
-    fn matches(&self, asked: &Asked) -> bool {
+    fn matches(&self, asked: &Asked, lists: &[Arc<[Service]>]) -> bool {
         let within = |net: Option<Cidr>, addr: Option<IpAddr>| {
             net.is_none_or(|net| addr.is_some_and(|addr| net.contains(addr)))
         };
@@ -78,6 +113,10 @@ impl Rule {
             && self.mark.is_none_or(|(value, mask)| asked.by.mark & mask == value & mask)
             && self.input.is_none_or(|alias| asked.input == Some(alias))
             && self.dscp.is_none_or(|dscp| asked.by.class >> 2 == dscp)
+            && self.services.as_ref().is_none_or(|services| {
+                let at = lists.iter().position(|list| list == services);
+                at.is_some_and(|bit| asked.by.services >> bit & 1 != 0)
+            })
     }
 }
 
@@ -90,6 +129,8 @@ pub(crate) struct Via {
     pub(crate) mark: u32,
     /// The traffic class; its ECN bits do not matter.
     pub(crate) class: u8,
+    /// A bit for each service list of the rules that it is of; see [`super::Ip::services_of`].
+    pub(crate) services: u64,
 }
 
 impl From<Option<AliasId>> for Via {
@@ -145,12 +186,19 @@ pub struct PolicyRules {
 pub(super) struct Looks {
     mark: u32,
     class: u8,
+    /// At protocols and ports.
+    pub(super) services: bool,
 }
 
 impl Looks {
     #[inline]
     pub(super) fn at(self, by: Via) -> Via {
-        Via { alias: by.alias, mark: by.mark & self.mark, class: by.class & self.class }
+        Via {
+            alias: by.alias,
+            mark: by.mark & self.mark,
+            class: by.class & self.class,
+            services: by.services,
+        }
     }
 }
 
@@ -158,6 +206,8 @@ impl Looks {
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
     rules: Vec<Rule>,
+    /// Those that rules look at, each once.
+    lists: Vec<Arc<[Service]>>,
     tables: SmallMap<TableId, Arc<RouteTable>, 1>,
     /// Those that add to the own routes.
     also: Vec<TableId>,
@@ -171,7 +221,7 @@ impl Policy {
     pub(super) fn looks(&self) -> Looks {
         let mask = self.rules.iter().filter_map(|r| r.mark).fold(0, |all, (_, mask)| all | mask);
         let class = if self.rules.iter().any(|r| r.dscp.is_some()) { !3 } else { 0 };
-        Looks { mark: mask, class }
+        Looks { mark: mask, class, services: !self.lists.is_empty() }
     }
 
     pub(super) fn add(&mut self, rule: Rule, limit: usize) -> Result<(), ChangeError> {
@@ -181,6 +231,12 @@ impl Policy {
         if self.rules.len() >= limit {
             return Err(ChangeError::Limit("rules"));
         }
+        if let Some(services) = rule.services.as_ref().filter(|s| !self.lists.contains(s)) {
+            if self.lists.len() == SERVICE_LISTS_MAX {
+                return Err(ChangeError::Limit("service lists of rules"));
+            }
+            self.lists.push(Arc::clone(services));
+        }
         let at = self.rules.partition_point(|r| r.priority <= rule.priority);
         self.rules.insert(at, rule);
         Ok(())
@@ -189,6 +245,8 @@ impl Policy {
     pub(super) fn remove(&mut self, rule: &Rule) -> Result<(), ChangeError> {
         let at = self.rules.iter().position(|r| r == rule);
         self.rules.remove(at.ok_or(ChangeError::NoRule(rule.priority))?);
+        let rules = &self.rules;
+        self.lists.retain(|list| rules.iter().any(|r| r.services.as_ref() == Some(list)));
         Ok(())
     }
 
@@ -201,6 +259,13 @@ impl Policy {
 
     pub(super) fn set_also(&mut self, tables: Vec<TableId>) {
         self.also = tables;
+    }
+
+    /// Which of the lists a flow is of, a bit for each.
+    pub(super) fn services_of(&self, flow: Flow) -> u64 {
+        let is_of = |list: &Arc<[Service]>| list.iter().any(|s| s.is_of(flow));
+        let bits = self.lists.iter().enumerate().filter(|(_, list)| is_of(list));
+        bits.fold(0, |all, (bit, _)| all | 1 << bit)
     }
 
     pub(crate) fn has(&self, id: TableId) -> bool {
@@ -246,22 +311,22 @@ impl Policy {
     ) -> Result<T, DropReason> {
         let main = self.rules.partition_point(|r| r.priority <= Rule::MAIN_PRIORITY);
         let (before, after) = self.rules.split_at(main);
-        if let Some(decided) = ask(before, asked, &find) {
+        if let Some(decided) = ask((before, &self.lists), asked, &find) {
             return decided;
         }
         match find(TableId::MAIN) {
             Ok(found) => Ok(found),
-            Err(reason) => ask(after, asked, &find).unwrap_or(Err(reason)),
+            Err(reason) => ask((after, &self.lists), asked, &find).unwrap_or(Err(reason)),
         }
     }
 }
 
 fn ask<T>(
-    rules: &[Rule],
+    (rules, lists): (&[Rule], &[Arc<[Service]>]),
     asked: &Asked,
     find: &impl Fn(TableId) -> Result<T, DropReason>,
 ) -> Option<Result<T, DropReason>> {
-    rules.iter().filter(|rule| rule.matches(asked)).find_map(|rule| match rule.action {
+    rules.iter().filter(|rule| rule.matches(asked, lists)).find_map(|rule| match rule.action {
         RuleAction::Table(table) => find(table).ok().map(Ok),
         RuleAction::Prohibit => Some(Err(DropReason::RuleProhibit)),
         RuleAction::Blackhole => Some(Err(DropReason::RuleBlackhole)),

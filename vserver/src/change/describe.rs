@@ -201,6 +201,7 @@ impl Plan {
         say("mark", r.mark.map(|(value, mask)| format!("{value:#x}/{mask:#x}")));
         say("input", r.input.map(|a| self.alias(a).to_owned()));
         say("dscp", r.dscp.map(|d| d.to_string()));
+        say("class", r.class.clone());
         match &r.target {
             RuleTarget::Table(name) => text.extend([" table ", name]),
             RuleTarget::Prohibit => text += " prohibit",

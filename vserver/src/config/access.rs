@@ -201,7 +201,11 @@ fn words<'v>(report: &mut Report, v: &At<&'v str>) -> Vec<&'v str> {
     all.into_iter().filter(|w| !w.is_empty()).collect()
 }
 
-fn read_services(report: &mut Report, v: &At<&str>, catalogue: &Catalogue) -> Vec<Ports> {
+pub(super) fn read_services(
+    report: &mut Report,
+    v: &At<&str>,
+    catalogue: &Catalogue,
+) -> Vec<Ports> {
     let mut ports = Vec::new();
     for word in words(report, v) {
         match catalogue.find(word) {

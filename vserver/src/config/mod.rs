@@ -46,7 +46,7 @@ pub use weft_drivers::afxdp::{Gather, Hugepages};
 
 use weft_stack::ip::address::Cidr;
 
-use crate::access::{AccessConfig, AccessRule};
+use crate::access::{AccessConfig, AccessRule, Ports};
 
 /// A whole host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -506,6 +506,10 @@ pub struct RuleSpec {
     pub input: Option<usize>,
     /// DiffServ codepoint.
     pub dscp: Option<u8>,
+    /// Class or services, as written, that our port or the peer's is of; forwarded packets have none.
+    pub class: Option<String>,
+    /// What they are.
+    pub ports: Vec<Ports>,
     /// What becomes of it.
     pub target: RuleTarget,
 }

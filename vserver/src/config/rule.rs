@@ -2,13 +2,13 @@
 
 use weft_stack::ip::rule::Rule;
 
-use super::client;
 use super::diagnostic::Report;
 use super::interface::{Interfaces, find_alias, suggest};
 use super::reader::{At, Section};
 use super::route::{read_ip, read_network};
 use super::vserver::{Own, check_name};
 use super::{RouteSpec, RuleSpec, RuleTarget, TableSpec};
+use super::{access, client};
 
 /// The name of a vserver's own routes where a rule names a table.
 pub const MAIN: &str = "main";
@@ -189,6 +189,11 @@ fn read_rule(
     let mask = s.integer(report, "mask", 1..=u64::from(u32::MAX));
     let input = s.string(report, "input").map(|t| find_alias(report, &t, t.value, interfaces));
     let dscp = s.integer(report, "dscp", 0..=63);
+    let class = s.string(report, "class");
+    let ports = match (&class, interfaces.services) {
+        (Some(class), Some(catalogue)) => access::read_services(report, class, catalogue),
+        _ => Vec::new(),
+    };
     let priority = s.integer(report, "priority", 1..=u64::from(u32::MAX));
     let table = s.string(report, "table");
     let words = [
@@ -234,6 +239,8 @@ fn read_rule(
         mark: mark.map(|m| (m.value as u32, mask)),
         input: given(input)?,
         dscp: dscp.map(|d| d.value as u8),
+        class: class.map(|c| c.value.to_owned()),
+        ports,
         target,
     })
 }
@@ -249,7 +256,7 @@ fn given<T>(value: Option<Option<T>>) -> Option<Option<T>> {
 
 /// As in a file.
 pub(super) fn text<'c>(r: &RuleSpec, alias: impl Fn(&usize) -> &'c str) -> String {
-    let RuleSpec { priority, from, from_name, to, mark, input, dscp, target } = r;
+    let RuleSpec { priority, from, from_name, to, mark, input, dscp, class, ports: _, target } = r;
     let mut keys = vec![format!("priority = {priority}")];
     keys.extend(from.map(|net| format!("from = \"{net}\"")));
     keys.extend(from_name.as_ref().map(|name| format!("from = \"{name}\"")));
@@ -257,6 +264,7 @@ pub(super) fn text<'c>(r: &RuleSpec, alias: impl Fn(&usize) -> &'c str) -> Strin
     keys.extend(mark.map(|(value, mask)| format!("mark = {value}, mask = {mask}")));
     keys.extend(input.as_ref().map(|a| format!("input = {}", format_args!("\"{}\"", alias(a)))));
     keys.extend(dscp.map(|dscp| format!("dscp = {dscp}")));
+    keys.extend(class.as_ref().map(|class| format!("class = \"{class}\"")));
     keys.push(match target {
         RuleTarget::Table(name) => format!("table = \"{name}\""),
         RuleTarget::Prohibit => String::from("action = \"prohibit\""),

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use weft_stack::ip::address::AliasId;
 use weft_stack::ip::route::Route;
-use weft_stack::ip::rule::{RouteTable, Rule, RuleAction, TableId};
+use weft_stack::ip::rule::{RouteTable, Rule, RuleAction, Service, TableId};
 use weft_stack::stack::{Change, ChangeError};
 use weft_stack::time::Instant;
 
 use super::{Host, HostError, Shared};
+use crate::access::{Ports, Protocol};
 use crate::arrival::VserverId;
 use crate::config::{HostConfig, MAIN_TABLE, RouteSpec, RuleSpec, RuleTarget, TableSpec};
 use crate::runtime::HostStack;
@@ -37,6 +38,22 @@ fn route(spec: &RouteSpec) -> Route {
         metric: spec.metric,
         mtu: None,
     }
+}
+
+/// As stacks have it.
+fn services(ports: &Ports) -> Vec<Service> {
+    let protocols: &[u8] = match ports.protocol {
+        Protocol::Tcp => &[6],
+        Protocol::Udp => &[17],
+        Protocol::Icmp => &[1, 58],
+        Protocol::Any => &[0],
+    };
+    // Without ports they have port 0.
+    let (first, last) = match ports.protocol {
+        Protocol::Tcp | Protocol::Udp => (ports.first, ports.last),
+        Protocol::Icmp | Protocol::Any => (0, u16::MAX),
+    };
+    protocols.iter().map(|protocol| Service { protocol: *protocol, first, last }).collect()
 }
 
 impl Tables {
@@ -99,6 +116,7 @@ impl Tables {
             mark: spec.mark,
             input: spec.input.map(|alias| AliasId(alias as u16)),
             dscp: spec.dscp,
+            services: spec.class.as_ref().map(|_| spec.ports.iter().flat_map(services).collect()),
             action: self.action(&spec.target),
         }
     }

@@ -235,7 +235,19 @@ impl Services {
                     let Some(at) = positions.get(v.name()) else { continue };
                     snapshot.vservers[*at].services.push(s.snapshot());
                 }
-                Place::Any { .. } => snapshot.services.push(s.snapshot()),
+                Place::Any { shared, group } => {
+                    let own = s.snapshot();
+                    let config = &shared.live().config;
+                    for v in &config.vservers {
+                        let is_of = |g: &String| config.group_names(v.group).contains(&g.as_str());
+                        let at =
+                            positions.get(&v.name).filter(|_| group.as_ref().is_none_or(is_of));
+                        let Some(at) = at else { continue };
+                        let text = format!("{} on {}", own.kind, own.listen);
+                        snapshot.vservers[*at].shared_services.push(text);
+                    }
+                    snapshot.services.push(own);
+                }
             }
             if let Some(e) = s.refused.lock().take() {
                 snapshot.problems.push(s.error("listen", e).to_string());

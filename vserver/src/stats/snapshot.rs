@@ -108,6 +108,10 @@ pub struct VserverSnapshot {
     /// Built-in services; filled in by who runs them, [`crate::service::Services::fill`].
     #[serde(default)]
     pub services: Vec<ServiceSnapshot>,
+    /// Services of all vservers, or of its group's, that it has too; filled in with `services`. Their
+    /// counters are of all vservers together: [`HostSnapshot::services`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_services: Vec<String>,
     /// Names that stand for addresses in the configuration.
     #[serde(default)]
     pub names: Vec<NameSnapshot>,

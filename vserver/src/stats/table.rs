@@ -291,6 +291,9 @@ pub fn details(v: &VserverSnapshot, zeros: bool, bold: bool) -> String {
             let _ = writeln!(out, "  {name} {n}");
         }
     }
+    for s in &v.shared_services {
+        let _ = writeln!(out, "\nservice {s}");
+    }
     out
 }
 

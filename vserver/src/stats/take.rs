@@ -8,7 +8,7 @@ use weft_drivers::device::Device;
 use weft_stack::drop::Drops;
 use weft_stack::ip::address::{AddressState, AliasId, Origin};
 use weft_stack::ip::route::Route;
-use weft_stack::ip::rule::{PolicyRules, RouteTable, Rule, RuleAction};
+use weft_stack::ip::rule::{PolicyRules, RouteTable, Rule, RuleAction, Service};
 use weft_stack::stats::Mib;
 use weft_stack::time::Instant;
 
@@ -245,6 +245,7 @@ pub(crate) fn of_vserver(
         counters,
         drops: by_reason(&mib.drops),
         services: Vec::new(),
+        shared_services: Vec::new(),
         names: {
             let mut names = shared.named_routes.snapshot(id.index);
             names.extend(shared.named_clients.snapshot(id.index));
@@ -290,6 +291,9 @@ fn rule_text(shared: &Shared, rule: &Rule) -> String {
     if let Some(dscp) = rule.dscp {
         let _ = write!(text, " dscp {dscp}");
     }
+    for service in rule.services.iter().flat_map(|all| all.iter()) {
+        let _ = write!(text, " {}", service_text(service));
+    }
     let _ = match rule.action {
         RuleAction::Table(id) => write!(text, " lookup {}", shared.tables.name(id)),
         RuleAction::Prohibit => write!(text, " prohibit"),
@@ -297,6 +301,22 @@ fn rule_text(shared: &Shared, rule: &Rule) -> String {
         RuleAction::Unreachable => write!(text, " unreachable"),
     };
     text
+}
+
+/// `tcp/80`, `udp/5000-5010`, `icmp`.
+fn service_text(s: &Service) -> String {
+    match s.protocol {
+        0 => String::from("any"),
+        1 => String::from("icmp"),
+        58 => String::from("icmp6"),
+        number => {
+            let protocol = if number == 6 { "tcp" } else { "udp" };
+            match (s.first, s.last) {
+                (first, last) if first == last => format!("{protocol}/{first}"),
+                (first, last) => format!("{protocol}/{first}-{last}"),
+            }
+        }
+    }
 }
 
 fn tables(shared: &Shared, policy: &PolicyRules) -> BTreeMap<String, Vec<String>> {

@@ -1,3 +1,4 @@
+use super::{SERVICE_LISTS_MAX, Service};
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -131,9 +132,9 @@ fn rules_are_asked_in_order_and_a_table_without_a_route_hands_on() {
     assert_eq!([b.to("8.8.8.8"), b.to("8.9.9.9"), b.to("9.9.9.9")], [Ok(TWO), Ok(ONE), Ok(ONE)]);
     // An earlier rule decides before, and a changed table counts at once.
     let earlier = Rule { to: "8.8.0.0/16".parse().ok(), ..Rule::new(50, RuleAction::Unreachable) };
-    b.rule(earlier);
+    b.rule(earlier.clone());
     assert_eq!(b.to("8.8.8.8"), Err(UdpSendError::Unreachable));
-    b.change(Change::RuleRemove(earlier));
+    b.change(Change::RuleRemove(earlier.clone()));
     assert_eq!(b.to("8.8.8.8"), Ok(TWO));
     b.change(Change::TableSet { id: TABLE, table: None });
     assert_eq!(b.to("8.8.8.8"), Ok(ONE));
@@ -192,7 +193,7 @@ fn what_is_forwarded_is_ruled_by_its_input_and_mark_and_senders_are_told() {
         (RuleAction::Blackhole, None, DropReason::RuleBlackhole),
     ] {
         let rule = Rule { input: Some(TWO), ..Rule::new(6, action) };
-        b.rule(rule);
+        b.rule(rule.clone());
         let answer = b.forwards(src, far, 0).pop().map(|(_, p)| [p[20], p[21]]);
         assert_eq!((answer, b.dropped(reason)), (told, 1), "{action:?}");
         // Our own have no input.
@@ -238,7 +239,7 @@ fn a_thousand_tables_are_no_limit() {
     assert_eq!([b.to("172.19.231.9"), b.to("172.19.232.9")], [Ok(TWO), Ok(ONE)]);
     let more = Rule::new(2000, RuleAction::Prohibit);
     for n in 0..24 {
-        b.rule(Rule { priority: 2000 + n, to: "1.2.3.4/32".parse().ok(), ..more });
+        b.rule(Rule { priority: 2000 + n, to: "1.2.3.4/32".parse().ok(), ..more.clone() });
     }
     let full = b.stack.handle_config(NOW, Change::RuleAdd(more));
     assert_eq!(full, Err(ChangeError::Limit("rules")));
@@ -306,4 +307,43 @@ fn answers_to_a_client_leave_by_the_mark_of_the_access_rule_that_lets_it_in() {
     assert_eq!(b.stack.tcp_options(id).expect("options").mark, 0x10);
     b.stack.tcp_send(NOW, id, b"data").unwrap();
     assert_eq!(b.sent().pop().expect("data").0, TWO);
+}
+
+#[test]
+fn a_service_list_means_our_port_or_the_peer_s_of_what_we_send() {
+    let mut b = bench();
+    b.change(Change::TableSet { id: TABLE, table: some(&[("0.0.0.0/0", TWO), ("::/0", TWO)]) });
+    let of = |protocol, first, last| -> Option<Arc<[Service]>> {
+        Some([Service { protocol, first, last }].into())
+    };
+    let by =
+        |priority, services| Rule { services, ..Rule::new(priority, RuleAction::Table(TABLE)) };
+    // Sent from port 9 to port 53.
+    b.rule(by(1, of(6, 9, 53)));
+    assert_eq!(b.to("8.8.8.8"), Ok(ONE), "another protocol");
+    b.rule(by(2, of(17, 50, 60)));
+    assert_eq!([b.to("8.8.8.8"), b.to("fd09::1")], [Ok(TWO), Ok(TWO)], "the peer's port");
+    let mut port = |to: &str| {
+        let to = to.parse().ok();
+        b.leaves(UdpSend { to, ..UdpSend::default() })
+    };
+    assert_eq!([port("8.8.8.8:49"), port("8.8.8.8:60")], [Ok(ONE), Ok(TWO)], "one way each");
+    b.change(Change::RuleRemove(by(2, of(17, 50, 60))));
+    assert_eq!(b.to("8.8.8.8"), Ok(ONE));
+    b.rule(by(3, of(0, 9, 9)));
+    assert_eq!(b.to("8.8.8.8"), Ok(TWO), "our port");
+    let forwarded = b.forwards("10.3.0.9", "8.8.8.8", 0);
+    assert!(forwarded.is_empty() || forwarded[0].0 == ONE, "not of ours");
+    // A connection, from its first segment on.
+    let connect = |b: &mut Bench, to: &str| {
+        let made = b.stack.tcp_connect(NOW, None, to.parse().unwrap());
+        made.map(|_| b.sent().pop().expect("a SYN").0)
+    };
+    assert_eq!(connect(&mut b, "8.8.8.8:30").unwrap(), TWO, "rule 1");
+    assert_eq!(connect(&mut b, "8.8.8.8:80").unwrap(), ONE);
+    for n in 0..SERVICE_LISTS_MAX as u16 - 2 {
+        b.rule(by(10, of(6, 1000 + n, 1000 + n)));
+    }
+    let full = b.stack.handle_config(NOW, Change::RuleAdd(by(10, of(6, 2000, 2000))));
+    assert_eq!(full, Err(ChangeError::Limit("service lists of rules")));
 }

@@ -572,7 +572,7 @@ fn turn<P: PathLayer>(
 ) -> Turn {
     let (key, alias) = (c.key, c.alias);
     let hint = emit::bound_alias(&key, alias);
-    let via = c.settings.via(hint);
+    let via = c.settings.via(lower.ip, &key, hint);
     let ready = if short { lower.ready(key.local, key.peer, via) } else { None };
     let route = match ready.and_then(|slot| lower.ip.ready.at(slot)) {
         Some(ready) => Ok(ready.route),
@@ -631,7 +631,8 @@ fn share_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, limit: 
 /// Takes a lowered path MTU over at once.
 fn lower_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
     let hint = emit::bound_alias(&c.key, c.alias);
-    if let Ok(route) = lower.route(Some(c.key.local), c.key.peer, c.settings.via(hint))
+    let via = c.settings.via(lower.ip, &c.key, hint);
+    if let Ok(route) = lower.route(Some(c.key.local), c.key.peer, via)
         && route.mtu < c.path.mtu
     {
         c.set_mtu(route.mtu);

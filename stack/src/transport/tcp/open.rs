@@ -11,6 +11,7 @@ use crate::seq::SeqNum;
 use crate::socket::tcp::{Accepted, ConnectError, ListenError, TcpError, TcpOption, TcpState};
 use crate::socket::{Readiness, SocketId, SocketKind, TcpOptions};
 use crate::time::Instant;
+use crate::wire::protocol;
 
 use super::calls::Closing;
 use super::flow_table::{Flow, FlowKey};
@@ -115,8 +116,10 @@ impl Tcp {
         {
             return Err(ConnectError::NotAvailable);
         }
+        let own = local.map_or(0, |l| l.port());
+        let services = lower.ip.services_of(|| (protocol::TCP, own, remote.port()));
         let route = lower
-            .route(wanted, remote.ip(), Via::default())
+            .route(wanted, remote.ip(), Via { services, ..Via::default() })
             .map_err(|_| ConnectError::Unreachable)?;
         if !self.make_room(lower) {
             lower.ctx.mib.limits.tcp_connects += 1;

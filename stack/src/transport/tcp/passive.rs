@@ -203,7 +203,8 @@ impl Tcp {
         let hint = emit::bound_alias(key, packet.alias);
         let listener = self.listeners.get(slot).ok_or(DropReason::TcpPortClosed)?;
         let settings = admission::marked(lower, &listener.settings, key, packet.alias);
-        let route = lower.route(Some(key.local), key.peer, settings.via(hint))?;
+        let via = settings.via(lower.ip, key, hint);
+        let route = lower.route(Some(key.local), key.peer, via)?;
         Ok((answer, route.mtu))
     }
 
@@ -357,7 +358,8 @@ impl Tcp {
             return Err(DropReason::TcpConnectionLimit);
         }
         let hint = emit::bound_alias(&key, request.alias);
-        let mtu = lower.route(Some(key.local), key.peer, settings.via(hint))?.mtu;
+        let via = settings.via(lower.ip, &key, hint);
+        let mtu = lower.route(Some(key.local), key.peer, via)?.mtu;
         let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
         let origin = Origin { key, alias: request.alias, iss: request.iss, ts_offset, mtu };
         let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
@@ -470,7 +472,7 @@ impl Tcp {
         let hint = emit::bound_alias(&request.key, request.alias);
         // Without a route there may be one at the next turn.
         let settings = admission::marked(lower, &listener.settings, &request.key, request.alias);
-        let via = settings.via(hint);
+        let via = settings.via(lower.ip, &request.key, hint);
         let Ok(route) = lower.route(Some(request.key.local), request.key.peer, via) else {
             return;
         };

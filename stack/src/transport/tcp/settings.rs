@@ -3,11 +3,14 @@
 use core::time::Duration;
 
 use super::emit::IpFields;
+use super::flow_table::FlowKey;
+use crate::ip::Ip;
 use crate::ip::address::AliasId;
 use crate::ip::rule::Via;
 use crate::socket::TcpOptions;
 use crate::socket::tcp::{CongestionControl, TcpOption};
 use crate::stack::{EcnMode, FastOpen, MtuProbing, Offers, TcpConfig};
+use crate::wire::protocol;
 
 /// Smallest buffer of either direction.
 pub(crate) const BUFFER_BYTES_MIN: usize = 2 << 10;
@@ -180,8 +183,9 @@ impl Settings {
     }
 
     /// How its packets go.
-    pub(crate) fn via(&self, alias: Option<AliasId>) -> Via {
-        Via { alias, mark: self.mark, class: self.traffic_class }
+    pub(crate) fn via(&self, ip: &Ip, key: &FlowKey, alias: Option<AliasId>) -> Via {
+        let services = ip.services_of(|| (protocol::TCP, key.local_port, key.peer_port));
+        Via { alias, mark: self.mark, class: self.traffic_class, services }
     }
 
     /// The smallest shift that lets 16 bits name the largest window there may be.

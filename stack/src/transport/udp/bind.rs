@@ -6,13 +6,13 @@ use std::collections::VecDeque;
 use super::super::waiting::Marks;
 use super::{ANY4, ANY6, Flow, HEADER_LEN, Options, Socket, Udp, canonical, scope};
 use crate::any::{AnyFamily, AnyProtocol};
-use crate::ip::address::AliasId;
-use crate::ip::multicast;
 use crate::ip::rule::Via;
+use crate::ip::{Ip, multicast};
 use crate::lower::Lower;
 use crate::path::PathLayer;
 use crate::socket::udp::{BindError, UDP_PAYLOAD_BYTES_MAX, UdpBind, UdpSendError};
 use crate::socket::{SocketId, SocketKind};
+use crate::wire::protocol;
 
 /// Ephemeral ports, as Linux has them.
 const EPHEMERAL: core::ops::RangeInclusive<u16> = 32768..=60999;
@@ -29,8 +29,10 @@ impl Socket {
     }
 
     /// How its packets go.
-    pub(super) fn via(&self, alias: Option<AliasId>) -> Via {
-        Via { alias, mark: self.options.mark, class: self.options.traffic_class }
+    fn via(&self, ip: &Ip, peer: SocketAddr) -> Via {
+        let services = ip.services_of(|| (protocol::UDP, self.local.port(), peer.port()));
+        let (mark, class) = (self.options.mark, self.options.traffic_class);
+        Via { alias: scope(peer), mark, class, services }
     }
 
     /// Whether it can speak to hosts of the address's family.
@@ -198,11 +200,8 @@ impl Udp {
             return Err(UdpSendError::Broadcast);
         }
         let src = Some(bound).filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
-        let alias = scope(peer);
-        let info = lower
-            .route(src, peer.ip(), socket.via(alias))
-            .ok()
-            .filter(|_| socket.speaks(peer.ip()));
+        let via = socket.via(lower.ip, peer);
+        let info = lower.route(src, peer.ip(), via).ok().filter(|_| socket.speaks(peer.ip()));
         let info = info.ok_or(UdpSendError::Unreachable)?;
         let local = SocketAddr::new(info.src, socket.local.port());
         let flow = (local.ip(), local.port(), peer.ip(), peer.port());
@@ -249,7 +248,8 @@ impl Udp {
     ) -> Option<usize> {
         let socket = self.get(id)?;
         let peer = socket.peer?;
-        let info = lower.route(Some(socket.local.ip()), peer.ip(), socket.via(scope(peer))).ok()?;
+        let via = socket.via(lower.ip, peer);
+        let info = lower.route(Some(socket.local.ip()), peer.ip(), via).ok()?;
         let headers = HEADER_LEN + if peer.is_ipv4() { 20 } else { 40 };
         Some(info.mtu.saturating_sub(headers).min(UDP_PAYLOAD_BYTES_MAX))
     }

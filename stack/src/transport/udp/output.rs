@@ -132,7 +132,8 @@ impl Udp {
         let alias = how.alias.or(scope(to));
         let alias = alias.or(options.multicast_alias.filter(|_| multicast));
         let class = how.traffic_class.unwrap_or(options.traffic_class);
-        let mut via = Via { alias, mark: options.mark, class };
+        let services = lower.ip.services_of(|| (protocol::UDP, local.port(), to.port()));
+        let mut via = Via { alias, mark: options.mark, class, services };
         let mut info = lower.route(src, to.ip(), via).map_err(|_| UdpSendError::Unreachable)?;
         let given = rule_mark(lower, &info, (to, local.port()), options.mark);
         if given != 0 {

@@ -146,7 +146,7 @@ routes = [
 { to = "10.98.0.0/16", via = "gw2", alias = "data0", src = "10.0.0.10" },
 ]
 access = [{ drop = "tcp/1", from = "peer.example.net, 10.0.0.1" }]
-rules = [{ from = "peer.example.net", to = "10.0.0.0/8", action = "prohibit" }]
+rules = [{ class = "mine, tcp/99", from = "peer.example.net", to = "10.0.0.0/8", action = "prohibit" }]
 dns = { servers = ["10.0.0.53", "[fd00::53]:5353"], search = ["a.example"], ndots = 2, timeout_ms = 100, attempts = 3, cache = 0, mixed_case = false }
 [vserver.VsvrA.mdns]
 host = "box"
