@@ -1,5 +1,6 @@
 //! `[table.*]`, and `tables` and `rules` of a vserver: policy routing.
 
+use weft_stack::ip::address::Cidr;
 use weft_stack::ip::rule::Rule;
 
 use super::diagnostic::Report;
@@ -9,6 +10,7 @@ use super::route::{read_ip, read_network};
 use super::vserver::{Own, check_name};
 use super::{RouteSpec, RuleSpec, RuleTarget, TableSpec};
 use super::{access, client};
+use crate::access::Ports;
 
 /// The name of a vserver's own routes where a rule names a table.
 pub const MAIN: &str = "main";
@@ -176,24 +178,13 @@ fn read_rule(
     own: &Own,
     interfaces: &Interfaces,
 ) -> Option<RuleSpec> {
-    let (mut from, mut from_name) = (None, None);
-    if let Some(t) = s.string(report, "from") {
-        if t.value != "default" && own.takes_name(report, t.value, &t.span) {
-            from_name = Some(t.value.to_ascii_lowercase());
-        } else {
-            from = Some(read_network(report, &t, None));
-        }
-    }
+    let (from, from_name) = read_from(report, &mut s, own);
     let to = s.string(report, "to").map(|t| read_network(report, &t, None));
     let mark = s.integer(report, "mark", 0..=u64::from(u32::MAX));
     let mask = s.integer(report, "mask", 1..=u64::from(u32::MAX));
     let input = s.string(report, "input").map(|t| find_alias(report, &t, t.value, interfaces));
     let dscp = s.integer(report, "dscp", 0..=63);
-    let class = s.string(report, "class");
-    let ports = match (&class, interfaces.services) {
-        (Some(class), Some(catalogue)) => access::read_services(report, class, catalogue),
-        _ => Vec::new(),
-    };
+    let (class, ports) = read_class(report, &mut s, interfaces);
     let priority = s.integer(report, "priority", 1..=u64::from(u32::MAX));
     let table = s.string(report, "table");
     let words = [
@@ -239,10 +230,36 @@ fn read_rule(
         mark: mark.map(|m| (m.value as u32, mask)),
         input: given(input)?,
         dscp: dscp.map(|d| d.value as u8),
-        class: class.map(|c| c.value.to_owned()),
+        class,
         ports,
         target,
     })
+}
+
+/// The source: a network (`Some(None)`: a wrong one) or a name.
+#[allow(clippy::option_option)]
+fn read_from(
+    report: &mut Report,
+    s: &mut Section,
+    own: &Own,
+) -> (Option<Option<Cidr>>, Option<String>) {
+    let Some(t) = s.string(report, "from") else { return (None, None) };
+    if t.value != "default" && own.takes_name(report, t.value, &t.span) {
+        return (None, Some(t.value.to_ascii_lowercase()));
+    }
+    (Some(read_network(report, &t, None)), None)
+}
+
+/// Services as written, and their ports.
+fn read_class(
+    report: &mut Report,
+    s: &mut Section,
+    interfaces: &Interfaces,
+) -> (Option<String>, Vec<Ports>) {
+    let Some(class) = s.string(report, "class") else { return (None, Vec::new()) };
+    let known = interfaces.services;
+    let ports = known.map(|catalogue| access::read_services(report, &class, catalogue));
+    (Some(class.value.to_owned()), ports.unwrap_or_default())
 }
 
 /// `None`: it is there and wrong, which has been reported.
