@@ -56,7 +56,7 @@ pub struct Service {
 }
 
 impl Service {
-    fn is_of(&self, (protocol, local, peer): Flow) -> bool {
+    fn is_of(self, (protocol, local, peer): Flow) -> bool {
         let covers = |port| self.first <= port && port <= self.last;
         (self.protocol == 0 || self.protocol == protocol) && (covers(local) || covers(peer))
     }
