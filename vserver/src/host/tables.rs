@@ -41,7 +41,7 @@ fn route(spec: &RouteSpec) -> Route {
 }
 
 /// As stacks have it.
-fn services(ports: &Ports) -> Vec<Service> {
+fn services(ports: Ports) -> Vec<Service> {
     let protocols: &[u8] = match ports.protocol {
         Protocol::Tcp => &[6],
         Protocol::Udp => &[17],
@@ -116,7 +116,10 @@ impl Tables {
             mark: spec.mark,
             input: spec.input.map(|alias| AliasId(alias as u16)),
             dscp: spec.dscp,
-            services: spec.class.as_ref().map(|_| spec.ports.iter().flat_map(services).collect()),
+            services: spec
+                .class
+                .as_ref()
+                .map(|_| spec.ports.iter().copied().flat_map(services).collect()),
             action: self.action(&spec.target),
         }
     }

@@ -292,7 +292,7 @@ fn rule_text(shared: &Shared, rule: &Rule) -> String {
         let _ = write!(text, " dscp {dscp}");
     }
     for service in rule.services.iter().flat_map(|all| all.iter()) {
-        let _ = write!(text, " {}", service_text(service));
+        let _ = write!(text, " {}", service_text(*service));
     }
     let _ = match rule.action {
         RuleAction::Table(id) => write!(text, " lookup {}", shared.tables.name(id)),
@@ -304,7 +304,7 @@ fn rule_text(shared: &Shared, rule: &Rule) -> String {
 }
 
 /// `tcp/80`, `udp/5000-5010`, `icmp`.
-fn service_text(s: &Service) -> String {
+fn service_text(s: Service) -> String {
     match s.protocol {
         0 => String::from("any"),
         1 => String::from("icmp"),
