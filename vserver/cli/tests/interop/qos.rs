@@ -457,7 +457,6 @@ fn limits_hold_for_two_hundred_vservers_that_receive() {
 // Within 0.9 % beside a load of 11. Where a busy CPU lets frames wait for their vserver's turn, they
 // are counted by the stack long after they passed the limit; docs/qos.md.
 #[test]
-#[ignore = "not seen to hold on a machine with more to do than it has CPUs"]
 fn limits_hold_for_two_hundred_vservers_that_receive_datagrams() {
     limits(200, 400_000, 1, &[("receive", &[Load::Udp(0)])]);
 }
