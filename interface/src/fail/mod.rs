@@ -1,0 +1,1 @@
+//! Failover groups: several members behind one interface, as IPMP has them.

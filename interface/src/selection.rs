@@ -1,0 +1,40 @@
+//! What the machines tell the data path: which NICs may be used for what, now.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+/// Everything that may be used now. Positions are those of the tree: bond, group, port or member
+/// in the order of its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Grows with every change.
+    pub generation: u64,
+    /// By bond.
+    pub bonds: Vec<BondSelection>,
+    /// By failover group.
+    pub groups: Vec<GroupSelection>,
+}
+
+/// Ports of a bond that carry frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BondSelection {
+    /// Ports that may send, in the order that the hash counts them.
+    pub distributing: SmallVec<[u16; 8]>,
+    /// Ports whose frames are taken.
+    pub collecting: SmallVec<[u16; 8]>,
+}
+
+/// Members of a failover group that carry frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupSelection {
+    /// Members that may send.
+    pub active: SmallVec<[u16; 8]>,
+    /// The member for broadcast and IPv4 multicast.
+    pub nominee4: Option<u16>,
+    /// The member for IPv6 multicast.
+    pub nominee6: Option<u16>,
+    /// The member that each data address is reached by; one that is missing is not reachable.
+    pub bindings: HashMap<IpAddr, u16>,
+}
