@@ -59,6 +59,8 @@ pub struct Bond {
     /// `active-backup`: the active port.
     pub(super) active: Option<usize>,
     primary: Option<usize>,
+    /// `active-backup`: the active port before a restart, and until when it is waited for.
+    pub(super) resume_active: Option<(usize, Instant)>,
     partner_told: Option<SystemId>,
     events: VecDeque<BondEvent>,
     pub(super) events_lost: u64,
@@ -101,6 +103,7 @@ impl Bond {
             up: false,
             active: None,
             primary: primary.and_then(|name| config.ports.iter().position(|p| p.name == *name)),
+            resume_active: None,
             partner_told: None,
             events: VecDeque::new(),
             events_lost: 0,
@@ -253,7 +256,8 @@ impl Bond {
     fn choose_active(&self) -> Option<usize> {
         let usable = |port: &usize| self.is_usable(*port);
         let primary = self.primary.filter(usable);
-        let kept = self.active.filter(usable);
+        let former = self.resume_active.filter(|(_, until)| self.now < *until).map(|(p, _)| p);
+        let kept = former.filter(usable).or(self.active.filter(usable));
         let first = (0..self.ports.len()).find(usable);
         if self.config.failback { primary.or(kept).or(first) } else { kept.or(primary).or(first) }
     }
@@ -376,7 +380,7 @@ impl Bond {
             None => Unused::Waiting,
             Some(used) if used.partner != own.partner => Unused::OtherPartner,
             Some(used) if used.key != own.key => Unused::OtherKey,
-            Some(used) if used.speed_mbit != own.speed_mbit => Unused::OtherSpeed,
+            Some(used) if !used.is_of_speed(own.speed_mbit) => Unused::OtherSpeed,
             Some(used) if used.individual != own.individual => Unused::Individual,
             Some(_) if machine.selected == Selected::Standby => Unused::Standby,
             Some(_) if machine.mux < MuxState::Attached => Unused::Waiting,

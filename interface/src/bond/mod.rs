@@ -30,9 +30,15 @@ mod aggregate;
 pub mod config;
 mod event;
 pub mod hash;
+#[cfg(test)]
+mod lab_tests;
 pub mod lacp;
+#[cfg(test)]
+mod property_tests;
 mod report;
 mod saved;
+#[cfg(test)]
+mod tests;
 
 pub use aggregate::{Bond, PortLink};
 pub use config::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig};

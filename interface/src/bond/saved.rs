@@ -40,8 +40,8 @@ pub struct SavedPort {
     pub partner: Info,
     /// State of the Mux machine.
     pub mux: MuxState,
-    /// Milliseconds since our last PDU, when this was written.
-    pub silence_ms: u64,
+    /// Milliseconds since our last PDUs when this was written, the latest first.
+    pub sent_ms: Vec<u64>,
 }
 
 impl Bond {
@@ -58,14 +58,12 @@ impl Bond {
         SavedBond {
             active: self.active.map(name),
             ports: ports
-                .filter_map(|(i, port)| {
-                    Some(SavedPort {
-                        name: name(i),
-                        actor: port.actor,
-                        partner: port.partner,
-                        mux: port.mux,
-                        silence_ms: (now - port.transmit.last()?).as_millis() as u64,
-                    })
+                .map(|(i, port)| SavedPort {
+                    name: name(i),
+                    actor: port.actor,
+                    partner: port.partner,
+                    mux: port.mux,
+                    sent_ms: port.transmit.ages(now).map(|age| age.as_millis() as u64).collect(),
                 })
                 .collect(),
         }
@@ -76,16 +74,17 @@ impl Bond {
     /// [`Bond::handle_link`], or right after. Gives the number of ports that may go on.
     pub fn restore(&mut self, now: Instant, saved: &SavedBond, away: Duration) -> usize {
         let position = |name: &String| self.config.ports.iter().position(|p| p.name == *name);
-        self.active = saved.active.as_ref().and_then(position);
         if self.config.mode != Mode::Lacp {
-            self.active = self.active.filter(|_| self.config.mode == Mode::ActiveBackup);
-            return usize::from(self.active.is_some());
+            let active = saved.active.as_ref().and_then(position);
+            let active = active.filter(|_| self.config.mode == Mode::ActiveBackup);
+            self.resume_active = active.map(|port| (port, now + SHORT_TIMEOUT));
+            return usize::from(active.is_some());
         }
-        self.active = None;
         let mut taken = 0;
         for record in &saved.ports {
             let Some(port) = position(&record.name).map(|i| &mut self.ports[i]) else { continue };
-            let silence = Duration::from_millis(record.silence_ms) + away;
+            let ages = record.sent_ms.iter().map(|ms| Duration::from_millis(*ms) + away);
+            let Some(silence) = ages.clone().min() else { continue };
             if port.heard_since_start()
                 || !record.actor.is_same_end(&port.actor)
                 || silence >= Port::partner_patience(&record.partner)
@@ -93,6 +92,7 @@ impl Bond {
                 continue;
             }
             taken += 1;
+            port.transmit.remember(now, ages);
             port.resume = Some(Resume {
                 partner: record.partner,
                 actor_state: record.actor.state,

@@ -156,6 +156,7 @@ impl Port {
         state.set(State::ACTIVITY, lacp.activity == Activity::Active);
         state.set(State::TIMEOUT, lacp.rate == Rate::Fast);
         state.set(State::AGGREGATION, !config.individual);
+        state.set(State::DEFAULTED, true);
         let number = config.number.unwrap_or(index as u16 + 1);
         let actor = Info {
             system: SystemId { priority: lacp.system_priority, mac: system },

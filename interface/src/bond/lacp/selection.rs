@@ -43,11 +43,22 @@ pub(crate) enum Refused {
 pub(crate) struct Lag {
     pub(crate) partner: SystemId,
     pub(crate) key: u16,
+    /// Unknown goes with any.
     pub(crate) speed_mbit: Option<u32>,
     /// The position of a port that is alone.
     pub(crate) individual: Option<usize>,
     /// Nobody is there (fallback).
     pub(crate) defaulted: bool,
+}
+
+impl Lag {
+    pub(crate) fn is_of_speed(&self, mbit: Option<u32>) -> bool {
+        self.speed_mbit.is_none() || mbit.is_none() || self.speed_mbit == mbit
+    }
+
+    fn takes(&self, other: &Lag) -> bool {
+        self.is_of_speed(other.speed_mbit) && *self == Lag { speed_mbit: self.speed_mbit, ..*other }
+    }
 }
 
 /// Limits of a bond.
@@ -121,23 +132,23 @@ impl Selection {
                 best = Some((tally, lag));
             }
         }
-        let keep = match (&current, &best) {
-            (Some(c), Some((b, _))) => {
-                let patient = c.in_sync || now < self.good + PATIENCE || !b.in_sync;
-                let better = limits.policy != SelectPolicy::Stable
-                    && b.in_sync
-                    && b.rank(limits) > c.rank(limits);
-                c.ports > 0 && (c.enough || !b.enough) && patient && !better && !c.is_beaten_by(b)
-            }
-            (_, None) => false,
-            (None, Some(_)) => false,
-        };
+        let keep = current.zip(best).is_some_and(|(c, (b, _))| {
+            let makeshift = b.in_sync && (b.enough, b.kind()) > (c.enough, c.kind());
+            let policy = limits.policy != SelectPolicy::Stable;
+            let better = policy && b.in_sync && b.merit(limits) > c.merit(limits);
+            let works = c.in_sync || now < self.good + PATIENCE || !b.in_sync;
+            c.ports > 0 && (c.enough || !b.enough) && works && !better && !makeshift
+        });
         if !keep {
             let lag = best.map(|(_, lag)| lag);
             if lag != self.lag {
                 self.good = now;
             }
             self.lag = lag;
+        }
+        if let Some(lag) = &mut self.lag {
+            let known = members(ports, lag).find_map(|i| ports[i].speed_mbit);
+            lag.speed_mbit = lag.speed_mbit.or(known);
         }
     }
 
@@ -226,26 +237,30 @@ impl Tally {
         }
     }
 
+    /// An aggregate is better than a port alone, and that better than a makeshift.
+    fn kind(&self) -> (bool, bool) {
+        (!self.defaulted, self.aggregates)
+    }
+
     /// Higher is better.
-    fn rank(&self, limits: &Limits) -> impl Ord + use<> {
+    fn merit(&self, limits: &Limits) -> impl Ord + use<> {
         let measure = match limits.policy {
             SelectPolicy::Bandwidth => (self.mbit, self.ports as u64),
             SelectPolicy::Count | SelectPolicy::Stable => (self.ports as u64, self.mbit),
         };
-        (self.enough, !self.defaulted, self.aggregates, measure, self.best.map(core::cmp::Reverse))
+        (self.kind(), measure)
     }
 
-    /// A makeshift gives way to what it stands in for.
-    fn is_beaten_by(&self, other: &Tally) -> bool {
-        other.enough
-            && (self.defaulted && !other.defaulted || !self.aggregates && other.aggregates)
-            && other.in_sync
+    /// Higher is better, with something to decide by if all else is equal.
+    fn rank(&self, limits: &Limits) -> impl Ord + use<> {
+        (self.enough, self.in_sync, self.merit(limits), self.best.map(core::cmp::Reverse))
     }
 }
 
 fn members<'a>(ports: &'a [Port], lag: &'a Lag) -> impl Iterator<Item = usize> + 'a {
     let fallback = lag.defaulted;
-    (0..ports.len()).filter(move |&i| group_of(&ports[i], i, fallback) == Ok(*lag))
+    (0..ports.len())
+        .filter(move |&i| group_of(&ports[i], i, fallback).is_ok_and(|own| lag.takes(&own)))
 }
 
 fn lag_of(ports: &[Port], index: usize, limits: &Limits) -> Result<Lag, Refused> {

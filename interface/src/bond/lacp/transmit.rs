@@ -1,6 +1,6 @@
 //! The Transmit machine (802.1AX 6.4.16): at most three LACPDUs in any second.
 
-use weft_stack::time::Instant;
+use weft_stack::time::{Duration, Instant};
 
 use super::wire::{Lacpdu, State};
 use super::{FAST_PERIODIC, PDUS_PER_SECOND, PeriodicState, Port};
@@ -21,9 +21,19 @@ impl Transmit {
         self.sent[self.oldest].map(|at| at + FAST_PERIODIC)
     }
 
-    /// When the last one went out.
-    pub(crate) fn last(&self) -> Option<Instant> {
-        self.sent[(self.oldest + PDUS_PER_SECOND - 1) % PDUS_PER_SECOND]
+    /// How long ago the last ones went out, the latest first.
+    pub(crate) fn ages(&self, now: Instant) -> impl Iterator<Item = Duration> {
+        let latest = (1..=PDUS_PER_SECOND).map(|n| self.oldest + PDUS_PER_SECOND - n);
+        latest.filter_map(move |i| Some(now - self.sent[i % PDUS_PER_SECOND]?))
+    }
+
+    /// What a former process sent counts as well. `ages` has the latest first.
+    pub(crate) fn remember(&mut self, now: Instant, ages: impl Iterator<Item = Duration>) {
+        for (slot, age) in self.sent.iter_mut().rev().zip(ages) {
+            let before = now.as_nanos().saturating_sub(age.as_nanos() as u64);
+            *slot = Some(Instant::from_nanos(before));
+        }
+        self.oldest = 0;
     }
 
     fn note(&mut self, now: Instant) {
