@@ -164,7 +164,7 @@ pub struct LacpPortReport {
     pub actor_churn: ChurnState,
     /// The partner's end stays out of sync.
     pub partner_churn: ChurnState,
-    /// What the partner last said of us is not what we say.
+    /// What the partner says of us stays wrong, LACPDU after LACPDU.
     pub stale_view: bool,
     /// How often the partner should send, in milliseconds.
     pub expected_interval_ms: u64,

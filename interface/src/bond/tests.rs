@@ -195,6 +195,39 @@ fn an_aggregate_that_its_partner_refuses_is_left_for_one_that_works() {
 }
 
 #[test]
+fn a_partner_that_only_one_port_still_knows_is_left_as_soon_as_that_is_silent() {
+    let mut lab = two_partners(false);
+    assert_eq!(lab.distributing(0), [0]);
+    lab.cables[0].loss = [100; 2];
+    let took = lab.run_until(SECOND * 10, |lab| lab.distributing(0) == [1]).expect("moved");
+    assert!(took < SECOND * 6, "{took:?}");
+}
+
+#[test]
+fn a_partner_that_keeps_an_old_view_of_us_is_shown() {
+    let mut lab = joined(&fast(1), &fast(1));
+    lab.run(SECOND * 5);
+    let stale =
+        |lab: &Lab| lab.bonds[0].report(lab.now).ports[0].lacp.as_ref().expect("lacp").stale_view;
+    assert!(!stale(&lab));
+    // A cable that leads to a mirror of what another host is told.
+    let mut pdu = super::lacp::wire::Lacpdu {
+        version: 1,
+        actor: lab.bonds[1].ports[0].actor,
+        partner: lab.bonds[0].ports[0].actor,
+        max_delay: 0,
+    };
+    pdu.partner.port.number = 99;
+    lab.cables[0].loss = [100; 2];
+    for n in 0..4 {
+        assert_eq!(stale(&lab), n > 2);
+        lab.bonds[0].handle_frame(lab.now, 0, &pdu.emit([2; 6]));
+        lab.run(SECOND);
+    }
+    assert_eq!(lab.unused(0, 0), Some(Unused::PartnerNotInSync));
+}
+
+#[test]
 fn a_loop_is_refused() {
     let mut lab = Lab::new(&[fast(3), fast(1)], 1);
     lab.plug((0, 0), (0, 1));

@@ -110,6 +110,8 @@ pub(crate) struct Port {
     pub(super) partner_admin: Info,
     /// What the partner last said of us.
     pub(crate) view: Info,
+    /// LACPDUs in a row that had an old view of us.
+    pub(super) stale_in_row: u8,
     pub(crate) receive: ReceiveState,
     pub(super) current_while: Option<Instant>,
     pub(crate) periodic: PeriodicState,
@@ -180,6 +182,7 @@ impl Port {
             partner: partner_admin,
             partner_admin,
             view: Info::default(),
+            stale_in_row: 0,
             receive: ReceiveState::Initialize,
             current_while: None,
             periodic: PeriodicState::NoPeriodic,
@@ -354,11 +357,10 @@ impl Port {
         self.independent
     }
 
-    /// What the partner last said of us is not what we say now.
+    /// What the partner says of us stays wrong, though we answer each time. Once or twice is what
+    /// any change of ours looks like.
     pub(crate) fn has_stale_view(&self) -> bool {
-        self.receive == ReceiveState::Current
-            && !self.resumed
-            && receive::is_stale(&self.view, &self.actor)
+        self.stale_in_row >= 3
     }
 
     /// Its data frames are taken.

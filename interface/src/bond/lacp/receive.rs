@@ -128,6 +128,9 @@ fn take(port: &mut Port, now: Instant, pdu: &Lacpdu) {
     if is_stale(&pdu.partner, &port.actor) {
         port.transmit.ntt = true;
         port.counters.stale_view += 1;
+        port.stale_in_row = port.stale_in_row.saturating_add(1);
+    } else {
+        port.stale_in_row = 0;
     }
     record_pdu(port, pdu);
     let short = port.actor.state.has(State::TIMEOUT);
@@ -153,6 +156,7 @@ fn record_pdu(port: &mut Port, pdu: &Lacpdu) {
 fn record_default(port: &mut Port) {
     port.partner = port.partner_admin;
     port.view = Info::default();
+    port.stale_in_row = 0;
     port.actor.state.set(State::DEFAULTED, true);
 }
 

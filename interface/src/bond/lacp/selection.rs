@@ -136,7 +136,8 @@ impl Selection {
             let makeshift = b.in_sync && (b.enough, b.kind()) > (c.enough, c.kind());
             let policy = limits.policy != SelectPolicy::Stable;
             let better = policy && b.in_sync && b.merit(limits) > c.merit(limits);
-            let works = c.in_sync || now < self.good + PATIENCE || !b.in_sync;
+            let patient = c.heard && now < self.good + PATIENCE;
+            let works = c.in_sync || patient || !b.in_sync;
             c.ports > 0 && (c.enough || !b.enough) && works && !better && !makeshift
         });
         if !keep {
@@ -210,6 +211,8 @@ struct Tally {
     enough: bool,
     /// As many of them have partners in sync.
     in_sync: bool,
+    /// The partner is heard on some.
+    heard: bool,
     aggregates: bool,
     defaulted: bool,
     mbit: u64,
@@ -219,9 +222,10 @@ struct Tally {
 
 impl Tally {
     fn of(ports: &[Port], lag: &Lag, limits: &Limits) -> Tally {
-        let (mut count, mut sync, mut best) = (0, 0, None);
+        let (mut count, mut sync, mut heard, mut best) = (0, 0, false, None);
         for i in members(ports, lag) {
             count += 1;
+            heard |= ports[i].receive == ReceiveState::Current;
             sync += usize::from(ports[i].partner.state.has(State::SYNC));
             let id = (ports[i].actor.port, i);
             best = Some(best.map_or(id, |b: (PortId, usize)| b.min(id)));
@@ -230,6 +234,7 @@ impl Tally {
             ports: count,
             enough: count >= limits.min_links,
             in_sync: sync >= limits.min_links,
+            heard,
             aggregates: lag.individual.is_none(),
             defaulted: lag.defaulted,
             mbit: count as u64 * u64::from(lag.speed_mbit.unwrap_or(0)),
