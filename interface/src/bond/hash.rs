@@ -91,84 +91,81 @@ fn mix(h: u64, word: u64) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
-/// Both ends of a conversation: address, and port if that counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct End {
-    address: u128,
-    port: u16,
-}
-
 /// The hash of a frame: equal for frames of one conversation as `policy` sees it. What has no IP
 /// header goes by its MAC addresses.
 #[inline]
 pub fn hash(policy: HashPolicy, frame: &[u8]) -> u64 {
+    let symmetric = policy == HashPolicy::Symmetric;
+    let with_ports = policy == HashPolicy::L34 || symmetric;
     let mut at = 12;
     let mut vlan = 0;
-    let mut ethertype = be16(frame, at);
-    for _ in 0..TAGS_MAX {
-        if !ethertype.is_some_and(|t| TAGS.contains(&t)) {
-            break;
-        }
-        // Priority bits do not make another conversation.
-        vlan = vlan << 12 | u64::from(be16(frame, at + 2).unwrap_or(0) & 0x0fff);
-        at += 4;
-        ethertype = be16(frame, at);
-    }
-    let with_ports = policy == HashPolicy::L34 || policy == HashPolicy::Symmetric;
-    let ip = match ethertype {
-        _ if policy == HashPolicy::L2 => None,
-        Some(ETHERTYPE_IP4) => ends_v4(frame, at + 2, with_ports),
-        Some(ETHERTYPE_IP6) => ends_v6(frame, at + 2, with_ports),
-        _ => None,
-    };
-    let (vlan, (a, b)) = match ip {
-        Some(ends) => (0, ends),
-        None => (vlan, ends_mac(frame)),
-    };
-    let (a, b) = if policy == HashPolicy::Symmetric && b < a { (b, a) } else { (a, b) };
-    let mut h = mix(vlan, u64::from(a.port) << 16 | u64::from(b.port));
-    for address in [a.address, b.address] {
-        h = mix(h, address as u64);
-        if address >> 64 != 0 {
-            h = mix(h, (address >> 64) as u64);
+    for _ in 0..=TAGS_MAX {
+        let ip = match be16(frame, at) {
+            Some(ETHERTYPE_IP4 | ETHERTYPE_IP6) if policy == HashPolicy::L2 => None,
+            Some(ETHERTYPE_IP4) => hash_v4(frame, at + 2, with_ports, symmetric),
+            Some(ETHERTYPE_IP6) => hash_v6(frame, at + 2, with_ports, symmetric),
+            Some(tag) if TAGS.contains(&tag) => {
+                // Priority bits do not make another conversation.
+                vlan = vlan << 12 | u64::from(be16(frame, at + 2).unwrap_or(0) & 0x0fff);
+                at += 4;
+                continue;
+            }
+            _ => None,
+        };
+        match ip {
+            Some(hash) => return hash,
+            None => break,
         }
     }
-    mix(h, 0)
+    ends(vlan, mac(frame, 6), mac(frame, 0), symmetric)
 }
 
 fn be16(frame: &[u8], at: usize) -> Option<u16> {
     frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]))
 }
 
-fn ends_mac(frame: &[u8]) -> (End, End) {
-    let mac = |at: usize| {
-        let bytes = frame.get(at..at + 6).unwrap_or_default();
-        End { address: bytes.iter().fold(0, |v, b| v << 8 | u128::from(*b)), port: 0 }
-    };
-    (mac(6), mac(0))
+fn mac(frame: &[u8], at: usize) -> u64 {
+    let low = frame.get(at + 2..at + 6).and_then(|b| b.try_into().ok());
+    let low = u32::from_be_bytes(low.unwrap_or_default());
+    u64::from(be16(frame, at).unwrap_or(0)) << 32 | u64::from(low)
+}
+
+/// Of both ends of a conversation.
+fn ends(start: u64, a: u64, b: u64, symmetric: bool) -> u64 {
+    let (a, b) = if symmetric && b < a { (b, a) } else { (a, b) };
+    mix(mix(mix(start, a), b), 0)
 }
 
 /// `at` is where the header begins. Fragments of a datagram stay together, so none of them counts
 /// its ports, not even the one that has them.
-fn ends_v4(frame: &[u8], at: usize, with_ports: bool) -> Option<(End, End)> {
-    let header = frame.get(at..at + 20)?;
+fn hash_v4(frame: &[u8], at: usize, with_ports: bool, symmetric: bool) -> Option<u64> {
+    let header: &[u8; 20] = frame.get(at..at + 20)?.try_into().ok()?;
     let address = |i: usize| {
-        u128::from(u32::from_be_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]))
+        u64::from(u32::from_be_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]))
     };
     let fragment = (u16::from(header[6]) << 8 | u16::from(header[7])) & 0x3fff != 0;
-    let ports = if with_ports && !fragment {
+    let (from, to) = if with_ports && !fragment {
         ports(frame, header[9], at + usize::from(header[0] & 15) * 4)
     } else {
         (0, 0)
     };
-    Some((End { address: address(12), port: ports.0 }, End { address: address(16), port: ports.1 }))
+    let a = address(12) << 16 | u64::from(from);
+    let b = address(16) << 16 | u64::from(to);
+    Some(ends(0, a, b, symmetric))
 }
 
-fn ends_v6(frame: &[u8], at: usize, with_ports: bool) -> Option<(End, End)> {
-    let header = frame.get(at..at + 40)?;
-    let address = |i: usize| header[i..i + 16].iter().fold(0, |v: u128, b| v << 8 | u128::from(*b));
-    let ports = if with_ports { ports_v6(frame, header[6], at + 40) } else { (0, 0) };
-    Some((End { address: address(8), port: ports.0 }, End { address: address(24), port: ports.1 }))
+fn hash_v6(frame: &[u8], at: usize, with_ports: bool, symmetric: bool) -> Option<u64> {
+    let (fixed, addresses) = frame.get(at..at + 40)?.split_at(8);
+    let (from, to) = addresses.split_at(16);
+    let address = |bytes: &[u8]| bytes.try_into().map_or(0, u128::from_be_bytes);
+    let ports = if with_ports { ports_v6(frame, fixed[6], at + 40) } else { (0, 0) };
+    let (a, b) = ((address(from), ports.0), (address(to), ports.1));
+    let (a, b) = if symmetric && b < a { (b, a) } else { (a, b) };
+    let mut h = u64::from(a.1) << 16 | u64::from(b.1);
+    for word in [a.0 as u64, (a.0 >> 64) as u64, b.0 as u64, (b.0 >> 64) as u64] {
+        h = mix(h, word);
+    }
+    Some(mix(h, 0))
 }
 
 /// Skips extension headers. A fragment has none that count.

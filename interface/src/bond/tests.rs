@@ -324,6 +324,28 @@ fn a_preferred_port_that_is_back_takes_over_before_the_other_is_emptied_and_leav
 }
 
 #[test]
+fn a_port_that_waits_for_its_replacement_can_still_be_taken_out() {
+    let mut a = fast(2);
+    a.lacp.max_ports = Some(1);
+    a.lacp.system_priority = 1;
+    a.ports[1].priority = 1;
+    let mut lab = Lab::pair(&a, &fast(2));
+    lab.set_link(1, false);
+    lab.run(SECOND * 6);
+    assert!(lab.agree(&[0]));
+    lab.set_link(1, true);
+    // The better one hears its partner, but nobody hears it: it never replaces the other.
+    lab.run(SECOND);
+    lab.cables[1].loss = [100, 0];
+    let retires =
+        |lab: &Lab| matches!(lab.bonds[0].ports[0].leaving, super::lacp::Leaving::Retiring { .. });
+    lab.run_until(SECOND * 3, retires).expect("it is to be replaced");
+    assert_eq!(lab.distributing(0), [0]);
+    lab.bonds[0].set_offline(lab.now, 0, true);
+    assert_eq!(lab.distributing(0), [] as [u16; 0]);
+}
+
+#[test]
 fn a_port_that_is_taken_out_is_emptied_first_and_then_told_to_the_partner() {
     for independent in [true, false] {
         let mut config = fast(2);
@@ -336,8 +358,13 @@ fn a_port_that_is_taken_out_is_emptied_first_and_then_told_to_the_partner() {
         assert_eq!(lab.bonds[0].selection().distributing[..], [1]);
         assert_eq!(lab.bonds[0].selection().collecting[..], [0, 1]);
         assert_eq!(lab.unused(0, 0), Some(Unused::Draining));
-        let took = lab.run_until(SECOND, |lab| lab.agree(&[1])).expect("left");
+        let left = |lab: &Lab| lab.distributing(1) == [1];
+        let took = lab.run_until(SECOND, left).expect("left");
         assert!(took <= MS * 10, "{took:?}");
+        // What the partner sent before it knew is not lost.
+        assert_eq!(lab.bonds[0].selection().collecting[..], [0, 1]);
+        lab.run(MS * 100);
+        assert!(lab.agree(&[1]));
         assert!(lab.events_of(0).contains(&BondEvent::Drained { port: 0, answered: true }));
         assert_eq!(lab.unused(0, 0), Some(Unused::Offline));
         assert_eq!(lab.bonds[1].ports[0].counters.marker_responses_out, 1);

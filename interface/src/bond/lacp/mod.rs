@@ -23,6 +23,8 @@ pub use receive::ReceiveState;
 pub use selection::Selected;
 
 pub use port::LacpCounters;
+#[cfg(test)]
+pub(super) use port::Leaving;
 pub(super) use port::{Port, Resume};
 
 /// A partner that asks for short timeouts hears from us this often.

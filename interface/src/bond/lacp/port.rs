@@ -123,6 +123,8 @@ pub(crate) struct Port {
     pub(super) waits: u8,
     pub(crate) selected: Selected,
     pub(crate) leaving: Leaving,
+    /// It left in order, and what the partner sent before it knew is still taken.
+    pub(super) collect_until: Option<Instant>,
     /// It was just emptied, and whether the partner said so.
     pub(crate) emptied: Option<bool>,
     pub(crate) actor_churn: Churn,
@@ -192,6 +194,7 @@ impl Port {
             waits: 0,
             selected: Selected::Unselected,
             leaving: Leaving::No,
+            collect_until: None,
             emptied: None,
             actor_churn: Churn::default(),
             partner_churn: Churn::default(),
@@ -254,6 +257,7 @@ impl Port {
 
     /// Timers and the link: everything up to what the selection looks at.
     pub(crate) fn step_receive(&mut self, now: Instant) {
+        self.collect_until = self.collect_until.filter(|at| self.enabled && *at > now);
         self.take_up(now);
         receive::step(self, now, None);
         mux::step_wait(self, now);
@@ -326,6 +330,7 @@ impl Port {
             self.current_while,
             self.periodic_timer,
             self.wait_while,
+            self.collect_until,
             self.actor_churn.timer,
             self.partner_churn.timer,
             self.resume.map(|r| r.until),
@@ -365,6 +370,6 @@ impl Port {
 
     /// Its data frames are taken.
     pub(crate) fn collects(&self) -> bool {
-        self.mux >= MuxState::Collecting
+        self.mux >= MuxState::Collecting || self.collect_until.is_some()
     }
 }

@@ -83,6 +83,8 @@ pub(crate) struct Selection {
 /// How long an aggregate may be without ports in sync before one that has some is taken instead:
 /// twice the time that both ends need to join.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long frames are taken from a port that left in order: the partner learns of it only now.
+const LINGER: Duration = Duration::from_millis(100);
 /// How long a port that is to become standby waits for the one that takes its place.
 const RETIRE_WAIT: Duration = Duration::from_secs(1);
 
@@ -184,11 +186,12 @@ impl Selection {
             port.leaving = Leaving::No;
             return;
         }
-        if port.leaving == Leaving::No && !port.offline {
+        if port.leaving == Leaving::No {
             port.leaving = Leaving::Retiring { until: now + RETIRE_WAIT };
         }
+        let replaced = others >= limits.max_ports || port.offline;
         match port.leaving {
-            Leaving::Retiring { until } if now < until && others < limits.max_ports => {}
+            Leaving::Retiring { until } if now < until && !replaced => {}
             Leaving::No | Leaving::Retiring { .. } => {
                 self.transaction = self.transaction.wrapping_add(1);
                 port.drain(now, self.transaction);
@@ -196,6 +199,7 @@ impl Selection {
             Leaving::Draining { until, .. } if now < until => {}
             Leaving::Draining { .. } | Leaving::Drained => {
                 port.emptied = Some(port.leaving == Leaving::Drained);
+                port.collect_until = Some(now + LINGER);
                 port.selected = want;
                 port.leaving = Leaving::No;
             }
