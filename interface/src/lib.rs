@@ -5,9 +5,12 @@
 //! frame on every worker, the machines on one worker only; what they decide reaches the data path
 //! as a [`Selection`].
 
+pub mod announce;
 pub mod bond;
+pub mod events;
 pub mod fail;
 pub mod lldp;
+pub mod paths;
 pub mod probe;
 mod selection;
 
