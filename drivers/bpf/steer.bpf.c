@@ -3,7 +3,8 @@
  * Ours or the kernel's: which frames of a shared NIC go to the vservers.
  *
  * `steer` runs on every received frame. Unicast frames, ARP requests and neighbour solicitations
- * for an address in `V4` or `V6` are redirected to the AF_XDP socket of their queue; all else is
+ * for an address in `V4` or `V6` are redirected to the AF_XDP socket of their queue, as are all
+ * frames of an ethertype in `ETHERTYPES` (LACP, LLDP), behind up to two VLAN tags; all else is
  * passed to the kernel. XDP cannot clone, so frames that the kernel may want too (multicast,
  * broadcast, gratuitous ARP) are always passed, and `copy` selects of them what an AF_PACKET
  * socket hands to the vservers as well.
@@ -114,6 +115,14 @@ struct {
 	__type(value, __u8);
 } V6 SEC(".maps");
 
+/* Protocols of the link that are ours alone, by ethertype as it is on the wire. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16);
+	__type(key, __u16);
+	__type(value, __u8);
+} ETHERTYPES SEC(".maps");
+
 /* 0: frames redirected to a socket; 1: frames passed to the kernel. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -177,7 +186,12 @@ static __always_inline int ours_of(__u16 ethertype, const void *at, const void *
 
 		return (const void *)(arp + 1) <= end && ours_arp(arp);
 	}
-	return 0;
+	return bpf_map_lookup_elem(&ETHERTYPES, &ethertype) != 0;
+}
+
+static __always_inline int is_tag(__u16 ethertype)
+{
+	return ethertype == be16(ETHERTYPE_VLAN) || ethertype == be16(ETHERTYPE_QINQ);
 }
 
 static __always_inline int ours(const void *data, const void *end)
@@ -189,11 +203,15 @@ static __always_inline int ours(const void *data, const void *end)
 	if ((const void *)tag > end)
 		return 0;
 	group = eth->destination[0] & 1;
-	if (__builtin_expect(eth->ethertype != be16(ETHERTYPE_VLAN) &&
-			     eth->ethertype != be16(ETHERTYPE_QINQ), 1))
+	if (__builtin_expect(!is_tag(eth->ethertype), 1))
 		return ours_of(eth->ethertype, tag, end, group);
 	if ((const void *)(tag + 1) > end)
 		return 0;
+	if (is_tag(tag->ethertype)) {
+		tag++;
+		if ((const void *)(tag + 1) > end)
+			return 0;
+	}
 	return ours_of(tag->ethertype, tag + 1, end, group);
 }
 
@@ -254,7 +272,15 @@ int copy(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
 		return 0;
-	/* The outer tag was moved out of the data before this runs. */
+	/* The outer tag was moved out of the data before this runs; one more may be there. */
+	if (is_tag(eth.ethertype)) {
+		struct vlan tag;
+
+		if (bpf_skb_load_bytes(skb, at, &tag, sizeof(tag)))
+			return 0;
+		eth.ethertype = tag.ethertype;
+		at += sizeof(tag);
+	}
 	if (eth.ethertype == be16(ETHERTYPE_ARP)) {
 		struct arp arp;
 

@@ -170,14 +170,50 @@ pub trait Device: Send {
     }
 }
 
-/// A destination (unicast address, or multicast group) whose frames are the vservers', not the
-/// kernel's. ARP follows its target address, neighbour solicitations their solicited-node group.
+/// What comes to the vservers of a NIC that is shared with the kernel. Adding twice is harmless; the
+/// caller counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steer {
-    /// Ours from now on. Adding twice is harmless; the caller counts.
+    /// A destination (unicast address, or multicast group) whose frames are ours from now on. ARP
+    /// follows its target address, neighbour solicitations their solicited-node group.
     Add(IpAddr),
     /// The kernel's again.
     Remove(IpAddr),
+    /// All frames of a protocol of the link (LACP, LLDP), with the groups that it sends to. At most
+    /// 16; not those of IP and ARP.
+    AddEthertype(u16),
+    /// The kernel's again.
+    RemoveEthertype(u16),
+    /// Frames to this MAC address are let through by the NIC, though it is not its own. What becomes
+    /// of them goes by their addresses, as with others.
+    AddMac([u8; 6]),
+    /// No longer.
+    RemoveMac([u8; 6]),
+}
+
+impl Steer {
+    /// What undoes an `Add`; a `Remove` is left as it is.
+    #[must_use]
+    pub fn undone(self) -> Steer {
+        match self {
+            Steer::Add(a) => Steer::Remove(a),
+            Steer::AddEthertype(e) => Steer::RemoveEthertype(e),
+            Steer::AddMac(m) => Steer::RemoveMac(m),
+            remove => remove,
+        }
+    }
+}
+
+impl fmt::Display for Steer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Steer::Add(a) | Steer::Remove(a) => write!(f, "{a}"),
+            Steer::AddEthertype(e) | Steer::RemoveEthertype(e) => write!(f, "ethertype {e:#06x}"),
+            Steer::AddMac([a, b, c, d, e, g]) | Steer::RemoveMac([a, b, c, d, e, g]) => {
+                write!(f, "MAC address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+            }
+        }
+    }
 }
 
 /// What a wrapper's [`Device`] implementation leaves to the device in its field: everything but

@@ -89,7 +89,14 @@ enum Receive {
 /// chooses among them by flow.
 struct Group {
     sockets: Vec<Weak<OwnedFd>>,
-    ours: Mutex<BTreeSet<IpAddr>>,
+    ours: Mutex<Ours>,
+}
+
+/// What is steered to us.
+#[derive(Default)]
+struct Ours {
+    addresses: BTreeSet<IpAddr>,
+    ethertypes: BTreeSet<u16>,
 }
 
 /// One AF_PACKET socket on an interface.
@@ -97,6 +104,7 @@ pub struct Packet {
     // Before the descriptor: a ring is unmapped first.
     receive: Receive,
     fd: Arc<OwnedFd>,
+    index: u32,
     caps: Caps,
     link: Link,
     pools: Pools,
@@ -127,7 +135,7 @@ impl Packet {
         socket::fan_out(&fds).map_err(|e| DeviceError::new("fan out", &config.name, e))?;
         let group = Arc::new(Group {
             sockets: fds.into_iter().map(Arc::downgrade).collect(),
-            ours: Mutex::new(BTreeSet::new()),
+            ours: Mutex::default(),
         });
         let device = |socket| Packet::new(config, &facts, socket, Arc::clone(&group));
         Ok(sockets.into_iter().map(device).collect())
@@ -148,6 +156,7 @@ impl Packet {
         Packet {
             receive,
             fd,
+            index: facts.index,
             caps: Caps {
                 medium: if link.mac.is_some() { Medium::Ethernet } else { Medium::Ip },
                 gso_bytes_max: SUPER_SEGMENT_BYTES_MAX,
@@ -374,13 +383,18 @@ impl Device for Packet {
     fn steer(&mut self, change: Steer) -> io::Result<()> {
         let mut ours = self.group.ours.lock();
         let changed = match change {
-            Steer::Add(address) => ours.insert(address),
-            Steer::Remove(address) => ours.remove(&address),
+            Steer::Add(address) => ours.addresses.insert(address),
+            Steer::Remove(address) => ours.addresses.remove(&address),
+            Steer::AddEthertype(ethertype) => ours.ethertypes.insert(ethertype),
+            Steer::RemoveEthertype(ethertype) => ours.ethertypes.remove(&ethertype),
+            Steer::AddMac(mac) => return socket::join_mac(&self.fd, self.index, mac, true),
+            Steer::RemoveMac(mac) => return socket::join_mac(&self.fd, self.index, mac, false),
         };
         if !changed || self.caps.medium == Medium::Ip {
             return Ok(());
         }
-        let program = filter::addresses(&ours).unwrap_or_else(filter::incoming);
+        let program =
+            filter::wanted(&ours.addresses, &ours.ethertypes).unwrap_or_else(filter::incoming);
         let sockets = self.group.sockets.iter().filter_map(Weak::upgrade);
         sockets.into_iter().try_for_each(|fd| socket::attach_filter(&fd, &program))
     }

@@ -67,6 +67,16 @@ impl CopySocket {
         self.membership(libc::PACKET_DROP_MEMBERSHIP, libc::PACKET_MR_MULTICAST, group)
     }
 
+    /// Lets frames for a unicast MAC address through that is not the NIC's.
+    pub(super) fn join_mac(&self, mac: [u8; 6]) -> io::Result<()> {
+        self.membership(libc::PACKET_ADD_MEMBERSHIP, libc::PACKET_MR_UNICAST, mac)
+    }
+
+    /// Undoes [`CopySocket::join_mac`].
+    pub(super) fn leave_mac(&self, mac: [u8; 6]) -> io::Result<()> {
+        self.membership(libc::PACKET_DROP_MEMBERSHIP, libc::PACKET_MR_UNICAST, mac)
+    }
+
     /// Lets all of multicast through.
     pub(super) fn join_all(&self) -> io::Result<()> {
         self.membership(libc::PACKET_ADD_MEMBERSHIP, libc::PACKET_MR_ALLMULTI, [0; 6])

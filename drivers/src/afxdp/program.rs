@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::XdpMode;
 use super::multicast::CopySocket;
 use super::rings::os_error;
-use super::steer::{Effect, Steered};
+use super::steer::{Effect, Groups, Steered};
 use crate::device::{DeviceError, Steer};
 use crate::nic::{Nic, NicFacts};
 
@@ -40,6 +40,8 @@ struct Inner {
     sockets: XskMap<MapData>,
     v4: HashMap<MapData, [u8; 4], u8>,
     v6: HashMap<MapData, [u8; 16], u8>,
+    /// In the byte order of the wire.
+    ethertypes: HashMap<MapData, [u8; 2], u8>,
     counters: PerCpuArray<MapData, u64>,
     steered: Steered,
     copies: Option<Arc<CopySocket>>,
@@ -96,6 +98,7 @@ impl XdpProgram {
             sockets: map(&mut ebpf, "XSKS", ifname)?,
             v4: map(&mut ebpf, "V4", ifname)?,
             v6: map(&mut ebpf, "V6", ifname)?,
+            ethertypes: map(&mut ebpf, "ETHERTYPES", ifname)?,
             counters: map(&mut ebpf, "COUNTERS", ifname)?,
             steered: Steered::default(),
             copies: None,
@@ -156,14 +159,17 @@ impl XdpProgram {
         Ok(SteerCounters { redirected: sum(0)?, passed: sum(1)? })
     }
 
-    /// Steers frames for an address to us, or back to the kernel. Adding twice is harmless.
+    /// Steers frames to us, or back to the kernel. Adding twice is harmless.
     pub fn steer(&self, change: Steer) -> Result<(), DeviceError> {
-        let (Steer::Add(address) | Steer::Remove(address)) = change;
         let mut inner = self.inner.lock();
         inner.steer(change).map_err(|e| {
             let full = e.raw_os_error() == Some(libc::E2BIG);
-            let hint = if full { "65536 addresses per family and NIC are the most" } else { "" };
-            DeviceError::new("steer", format!("{address} on {}", self.ifname), e).hint(hint)
+            let hint = if full {
+                "65536 addresses per family and NIC are the most, and 16 ethertypes"
+            } else {
+                ""
+            };
+            DeviceError::new("steer", format!("{change} on {}", self.ifname), e).hint(hint)
         })
     }
 
@@ -210,6 +216,7 @@ impl XdpProgram {
             Some(mut groups) => groups.try_for_each(|group| socket.join(group))?,
             None => socket.join_all()?,
         }
+        inner.steered.macs().try_for_each(|mac| socket.join_mac(mac))?;
         socket.start()?;
         inner.copies = Some(socket);
         Ok(ring)
@@ -225,34 +232,47 @@ impl Inner {
     /// Applies a change whole or not at all.
     fn steer(&mut self, change: Steer) -> io::Result<()> {
         let many_before = self.steered.groups().is_none();
-        let Effect::Map { group } = self.steered.apply(change) else { return Ok(()) };
+        let groups = match self.steered.apply(change) {
+            Effect::Nothing => return Ok(()),
+            Effect::Mac(mac) => return self.change_mac(change, mac),
+            Effect::Map(groups) => groups,
+        };
         let changed = self.change_maps(change);
-        let result = changed.and_then(|()| self.change_groups(change, group, many_before));
-        if let (Err(_), Steer::Add(address)) = (&result, change) {
-            self.steered.apply(Steer::Remove(address));
+        let result = changed.and_then(|()| self.change_groups(change, &groups, many_before));
+        if result.is_err() && change != change.undone() {
+            self.steered.apply(change.undone());
             // Not there if it is the map that refused.
-            let _ = self.change_maps(Steer::Remove(address));
+            let _ = self.change_maps(change.undone());
         }
         result
     }
 
-    fn change_groups(
-        &self,
-        change: Steer,
-        group: Option<[u8; 6]>,
-        many_before: bool,
-    ) -> io::Result<()> {
-        let (Some(copies), Some(group)) = (&self.copies, group) else { return Ok(()) };
-        match change {
-            // Once all of multicast comes, it stays so: groups joined before are still held.
-            Steer::Add(_) if self.steered.groups().is_none() && !many_before => copies.join_all(),
-            Steer::Add(_) if many_before => Ok(()),
-            Steer::Add(_) => copies.join(group),
-            Steer::Remove(_) => match copies.leave(group) {
+    fn change_mac(&mut self, change: Steer, mac: [u8; 6]) -> io::Result<()> {
+        let Some(copies) = &self.copies else { return Ok(()) };
+        let added = change == Steer::AddMac(mac);
+        let result = if added { copies.join_mac(mac) } else { copies.leave_mac(mac) };
+        if result.is_err() && added {
+            self.steered.apply(change.undone());
+        }
+        result
+    }
+
+    fn change_groups(&self, change: Steer, groups: &Groups, many_before: bool) -> io::Result<()> {
+        let Some(copies) = self.copies.as_ref().filter(|_| !groups.is_empty()) else {
+            return Ok(());
+        };
+        if change == change.undone() {
+            return groups.iter().try_for_each(|group| match copies.leave(*group) {
                 // Never joined by itself, while all of multicast came.
                 Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
                 result => result,
-            },
+            });
+        }
+        match (many_before, self.steered.groups().is_none()) {
+            // Once all of multicast comes, it stays so: groups joined before are still held.
+            (false, true) => copies.join_all(),
+            (true, _) => Ok(()),
+            (false, false) => groups.iter().try_for_each(|group| copies.join(*group)),
         }
     }
 
@@ -262,6 +282,9 @@ impl Inner {
             Steer::Add(IpAddr::V6(ip)) => self.v6.insert(ip.octets(), 1, 0),
             Steer::Remove(IpAddr::V4(ip)) => self.v4.remove(&ip.octets()),
             Steer::Remove(IpAddr::V6(ip)) => self.v6.remove(&ip.octets()),
+            Steer::AddEthertype(e) => self.ethertypes.insert(e.to_be_bytes(), 1, 0),
+            Steer::RemoveEthertype(e) => self.ethertypes.remove(&e.to_be_bytes()),
+            Steer::AddMac(_) | Steer::RemoveMac(_) => Ok(()),
         };
         result.map_err(|e| os_error(&e))
     }

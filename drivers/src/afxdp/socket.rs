@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -272,13 +271,9 @@ impl Device for AfXdp {
     }
 
     fn steer(&mut self, change: Steer) -> io::Result<()> {
-        let (Steer::Add(address) | Steer::Remove(address)) = change;
-        self.program.steer(change).map_err(|e| describe(address, &e))
+        let describe = |e: DeviceError| io::Error::new(e.source.kind(), format!("{change}: {e}"));
+        self.program.steer(change).map_err(describe)
     }
-}
-
-fn describe(address: IpAddr, error: &DeviceError) -> io::Error {
-    io::Error::new(error.source.kind(), format!("{address}: {error}"))
 }
 
 impl Drop for AfXdp {

@@ -9,46 +9,81 @@ use crate::device::Steer;
 /// and the kernel keeps a socket's memberships in a list.
 const GROUPS_MAX: usize = 256;
 
-/// The addresses steered to us and the link-layer groups they need.
+/// What is steered to us, and the link-layer addresses that the NIC must let through for it.
 #[derive(Debug, Default)]
 pub(super) struct Steered {
-    addresses: HashSet<IpAddr>,
+    wanted: HashSet<Wanted>,
     groups: HashMap<[u8; 6], usize>,
+    /// Not the NIC's own, but to be received.
+    macs: HashSet<[u8; 6]>,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Wanted {
+    Address(IpAddr),
+    Ethertype(u16),
+}
+
+impl Wanted {
+    fn groups(self) -> Groups {
+        match self {
+            Wanted::Address(address) => link_group(address).into_iter().collect(),
+            Wanted::Ethertype(ethertype) => protocol_groups(ethertype).iter().copied().collect(),
+        }
+    }
+}
+
+pub(super) type Groups = Vec<[u8; 6]>;
 
 /// What a change asks of map and NIC.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// The address was already there, or was not there.
+    /// It was already there, or was not there.
     Nothing,
-    /// Change the map; join or leave the group, if any.
-    Map {
-        /// The group whose first user came or whose last one left.
-        group: Option<[u8; 6]>,
-    },
+    /// Change the map; join or leave the groups whose first user came or whose last one left.
+    Map(Groups),
+    /// Let a MAC address through, or no longer.
+    Mac([u8; 6]),
 }
 
 impl Steered {
     pub(super) fn apply(&mut self, change: Steer) -> Effect {
         match change {
-            Steer::Add(address) => {
-                if !self.addresses.insert(address) {
-                    return Effect::Nothing;
-                }
-                let group = link_group(address).filter(|group| {
-                    let users = self.groups.entry(*group).or_default();
-                    *users += 1;
-                    *users == 1
-                });
-                Effect::Map { group }
-            }
-            Steer::Remove(address) => {
-                if !self.addresses.remove(&address) {
-                    return Effect::Nothing;
-                }
-                Effect::Map { group: link_group(address).filter(|group| self.release(*group)) }
-            }
+            Steer::Add(address) => self.add(Wanted::Address(address)),
+            Steer::Remove(address) => self.remove(Wanted::Address(address)),
+            Steer::AddEthertype(ethertype) => self.add(Wanted::Ethertype(ethertype)),
+            Steer::RemoveEthertype(ethertype) => self.remove(Wanted::Ethertype(ethertype)),
+            Steer::AddMac(mac) if self.macs.insert(mac) => Effect::Mac(mac),
+            Steer::RemoveMac(mac) if self.macs.remove(&mac) => Effect::Mac(mac),
+            Steer::AddMac(_) | Steer::RemoveMac(_) => Effect::Nothing,
         }
+    }
+
+    fn add(&mut self, wanted: Wanted) -> Effect {
+        if !self.wanted.insert(wanted) {
+            return Effect::Nothing;
+        }
+        let mut groups = wanted.groups();
+        groups.retain(|group| {
+            let users = self.groups.entry(*group).or_default();
+            *users += 1;
+            *users == 1
+        });
+        Effect::Map(groups)
+    }
+
+    fn remove(&mut self, wanted: Wanted) -> Effect {
+        if !self.wanted.remove(&wanted) {
+            return Effect::Nothing;
+        }
+        let mut groups = wanted.groups();
+        groups.retain(|group| self.release(*group));
+        Effect::Map(groups)
+    }
+
+    /// MAC addresses beside the NIC's own.
+    pub(super) fn macs(&self) -> impl Iterator<Item = [u8; 6]> + '_ {
+        self.macs.iter().copied()
     }
 
     fn release(&mut self, group: [u8; 6]) -> bool {
@@ -68,7 +103,7 @@ impl Steered {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.addresses.len()
+        self.wanted.len()
     }
 }
 
@@ -86,6 +121,21 @@ pub(super) fn link_group(address: IpAddr) -> Option<[u8; 6]> {
             let [.., a, b, c, d] = group.octets();
             Some([0x33, 0x33, a, b, c, d])
         }
+    }
+}
+
+/// The groups that protocols of the link send to: the slow protocols' (IEEE 802.3 annex 57A), the
+/// three of LLDP (IEEE 802.1AB table 7-1).
+fn protocol_groups(ethertype: u16) -> &'static [[u8; 6]] {
+    const fn bridge(last: u8) -> [u8; 6] {
+        [0x01, 0x80, 0xc2, 0, 0, last]
+    }
+    const SLOW: [[u8; 6]; 1] = [bridge(0x02)];
+    const LLDP: [[u8; 6]; 3] = [bridge(0x0e), bridge(0x03), bridge(0x00)];
+    match ethertype {
+        0x8809 => &SLOW,
+        0x88cc => &LLDP,
+        _ => &[],
     }
 }
 
@@ -116,14 +166,32 @@ mod tests {
     #[test]
     fn a_group_is_joined_by_its_first_user_and_left_by_its_last() {
         let mut steered = Steered::default();
-        let group = Some([0x33, 0x33, 0xff, 0, 0, 1]);
-        assert_eq!(steered.apply(Steer::Add(ip("fd00::1"))), Effect::Map { group });
+        let group = vec![[0x33, 0x33, 0xff, 0, 0, 1]];
+        let none = || Effect::Map(Vec::new());
+        assert_eq!(steered.apply(Steer::Add(ip("fd00::1"))), Effect::Map(group.clone()));
         assert_eq!(steered.apply(Steer::Add(ip("fd00::1"))), Effect::Nothing);
-        assert_eq!(steered.apply(Steer::Add(ip("fd01::1"))), Effect::Map { group: None });
-        assert_eq!(steered.apply(Steer::Remove(ip("fd00::1"))), Effect::Map { group: None });
+        assert_eq!(steered.apply(Steer::Add(ip("fd01::1"))), none());
+        assert_eq!(steered.apply(Steer::Remove(ip("fd00::1"))), none());
         assert_eq!(steered.apply(Steer::Remove(ip("fd00::1"))), Effect::Nothing);
-        assert_eq!(steered.apply(Steer::Remove(ip("fd01::1"))), Effect::Map { group });
+        assert_eq!(steered.apply(Steer::Remove(ip("fd01::1"))), Effect::Map(group));
         assert_eq!(steered.len(), 0);
+    }
+
+    #[test]
+    fn protocols_of_the_link_have_groups_and_mac_addresses_have_none() {
+        let mut steered = Steered::default();
+        let slow = vec![[0x01, 0x80, 0xc2, 0, 0, 2]];
+        assert_eq!(steered.apply(Steer::AddEthertype(0x8809)), Effect::Map(slow.clone()));
+        assert_eq!(steered.apply(Steer::AddEthertype(0x8809)), Effect::Nothing);
+        assert_eq!(steered.apply(Steer::AddEthertype(0x88b5)), Effect::Map(Vec::new()));
+        assert_eq!(steered.groups().unwrap().count(), 1);
+        assert_eq!(steered.apply(Steer::RemoveEthertype(0x8809)), Effect::Map(slow));
+        let mac = [2, 0, 0, 0, 0, 7];
+        assert_eq!(steered.apply(Steer::AddMac(mac)), Effect::Mac(mac));
+        assert_eq!(steered.apply(Steer::AddMac(mac)), Effect::Nothing);
+        assert_eq!(steered.macs().count(), 1);
+        assert_eq!(steered.apply(Steer::RemoveMac(mac)), Effect::Mac(mac));
+        assert_eq!(steered.apply(Steer::RemoveMac(mac)), Effect::Nothing);
     }
 
     #[test]

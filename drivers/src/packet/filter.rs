@@ -26,8 +26,10 @@ const PACKET_TYPE: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned
 const ARP: u32 = 0x0806;
 const IPV4: u32 = 0x0800;
 const IPV6: u32 = 0x86dd;
-/// Tags left in the frame, and the slow protocols (LACP): rare, taken whole.
-const OTHERS: [u32; 3] = [0x8100, 0x88a8, 0x8809];
+/// Tags left in the frame: rare, taken whole.
+const TAGS: [u16; 2] = [0x8100, 0x88a8];
+/// Most ethertypes beside those.
+const ETHERTYPES_MAX: usize = 16;
 
 fn op(code: u16, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf: 0, k }
@@ -53,8 +55,12 @@ fn drop_outgoing() -> Vec<sock_filter> {
     ]
 }
 
-/// A program for Ethernet frames to these addresses, or `None` if there are too many.
-pub(super) fn addresses(ours: &BTreeSet<IpAddr>) -> Option<Vec<sock_filter>> {
+/// A program for Ethernet frames to these addresses or of these ethertypes, or `None` if there are
+/// too many.
+pub(super) fn wanted(
+    ours: &BTreeSet<IpAddr>,
+    ethertypes: &BTreeSet<u16>,
+) -> Option<Vec<sock_filter>> {
     let mut v4 = vec![Ipv4Addr::new(224, 0, 0, 1)];
     let mut v6 = vec![Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)];
     for address in ours {
@@ -64,14 +70,14 @@ pub(super) fn addresses(ours: &BTreeSet<IpAddr>) -> Option<Vec<sock_filter>> {
             IpAddr::V6(address) => v6.extend([*address, solicited_node(*address)]),
         }
     }
-    if v4.len() > V4_MAX || v6.len() > 2 * V6_MAX {
+    if v4.len() > V4_MAX || v6.len() > 2 * V6_MAX || ethertypes.len() > ETHERTYPES_MAX {
         return None;
     }
     let (v4, v6) = (v4_part(&v4), v6_part(&v6));
     let mut program = drop_outgoing();
     program.push(op(LOAD_HALF, 12));
     // What follows the dispatch: 3 + 3 + 2 instructions, two per other type, one return.
-    let others = (2 * OTHERS.len() + 1) as u32;
+    let others = (2 * (TAGS.len() + ethertypes.len()) + 1) as u32;
     program.extend([
         unless_equal_skip(IPV4, 2),
         op(LOAD_WORD, 30),
@@ -82,8 +88,8 @@ pub(super) fn addresses(ours: &BTreeSet<IpAddr>) -> Option<Vec<sock_filter>> {
         unless_equal_skip(IPV6, 1),
         op(JUMP, others + v4.len() as u32),
     ]);
-    for ethertype in OTHERS {
-        program.extend([unless_equal_skip(ethertype, 1), op(RETURN, ACCEPT)]);
+    for ethertype in TAGS.iter().chain(ethertypes) {
+        program.extend([unless_equal_skip(u32::from(*ethertype), 1), op(RETURN, ACCEPT)]);
     }
     program.push(op(RETURN, DROP));
     program.extend(v4);
@@ -170,7 +176,7 @@ mod tests {
                 .iter()
                 .map(|a| a.parse().unwrap())
                 .collect();
-        let program = addresses(&ours).unwrap();
+        let program = wanted(&ours, &BTreeSet::from([0x8809, 0x88b5])).unwrap();
         let passes = |ethertype, at, address: &str| {
             run(&program, &frame(ethertype, at, address.parse().unwrap()), 0)
         };
@@ -184,6 +190,7 @@ mod tests {
         assert!(passes(IPV6, 38, "ff02::1:ffcd:1234") && !passes(IPV6, 38, "ff02::1:ffcd:1235"));
         assert!(passes(IPV6, 38, "ff02::1") && !passes(IPV6, 38, "fd01::1"));
         assert!(passes(0x8809, 30, "0.0.0.0") && passes(0x8100, 30, "0.0.0.0"));
+        assert!(passes(0x88b5, 30, "0.0.0.0"));
         assert!(!passes(0x88cc, 30, "0.0.0.0"));
         assert!(!run(&program, &[0; 20], 0), "truncated");
         assert!(run(&incoming(), &[0; 20], 0) && !run(&incoming(), &[0; 20], 4));
@@ -194,10 +201,11 @@ mod tests {
         let v4 = (0..V4_MAX as u32 - 1).map(|i| IpAddr::V4((0x0a00_0000 + i).into()));
         let v6 = (0..V6_MAX as u128 - 1).map(|i| IpAddr::V6(((0xfd << 120) + i).into()));
         let mut ours: BTreeSet<IpAddr> = v4.chain(v6).collect();
-        let program = addresses(&ours).unwrap();
+        let protocols: BTreeSet<u16> = (0x8809..).take(ETHERTYPES_MAX).collect();
+        let program = wanted(&ours, &protocols).unwrap();
         assert!(program.len() <= 4096, "{}", program.len());
         assert!(run(&program, &frame(IPV6, 38, *ours.last().unwrap()), 0));
         ours.insert("10.9.9.9".parse().unwrap());
-        assert!(addresses(&ours).is_none());
+        assert!(wanted(&ours, &protocols).is_none());
     }
 }

@@ -87,6 +87,26 @@ pub(super) fn join(fd: &OwnedFd, index: u32, promiscuous: bool) -> io::Result<()
     set_option(fd, SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
 }
 
+/// Receives frames for one more MAC address than the interface's own, while the socket lives, or no
+/// longer. One that was not there before is no error.
+pub(super) fn join_mac(fd: &OwnedFd, index: u32, mac: [u8; 6], on: bool) -> io::Result<()> {
+    let mut address = [0; 8];
+    address[..6].copy_from_slice(&mac);
+    let request = libc::packet_mreq {
+        mr_ifindex: index.cast_signed(),
+        mr_type: libc::PACKET_MR_UNICAST as u16,
+        mr_alen: 6,
+        mr_address: address,
+    };
+    if on {
+        return set_option(fd, SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request);
+    }
+    match set_option(fd, SOL_PACKET, libc::PACKET_DROP_MEMBERSHIP, &request) {
+        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+        result => result,
+    }
+}
+
 /// Joins the sockets of one NIC: the kernel gives each flow to one of them.
 pub(super) fn fan_out(fds: &[&Arc<OwnedFd>]) -> io::Result<()> {
     let Some((first, rest)) = fds.split_first().filter(|(_, rest)| !rest.is_empty()) else {

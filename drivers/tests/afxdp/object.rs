@@ -43,5 +43,7 @@ fn both_objects_pass_the_verifier_and_have_the_same_programs_and_maps() {
         seen.push(maps);
     }
     assert_eq!(seen[0], seen[1]);
-    assert_eq!(seen[0], ["COUNTERS PerCpuArray", "V4 HashMap", "V6 HashMap", "XSKS XskMap"]);
+    let maps =
+        ["COUNTERS PerCpuArray", "ETHERTYPES HashMap", "V4 HashMap", "V6 HashMap", "XSKS XskMap"];
+    assert_eq!(seen[0], maps);
 }

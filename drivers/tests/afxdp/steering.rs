@@ -36,6 +36,7 @@ fn for_us() -> Vec<Vec<u8>> {
         udp(IN, (PEER6, 1), (OURS6, 2), b"v6"),
         tagged(&udp(IN, (PEER4, 1), (OURS4, 2), b"v4 in a VLAN"), 7),
         tagged(&udp(IN, (PEER6, 1), (OURS6, 2), b"v6 in a VLAN"), 7),
+        tagged(&tagged(&udp(IN, (PEER4, 1), (OURS4, 2), b"two tags"), 7), 8),
         arp(BROADCAST, PEER_MAC, 1, PEER4, OURS4),
         arp(NIC_MAC, PEER_MAC, 2, PEER4, OURS4),
         neighbour(135, PEER6, solicited_node(OURS6), OURS6),
@@ -50,7 +51,8 @@ fn for_others() -> Vec<Vec<u8>> {
         udp(IN, (PEER4, 1), (KERNEL4, 2), b"v4"),
         udp(IN, (PEER6, 1), (KERNEL6, 2), b"v6"),
         tagged(&udp(IN, (PEER4, 1), (OTHER4, 2), b"v4 in a VLAN"), 7),
-        tagged(&tagged(&udp(IN, (PEER4, 1), (OURS4, 2), b"two tags"), 7), 8),
+        tagged(&tagged(&udp(IN, (PEER4, 1), (OTHER4, 2), b"two tags"), 7), 8),
+        tagged(&tagged(&tagged(&udp(IN, (PEER4, 1), (OURS4, 2), b"three tags"), 7), 8), 9),
         arp(BROADCAST, PEER_MAC, 1, PEER4, OTHER4),
         arp(BROADCAST, PEER_MAC, 1, PEER4, KERNEL4),
         neighbour(135, PEER6, solicited_node(OTHER6), OTHER6),
@@ -111,6 +113,41 @@ fn an_address_taken_back_is_the_kernels_again() {
     assert!(!inject(&mut far, &mut host.device, &frames).contains(&frame));
     host.device.steer(Steer::Add(OURS4.into())).unwrap();
     assert!(inject(&mut far, &mut host.device, &frames).contains(&frame));
+}
+
+#[test]
+fn protocols_of_the_link_come_while_they_are_wanted() {
+    const SLOW: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 2];
+    const BOND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let Some(lab) = Lab::new(1, 1500) else { return };
+        let mut host = lab.host(mode, &umem(&lab.near, 2048, 2048));
+        let far_program = lab.far_program();
+        let mut far = lab.far_device(&umem(&lab.far, 2048, 2048), 0, &far_program);
+        let lacp = ethernet(SLOW, PEER_MAC, 0x8809, &[1; 110]);
+        let probe = tagged(&ethernet(BOND_MAC, PEER_MAC, 0x88b5, &[2; 50]), 5);
+        let lldp = ethernet([0x01, 0x80, 0xc2, 0, 0, 0x0e], PEER_MAC, 0x88cc, &[0; 50]);
+        let frames = [lacp.clone(), probe.clone(), lldp.clone()];
+        assert!(inject(&mut far, &mut host.device, &frames).len() == 1, "only the marker");
+        for change in
+            [Steer::AddEthertype(0x8809), Steer::AddEthertype(0x88b5), Steer::AddMac(BOND_MAC)]
+        {
+            host.device.steer(change).unwrap();
+            host.device.steer(change).unwrap();
+        }
+        let got = inject(&mut far, &mut host.device, &frames);
+        assert!(got.contains(&lacp) && got.contains(&probe) && !got.contains(&lldp));
+        assert_eq!(got.len(), 3, "each comes once");
+        // A bond has one address for all its ports: not this NIC's own.
+        let unicast = udp((PEER_MAC, BOND_MAC), (PEER4, 1), (OURS4, 2), b"to the bond");
+        assert!(inject(&mut far, &mut host.device, &[unicast.clone()]).contains(&unicast));
+        for change in [Steer::RemoveEthertype(0x8809), Steer::RemoveMac(BOND_MAC)] {
+            host.device.steer(change).unwrap();
+            host.device.steer(change).unwrap();
+        }
+        let got = inject(&mut far, &mut host.device, &frames);
+        assert!(!got.contains(&lacp) && got.contains(&probe));
+    }
 }
 
 #[test]
