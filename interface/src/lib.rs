@@ -10,11 +10,15 @@ pub mod bond;
 pub mod events;
 pub mod fail;
 pub mod lldp;
+pub mod name;
 pub mod paths;
 pub mod probe;
 mod selection;
+pub mod tree;
 
+pub use name::{AliasClass, InterfaceName, NameError};
 pub use selection::{BondSelection, GroupSelection, Selection};
+pub use tree::{Tree, TreeError, TreeSpec};
 
 /// What aliases stand on: a NIC, a VLAN, a bond or a failover group. The first numbers are those of
 /// the NICs, untagged.
