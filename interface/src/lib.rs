@@ -9,6 +9,7 @@ pub mod announce;
 pub mod bond;
 pub mod events;
 pub mod fail;
+pub mod keeper;
 pub mod lldp;
 pub mod name;
 pub mod paths;
@@ -16,6 +17,7 @@ pub mod probe;
 mod selection;
 pub mod tree;
 
+pub use keeper::Keeper;
 pub use name::{AliasClass, InterfaceName, NameError};
 pub use selection::{BondSelection, GroupSelection, Selection};
 pub use tree::{Tree, TreeError, TreeSpec};

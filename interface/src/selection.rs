@@ -15,6 +15,8 @@ pub struct Selection {
     pub bonds: Vec<BondSelection>,
     /// By failover group.
     pub groups: Vec<GroupSelection>,
+    /// By link: whether it carries frames.
+    pub up: Vec<bool>,
 }
 
 /// Ports of a bond that carry frames.

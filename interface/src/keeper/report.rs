@@ -1,0 +1,56 @@
+//! What the machines say, in the words of operators.
+
+use weft_stack::time::Instant;
+
+use super::Keeper;
+use crate::bond::lacp::wire::SystemId;
+use crate::bond::{BondEvent, BondReport};
+use crate::events::What;
+use crate::paths::PathsReport;
+
+impl Keeper {
+    /// Bonds by name, in the order of the configuration.
+    pub fn bonds(&self, now: Instant) -> Vec<(String, BondReport)> {
+        let named = self.tree.bonds.iter().zip(&self.bonds);
+        named.map(|(at, bond)| (self.tree.at(at.link).name.to_string(), bond.report(now))).collect()
+    }
+
+    /// Failover groups.
+    pub fn paths(&self) -> PathsReport {
+        PathsReport::default()
+    }
+
+    pub(super) fn bond_event(&self, number: usize, event: BondEvent) -> Option<What> {
+        let at = &self.tree.bonds[number];
+        let bond = self.tree.at(at.link).name.to_string();
+        let name = |port: usize| self.tree.at(at.ports[port]).name.to_string();
+        Some(match event {
+            // The link of the bond tells that.
+            BondEvent::Up | BondEvent::Down => return None,
+            BondEvent::PortUp { port } => {
+                What::BondPort { bond, interface: name(port), up: true, why: None }
+            }
+            BondEvent::PortDown { port, why } => {
+                What::BondPort { bond, interface: name(port), up: false, why: Some(why) }
+            }
+            BondEvent::Announce { port } => What::BondActive { bond, interface: name(port) },
+            BondEvent::PartnerChanged { from, to } => {
+                What::BondPartner { bond, from: from.map(system), to: to.map(system) }
+            }
+            BondEvent::ActorChurn { port, on } => {
+                What::BondChurn { bond, interface: name(port), partner: false, on }
+            }
+            BondEvent::PartnerChurn { port, on } => {
+                What::BondChurn { bond, interface: name(port), partner: true, on }
+            }
+            BondEvent::Drained { port, answered } => {
+                What::BondDrained { bond, interface: name(port), answered }
+            }
+        })
+    }
+}
+
+fn system(id: SystemId) -> String {
+    let mac = id.mac.map(|byte| format!("{byte:02x}")).join(":");
+    format!("{},{mac}", id.priority)
+}

@@ -1,0 +1,331 @@
+#![allow(missing_docs)]
+
+use std::net::IpAddr;
+
+use weft_stack::time::{Duration, Instant};
+
+use super::*;
+use crate::bond::{BondConfig, Mode, PortConfig};
+use crate::tree::{AliasSpec, BondSpec, GroupSpec, NicSpec, TreeSpec, VlanSpec};
+
+const START: Instant = Instant::from_millis(1000);
+
+fn nic(number: usize) -> NicSpec {
+    NicSpec {
+        name: format!("eth{number}"),
+        device: format!("dev{number}"),
+        driver: "mem",
+        ethernet: true,
+        mtu: None,
+    }
+}
+
+fn bond(name: &str, ports: &[&str], mode: Mode) -> BondSpec {
+    let ports = ports.iter().map(|p| PortConfig::named(p)).collect();
+    BondSpec { name: name.to_owned(), config: BondConfig { ports, mode, ..BondConfig::default() } }
+}
+
+fn alias(name: &str, over: &str) -> AliasSpec {
+    AliasSpec { name: name.to_owned(), over: Some(over.to_owned()), ..AliasSpec::default() }
+}
+
+fn group(name: &str, members: &[&str]) -> GroupSpec {
+    GroupSpec {
+        name: name.to_owned(),
+        members: members.iter().map(|m| (*m).to_owned()).collect(),
+        ..GroupSpec::default()
+    }
+}
+
+fn tree(spec: TreeSpec) -> Tree {
+    Tree::new(spec).unwrap_or_else(|e| panic!("{e:?}"))
+}
+
+fn mac(host: u8, nic: usize) -> Mac {
+    [2, 0, 0, 0, host, nic as u8 + 1]
+}
+
+fn keeper(spec: TreeSpec, host: u8) -> Keeper {
+    let tree = tree(spec);
+    let macs: Vec<Mac> = (0..tree.nics).map(|n| mac(host, n)).collect();
+    Keeper::new(&tree, &macs, u64::from(host), START)
+}
+
+fn link(keeper: &Keeper, name: &str) -> LinkId {
+    keeper.tree().link(&name.parse().unwrap()).unwrap()
+}
+
+/// Keepers joined NIC by NIC, with a clock.
+struct Lab {
+    now: Instant,
+    hosts: Vec<Keeper>,
+    /// Both ends of each cable, and whether it is plugged in.
+    cables: Vec<((usize, usize), (usize, usize), bool)>,
+    /// Frames that left at a link, by host.
+    sent: Vec<Vec<(LinkId, Vec<u8>)>>,
+    events: Vec<Vec<String>>,
+}
+
+impl Lab {
+    fn new(hosts: Vec<Keeper>, cables: &[((usize, usize), (usize, usize))]) -> Lab {
+        let count = hosts.len();
+        let mut lab = Lab {
+            now: START,
+            hosts,
+            cables: cables.iter().map(|(a, b)| (*a, *b, false)).collect(),
+            sent: vec![Vec::new(); count],
+            events: vec![Vec::new(); count],
+        };
+        for cable in 0..lab.cables.len() {
+            lab.plug(cable, true);
+        }
+        lab
+    }
+
+    /// A host whose NICs all have a link to nobody.
+    fn alone(host: Keeper) -> Lab {
+        let mut lab = Lab::new(vec![host], &[]);
+        for nic in 0..lab.hosts[0].tree().nics {
+            lab.carrier(nic, true);
+        }
+        lab
+    }
+
+    fn carrier(&mut self, nic: usize, up: bool) {
+        let link = if up { PortLink::UP } else { PortLink::DOWN };
+        self.hosts[0].handle_link(self.now, nic, link, None);
+        self.exchange();
+    }
+
+    fn plug(&mut self, cable: usize, up: bool) {
+        self.cables[cable].2 = up;
+        let (a, b, _) = self.cables[cable];
+        let link = if up { PortLink::UP } else { PortLink::DOWN };
+        for (host, nic) in [a, b] {
+            self.hosts[host].handle_link(self.now, nic, link, None);
+        }
+        self.exchange();
+    }
+
+    fn exchange(&mut self) {
+        loop {
+            let mut flying = Vec::new();
+            for host in 0..self.hosts.len() {
+                while let Some(event) = self.hosts[host].poll_event() {
+                    self.events[host].push(event.to_string());
+                }
+                while let Some((at, frame)) = self.hosts[host].poll_transmit() {
+                    match at {
+                        Where::Nic(nic) => flying.push(((host, nic), frame)),
+                        Where::Link(link) => self.sent[host].push((link, frame)),
+                    }
+                }
+            }
+            if flying.is_empty() {
+                return;
+            }
+            for (from, frame) in flying {
+                let end = self.cables.iter().filter(|c| c.2).find_map(|(a, b, _)| match from {
+                    _ if *a == from => Some(*b),
+                    _ if *b == from => Some(*a),
+                    _ => None,
+                });
+                if let Some((host, nic)) = end {
+                    self.hosts[host].handle_frame(self.now, LinkId(nic as u16), &frame);
+                }
+            }
+        }
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let next = self.hosts.iter().filter_map(Keeper::poll_timeout).min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.now = self.now.max(at);
+            for host in &mut self.hosts {
+                host.handle_timeout(self.now);
+            }
+            self.exchange();
+        }
+        self.now = end;
+    }
+
+    /// Announced addresses of host 0 since the last call: link, address, MAC address, tag.
+    fn announced(&mut self) -> Vec<(LinkId, IpAddr, Mac, Option<u16>)> {
+        let mut out = Vec::new();
+        for (link, mut frame) in std::mem::take(&mut self.sent[0]) {
+            let tag = (frame[12..14] == [0x81, 0x00])
+                .then(|| u16::from_be_bytes([frame[14], frame[15]]) & 0xfff);
+            if tag.is_some() {
+                frame.drain(12..16);
+            }
+            let source: Mac = frame[6..12].try_into().unwrap();
+            let addr: IpAddr = match frame[12..14] {
+                [0x08, 0x06] => <[u8; 4]>::try_from(&frame[28..32]).unwrap().into(),
+                _ => <[u8; 16]>::try_from(&frame[22..38]).unwrap().into(),
+            };
+            // A request and a reply are one burst.
+            if out.last() != Some(&(link, addr, source, tag)) {
+                out.push((link, addr, source, tag));
+            }
+        }
+        out
+    }
+}
+
+fn over_lacp() -> TreeSpec {
+    TreeSpec {
+        nics: vec![nic(0), nic(1), nic(2)],
+        bonds: vec![bond("bond0", &["eth0", "eth1"], Mode::Lacp)],
+        vlans: vec![VlanSpec { name: String::from("bond0.5"), priority: Some(3) }],
+        groups: vec![],
+        aliases: vec![alias("data0", "bond0.5"), alias("mgmt0", "eth2")],
+    }
+}
+
+#[test]
+fn links_follow_what_is_below_them_and_the_selection_is_published_when_it_changes() {
+    let hosts = vec![keeper(over_lacp(), 0), keeper(over_lacp(), 1)];
+    let mut lab = Lab::new(hosts, &[((0, 0), (1, 0)), ((0, 1), (1, 1))]);
+    lab.run_for(Duration::from_secs(10));
+    let vlan = link(&lab.hosts[0], "bond0.5");
+    assert!(lab.hosts[0].is_up(vlan));
+    let selection = lab.hosts[0].take_selection().unwrap();
+    assert_eq!(selection.bonds[0].distributing[..], [0, 1]);
+    assert!(selection.up[usize::from(vlan.0)] && !selection.up[2], "{selection:?}");
+    lab.run_for(Duration::from_secs(120));
+    assert!(lab.hosts[0].take_selection().is_none(), "LACPDUs alone change nothing");
+
+    lab.plug(1, false);
+    let next = lab.hosts[0].take_selection().unwrap();
+    assert!(next.generation > selection.generation);
+    assert_eq!(next.bonds[0].distributing[..], [0]);
+    assert!(lab.hosts[0].is_up(vlan));
+    lab.events[0].clear();
+    lab.plug(0, false);
+    assert!(!lab.hosts[0].is_up(vlan));
+    assert_eq!(
+        lab.events[0],
+        [
+            "link eth0 down",
+            "bond-port bond0 eth0 down LinkDown",
+            "bond-partner bond0 65535,02:00:00:00:01:01 none",
+            "link bond0 down",
+            "link bond0.5 down"
+        ]
+    );
+}
+
+#[test]
+fn lacpdus_of_a_port_arrive_and_leave_untagged_at_its_nic() {
+    let mut host = keeper(over_lacp(), 0);
+    host.handle_link(START, 1, PortLink::UP, None);
+    host.handle_timeout(START + Duration::from_secs(1));
+    let (at, frame) = host.poll_transmit().unwrap();
+    assert_eq!(at, Where::Nic(1));
+    assert_eq!((&frame[6..12], &frame[12..14]), (&mac(0, 1)[..], &[0x88, 0x09][..]));
+}
+
+#[test]
+fn an_active_backup_bond_announces_its_addresses_with_those_of_its_vlans() {
+    let mut backup = bond("bond0", &["eth0", "eth1"], Mode::ActiveBackup);
+    backup.config.primary = Some(String::from("eth0"));
+    let spec = TreeSpec {
+        nics: vec![nic(0), nic(1)],
+        bonds: vec![backup],
+        aliases: vec![alias("data0", "bond0"), alias("data1", "bond0.7"), alias("san0", "bond0.8")],
+        ..TreeSpec::default()
+    };
+    let mut lab = Lab::alone(keeper(spec, 0));
+    let [bond, vlan, own] = ["bond0", "bond0.7", "bond0.8"].map(|n| link(&lab.hosts[0], n));
+    let addr = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let other = [2, 9, 9, 9, 9, 9];
+    lab.hosts[0].address_added(lab.now, bond, addr("10.0.0.1"), None);
+    lab.hosts[0].address_added(lab.now, vlan, addr("fd00::1"), None);
+    lab.hosts[0].address_added(lab.now, own, addr("10.8.0.1"), Some(other));
+    lab.exchange();
+    lab.announced();
+
+    lab.carrier(0, false);
+    let bond_mac = mac(0, 0);
+    let all = [
+        (bond, addr("10.0.0.1"), bond_mac, None),
+        (vlan, addr("fd00::1"), bond_mac, None),
+        (own, addr("10.8.0.1"), other, None),
+    ];
+    assert_eq!(lab.announced(), all, "each link adds its own tag");
+    lab.carrier(1, false);
+    assert_eq!(lab.announced(), [], "there is nobody to tell");
+    lab.carrier(1, true);
+    assert_eq!(lab.announced(), all);
+    lab.hosts[0].address_removed(lab.now, own, addr("10.8.0.1"), Some(other));
+    lab.carrier(0, true);
+    assert_eq!(lab.announced(), all[..2], "the primary is back");
+}
+
+#[test]
+fn a_bond_that_falls_below_a_group_moves_its_addresses_to_the_next_member() {
+    let spec = TreeSpec {
+        nics: vec![nic(0), nic(1), nic(2)],
+        bonds: vec![bond("bond0", &["eth0", "eth1"], Mode::Static)],
+        groups: vec![group("fail0", &["bond0", "eth2"])],
+        aliases: vec![alias("data0", "fail0"), alias("data1", "fail0.5")],
+        ..TreeSpec::default()
+    };
+    let mut lab = Lab::alone(keeper(spec, 0));
+    let [fail, tagged, bond, eth2] =
+        ["fail0", "fail0.5", "bond0", "eth2"].map(|n| link(&lab.hosts[0], n));
+    let addr = |last: u8| -> IpAddr { [10, 0, 0, last].into() };
+    for last in 1..=4 {
+        let on = if last == 4 { tagged } else { fail };
+        lab.hosts[0].address_added(lab.now, on, addr(last), None);
+    }
+    lab.exchange();
+    let before = lab.hosts[0].selection().clone();
+    let on_bond: Vec<IpAddr> =
+        (1..=4).map(addr).filter(|a| before.groups[0].bindings[a] == 0).collect();
+    assert_eq!(on_bond.len(), 2, "{before:?}");
+    lab.announced();
+
+    lab.carrier(0, false);
+    assert_eq!(lab.announced(), [], "the bond goes on with one port");
+    lab.carrier(1, false);
+    let told = lab.announced();
+    assert_eq!(told.len(), on_bond.len(), "one burst for each that moved: {told:?}");
+    for (at, moved, source, tag) in told {
+        assert!(on_bond.contains(&moved));
+        assert_eq!((at, source), (eth2, mac(0, 2)));
+        assert_eq!(tag, (moved == addr(4)).then_some(5));
+    }
+    assert!(lab.hosts[0].is_up(tagged) && !lab.hosts[0].is_up(bond));
+    lab.carrier(2, false);
+    assert!(!lab.hosts[0].is_up(tagged));
+    assert!(lab.hosts[0].selection().groups[0].bindings.is_empty());
+    assert_eq!(lab.announced(), []);
+}
+
+#[test]
+fn a_restarted_process_goes_on_with_the_aggregate() {
+    let hosts = vec![keeper(over_lacp(), 0), keeper(over_lacp(), 1)];
+    let cables = [((0, 0), (1, 0)), ((0, 1), (1, 1))];
+    let mut lab = Lab::new(hosts, &cables);
+    lab.run_for(Duration::from_secs(10));
+    let saved = lab.hosts[0].save(lab.now);
+    lab.hosts[0] = keeper(over_lacp(), 0);
+    lab.events[1].clear();
+    let away = Duration::from_millis(500);
+    lab.now = lab.now + away;
+    let now = lab.now;
+    lab.hosts[0].restore(now, &saved, away);
+    for nic in 0..2 {
+        lab.hosts[0].handle_link(now, nic, PortLink::UP, None);
+    }
+    lab.exchange();
+    assert_eq!(lab.hosts[0].selection().bonds[0].distributing[..], [0, 1]);
+    lab.run_for(Duration::from_secs(30));
+    assert_eq!(lab.hosts[0].selection().bonds[0].distributing[..], [0, 1]);
+    assert_eq!(lab.events[1], Vec::<String>::new(), "the partner noticed nothing");
+    let json = serde_json::to_string(&saved).unwrap();
+    assert_eq!(serde_json::from_str::<Saved>(&json).unwrap(), saved);
+}
