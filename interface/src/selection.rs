@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use crate::Mac;
+
 /// Everything that may be used now. Positions are those of the tree: bond, group, port or member
 /// in the order of its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,4 +41,7 @@ pub struct GroupSelection {
     pub nominee6: Option<u16>,
     /// The member that each data address is reached by; one that is missing is not reachable.
     pub bindings: HashMap<IpAddr, u16>,
+    /// The same for aliases that have a MAC address of their own: all that has it as source leaves
+    /// by that member, unchanged.
+    pub own_macs: HashMap<Mac, u16>,
 }
