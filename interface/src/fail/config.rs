@@ -1,14 +1,14 @@
 //! What an operator says of a failover group.
 
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use weft_stack::ip::address::Cidr;
 use weft_stack::time::Duration;
 
-/// Members that a group may have.
-pub const MEMBERS_MAX: usize = 64;
+pub use crate::tree::MEMBERS_MAX;
+
 /// The shortest failure detection time.
 pub const DETECT_MIN: Duration = Duration::from_millis(100);
 /// Targets that probes of one group may be given.
@@ -27,8 +27,8 @@ pub struct GroupConfig {
     pub detect: Duration,
     /// What is looked at besides the links.
     pub probe: ProbeMode,
-    /// Addresses that probes are sent from.
-    pub test: Vec<TestAddress>,
+    /// Addresses that probes are sent from, with the member that has them.
+    pub test: Vec<(String, Cidr)>,
     /// What is probed; the routers of the routes, else all hosts, if empty.
     pub targets: Vec<IpAddr>,
     /// BFD with other hosts that have it: milliseconds instead of `detect`.
@@ -97,32 +97,6 @@ impl Default for FastConfig {
     }
 }
 
-/// An address of a member, not of the group: `eth2 10.0.0.201/24`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TestAddress {
-    /// Name of the member.
-    pub member: String,
-    /// The address.
-    pub address: IpAddr,
-    /// Length of its prefix.
-    pub prefix: u8,
-}
-
-impl FromStr for TestAddress {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<TestAddress, ConfigError> {
-        let parse = || {
-            let mut words = text.split_whitespace();
-            let (member, place) = (words.next()?, words.next()?);
-            let (address, prefix) = place.split_once('/')?;
-            let (address, prefix) = (address.parse().ok()?, prefix.parse().ok()?);
-            words.next().is_none().then(|| TestAddress { member: member.into(), address, prefix })
-        };
-        parse().ok_or_else(|| ConfigError::TestSyntax(text.to_owned()))
-    }
-}
-
 /// Why a group cannot be as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
@@ -144,9 +118,6 @@ pub enum ConfigError {
     /// Below [`DETECT_MIN`].
     #[error("`detect_ms` is {} ms, at least 100 are needed; `fast` detects sooner", .0.as_millis())]
     DetectTooShort(Duration),
-    /// Not `member address/prefix`.
-    #[error("test address `{0}` is not of the form `eth0 10.0.0.1/24`")]
-    TestSyntax(String),
     /// Of no member.
     #[error("test address {1} is for {0}, which is not a member")]
     TestUnknown(String, IpAddr),
@@ -159,9 +130,6 @@ pub enum ConfigError {
     /// Not of a host.
     #[error("{0} in `{1}` is not the address of a host")]
     NotAHost(IpAddr, &'static str),
-    /// The prefix is longer than the address.
-    #[error("test address {0} has a prefix of {1} bits")]
-    TestPrefix(IpAddr, u8),
     /// An address stands twice in one list.
     #[error("{0} stands twice in `{1}`")]
     AddressTwice(IpAddr, &'static str),
@@ -201,7 +169,7 @@ impl GroupConfig {
         self.validate_tests()?;
         check_hosts(&self.targets, "targets")?;
         check_hosts(&self.beyond, "beyond")?;
-        let is_test = |target: &&IpAddr| self.test.iter().any(|t| t.address == **target);
+        let is_test = |target: &&IpAddr| self.test.iter().any(|t| t.1.addr == **target);
         if let Some(target) = self.targets.iter().find(is_test) {
             return Err(ConfigError::TargetIsTest(*target));
         }
@@ -231,26 +199,18 @@ impl GroupConfig {
     }
 
     fn validate_tests(&self) -> Result<(), ConfigError> {
-        for test in &self.test {
-            let address = test.address;
-            if !self.members.contains(&test.member) {
-                return Err(ConfigError::TestUnknown(test.member.clone(), address));
+        for (member, cidr) in &self.test {
+            if !self.members.contains(member) {
+                return Err(ConfigError::TestUnknown(member.clone(), cidr.addr));
             }
-            let (bits, link_local) = match address {
-                IpAddr::V4(_) => (32, true),
-                IpAddr::V6(v6) => (128, v6.is_unicast_link_local()),
-            };
-            if !is_host(&address) {
-                return Err(ConfigError::NotAHost(address, "test"));
+            if !is_host(&cidr.addr) {
+                return Err(ConfigError::NotAHost(cidr.addr, "test"));
             }
-            if !link_local {
-                return Err(ConfigError::TestNotLinkLocal(address));
-            }
-            if test.prefix > bits {
-                return Err(ConfigError::TestPrefix(address, test.prefix));
+            if matches!(cidr.addr, IpAddr::V6(v6) if !v6.is_unicast_link_local()) {
+                return Err(ConfigError::TestNotLinkLocal(cidr.addr));
             }
         }
-        let addresses: Vec<IpAddr> = self.test.iter().map(|t| t.address).collect();
+        let addresses: Vec<IpAddr> = self.test.iter().map(|t| t.1.addr).collect();
         twice(&addresses).map_or(Ok(()), |address| Err(ConfigError::TestTwice(*address)))
     }
 

@@ -43,6 +43,8 @@ struct Bound {
     member: Option<u16>,
     /// The member that neighbours know of.
     announced: Option<u16>,
+    /// The member that listeners know of.
+    told: Option<u16>,
     /// How often each was added.
     addresses: BTreeMap<IpAddr, u32>,
 }
@@ -55,10 +57,13 @@ pub(super) struct Inbound {
     unbound: BTreeSet<Unit>,
     /// Bound to another member since they were last announced.
     moved: BTreeSet<Unit>,
+    /// The same since listeners were last told.
+    untold: BTreeSet<Unit>,
     active: Vec<u16>,
     addresses: usize,
     /// Addresses beyond [`ADDRESSES_MAX`].
     pub(super) refused: u64,
+    /// Addresses that were bound anew, or not any more.
     pub(super) moves: u64,
     pub(super) changed: bool,
 }
@@ -86,6 +91,7 @@ impl Inbound {
         for bound in self.units.values_mut() {
             map(&mut bound.member);
             map(&mut bound.announced);
+            map(&mut bound.told);
         }
         self.changed = true;
     }
@@ -115,7 +121,8 @@ impl Inbound {
                 self.unbound.insert(unit);
             }
         }
-        let joined: Vec<u16> = wanted.iter().copied().filter(|m| !self.active.contains(m)).collect();
+        let joined: Vec<u16> =
+            wanted.iter().copied().filter(|m| !self.active.contains(m)).collect();
         self.active.extend(&joined);
         self.bind_unbound();
         for member in joined {
@@ -134,8 +141,8 @@ impl Inbound {
     fn set_member(&mut self, unit: Unit, member: Option<u16>) {
         let bound = self.units.get_mut(&unit).expect("units are bound only while they exist");
         bound.member = member;
-        self.moves += u64::from(member.is_some());
         self.moved.insert(unit);
+        self.untold.insert(unit);
         self.changed = true;
     }
 
@@ -182,6 +189,7 @@ impl Inbound {
             // Whoever adds an address announces it himself, if it can be reached.
             let bound = self.units.get_mut(&unit).expect("just added");
             bound.announced = bound.member;
+            bound.told = bound.member;
         }
         true
     }
@@ -204,6 +212,7 @@ impl Inbound {
         self.units.remove(&unit);
         self.unbound.remove(&unit);
         self.moved.remove(&unit);
+        self.untold.remove(&unit);
         let Some(member) = member else { return };
         self.loads[usize::from(member)].remove(&unit);
         self.fill(member);
@@ -223,6 +232,20 @@ impl Inbound {
                 out.extend(each.map(|address| Announcement { member, address: *address, mac }));
             }
             bound.announced = bound.member;
+        }
+        out
+    }
+
+    /// Addresses with the member they had when this was last asked, and the one they have.
+    pub(super) fn take_moves(&mut self) -> Vec<(IpAddr, Option<u16>, Option<u16>)> {
+        let mut out = Vec::new();
+        for unit in core::mem::take(&mut self.untold) {
+            let Some(bound) = self.units.get_mut(&unit) else { continue };
+            let from = core::mem::replace(&mut bound.told, bound.member);
+            if from != bound.member {
+                out.extend(bound.addresses.keys().map(|address| (*address, from, bound.member)));
+                self.moves += bound.addresses.len() as u64;
+            }
         }
         out
     }

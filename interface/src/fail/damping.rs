@@ -1,0 +1,26 @@
+//! Flap damping: what came back too often in a minute is not used until that is a minute ago.
+
+use std::collections::VecDeque;
+
+use weft_stack::time::{Duration, Instant};
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The last times of something, as many as its limit and one more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recent(VecDeque<Instant>);
+
+impl Recent {
+    pub(super) fn push(&mut self, now: Instant, limit: u8) {
+        self.0.push_back(now);
+        while self.0.len() > usize::from(limit) + 1 {
+            self.0.pop_front();
+        }
+    }
+
+    /// Until when there are more than `limit` within a minute; `more` to come are counted.
+    pub(super) fn too_many_until(&self, limit: u8, more: usize) -> Option<Instant> {
+        let first = (self.0.len() + more).checked_sub(usize::from(limit) + 1)?;
+        self.0.get(first).map(|at| *at + WINDOW)
+    }
+}
