@@ -13,12 +13,15 @@ pub mod keeper;
 pub mod lldp;
 pub mod name;
 pub mod paths;
+pub mod plane;
 pub mod probe;
 mod selection;
 pub mod tree;
+pub mod vlan;
 
 pub use keeper::Keeper;
 pub use name::{AliasClass, InterfaceName, NameError};
+pub use plane::{Ingress, Layout, LinkSpec, Plane};
 pub use selection::{BondSelection, GroupSelection, Selection};
 pub use tree::{Tree, TreeError, TreeSpec};
 

@@ -45,3 +45,17 @@ pub struct GroupSelection {
     /// by that member, unchanged.
     pub own_macs: HashMap<Mac, u16>,
 }
+
+impl GroupSelection {
+    /// The member of an alias that has a MAC address of its own: it moves as a whole, and only when
+    /// its member goes, or one comes that it prefers. `None`: no member is active.
+    pub fn member_of_mac(&self, mac: Mac) -> Option<u16> {
+        let mac = mac.iter().fold(0, |bits, octet| bits << 8 | u64::from(*octet));
+        self.active.iter().copied().max_by_key(|member| {
+            let mut z = (mac << 16 | u64::from(*member)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ z >> 31
+        })
+    }
+}

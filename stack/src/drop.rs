@@ -109,6 +109,12 @@ drop_reasons! {
     QosPoliced, "The packet is over a rate limit for what arrives.", "See which class with `weft qos`; raise its rate or slow the sender.";
     QosQueueFull, "The queue of the packet's class is full on the way out.", "See which class with `weft qos`; raise its rate.";
     InputQueueFull, "The vserver's input queue is full while others have their turn.", "Its part of the worker is too small for what arrives: raise its `weight` or `input_frames`, or look for a flood.";
+    // interfaces
+    VlanUnknown, "The frame has a VLAN tag that no interface here has.", "Make the VLAN, or take it off the switch port.";
+    BondNotCollecting, "The frame came by a port that its bond does not take frames from now.", "See `weft interfaces`; the switch should not use the port either.";
+    MemberNotNominee, "A frame to many came by a member of a failover group that is not the one for them.", "None needed: the group takes one copy.";
+    OwnFrameReflected, "The network gave back a frame that a member of a failover group sent.", "None needed for broadcasts; of others: look for a loop.";
+    LinkHasNoMember, "No port of the bond, or member of the group, can send now.", "See `weft interfaces` for why.";
     DeviceTransmitRefused, "The device did not take the frame.", "See the device's counters.";
     FrameTooLong, "The frame is longer than the alias can carry.", "Check MTUs and segmentation offload on the peer.";
 }

@@ -1,0 +1,231 @@
+//! One failover group on the data path: which member a frame leaves by and may come by.
+//!
+//! The stacks see one MAC address, the group's; on the wire are those of the members. An alias with
+//! an address of its own keeps it, and all its frames take one member.
+
+use std::net::IpAddr;
+
+use hashbrown::HashSet;
+use smallvec::SmallVec;
+use weft_stack::drop::DropReason;
+use weft_stack::frame::Frame;
+
+use super::headers::{self, Meaning, Network};
+use crate::{GroupSelection, LinkId, Mac};
+
+/// Protocol of the probes that one member sends to another (IEEE local experimental 1).
+pub const ETHERTYPE_PROBE: u16 = 0x88b5;
+
+/// Buckets of destinations: those in one share a member. A power of two.
+const LATCHES: usize = 4096;
+/// A bucket that no destination was in yet.
+const NONE: u16 = u16::MAX;
+
+/// What becomes of a frame that came by a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admit {
+    Group,
+    Probe,
+    Drop(DropReason),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    /// Towards the stacks.
+    mac: Mac,
+    pub(super) members: Vec<Member>,
+    selection: GroupSelection,
+    /// The same as a set.
+    active: u64,
+    /// Of aliases that have one of their own.
+    own: SmallVec<[Mac; 2]>,
+    /// The member that each bucket of destinations was given.
+    latches: Box<[u16]>,
+    turn: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member {
+    pub(super) link: LinkId,
+    pub(super) mac: Mac,
+}
+
+impl Group {
+    pub(super) fn new(mac: Mac, members: Vec<Member>) -> Group {
+        Group {
+            mac,
+            members,
+            selection: GroupSelection::default(),
+            active: 0,
+            own: SmallVec::new(),
+            latches: vec![NONE; LATCHES].into(),
+            turn: 0,
+        }
+    }
+
+    pub(super) fn apply(&mut self, selection: &GroupSelection) {
+        let active = selection.active.iter().filter(|m| usize::from(**m) < self.members.len());
+        let active = active.fold(0, |set, m| set | 1 << m);
+        if active & !self.active != 0 {
+            // One more: destinations are spread anew. With one less only its own move.
+            self.latches.fill(NONE);
+        }
+        self.active = active;
+        self.selection.clone_from(selection);
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.active != 0
+    }
+
+    pub(super) fn active(&self) -> impl Iterator<Item = LinkId> + '_ {
+        let on = |at: &usize| self.active >> at & 1 == 1;
+        (0..self.members.len()).filter(on).map(|at| self.members[at].link)
+    }
+
+    pub(super) fn add_mac(&mut self, mac: Mac) {
+        if mac != self.mac && !self.own.contains(&mac) {
+            self.own.push(mac);
+        }
+    }
+
+    pub(super) fn remove_mac(&mut self, mac: Mac) {
+        self.own.retain(|m| *m != mac);
+    }
+
+    /// A frame that came by a member. `tests` are addresses that the prober has on members.
+    pub(super) fn receive(
+        &self,
+        position: usize,
+        frame: &mut Frame,
+        tests: &HashSet<(LinkId, IpAddr)>,
+    ) -> Admit {
+        let data = frame.data();
+        let Some(network) = headers::network(data) else {
+            return Admit::Drop(DropReason::EthernetTruncated);
+        };
+        if network.ethertype == ETHERTYPE_PROBE {
+            return Admit::Probe;
+        }
+        let member = self.members[position];
+        if !tests.is_empty() && is_for_test_address(data, network, member.link, tests) {
+            return Admit::Probe;
+        }
+        let (to, from) = (headers::destination_mac(data), headers::source_mac(data));
+        if self.members.iter().any(|m| m.mac == from) || self.own.contains(&from) {
+            return Admit::Drop(DropReason::OwnFrameReflected);
+        }
+        if to[0] & 1 == 1 {
+            let wanted = self.nominee(to).map(usize::from);
+            return if wanted == Some(position) {
+                Admit::Group
+            } else {
+                Admit::Drop(DropReason::MemberNotNominee)
+            };
+        }
+        if to == member.mac {
+            frame.data_mut()[..6].copy_from_slice(&self.mac);
+            return Admit::Group;
+        }
+        match self.own.contains(&to) {
+            true if self.selection.member_of_mac(to).map(usize::from) == Some(position) => {
+                Admit::Group
+            }
+            true => Admit::Drop(DropReason::MemberNotNominee),
+            false => Admit::Drop(DropReason::NotForThisHost),
+        }
+    }
+
+    /// The member for frames to a group or to everybody.
+    fn nominee(&self, to: Mac) -> Option<u16> {
+        let v6 = to[..2] == [0x33, 0x33];
+        if v6 { self.selection.nominee6 } else { self.selection.nominee4 }
+    }
+
+    /// The member that a frame leaves by; what it says of our hardware address becomes true of that.
+    pub(super) fn send(&mut self, frame: &mut Frame) -> Option<LinkId> {
+        let data = frame.data();
+        let from = headers::source_mac(data);
+        if from != self.mac {
+            let member = self.selection.member_of_mac(from)?;
+            return self.usable(member).map(|m| m.link);
+        }
+        let network = headers::network(data)?;
+        let to = headers::destination_mac(data);
+        let (member, resolves) = match headers::meaning(data, network) {
+            Meaning::Resolution { sender, about } => {
+                let bound = self.bound(sender).or_else(|| self.bound(about));
+                let v6 = network.ethertype == headers::IP6;
+                let nominee = if v6 { self.selection.nominee6 } else { self.selection.nominee4 };
+                (bound.or(nominee), true)
+            }
+            _ if to[0] & 1 == 1 => (self.nominee(to), false),
+            Meaning::Packet { to } => (self.latched(to), false),
+            Meaning::Other => (self.selection.nominee4, false),
+        };
+        let member = self.usable(member?)?;
+        if resolves {
+            headers::rewrite_hardware_address(frame, network, self.mac, member.mac);
+        }
+        frame.data_mut()[6..12].copy_from_slice(&member.mac);
+        Some(member.link)
+    }
+
+    fn usable(&self, member: u16) -> Option<Member> {
+        self.members.get(usize::from(member)).copied().filter(|_| self.active >> member & 1 == 1)
+    }
+
+    fn bound(&self, addr: IpAddr) -> Option<u16> {
+        let member = *self.selection.bindings.get(&addr)?;
+        self.usable(member).map(|_| member)
+    }
+
+    /// The member of a destination; a new one gets the next member in turn.
+    #[inline]
+    fn latched(&mut self, to: IpAddr) -> Option<u16> {
+        let latch = &mut self.latches[fold(to) as usize % LATCHES];
+        if *latch != NONE && self.active >> *latch & 1 == 1 {
+            return Some(*latch);
+        }
+        let active = &self.selection.active;
+        self.turn = if self.turn + 1 < active.len() { self.turn + 1 } else { 0 };
+        let member = *active.get(self.turn)?;
+        if usize::from(member) >= self.members.len() {
+            return None;
+        }
+        *latch = member;
+        Some(member)
+    }
+}
+
+/// No secret: whoever can choose destinations can load one member.
+fn fold(addr: IpAddr) -> u64 {
+    let bits = match addr {
+        IpAddr::V4(a) => u128::from(u32::from(a)),
+        IpAddr::V6(a) => u128::from(a),
+    };
+    let mut z = (bits as u64) ^ ((bits >> 64) as u64).rotate_left(32);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+fn is_for_test_address(
+    data: &[u8],
+    network: Network,
+    member: LinkId,
+    tests: &HashSet<(LinkId, IpAddr)>,
+) -> bool {
+    match headers::meaning(data, network) {
+        Meaning::Packet { to } => tests.contains(&(member, to)),
+        // A solicitation goes by its target; an advertisement, which may answer us, by where it goes.
+        Meaning::Resolution { sender, about } => {
+            tests.contains(&(member, about))
+                || headers::packet_destination(data, network)
+                    .is_some_and(|to| tests.contains(&(member, to)))
+                // Somebody speaks from our address: the prober has to know.
+                || tests.contains(&(member, sender))
+        }
+        Meaning::Other => false,
+    }
+}

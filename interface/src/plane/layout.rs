@@ -1,0 +1,151 @@
+//! How links stand on each other, as the data path has to know it.
+
+use std::iter;
+
+use super::{BondState, Distributor, Down, Entry, Group, LinkState, Member, Plane, Up};
+use crate::bond::{BondConfig, Mode};
+use crate::vlan::{self, TagStats};
+use crate::{BondSelection, GroupSelection, LinkId, Mac, Selection};
+
+/// One link.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LinkSpec {
+    /// A NIC and its MAC address; `None`: it carries IP packets without a link header.
+    Nic(Option<Mac>),
+    /// One VLAN of another link.
+    Vlan {
+        /// What carries the tagged frames.
+        over: LinkId,
+        /// VLAN identifier, 1 to 4094.
+        tag: u16,
+        /// Priority code point of sent frames, 0 to 7.
+        priority: u8,
+    },
+    /// A bond.
+    Bond {
+        /// Its ports in order; NICs.
+        ports: Vec<LinkId>,
+        /// How it chooses among them.
+        config: BondConfig,
+    },
+    /// A failover group.
+    Group {
+        /// Its members in order.
+        members: Vec<LinkId>,
+    },
+}
+
+/// All links; NICs first, in the order of their configuration, and each after what it stands on.
+/// Bonds and groups count in this order in a [`Selection`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layout {
+    /// By [`LinkId`].
+    pub links: Vec<LinkSpec>,
+}
+
+impl Layout {
+    /// The MAC address that stacks on a link have: a bond's is configured or its first port's, a
+    /// group's is its first member's.
+    pub fn mac(&self, link: LinkId) -> Option<Mac> {
+        match self.links.get(usize::from(link.0))? {
+            LinkSpec::Nic(mac) => *mac,
+            LinkSpec::Vlan { over, .. } => self.mac(*over),
+            LinkSpec::Bond { ports, config } => config.mac.or_else(|| self.mac(*ports.first()?)),
+            LinkSpec::Group { members } => self.mac(*members.first()?),
+        }
+    }
+
+    /// What may be used while nobody decides: every port and member whose NIC has link (of an
+    /// `active-backup` bond the first such), and the first such member for frames to many.
+    pub fn selection(&self, nic_up: impl Fn(usize) -> bool) -> Selection {
+        let mut selection = Selection::default();
+        for link in &self.links {
+            match link {
+                LinkSpec::Bond { ports, config } => {
+                    let up = |p: &u16| nic_up(usize::from(ports[usize::from(*p)].0));
+                    let most = if config.mode == Mode::ActiveBackup { 1 } else { ports.len() };
+                    let distributing = (0..ports.len() as u16).filter(up).take(most).collect();
+                    let collecting = (0..ports.len() as u16).filter(up).collect();
+                    selection.bonds.push(BondSelection { distributing, collecting });
+                }
+                LinkSpec::Group { members } => {
+                    let up = |m: &u16| self.has_nic(members[usize::from(*m)], &nic_up);
+                    let active: smallvec::SmallVec<[u16; 8]> =
+                        (0..members.len() as u16).filter(up).collect();
+                    let first = active.first().copied();
+                    let (nominee4, nominee6) = (first, first);
+                    let bindings = hashbrown::HashMap::new();
+                    selection.groups.push(GroupSelection { active, nominee4, nominee6, bindings });
+                }
+                LinkSpec::Nic(_) | LinkSpec::Vlan { .. } => {}
+            }
+        }
+        selection
+    }
+
+    fn has_nic(&self, link: LinkId, nic_up: &impl Fn(usize) -> bool) -> bool {
+        match self.links.get(usize::from(link.0)) {
+            Some(LinkSpec::Nic(_)) => nic_up(usize::from(link.0)),
+            Some(LinkSpec::Vlan { over, .. }) => self.has_nic(*over, nic_up),
+            Some(LinkSpec::Bond { ports: below, .. } | LinkSpec::Group { members: below }) => {
+                below.iter().any(|l| self.has_nic(*l, nic_up))
+            }
+            None => false,
+        }
+    }
+}
+
+pub(super) fn plane(layout: &Layout) -> Plane {
+    let mut plane = Plane::default();
+    let mut ups = vec![Up::Free; layout.links.len()];
+    let mut vlans = vec![Vec::new(); layout.links.len()];
+    let mut downs = Vec::new();
+    for (at, spec) in layout.links.iter().enumerate() {
+        let link = LinkId(at as u16);
+        downs.push(match spec {
+            LinkSpec::Nic(_) => Down::Nic,
+            LinkSpec::Vlan { over, tag, priority } => {
+                vlans[usize::from(over.0)].push((*tag, link));
+                let control = vlan::control(*tag, *priority);
+                Down::Vlan { over: *over, control, stats: Box::new(TagStats::default()) }
+            }
+            LinkSpec::Bond { ports, config } => {
+                let bond = plane.bonds.len();
+                for (position, port) in ports.iter().enumerate() {
+                    ups[usize::from(port.0)] = Up::Port { bond, position };
+                }
+                plane.bonds.push(BondState {
+                    link,
+                    ports: ports.clone(),
+                    distributor: Distributor::new(config),
+                    distributing: smallvec::SmallVec::new(),
+                    collecting: 0,
+                });
+                Down::Bond(bond)
+            }
+            LinkSpec::Group { members } => {
+                let group = plane.groups.len();
+                for (position, member) in members.iter().enumerate() {
+                    ups[usize::from(member.0)] = Up::Member { group, position };
+                }
+                let mac = |l| layout.mac(l).unwrap_or_default();
+                let own = members.iter().map(|l| Member { link: *l, mac: mac(*l) });
+                plane.groups.push((link, Group::new(mac(link), own.collect())));
+                Down::Group(group)
+            }
+        });
+    }
+    for (at, (down, mut vlans)) in iter::zip(downs, vlans).enumerate() {
+        vlans.sort_unstable();
+        let mac = layout.mac(LinkId(at as u16));
+        if let LinkSpec::Nic(address) = &layout.links[at] {
+            plane.entries.push(match (address, ups[at]) {
+                (None, _) => Entry::Raw,
+                (Some(_), Up::Free) if vlans.is_empty() => Entry::Plain,
+                (Some(_), _) => Entry::Tree,
+            });
+        }
+        plane.links.push(LinkState { down, up: ups[at], vlans: vlans.into(), mac });
+    }
+    plane
+}

@@ -1,0 +1,319 @@
+//! The data path: frames between NICs and links. One [`Plane`] for each worker; it allocates nothing
+//! for a frame, and knows nothing of why a port or member may be used: a [`Selection`] says that.
+//!
+//! Inbound a frame climbs: the NIC's bond, if it is a port; the tag; the failover group, if the link
+//! is a member. Outbound it goes down the same way. A NIC that carries nothing but untagged aliases
+//! pays one look at the ethertype.
+
+mod group;
+mod headers;
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use hashbrown::HashSet;
+use smallvec::SmallVec;
+use weft_stack::drop::DropReason;
+use weft_stack::frame::Frame;
+
+use crate::bond::Distributor;
+use crate::vlan::{self, TagStats};
+use crate::{LinkId, Mac, Selection};
+use group::{Admit, Group, Member};
+use headers::be16;
+
+pub use group::ETHERTYPE_PROBE;
+pub use layout::{Layout, LinkSpec};
+
+/// LACP and markers (IEEE 802.3 annex 57A).
+pub const ETHERTYPE_SLOW: u16 = 0x8809;
+/// LLDP (IEEE 802.1AB).
+pub const ETHERTYPE_LLDP: u16 = 0x88cc;
+
+/// Where a received frame belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// To the aliases of a link; tags are out, and the destination is the link's MAC address.
+    Link(LinkId),
+    /// To the machines: LACP and LLDP of a NIC, or what a prober has to see of a member (without
+    /// tags then).
+    Control(LinkId),
+    /// To nobody.
+    Drop(DropReason),
+}
+
+/// What a NIC's frames go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// IP packets without a link header.
+    Raw,
+    /// Nothing stands on it but untagged aliases.
+    Plain,
+    Tree,
+}
+
+#[derive(Clone, Debug)]
+struct LinkState {
+    down: Down,
+    up: Up,
+    /// VLANs on it, by tag.
+    vlans: Box<[(u16, LinkId)]>,
+    mac: Option<Mac>,
+}
+
+#[derive(Clone, Debug)]
+enum Down {
+    Nic,
+    Vlan { over: LinkId, control: u16, stats: Box<TagStats> },
+    Bond(usize),
+    Group(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Up {
+    Free,
+    Port { bond: usize, position: usize },
+    Member { group: usize, position: usize },
+}
+
+#[derive(Clone, Debug)]
+struct BondState {
+    link: LinkId,
+    ports: Vec<LinkId>,
+    distributor: Distributor,
+    distributing: SmallVec<[u16; 8]>,
+    collecting: u64,
+}
+
+/// The data path of one worker.
+#[derive(Clone, Debug, Default)]
+pub struct Plane {
+    entries: Vec<Entry>,
+    links: Vec<LinkState>,
+    bonds: Vec<BondState>,
+    groups: Vec<(LinkId, Group)>,
+    tests: HashSet<(LinkId, IpAddr)>,
+    generation: u64,
+}
+
+impl Plane {
+    /// Nothing is selected yet: bonds and groups are down.
+    pub fn new(layout: &Layout) -> Plane {
+        layout::plane(layout)
+    }
+
+    /// Takes over what may be used.
+    pub fn select(&mut self, selection: &Selection) {
+        self.generation = selection.generation;
+        for (bond, selected) in self.bonds.iter_mut().zip(&selection.bonds) {
+            bond.distributor.apply(selected);
+            bond.distributing.clone_from(&selected.distributing);
+            let ports = bond.ports.len();
+            let collecting = selected.collecting.iter().filter(|p| usize::from(**p) < ports);
+            bond.collecting = collecting.fold(0, |set, p| set | 1 << p);
+        }
+        for ((_, group), selected) in self.groups.iter_mut().zip(&selection.groups) {
+            group.apply(selected);
+        }
+    }
+
+    /// That of the selection in use.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Addresses that the prober has on members of groups: frames for them are its own.
+    pub fn set_test_addresses(&mut self, tests: impl IntoIterator<Item = (LinkId, IpAddr)>) {
+        self.tests = tests.into_iter().collect();
+    }
+
+    /// An alias on this link has a MAC address of its own.
+    pub fn add_mac(&mut self, link: LinkId, mac: Mac) {
+        if let Some(group) = self.group_below(link) {
+            group.add_mac(mac);
+        }
+    }
+
+    /// No longer.
+    pub fn remove_mac(&mut self, link: LinkId, mac: Mac) {
+        if let Some(group) = self.group_below(link) {
+            group.remove_mac(mac);
+        }
+    }
+
+    fn group_below(&mut self, link: LinkId) -> Option<&mut Group> {
+        let mut at = link;
+        loop {
+            match self.links.get(usize::from(at.0))?.down {
+                Down::Vlan { over, .. } => at = over,
+                Down::Group(group) => return Some(&mut self.groups[group].1),
+                Down::Nic | Down::Bond(_) => return None,
+            }
+        }
+    }
+
+    /// Finds the link of a frame that a NIC gave, and makes the frame what the link's stacks expect.
+    #[inline]
+    pub fn receive(&mut self, nic: usize, frame: &mut Frame) -> Ingress {
+        let link = LinkId(nic as u16);
+        if self.entries[nic] == Entry::Raw {
+            return Ingress::Link(link);
+        }
+        let ethertype = be16(frame.data(), 12).unwrap_or(0);
+        let ip = ethertype == headers::IP4 || ethertype == headers::IP6;
+        if self.entries[nic] == Entry::Plain && (ip || ethertype <= headers::ARP) {
+            return Ingress::Link(link);
+        }
+        self.climb(link, ethertype, frame)
+    }
+
+    fn climb(&mut self, nic: LinkId, ethertype: u16, frame: &mut Frame) -> Ingress {
+        if ethertype == ETHERTYPE_SLOW || ethertype == ETHERTYPE_LLDP {
+            return Ingress::Control(nic);
+        }
+        let mut at = nic;
+        // Each step is one link up, and a tag without a VLAN at most.
+        loop {
+            match self.links[usize::from(at.0)].up {
+                Up::Port { bond, position } => {
+                    let bond = &self.bonds[bond];
+                    if bond.collecting >> position & 1 == 0 {
+                        return Ingress::Drop(DropReason::BondNotCollecting);
+                    }
+                    at = bond.link;
+                    continue;
+                }
+                Up::Member { group, position } => {
+                    let (link, group) = &self.groups[group];
+                    match group.receive(position, frame, &self.tests) {
+                        Admit::Group => at = *link,
+                        Admit::Probe => return Ingress::Control(at),
+                        Admit::Drop(reason) => return Ingress::Drop(reason),
+                    }
+                    continue;
+                }
+                Up::Free => {}
+            }
+            let Some(control) = vlan::pop(frame) else { return Ingress::Link(at) };
+            let tag = control & vlan::ID_MASK;
+            if tag == 0 {
+                // A priority and no VLAN (802.1Q section 6.9.1); another tag may follow.
+                if be16(frame.data(), 12).is_some_and(vlan::is_tag) {
+                    return Ingress::Drop(DropReason::VlanUnknown);
+                }
+                return Ingress::Link(at);
+            }
+            let vlans = &self.links[usize::from(at.0)].vlans;
+            let Ok(found) = vlans.binary_search_by_key(&tag, |v| v.0) else {
+                return Ingress::Drop(DropReason::VlanUnknown);
+            };
+            at = vlans[found].1;
+            if let Down::Vlan { stats, .. } = &mut self.links[usize::from(at.0)].down {
+                stats.rx_frames += 1;
+                stats.rx_bytes += frame.total_len() as u64;
+                stats.rx_prioritised += u64::from(control >> 13 != 0);
+            }
+        }
+    }
+
+    /// The NIC that a frame of a link leaves by; the frame becomes what goes out there. A link that
+    /// is a port or a member, and the NICs themselves, may be given too: what the machines send.
+    #[inline]
+    pub fn send(&mut self, link: LinkId, frame: &mut Frame) -> Result<usize, DropReason> {
+        let mut at = usize::from(link.0);
+        loop {
+            let below = match &mut self.links[at].down {
+                Down::Nic => return Ok(at),
+                Down::Vlan { over, control, stats } => {
+                    stats.tx_frames += 1;
+                    stats.tx_bytes += frame.total_len() as u64;
+                    vlan::push(frame, *control);
+                    *over
+                }
+                Down::Bond(bond) => {
+                    let bond = &mut self.bonds[*bond];
+                    let port = bond.distributor.choose(frame.data());
+                    let port = port.and_then(|p| bond.ports.get(usize::from(p)));
+                    *port.ok_or(DropReason::LinkHasNoMember)?
+                }
+                Down::Group(group) => {
+                    let member = self.groups[*group].1.send(frame);
+                    member.ok_or(DropReason::LinkHasNoMember)?
+                }
+            };
+            at = usize::from(below.0);
+        }
+    }
+
+    /// Whether frames of a link can leave, if those of its NICs can.
+    pub fn is_up(&self, link: LinkId, nic_up: impl Fn(usize) -> bool + Copy) -> bool {
+        match &self.links[usize::from(link.0)].down {
+            Down::Nic => nic_up(usize::from(link.0)),
+            Down::Vlan { over, .. } => self.is_up(*over, nic_up),
+            Down::Bond(bond) => {
+                let bond = &self.bonds[*bond];
+                let up =
+                    |p: &u16| bond.ports.get(usize::from(*p)).is_some_and(|l| nic_up(l.0.into()));
+                bond.distributing.iter().any(up)
+            }
+            Down::Group(group) => {
+                let group = &self.groups[*group].1;
+                group.is_up() && group.active().any(|member| self.is_up(member, nic_up))
+            }
+        }
+    }
+
+    /// NICs that frames of a link may leave or come by, each once.
+    pub fn nics_below(&self, link: LinkId) -> SmallVec<[usize; 2]> {
+        let mut nics = SmallVec::new();
+        self.collect_nics(link, &mut nics);
+        nics.sort_unstable();
+        nics.dedup();
+        nics
+    }
+
+    fn collect_nics(&self, link: LinkId, nics: &mut SmallVec<[usize; 2]>) {
+        match &self.links[usize::from(link.0)].down {
+            Down::Nic => nics.push(usize::from(link.0)),
+            Down::Vlan { over, .. } => self.collect_nics(*over, nics),
+            Down::Bond(bond) => nics.extend(self.bonds[*bond].ports.iter().map(|p| p.0.into())),
+            Down::Group(group) => {
+                for member in &self.groups[*group].1.members {
+                    self.collect_nics(member.link, nics);
+                }
+            }
+        }
+    }
+
+    /// Whether tagged frames of the NIC are for us.
+    pub fn is_tagged(&self, nic: usize) -> bool {
+        let tagged = |at: usize| !self.links[at].vlans.is_empty();
+        (0..self.links.len())
+            .any(|at| tagged(at) && self.nics_below(LinkId(at as u16)).contains(&nic))
+    }
+
+    /// Whether the NIC is below a bond, a group or a VLAN.
+    pub fn is_component(&self, nic: usize) -> bool {
+        self.entries[nic] == Entry::Tree
+    }
+
+    /// How many links there are; the first ones are the NICs.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// The MAC address that stacks on a link have; `None`: it has none.
+    pub fn mac(&self, link: LinkId) -> Option<Mac> {
+        self.links[usize::from(link.0)].mac
+    }
+
+    /// Counters of every VLAN.
+    pub fn tags(&self) -> impl Iterator<Item = (LinkId, &TagStats)> {
+        self.links.iter().enumerate().filter_map(|(at, link)| match &link.down {
+            Down::Vlan { stats, .. } => Some((LinkId(at as u16), &**stats)),
+            _ => None,
+        })
+    }
+}
