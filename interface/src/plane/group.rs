@@ -127,13 +127,14 @@ impl Group {
             frame.data_mut()[..6].copy_from_slice(&self.mac);
             return Admit::Group;
         }
-        match self.own.contains(&to) {
-            true if self.selection.member_of_mac(to).map(usize::from) == Some(position) => {
-                Admit::Group
-            }
-            true => Admit::Drop(DropReason::MemberNotNominee),
-            false => Admit::Drop(DropReason::NotForThisHost),
+        if !self.own.contains(&to) {
+            return Admit::Drop(DropReason::NotForThisHost);
         }
+        let home = self.home(to, headers::receiver(data, network)).map(usize::from);
+        if home == Some(position) {
+            return Admit::Group;
+        }
+        Admit::Drop(DropReason::MemberNotNominee)
     }
 
     /// The member for frames to a group or to everybody.
@@ -142,15 +143,21 @@ impl Group {
         if v6 { self.selection.nominee6 } else { self.selection.nominee4 }
     }
 
+    /// The member of an alias that has a MAC address of its own, by one of its addresses.
+    fn home(&self, mac: Mac, addr: Option<IpAddr>) -> Option<u16> {
+        let bound = addr.and_then(|addr| self.bound(addr));
+        bound.or_else(|| self.selection.member_of_mac(mac))
+    }
+
     /// The member that a frame leaves by; what it says of our hardware address becomes true of that.
     pub(super) fn send(&mut self, frame: &mut Frame) -> Option<LinkId> {
         let data = frame.data();
         let from = headers::source_mac(data);
+        let network = headers::network(data)?;
         if from != self.mac {
-            let member = self.selection.member_of_mac(from)?;
+            let member = self.home(from, headers::sender(data, network))?;
             return self.usable(member).map(|m| m.link);
         }
-        let network = headers::network(data)?;
         let to = headers::destination_mac(data);
         let (member, resolves) = match headers::meaning(data, network) {
             Meaning::Resolution { sender, about } => {
@@ -221,7 +228,7 @@ fn is_for_test_address(
         // A solicitation goes by its target; an advertisement, which may answer us, by where it goes.
         Meaning::Resolution { sender, about } => {
             tests.contains(&(member, about))
-                || headers::packet_destination(data, network)
+                || headers::receiver(data, network)
                     .is_some_and(|to| tests.contains(&(member, to)))
                 // Somebody speaks from our address: the prober has to know.
                 || tests.contains(&(member, sender))

@@ -89,12 +89,24 @@ pub(super) fn meaning(data: &[u8], network: Network) -> Meaning {
     }
 }
 
-/// Where an IP packet goes.
-pub(super) fn packet_destination(data: &[u8], network: Network) -> Option<IpAddr> {
+/// Which address a frame is for.
+pub(super) fn receiver(data: &[u8], network: Network) -> Option<IpAddr> {
     let packet = data.get(network.at..)?;
     match network.ethertype {
         IP4 if packet.len() >= IP4_BYTES => Some(ip4(packet, 16)),
         IP6 if packet.len() >= IP6_BYTES => Some(ip6(packet, 24)),
+        ARP if packet.len() >= ARP_BYTES => Some(ip4(packet, 24)),
+        _ => None,
+    }
+}
+
+/// Whose address a frame has as its sender's.
+pub(super) fn sender(data: &[u8], network: Network) -> Option<IpAddr> {
+    let packet = data.get(network.at..)?;
+    match network.ethertype {
+        IP4 if packet.len() >= IP4_BYTES => Some(ip4(packet, 12)),
+        IP6 if packet.len() >= IP6_BYTES => Some(ip6(packet, 8)),
+        ARP if packet.len() >= ARP_BYTES => Some(ip4(packet, 14)),
         _ => None,
     }
 }

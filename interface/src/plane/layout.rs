@@ -2,8 +2,11 @@
 
 use std::iter;
 
+use smallvec::SmallVec;
+
 use super::{BondState, Distributor, Down, Entry, Group, LinkState, Member, Plane, Up};
 use crate::bond::{BondConfig, Mode};
+use crate::tree::{LinkKind, Tree};
 use crate::vlan::{self, TagStats};
 use crate::{BondSelection, GroupSelection, LinkId, Mac, Selection};
 
@@ -23,6 +26,8 @@ pub enum LinkSpec {
     },
     /// A bond.
     Bond {
+        /// Its position in a [`Selection`].
+        position: usize,
         /// Its ports in order; NICs.
         ports: Vec<LinkId>,
         /// How it chooses among them.
@@ -30,13 +35,14 @@ pub enum LinkSpec {
     },
     /// A failover group.
     Group {
+        /// Its position in a [`Selection`].
+        position: usize,
         /// Its members in order.
         members: Vec<LinkId>,
     },
 }
 
 /// All links; NICs first, in the order of their configuration, and each after what it stands on.
-/// Bonds and groups count in this order in a [`Selection`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layout {
     /// By [`LinkId`].
@@ -44,50 +50,73 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// That of a tree whose NICs have these MAC addresses; `None`: a NIC without link headers.
+    pub fn new(tree: &Tree, macs: &[Option<Mac>]) -> Layout {
+        let link = |link: &crate::tree::Link| match link.kind {
+            LinkKind::Nic(nic) => LinkSpec::Nic(macs.get(nic).copied().flatten()),
+            LinkKind::Vlan { over, tag, priority } => {
+                LinkSpec::Vlan { over, tag, priority: priority.unwrap_or(0) }
+            }
+            LinkKind::Bond(position) => {
+                let bond = &tree.bonds[position];
+                let (ports, config) = (bond.ports.clone(), bond.config.clone());
+                LinkSpec::Bond { position, ports, config }
+            }
+            LinkKind::Group(position) => {
+                LinkSpec::Group { position, members: tree.groups[position].members.clone() }
+            }
+        };
+        Layout { links: tree.links.iter().map(link).collect() }
+    }
+
     /// The MAC address that stacks on a link have: a bond's is configured or its first port's, a
     /// group's is its first member's.
     pub fn mac(&self, link: LinkId) -> Option<Mac> {
         match self.links.get(usize::from(link.0))? {
             LinkSpec::Nic(mac) => *mac,
             LinkSpec::Vlan { over, .. } => self.mac(*over),
-            LinkSpec::Bond { ports, config } => config.mac.or_else(|| self.mac(*ports.first()?)),
-            LinkSpec::Group { members } => self.mac(*members.first()?),
+            LinkSpec::Bond { ports, config, .. } => {
+                config.mac.or_else(|| self.mac(*ports.first()?))
+            }
+            LinkSpec::Group { members, .. } => self.mac(*members.first()?),
         }
     }
 
     /// What may be used while nobody decides: every port and member whose NIC has link (of an
     /// `active-backup` bond the first such), and the first such member for frames to many.
     pub fn selection(&self, nic_up: impl Fn(usize) -> bool) -> Selection {
-        let mut selection = Selection::default();
+        let (mut bonds, mut groups) = (Vec::new(), Vec::new());
         for link in &self.links {
             match link {
-                LinkSpec::Bond { ports, config } => {
+                LinkSpec::Bond { position, ports, config } => {
                     let up = |p: &u16| nic_up(usize::from(ports[usize::from(*p)].0));
                     let most = if config.mode == Mode::ActiveBackup { 1 } else { ports.len() };
                     let distributing = (0..ports.len() as u16).filter(up).take(most).collect();
                     let collecting = (0..ports.len() as u16).filter(up).collect();
-                    selection.bonds.push(BondSelection { distributing, collecting });
+                    bonds.push((*position, BondSelection { distributing, collecting }));
                 }
-                LinkSpec::Group { members } => {
+                LinkSpec::Group { position, members } => {
                     let up = |m: &u16| self.has_nic(members[usize::from(*m)], &nic_up);
-                    let active: smallvec::SmallVec<[u16; 8]> =
-                        (0..members.len() as u16).filter(up).collect();
+                    let active: SmallVec<[u16; 8]> = (0..members.len() as u16).filter(up).collect();
                     let first = active.first().copied();
                     let (nominee4, nominee6) = (first, first);
-                    let bindings = hashbrown::HashMap::new();
-                    selection.groups.push(GroupSelection { active, nominee4, nominee6, bindings });
+                    let rest = GroupSelection::default();
+                    let group = GroupSelection { active, nominee4, nominee6, ..rest };
+                    groups.push((*position, group));
                 }
                 LinkSpec::Nic(_) | LinkSpec::Vlan { .. } => {}
             }
         }
-        selection
+        let up = (0..self.links.len() as u16).map(|l| self.has_nic(LinkId(l), &nic_up));
+        let up = up.collect();
+        Selection { generation: 0, bonds: in_order(bonds), groups: in_order(groups), up }
     }
 
     fn has_nic(&self, link: LinkId, nic_up: &impl Fn(usize) -> bool) -> bool {
         match self.links.get(usize::from(link.0)) {
             Some(LinkSpec::Nic(_)) => nic_up(usize::from(link.0)),
             Some(LinkSpec::Vlan { over, .. }) => self.has_nic(*over, nic_up),
-            Some(LinkSpec::Bond { ports: below, .. } | LinkSpec::Group { members: below }) => {
+            Some(LinkSpec::Bond { ports: below, .. } | LinkSpec::Group { members: below, .. }) => {
                 below.iter().any(|l| self.has_nic(*l, nic_up))
             }
             None => false,
@@ -95,8 +124,14 @@ impl Layout {
     }
 }
 
+fn in_order<T>(mut placed: Vec<(usize, T)>) -> Vec<T> {
+    placed.sort_unstable_by_key(|p| p.0);
+    placed.into_iter().map(|p| p.1).collect()
+}
+
 pub(super) fn plane(layout: &Layout) -> Plane {
     let mut plane = Plane::default();
+    let (mut bonds, mut groups) = (Vec::new(), Vec::new());
     let mut ups = vec![Up::Free; layout.links.len()];
     let mut vlans = vec![Vec::new(); layout.links.len()];
     let mut downs = Vec::new();
@@ -109,32 +144,32 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 let control = vlan::control(*tag, *priority);
                 Down::Vlan { over: *over, control, stats: Box::new(TagStats::default()) }
             }
-            LinkSpec::Bond { ports, config } => {
-                let bond = plane.bonds.len();
+            LinkSpec::Bond { position: bond, ports, config } => {
                 for (position, port) in ports.iter().enumerate() {
-                    ups[usize::from(port.0)] = Up::Port { bond, position };
+                    ups[usize::from(port.0)] = Up::Port { bond: *bond, position };
                 }
-                plane.bonds.push(BondState {
+                let state = BondState {
                     link,
                     ports: ports.clone(),
                     distributor: Distributor::new(config),
-                    distributing: smallvec::SmallVec::new(),
+                    distributing: SmallVec::new(),
                     collecting: 0,
-                });
-                Down::Bond(bond)
+                };
+                bonds.push((*bond, state));
+                Down::Bond(*bond)
             }
-            LinkSpec::Group { members } => {
-                let group = plane.groups.len();
+            LinkSpec::Group { position: group, members } => {
                 for (position, member) in members.iter().enumerate() {
-                    ups[usize::from(member.0)] = Up::Member { group, position };
+                    ups[usize::from(member.0)] = Up::Member { group: *group, position };
                 }
                 let mac = |l| layout.mac(l).unwrap_or_default();
                 let own = members.iter().map(|l| Member { link: *l, mac: mac(*l) });
-                plane.groups.push((link, Group::new(mac(link), own.collect())));
-                Down::Group(group)
+                groups.push((*group, (link, Group::new(mac(link), own.collect()))));
+                Down::Group(*group)
             }
         });
     }
+    (plane.bonds, plane.groups) = (in_order(bonds), in_order(groups));
     for (at, (down, mut vlans)) in iter::zip(downs, vlans).enumerate() {
         vlans.sort_unstable();
         let mac = layout.mac(LinkId(at as u16));

@@ -98,7 +98,7 @@ fn tagged(mut frame: Frame, tag: u16, priority: u8) -> Frame {
 
 fn static_bond(ports: &[u16]) -> LinkSpec {
     let config = BondConfig { mode: Mode::Static, hash: HashPolicy::L34, ..BondConfig::default() };
-    LinkSpec::Bond { ports: ports.iter().map(|p| LinkId(*p)).collect(), config }
+    LinkSpec::Bond { position: 0, ports: ports.iter().map(|p| LinkId(*p)).collect(), config }
 }
 
 fn vlan_of(over: u16, tag: u16, priority: u8) -> LinkSpec {
@@ -106,7 +106,7 @@ fn vlan_of(over: u16, tag: u16, priority: u8) -> LinkSpec {
 }
 
 fn group_of(members: &[u16]) -> LinkSpec {
-    LinkSpec::Group { members: members.iter().map(|m| LinkId(*m)).collect() }
+    LinkSpec::Group { position: 0, members: members.iter().map(|m| LinkId(*m)).collect() }
 }
 
 fn plane(nics: &[Mac], links: &[LinkSpec]) -> Plane {
@@ -359,6 +359,13 @@ fn an_alias_with_its_own_address_moves_as_a_whole() {
     plane.add_mac(fail, OWN);
     let all = active(&[0, 1, 2], 0, &[]);
     let home = usize::from(all.member_of_mac(OWN).unwrap());
+    let away = (home + 1) % 3;
+    select_group(&mut plane, active(&[0, 1, 2], 0, &[("10.0.0.1", away as u16)]));
+    let mut bound = packet(PEER, OWN, ("10.0.0.1", "10.0.0.7"), 1);
+    assert_eq!(plane.send(fail, &mut bound), Ok(away), "where its addresses are bound");
+    let to_it = || packet(OWN, PEER, FLOW, 1);
+    assert_eq!(plane.receive(away, &mut to_it()), Ingress::Link(fail));
+    assert_eq!(plane.receive(home, &mut to_it()), Ingress::Drop(DropReason::MemberNotNominee));
     select_group(&mut plane, all);
     for mut frame in [
         packet(PEER, OWN, FLOW, 1),
