@@ -13,7 +13,7 @@ use super::compile::{Compiler, Table};
 use super::report::{AccessDecision, AccessQuery, NamedClient, RuleReport, VserverAccess};
 use super::{AccessConfig, AccessRule, Action, Catalogue, Established, Protocol};
 use crate::config::HostConfig;
-use crate::interface::{AliasClass, InterfaceName};
+use crate::interface::class_of;
 use crate::resolver::Answers;
 
 /// Lines of denials that may wait for whoever writes them.
@@ -207,14 +207,6 @@ pub(crate) struct HostAccess {
     pub(crate) answers: Arc<Answers>,
 }
 
-/// What an alias is for, by its name.
-fn kind(name: &str) -> Option<AliasClass> {
-    match name.parse() {
-        Ok(InterfaceName::Alias(kind, _)) => Some(kind),
-        _ => None,
-    }
-}
-
 impl HostAccess {
     /// Makes the rules of vserver number `index` as `config` has them, called `vserver` there. `None`:
     /// they are what they were.
@@ -224,7 +216,7 @@ impl HostAccess {
         index: usize,
         (vserver, own): (&str, &[AccessRule]),
     ) -> Option<Arc<Guard>> {
-        self.compiler.set_kinds(config.aliases.iter().map(|a| kind(&a.name)).collect());
+        self.compiler.set_kinds(config.aliases.iter().map(|a| class_of(&a.name)).collect());
         let mut rules = config.access.effective(vserver, own);
         for rule in &mut rules {
             self.answers.fill(index as u32, &mut rule.names);

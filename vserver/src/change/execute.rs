@@ -200,9 +200,10 @@ impl<'a> Run<'a> {
     }
 
     fn alias_add(&mut self, number: usize, alias: &Alias) -> Result<(), StepError> {
-        let nic = &self.next.nics[alias.nic];
+        let nic = self.nic_of(number)?;
+        let config = &self.next.nics[nic];
         let made =
-            self.on(0, |core, _| build::alias_config(number, alias, nic, &core.nics[alias.nic]))??;
+            self.on(0, |core, _| build::alias_config(number, alias, config, &core.nics[nic]))??;
         let id = AliasId(number as u16);
         let mac = match made.medium {
             AliasMedium::Ethernet { mac } => Some(mac),
@@ -210,7 +211,7 @@ impl<'a> Run<'a> {
         };
         self.changing.aliases.truncate(number);
         self.changing.aliases.push(made);
-        let place = AliasPlace { nic: alias.nic, mtu: alias.mtu };
+        let place = AliasPlace { nic, mtu: alias.mtu };
         self.on_all(
             |core, _| {
                 core.add_alias(id, place, mac);
@@ -218,6 +219,11 @@ impl<'a> Run<'a> {
             },
             |core, _| core.remove_alias(id),
         )
+    }
+
+    /// The NIC that carries an alias.
+    fn nic_of(&self, alias: usize) -> Result<usize, StepError> {
+        Ok(build::nics_of(&self.next, &build::tree(&self.next)?)?[alias])
     }
 
     fn alias_remove(&mut self, number: usize) -> Result<(), StepError> {
@@ -233,7 +239,7 @@ impl<'a> Run<'a> {
 
     fn alias_mtu(&mut self, number: usize, name: &str, to: Option<usize>) -> Result<(), StepError> {
         let alias = AliasId(number as u16);
-        let nic = self.next.aliases[number].nic;
+        let nic = self.nic_of(number)?;
         let largest = self.on(0, |core, _| core.nics[nic].link.mtu)?;
         if let Some(mtu) = to.filter(|mtu| *mtu > largest) {
             return Err(StepError::Host(HostError::Config {

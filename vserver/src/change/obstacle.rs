@@ -104,7 +104,9 @@ fn alias_obstacles(old: &HostConfig, new: &HostConfig, found: &mut Vec<Obstacle>
                     "removing an alias that others follow takes a restart"
                 }
             }
-            Some(a) if a.nic != before.nic => "putting an alias on another NIC takes a restart",
+            Some(a) if a.link() != before.link() => {
+                "putting an alias on another link takes a restart"
+            }
             Some(a) if a.mac != before.mac => "another MAC address takes a restart",
             // The last ones nobody follows.
             None | Some(_) => continue,

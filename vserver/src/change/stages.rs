@@ -16,11 +16,11 @@ pub(super) struct Moves {
     to: HashSet<(String, usize, IpAddr)>,
 }
 
-/// NIC, MAC address of an alias, address: who answers a frame.
-type Link = (usize, Option<[u8; 6]>, IpAddr);
+/// Link and MAC address of an alias, address: who answers a frame.
+type Link = (String, Option<[u8; 6]>, IpAddr);
 
 fn link(c: &HostConfig, (alias, cidr): (usize, Cidr)) -> Option<Link> {
-    c.aliases.get(alias).map(|a| (a.nic, a.mac, cidr.addr))
+    c.aliases.get(alias).map(|a| (a.link(), a.mac, cidr.addr))
 }
 
 impl Moves {
@@ -33,17 +33,17 @@ impl Moves {
         }
         let stays: HashSet<Link> =
             new.vservers.iter().flat_map(|v| &v.addresses).filter_map(|a| link(new, *a)).collect();
-        // On the same NIC, with a MAC address of its own before or after: whoever else has the
+        // On the same link, with a MAC address of its own before or after: whoever else has the
         // address there keeps it.
-        let mut by_nic: HashMap<(usize, IpAddr), Link> = HashMap::new();
+        let mut by_link: HashMap<(String, IpAddr), Link> = HashMap::new();
         let mut gone: Vec<&Link> = owners.keys().filter(|at| !stays.contains(*at)).collect();
         gone.sort_unstable();
-        by_nic.extend(gone.into_iter().map(|at| ((at.0, at.2), *at)));
+        by_link.extend(gone.into_iter().map(|at| ((at.0.clone(), at.2), at.clone())));
         let mut moves = Moves { steps: Vec::new(), from: HashSet::new(), to: HashSet::new() };
         for (v, a) in new.vservers.iter().flat_map(|v| v.addresses.iter().map(move |a| (v, *a))) {
             let Some(at) = link(new, a) else { continue };
             let Some(from) = owners.get(&at).or_else(|| {
-                let other = by_nic.remove(&(at.0, at.2))?;
+                let other = by_link.remove(&(at.0.clone(), at.2))?;
                 owners.get(&other)
             }) else {
                 continue;

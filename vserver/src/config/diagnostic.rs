@@ -144,6 +144,12 @@ impl<'i> Report<'i> {
         at - base..at - base + part.len()
     }
 
+    /// Whether something was said about this place.
+    pub(super) fn has_error_at(&self, span: &Range<usize>) -> bool {
+        let start = self.floor(span.start);
+        self.found.iter().any(|(at, _)| *at == start)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

@@ -14,6 +14,7 @@ use super::{Alias, AnyService, Group, HostConfig, Vserver, dhcp};
 mod access;
 mod cluster;
 mod host;
+mod link;
 mod neighbours;
 mod qos;
 mod route;
@@ -41,6 +42,9 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         cluster,
         workers,
         nics,
+        bonds,
+        vlans,
+        failover,
         aliases,
         tables,
         neighbours: _,
@@ -67,10 +71,11 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     for nic in nics {
         write_nic(&mut w, nic);
     }
+    link::write_links(&mut w, bonds, vlans, failover);
     for alias in aliases {
-        let Alias { name, nic, mtu, mac: own, conflicts } = alias;
-        w.table(&format!("[alias.{name}]"));
-        w.value("over", quoted(&nics[*nic].name));
+        let Alias { name, over, mtu, mac: own, conflicts } = alias;
+        w.table(&format!("[alias.{}]", key(name)));
+        w.value("over", quoted(over));
         w.optional("mtu", mtu.as_ref());
         w.optional("mac", own.map(|m| quoted(&mac(m))).as_ref());
         let (pace, usual) = (conflicts.pace, AcdPace::default());
@@ -175,6 +180,11 @@ pub(super) fn array(items: &[String]) -> String {
         return line;
     }
     format!("[\n    {},\n]", items.join(",\n    "))
+}
+
+/// A name as a part of a table's head.
+fn key(name: &str) -> String {
+    if name.contains('.') { quoted(name) } else { name.to_owned() }
 }
 
 pub(super) fn quoted(text: &str) -> String {

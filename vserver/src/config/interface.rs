@@ -1,18 +1,22 @@
 //! `[nic.*]` and `[alias.*]`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use weft_drivers::afxdp::FRAME_SLOTS_MAX;
 use weft_drivers::device::LINK_HEADER_BYTES_MAX;
+use weft_interface::tree::At as Place;
 
 use super::dhcp::{AliasConflicts, read_conflicts};
 use super::diagnostic::Report;
+use super::link::Places;
 use super::reader::{At, Section, nearest};
 use super::{
     Alias, Cluster, Driver, Gather, NeighbourTable, Nic, PacketReceive, PollMode, TableSpec,
     Workers, XdpMode, qos,
 };
 use crate::access::Catalogue;
+use crate::interface::{InterfaceName, Tree};
 
 /// Below this no IPv4 packet of a fragment's minimal size fits (RFC 791).
 const MTU_MIN: u64 = 68;
@@ -227,7 +231,16 @@ fn read_capture(report: &mut Report, s: &mut Section, base: &Path) -> Option<Pat
 }
 
 pub(super) fn read_mac(report: &mut Report, s: &mut Section) -> Option<At<[u8; 6]>> {
-    let v = s.string(report, "mac")?;
+    read_mac_of(report, s, "mac")
+}
+
+/// A MAC address of a host.
+pub(super) fn read_mac_of(
+    report: &mut Report,
+    s: &mut Section,
+    key: &'static str,
+) -> Option<At<[u8; 6]>> {
+    let v = s.string(report, key)?;
     let mut mac = [0; 6];
     let mut parts = v.value.split(':');
     let mut ok = true;
@@ -268,11 +281,13 @@ pub(super) fn read_aliases(
     report: &mut Report,
     mut section: Section,
     nics: &[At<Nic>],
+    places: &mut Places,
 ) -> Vec<At<Alias>> {
     let mut aliases: Vec<At<Alias>> = Vec::new();
     for (name, s) in section.named_tables(report) {
         let lower = name.value.to_ascii_lowercase();
-        if !numbered(&lower, &["mgmt", "data", "san"]) {
+        let plain = lower.split('.').next().unwrap_or_default();
+        if !numbered(plain, &["mgmt", "data", "san"]) {
             report.error(
                 &name.span,
                 format!(
@@ -288,7 +303,8 @@ pub(super) fn read_aliases(
                 format!("alias '{lower}' is at line {line} too; names ignore case"),
             );
         }
-        let alias = read_alias(report, s, lower, nics, &aliases);
+        places.set(Place::Alias(aliases.len()), &name.span);
+        let alias = read_alias(report, s, lower, nics, &aliases, places);
         aliases.push(At::new(alias, name.span));
     }
     if let Some(a) = aliases.get(usize::from(u16::MAX)) {
@@ -303,64 +319,59 @@ fn read_alias(
     name: String,
     nics: &[At<Nic>],
     before: &[At<Alias>],
+    places: &mut Places,
 ) -> Alias {
-    let nic = read_over(report, &mut s, nics);
+    let number = before.len();
+    let base = name.split_once('.').map(|(base, _)| base);
+    let base = base.and_then(|base| before.iter().find(|a| a.value.name == base));
+    let over = read_over(report, &mut s, nics, base);
+    if let Some(v) = &over {
+        places.set(Place::Over(number), &v.span);
+    }
     let mtu = s.integer(report, "mtu", MTU_MIN..=MTU_MAX);
-    let below = nic.and_then(|i| nics[i].value.mtu.map(|m| (m, &nics[i].value.name)));
-    if let (Some(v), Some((most, nic))) = (&mtu, below)
-        && v.value as usize > most
-    {
-        report.error(
-            &v.span,
-            format!("mtu {} is larger than that of {nic}; at most {most}", v.value),
-        );
+    if let Some(v) = &mtu {
+        places.set(Place::Mtu(number), &v.span);
     }
     let mac = read_mac(report, &mut s);
     if let Some(v) = &mac {
-        if nic.is_some_and(|i| nics[i].value.driver == Driver::Tun) {
-            report.error(&v.span, "a TUN device has no MAC addresses; remove 'mac' or use \"tap\"");
-        }
-        if let Some(other) =
-            before.iter().find(|a| a.value.mac == Some(v.value) && Some(a.value.nic) == nic)
-        {
-            report.error(
-                &v.span,
-                format!(
-                    "alias '{}' on the same NIC has this MAC address; use another",
-                    other.value.name
-                ),
-            );
-        }
+        places.set(Place::Mac(number), &v.span);
     }
     let conflicts = read_conflicts(report, &mut s);
     s.finish(report);
+    let base = base.map(|a| a.value.over.clone());
     Alias {
         name,
-        nic: nic.unwrap_or(0),
+        over: over.map(|v| v.value).or(base).unwrap_or_default(),
         mtu: mtu.map(|v| v.value as usize),
         mac: mac.map(|v| v.value),
         conflicts,
     }
 }
 
-fn read_over(report: &mut Report, s: &mut Section, nics: &[At<Nic>]) -> Option<usize> {
+/// The name of what carries an alias; that of `base` if nothing is said.
+fn read_over(
+    report: &mut Report,
+    s: &mut Section,
+    nics: &[At<Nic>],
+    base: Option<&At<Alias>>,
+) -> Option<At<String>> {
     let Some(v) = s.string(report, "over") else {
-        if s.span_of_key("over").is_none() {
+        if s.span_of_key("over").is_none() && base.is_none() {
             let first = nics.first().map_or("eth0", |n| n.value.name.as_str());
             s.missing(report, "over", &format!("\"{first}\", the NIC that carries it"));
         }
         return None;
     };
     let lower = v.value.to_ascii_lowercase();
-    let found = nics.iter().position(|n| n.value.name == lower);
-    if found.is_none() {
-        let names: Vec<_> = nics.iter().map(|n| n.value.name.as_str()).collect();
+    let names: Vec<_> = nics.iter().map(|n| n.value.name.as_str()).collect();
+    let other = ["bond", "fail"].iter().any(|kind| lower.starts_with(kind));
+    if !other && !lower.contains('.') && !names.contains(&lower.as_str()) {
         report.error(
             &v.span,
             format!("unknown NIC '{}'; {}", v.value, suggest(&lower, &names, "nic", "eth0")),
         );
     }
-    found
+    Some(At::new(lower, v.span))
 }
 
 /// What to write instead of an unknown name.
@@ -385,8 +396,9 @@ fn numbered(name: &str, prefixes: &[&str]) -> bool {
 
 /// What vservers are checked against.
 pub(super) struct Interfaces<'a> {
-    nics: &'a [At<Nic>],
     aliases: &'a [At<Alias>],
+    /// By alias.
+    facts: Vec<Facts>,
     pub(super) qos_groups: &'a [qos::QosGroup],
     cluster: Option<&'a Cluster>,
     /// What access rules may name.
@@ -397,16 +409,37 @@ pub(super) struct Interfaces<'a> {
     pub(super) neighbours: &'a [NeighbourTable],
 }
 
+/// What the tree tells of an alias.
+struct Facts {
+    /// The first alias of the same link with the same MAC address.
+    device: usize,
+    tun: bool,
+    mtu: Option<usize>,
+}
+
+/// Without a tree there are errors already, and no more is said than is known.
+fn facts(aliases: &[At<Alias>], tree: Option<&Tree>) -> Vec<Facts> {
+    let mut first = HashMap::new();
+    let fact = |(i, a): (usize, &At<Alias>)| {
+        let a = &a.value;
+        let device = *first.entry((a.link(), a.mac)).or_insert(i);
+        let link = tree.map(|t| t.at(t.aliases[i].link));
+        let (tun, below) = link.map_or((false, None), |l| (!l.ethernet, l.mtu));
+        Facts { device, tun, mtu: a.mtu.or(below) }
+    };
+    aliases.iter().enumerate().map(fact).collect()
+}
+
 impl<'a> Interfaces<'a> {
     pub(super) fn new(
-        nics: &'a [At<Nic>],
         aliases: &'a [At<Alias>],
+        tree: Option<&Tree>,
         qos_groups: &'a [qos::QosGroup],
         cluster: Option<&'a Cluster>,
     ) -> Interfaces<'a> {
         Interfaces {
-            nics,
             aliases,
+            facts: facts(aliases, tree),
             qos_groups,
             cluster,
             services: None,
@@ -443,16 +476,13 @@ impl<'a> Interfaces<'a> {
     }
 
     /// The device an alias's frames cannot be told apart on: itself if it has a MAC address of its
-    /// own, else the first alias of the same NIC without one.
+    /// own, else the first alias of the same link without one.
     pub(super) fn link(&self, alias: usize) -> usize {
-        let a = &self.aliases[alias].value;
-        let same = |b: &At<Alias>| b.value.nic == a.nic && b.value.mac == a.mac;
-        self.aliases.iter().position(same).unwrap_or(alias)
+        self.facts[alias].device
     }
 
     pub(super) fn is_tun(&self, alias: usize) -> bool {
-        let nic = self.aliases[alias].value.nic;
-        self.nics.get(nic).is_some_and(|n| n.value.driver == Driver::Tun)
+        self.facts[alias].tun
     }
 
     /// What an alias says of conflicts.
@@ -468,8 +498,7 @@ impl<'a> Interfaces<'a> {
 
     /// The MTU as far as the file knows it.
     pub(super) fn mtu(&self, alias: usize) -> Option<usize> {
-        let a = &self.aliases[alias].value;
-        a.mtu.or_else(|| self.nics.get(a.nic).and_then(|n| n.value.mtu))
+        self.facts[alias].mtu
     }
 }
 
@@ -481,7 +510,17 @@ pub(super) fn find_alias(
 ) -> Option<usize> {
     let lower = name.to_ascii_lowercase();
     let found = interfaces.aliases.iter().position(|a| a.value.name == lower);
-    if found.is_none() {
+    let below = lower.parse().is_ok_and(|n: InterfaceName| n.alias_class().is_none());
+    if found.is_none() && below {
+        let span = report.span_of(name, &text.span);
+        report.error(
+            &span,
+            format!(
+                "addresses live on aliases only, and '{name}' is none; put one over it: \
+                 [alias.data0] with over = \"{lower}\", and name that"
+            ),
+        );
+    } else if found.is_none() {
         let names: Vec<_> = interfaces.aliases.iter().map(|a| a.value.name.as_str()).collect();
         let span = report.span_of(name, &text.span);
         report.error(

@@ -14,6 +14,7 @@ pub(crate) mod dns;
 mod export;
 mod inherit;
 mod interface;
+mod link;
 mod mdns;
 mod neighbours;
 mod parse;
@@ -43,6 +44,7 @@ pub use parse::{LoadError, load, load_elsewhere, parse};
 pub use register::{Register, RegisteredName};
 pub use rule::MAIN as MAIN_TABLE;
 pub use weft_drivers::afxdp::{Gather, Hugepages};
+pub use weft_interface::tree::{BondSpec, GroupSpec, VlanSpec};
 
 use weft_stack::ip::address::Cidr;
 
@@ -63,6 +65,12 @@ pub struct HostConfig {
     pub workers: Workers,
     /// Physical components, `eth#`, in order of the file.
     pub nics: Vec<Nic>,
+    /// NICs that act as one, `bond#`.
+    pub bonds: Vec<BondSpec>,
+    /// VLANs of which more is said than their names.
+    pub vlans: Vec<VlanSpec>,
+    /// Failover groups, `fail#`.
+    pub failover: Vec<GroupSpec>,
     /// `mgmt#`, `data#`, `san#`; the position is the `AliasId`.
     pub aliases: Vec<Alias>,
     /// Route tables that vservers share by name.
@@ -321,13 +329,13 @@ pub struct Nic {
 /// Where addresses live.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alias {
-    /// `mgmt#`, `data#`, `san#`.
+    /// `mgmt#`, `data#`, `san#`, or one of them with a VLAN tag of its own.
     pub name: String,
-    /// Index into [`HostConfig::nics`].
-    pub nic: usize,
-    /// MTU; `None`: the NIC's.
+    /// Name of the NIC, VLAN, bond or failover group that carries it.
+    pub over: String,
+    /// MTU; `None`: that of what carries it.
     pub mtu: Option<usize>,
-    /// A MAC address of its own; `None`: the NIC's.
+    /// A MAC address of its own; `None`: that of what carries it.
     pub mac: Option<[u8; 6]>,
     /// Conflicts over IPv4 addresses on it.
     pub conflicts: AliasConflicts,

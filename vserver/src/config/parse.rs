@@ -6,6 +6,7 @@ use toml::de::DeTable;
 
 use super::STATE_DIR_DEFAULT;
 use super::diagnostic::{Errors, Report};
+use super::link::Below;
 use super::reader::{At, Section};
 use super::{
     CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
@@ -101,11 +102,13 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let workers = workers.unwrap_or_default();
     let nics = root.table(report, "nic").map(|s| interface::read_nics(report, s, &workers, base));
     let nics = nics.unwrap_or_default();
-    let aliases = root.table(report, "alias").map(|s| interface::read_aliases(report, s, &nics));
-    let aliases = aliases.unwrap_or_default();
+    let mut below = Below::read(report, &mut root, &nics);
     let qos_groups = root.table(report, "qos").map(|s| qos::read_groups(report, s));
     let qos_groups = qos_groups.unwrap_or_default();
-    let interfaces = interface::Interfaces::new(&nics, &aliases, &qos_groups, cluster.as_ref());
+    let tree = below.tree(report, &nics);
+    let aliases = std::mem::take(&mut below.aliases);
+    let interfaces =
+        interface::Interfaces::new(&aliases, tree.as_ref(), &qos_groups, cluster.as_ref());
     let section = root.table_or_empty(report, "access");
     let access = access::read_access(report, section, &interfaces);
     let interfaces = interfaces.with_services(&access.catalogue);
@@ -136,6 +139,9 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         cluster,
         workers,
         nics: nics.into_iter().map(|n| n.value).collect(),
+        bonds: below.bonds,
+        vlans: below.vlans,
+        failover: below.groups,
         aliases: aliases.into_iter().map(|a| a.value).collect(),
         tables,
         neighbours,

@@ -28,7 +28,8 @@ pub(super) fn check(report: &mut Report, config: &HostConfig, places: &[Places])
     if !report.is_empty() {
         return;
     }
-    let nics: Vec<Vec<usize>> = (0..config.vservers.len()).map(|v| nics_of(config, v)).collect();
+    let below = config.nics_of_aliases();
+    let nics: Vec<Vec<usize>> = config.vservers.iter().map(|v| nics_of(v, &below)).collect();
     for (word, way) in WAYS {
         for unit in &UNITS {
             let of = |both: &Both| (unit.of)(way(both));

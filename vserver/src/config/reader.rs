@@ -318,6 +318,8 @@ impl<'a, 'i> Section<'a, 'i> {
                 name => format!("in [{name}]"),
             };
             let hint = match nearest(key.get_ref(), &self.known) {
+                // `[alias.data0.5]` is a table `5` in `[alias.data0]`.
+                _ if key.get_ref().bytes().all(|b| b.is_ascii_digit()) => dotted(&self.name, key),
                 Some(near) => format!("did you mean '{near}'?"),
                 None => format!("known: {}", self.known.join(", ")),
             };
@@ -328,6 +330,12 @@ impl<'a, 'i> Section<'a, 'i> {
 
 fn name_of(table: &str, key: &str) -> String {
     if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
+}
+
+/// How a table's name with a dot in it is written.
+fn dotted(table: &str, key: &Spanned<toml::de::DeString>) -> String {
+    let (kind, name) = table.split_once('.').unwrap_or(("alias", "data0"));
+    format!("a name with a dot stands in quotes: [{kind}.\"{name}.{}\"]", key.get_ref())
 }
 
 /// The known word a misspelt one stands for, if one is near enough.

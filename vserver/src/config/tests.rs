@@ -145,8 +145,8 @@ idle_s = 0
     assert_eq!((tap.mac, tap.mtu), (Some([2, 0, 0, 0, 0, 7]), Some(1400)));
     assert_eq!(tap.capture, Some(directory.path().join("all.pcapng")));
     assert_eq!((c.nics[1].driver, c.nics[1].xdp), (Driver::AfXdp, XdpMode::Generic));
-    assert_eq!((c.aliases[0].name.as_str(), c.aliases[0].nic), ("san0", 0));
-    assert_eq!((c.aliases[1].name.as_str(), c.aliases[1].nic), ("data0", 1));
+    assert_eq!((c.aliases[0].name.as_str(), c.aliases[0].over.as_str()), ("san0", "eth1"));
+    assert_eq!((c.aliases[1].name.as_str(), c.aliases[1].over.as_str()), ("data0", "eth0"));
     let v = &c.vservers[0];
     assert_eq!(v.addresses.len(), 3);
     assert_eq!(v.addresses[0], (1, "10.0.0.10/24".parse().unwrap()));

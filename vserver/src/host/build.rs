@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
+use weft_interface::tree::LinkKind;
 use weft_stack::admission::Rules;
 use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
@@ -87,7 +88,8 @@ pub(super) fn start(
     mut devices: Devices,
     opened: impl FnOnce() -> Result<(), PrivilegeError>,
 ) -> Result<Host, HostError> {
-    let tree = Tree::new(&config)?;
+    let tree = tree(&config)?;
+    let nic_of = nics_of(&config, &tree)?;
     check(&config, &devices)?;
     let mut opening = Opening::default();
     for nic in &config.nics {
@@ -98,10 +100,11 @@ pub(super) fn start(
     let links = watch(&mut opening, &config)?;
     opened()?;
     let clock = Clock::start();
-    let aliases = aliases(&config, &opening.nics)?;
-    let demux = demux(&config, &tree, &aliases);
+    let aliases = aliases(&config, &nic_of, &opening.nics)?;
+    let demux = demux(&config, &nic_of, &aliases);
+    let places = config.aliases.iter().zip(&nic_of);
     let places: Vec<AliasPlace> =
-        config.aliases.iter().map(|a| AliasPlace { nic: a.nic, mtu: a.mtu }).collect();
+        places.map(|(a, nic)| AliasPlace { nic: *nic, mtu: a.mtu }).collect();
     let mut cores = cores(&config, opening.nics, &places, &demux);
     for problem in opening.problems {
         cores[0].problem(problem);
@@ -201,13 +204,13 @@ pub(crate) fn check(config: &HostConfig, devices: &Devices) -> Result<(), HostEr
             return Err(config_error(format!("vserver {}", v.name), problem, "define it"));
         }
         for (alias, cidr) in &v.addresses {
-            // Aliases that share a NIC and its MAC address cannot be told apart by a frame.
+            // Aliases that share a link and its MAC address cannot be told apart by a frame.
             let a = &config.aliases[*alias];
-            if !addresses.insert((a.nic, a.mac, cidr.addr)) {
+            if !addresses.insert((a.link(), a.mac, cidr.addr)) {
                 return Err(config_error(
                     format!("vserver {}", v.name),
-                    format!("address {} is on {} (or its NIC) already", cidr.addr, a.name),
-                    "an address is on an alias once; give the alias a mac of its own to use it twice on a NIC",
+                    format!("address {} is on {} (or its link) already", cidr.addr, a.name),
+                    "an address is on an alias once; give the alias a mac of its own to use it twice on a link",
                 ));
             }
         }
@@ -237,6 +240,27 @@ pub(crate) fn check_limits(config: &HostConfig) -> Result<(), HostError> {
     Ok(())
 }
 
+/// The interfaces of a configuration, or the first thing that is wrong with them.
+pub(crate) fn tree(config: &HostConfig) -> Result<Tree, HostError> {
+    config.tree().map_err(|errors| match errors.into_iter().next() {
+        Some(e) => HostError::Interface(e),
+        None => config_error(String::from("interfaces"), "do not fit", "check the file"),
+    })
+}
+
+/// The NIC that carries each alias.
+pub(crate) fn nics_of(config: &HostConfig, tree: &Tree) -> Result<Vec<usize>, HostError> {
+    let nic = |(alias, on): (&config::Alias, &weft_interface::tree::Alias)| {
+        let LinkKind::Nic(nic) = tree.at(on.link).kind else {
+            let problem = format!("stands over {}, which carries no frames yet", alias.link());
+            let hint = "put it over eth#";
+            return Err(config_error(format!("alias {}", alias.name), problem, hint));
+        };
+        Ok(nic)
+    };
+    config.aliases.iter().zip(&tree.aliases).map(nic).collect()
+}
+
 fn watch(opening: &mut Opening, config: &HostConfig) -> Result<Option<Links>, HostError> {
     let kernel = std::mem::take(&mut opening.kernel);
     let Some((first, _)) = kernel.first() else { return Ok(None) };
@@ -249,10 +273,14 @@ fn watch(opening: &mut Opening, config: &HostConfig) -> Result<Option<Links>, Ho
 }
 
 /// What stacks are told of each alias, apart from SLAAC.
-fn aliases(config: &HostConfig, nics: &[Nic]) -> Result<Vec<AliasConfig>, HostError> {
+fn aliases(
+    config: &HostConfig,
+    nic_of: &[usize],
+    nics: &[Nic],
+) -> Result<Vec<AliasConfig>, HostError> {
     let mut out = Vec::new();
-    for (i, alias) in config.aliases.iter().enumerate() {
-        out.push(alias_config(i, alias, &config.nics[alias.nic], &nics[alias.nic])?);
+    for ((i, alias), nic) in config.aliases.iter().enumerate().zip(nic_of) {
+        out.push(alias_config(i, alias, &config.nics[*nic], &nics[*nic])?);
     }
     Ok(out)
 }
@@ -294,16 +322,16 @@ pub(crate) fn alias_config(
     })
 }
 
-fn demux(config: &HostConfig, tree: &Tree, aliases: &[AliasConfig]) -> Demux {
+fn demux(config: &HostConfig, nic_of: &[usize], aliases: &[AliasConfig]) -> Demux {
     let mut demux = Demux::default();
     for nic in 0..config.nics.len() {
         demux.add_nic();
-        for alias in tree.aliases_of(nic) {
-            let mac = match aliases[*alias].medium {
+        for (alias, _) in nic_of.iter().enumerate().filter(|(_, n)| **n == nic) {
+            let mac = match aliases[alias].medium {
                 AliasMedium::Ethernet { mac } => Some(mac),
                 AliasMedium::Ip => None,
             };
-            demux.add_alias(nic, AliasId(*alias as u16), mac);
+            demux.add_alias(nic, AliasId(alias as u16), mac);
         }
     }
     demux

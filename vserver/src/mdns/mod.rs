@@ -21,7 +21,7 @@ use weft_stack::ip::address::AliasId;
 
 use crate::change::Follower;
 use crate::config::{HostConfig, Mdns};
-use crate::interface::{AliasClass, InterfaceName};
+use crate::interface::{AliasClass, is_alias_of};
 use crate::net::{Poller, UdpBind, UdpOption, UdpSend, UdpSocket};
 use crate::stats::{HostSnapshot, MdnsSnapshot};
 use crate::{Host, Vserver};
@@ -174,8 +174,7 @@ impl Follower for Responders {
 
 /// The mgmt aliases that a vserver is on.
 pub(crate) fn management(config: &HostConfig, v: &crate::config::Vserver) -> Vec<usize> {
-    let is_mgmt =
-        |name: &str| matches!(name.parse(), Ok(InterfaceName::Alias(AliasClass::Mgmt, _)));
+    let is_mgmt = |name: &str| is_alias_of(name, AliasClass::Mgmt);
     let mut all = crate::host::build::used_aliases(v);
     all.retain(|a| config.aliases.get(*a).is_some_and(|a| is_mgmt(&a.name)));
     all

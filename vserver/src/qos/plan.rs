@@ -11,8 +11,8 @@ use hashbrown::{HashMap, HashSet};
 use super::clients::Clients;
 use super::node::{Bounds, Place, Shape, State};
 use super::tree::Planned;
-use crate::config::HostConfig;
 use crate::config::qos::{Both, Class, Qos, QosGroup, Rates};
+use crate::config::{HostConfig, Vserver};
 use crate::host::QosChange;
 
 /// Send or receive.
@@ -109,9 +109,10 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn of(config: &HostConfig) -> Source {
+        let below = config.nics_of_aliases();
         let vserver = |i: usize| {
             let v = &config.vservers[i];
-            (v.name.clone(), nics_of(config, i), v.qos.clone())
+            (v.name.clone(), nics_of(v, &below), v.qos.clone())
         };
         Source {
             workers: config.workers.count,
@@ -150,12 +151,11 @@ struct Builder<'a> {
     plan: Plan,
 }
 
-/// NICs of a vserver.
-pub(crate) fn nics_of(config: &HostConfig, vserver: usize) -> Vec<usize> {
-    let v = &config.vservers[vserver];
+/// NICs of a vserver, with those below each alias.
+pub(crate) fn nics_of(v: &Vserver, below: &[Vec<usize>]) -> Vec<usize> {
     let aliases = v.addresses.iter().map(|a| a.0).chain(v.slaac.iter().copied());
     let aliases = aliases.chain(v.routes.iter().map(|r| r.alias));
-    let mut nics: Vec<usize> = aliases.map(|a| config.aliases[a].nic).collect();
+    let mut nics: Vec<usize> = aliases.flat_map(|a| below[a].iter().copied()).collect();
     nics.sort_unstable();
     nics.dedup();
     nics

@@ -27,6 +27,7 @@ pub(crate) fn mac_text(mac: [u8; 6]) -> String {
 pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     let live = shared.live();
     let config = &*live.config;
+    let below = config.nics_of_aliases();
     let mut nics: Vec<NicSnapshot> = Vec::new();
     let mut problems: Vec<String> = Vec::new();
     let (mut drops, mut handed) = (Drops::default(), HandOverStats::default());
@@ -42,7 +43,7 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
         for (i, nic) in core.nics.iter().enumerate() {
             match nics.get_mut(i) {
                 Some(sum) => add_queues(sum, nic),
-                None => nics.push(of_nic(config, i, nic)),
+                None => nics.push(of_nic(config, &below, i, nic)),
             }
         }
     }
@@ -140,7 +141,7 @@ fn by_reason(drops: &Drops) -> BTreeMap<String, u64> {
     drops.iter().filter(|(_, n)| *n > 0).map(|(r, n)| (r.name().to_owned(), n)).collect()
 }
 
-fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
+fn of_nic(config: &HostConfig, below: &[Vec<usize>], index: usize, nic: &Nic) -> NicSnapshot {
     let named = &config.nics[index];
     let device = &nic.ports[0].device;
     let mut counters = BTreeMap::new();
@@ -150,7 +151,7 @@ fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
     nic.merged.for_each(|name, n| {
         counters.insert(name.to_owned(), n);
     });
-    let on_it = config.aliases.iter().filter(|a| a.nic == index);
+    let on_it = config.aliases.iter().zip(below).filter(|(_, nics)| nics.contains(&index));
     let failed = nic.ports.iter().any(|p| p.failed.is_some());
     NicSnapshot {
         name: named.name.clone(),
@@ -160,7 +161,7 @@ fn of_nic(config: &HostConfig, index: usize, nic: &Nic) -> NicSnapshot {
         up: nic.link.up && !failed,
         mtu: nic.link.mtu,
         mac: device.link().mac.map(mac_text),
-        aliases: on_it.map(|a| a.name.clone()).collect(),
+        aliases: on_it.map(|(a, _)| a.name.clone()).collect(),
         counters,
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use weft_vserver::config::{
     self, HostConfig, LoadError, Nic, Privilege, ProxyTarget, RunAs, Service, ServiceKind,
 };
+use weft_vserver::interface::{LinkId, LinkKind};
 
 use crate::Error;
 
@@ -92,12 +93,11 @@ fn summary(c: &HostConfig) -> String {
         c.control.display()
     );
     let _ = writeln!(out, "{}", privilege_line(&c.privilege));
-    for (i, nic) in c.nics.iter().enumerate() {
-        let aliases: Vec<_> =
-            c.aliases.iter().filter(|a| a.nic == i).map(|a| a.name.as_str()).collect();
-        let aliases = if aliases.is_empty() { String::from("none") } else { aliases.join(", ") };
+    for nic in &c.nics {
+        let aliases = aliases_of(c, &nic.name);
         let _ = writeln!(out, "nic {}: {}, aliases: {aliases}", nic.name, nic_line(nic));
     }
+    out.push_str(&links(c));
     for v in c.vservers.iter().take(LISTED_MAX) {
         let addresses: Vec<_> = v
             .addresses
@@ -123,6 +123,41 @@ fn summary(c: &HostConfig) -> String {
         c.aliases.len(),
         c.vservers.len()
     );
+    out
+}
+
+fn aliases_of(c: &HostConfig, link: &str) -> String {
+    let on_it = c.aliases.iter().filter(|a| a.link() == link);
+    let names: Vec<_> = on_it.map(|a| a.name.as_str()).collect();
+    if names.is_empty() { String::from("none") } else { names.join(", ") }
+}
+
+/// Bonds, VLANs and failover groups, and what looks like a mistake.
+fn links(c: &HostConfig) -> String {
+    let mut out = String::new();
+    // A configuration that was read has a tree.
+    let Ok(tree) = c.tree() else { return out };
+    let upper = tree.links.iter().zip(0..).skip(tree.nics);
+    for (link, id) in upper.take(LISTED_MAX) {
+        let kind = match link.kind {
+            LinkKind::Nic(_) => "nic",
+            LinkKind::Vlan { .. } => "vlan",
+            LinkKind::Bond(_) => "bond",
+            LinkKind::Group(_) => "failover group",
+        };
+        let below = tree.below(LinkId(id));
+        let below: Vec<_> = below.iter().map(|l| tree.at(*l).name.to_string()).collect();
+        let (name, aliases) = (link.name.to_string(), aliases_of(c, &link.name.to_string()));
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{kind} {name}: over {}, aliases: {aliases}", below.join(", "));
+    }
+    if tree.links.len() - tree.nics > LISTED_MAX {
+        let more = tree.links.len() - tree.nics - LISTED_MAX;
+        let _ = writeln!(out, "... and {more} more bonds, VLANs and groups");
+    }
+    for warning in tree.warnings() {
+        let _ = writeln!(out, "warning: {warning}");
+    }
     out
 }
 

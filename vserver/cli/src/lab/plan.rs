@@ -126,10 +126,10 @@ pub fn physical(name: &str, device: &str, driver: Driver) -> Nic {
     }
 }
 
-/// An alias with the NIC's MTU and MAC.
+/// An alias over `eth<nic>` with its MTU and MAC.
 pub fn alias(name: &str, nic: usize) -> Alias {
     let conflicts = AliasConflicts::default();
-    Alias { name: name.to_owned(), nic, mtu: None, mac: None, conflicts }
+    Alias { name: name.to_owned(), over: format!("eth{nic}"), mtu: None, mac: None, conflicts }
 }
 
 /// A service on every address of its vserver.

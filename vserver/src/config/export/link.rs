@@ -1,0 +1,104 @@
+//! `[bond.*]`, `[vlan.*]` and `[fail.*]` as a file has them.
+
+use weft_interface::bond::config::{Activity, Rate, SelectPolicy};
+use weft_interface::bond::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig};
+
+use super::super::link;
+use super::super::{BondSpec, GroupSpec, VlanSpec};
+use super::{Writer, key, mac, quoted, texts};
+
+pub(super) fn write_links(
+    w: &mut Writer,
+    bonds: &[BondSpec],
+    vlans: &[VlanSpec],
+    groups: &[GroupSpec],
+) {
+    for bond in bonds {
+        write_bond(w, bond);
+    }
+    for VlanSpec { name, priority } in vlans {
+        w.table(&format!("[vlan.{}]", key(name)));
+        w.optional("priority", priority.as_ref());
+    }
+    for GroupSpec { name, members, standby, test } in groups {
+        w.table(&format!("[fail.{name}]"));
+        w.list("members", &texts(members));
+        w.list("standby", &texts(standby));
+        let test: Vec<_> = test.iter().map(|(m, a)| quoted(&format!("{m} {a}"))).collect();
+        w.list("test", &test);
+    }
+}
+
+fn write_bond(w: &mut Writer, bond: &BondSpec) {
+    let BondSpec { name, config } = bond;
+    let BondConfig { ports, mode, hash, min_links, mac: own, primary, failback, up_delay, lacp } =
+        config;
+    let default = link::bond_default(name);
+    w.table(&format!("[bond.{name}]"));
+    w.list("ports", &texts(&ports.iter().map(|p| &p.name).collect::<Vec<_>>()));
+    w.word("mode", mode, &default.mode, mode_name);
+    w.word("hash", hash, &default.hash, hash_name);
+    w.unless("min_links", min_links, &default.min_links);
+    w.optional("mac", own.map(|m| quoted(&mac(m))).as_ref());
+    w.optional("primary", primary.as_ref().map(|p| quoted(p)).as_ref());
+    w.unless("failback", failback, &default.failback);
+    w.unless("up_delay_ms", &up_delay.as_millis(), &default.up_delay.as_millis());
+    write_lacp(w, name, lacp, &default.lacp);
+    for port in ports {
+        let PortConfig { name: port, priority, number, individual } = port;
+        let usual = PortConfig::default();
+        let changed =
+            (*priority, *number, *individual) != (usual.priority, usual.number, usual.individual);
+        if changed || w.all {
+            w.table(&format!("[bond.{name}.lacp.ports.{port}]"));
+            w.unless("priority", priority, &usual.priority);
+            w.optional("number", number.as_ref());
+            w.unless("individual", individual, &usual.individual);
+        }
+    }
+}
+
+fn write_lacp(w: &mut Writer, bond: &str, lacp: &LacpConfig, default: &LacpConfig) {
+    if lacp == default && !w.all {
+        return;
+    }
+    let LacpConfig {
+        activity,
+        rate,
+        system_priority,
+        system,
+        key,
+        independent,
+        max_ports,
+        select,
+        fallback,
+    } = lacp;
+    w.table(&format!("[bond.{bond}.lacp]"));
+    w.word("activity", activity, &default.activity, |a| match a {
+        Activity::Active => "active",
+        Activity::Passive => "passive",
+    });
+    w.word("rate", rate, &default.rate, |r| match r {
+        Rate::Fast => "fast",
+        Rate::Slow => "slow",
+    });
+    w.unless("system_priority", system_priority, &default.system_priority);
+    w.optional("system", system.map(|m| quoted(&mac(m))).as_ref());
+    w.unless("key", key, &default.key);
+    w.unless("independent", independent, &default.independent);
+    w.optional("max_ports", max_ports.as_ref());
+    w.word("select", select, &default.select, |s| match s {
+        SelectPolicy::Stable => "stable",
+        SelectPolicy::Bandwidth => "bandwidth",
+        SelectPolicy::Count => "count",
+    });
+    w.unless("fallback", fallback, &default.fallback);
+}
+
+fn mode_name(mode: &Mode) -> &str {
+    link::MODES.iter().find(|(_, m)| m == mode).map_or("", |(name, _)| name)
+}
+
+fn hash_name(hash: &HashPolicy) -> &str {
+    link::HASHES.iter().find(|(_, h)| h == hash).map_or("", |(name, _)| name)
+}
