@@ -6,6 +6,7 @@ use weft_stack::time::{Duration, Instant};
 
 use super::*;
 use crate::bond::{BondConfig, Mode, PortConfig};
+use crate::fail::config::GroupConfig;
 use crate::tree::{AliasSpec, BondSpec, GroupSpec, NicSpec, TreeSpec, VlanSpec};
 
 const START: Instant = Instant::from_millis(1000);
@@ -30,11 +31,8 @@ fn alias(name: &str, over: &str) -> AliasSpec {
 }
 
 fn group(name: &str, members: &[&str]) -> GroupSpec {
-    GroupSpec {
-        name: name.to_owned(),
-        members: members.iter().map(|m| (*m).to_owned()).collect(),
-        ..GroupSpec::default()
-    }
+    let members = members.iter().map(|m| (*m).to_owned()).collect();
+    GroupSpec { name: name.to_owned(), config: GroupConfig { members, ..GroupConfig::default() } }
 }
 
 fn tree(spec: TreeSpec) -> Tree {

@@ -128,6 +128,7 @@ fn active(members: &[u16], nominee: u16, bindings: &[(&str, u16)]) -> GroupSelec
         nominee4: Some(nominee),
         nominee6: Some(nominee),
         bindings: bindings.iter().map(|(a, m)| (ip(a), *m)).collect(),
+        ..GroupSelection::default()
     }
 }
 

@@ -275,7 +275,7 @@ fn wanted_vlans(b: &mut Builder, spec: &TreeSpec) -> Vec<(At, InterfaceName)> {
         }
     }
     for (i, group) in spec.groups.iter().enumerate() {
-        let names = group.members.iter().map(|m| m.parse()).enumerate();
+        let names = group.config.members.iter().map(|m| m.parse()).enumerate();
         let names = names.filter_map(|(n, name)| Some((At::Member(i, n), name.ok()?)));
         // Others are no members; that is said when the group is made.
         out.extend(names.filter(|(_, name)| group::may_be_member(name)));

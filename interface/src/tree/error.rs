@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::Mac;
+use crate::fail::config::ConfigError;
 use crate::name::{InterfaceName, NameError};
 
 /// Where in a [`TreeSpec`](super::TreeSpec) something is wrong, by positions.
@@ -230,6 +231,14 @@ pub enum Illegal {
     /// An address that no host has.
     #[error("test address {0} is no address of one host")]
     TestNoHost(IpAddr),
+    /// Something of a group that its members have no part in.
+    #[error("{group}: {why}")]
+    Group {
+        /// The group.
+        group: InterfaceName,
+        /// What.
+        why: ConfigError,
+    },
     /// Two tags in a frame.
     #[error("{name} would be the second VLAN tag over {over}; a frame carries one")]
     TwoTags {

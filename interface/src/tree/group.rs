@@ -4,8 +4,9 @@ use weft_stack::ip::address::Cidr;
 
 use super::build::Builder;
 use super::error::{At, Illegal};
-use super::{Group, GroupSpec, LinkKind, MEMBERS_MAX, Owner, TreeSpec, check};
+use super::{Group, LinkKind, MEMBERS_MAX, Owner, TreeSpec, check};
 use crate::LinkId;
+use crate::fail::config::GroupConfig;
 use crate::name::InterfaceName;
 
 /// Whether a group may have such a member: a NIC, a bond, or a VLAN on one.
@@ -29,7 +30,7 @@ pub(super) fn groups(b: &mut Builder, spec: &TreeSpec) {
             b.error(at, Illegal::Twice(name));
             continue;
         }
-        let count = group.members.len();
+        let count = group.config.members.len();
         if count == 0 {
             b.error(at, Illegal::Empty(name.clone(), "members"));
         }
@@ -40,7 +41,7 @@ pub(super) fn groups(b: &mut Builder, spec: &TreeSpec) {
         }
         let position = b.tree.groups.len();
         let mut members = Vec::new();
-        for (n, text) in group.members.iter().enumerate() {
+        for (n, text) in group.config.members.iter().enumerate() {
             let Some(link) = member(b, At::Member(i, n), &name, text) else { continue };
             b.tree.links[usize::from(link.0)].above = Some(Owner::Group(position));
             shared_nic(b, At::Member(i, n), &name, &members, link);
@@ -49,18 +50,18 @@ pub(super) fn groups(b: &mut Builder, spec: &TreeSpec) {
         let mtu = members.iter().filter_map(|m| b.tree.at(*m).mtu).min();
         let link = b.add(at, name.clone(), LinkKind::Group(position));
         b.tree.links[usize::from(link.0)].mtu = mtu;
-        settings(b, i, &name, group);
-        b.tree.groups.push(Group { link, members, config: lower(group) });
+        settings(b, i, &name, &group.config);
+        b.tree.groups.push(Group { link, members, config: lower(&group.config) });
     }
 }
 
-fn lower(group: &GroupSpec) -> GroupSpec {
+fn lower(config: &GroupConfig) -> GroupConfig {
     let lower = |names: &[String]| names.iter().map(|n| n.to_ascii_lowercase()).collect();
-    GroupSpec {
-        name: group.name.to_ascii_lowercase(),
-        members: lower(&group.members),
-        standby: lower(&group.standby),
-        test: group.test.iter().map(|(m, a)| (m.to_ascii_lowercase(), *a)).collect(),
+    GroupConfig {
+        members: lower(&config.members),
+        standby: lower(&config.standby),
+        test: config.test.iter().map(|(m, a)| (m.to_ascii_lowercase(), *a)).collect(),
+        ..config.clone()
     }
 }
 
@@ -117,7 +118,7 @@ fn shared_nic(b: &mut Builder, at: At, group: &InterfaceName, before: &[LinkId],
     }
 }
 
-fn settings(b: &mut Builder, i: usize, group: &InterfaceName, spec: &GroupSpec) {
+fn settings(b: &mut Builder, i: usize, group: &InterfaceName, spec: &GroupConfig) {
     let mut waiting = Vec::new();
     for (n, text) in spec.standby.iter().enumerate() {
         if let Some(name) = of_group(b, At::Standby(i, n), group, spec, text)
@@ -134,6 +135,13 @@ fn settings(b: &mut Builder, i: usize, group: &InterfaceName, spec: &GroupSpec) 
         of_group(b, at, group, spec, text);
         test_address(b, at, group, *cidr, &spec.test[..n]);
     }
+    let told = |e: &super::TreeError| matches!(e.at, At::Group(g) | At::Member(g, _) | At::Standby(g, _) | At::Test(g, _) if g == i);
+    if b.errors.iter().any(told) {
+        return;
+    }
+    if let Err(why) = lower(spec).validate() {
+        b.error(At::Group(i), Illegal::Group { group: group.clone(), why });
+    }
 }
 
 /// The name of a member that something is said of.
@@ -141,7 +149,7 @@ fn of_group(
     b: &mut Builder,
     at: At,
     group: &InterfaceName,
-    spec: &GroupSpec,
+    spec: &GroupConfig,
     text: &str,
 ) -> Option<InterfaceName> {
     let name = b.parse(at, text)?;

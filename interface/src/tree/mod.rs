@@ -21,6 +21,7 @@ pub use spec::{AliasSpec, BondSpec, GroupSpec, NicSpec, TreeSpec, VlanSpec};
 pub use warn::Warning;
 
 use crate::bond::BondConfig;
+use crate::fail::config::GroupConfig;
 use crate::name::InterfaceName;
 use crate::{LinkId, Mac};
 
@@ -111,7 +112,7 @@ pub struct Group {
     /// Its members in order: NICs, bonds, VLANs on them.
     pub members: Vec<LinkId>,
     /// How it works.
-    pub config: GroupSpec,
+    pub config: GroupConfig,
 }
 
 /// Where addresses live.

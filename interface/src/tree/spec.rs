@@ -1,9 +1,8 @@
 //! The interfaces as an operator writes them, before anything is checked.
 
-use weft_stack::ip::address::Cidr;
-
 use crate::Mac;
 use crate::bond::BondConfig;
+use crate::fail::config::GroupConfig;
 
 /// Everything that a [`Tree`](super::Tree) is made from. Names are text, as written.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,17 +52,13 @@ pub struct VlanSpec {
     pub priority: Option<u8>,
 }
 
-/// One failover group.
+/// One failover group; its members (`eth#`, `bond#` or VLANs on them) are in the configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GroupSpec {
     /// `fail#`.
     pub name: String,
-    /// Its members: `eth#`, `bond#` or VLANs on them.
-    pub members: Vec<String>,
-    /// Those of the members that wait for the failure of another.
-    pub standby: Vec<String>,
-    /// Addresses for probes, with the member that has them.
-    pub test: Vec<(String, Cidr)>,
+    /// The rest.
+    pub config: GroupConfig,
 }
 
 /// One alias.

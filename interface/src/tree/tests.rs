@@ -19,7 +19,7 @@ fn bond(name: &str, ports: &[&str]) -> BondSpec {
 
 fn group(name: &str, members: &[&str]) -> GroupSpec {
     let members = members.iter().map(|m| (*m).to_owned()).collect();
-    GroupSpec { name: name.to_owned(), members, ..GroupSpec::default() }
+    GroupSpec { name: name.to_owned(), config: GroupConfig { members, ..GroupConfig::default() } }
 }
 
 fn alias(name: &str, over: &str) -> AliasSpec {
@@ -218,14 +218,15 @@ fn settings_of_groups_name_members() {
         refused(TreeSpec { groups: vec![g], ..spec(3) })
     };
     let test = |s: &mut GroupSpec, member: &str, cidr: &str| {
-        s.test.push((member.to_owned(), cidr.parse().unwrap()));
+        s.config.test.push((member.to_owned(), cidr.parse().unwrap()));
     };
-    assert_eq!(one(|g| g.standby = vec!["eth2".into()]).0, At::Standby(0, 0));
-    assert_eq!(one(|g| g.standby = vec!["eth0".into(), "ETH1".into()]).0, At::Group(0));
+    assert_eq!(one(|g| g.config.standby = vec!["eth2".into()]).0, At::Standby(0, 0));
+    assert_eq!(one(|g| g.config.standby = vec!["eth0".into(), "ETH1".into()]).0, At::Group(0));
     assert_eq!(
-        one(|g| g.test = vec![("eth2".into(), "10.0.0.1/8".parse().unwrap())]).0,
+        one(|g| g.config.test = vec![("eth2".into(), "10.0.0.1/8".parse().unwrap())]).0,
         At::Test(0, 0)
     );
+    assert_eq!(one(|g| g.config.hook = Some("event".into())).0, At::Group(0));
     let mut g = group("fail0", &["eth0", "eth1"]);
     test(&mut g, "eth0", "10.0.0.1/24");
     test(&mut g, "eth1", "10.0.0.1/24");

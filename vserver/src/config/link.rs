@@ -1,10 +1,12 @@
 //! `[bond.*]`, `[vlan.*]` and `[fail.*]`, and the tree that everything makes together.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use weft_interface::bond::config::{Activity, Rate, SelectPolicy};
 use weft_interface::bond::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig};
+use weft_interface::fail::config::{FastConfig, GroupConfig, ProbeMode};
 use weft_interface::tree::{At as Place, Tree, TreeSpec};
 use weft_stack::ip::address::Cidr;
 use weft_stack::time::Duration;
@@ -28,6 +30,18 @@ pub(super) const HASHES: [(&str, HashPolicy); 4] = [
     ("symmetric", HashPolicy::Symmetric),
 ];
 
+pub(super) const PROBES: [(&str, ProbeMode); 4] = [
+    ("link", ProbeMode::Link),
+    ("icmp", ProbeMode::Icmp),
+    ("arp", ProbeMode::Arp),
+    ("transitive", ProbeMode::Transitive),
+];
+
+/// Failure detection time: [`fail::config::DETECT_MIN`](weft_interface::fail::config::DETECT_MIN) at
+/// least.
+const DETECT_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
+/// Spanning tree takes less than a minute.
+const QUIET_MS_MAX: u64 = 600_000;
 /// Longer than any switch needs until it forwards.
 const UP_DELAY_MS_MAX: u64 = 600_000;
 
@@ -218,29 +232,88 @@ pub(super) fn read_groups(
     places: &mut Places,
 ) -> Vec<GroupSpec> {
     let mut groups = Vec::new();
-    for (i, (name, mut s)) in section.named_tables(report).into_iter().enumerate() {
+    for (i, (name, s)) in section.named_tables(report).into_iter().enumerate() {
         places.set(Place::Group(i), &name.span);
-        let mut group = GroupSpec { name: name.value.to_ascii_lowercase(), ..GroupSpec::default() };
-        for (n, member) in s.strings(report, "members").into_iter().enumerate() {
-            places.set(Place::Member(i, n), &member.span);
-            group.members.push(member.value.to_ascii_lowercase());
-        }
-        if group.members.is_empty() && s.span_of_key("members").is_none() {
-            s.missing(report, "members", "[\"eth0\", \"eth1\"]");
-        }
-        for (n, member) in s.strings(report, "standby").into_iter().enumerate() {
-            places.set(Place::Standby(i, n), &member.span);
-            group.standby.push(member.value.to_ascii_lowercase());
-        }
-        for text in s.strings(report, "test") {
-            let Some(test) = read_test(report, &text) else { continue };
-            places.set(Place::Test(i, group.test.len()), &text.span);
-            group.test.push(test);
-        }
-        s.finish(report);
-        groups.push(group);
+        let name = name.value.to_ascii_lowercase();
+        groups.push(GroupSpec { name, config: read_group(report, s, i, places) });
     }
     groups
+}
+
+fn read_group(report: &mut Report, mut s: Section, i: usize, places: &mut Places) -> GroupConfig {
+    let mut group = GroupConfig::default();
+    for (n, member) in s.strings(report, "members").into_iter().enumerate() {
+        places.set(Place::Member(i, n), &member.span);
+        group.members.push(member.value.to_ascii_lowercase());
+    }
+    if group.members.is_empty() && s.span_of_key("members").is_none() {
+        s.missing(report, "members", "[\"eth0\", \"eth1\"]");
+    }
+    for (n, member) in s.strings(report, "standby").into_iter().enumerate() {
+        places.set(Place::Standby(i, n), &member.span);
+        group.standby.push(member.value.to_ascii_lowercase());
+    }
+    group.failback = s.boolean(report, "failback").map_or(group.failback, |v| v.value);
+    if let Some(v) = s.integer(report, "detect_ms", DETECT_MS) {
+        group.detect = Duration::from_millis(v.value);
+    }
+    group.probe = s.choice(report, "probe", &PROBES).map_or(group.probe, |v| v.value);
+    for text in s.strings(report, "test") {
+        let Some(test) = read_test(report, &text) else { continue };
+        places.set(Place::Test(i, group.test.len()), &text.span);
+        group.test.push(test);
+    }
+    group.targets = read_hosts(report, &mut s, "targets");
+    group.fast = s.table(report, "fast").map(|s| read_fast(report, s));
+    group.beyond = read_hosts(report, &mut s, "beyond");
+    if let Some(hook) = s.string(report, "hook") {
+        if !hook.value.starts_with('/') {
+            let text = format!("hook '{}' is no absolute path; begin it with '/'", hook.value);
+            report.error(&hook.span, text);
+        }
+        group.hook = Some(hook.value.to_owned());
+    }
+    if let Some(v) = s.integer(report, "quiet_ms", 0..=QUIET_MS_MAX) {
+        group.quiet = Duration::from_millis(v.value);
+    }
+    if let Some(v) = s.integer(report, "flaps_max", 1..=u64::from(u8::MAX)) {
+        group.flaps_max = v.value as u8;
+    }
+    s.finish(report);
+    group
+}
+
+fn read_fast(report: &mut Report, mut s: Section) -> FastConfig {
+    let mut fast = FastConfig::default();
+    fast.peers = read_hosts(report, &mut s, "peers");
+    if fast.peers.is_empty() && s.span_of_key("peers").is_none() {
+        s.missing(report, "peers", "[\"10.0.0.9\"], hosts that have BFD");
+    }
+    if let Some(v) = s.integer(report, "interval_ms", 1..=60_000) {
+        fast.interval = Duration::from_millis(v.value);
+    }
+    if let Some(v) = s.integer(report, "multiplier", 1..=u64::from(u8::MAX)) {
+        fast.multiplier = v.value as u8;
+    }
+    s.finish(report);
+    fast
+}
+
+fn read_hosts(report: &mut Report, s: &mut Section, key: &'static str) -> Vec<IpAddr> {
+    let mut hosts: Vec<IpAddr> = Vec::new();
+    for v in s.strings(report, key) {
+        match v.value.parse::<IpAddr>() {
+            Ok(host) if hosts.contains(&host) => {
+                report.error(&v.span, format!("{host} twice in '{key}'; remove one"));
+            }
+            Ok(host) => hosts.push(host),
+            Err(_) => {
+                let text = format!("'{}' is no address; write one like \"10.0.0.1\"", v.value);
+                report.error(&v.span, text);
+            }
+        }
+    }
+    hosts
 }
 
 /// `eth2 10.0.0.201/24`: a member and its test address.

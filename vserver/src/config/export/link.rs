@@ -2,6 +2,7 @@
 
 use weft_interface::bond::config::{Activity, Rate, SelectPolicy};
 use weft_interface::bond::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig};
+use weft_interface::fail::config::{FastConfig, GroupConfig};
 
 use super::super::link;
 use super::super::{BondSpec, GroupSpec, VlanSpec};
@@ -20,12 +21,49 @@ pub(super) fn write_links(
         w.table(&format!("[vlan.{}]", key(name)));
         w.optional("priority", priority.as_ref());
     }
-    for GroupSpec { name, members, standby, test } in groups {
-        w.table(&format!("[fail.{name}]"));
-        w.list("members", &texts(members));
-        w.list("standby", &texts(standby));
-        let test: Vec<_> = test.iter().map(|(m, a)| quoted(&format!("{m} {a}"))).collect();
-        w.list("test", &test);
+    for group in groups {
+        write_group(w, group);
+    }
+}
+
+fn write_group(w: &mut Writer, group: &GroupSpec) {
+    let GroupSpec { name, config } = group;
+    let GroupConfig {
+        members,
+        standby,
+        failback,
+        detect,
+        probe,
+        test,
+        targets,
+        fast,
+        beyond,
+        hook,
+        quiet,
+        flaps_max,
+    } = config;
+    let default = GroupConfig::default();
+    w.table(&format!("[fail.{name}]"));
+    w.list("members", &texts(members));
+    w.list("standby", &texts(standby));
+    w.unless("failback", failback, &default.failback);
+    w.unless("detect_ms", &detect.as_millis(), &default.detect.as_millis());
+    w.word("probe", probe, &default.probe, |p| {
+        link::PROBES.iter().find(|(_, m)| m == p).map_or("", |(name, _)| name)
+    });
+    let test: Vec<_> = test.iter().map(|(m, a)| quoted(&format!("{m} {a}"))).collect();
+    w.list("test", &test);
+    w.list("targets", &texts(targets));
+    w.list("beyond", &texts(beyond));
+    w.optional("hook", hook.as_ref().map(|h| quoted(h)).as_ref());
+    w.unless("quiet_ms", &quiet.as_millis(), &default.quiet.as_millis());
+    w.unless("flaps_max", flaps_max, &default.flaps_max);
+    if let Some(FastConfig { peers, interval, multiplier }) = fast {
+        w.table(&format!("[fail.{name}.fast]"));
+        w.list("peers", &texts(peers));
+        let usual = FastConfig::default();
+        w.unless("interval_ms", &interval.as_millis(), &usual.interval.as_millis());
+        w.unless("multiplier", multiplier, &usual.multiplier);
     }
 }
 
