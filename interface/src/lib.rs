@@ -7,6 +7,7 @@
 
 pub mod announce;
 pub mod bond;
+pub mod doctor;
 pub mod events;
 pub mod fail;
 pub mod keeper;

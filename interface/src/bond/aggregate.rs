@@ -8,7 +8,7 @@ use weft_stack::time::Instant;
 use super::config::{BondConfig, Mode};
 use super::event::{BondEvent, Unused};
 use super::lacp::selection::{self, Limits, Refused, Selection};
-use super::lacp::wire::{State, SystemId};
+use super::lacp::wire::{Info, State, SystemId};
 use super::lacp::{ChurnState, MuxState, Port, ReceiveState, Selected};
 use crate::{BondSelection, Mac};
 
@@ -42,6 +42,24 @@ pub(super) struct Member {
     carries: bool,
     /// Churn was told of, of the actor and of the partner.
     churn_told: [bool; 2],
+    pub(super) steady: Steady,
+}
+
+/// Since when something is as it is: whoever looks for errors has to tell them from what is just
+/// coming about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Steady {
+    pub(super) link: (bool, Instant),
+    pub(super) unused: (Option<Unused>, Instant),
+    /// What the partner says of itself.
+    pub(super) said: (Option<Info>, Instant),
+}
+
+/// Notes a value, with the time if it is another than before.
+fn note<T: PartialEq>(known: &mut (T, Instant), value: T, now: Instant) {
+    if known.0 != value {
+        *known = (value, now);
+    }
 }
 
 /// An aggregate of ports.
@@ -50,7 +68,7 @@ pub struct Bond {
     pub(super) config: BondConfig,
     pub(super) mac: Mac,
     pub(super) ports: Vec<Port>,
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     pub(super) limits: Limits,
     pub(super) aggregate: Selection,
     pub(super) selection: BondSelection,
@@ -130,6 +148,9 @@ impl Bond {
         };
         if link.up != machine.enabled {
             member.up_since = link.up.then_some(now);
+        }
+        if !link.up {
+            machine.said = None;
         }
         machine.enabled = link.up;
         machine.lacp_enabled = link.full_duplex;
@@ -300,6 +321,7 @@ impl Bond {
                 );
             }
             self.tell_machines(port);
+            self.note_steady(port);
         }
         let partner = self.aggregate.lag.filter(|l| !l.defaulted).map(|l| l.partner);
         if partner != self.partner_told {
@@ -315,6 +337,15 @@ impl Bond {
             self.selection = selection;
             self.changed = true;
         }
+    }
+
+    fn note_steady(&mut self, port: usize) {
+        let unused = self.unused(port);
+        let Port { enabled, said, .. } = self.ports[port];
+        let steady = &mut self.members[port].steady;
+        note(&mut steady.link, enabled, self.now);
+        note(&mut steady.unused, unused, self.now);
+        note(&mut steady.said, said.map(|s| s.0), self.now);
     }
 
     fn tell_machines(&mut self, port: usize) {

@@ -28,6 +28,8 @@
 
 mod aggregate;
 pub mod config;
+#[cfg(test)]
+mod doctor_tests;
 mod event;
 pub mod hash;
 #[cfg(test)]
@@ -45,6 +47,7 @@ pub use config::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig};
 pub use event::{BondEvent, Unused};
 pub use hash::Distributor;
 pub use report::{
-    BondReport, EndReport, LacpPortReport, LacpReport, PartnerReport, PortReport, StateReport,
+    BondReport, EndReport, LacpPortReport, LacpReport, PartnerReport, PortReport, SaidReport,
+    StateReport,
 };
 pub use saved::{SavedBond, SavedPort};

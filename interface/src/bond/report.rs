@@ -119,6 +119,8 @@ pub struct PortReport {
     pub mac: String,
     /// Link.
     pub link: bool,
+    /// Milliseconds since its link changed.
+    pub link_ms: u64,
     /// Megabits per second, if known.
     pub speed_mbit: Option<u32>,
     /// False if the device says half.
@@ -131,12 +133,16 @@ pub struct PortReport {
     pub collecting: bool,
     /// Why it does not send, if it does not.
     pub unused: Option<Unused>,
+    /// Milliseconds since `unused` changed.
+    pub unused_ms: u64,
     /// What `lacp` adds.
     pub lacp: Option<LacpPortReport>,
     /// The other end, if it speaks LACP (also where we do not).
     pub partner: Option<EndReport>,
     /// What the other end says of us.
     pub view: Option<EndReport>,
+    /// The last LACPDU, also when it is too old to be believed.
+    pub said: Option<SaidReport>,
     /// Milliseconds since its last LACPDU.
     pub last_pdu_ms: Option<u64>,
     /// Milliseconds between its last two.
@@ -145,6 +151,17 @@ pub struct PortReport {
     pub same_partner_as: Option<String>,
     /// Counters.
     pub counters: LacpCounters,
+}
+
+/// What a LACPDU said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaidReport {
+    /// Of its sender.
+    pub partner: EndReport,
+    /// Of us.
+    pub view: EndReport,
+    /// Milliseconds since LACPDUs say the same of their sender.
+    pub since_ms: u64,
 }
 
 /// Negotiation, for one port.
@@ -213,6 +230,8 @@ impl Bond {
         let port = &self.ports[index];
         let position = index as u16;
         let heard = is_heard(port);
+        let steady = &self.members[index].steady;
+        let since = |at: Instant| millis(now.saturating_since(at));
         let same = (0..self.ports.len()).find(|i| {
             let other = &self.ports[*i];
             *i != index
@@ -225,15 +244,22 @@ impl Bond {
             name: self.config.ports[index].name.clone(),
             mac: mac_text(port.mac),
             link: port.enabled,
+            link_ms: since(steady.link.1),
             speed_mbit: port.speed_mbit,
             full_duplex: port.lacp_enabled,
             offline: port.offline,
             distributing: self.selection.distributing.contains(&position),
             collecting: self.selection.collecting.contains(&position),
             unused: self.unused(index),
+            unused_ms: since(steady.unused.1),
             lacp: (self.config.mode == Mode::Lacp).then(|| report_machines(port)),
             partner: heard.then(|| EndReport::from(&port.partner)),
             view: (heard && !port.resumed).then(|| EndReport::from(&port.view)),
+            said: port.said.map(|(partner, view)| SaidReport {
+                partner: EndReport::from(&partner),
+                view: EndReport::from(&view),
+                since_ms: since(steady.said.1),
+            }),
             last_pdu_ms: port.last_pdu.map(|at| millis(now - at)),
             interval_ms: port.interval.map(millis),
             same_partner_as: same.map(|i| self.config.ports[i].name.clone()),

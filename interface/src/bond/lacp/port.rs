@@ -110,6 +110,8 @@ pub(crate) struct Port {
     pub(super) partner_admin: Info,
     /// What the partner last said of us.
     pub(crate) view: Info,
+    /// What the last LACPDU said of its sender and of us; not forgotten when the partner is.
+    pub(crate) said: Option<(Info, Info)>,
     /// LACPDUs in a row that had an old view of us.
     pub(super) stale_in_row: u8,
     pub(crate) receive: ReceiveState,
@@ -184,6 +186,7 @@ impl Port {
             partner: partner_admin,
             partner_admin,
             view: Info::default(),
+            said: None,
             stale_in_row: 0,
             receive: ReceiveState::Initialize,
             current_while: None,
@@ -245,6 +248,7 @@ impl Port {
         self.counters.loopback += u64::from(pdu.actor.system.mac == self.actor.system.mac);
         self.interval = self.last_pdu.map(|last| now - last);
         self.last_pdu = Some(now);
+        self.said = Some((pdu.actor, pdu.partner));
         if !negotiates {
             self.partner = pdu.actor;
             self.view = pdu.partner;
