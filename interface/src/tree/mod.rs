@@ -9,6 +9,8 @@ mod build;
 mod check;
 mod error;
 mod group;
+#[cfg(test)]
+mod property_tests;
 mod spec;
 #[cfg(test)]
 mod tests;
