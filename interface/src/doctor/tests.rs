@@ -289,8 +289,10 @@ fn what_the_configuration_alone_shows_is_told() {
         s.bonds.push(bond_of(&["eth0", "eth1"]));
         s.groups.push(GroupSpec {
             name: "fail0".to_owned(),
-            members: vec!["bond0.5".to_owned(), "eth2.5".to_owned()],
-            ..GroupSpec::default()
+            config: crate::fail::GroupConfig {
+                members: vec!["bond0.5".to_owned(), "eth2.5".to_owned()],
+                ..Default::default()
+            },
         });
         s.aliases.push(alias("data0", "fail0"));
     });
@@ -305,8 +307,10 @@ fn what_the_configuration_alone_shows_is_told() {
     let tags = tree(|s| {
         s.groups.push(GroupSpec {
             name: "fail0".to_owned(),
-            members: vec!["eth0.5".to_owned(), "eth2.6".to_owned()],
-            ..GroupSpec::default()
+            config: crate::fail::GroupConfig {
+                members: vec!["eth0.5".to_owned(), "eth2.6".to_owned()],
+                ..Default::default()
+            },
         });
         s.aliases.push(alias("data0", "fail0"));
     });
@@ -319,8 +323,10 @@ fn evidence_follows_the_tree() {
         s.bonds.push(bond_of(&["eth0", "eth1"]));
         s.groups.push(GroupSpec {
             name: "fail0".to_owned(),
-            members: vec!["bond0.5".to_owned(), "eth2.5".to_owned()],
-            ..GroupSpec::default()
+            config: crate::fail::GroupConfig {
+                members: vec!["bond0.5".to_owned(), "eth2.5".to_owned()],
+                ..Default::default()
+            },
         });
         s.aliases.push(alias("data0", "fail0"));
     });
