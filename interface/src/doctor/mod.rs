@@ -11,6 +11,7 @@
 mod lacp;
 mod lint;
 mod network;
+mod station;
 mod watch;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::bond::BondReport;
 use crate::lldp::NeighbourReport;
 use crate::tree::{LinkKind, Tree, Warning};
 
+pub use station::{NicFacts, Station};
 pub use watch::{Sample, Watch};
 
 /// How long a state has to last before it is diagnosed, in milliseconds.

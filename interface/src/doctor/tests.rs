@@ -3,6 +3,7 @@ use weft_stack::time::Instant;
 use super::*;
 use crate::bond::config::Mode;
 use crate::bond::{Bond, BondConfig, PortConfig, PortLink};
+use crate::fail::GroupConfig;
 use crate::lldp::wire::Aggregation;
 use crate::tree::{AliasSpec, BondSpec, GroupSpec, NicSpec, TreeSpec};
 
@@ -278,6 +279,12 @@ fn bond_of(ports: &[&str]) -> BondSpec {
     BondSpec { name: "bond0".to_owned(), config: BondConfig { ports, ..BondConfig::default() } }
 }
 
+fn group_of(members: &[&str]) -> GroupSpec {
+    let members = members.iter().map(|m| (*m).to_owned()).collect();
+    let config = GroupConfig { members, ..GroupConfig::default() };
+    GroupSpec { name: "fail0".to_owned(), config }
+}
+
 fn lint(tree: &Tree) -> Vec<(Code, String)> {
     let found = diagnose(&Evidence { lint: lint::examine(tree), ..Evidence::default() });
     found.into_iter().map(|d| (d.code, d.interface)).collect()
@@ -287,13 +294,7 @@ fn lint(tree: &Tree) -> Vec<(Code, String)> {
 fn what_the_configuration_alone_shows_is_told() {
     let good = tree(|s| {
         s.bonds.push(bond_of(&["eth0", "eth1"]));
-        s.groups.push(GroupSpec {
-            name: "fail0".to_owned(),
-            config: crate::fail::GroupConfig {
-                members: vec!["bond0.5".to_owned(), "eth2.5".to_owned()],
-                ..Default::default()
-            },
-        });
+        s.groups.push(group_of(&["bond0.5", "eth2.5"]));
         s.aliases.push(alias("data0", "fail0"));
     });
     assert_eq!(lint(&good), []);
@@ -305,13 +306,7 @@ fn what_the_configuration_alone_shows_is_told() {
     });
     assert_eq!(lint(&several), is(Code::BondVlans, "bond0"));
     let tags = tree(|s| {
-        s.groups.push(GroupSpec {
-            name: "fail0".to_owned(),
-            config: crate::fail::GroupConfig {
-                members: vec!["eth0.5".to_owned(), "eth2.6".to_owned()],
-                ..Default::default()
-            },
-        });
+        s.groups.push(group_of(&["eth0.5", "eth2.6"]));
         s.aliases.push(alias("data0", "fail0"));
     });
     assert_eq!(lint(&tags), is(Code::VlanMismatch, "fail0"));
@@ -321,13 +316,7 @@ fn what_the_configuration_alone_shows_is_told() {
 fn evidence_follows_the_tree() {
     let tree = tree(|s| {
         s.bonds.push(bond_of(&["eth0", "eth1"]));
-        s.groups.push(GroupSpec {
-            name: "fail0".to_owned(),
-            config: crate::fail::GroupConfig {
-                members: vec!["bond0.5".to_owned(), "eth2.5".to_owned()],
-                ..Default::default()
-            },
-        });
+        s.groups.push(group_of(&["bond0.5", "eth2.5"]));
         s.aliases.push(alias("data0", "fail0"));
     });
     let report = bond(Mode::Lacp, 2, 0).report;
@@ -371,4 +360,58 @@ fn recent_counts_go_back_one_to_two_minutes() {
             }
         }
     }
+}
+
+#[test]
+fn a_station_hears_tells_and_names_what_is_wrong() {
+    use crate::lldp::wire::{self, Id, IdKind, Lldpdu};
+    use crate::{BondSelection, Selection};
+
+    let tree = tree(|s| {
+        s.bonds.push(bond_of(&["eth0", "eth1"]));
+        s.aliases = vec![alias("data0", "bond0"), alias("data1", "eth2")];
+    });
+    let macs = [[2, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+    let config = crate::lldp::LldpConfig::default();
+    let mut station = Station::new(&tree, &macs, config, ("host", "weft"));
+    let at = |second: u64| Instant::from_millis(second * 1000);
+    let facts = NicFacts { up: true, mtu: Some(9000) };
+    (0..3).for_each(|nic| station.handle_link(at(1), nic, facts));
+    let both = BondSelection { distributing: [0, 1].into_iter().collect(), ..Default::default() };
+    let selection = Selection { bonds: vec![both], ..Selection::default() };
+    station.handle_selection(at(1), &tree, &selection);
+    let mut sent = Vec::new();
+    while let Some((nic, frame)) = station.poll_transmit() {
+        sent.push((nic, wire::parse(&frame).expect("legal").0));
+    }
+    assert_eq!(sent.iter().map(|s| s.0).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(sent[1].1.aggregation, Some(aggregate(4)));
+    assert_eq!((sent[2].1.aggregation, sent[2].1.max_frame), (None, Some(9018)));
+    // The ports of a switch that has smaller frames, and one in another VLAN.
+    for nic in 0..2 {
+        let chassis = Id::mac(IdKind::Mac, [9; 6]);
+        let port = Id::text(IdKind::Local, &format!("p{nic}"));
+        let mut pdu = Lldpdu { ttl: 120, max_frame: Some(1518), ..Lldpdu::new(chassis, port) };
+        pdu.pvid = Some(5 + nic as u16);
+        station.handle_frame(at(1), nic, &pdu.emit([9; 6]));
+    }
+    let codes = |station: &mut Station, second: u64| {
+        station.handle_timeout(at(second));
+        let samples = vec![Sample { frames: second, own: second, tags: Vec::new() }; 3];
+        let report = bond(Mode::Lacp, 2, 0).report;
+        let found = station.diagnose(at(second), &tree, vec![report], &samples);
+        found.into_iter().map(|d| (d.code, d.interface)).collect::<Vec<_>>()
+    };
+    let (vlan, mtu) =
+        ((Code::VlanMismatch, "bond0".to_owned()), (Code::MtuMismatch, "bond0".to_owned()));
+    let lint = (Code::NoFailover, "data1".to_owned());
+    assert_eq!(codes(&mut station, 2), std::slice::from_ref(&lint));
+    assert_eq!(codes(&mut station, 60), [vlan.clone(), mtu.clone(), lint.clone()]);
+    // Own frames came back while it looked.
+    let looped = [(Code::Looped, "bond0".to_owned()), vlan, mtu];
+    let alone = (Code::Looped, "eth2".to_owned());
+    let all = [looped.as_slice(), &[alone, lint]].concat();
+    assert_eq!(codes(&mut station, 100), all);
+    station.shutdown();
+    assert_eq!(station.neighbours(at(100))[0].neighbours, []);
 }

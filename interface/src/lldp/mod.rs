@@ -234,6 +234,13 @@ impl Lldp {
         }
     }
 
+    /// Longest frame with header and FCS that a NIC takes.
+    pub fn set_max_frame(&mut self, port: usize, bytes: u16) {
+        if let Some(agent) = self.agents.get_mut(port) {
+            agent.port.max_frame = bytes;
+        }
+    }
+
     /// The process ends: take what [`Lldp::poll_transmit`] has after this, so that neighbours
     /// forget us at once. Nothing is sent or heard any more.
     pub fn shutdown(&mut self) {

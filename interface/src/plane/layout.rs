@@ -4,7 +4,7 @@ use std::iter;
 
 use smallvec::SmallVec;
 
-use super::{BondState, Distributor, Down, Entry, Group, LinkState, Member, Plane, Up};
+use super::{BondState, Distributor, Down, Entry, Group, LinkState, Member, Plane, PortSeen, Up};
 use crate::bond::{BondConfig, Mode};
 use crate::tree::{LinkKind, Tree};
 use crate::vlan::{self, TagStats};
@@ -150,6 +150,8 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 }
                 let state = BondState {
                     link,
+                    mac: layout.mac(link),
+                    seen: Vec::new(),
                     ports: ports.clone(),
                     distributor: Distributor::new(config),
                     distributing: SmallVec::new(),
@@ -168,6 +170,10 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 Down::Group(*group)
             }
         });
+    }
+    for (_, bond) in &mut bonds {
+        let tags = || vlans[usize::from(bond.link.0)].iter().map(|v: &(u16, LinkId)| v.0);
+        bond.seen = bond.ports.iter().map(|_| PortSeen::new(tags())).collect();
     }
     (plane.bonds, plane.groups) = (in_order(bonds), in_order(groups));
     for (at, (down, mut vlans)) in iter::zip(downs, vlans).enumerate() {

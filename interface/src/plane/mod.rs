@@ -8,6 +8,7 @@
 mod group;
 mod headers;
 mod layout;
+mod seen;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use headers::be16;
 
 pub use group::ETHERTYPE_PROBE;
 pub use layout::{Layout, LinkSpec};
+pub use seen::PortSeen;
 
 /// LACP and markers (IEEE 802.3 annex 57A).
 pub const ETHERTYPE_SLOW: u16 = 0x8809;
@@ -81,7 +83,10 @@ enum Up {
 #[derive(Clone, Debug)]
 struct BondState {
     link: LinkId,
+    mac: Option<Mac>,
     ports: Vec<LinkId>,
+    /// By port.
+    seen: Vec<PortSeen>,
     distributor: Distributor,
     distributing: SmallVec<[u16; 8]>,
     collecting: u64,
@@ -178,7 +183,10 @@ impl Plane {
         loop {
             match self.links[usize::from(at.0)].up {
                 Up::Port { bond, position } => {
-                    let bond = &self.bonds[bond];
+                    let bond = &mut self.bonds[bond];
+                    if bond.seen[position].count(bond.mac, frame.data()) {
+                        return Ingress::Drop(DropReason::OwnFrameReflected);
+                    }
                     if bond.collecting >> position & 1 == 0 {
                         return Ingress::Drop(DropReason::BondNotCollecting);
                     }
@@ -297,6 +305,11 @@ impl Plane {
     /// Whether the NIC is below a bond, a group or a VLAN.
     pub fn is_component(&self, nic: usize) -> bool {
         self.entries[nic] == Entry::Tree
+    }
+
+    /// What came in on each NIC that is a port of a bond.
+    pub fn seen(&self) -> impl Iterator<Item = (LinkId, &PortSeen)> {
+        self.bonds.iter().flat_map(|b| std::iter::zip(b.ports.iter().copied(), &b.seen))
     }
 
     /// How many links there are; the first ones are the NICs.

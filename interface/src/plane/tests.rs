@@ -431,3 +431,22 @@ fn a_vlan_of_a_group_has_one_tag_outside_and_none_inside() {
     assert_eq!(plane.receive(1, &mut frame), Ingress::Link(fail_5));
     assert_eq!(frame.data(), packet(A, PEER, FLOW, 1).data());
 }
+
+#[test]
+fn ports_of_a_bond_count_what_comes_in_and_our_own_frames_are_dropped() {
+    let mut plane = plane(&[A, B], &[static_bond(&[0, 1]), vlan_of(2, 5, 0)]);
+    let from = |mac| packet(A, mac, FLOW, 1);
+    assert_eq!(plane.receive(1, &mut from(PEER)), Ingress::Link(LinkId(2)));
+    assert_eq!(plane.receive(1, &mut tagged(from(PEER), 5, 0)), Ingress::Link(LinkId(3)));
+    let unknown = Ingress::Drop(DropReason::VlanUnknown);
+    assert_eq!(plane.receive(1, &mut tagged(from(PEER), 6, 0)), unknown);
+    // The bond has the MAC address of its first port.
+    let own = Ingress::Drop(DropReason::OwnFrameReflected);
+    assert_eq!(plane.receive(1, &mut from(A)), own);
+    let lldp = &mut ethernet(A, PEER, ETHERTYPE_LLDP, &[0; 50]);
+    assert_eq!(plane.receive(1, lldp), Ingress::Control(LinkId(1)));
+    let seen: Vec<_> = plane.seen().map(|(link, seen)| (link.0, seen.clone())).collect();
+    let second = PortSeen { frames: 4, own: 1, tags: [(5, 1)].into_iter().collect() };
+    assert_eq!(seen[1], (1, second));
+    assert_eq!((seen[0].0, seen[0].1.frames), (0, 0));
+}
