@@ -279,8 +279,8 @@ impl<T: Clone> Stream<T> {
     }
 }
 
-/// The time of an event.
-pub(crate) fn micros(at: Instant) -> u64 {
+/// A time as events have it: microseconds of the clock of the host.
+pub fn micros(at: Instant) -> u64 {
     at.as_nanos() / 1000
 }
 

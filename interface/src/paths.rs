@@ -178,6 +178,8 @@ pub enum TargetMode {
     Routes,
     /// Whoever answers a probe to all.
     Multicast,
+    /// By ARP or ND, without a test address.
+    Arp,
     /// Another member.
     Transitive,
 }

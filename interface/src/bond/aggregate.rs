@@ -231,6 +231,11 @@ impl Bond {
         }
     }
 
+    /// Why a port does not send; `None` if it does, or if there is no such port.
+    pub fn why_unused(&self, port: usize) -> Option<Unused> {
+        (port < self.ports.len()).then(|| self.unused(port)).flatten()
+    }
+
     pub(super) fn run(&mut self, now: Instant) {
         self.now = self.now.max(now);
         if self.config.mode == Mode::Lacp {

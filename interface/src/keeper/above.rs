@@ -77,7 +77,7 @@ impl Keeper {
     /// Tells the network of addresses that groups moved.
     pub(super) fn announce(&mut self) {
         for group in 0..self.groups.len() {
-            while let Some(moved) = self.groups[group].poll_announcement() {
+            for moved in self.groups[group].announcements() {
                 let by = self.tree.groups[group].members[usize::from(moved.member)];
                 let links: SmallVec<[LinkId; 2]> = self
                     .addresses

@@ -1,73 +1,327 @@
 //! A failover group with its probes, as one machine.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::standin::{Announcement, Group};
-use crate::{GroupSelection, Mac};
+use weft_stack::rng::Rng;
 use weft_stack::time::Instant;
 
-/// Why a member cannot be taken out, or put back.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OfflineError {
-    /// Nothing of that name.
-    #[error("there is no interface '{0}'")]
-    Unknown(String),
-    /// It is in nothing that could go on without it.
-    #[error("{0} is neither a member of a failover group nor a port of a bond")]
-    NotAMember(String),
-    /// The last one.
-    #[error("{0} is the last member of {1} that can be used; bring another one up first")]
-    Last(String, String),
-    /// It is out.
-    #[error("{0} is offline already")]
-    Already(String),
-    /// It is not.
-    #[error("{0} is not offline")]
-    NotOffline(String),
-    /// Another member has its MAC address.
-    #[error("{0} has the same MAC address as {1}; give one of them another")]
-    DuplicateMac(String, String),
+use super::{Keeper, OfflineError, Probe};
+use crate::events::What;
+use crate::fail::{self, Announcement, Group, GroupConfig, MemberInfo};
+use crate::probe::{
+    FastConfig, ProbeConfig, ProbeMember, ProbeMethod, ProbeNotice, ProbeOutcome, ProbeTarget,
+    ProbeVerdict, Prober, TargetState, TestAddress,
+};
+use crate::tree::Tree;
+use crate::{GroupSelection, LinkId, Mac};
+
+/// Usable members that are left when one is taken out.
+const REDUNDANCY: usize = 1;
+
+/// What was last told of a member.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    health: Option<(bool, ProbeVerdict)>,
+    offline: bool,
+    /// Of each family the address that it may ask from.
+    bound: [Option<IpAddr>; 2],
 }
 
 #[derive(Debug)]
 pub(super) struct Failover {
     pub(super) group: Group,
+    pub(super) prober: Prober,
+    pub(super) members: Vec<LinkId>,
+    names: Vec<String>,
+    told: Vec<Told>,
+    beyond: Vec<IpAddr>,
+    /// Targets beyond the link that a member does not reach.
+    lost: BTreeSet<(IpAddr, usize)>,
+}
+
+fn probe_config(number: usize, config: &GroupConfig) -> ProbeConfig {
+    let method = match config.probe {
+        fail::ProbeMode::Link => ProbeMethod::Link,
+        fail::ProbeMode::Icmp => ProbeMethod::Icmp,
+        fail::ProbeMode::Arp => ProbeMethod::Arp,
+        fail::ProbeMode::Transitive => ProbeMethod::Transitive,
+    };
+    ProbeConfig {
+        group: number as u32,
+        method,
+        detect: config.detect,
+        targets: config.targets.clone(),
+        beyond: config.beyond.clone(),
+        quiet: config.quiet,
+        fast: config.fast.as_ref().map(|fast| FastConfig {
+            peers: fast.peers.clone(),
+            interval: fast.interval,
+            multiplier: fast.multiplier,
+        }),
+    }
 }
 
 impl Failover {
-    pub(super) fn new(members: usize) -> Failover {
-        Failover { group: Group::new(members) }
+    /// The group of that number; `mac` knows the MAC address of each link.
+    pub(super) fn new(tree: &Tree, number: usize, mac: impl Fn(LinkId) -> Mac, seed: u64) -> Self {
+        let at = &tree.groups[number];
+        let config = &at.config;
+        let mut rng = Rng::from_u64(seed);
+        let names: Vec<String> =
+            at.members.iter().map(|link| tree.at(*link).name.to_string()).collect();
+        let info = |(link, name): (&LinkId, &String)| MemberInfo {
+            name: name.clone(),
+            mac: mac(*link),
+            mtu: tree.at(*link).mtu,
+        };
+        let infos: Vec<MemberInfo> = at.members.iter().zip(&names).map(info).collect();
+        let probed: Vec<ProbeMember> = infos
+            .iter()
+            .map(|info| {
+                let own = config.test.iter().filter(|(member, _)| *member == info.name);
+                let test = own.map(|(_, cidr)| TestAddress {
+                    address: cidr.addr,
+                    prefix_len: cidr.prefix_len,
+                });
+                ProbeMember { mac: info.mac, test: test.collect() }
+            })
+            .collect();
+        let name = tree.at(at.link).name.to_string();
+        Failover {
+            group: Group::new(&name, config, &infos),
+            prober: Prober::new(&probe_config(number, config), &probed, rng.next_u64()),
+            members: at.members.clone(),
+            told: vec![Told::default(); names.len()],
+            names,
+            beyond: config.beyond.clone(),
+            lost: BTreeSet::new(),
+        }
     }
 
-    pub(super) fn handle_frame(&mut self, _now: Instant, _member: usize, _frame: &[u8]) {}
-
-    pub(super) fn handle_link(&mut self, now: Instant, member: usize, up: bool) {
-        self.group.handle_health(now, member, up);
+    pub(super) fn handle_frame(&mut self, now: Instant, member: usize, frame: &[u8]) {
+        self.prober.handle_frame(now, member, frame);
     }
 
-    pub(super) fn handle_timeout(&mut self, _now: Instant) {}
+    /// The links of all members as they are now, one call for all: what fails together is one event.
+    pub(super) fn handle_links(&mut self, now: Instant, up: impl Fn(LinkId) -> bool) {
+        for member in 0..self.members.len() {
+            let up = up(self.members[member]);
+            if self.told[member].health.is_none_or(|(was, _)| was != up) {
+                self.prober.handle_link(now, member, up);
+            }
+            let health = (up, self.prober.verdict(member));
+            if self.told[member].health.replace(health) != Some(health) {
+                self.group.handle_health(now, member as u16, health.0, health.1);
+            }
+        }
+    }
+
+    pub(super) fn handle_mac(&mut self, now: Instant, member: usize, mac: Mac) {
+        self.group.handle_mac(now, member as u16, mac);
+    }
+
+    pub(super) fn handle_routers(&mut self, now: Instant, routers: &[IpAddr]) {
+        self.prober.handle_routers(now, routers);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.prober.handle_timeout(now);
+        self.group.handle_timeout(now);
+    }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.prober.poll_timeout().into_iter().chain(self.group.poll_timeout()).min()
     }
 
-    pub(super) fn address_added(&mut self, _now: Instant, addr: IpAddr, mac: Option<Mac>) {
-        self.group.address_added(addr, mac);
+    pub(super) fn address_added(&mut self, now: Instant, addr: IpAddr, mac: Option<Mac>) {
+        // One that is too many is counted by the group, and down in its report.
+        let _fits = self.group.address_added(now, addr, mac);
     }
 
-    pub(super) fn address_removed(&mut self, _now: Instant, addr: IpAddr, mac: Option<Mac>) {
-        self.group.address_removed(addr, mac);
+    pub(super) fn address_removed(&mut self, now: Instant, addr: IpAddr, mac: Option<Mac>) {
+        self.group.address_removed(now, addr, mac);
     }
 
-    pub(super) fn selection(&self) -> GroupSelection {
-        self.group.selection().clone()
+    pub(super) fn set_offline(
+        &mut self,
+        now: Instant,
+        member: usize,
+        offline: bool,
+    ) -> Result<(), OfflineError> {
+        if offline {
+            self.group.offline(now, member as u16, REDUNDANCY).map_err(OfflineError::Stays)
+        } else {
+            self.group.undo(now, member as u16).map_err(OfflineError::StaysOut)
+        }
+    }
+
+    pub(super) fn selection(&self) -> &GroupSelection {
+        self.group.selection()
     }
 
     pub(super) fn is_up(&self) -> bool {
-        !self.group.selection().active.is_empty()
+        self.group.is_up()
     }
 
-    pub(super) fn poll_announcement(&mut self) -> Option<Announcement> {
-        self.group.poll_announcement()
+    pub(super) fn announcements(&mut self) -> Vec<Announcement> {
+        self.group.announcements()
+    }
+
+    pub(super) fn poll_transmit(&mut self) -> Option<(LinkId, Vec<u8>)> {
+        let (member, frame) = self.prober.poll_transmit()?;
+        Some((*self.members.get(member)?, frame))
+    }
+
+    /// What happened; the prober learns of it what concerns it.
+    pub(super) fn poll_event(&mut self, now: Instant) -> Option<What> {
+        if let Some(what) = self.group.poll_event() {
+            if let What::Interface { interface, state, .. } = &what
+                && let Some(member) = self.names.iter().position(|n| n == interface)
+            {
+                let offline = state == "offline";
+                if std::mem::replace(&mut self.told[member].offline, offline) != offline {
+                    self.prober.handle_offline(now, member, offline);
+                }
+            }
+            return Some(what);
+        }
+        let notice = self.prober.poll_notice()?;
+        self.heed_beyond(now, &notice);
+        Some(self.notice(&notice))
+    }
+
+    /// The loss of what is beyond the link is the group's as soon as no member reaches it.
+    fn heed_beyond(&mut self, now: Instant, notice: &ProbeNotice) {
+        let ProbeNotice::Target { member, target: ProbeTarget::Address(target), state } = notice
+        else {
+            return;
+        };
+        if !self.beyond.contains(target) {
+            return;
+        }
+        if matches!(state, Some(TargetState::Dead) | None) {
+            self.lost.insert((*target, *member));
+        } else {
+            self.lost.remove(&(*target, *member));
+        }
+        let linked = |member: &usize| self.told[*member].health.is_some_and(|(up, _)| up);
+        let reached =
+            (0..self.members.len()).filter(linked).any(|m| !self.lost.contains(&(*target, m)));
+        self.group.handle_beyond(now, *target, reached);
+    }
+
+    fn notice(&self, notice: &ProbeNotice) -> What {
+        let name = |member: &usize| self.names.get(*member).cloned();
+        let (interface, text) = match notice {
+            ProbeNotice::DuplicateTestAddress { member, address } => {
+                (name(member), format!("test address {address} is in use elsewhere; not probed"))
+            }
+            ProbeNotice::TestAddressUnique { member, address } => {
+                (name(member), format!("test address {address} is unique; probed again"))
+            }
+            ProbeNotice::DetectRaised { detect_ms } => {
+                (None, format!("targets are slow: failures are noticed within {detect_ms} ms"))
+            }
+            ProbeNotice::DetectLowered { detect_ms } => {
+                (None, format!("failures are noticed within {detect_ms} ms again"))
+            }
+            ProbeNotice::Target { member, target, state } => {
+                let state = match state {
+                    None => "forgotten",
+                    Some(TargetState::Active) => "probed",
+                    Some(TargetState::Unused) => "not needed",
+                    Some(TargetState::Slow) => "too slow",
+                    Some(TargetState::Dead) => "silent",
+                };
+                (name(member), format!("target {} is {state}", self.target_name(target)))
+            }
+            ProbeNotice::Session { member, peer, state, diagnostic } => {
+                (name(member), format!("BFD with {peer} is {state:?} ({diagnostic:?})"))
+            }
+        };
+        What::Notice { group: self.group.name().to_owned(), interface, text }
+    }
+
+    pub(super) fn name(&self, member: usize) -> String {
+        self.names.get(member).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn target_name(&self, target: &ProbeTarget) -> String {
+        match target {
+            ProbeTarget::Address(address) => address.to_string(),
+            ProbeTarget::Member(member) => {
+                self.names.get(usize::from(*member)).cloned().unwrap_or_default()
+            }
+        }
+    }
+
+    /// A probe that was answered or given up.
+    pub(super) fn poll_probe(&mut self) -> Option<Probe> {
+        loop {
+            let event = self.prober.poll_probe_event()?;
+            let Some(member) = self.members.get(event.member) else { continue };
+            if event.outcome == ProbeOutcome::Sent {
+                continue;
+            }
+            let answered = event.outcome == ProbeOutcome::Acked;
+            let target = event.target.map_or_else(|| String::from("all"), |t| self.target_name(&t));
+            return Some(Probe {
+                member: *member,
+                sent: Instant::from_nanos(event.sent_ns),
+                sequence: event.number,
+                target,
+                net_rtt_us: event.netrtt_ns.filter(|_| answered).map(|ns| ns / 1000),
+                rtt_us: event.rtt_ns.filter(|_| answered).map(|ns| ns / 1000),
+                rtt_avg_us: event.rttavg_ns.map(|ns| ns / 1000),
+                rtt_dev_us: event.rttdev_ns.map(|ns| ns / 1000),
+            });
+        }
+    }
+
+    /// Members may ask from the data addresses that are bound to them.
+    pub(super) fn tell_bindings(&mut self, now: Instant) {
+        if !self.group.take_changed() {
+            return;
+        }
+        let mut bound = vec![[None; 2]; self.members.len()];
+        for (addr, member) in &self.group.selection().bindings {
+            let Some(of) = bound.get_mut(usize::from(*member)) else { continue };
+            let first: &mut Option<IpAddr> = &mut of[usize::from(addr.is_ipv6())];
+            *first = Some(first.map_or(*addr, |known| known.min(*addr)));
+        }
+        for (member, bound) in bound.into_iter().enumerate() {
+            if self.told[member].bound == bound {
+                continue;
+            }
+            self.told[member].bound = bound;
+            self.prober.handle_binding(now, member, None);
+            for addr in bound.into_iter().flatten() {
+                self.prober.handle_binding(now, member, Some(addr));
+            }
+        }
+    }
+}
+
+impl Keeper {
+    pub(super) fn new_failover(&self, number: usize, seed: u64) -> Failover {
+        Failover::new(&self.tree, number, |link| self.mac(link), seed)
+    }
+
+    /// Tells a group of its members and takes what it has; returns whether it carries frames.
+    pub(super) fn run_group(&mut self, now: Instant, number: usize) -> bool {
+        let (group, up) = (&mut self.groups[number], &self.up);
+        group.handle_links(now, |link| up[usize::from(link.0)]);
+        group.tell_bindings(now);
+        while let Some((link, frame)) = self.groups[number].poll_transmit() {
+            self.send(super::Where::Link(link), frame);
+        }
+        while let Some(what) = self.groups[number].poll_event(now) {
+            self.tell(what);
+        }
+        while let Some(probe) = self.groups[number].poll_probe() {
+            self.keep_probe(probe);
+        }
+        self.groups[number].is_up()
     }
 }

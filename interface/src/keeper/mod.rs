@@ -13,8 +13,8 @@
 
 mod above;
 mod failover;
+mod offline;
 mod report;
-mod standin;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +31,7 @@ use crate::tree::{LinkKind, Owner, Tree};
 use crate::{LinkId, Mac, Selection};
 use failover::Failover;
 
-pub use failover::OfflineError;
+pub use offline::OfflineError;
 
 /// LACP and markers (IEEE 802.3 annex 57A).
 const ETHERTYPE_SLOW: u16 = 0x8809;
@@ -88,13 +88,17 @@ pub struct Probe {
     /// When it was sent.
     pub sent: Instant,
     /// Its sequence number.
-    pub sequence: u64,
+    pub sequence: u16,
     /// Whom it was sent to.
     pub target: String,
-    /// Round trip; `None`: lost.
-    pub rtt: Option<Duration>,
-    /// Smoothed round trip of the target, and its deviation.
-    pub smoothed: Option<(Duration, Duration)>,
+    /// Round trip on the wire in microseconds; `None`: lost.
+    pub net_rtt_us: Option<u64>,
+    /// Round trip until the prober had the answer; `None`: lost.
+    pub rtt_us: Option<u64>,
+    /// Smoothed round trip of the target.
+    pub rtt_avg_us: Option<u64>,
+    /// Its smoothed deviation.
+    pub rtt_dev_us: Option<u64>,
 }
 
 /// What was not taken in time.
@@ -117,7 +121,7 @@ impl Keeper {
     /// # Panics
     ///
     /// If there are not as many MAC addresses as NICs.
-    pub fn new(tree: &Tree, macs: &[Mac], seed: u64, now: Instant) -> Keeper {
+    pub fn new(tree: &Tree, macs: &[Mac], seed: u64) -> Keeper {
         assert_eq!(macs.len(), tree.nics, "every NIC has a MAC address");
         let mut rng = weft_stack::rng::Rng::from_u64(seed);
         let bonds = tree.bonds.iter().map(|bond| {
@@ -140,7 +144,7 @@ impl Keeper {
             tree: tree.clone(),
         };
         for number in 0..tree.groups.len() {
-            let group = keeper.new_failover(number, rng.next_u64(), now);
+            let group = keeper.new_failover(number, rng.next_u64());
             keeper.groups.push(group);
         }
         keeper.select();
@@ -156,8 +160,9 @@ impl Keeper {
     pub fn handle_link(&mut self, now: Instant, nic: usize, link: PortLink, mac: Option<Mac>) {
         let Some(known) = self.links.get_mut(nic) else { return };
         *known = link;
-        if let Some(mac) = mac {
+        if let Some(mac) = mac.filter(|mac| self.macs[nic] != *mac) {
             self.macs[nic] = mac;
+            self.tell_macs(now);
         }
         if let Some((bond, port)) = self.port_of(nic) {
             self.bonds[bond].handle_link(now, port, link);
@@ -238,7 +243,7 @@ impl Keeper {
             LinkKind::Nic(nic) => self.macs[nic],
             LinkKind::Vlan { over, .. } => self.mac(over),
             LinkKind::Bond(bond) => self.bonds[bond].mac(),
-            LinkKind::Group(group) => self.mac(self.tree.groups[group].members[0]),
+            LinkKind::Group(group) => self.groups.get(group).map_or([0; 6], |g| g.group.mac()),
         }
     }
 
@@ -261,6 +266,24 @@ impl Keeper {
             }
         }
         self.run(now);
+    }
+
+    /// Routers of the routes of whoever stands on a failover group: whom its members probe if nobody
+    /// is configured.
+    pub fn handle_routers(&mut self, now: Instant, link: LinkId, routers: &[IpAddr]) {
+        if let Some(group) = self.group_below(link) {
+            self.groups[group].handle_routers(now, routers);
+            self.run(now);
+        }
+    }
+
+    fn tell_macs(&mut self, now: Instant) {
+        for group in 0..self.groups.len() {
+            for member in 0..self.tree.groups[group].members.len() {
+                let mac = self.mac(self.tree.groups[group].members[member]);
+                self.groups[group].handle_mac(now, member, mac);
+            }
+        }
     }
 
     /// The bond that a NIC is a port of, and which.
@@ -303,9 +326,9 @@ impl Keeper {
     /// Publishes what may be used if it is something else.
     fn select(&mut self) {
         let bonds = self.bonds.iter().map(|b| b.selection().clone()).collect();
-        let groups = self.groups.iter().map(Failover::selection).collect();
-        let next =
-            Selection { generation: self.selection.generation, bonds, groups, up: self.up.clone() };
+        let groups = self.groups.iter().map(|g| g.selection().clone()).collect();
+        let up = self.up.clone();
+        let next = Selection { generation: self.selection.generation, bonds, groups, up };
         if next != *self.selection || next.generation == 0 {
             self.selection =
                 Arc::new(Selection { generation: self.selection.generation + 1, ..next });
@@ -353,19 +376,5 @@ impl Keeper {
             }
         }
         self.bonds[number].is_up()
-    }
-
-    fn new_failover(&self, number: usize, _seed: u64, _now: Instant) -> Failover {
-        Failover::new(self.tree.groups[number].members.len())
-    }
-
-    /// Tells a group of its members and takes what it has; returns whether it carries frames.
-    fn run_group(&mut self, now: Instant, number: usize) -> bool {
-        let members = self.tree.groups[number].members.clone();
-        for (at, member) in members.iter().enumerate() {
-            let up = self.is_up(*member);
-            self.groups[number].handle_link(now, at, up);
-        }
-        self.groups[number].is_up()
     }
 }

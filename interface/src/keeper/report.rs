@@ -3,10 +3,12 @@
 use weft_stack::time::Instant;
 
 use super::Keeper;
+use super::failover::Failover;
 use crate::bond::lacp::wire::SystemId;
 use crate::bond::{BondEvent, BondReport};
 use crate::events::What;
-use crate::paths::PathsReport;
+use crate::paths::{GroupPath, PathsReport, TargetMode, TargetPath};
+use crate::probe::{ProbeMode, ProbeRow, TargetState};
 
 impl Keeper {
     /// Bonds by name, in the order of the configuration.
@@ -16,8 +18,17 @@ impl Keeper {
     }
 
     /// Failover groups.
-    pub fn paths(&self) -> PathsReport {
-        PathsReport::default()
+    pub fn paths(&self, now: Instant) -> PathsReport {
+        let mut paths = PathsReport::default();
+        for group in &self.groups {
+            let (report, probes) = (group.group.report(), group.prober.report(now));
+            let detection_ms = report.path.detection_ms.map(|ms| ms.max(probes.detect_ms));
+            paths.groups.push(GroupPath { detection_ms, ..report.path });
+            paths.interfaces.extend(report.members.into_iter().map(|m| m.path));
+            paths.addresses.extend(report.addresses);
+            paths.targets.extend(probes.rows.iter().map(|row| target(group, row)));
+        }
+        paths
     }
 
     pub(super) fn bond_event(&self, number: usize, event: BondEvent) -> Option<What> {
@@ -47,6 +58,23 @@ impl Keeper {
                 What::BondDrained { bond, interface: name(port), answered }
             }
         })
+    }
+}
+
+fn target(group: &Failover, row: &ProbeRow) -> TargetPath {
+    let mode = match row.mode {
+        ProbeMode::Disabled => TargetMode::Disabled,
+        ProbeMode::Routes => TargetMode::Routes,
+        ProbeMode::Multicast => TargetMode::Multicast,
+        ProbeMode::Arp => TargetMode::Arp,
+        ProbeMode::Transitive => TargetMode::Transitive,
+    };
+    let active = row.targets.iter().filter(|t| t.state == TargetState::Active);
+    TargetPath {
+        interface: group.name(row.member),
+        mode,
+        test_address: row.address.map(|a| a.to_string()),
+        targets: active.map(|t| group.target_name(&t.target)).collect(),
     }
 }
 

@@ -6,7 +6,8 @@ use weft_stack::time::{Duration, Instant};
 
 use super::*;
 use crate::bond::{BondConfig, Mode, PortConfig};
-use crate::fail::config::GroupConfig;
+use crate::fail::config::{GroupConfig, ProbeMode};
+use crate::paths::ProbeHealth;
 use crate::tree::{AliasSpec, BondSpec, GroupSpec, NicSpec, TreeSpec, VlanSpec};
 
 const START: Instant = Instant::from_millis(1000);
@@ -46,26 +47,29 @@ fn mac(host: u8, nic: usize) -> Mac {
 fn keeper(spec: TreeSpec, host: u8) -> Keeper {
     let tree = tree(spec);
     let macs: Vec<Mac> = (0..tree.nics).map(|n| mac(host, n)).collect();
-    Keeper::new(&tree, &macs, u64::from(host), START)
+    Keeper::new(&tree, &macs, u64::from(host))
 }
 
 fn link(keeper: &Keeper, name: &str) -> LinkId {
     keeper.tree().link(&name.parse().unwrap()).unwrap()
 }
 
+/// A NIC of a host.
+type End = (usize, usize);
+
 /// Keepers joined NIC by NIC, with a clock.
 struct Lab {
     now: Instant,
     hosts: Vec<Keeper>,
     /// Both ends of each cable, and whether it is plugged in.
-    cables: Vec<((usize, usize), (usize, usize), bool)>,
+    cables: Vec<(End, End, bool)>,
     /// Frames that left at a link, by host.
     sent: Vec<Vec<(LinkId, Vec<u8>)>>,
     events: Vec<Vec<String>>,
 }
 
 impl Lab {
-    fn new(hosts: Vec<Keeper>, cables: &[((usize, usize), (usize, usize))]) -> Lab {
+    fn new(hosts: Vec<Keeper>, cables: &[(End, End)]) -> Lab {
         let count = hosts.len();
         let mut lab = Lab {
             now: START,
@@ -191,8 +195,8 @@ fn links_follow_what_is_below_them_and_the_selection_is_published_when_it_change
     assert!(lab.hosts[0].is_up(vlan));
     let selection = lab.hosts[0].take_selection().unwrap();
     assert_eq!(selection.bonds[0].distributing[..], [0, 1]);
-    assert!(selection.up[usize::from(vlan.0)] && !selection.up[2], "{selection:?}");
-    lab.run_for(Duration::from_secs(120));
+    assert!(!lab.hosts[0].is_up(LinkId(2)), "nobody is there");
+    lab.run_for(Duration::from_mins(2));
     assert!(lab.hosts[0].take_selection().is_none(), "LACPDUs alone change nothing");
 
     lab.plug(1, false);
@@ -313,7 +317,7 @@ fn a_restarted_process_goes_on_with_the_aggregate() {
     lab.hosts[0] = keeper(over_lacp(), 0);
     lab.events[1].clear();
     let away = Duration::from_millis(500);
-    lab.now = lab.now + away;
+    lab.now += away;
     let now = lab.now;
     lab.hosts[0].restore(now, &saved, away);
     for nic in 0..2 {
@@ -326,4 +330,223 @@ fn a_restarted_process_goes_on_with_the_aggregate() {
     assert_eq!(lab.events[1], Vec::<String>::new(), "the partner noticed nothing");
     let json = serde_json::to_string(&saved).unwrap();
     assert_eq!(serde_json::from_str::<Saved>(&json).unwrap(), saved);
+}
+
+/// Two hosts with a group of two members each, on one switch that never fails: a frame of a NIC
+/// reaches all NICs of the others with a link.
+struct Switched {
+    now: Instant,
+    hosts: Vec<Keeper>,
+    /// NICs that hear and are heard, by host.
+    works: Vec<Vec<bool>>,
+    announced: Vec<IpAddr>,
+    /// NICs that probes of host 0 left by.
+    left: Vec<usize>,
+    events: Vec<String>,
+}
+
+impl Switched {
+    fn new(config: &GroupConfig) -> Switched {
+        let host = |number: u8| {
+            let test = |nic: u8| {
+                let text = format!("10.0.0.{}/24", 100 + 10 * number + nic);
+                (format!("eth{nic}"), text.parse().unwrap())
+            };
+            let other = |nic: u8| IpAddr::from([10, 0, 0, 100 + 10 * (1 - number) + nic]);
+            let mut config = config.clone();
+            config.members = vec![String::from("eth0"), String::from("eth1")];
+            config.targets = vec![other(0), other(1)];
+            config.test = vec![test(0), test(1)];
+            let spec = TreeSpec {
+                nics: vec![nic(0), nic(1)],
+                groups: vec![GroupSpec { name: String::from("fail0"), config }],
+                aliases: vec![alias("data0", "fail0")],
+                ..TreeSpec::default()
+            };
+            keeper(spec, number)
+        };
+        let mut lab = Switched {
+            now: START,
+            hosts: vec![host(0), host(1)],
+            works: vec![vec![true; 2]; 2],
+            announced: Vec::new(),
+            left: Vec::new(),
+            events: Vec::new(),
+        };
+        for host in 0..2 {
+            for nic in 0..2 {
+                lab.hosts[host].handle_link(START, nic, PortLink::UP, None);
+            }
+        }
+        lab.exchange();
+        lab
+    }
+
+    fn exchange(&mut self) {
+        loop {
+            let mut flying = Vec::new();
+            for host in 0..2 {
+                while let Some((at, frame)) = self.hosts[host].poll_transmit() {
+                    let Where::Link(LinkId(nic)) = at else { panic!("{at:?}") };
+                    flying.push((host, usize::from(nic), frame));
+                }
+            }
+            while let Some(event) = self.hosts[0].poll_event() {
+                self.events.push(event.to_string());
+            }
+            if flying.is_empty() {
+                return;
+            }
+            for (host, nic, frame) in flying {
+                let source = &frame[6..12];
+                assert_eq!(source, mac(host as u8, nic), "a member speaks with its own address");
+                if host == 0 {
+                    // Echo requests; others ask what they ask.
+                    if frame[12..14] == [0x08, 0x00] && frame[34] == 8 {
+                        self.left.push(nic);
+                    }
+                    if frame[12..14] == [0x08, 0x06] && frame[28..32] == frame[38..42] {
+                        let addr: [u8; 4] = frame[28..32].try_into().unwrap();
+                        self.announced.push(addr.into());
+                    }
+                }
+                if !self.works[host][nic] {
+                    continue;
+                }
+                for (other, works) in self.works.iter().enumerate() {
+                    for (to, _) in works.iter().enumerate().filter(|(_, works)| **works) {
+                        let own = mac(other as u8, to);
+                        let is_for = frame[0] & 1 == 1 || frame[..6] == own;
+                        if (other, to) != (host, nic) && is_for {
+                            self.hosts[other].handle_frame(self.now, LinkId(to as u16), &frame);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            let next = self.hosts.iter().filter_map(Keeper::poll_timeout).min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.now = self.now.max(at);
+            for host in &mut self.hosts {
+                host.handle_timeout(self.now);
+            }
+            self.exchange();
+        }
+        self.now = end;
+    }
+
+    fn active(&self) -> Vec<u16> {
+        self.hosts[0].selection().groups[0].active.to_vec()
+    }
+
+    /// How many addresses each member has, and that each is on an active one.
+    fn spread(&self) -> [usize; 2] {
+        let group = &self.hosts[0].selection().groups[0];
+        let mut counts = [0; 2];
+        for member in group.bindings.values() {
+            assert!(group.active.contains(member));
+            counts[usize::from(*member)] += 1;
+        }
+        counts
+    }
+}
+
+fn probed(detect_ms: u64) -> GroupConfig {
+    GroupConfig {
+        probe: ProbeMode::Icmp,
+        detect: Duration::from_millis(detect_ms),
+        quiet: Duration::ZERO,
+        ..GroupConfig::default()
+    }
+}
+
+#[test]
+fn silent_loss_is_found_by_probes_and_each_address_that_moves_is_announced_once() {
+    let mut lab = Switched::new(&probed(100));
+    let fail0 = link(&lab.hosts[0], "fail0");
+    for last in 1..=20 {
+        lab.hosts[0].address_added(lab.now, fail0, [10, 0, 0, last].into(), None);
+    }
+    lab.run_for(Duration::from_secs(2));
+    assert_eq!((lab.active(), lab.spread()), (vec![0, 1], [10, 10]));
+    let paths = lab.hosts[0].paths(lab.now);
+    assert_eq!(paths.groups[0].detection_ms, Some(100));
+    assert!(paths.interfaces.iter().all(|i| i.probe == ProbeHealth::Ok), "{paths:?}");
+    assert_eq!(paths.targets[0].targets.len(), 2, "{paths:?}");
+    assert!(lab.hosts[0].poll_probe().is_some_and(|p| p.rtt_us.is_some()));
+
+    lab.announced.clear();
+    let generation = lab.hosts[0].selection().generation;
+    lab.works[0][1] = false;
+    lab.run_for(Duration::from_millis(150));
+    assert_eq!((lab.active(), lab.spread()), (vec![0], [20, 0]));
+    assert!(lab.hosts[0].selection().generation > generation);
+    // A request and a reply each.
+    let moved = std::mem::take(&mut lab.announced);
+    assert_eq!(moved.len(), 20, "{moved:?}");
+    assert_eq!(moved.iter().collect::<std::collections::BTreeSet<_>>().len(), 10);
+
+    lab.run_for(Duration::from_secs(1));
+    assert_eq!(lab.announced, Vec::<IpAddr>::new(), "nothing more moves");
+    lab.works[0][1] = true;
+    lab.run_for(Duration::from_secs(2));
+    assert_eq!((lab.active(), lab.spread()), (vec![0, 1], [10, 10]));
+    assert!(lab.events.iter().any(|e| e.starts_with("interface fail0 eth1 failed")));
+}
+
+#[test]
+fn the_operator_takes_members_out_and_not_the_last_one() {
+    let mut lab = Switched::new(&probed(100));
+    let fail0 = link(&lab.hosts[0], "fail0");
+    lab.hosts[0].address_added(lab.now, fail0, [10, 0, 0, 1].into(), None);
+    lab.run_for(Duration::from_secs(1));
+    lab.hosts[0].set_offline(lab.now, "eth0", true).unwrap();
+    lab.exchange();
+    assert_eq!((lab.active(), lab.spread()), (vec![1], [0, 1]));
+    lab.left.clear();
+    lab.run_for(Duration::from_secs(1));
+    assert!(!lab.left.contains(&0), "it is not probed either");
+    let now = lab.now;
+    let refuse = |lab: &mut Switched, name: &str, offline: bool| {
+        lab.hosts[0].set_offline(now, name, offline).unwrap_err().to_string()
+    };
+    assert!(refuse(&mut lab, "eth1", true).starts_with("eth1 stays: 0 usable members of fail0"));
+    assert_eq!(refuse(&mut lab, "eth1", false), "eth1 is not offline");
+    assert!(refuse(&mut lab, "eth9", true).starts_with("there is no interface 'eth9'"));
+    assert!(refuse(&mut lab, "fail0", true).starts_with("fail0 is neither a member"));
+    lab.hosts[0].set_offline(lab.now, "ETH0", false).unwrap();
+    lab.run_for(Duration::from_secs(1));
+    assert_eq!(lab.active().len(), 2);
+}
+
+#[test]
+fn a_port_of_a_bond_is_taken_out_while_the_rest_is_enough() {
+    let spec = || TreeSpec {
+        nics: vec![nic(0), nic(1)],
+        bonds: vec![bond("bond0", &["eth0", "eth1"], Mode::Lacp)],
+        aliases: vec![alias("data0", "bond0")],
+        ..TreeSpec::default()
+    };
+    let hosts = vec![keeper(spec(), 0), keeper(spec(), 1)];
+    let mut lab = Lab::new(hosts, &[((0, 0), (1, 0)), ((0, 1), (1, 1))]);
+    lab.run_for(Duration::from_secs(10));
+    let now = lab.now;
+    lab.hosts[0].set_offline(now, "eth0", true).unwrap();
+    lab.exchange();
+    lab.run_for(Duration::from_secs(1));
+    assert_eq!(lab.hosts[0].selection().bonds[0].distributing[..], [1]);
+    let now = lab.now;
+    let refused = lab.hosts[0].set_offline(now, "eth1", true).unwrap_err();
+    assert_eq!(refused.to_string(), "eth1 stays: bond0 needs 1 ports and 0 others can be used");
+    let refused = lab.hosts[0].set_offline(now, "eth1", false).unwrap_err();
+    assert_eq!(refused.to_string(), "eth1 is not offline");
+    lab.hosts[0].set_offline(now, "eth0", false).unwrap();
+    lab.run_for(Duration::from_secs(10));
+    assert_eq!(lab.hosts[0].selection().bonds[0].distributing[..], [0, 1]);
+    assert!(lab.events[0].contains(&String::from("bond-drained bond0 eth0 answered")));
 }
