@@ -317,7 +317,7 @@ pub(super) fn rows<'m>(manual: &'m str, heading: &str) -> Vec<(&'m str, &'m str)
 fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
     let text = "[host]\n[cluster]\nvendor_options = [{}]\nsubnet = [{}]\n[workers]\n[access]\nrules = [{}]\n[access.class.c]\n[access.service.s]\n\
-                [group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[alias.data0]\n[qos.g]\n\
+                [group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[bond.bond0]\nports = [\"eth0\"]\nlacp = { ports.eth0 = {} }\n[vlan.\"eth0.5\"]\n[fail.fail0]\nfast = {}\n[alias.data0]\n[qos.g]\n\
                 [table.t]\nroutes = [{}]\n[neighbours.n]\nentries = [{}]\n[[service]]\nkind = \"http\"\n[[service]]\nkind = \"proxy\"\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
@@ -333,6 +333,12 @@ fn the_manual_has_every_key() {
         ("cluster.subnet", "[[cluster.subnet]]"),
         ("workers", "[workers]"),
         ("nic.eth0", "[nic.eth#]"),
+        ("bond.bond0", "[bond.*]"),
+        ("bond.bond0.lacp", "lacp = { ... }"),
+        ("bond.bond0.lacp.ports.eth0", "ports.eth# = { ... }"),
+        ("vlan.eth0.5", "[vlan.*]"),
+        ("fail.fail0", "[fail.*]"),
+        ("fail.fail0.fast", "fast = { ... }"),
         ("alias.data0", "[alias.*]"),
         ("vserver.v", "[vserver.*]"),
         ("group.g", "[group.*]"),

@@ -132,6 +132,52 @@ driver = "mem"
 over = "eth1"
 mtu = 1300
 mac = "02:00:00:00:01:07"
+[nic.eth4]
+device = "veth4"
+[nic.eth5]
+device = "veth5"
+[nic.eth6]
+device = "veth6"
+[bond.bond0]
+ports = ["eth4", "eth5"]
+hash = "symmetric"
+min_links = 2
+mac = "02:00:00:00:04:00"
+[bond.bond0.lacp]
+activity = "passive"
+rate = "fast"
+system_priority = 7
+system = "02:00:00:00:04:01"
+key = 9
+independent = false
+max_ports = 2
+select = "count"
+fallback = true
+[bond.bond0.lacp.ports.ETH5]
+priority = 3
+number = 77
+individual = true
+[vlan."bond0.5"]
+priority = 3
+[vlan."eth6.5"]
+[fail.fail0]
+members = ["bond0.5", "eth6.5"]
+standby = ["eth6.5"]
+failback = false
+detect_ms = 100
+probe = "transitive"
+test = ["eth6.5 10.0.0.201/24", "eth6.5 fe80::1/64"]
+targets = ["10.0.0.1", "fe80::2"]
+fast = { peers = ["10.0.0.9"], interval_ms = 5, multiplier = 2 }
+beyond = ["192.0.2.1"]
+hook = "/etc/weft/event"
+quiet_ms = 5
+flaps_max = 9
+[alias.data7]
+over = "Fail0"
+[alias."data8.7"]
+over = "bond0"
+[alias."san0.9"]
 [alias.data0]
 over = "eth0"
 [vserver.VsvrA]
