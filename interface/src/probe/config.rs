@@ -2,28 +2,10 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
 use weft_stack::time::Duration;
 
 use crate::Mac;
-
-/// The shortest failure detection time of probes.
-pub const DETECT_MIN: Duration = Duration::from_millis(100);
-
-/// How members are probed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProbeMethod {
-    /// Not at all: their link tells.
-    #[default]
-    Link,
-    /// ICMP and ICMPv6 echo from test addresses; members without one are not probed.
-    Icmp,
-    /// ARP requests and neighbour solicitations, for members without test addresses.
-    Arp,
-    /// Members that data addresses are bound to by ARP and ND, the others through those.
-    Transitive,
-}
+use crate::fail::{FastConfig, GroupConfig, ProbeMode};
 
 /// Probes of one group. Test addresses belong to its members ([`ProbeMember`]).
 #[derive(Clone, Debug, PartialEq)]
@@ -31,16 +13,17 @@ pub struct ProbeConfig {
     /// Number of the group, unique in the host: it stands in transitive probes.
     pub group: u32,
     /// How members are probed. Those with test addresses by ICMP, unless it is `Link`.
-    pub method: ProbeMethod,
-    /// Failure detection time; less than [`DETECT_MIN`] counts as that.
+    pub method: ProbeMode,
+    /// Failure detection time; less than 100 ms counts as that.
     pub detect: Duration,
     /// Whom to probe; the routers of routes if empty, and hosts that answer if there are none.
     pub targets: Vec<IpAddr>,
-    /// Hosts behind a router that are probed instead, so that the loss of the gateway is a loss.
+    /// Hosts behind a router (IPv4): they are probed by the members in turn, and told of by
+    /// [`Prober::poll_beyond`](super::Prober::poll_beyond).
     pub beyond: Vec<IpAddr>,
     /// Losses are not counted for so long after the start or link up, until the first answer.
     pub quiet: Duration,
-    /// BFD with other hosts.
+    /// BFD with other hosts: a session from each member with a test address to each peer.
     pub fast: Option<FastConfig>,
 }
 
@@ -48,7 +31,7 @@ impl Default for ProbeConfig {
     fn default() -> ProbeConfig {
         ProbeConfig {
             group: 0,
-            method: ProbeMethod::Link,
+            method: ProbeMode::Link,
             detect: Duration::from_secs(10),
             targets: Vec::new(),
             beyond: Vec::new(),
@@ -58,20 +41,18 @@ impl Default for ProbeConfig {
     }
 }
 
-/// BFD sessions of a group: one from each member with a test address to each peer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FastConfig {
-    /// Test addresses of other hosts, or whoever speaks BFD.
-    pub peers: Vec<IpAddr>,
-    /// Between two packets, both ways, 1 ms at least.
-    pub interval: Duration,
-    /// So many packets lost are a failure.
-    pub multiplier: u8,
-}
-
-impl Default for FastConfig {
-    fn default() -> FastConfig {
-        FastConfig { peers: Vec::new(), interval: Duration::from_millis(3), multiplier: 3 }
+impl ProbeConfig {
+    /// The probes of a group; `number` is its own in the host.
+    pub fn of(number: u32, config: &GroupConfig) -> ProbeConfig {
+        ProbeConfig {
+            group: number,
+            method: config.probe,
+            detect: config.detect,
+            targets: config.targets.clone(),
+            beyond: config.beyond.clone(),
+            quiet: config.quiet,
+            fast: config.fast.clone(),
+        }
     }
 }
 
@@ -91,6 +72,18 @@ pub struct ProbeMember {
     pub mac: Mac,
     /// Its test addresses; the first of each family is used.
     pub test: Vec<TestAddress>,
+}
+
+impl ProbeMember {
+    /// The members of a group, with these MAC addresses, in its order.
+    pub fn of(config: &GroupConfig, macs: &[Mac]) -> Vec<ProbeMember> {
+        let member = |(name, mac): (&String, &Mac)| {
+            let own = config.test.iter().filter(|t| t.0 == *name);
+            let test = own.map(|t| TestAddress { address: t.1.addr, prefix_len: t.1.prefix_len });
+            ProbeMember { mac: *mac, test: test.collect() }
+        };
+        config.members.iter().zip(macs).map(member).collect()
+    }
 }
 
 impl TestAddress {

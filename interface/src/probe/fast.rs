@@ -7,9 +7,9 @@ use weft_stack::rng::Rng;
 use weft_stack::time::{Duration, Instant};
 
 use super::bfd::{Packet, Refused, Session, Timers};
-use super::config::FastConfig;
 use super::wire::{Envelope, UDP};
 use crate::Mac;
+use crate::fail::FastConfig;
 
 /// UDP port of single-hop BFD.
 pub const BFD_PORT: u16 = 3784;

@@ -81,7 +81,7 @@ fn a_cut_is_seen_within_the_detection_time_and_told_from_a_dead_peer() {
 
 #[test]
 fn a_dead_peer_fails_no_member_that_other_targets_answer() {
-    let config = ProbeConfig { method: ProbeMethod::Icmp, ..fast(&["10.0.0.101"]) };
+    let config = ProbeConfig { method: ProbeMode::Icmp, ..fast(&["10.0.0.101"]) };
     let config = ProbeConfig { targets: vec![ip("10.0.0.1")], detect: 100 * MS, ..config };
     let members = vec![member(0, 0, &["10.0.0.201"]), member(0, 1, &["10.0.0.202"])];
     let other = (fast(&["10.0.0.201", "10.0.0.202"]), vec![member(1, 0, &["10.0.0.101"])]);

@@ -7,13 +7,16 @@ use weft_stack::rng::Rng;
 use weft_stack::time::{Duration, Instant};
 
 use super::bfd;
-use super::config::{DETECT_MIN, ProbeConfig, ProbeMember, ProbeMethod, TestAddress};
+use super::config::{ProbeConfig, ProbeMember, TestAddress};
 use super::event::{ProbeEvent, ProbeNotice};
+use super::far::Far;
 use super::fast::{self, BfdCounters, FastSession};
-use super::path::{Path, ProbeTarget, TargetSource};
+use super::path::{Path, ProbeTarget, TARGETS_MAX, TargetSource};
 use super::report::ProbeCounters;
 use super::verdict::ProbeVerdict;
 use crate::Mac;
+use crate::fail::ProbeMode;
+use crate::fail::config::DETECT_MIN;
 
 /// Frames that wait to be sent; more are lost, and counted.
 const QUEUE_MAX: usize = 512;
@@ -88,6 +91,8 @@ pub struct Prober {
     pub(super) members: Vec<Member>,
     pub(super) sessions: Vec<FastSession>,
     pub(super) routers: Vec<IpAddr>,
+    pub(super) far: Vec<Far>,
+    pub(super) beyond: VecDeque<(IpAddr, bool)>,
     /// Between two probes of a path, now.
     pub(super) interval: Duration,
     pub(super) raised_at: Option<Instant>,
@@ -110,6 +115,8 @@ impl Prober {
             members: Vec::new(),
             sessions: Vec::new(),
             routers: Vec::new(),
+            far: Vec::new(),
+            beyond: VecDeque::new(),
             interval: Duration::ZERO,
             raised_at: None,
             queue: VecDeque::new(),
@@ -152,6 +159,13 @@ impl Prober {
             });
             prober.sessions = fast::sessions(fast, held, &mut rng);
         }
+        let id = rng.next_u32() as u16;
+        for (i, target) in config.beyond.iter().take(TARGETS_MAX).enumerate() {
+            match Far::new(*target, id.wrapping_add(i as u16)) {
+                Some(far) => prober.far.push(far),
+                None => prober.counters.beyond_unused += 1,
+            }
+        }
         prober.rebuild_targets();
         prober
     }
@@ -185,7 +199,7 @@ impl Prober {
 
     /// Routers of routes: whom to probe if no targets are configured, and the way to those beyond.
     pub fn handle_routers(&mut self, now: Instant, routers: &[IpAddr]) {
-        let routers: Vec<_> = routers.iter().copied().take(super::path::TARGETS_MAX).collect();
+        let routers: Vec<_> = routers.iter().copied().take(TARGETS_MAX).collect();
         if routers != self.routers {
             self.routers = routers;
             self.rebuild_targets();
@@ -260,6 +274,7 @@ impl Prober {
     pub(super) fn run(&mut self, now: Instant) {
         self.now = self.now.max(now);
         let now = self.now;
+        self.flush_dead_hosts();
         for index in 0..self.members.len() {
             self.recheck_duplicates(now, index);
             for slot in [V4, V6, PEERS] {
@@ -267,9 +282,12 @@ impl Prober {
                 self.send_due(now, index, slot);
             }
         }
+        for at in 0..self.far.len() {
+            self.run_far(now, at);
+        }
         self.run_sessions(now);
         for index in 0..self.members.len() {
-            self.judge(now, index);
+            self.judge(index);
         }
     }
 
@@ -282,7 +300,8 @@ impl Prober {
             m.held.iter().flatten().filter_map(|h| Some(h.duplicate?.max(h.asking_until)))
         });
         let sessions = self.sessions.iter().filter_map(|s| s.session.poll_timeout());
-        probes.chain(duplicates).chain(sessions).min()
+        let far = self.far.iter().filter_map(Far::poll_timeout);
+        probes.chain(duplicates).chain(sessions).chain(far).min()
     }
 
     /// A frame to send as it is, and the member to send it on.
@@ -327,7 +346,7 @@ impl Prober {
     /// How a path of a member is probed now; `None`: not at all.
     pub(super) fn way(&self, index: usize, slot: usize) -> Option<Way> {
         let member = &self.members[index];
-        if !member.up || member.offline || self.config.method == ProbeMethod::Link {
+        if !member.up || member.offline || self.config.method == ProbeMode::Link {
             return None;
         }
         if member.held.iter().flatten().next().is_some() {
@@ -335,10 +354,10 @@ impl Prober {
             return held.duplicate.is_none().then_some(Way::Echo(held.test.address));
         }
         let way = match self.config.method {
-            ProbeMethod::Link | ProbeMethod::Icmp => return None,
-            ProbeMethod::Arp if slot == PEERS => return None,
-            ProbeMethod::Arp => Way::Resolve(member.binding[slot]),
-            ProbeMethod::Transitive => {
+            ProbeMode::Link | ProbeMode::Icmp => return None,
+            ProbeMode::Arp if slot == PEERS => return None,
+            ProbeMode::Arp => Way::Resolve(member.binding[slot]),
+            ProbeMode::Transitive => {
                 let bound = member.binding.iter().flatten().next().is_some();
                 let through_peers = !bound && self.has_good_peer(index);
                 match (slot, through_peers) {
@@ -399,16 +418,7 @@ impl Prober {
             all.iter().filter(usable).map(|a| (ProbeTarget::Address(*a), source)).collect()
         };
         let given = list(&self.config.targets, TargetSource::Given);
-        let near = if given.is_empty() { list(&self.routers, TargetSource::Router) } else { given };
-        let far = self.config.beyond.iter().filter(|a| family(**a) == slot);
-        let far: Vec<_> = far.map(|a| (ProbeTarget::Address(*a), TargetSource::Beyond)).collect();
-        if far.is_empty() || self.members[index].held[slot].is_none() {
-            near
-        } else if near.is_empty() {
-            Vec::new()
-        } else {
-            far
-        }
+        if given.is_empty() { list(&self.routers, TargetSource::Router) } else { given }
     }
 
     /// On the subnet of the test address, unicast, and none of our own.
@@ -421,19 +431,6 @@ impl Prober {
         let near = self.members[index].held[family(address)]
             .is_none_or(|held| held.test.covers(address) && address != held.test.address);
         unicast && !own && near
-    }
-
-    /// The neighbour that packets to a target go to.
-    pub(super) fn hop(&self, index: usize, aim: IpAddr, source: TargetSource) -> Option<IpAddr> {
-        if source != TargetSource::Beyond {
-            return Some(aim);
-        }
-        self.config
-            .targets
-            .iter()
-            .chain(&self.routers)
-            .find(|a| family(**a) == family(aim) && self.may_be_target(index, **a))
-            .copied()
     }
 
     pub(super) fn transmit(&mut self, member: usize, frame: Vec<u8>) {

@@ -190,15 +190,15 @@ impl Prober {
         ip: &Ip<'_>,
     ) -> bool {
         let path = &self.members[index].paths[slot];
-        let Some(echo) = Echo::parse(ip.payload).filter(|e| e.id == path.id) else {
-            self.counters.unknown += 1;
-            return false;
+        let echo = Echo::parse(ip.payload);
+        let Some(echo) = echo.filter(|e| e.id == path.id) else {
+            let far = echo.is_some_and(|echo| self.handle_far(now, &echo, ip.src));
+            self.counters.unknown += u64::from(!far);
+            return far;
         };
         let aim = ProbeTarget::Address(ip.src);
         // RFC 4291 2.1: neighbours answer from where they were asked.
-        let near = ip.src.is_ipv4()
-            || matches!(ip.src, IpAddr::V6(a) if a.is_unicast_link_local())
-            || self.config.beyond.contains(&ip.src);
+        let near = ip.src.is_ipv4() || matches!(ip.src, IpAddr::V6(a) if a.is_unicast_link_local());
         let found = path.probes.iter().position(|p| p.sequence == echo.sequence);
         let known = match echo.kind {
             wire::KIND_MULTICAST => found.is_some_and(|at| path.probes[at].aim.is_none()),
@@ -264,28 +264,22 @@ impl Prober {
             }
         }
         let mut held = Vec::new();
-        for at in 0..self.members[index].paths[slot].targets.len() {
-            let target = &self.members[index].paths[slot].targets[at];
-            let ProbeTarget::Address(to) = target.aim else { continue };
-            if self.hop(index, to, target.source) != Some(address) {
-                continue;
-            }
-            let path = &mut self.members[index].paths[slot];
-            let target = &mut path.targets[at];
+        let aim = ProbeTarget::Address(address);
+        let path = &mut self.members[index].paths[slot];
+        if let Some(target) = path.target(aim) {
             target.mac = Some(mac);
             target.doubtful &= !asked;
-            let aim = Some(target.aim);
             for probe in &mut path.probes {
-                if probe.held && probe.aim == aim && probe.outcome == Outcome::Open {
+                if probe.held && probe.aim == Some(aim) && probe.outcome == Outcome::Open {
                     let wait = probe.deadline.saturating_since(probe.sent);
                     (probe.held, probe.sent, probe.deadline) = (false, now, now + wait);
-                    held.push((to, probe.sequence));
+                    held.push(probe.sequence);
                 }
             }
         }
         if let Some(Way::Echo(src)) = self.way(index, slot) {
-            for (to, sequence) in held {
-                self.emit_echo(now, index, slot, (src, to), (sequence, wire::KIND_UNICAST));
+            for sequence in held {
+                self.emit_echo(now, index, slot, (src, address), (sequence, wire::KIND_UNICAST));
             }
         }
     }

@@ -126,7 +126,7 @@ impl Prober {
     }
 
     /// Failure or repair of a member.
-    pub(super) fn judge(&mut self, now: Instant, index: usize) {
+    pub(super) fn judge(&mut self, index: usize) {
         self.judge_sessions(index);
         let slots: Vec<usize> = self.capable(index).collect();
         let runs: Vec<Run> =
@@ -152,7 +152,6 @@ impl Prober {
         } else {
             member.first_loss = path_loss;
         }
-        self.flush_dead_hosts(now);
     }
 
     /// Lost through other members: one of those has reached somebody since, so it is not them.
@@ -166,9 +165,9 @@ impl Prober {
         })
     }
 
-    /// All members failed: hosts that were found may have been the wrong ones, so they are looked
-    /// for anew.
-    fn flush_dead_hosts(&mut self, now: Instant) {
+    /// All members failed before this call, so that was seen: hosts that were found may have been
+    /// the wrong ones, and are looked for anew.
+    pub(super) fn flush_dead_hosts(&mut self) {
         let used = |m: &&Member| m.up && !m.offline;
         if self.members.iter().filter(used).any(|m| !m.failed) {
             return;
@@ -185,7 +184,6 @@ impl Prober {
                 }
             }
         }
-        self.now = self.now.max(now);
     }
 
     /// BFD: a session that is lost while another member has the same peer, or if nothing else
@@ -241,11 +239,13 @@ impl Prober {
     pub(super) fn state_of(&self, index: usize) -> ProbeState {
         let member = &self.members[index];
         let sessions = || self.sessions.iter().filter(|s| s.member == index && s.running);
-        if member.failed || member.failed_fast {
+        let probed = self.capable(index).next().is_some();
+        // Without anybody to probe nothing is known, whatever was.
+        if member.failed_fast || (member.failed && (probed || !member.up)) {
             return ProbeState::Failed;
         }
         let up = sessions().any(|s| s.session.state() == State::Up);
-        if up || (member.heard && self.capable(index).next().is_some()) {
+        if up || (member.heard && probed) {
             return ProbeState::Ok;
         }
         let pending = member.up && !member.offline;

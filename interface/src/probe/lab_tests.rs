@@ -79,7 +79,7 @@ pub(super) fn host(number: u8, addresses: &[&str]) -> Host {
 
 pub(super) fn icmp(detect_ms: u64, targets: &[&str]) -> ProbeConfig {
     ProbeConfig {
-        method: ProbeMethod::Icmp,
+        method: ProbeMode::Icmp,
         detect: Duration::from_millis(detect_ms),
         targets: targets.iter().map(|t| ip(t)).collect(),
         ..ProbeConfig::default()

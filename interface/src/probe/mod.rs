@@ -7,6 +7,7 @@
 pub mod bfd;
 mod config;
 mod event;
+mod far;
 mod fast;
 mod group;
 mod input;
@@ -18,12 +19,13 @@ mod send;
 mod verdict;
 mod wire;
 
-pub use config::{DETECT_MIN, FastConfig, ProbeConfig, ProbeMember, ProbeMethod, TestAddress};
+pub use crate::fail::{FastConfig, ProbeMode};
+pub use config::{ProbeConfig, ProbeMember, TestAddress};
 pub use event::{ProbeEvent, ProbeNotice, ProbeOutcome};
 pub use fast::{BFD_PORT, BfdCounters};
 pub use group::{PROBE_MEMBERS_MAX, Prober};
 pub use path::{ACKS_REPAIR, LOSSES_FAIL, ProbeTarget, TargetSource, TargetState};
-pub use report::{ProbeCounters, ProbeMode, ProbeReport, ProbeRow, SessionRow, TargetRow};
+pub use report::{ProbeCounters, ProbeReport, ProbeRow, SessionRow, TargetMode, TargetRow};
 pub use verdict::{ProbeState, ProbeVerdict};
 
 #[cfg(test)]

@@ -45,8 +45,6 @@ pub enum TargetSource {
     Router,
     /// It answered a probe to all hosts.
     Host,
-    /// Configured, behind a router.
-    Beyond,
     /// Another member of the group.
     Member,
 }
@@ -75,7 +73,6 @@ pub(super) struct Target {
     pub(super) rtt: Rtt,
     /// The last answer was not counted, for it alone would have raised the detection time.
     pub(super) deferred: bool,
-    /// Of the target, or of the router before it.
     pub(super) mac: Option<Mac>,
     /// Its last probe was lost: its MAC address may be another now.
     pub(super) doubtful: bool,

@@ -20,7 +20,7 @@ fn members() -> Vec<ProbeMember> {
 /// Frames of a group at work, those of all its methods.
 fn traffic() -> Vec<Vec<u8>> {
     let mut out = Vec::new();
-    for method in [ProbeMethod::Icmp, ProbeMethod::Arp, ProbeMethod::Transitive] {
+    for method in [ProbeMode::Icmp, ProbeMode::Arp, ProbeMode::Transitive] {
         let config = ProbeConfig { method, ..config() };
         let hosts = vec![host(1, &["10.0.0.1", "10.0.0.9"]), host(2, &["fe80::1"])];
         let mut lab = Lab::new(&[(config, members())], hosts);
@@ -43,7 +43,7 @@ fn check(prober: &mut Prober, now: Instant) {
     assert!(report.rows.iter().all(|r| r.targets.len() <= 32));
 }
 
-fn ready(method: ProbeMethod) -> Prober {
+fn ready(method: ProbeMode) -> Prober {
     let mut prober = Prober::new(&ProbeConfig { method, ..config() }, &members(), 1);
     (0..3).for_each(|m| prober.handle_link(Instant::ZERO, m, true));
     prober
@@ -56,7 +56,7 @@ proptest! {
     fn random_bytes_do_no_harm(
         frames in prop::collection::vec((0usize..4, prop::collection::vec(any::<u8>(), 0..200)), 1..20),
     ) {
-        let mut prober = ready(ProbeMethod::Transitive);
+        let mut prober = ready(ProbeMode::Transitive);
         for (i, (member, frame)) in frames.iter().enumerate() {
             let now = Instant::from_millis(i as u64 * 5);
             prober.handle_frame(now, *member, frame);
@@ -67,7 +67,7 @@ proptest! {
     #[test]
     fn mutated_frames_do_no_harm(
         picks in prop::collection::vec((any::<u16>(), 0usize..3, any::<u16>(), any::<u8>(), any::<u16>()), 1..60),
-        method in prop::sample::select(vec![ProbeMethod::Icmp, ProbeMethod::Arp, ProbeMethod::Transitive]),
+        method in prop::sample::select(vec![ProbeMode::Icmp, ProbeMode::Arp, ProbeMode::Transitive]),
     ) {
         thread_local!(static TRAFFIC: Vec<Vec<u8>> = traffic());
         let mut prober = ready(method);

@@ -36,6 +36,8 @@ pub struct ProbeCounters {
     pub duplicates: u64,
     /// Configured test addresses that cannot be used: a second of a family, or no link-local one.
     pub test_addresses_unused: u64,
+    /// Targets beyond the link that cannot be probed: of IPv6, for test addresses are link-local.
+    pub beyond_unused: u64,
     /// Targets that were put aside or deleted.
     pub targets_dropped: u64,
     /// Times that all found hosts were forgotten, for all members had failed.
@@ -51,7 +53,7 @@ pub struct ProbeCounters {
 /// How targets were chosen (`ipmpstat -t`, MODE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ProbeMode {
+pub enum TargetMode {
     /// Not probed.
     Disabled,
     /// Configured targets, or routers of routes.
@@ -74,6 +76,8 @@ pub struct ProbeReport {
     /// Rows of members, in order; a member has one of each family that is probed, or a disabled
     /// one.
     pub rows: Vec<ProbeRow>,
+    /// Targets beyond the link that are lost.
+    pub beyond_lost: Vec<IpAddr>,
     /// BFD sessions.
     pub sessions: Vec<SessionRow>,
     /// Counters.
@@ -90,7 +94,7 @@ pub struct ProbeRow {
     /// State of the member, of all its families.
     pub state: ProbeState,
     /// How targets were chosen.
-    pub mode: ProbeMode,
+    pub mode: TargetMode,
     /// Test address, or the data address that is asked from.
     pub address: Option<IpAddr>,
     /// The test address is not used, for another host has it.
@@ -157,6 +161,7 @@ impl Prober {
             configured_ms: (self.user_interval() * 7).as_millis() as u64,
             detect_ms: self.detect().as_millis() as u64,
             rows,
+            beyond_lost: self.far.iter().filter(|f| f.lost).map(|f| f.target).collect(),
             sessions: self.sessions.iter().map(session_row).collect(),
             counters: self.counters,
             bfd: self.bfd_counters,
@@ -177,18 +182,17 @@ impl Prober {
         let path = &member.paths[slot];
         let run = path.run(None);
         let (mode, address) = match self.way(index, slot).filter(|_| self.is_shown(index, slot)) {
-            None => (ProbeMode::Disabled, self.test_address(index, slot)),
+            None => (TargetMode::Disabled, self.test_address(index, slot)),
             Some(Way::Echo(test)) => {
                 let hosts = path.targets.iter().all(|t| t.source == TargetSource::Host);
-                let beyond = !self.config.beyond.is_empty();
-                let mode = if hosts && !beyond { ProbeMode::Multicast } else { ProbeMode::Routes };
+                let mode = if hosts { TargetMode::Multicast } else { TargetMode::Routes };
                 (mode, Some(test))
             }
-            Some(Way::Resolve(data)) => (ProbeMode::Arp, data),
-            Some(Way::Peers) => (ProbeMode::Transitive, None),
+            Some(Way::Resolve(data)) => (TargetMode::Arp, data),
+            Some(Way::Peers) => (TargetMode::Transitive, None),
         };
         let quiet = member.quiet_until.map_or(0, |at| at.saturating_since(now).as_millis() as u64);
-        let targets = path.targets.iter().filter(|_| mode != ProbeMode::Disabled);
+        let targets = path.targets.iter().filter(|_| mode != TargetMode::Disabled);
         ProbeRow {
             member: index,
             state: self.state_of(index),

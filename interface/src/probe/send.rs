@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_stack::time::{Duration, Instant};
 
-use super::config::ProbeMethod;
 use super::event::{ProbeEvent, ProbeNotice, ProbeOutcome};
 use super::group::{DUPLICATE_REST, DUPLICATE_WAIT, PEERS, Prober, V4, V6, Way, family};
 use super::path::{Outcome, Probe, ProbeTarget, TargetSource, TargetState};
 use super::wire::{self, Arp, BROADCAST, Echo, Envelope, ICMP, ICMPV6, Neighbour, Transitive};
 use crate::Mac;
+use crate::fail::ProbeMode;
 
 const ALL_HOSTS_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1));
 const ALL_HOSTS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
@@ -95,14 +95,13 @@ impl Prober {
         self.measure(now, index, slot, way);
     }
 
-    fn random(&mut self, below: Duration) -> Duration {
+    pub(super) fn random(&mut self, below: Duration) -> Duration {
         Duration::from_nanos(self.rng.below(below.as_nanos() as u64 + 1))
     }
 
     /// There are targets, or hosts may be found.
     fn has_work(&self, index: usize, slot: usize, way: Way) -> bool {
-        !self.members[index].paths[slot].targets.is_empty()
-            || matches!(way, Way::Echo(_)) && self.config.beyond.is_empty()
+        !self.members[index].paths[slot].targets.is_empty() || matches!(way, Way::Echo(_))
     }
 
     fn send_probe(&mut self, now: Instant, index: usize, slot: usize, way: Way) {
@@ -115,7 +114,7 @@ impl Prober {
         if let Way::Echo(src) = way {
             let targets = &self.members[index].paths[slot].targets;
             let hosts = targets.iter().all(|t| t.source == TargetSource::Host);
-            if hosts && targets.len() <= 1 && self.config.beyond.is_empty() {
+            if hosts && targets.len() <= 1 {
                 self.discover(now, index, slot, src);
             }
         }
@@ -202,11 +201,9 @@ impl Prober {
         let Some(target) = self.members[index].paths[slot].target(ProbeTarget::Address(to)) else {
             return;
         };
-        let (source, known, doubtful) = (target.source, target.mac.is_some(), target.doubtful);
-        if (!known || doubtful)
-            && let Some(hop) = self.hop(index, to, source)
-        {
-            self.ask(index, Some(src), hop, None);
+        let (known, doubtful) = (target.mac.is_some(), target.doubtful);
+        if !known || doubtful {
+            self.ask(index, Some(src), to, None);
         }
         if known {
             self.emit_echo(now, index, slot, (src, to), (sequence, wire::KIND_UNICAST));
@@ -224,10 +221,9 @@ impl Prober {
         (sequence, kind): (u16, u32),
     ) {
         let target = self.members[index].paths[slot].target(ProbeTarget::Address(to));
-        let Some((mac, source)) = target.and_then(|t| Some((t.mac?, t.source))) else { return };
+        let Some(mac) = target.and_then(|t| t.mac) else { return };
         let message = self.echo_message(now, index, slot, sequence, kind);
-        let hops = if source == TargetSource::Beyond { 64 } else { 255 };
-        self.send_icmp(index, mac, (src, to), hops, message);
+        self.send_icmp(index, mac, (src, to), 255, message);
     }
 
     fn echo_message(
@@ -381,6 +377,6 @@ impl Prober {
 
     /// Whether the group is probed at all.
     pub(super) fn is_probed(&self) -> bool {
-        self.config.method != ProbeMethod::Link
+        self.config.method != ProbeMode::Link
     }
 }

@@ -227,7 +227,7 @@ fn hosts_that_answer_all_are_targets_of_the_whole_group() {
         assert_eq!(lab.states(), [Ok, Ok]);
         assert_eq!(lab.targets(0), lab.targets(1));
         assert_eq!(lab.targets(0).len(), 5);
-        assert_eq!(lab.probers[0].report(lab.now).rows[0].mode, ProbeMode::Multicast);
+        assert_eq!(lab.probers[0].report(lab.now).rows[0].mode, TargetMode::Multicast);
         // One dies: it is deleted.
         let name = lab.targets(0)[0].0.clone();
         let dead = lab.hosts.iter().position(|h| h.addresses[0] == ip(&name)).expect("a host");
@@ -237,8 +237,10 @@ fn hosts_that_answer_all_are_targets_of_the_whole_group() {
         assert_eq!(lab.states(), [Ok, Ok]);
         // All die: the group fails, and finds whoever is there then.
         lab.hosts.iter_mut().for_each(|h| h.alive = false);
-        lab.run(5 * S);
-        assert_eq!(lab.states(), [Failed, Failed]);
+        let end = lab.now + 2 * S;
+        assert!(lab.run_until(end, |l| l.states() == [Failed, Failed]));
+        lab.run(3 * S);
+        assert_eq!(lab.states(), [Unknown, Unknown], "nobody is there to probe");
         assert_eq!(lab.targets(0), []);
         lab.hosts[dead].alive = true;
         lab.run(10 * S);
@@ -255,7 +257,7 @@ fn routers_of_routes_are_preferred_to_hosts() {
     lab.probers[0].handle_routers(lab.now, &routers);
     lab.run(5 * S);
     let report = lab.probers[0].report(lab.now);
-    assert_eq!(report.rows[0].mode, ProbeMode::Routes);
+    assert_eq!(report.rows[0].mode, TargetMode::Routes);
     let near = vec![("10.0.0.1".to_owned(), TargetState::Active)];
     assert_eq!(lab.targets(0), near, "on the subnet, and none of our own");
     assert_eq!(
@@ -268,19 +270,35 @@ fn routers_of_routes_are_preferred_to_hosts() {
 }
 
 #[test]
-fn targets_beyond_a_router_are_probed_through_it() {
-    let config = ProbeConfig { beyond: vec![ip("192.0.2.1")], ..icmp(1000, &[]) };
+fn targets_beyond_a_router_are_told_of_and_fail_no_member() {
+    let beyond = vec![ip("192.0.2.1"), ip("2001:db8::1")];
+    let config = ProbeConfig { beyond, ..icmp(1000, &["10.0.0.1"]) };
     let mut lab = Lab::pair(&config, &["10.0.0.1"]);
-    lab.run(2 * S);
-    assert_eq!(lab.states(), [Unknown, Unknown], "no router is known");
     // The router answers for what is behind it.
     lab.hosts[0].addresses.push(ip("192.0.2.1"));
-    lab.probers[0].handle_routers(lab.now, &[ip("10.0.0.1")]);
     lab.run(5 * S);
     assert_eq!(lab.states(), [Ok, Ok]);
+    assert_eq!(lab.probers[0].poll_beyond(), None, "it counts as reached");
+    let far = ProbeTarget::Address(ip("192.0.2.1"));
+    let by = |member| move |p: &ProbeEvent| p.target == Some(far) && p.member == member;
+    assert!(lab.probes.iter().any(by(0)) && lab.probes.iter().any(by(1)), "in turn");
+    // One member that is cut says nothing of what is beyond.
+    lab.cut(0);
+    lab.run(5 * S);
+    assert_eq!(lab.probers[0].poll_beyond(), None);
+    lab.mend(0);
+    lab.run(5 * S);
     lab.hosts[0].addresses.pop();
+    lab.run(S);
+    assert_eq!(lab.states(), [Ok, Ok], "the gateway is there, what is beyond is not");
+    assert_eq!(lab.probers[0].poll_beyond(), Some((ip("192.0.2.1"), false)));
+    let report = lab.probers[0].report(lab.now);
+    assert_eq!(report.beyond_lost, [ip("192.0.2.1")]);
+    assert_eq!(report.counters.beyond_unused, 1, "IPv6 test addresses are link-local");
+    lab.hosts[0].addresses.push(ip("192.0.2.1"));
     lab.run(2 * S);
-    assert_eq!(lab.states(), [Failed, Failed], "the gateway is there, what is beyond is not");
+    assert_eq!(lab.probers[0].poll_beyond(), Some((ip("192.0.2.1"), true)));
+    assert_eq!(lab.probers[0].poll_beyond(), None);
 }
 
 // RFC 5227 2.4
@@ -326,7 +344,7 @@ fn one_test_address_on_two_members_is_used_by_the_first() {
 #[test]
 fn members_without_test_addresses_are_probed_by_arp() {
     for (target, data) in [("10.0.0.1", "10.0.0.10"), ("fe80::1", "fe80::10")] {
-        let config = ProbeConfig { method: ProbeMethod::Arp, ..icmp(100, &[target]) };
+        let config = ProbeConfig { method: ProbeMode::Arp, ..icmp(100, &[target]) };
         let members = vec![member(0, 0, &[]), member(0, 1, &[])];
         let mut lab = Lab::new(&[(config, members)], vec![host(1, &[target])]);
         lab.run(S);
@@ -345,7 +363,7 @@ fn members_without_test_addresses_are_probed_by_arp() {
 }
 
 fn transitive() -> Lab {
-    let config = ProbeConfig { method: ProbeMethod::Transitive, ..icmp(100, &["10.0.0.1"]) };
+    let config = ProbeConfig { method: ProbeMode::Transitive, ..icmp(100, &["10.0.0.1"]) };
     let members = (0..3).map(|i| member(0, i, &[])).collect();
     let mut lab = Lab::new(&[(config, members)], vec![host(1, &["10.0.0.1"])]);
     lab.probers[0].handle_binding(lab.now, 0, Some(ip("10.0.0.10")));
@@ -358,7 +376,7 @@ fn transitive() -> Lab {
 fn members_without_data_addresses_are_probed_through_those_that_have_one() {
     let mut lab = transitive();
     let modes: Vec<_> = lab.probers[0].report(lab.now).rows.iter().map(|r| r.mode).collect();
-    assert_eq!(modes, [ProbeMode::Arp, ProbeMode::Transitive, ProbeMode::Transitive]);
+    assert_eq!(modes, [TargetMode::Arp, TargetMode::Transitive, TargetMode::Transitive]);
     let unicast = lab.wire.iter().filter(|w| w.3[12..14] == [0x88, 0xb5]);
     assert!(unicast.clone().count() > 10);
     assert!(unicast.clone().all(|w| w.3[0] & 1 == 0), "never a broadcast");
@@ -388,12 +406,12 @@ fn the_failure_of_a_member_is_not_that_of_those_probed_through_it() {
 
 #[test]
 fn test_addresses_take_precedence_over_transitive_probes() {
-    let config = ProbeConfig { method: ProbeMethod::Transitive, ..icmp(100, &["10.0.0.1"]) };
+    let config = ProbeConfig { method: ProbeMode::Transitive, ..icmp(100, &["10.0.0.1"]) };
     let members = vec![member(0, 0, &["10.0.0.201"]), member(0, 1, &[])];
     let mut lab = Lab::new(&[(config, members)], vec![host(1, &["10.0.0.1"])]);
     lab.run(S);
     let modes: Vec<_> = lab.probers[0].report(lab.now).rows.iter().map(|r| r.mode).collect();
-    assert_eq!(modes, [ProbeMode::Routes, ProbeMode::Transitive]);
+    assert_eq!(modes, [TargetMode::Routes, TargetMode::Transitive]);
     assert_eq!(lab.states(), [Ok, Ok]);
 }
 
