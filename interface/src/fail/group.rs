@@ -86,8 +86,6 @@ pub struct Group {
     pub(super) state: GroupHealth,
     state_told: GroupHealth,
     pub(super) signature: u64,
-    selection: GroupSelection,
-    changed: bool,
     events: VecDeque<What>,
     pub(super) counters: GroupCounters,
     pub(super) now: Instant,
@@ -110,8 +108,6 @@ impl Group {
             state: GroupHealth::Failed,
             state_told: GroupHealth::Failed,
             signature: 0,
-            selection: GroupSelection::default(),
-            changed: false,
             events: VecDeque::new(),
             counters: GroupCounters::default(),
             now: Instant::ZERO,
@@ -222,7 +218,7 @@ impl Group {
         let mut to = vec![None; self.members.len()];
         let mut sorted = Vec::new();
         for info in order {
-            if let Some(old) = self.position(&info.name) {
+            if let Some(old) = self.position(&info.name).filter(|old| to[*old].is_none()) {
                 to[old] = Some(sorted.len() as u16);
                 sorted.push(self.members[old].clone());
             }
@@ -343,17 +339,17 @@ impl Group {
 
     /// What may be used.
     pub fn selection(&self) -> &GroupSelection {
-        &self.selection
+        self.inbound.selection()
     }
 
     /// Whether the selection changed since this was last asked.
     pub fn take_changed(&mut self) -> bool {
-        core::mem::take(&mut self.changed)
+        self.inbound.take_changed()
     }
 
     /// Whether it carries frames: a member is active.
     pub fn is_up(&self) -> bool {
-        !self.selection.active.is_empty()
+        !self.inbound.active().is_empty()
     }
 
     /// How it is: whether all members can be used, some, or none.
@@ -416,6 +412,7 @@ impl Group {
                 *nominee = self.inbound.active().first().copied();
             }
         }
+        self.inbound.nominate(self.nominees);
     }
 
     /// Tells what is different from what was told last.
@@ -441,26 +438,11 @@ impl Group {
             };
             self.push_event(event);
         }
-        self.select();
         if self.state != self.state_told {
             self.state_told = self.state;
             let state = state_text(self.state).to_owned();
             self.push_event(What::Group { group: self.name.clone(), signature, state });
         }
-    }
-
-    fn selection_is_old(&self) -> bool {
-        self.inbound.changed || [self.selection.nominee4, self.selection.nominee6] != self.nominees
-    }
-
-    fn select(&mut self) {
-        if !self.selection_is_old() {
-            return;
-        }
-        self.inbound.changed = false;
-        self.inbound.select(&mut self.selection);
-        [self.selection.nominee4, self.selection.nominee6] = self.nominees;
-        self.changed = true;
     }
 
     fn tell_moves(&mut self) {

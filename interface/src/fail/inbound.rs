@@ -60,12 +60,13 @@ pub(super) struct Inbound {
     /// The same since listeners were last told.
     untold: BTreeSet<Unit>,
     active: Vec<u16>,
+    selection: GroupSelection,
     addresses: usize,
     /// Addresses beyond [`ADDRESSES_MAX`].
     pub(super) refused: u64,
     /// Addresses that were bound anew, or not any more.
     pub(super) moves: u64,
-    pub(super) changed: bool,
+    changed: bool,
 }
 
 impl Inbound {
@@ -93,12 +94,23 @@ impl Inbound {
             map(&mut bound.announced);
             map(&mut bound.told);
         }
+        self.selection.active = self.active.iter().copied().collect();
+        for member in
+            self.selection.bindings.values_mut().chain(self.selection.own_macs.values_mut())
+        {
+            *member = to[usize::from(*member)].expect("nothing is bound to one that goes");
+        }
         self.changed = true;
     }
 
     /// Members in the order in which they became active.
     pub(super) fn active(&self) -> &[u16] {
         &self.active
+    }
+
+    /// Whether what the data path has to know changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
     }
 
     pub(super) fn load(&self, member: u16) -> usize {
@@ -124,6 +136,7 @@ impl Inbound {
         let joined: Vec<u16> =
             wanted.iter().copied().filter(|m| !self.active.contains(m)).collect();
         self.active.extend(&joined);
+        self.selection.active = self.active.iter().copied().collect();
         self.bind_unbound();
         for member in joined {
             self.fill(member);
@@ -143,6 +156,7 @@ impl Inbound {
         bound.member = member;
         self.moved.insert(unit);
         self.untold.insert(unit);
+        self.select(unit, member);
         self.changed = true;
     }
 
@@ -210,6 +224,7 @@ impl Inbound {
         }
         let member = bound.member;
         self.units.remove(&unit);
+        self.select(unit, None);
         self.unbound.remove(&unit);
         self.moved.remove(&unit);
         self.untold.remove(&unit);
@@ -261,17 +276,25 @@ impl Inbound {
         })
     }
 
-    /// Writes what the data path has to know.
-    pub(super) fn select(&self, selection: &mut GroupSelection) {
-        selection.active = self.active.iter().copied().collect();
-        selection.bindings.clear();
-        selection.own_macs.clear();
-        for (unit, bound) in &self.units {
-            let Some(member) = bound.member else { continue };
-            match unit {
-                Unit::Address(address) => selection.bindings.insert(*address, member),
-                Unit::Mac(mac) => selection.own_macs.insert(*mac, member),
-            };
-        }
+    /// What the data path has to know.
+    pub(super) fn selection(&self) -> &GroupSelection {
+        &self.selection
+    }
+
+    /// The members that take multicast.
+    pub(super) fn nominate(&mut self, nominees: [Option<u16>; 2]) {
+        let selection = &mut self.selection;
+        self.changed |= [selection.nominee4, selection.nominee6] != nominees;
+        [selection.nominee4, selection.nominee6] = nominees;
+    }
+
+    fn select(&mut self, unit: Unit, member: Option<u16>) {
+        let selection = &mut self.selection;
+        match (unit, member) {
+            (Unit::Address(address), Some(m)) => selection.bindings.insert(address, m),
+            (Unit::Address(address), None) => selection.bindings.remove(&address),
+            (Unit::Mac(mac), Some(m)) => selection.own_macs.insert(mac, m),
+            (Unit::Mac(mac), None) => selection.own_macs.remove(&mac),
+        };
     }
 }
