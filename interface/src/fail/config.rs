@@ -226,7 +226,7 @@ impl FastConfig {
             return Err(ConfigError::FastWithoutPeers);
         }
         check_hosts(&self.peers, "fast.peers")?;
-        if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.interval) {
+        if !(Duration::from_millis(1)..=Duration::from_mins(1)).contains(&self.interval) {
             return Err(ConfigError::FastInterval(self.interval));
         }
         if self.multiplier == 0 {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use weft_stack::time::{Duration, Instant};
 
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// The last times of something, as many as its limit and one more.
 #[derive(Clone, Debug, Default)]

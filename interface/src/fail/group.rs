@@ -155,19 +155,23 @@ impl Group {
         if i >= self.members.len() {
             return;
         }
-        let was_active = self.members[i].is_active();
+        self.now = self.now.max(now);
         self.tell_member(i, false);
-        // Its addresses find their new places while it can still be named.
-        self.members[i].link = None;
-        self.members[i].inactive = true;
+        // As if it were gone: its addresses find their places while it can still be named.
+        let was_active = self.members[i].is_active();
+        let leaving = &mut self.members[i];
+        (leaving.link, leaving.inactive, leaving.standby) = (None, true, true);
+        leaving.info.mac = [0; 6];
+        let name = leaving.info.name.clone();
         if was_active {
             self.replace();
         }
-        let name = self.members[i].info.name.clone();
-        self.config.members.retain(|m| *m != name);
-        self.config.standby.retain(|m| *m != name);
+        self.trim();
+        self.decide();
         self.spread();
         self.tell_moves();
+        self.config.members.retain(|m| *m != name);
+        self.config.standby.retain(|m| *m != name);
         let shift = |old: usize| match old.cmp(&i) {
             std::cmp::Ordering::Less => Some(old as u16),
             std::cmp::Ordering::Equal => None,
@@ -176,7 +180,6 @@ impl Group {
         let to: Vec<_> = (0..self.members.len()).map(shift).collect();
         self.members.remove(i);
         self.renumber(&to);
-        self.trim();
         self.settle(now);
     }
 
@@ -381,6 +384,13 @@ impl Group {
     /// Follows from facts to what is used and told. Every input ends here.
     pub(super) fn settle(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.decide();
+        self.spread();
+        self.tell();
+    }
+
+    /// Judges members until nothing changes.
+    fn decide(&mut self) {
         // Each round lets at least one member change; few can change twice.
         for _ in 0..2 * self.members.len() + 2 {
             let mut changed = self.check_duplicates();
@@ -393,11 +403,9 @@ impl Group {
                 }
             }
             if !changed {
-                break;
+                return;
             }
         }
-        self.spread();
-        self.tell();
     }
 
     /// Binds addresses and nominates.

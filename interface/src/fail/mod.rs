@@ -35,6 +35,8 @@ mod member;
 mod offline;
 pub mod outbound;
 mod policy;
+#[cfg(test)]
+mod random_tests;
 mod report;
 #[cfg(test)]
 mod tests;

@@ -55,9 +55,10 @@ impl Outbound {
             selection.active.iter().map(|member| known(*member).unwrap_or((*member, 0))).collect();
         let mut total = 0;
         for latched in &mut self.table {
-            match self.active.iter().any(|(member, _)| member == latched) {
-                true => total += 1,
-                false => *latched = FREE,
+            if self.active.iter().any(|(member, _)| member == latched) {
+                total += 1;
+            } else {
+                *latched = FREE;
             }
         }
         self.level(total / self.active.len().max(1) as u32);

@@ -133,7 +133,7 @@ impl Group {
             group: self.name.clone(),
             group_name: self.name.clone(),
             state: self.state,
-            detection_ms: probed.then(|| self.config.detect.as_millis() as u64),
+            detection_ms: probed.then_some(self.config.detect.as_millis() as u64),
             active: names(&Member::is_active),
             inactive: names(&Member::is_waiting),
             unusable: names(&|m| !m.is_usable()),
@@ -212,6 +212,9 @@ impl Group {
                 "link is up; there is no target for probes"
             }
             (MemberState::Active, _) if m.verdict.state == ProbeState::Disabled => "link is up",
+            (MemberState::Active, _) if m.verdict.state == ProbeState::Failed => {
+                "link is up; lost probes do not count yet"
+            }
             (MemberState::Active, _) => "link is up, probes are answered",
             (MemberState::Inactive, _) => "failback is off",
             (MemberState::Standby, _) => "standby",
