@@ -209,8 +209,8 @@ impl fmt::Display for Steer {
         match self {
             Steer::Add(a) | Steer::Remove(a) => write!(f, "{a}"),
             Steer::AddEthertype(e) | Steer::RemoveEthertype(e) => write!(f, "ethertype {e:#06x}"),
-            Steer::AddMac([a, b, c, d, e, g]) | Steer::RemoveMac([a, b, c, d, e, g]) => {
-                write!(f, "MAC address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+            Steer::AddMac(mac) | Steer::RemoveMac(mac) => {
+                write!(f, "MAC address {}", mac.map(|octet| format!("{octet:02x}")).join(":"))
             }
         }
     }

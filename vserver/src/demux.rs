@@ -1,7 +1,7 @@
-//! Which vserver a frame belongs to: NIC and destination MAC give the alias, alias and destination
+//! Which vserver a frame belongs to: link and destination MAC give the alias, alias and destination
 //! address give the vserver. Sans-IO.
 //!
-//! Every decision is a constant number of hash look-ups (times the few aliases of one NIC that
+//! Every decision is a constant number of hash look-ups (times the few aliases of one link that
 //! share a MAC address), whatever the number of vservers; only a frame for many takes as long as
 //! its list of receivers. The tables follow the stacks' events: an address is here from
 //! `AddressAdded` to `AddressRemoved`, a group from `GroupJoined` to `GroupLeft`.
@@ -30,7 +30,7 @@ pub(crate) struct Target {
 }
 
 #[derive(Clone, Debug)]
-struct NicAlias {
+struct LinkAlias {
     id: AliasId,
     /// `None` on an L3 device.
     mac: Option<[u8; 6]>,
@@ -38,8 +38,8 @@ struct NicAlias {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Demux {
-    /// By NIC.
-    aliases: Vec<Vec<NicAlias>>,
+    /// By link.
+    aliases: Vec<Vec<LinkAlias>>,
     unicast: HashMap<(AliasId, IpAddr), u32>,
     /// Multicast groups and directed broadcast addresses.
     groups: HashMap<(AliasId, IpAddr), Vec<u32>>,
@@ -67,18 +67,18 @@ enum Destination {
 }
 
 impl Demux {
-    pub(crate) fn add_nic(&mut self) {
+    pub(crate) fn add_link(&mut self) {
         self.aliases.push(Vec::new());
     }
 
-    /// An alias on a NIC, with the MAC address it answers for.
-    pub(crate) fn add_alias(&mut self, nic: usize, id: AliasId, mac: Option<[u8; 6]>) {
-        self.aliases[nic].push(NicAlias { id, mac });
+    /// An alias on a link, with the MAC address it answers for.
+    pub(crate) fn add_alias(&mut self, link: usize, id: AliasId, mac: Option<[u8; 6]>) {
+        self.aliases[link].push(LinkAlias { id, mac });
     }
 
     /// An alias is gone; nobody is attached to it.
-    pub(crate) fn remove_alias(&mut self, nic: usize, id: AliasId) {
-        self.aliases[nic].retain(|a| a.id != id);
+    pub(crate) fn remove_alias(&mut self, link: usize, id: AliasId) {
+        self.aliases[link].retain(|a| a.id != id);
         self.attached.remove(&id);
     }
 
@@ -160,8 +160,8 @@ impl Demux {
     #[cfg(test)]
     pub(crate) fn describe(&self, name: &dyn Fn(u32) -> String) -> Vec<String> {
         let mut lines = Vec::new();
-        for (nic, aliases) in self.aliases.iter().enumerate() {
-            lines.push(format!("nic {nic}: {aliases:?}"));
+        for (link, aliases) in self.aliases.iter().enumerate() {
+            lines.push(format!("link {link}: {aliases:?}"));
         }
         for ((alias, addr), v) in &self.unicast {
             lines.push(format!("{alias:?} {addr} is {}", name(*v)));
@@ -178,28 +178,28 @@ impl Demux {
         lines
     }
 
-    /// Appends the receivers of a frame from `nic` to `out`, or says why there is none.
+    /// Appends the receivers of a frame from `link` to `out`, or says why there is none.
     pub(crate) fn classify(
         &self,
-        nic: usize,
+        link: usize,
         frame: &[u8],
         out: &mut Vec<Target>,
     ) -> Result<(), DropReason> {
-        let parsed = self.split_link(nic, frame)?;
+        let parsed = self.split_link(link, frame)?;
         let mac = parsed.mac;
         let before = out.len();
         match destination(parsed)? {
-            Destination::One(addr) => self.one(nic, mac, addr, out)?,
+            Destination::One(addr) => self.one(link, mac, addr, out)?,
             Destination::Many(group) => {
-                self.solicited(nic, mac, parsed.packet, out);
+                self.solicited(link, mac, parsed.packet, out);
                 if out.len() == before {
-                    self.many(nic, mac, group, out);
+                    self.many(link, mac, group, out);
                 }
             }
         }
         if out.len() == before && parsed.ethertype == ETHERTYPE_ARP {
             // Somebody else speaks from it: a conflict, or the answer to a probe (RFC 5227 2.4).
-            self.one(nic, mac, ip4(&parsed.packet[14..]), out)?;
+            self.one(link, mac, ip4(&parsed.packet[14..]), out)?;
         }
         match parsed.ethertype {
             _ if out.len() > before => Ok(()),
@@ -209,8 +209,8 @@ impl Demux {
         }
     }
 
-    fn split_link<'a>(&self, nic: usize, frame: &'a [u8]) -> Result<Parsed<'a>, DropReason> {
-        let ethernet = self.aliases[nic].first().is_none_or(|a| a.mac.is_some());
+    fn split_link<'a>(&self, link: usize, frame: &'a [u8]) -> Result<Parsed<'a>, DropReason> {
+        let ethernet = self.aliases[link].first().is_none_or(|a| a.mac.is_some());
         if !ethernet {
             let ethertype = match frame.first().map(|b| b >> 4) {
                 Some(4) => ETHERTYPE_IP4,
@@ -228,25 +228,25 @@ impl Demux {
         Ok(Parsed { mac, ethertype, packet })
     }
 
-    /// Aliases of the NIC that a frame to `mac` can be for.
-    fn candidates(&self, nic: usize, mac: Option<[u8; 6]>) -> impl Iterator<Item = AliasId> + '_ {
-        let for_alias = move |a: &&NicAlias| match (mac, a.mac) {
+    /// Aliases of the link that a frame to `mac` can be for.
+    fn candidates(&self, link: usize, mac: Option<[u8; 6]>) -> impl Iterator<Item = AliasId> + '_ {
+        let for_alias = move |a: &&LinkAlias| match (mac, a.mac) {
             (Some(to), Some(own)) => to[0] & 1 == 1 || to == own,
             _ => true,
         };
-        self.aliases[nic].iter().filter(for_alias).map(|a| a.id)
+        self.aliases[link].iter().filter(for_alias).map(|a| a.id)
     }
 
     fn one(
         &self,
-        nic: usize,
+        link: usize,
         mac: Option<[u8; 6]>,
         addr: IpAddr,
         out: &mut Vec<Target>,
     ) -> Result<(), DropReason> {
         let before = out.len();
         let mut any = false;
-        for alias in self.candidates(nic, mac) {
+        for alias in self.candidates(link, mac) {
             any = true;
             if let Some(vserver) = self.unicast.get(&(alias, addr)) {
                 out.push(Target { alias, vserver: *vserver });
@@ -257,27 +257,27 @@ impl Demux {
         }
         let to_group = mac.is_some_and(|m| m[0] & 1 == 1);
         if out.len() == before && (to_group || mac.is_none()) {
-            self.members(nic, mac, addr, out);
+            self.members(link, mac, addr, out);
         }
         if out.len() == before && !to_group {
             let forwards = |alias| Some(Target { alias, vserver: *self.forwarders.get(&alias)? });
-            out.extend(self.candidates(nic, mac).find_map(forwards));
+            out.extend(self.candidates(link, mac).find_map(forwards));
         }
         Ok(())
     }
 
-    fn many(&self, nic: usize, mac: Option<[u8; 6]>, group: IpAddr, out: &mut Vec<Target>) {
+    fn many(&self, link: usize, mac: Option<[u8; 6]>, group: IpAddr, out: &mut Vec<Target>) {
         if !to_all(group) {
-            return self.members(nic, mac, group, out);
+            return self.members(link, mac, group, out);
         }
-        for alias in self.candidates(nic, mac) {
+        for alias in self.candidates(link, mac) {
             let attached = self.attached.get(&alias).into_iter().flatten();
             out.extend(attached.map(|v| Target { alias, vserver: *v }));
         }
     }
 
-    fn members(&self, nic: usize, mac: Option<[u8; 6]>, group: IpAddr, out: &mut Vec<Target>) {
-        for alias in self.candidates(nic, mac) {
+    fn members(&self, link: usize, mac: Option<[u8; 6]>, group: IpAddr, out: &mut Vec<Target>) {
+        for alias in self.candidates(link, mac) {
             let members = self.groups.get(&(alias, group)).into_iter().flatten();
             out.extend(members.map(|v| Target { alias, vserver: *v }));
         }
@@ -285,7 +285,7 @@ impl Demux {
 
     /// A multicast neighbour solicitation goes by its target, so that vservers whose addresses
     /// share a solicited-node group do not see each other's.
-    fn solicited(&self, nic: usize, mac: Option<[u8; 6]>, packet: &[u8], out: &mut Vec<Target>) {
+    fn solicited(&self, link: usize, mac: Option<[u8; 6]>, packet: &[u8], out: &mut Vec<Target>) {
         const NEXT_HEADER: usize = 6;
         const ICMP: usize = 40;
         const TARGET: usize = ICMP + 8;
@@ -297,37 +297,37 @@ impl Demux {
             return;
         }
         let target = ip6(&packet[TARGET..]);
-        for alias in self.candidates(nic, mac) {
+        for alias in self.candidates(link, mac) {
             if let Some(vserver) = self.unicast.get(&(alias, target)) {
                 out.push(Target { alias, vserver: *vserver });
             }
         }
     }
 
-    /// Appends receivers on this host of a frame that `sender` transmits on `nic`: vservers that
-    /// share a NIC reach each other without the wire. Returns whether the frame is for them only.
+    /// Appends receivers on this host of a frame that `sender` transmits on `link`: vservers that
+    /// share a link reach each other without the wire. Returns whether the frame is for them only.
     pub(crate) fn local(
         &self,
-        nic: usize,
+        link: usize,
         frame: &[u8],
         sender: u32,
         out: &mut Vec<Target>,
     ) -> bool {
-        let Ok(parsed) = self.split_link(nic, frame) else { return false };
+        let Ok(parsed) = self.split_link(link, frame) else { return false };
         let mac = parsed.mac;
         let to_group = mac.is_some_and(|m| m[0] & 1 == 1);
-        if !to_group && mac.is_some() && self.candidates(nic, mac).next().is_none() {
+        if !to_group && mac.is_some() && self.candidates(link, mac).next().is_none() {
             return false;
         }
         let before = out.len();
         match destination(parsed) {
             // To all nodes of a link: of each vserver to each other, that is a square.
             Ok(Destination::Many(group)) if to_all(group) => return false,
-            Ok(Destination::One(addr)) => drop(self.one(nic, mac, addr, out)),
+            Ok(Destination::One(addr)) => drop(self.one(link, mac, addr, out)),
             Ok(Destination::Many(group)) => {
-                self.solicited(nic, mac, parsed.packet, out);
+                self.solicited(link, mac, parsed.packet, out);
                 if out.len() == before {
-                    self.many(nic, mac, group, out);
+                    self.many(link, mac, group, out);
                 }
             }
             Err(_) => return false,
@@ -397,10 +397,10 @@ mod tests {
     /// NIC 0: `data0` with the NIC's MAC, `san0` with its own. NIC 1: an L3 device.
     fn demux() -> Demux {
         let mut d = Demux::default();
-        d.add_nic();
+        d.add_link();
         d.add_alias(0, DATA, Some(NIC_MAC));
         d.add_alias(0, SAN, Some(OWN_MAC));
-        d.add_nic();
+        d.add_link();
         d.add_alias(1, AliasId(2), None);
         for v in 0..3 {
             d.attach(DATA, v);
@@ -442,9 +442,9 @@ mod tests {
         classify(d, 0, &frame(mac, &packet(dst), ethertype))
     }
 
-    fn classify(d: &Demux, nic: usize, frame: &[u8]) -> Result<Vec<(u16, u32)>, DropReason> {
+    fn classify(d: &Demux, link: usize, frame: &[u8]) -> Result<Vec<(u16, u32)>, DropReason> {
         let mut out = Vec::new();
-        d.classify(nic, frame, &mut out)?;
+        d.classify(link, frame, &mut out)?;
         Ok(out.iter().map(|t| (t.alias.0, t.vserver)).collect())
     }
 

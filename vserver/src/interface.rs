@@ -32,6 +32,26 @@ impl HostConfig {
         Tree::new(self.tree_spec())
     }
 
+    /// By alias: the number of the link that carries it. Without any where interfaces do not fit
+    /// together.
+    pub(crate) fn links_of_aliases(&self) -> Vec<usize> {
+        let tree = self.tree().unwrap_or_default();
+        tree.aliases.iter().map(|a| usize::from(a.link.0)).collect()
+    }
+
+    /// By alias: the link that its rates are those of: that below its tag. All VLANs of a NIC
+    /// share what the NIC may send.
+    pub(crate) fn lanes_of_aliases(&self) -> Vec<usize> {
+        let tree = self.tree().unwrap_or_default();
+        let lane = |mut link: LinkId| {
+            while let LinkKind::Vlan { over, .. } = tree.at(link).kind {
+                link = over;
+            }
+            usize::from(link.0)
+        };
+        tree.aliases.iter().map(|a| lane(a.link)).collect()
+    }
+
     /// By alias: the NICs below it. Without any where interfaces do not fit together.
     pub(crate) fn nics_of_aliases(&self) -> Vec<Vec<usize>> {
         match self.tree() {

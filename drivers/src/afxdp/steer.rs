@@ -28,7 +28,7 @@ impl Wanted {
     fn groups(self) -> Groups {
         match self {
             Wanted::Address(address) => link_group(address).into_iter().collect(),
-            Wanted::Ethertype(ethertype) => protocol_groups(ethertype).iter().copied().collect(),
+            Wanted::Ethertype(ethertype) => protocol_groups(ethertype).to_vec(),
         }
     }
 }

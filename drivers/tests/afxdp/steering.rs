@@ -140,7 +140,9 @@ fn protocols_of_the_link_come_while_they_are_wanted() {
         assert_eq!(got.len(), 3, "each comes once");
         // A bond has one address for all its ports: not this NIC's own.
         let unicast = udp((PEER_MAC, BOND_MAC), (PEER4, 1), (OURS4, 2), b"to the bond");
-        assert!(inject(&mut far, &mut host.device, &[unicast.clone()]).contains(&unicast));
+        assert!(
+            inject(&mut far, &mut host.device, std::slice::from_ref(&unicast)).contains(&unicast)
+        );
         for change in [Steer::RemoveEthertype(0x8809), Steer::RemoveMac(BOND_MAC)] {
             host.device.steer(change).unwrap();
             host.device.steer(change).unwrap();

@@ -69,6 +69,11 @@ impl Layout {
         Layout { links: tree.links.iter().map(link).collect() }
     }
 
+    /// NICs with these MAC addresses, and nothing on them.
+    pub fn bare(macs: impl IntoIterator<Item = Option<Mac>>) -> Layout {
+        Layout { links: macs.into_iter().map(LinkSpec::Nic).collect() }
+    }
+
     /// The MAC address that stacks on a link have: a bond's is configured or its first port's, a
     /// group's is its first member's.
     pub fn mac(&self, link: LinkId) -> Option<Mac> {

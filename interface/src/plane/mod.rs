@@ -312,6 +312,19 @@ impl Plane {
         self.bonds.iter().flat_map(|b| std::iter::zip(b.ports.iter().copied(), &b.seen))
     }
 
+    /// Whether a selection makes a difference: there is a bond or a group.
+    pub fn has_choice(&self) -> bool {
+        !(self.bonds.is_empty() && self.groups.is_empty())
+    }
+
+    /// The link below the tag of a VLAN; any other is its own.
+    pub fn base(&self, link: LinkId) -> LinkId {
+        match self.links[usize::from(link.0)].down {
+            Down::Vlan { over, .. } => self.base(over),
+            _ => link,
+        }
+    }
+
     /// How many links there are; the first ones are the NICs.
     pub fn links(&self) -> usize {
         self.links.len()

@@ -47,7 +47,7 @@ pub(super) fn dump(shared: &Arc<Shared>) -> String {
                 parts.insert(format!("{} {r:?}", v.name));
             }
             parts.insert(format!("{} {:?}", v.name, stack.limits()));
-            parts.insert(format!("{} nics {:?}", v.name, node.nics));
+            parts.insert(format!("{} links {:?}", v.name, node.links));
         }
         let name = |index: u32| {
             let found = named.clone().find(|(_, id)| id.index == index);

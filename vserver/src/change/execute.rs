@@ -15,6 +15,7 @@ use super::publish::Follower;
 use crate::config::{Alias, Conflicts, HostConfig, RouteSpec, Vserver};
 use crate::host::tables::{self, change_error as table_error};
 use crate::host::{Changing, Host, HostError, Shared, build};
+use crate::interface::LinkId;
 use crate::runtime::{AliasPlace, Core, HostStack, NodeId};
 use crate::service::{ServiceError, Services};
 use crate::stats::VserverSnapshot;
@@ -200,10 +201,9 @@ impl<'a> Run<'a> {
     }
 
     fn alias_add(&mut self, number: usize, alias: &Alias) -> Result<(), StepError> {
-        let nic = self.nic_of(number)?;
-        let config = &self.next.nics[nic];
-        let made =
-            self.on(0, |core, _| build::alias_config(number, alias, config, &core.nics[nic]))??;
+        let link = self.link_of(number)?;
+        let nics = &self.next.nics;
+        let made = self.on(0, |core, _| build::alias_config(number, alias, link, nics, core))??;
         let id = AliasId(number as u16);
         let mac = match made.medium {
             AliasMedium::Ethernet { mac } => Some(mac),
@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
         };
         self.changing.aliases.truncate(number);
         self.changing.aliases.push(made);
-        let place = AliasPlace { nic, mtu: alias.mtu };
+        let place = AliasPlace { on: link, mtu: alias.mtu, mac: alias.mac };
         self.on_all(
             |core, _| {
                 core.add_alias(id, place, mac);
@@ -221,9 +221,9 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// The NIC that carries an alias.
-    fn nic_of(&self, alias: usize) -> Result<usize, StepError> {
-        Ok(build::nics_of(&self.next, &build::tree(&self.next)?)?[alias])
+    /// The link that carries an alias. Obstacles have seen that links are what they were.
+    fn link_of(&self, alias: usize) -> Result<LinkId, StepError> {
+        Ok(build::tree(&self.next)?.aliases[alias].link)
     }
 
     fn alias_remove(&mut self, number: usize) -> Result<(), StepError> {
@@ -239,13 +239,13 @@ impl<'a> Run<'a> {
 
     fn alias_mtu(&mut self, number: usize, name: &str, to: Option<usize>) -> Result<(), StepError> {
         let alias = AliasId(number as u16);
-        let nic = self.nic_of(number)?;
-        let largest = self.on(0, |core, _| core.nics[nic].link.mtu)?;
+        let link = self.link_of(number)?;
+        let largest = self.on(0, |core, _| core.links[usize::from(link.0)].mtu)?;
         if let Some(mtu) = to.filter(|mtu| *mtu > largest) {
             return Err(StepError::Host(HostError::Config {
                 object: format!("alias {name}"),
-                problem: format!("MTU {mtu} is larger than the {largest} of its NIC"),
-                hint: String::from("lower it, or raise the NIC's"),
+                problem: format!("MTU {mtu} is larger than the {largest} of what it stands on"),
+                hint: String::from("lower it, or raise that of the NICs below"),
             }));
         }
         self.changing.aliases[number].mtu = to.unwrap_or(largest);
@@ -333,7 +333,7 @@ impl<'a> Run<'a> {
                 let done = configure(core, now, id, Change::AliasAdd(config)).map_err(&error);
                 if done.is_ok() {
                     core.demux.attach(alias, id.index);
-                    core.set_nics(id.index);
+                    core.set_links(id.index);
                 }
                 done
             },

@@ -31,6 +31,8 @@ const WORKERS: &str = "queues, frames and every vserver's flows are dealt to thr
                        a restart is needed";
 const CLUSTER: &str = "id, node, vendor class and enterprise number name every DHCP client, so every \
                        lease would be another one; a restart is needed";
+const LINKS: &str =
+    "another VLAN, bond or failover group than at the start is not made yet; a restart is needed";
 const STATE: &str = "leases of clients that run are kept there; a restart is needed";
 const DAEMON: &str =
     "what the daemon may and where it logs is settled at its start; a restart is needed";
@@ -85,6 +87,10 @@ pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
         }
     }
     alias_obstacles(old, new, &mut found);
+    let links = |config: &HostConfig| config.tree().map(|t| t.links).unwrap_or_default();
+    if found.is_empty() && links(old) != links(new) {
+        found.push(Obstacle { object: String::from("interfaces"), reason: LINKS.to_owned() });
+    }
     found
 }
 

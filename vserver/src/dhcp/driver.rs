@@ -21,6 +21,7 @@ use super::status::{DhcpError, DhcpFacts, DhcpReport, DhcpWish};
 use super::tap::{Input, Tag, Tap, message};
 use crate::config::HostConfig;
 use crate::host::Shared;
+use crate::interface::LinkId;
 
 mod outgoing;
 mod roster;
@@ -277,14 +278,21 @@ impl Inner {
         }
     }
 
+    /// Whether checksums of what came by a link are not verified.
+    fn is_trusted(&self, link: usize) -> bool {
+        let config = &self.shared.live().config;
+        let Ok(tree) = config.tree() else { return false };
+        let below = u16::try_from(link).map(|link| tree.nics_below(LinkId(link)));
+        below.is_ok_and(|nics| nics.iter().all(|n| config.nics[*n].rx_checksum_trust))
+    }
+
     fn take(&self, clients: &mut Clients, now: Instant, input: Input) {
         match input {
-            Input::Datagram { nic, tag, frame, proven } => {
+            Input::Datagram { link, tag, frame, proven } => {
                 let Some(at) = clients.by_tag.get(&tag).copied() else { return };
-                if let Some(slot) = clients.slots[at].as_mut().filter(|s| s.nic == nic) {
+                if let Some(slot) = clients.slots[at].as_mut().filter(|s| s.link == link) {
                     slot.via = frame.get(6..12).and_then(|mac| mac.try_into().ok());
-                    let nics = &self.shared.live().config.nics;
-                    let trusted = nics.get(nic).is_some_and(|n| n.rx_checksum_trust);
+                    let trusted = self.is_trusted(link);
                     match message(&frame, proven || trusted) {
                         Ok(data) => slot.receive(now, data),
                         Err(why) => slot.unproven(why),
@@ -302,9 +310,9 @@ impl Inner {
                     }
                 }
             }
-            Input::LinkUp { nic } => {
+            Input::LinkUp { link } => {
                 for at in 0..clients.slots.len() {
-                    if let Some(slot) = clients.slots[at].as_mut().filter(|s| s.nic == nic) {
+                    if let Some(slot) = clients.slots[at].as_mut().filter(|s| s.link == link) {
                         slot.link_up(now);
                         self.carry_out(clients, now, at);
                     }

@@ -38,7 +38,7 @@ pub(super) struct Slot {
     pub(super) index: crate::runtime::NodeId,
     pub(super) alias: AliasId,
     pub(super) alias_name: String,
-    pub(super) nic: usize,
+    pub(super) link: usize,
     pub(super) mac: [u8; 6],
     pub(super) id: String,
     pub(super) config: DhcpClient,

@@ -39,11 +39,11 @@ pub(crate) enum Tag {
 pub(super) enum Input {
     /// A frame with a datagram of a server; `proven`: by whoever received it, or it never was on a
     /// wire, and its checksum is not to be verified.
-    Datagram { nic: usize, tag: Tag, frame: Vec<u8>, proven: bool },
+    Datagram { link: usize, tag: Tag, frame: Vec<u8>, proven: bool },
     /// An address was taken into use, or (`rival`) another host has it.
     Address { vserver: u32, alias: AliasId, addr: IpAddr, rival: Option<String> },
     /// The link of a NIC came up.
-    LinkUp { nic: usize },
+    LinkUp { link: usize },
 }
 
 /// Between the workers and the thread.
@@ -143,7 +143,7 @@ pub(super) fn message(frame: &[u8], proven: bool) -> Result<&[u8], Unproven> {
 impl Tap {
     /// Takes a frame if it is an answer to one of our clients. Whether its checksums are right the
     /// thread says, so that its client counts it.
-    pub(crate) fn take(&self, nic: usize, frame: &[u8], checksum: Checksum) -> bool {
+    pub(crate) fn take(&self, link: usize, frame: &[u8], checksum: Checksum) -> bool {
         let Some(datagram) = Datagram::find(frame) else { return false };
         let tag = match datagram.ports() {
             (67, 68) => message4::whose(datagram.payload()).map(|w| Tag::V4(w.0)),
@@ -152,7 +152,7 @@ impl Tap {
         };
         let Some(tag) = tag.filter(|tag| self.wanted.lock().contains(tag)) else { return false };
         let proven = checksum != Checksum::Complete;
-        self.push(Input::Datagram { nic, tag, frame: frame.to_vec(), proven });
+        self.push(Input::Datagram { link, tag, frame: frame.to_vec(), proven });
         true
     }
 
@@ -168,8 +168,8 @@ impl Tap {
     }
 
     /// The link of a NIC came up.
-    pub(crate) fn link_up(&self, nic: usize) {
-        self.push(Input::LinkUp { nic });
+    pub(crate) fn link_up(&self, link: usize) {
+        self.push(Input::LinkUp { link });
     }
 
     fn push(&self, input: Input) {
@@ -318,7 +318,7 @@ mod tests {
         let inputs = tap.wait(None);
         assert!(matches!(
             &inputs[0],
-            Input::Datagram { nic: 3, tag: Tag::V4(7), proven: true, .. }
+            Input::Datagram { link: 3, tag: Tag::V4(7), proven: true, .. }
         ));
         tap.want(Some(Tag::V4(7)), None);
         assert!(!tap.take(0, &answer(7), Checksum::Complete));

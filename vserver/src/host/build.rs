@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 use weft_drivers::capture::{Capture, CaptureFile};
-use weft_drivers::device::{AnyDevice, Caps, Device, DeviceError, Link, Medium};
-use weft_interface::tree::LinkKind;
+use weft_drivers::device::{AnyDevice, Device, DeviceError};
+use weft_interface::tree::Alias;
+use weft_interface::{Layout, LinkId};
 use weft_stack::admission::Rules;
 use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
@@ -89,7 +90,6 @@ pub(super) fn start(
     opened: impl FnOnce() -> Result<(), PrivilegeError>,
 ) -> Result<Host, HostError> {
     let tree = tree(&config)?;
-    let nic_of = nics_of(&config, &tree)?;
     check(&config, &devices)?;
     let mut opening = Opening::default();
     for nic in &config.nics {
@@ -100,12 +100,15 @@ pub(super) fn start(
     let links = watch(&mut opening, &config)?;
     opened()?;
     let clock = Clock::start();
-    let aliases = aliases(&config, &nic_of, &opening.nics)?;
-    let demux = demux(&config, &nic_of, &aliases);
-    let places = config.aliases.iter().zip(&nic_of);
-    let places: Vec<AliasPlace> =
-        places.map(|(a, nic)| AliasPlace { nic: *nic, mtu: a.mtu }).collect();
-    let mut cores = cores(&config, opening.nics, &places, &demux);
+    let place = |a: &Alias| AliasPlace { on: a.link, mtu: a.mtu, mac: a.mac };
+    let places: Vec<AliasPlace> = tree.aliases.iter().map(place).collect();
+    let layout = layout(&tree, &opening.nics);
+    let mut cores = cores(&config, opening.nics, &places, &layout);
+    let aliases = aliases(&config, &places, &cores[0])?;
+    let demux = demux(&layout, &places, &aliases);
+    for core in &mut cores {
+        core.demux = demux.clone();
+    }
     for problem in opening.problems {
         cores[0].problem(problem);
     }
@@ -152,7 +155,7 @@ fn set_access(access: &mut HostAccess, config: &HostConfig, index: usize, cores:
 }
 
 /// One per worker, with its share of every NIC's queues.
-fn cores(config: &HostConfig, nics: Vec<Nic>, places: &[AliasPlace], demux: &Demux) -> Vec<Core> {
+fn cores(config: &HostConfig, nics: Vec<Nic>, places: &[AliasPlace], layout: &Layout) -> Vec<Core> {
     let count = config.workers.count;
     let mut dealt: Vec<Vec<Nic>> = (0..count).map(|_| Vec::new()).collect();
     for nic in nics {
@@ -163,8 +166,9 @@ fn cores(config: &HostConfig, nics: Vec<Nic>, places: &[AliasPlace], demux: &Dem
     let meshes = Mesh::join(count);
     let mut cores = Vec::new();
     for (worker, (nics, mesh)) in dealt.into_iter().zip(meshes).enumerate() {
-        let mut core = Core::new(nics, places.to_vec(), demux.clone());
+        let mut core = Core::new(nics, places.to_vec(), Demux::default());
         core.mesh = mesh;
+        core.set_layout(layout);
         core.apps.worker = worker;
         cores.push(core);
     }
@@ -248,19 +252,6 @@ pub(crate) fn tree(config: &HostConfig) -> Result<Tree, HostError> {
     })
 }
 
-/// The NIC that carries each alias.
-pub(crate) fn nics_of(config: &HostConfig, tree: &Tree) -> Result<Vec<usize>, HostError> {
-    let nic = |(alias, on): (&config::Alias, &weft_interface::tree::Alias)| {
-        let LinkKind::Nic(nic) = tree.at(on.link).kind else {
-            let problem = format!("stands over {}, which carries no frames yet", alias.link());
-            let hint = "put it over eth#";
-            return Err(config_error(format!("alias {}", alias.name), problem, hint));
-        };
-        Ok(nic)
-    };
-    config.aliases.iter().zip(&tree.aliases).map(nic).collect()
-}
-
 fn watch(opening: &mut Opening, config: &HostConfig) -> Result<Option<Links>, HostError> {
     let kernel = std::mem::take(&mut opening.kernel);
     let Some((first, _)) = kernel.first() else { return Ok(None) };
@@ -272,67 +263,77 @@ fn watch(opening: &mut Opening, config: &HostConfig) -> Result<Option<Links>, Ho
     Ok(Some(links))
 }
 
+/// What stands on what.
+fn layout(tree: &Tree, nics: &[Nic]) -> Layout {
+    let macs: Vec<_> = nics.iter().map(|nic| nic.link.mac.filter(|_| nic.ethernet)).collect();
+    Layout::new(tree, &macs)
+}
+
 /// What stacks are told of each alias, apart from SLAAC.
 fn aliases(
     config: &HostConfig,
-    nic_of: &[usize],
-    nics: &[Nic],
+    places: &[AliasPlace],
+    core: &Core,
 ) -> Result<Vec<AliasConfig>, HostError> {
     let mut out = Vec::new();
-    for ((i, alias), nic) in config.aliases.iter().enumerate().zip(nic_of) {
-        out.push(alias_config(i, alias, &config.nics[*nic], &nics[*nic])?);
+    for ((i, alias), place) in config.aliases.iter().enumerate().zip(places) {
+        out.push(alias_config(i, alias, place.on, &config.nics, core)?);
     }
     Ok(out)
 }
 
-/// What stacks are told of one alias.
+/// What stacks are told of one alias. `core` is worker 0's, which has a queue of every NIC: what
+/// all NICs below can do is what the link can.
 pub(crate) fn alias_config(
     number: usize,
     alias: &config::Alias,
-    nic: &config::Nic,
-    opened: &Nic,
+    on: LinkId,
+    nics: &[config::Nic],
+    core: &Core,
 ) -> Result<AliasConfig, HostError> {
-    let device: &AnyDevice = &opened.ports[0].device;
-    let (caps, link): (&Caps, Link) = (device.caps(), device.link());
-    let medium = match (caps.medium, alias.mac.or(link.mac)) {
-        (Medium::Ip, _) => AliasMedium::Ip,
-        (Medium::Ethernet, Some(mac)) => AliasMedium::Ethernet { mac },
-        (Medium::Ethernet, None) => {
+    let link = &core.links[usize::from(on.0)];
+    let object = || format!("alias {}", alias.name);
+    let medium = match (link.ethernet, alias.mac.or(core.plane.mac(on))) {
+        (false, _) => AliasMedium::Ip,
+        (true, Some(mac)) => AliasMedium::Ethernet { mac },
+        (true, None) => {
+            let below = link.nics.first().map_or("the link", |n| &nics[*n].device);
             let hint = "give the NIC or the alias a mac";
-            let problem = format!("{} has no MAC address", nic.device);
-            return Err(config_error(format!("alias {}", alias.name), problem, hint));
+            return Err(config_error(object(), format!("{below} has no MAC address"), hint));
         }
     };
     let mtu = alias.mtu.unwrap_or(link.mtu);
     if mtu > link.mtu {
-        let problem = format!("MTU {mtu} is larger than the {} of {}", link.mtu, nic.name);
-        let hint = "lower it, or raise the NIC's";
-        return Err(config_error(format!("alias {}", alias.name), problem, hint));
+        let names: Vec<&str> = link.nics.iter().map(|n| nics[*n].name.as_str()).collect();
+        let (most, names) = (link.mtu, names.join(", "));
+        let problem = format!("MTU {mtu} is larger than the {most} of {names}");
+        return Err(config_error(object(), problem, "lower it, or raise the NIC's"));
     }
+    let below = || link.nics.iter().map(|n| core.nics[*n].ports[0].device.caps());
     Ok(AliasConfig {
         id: AliasId(number as u16),
         name: alias.name.clone(),
         medium,
         mtu,
-        gso_bytes_max: caps.gso_bytes_max,
-        tx_checksum: caps.tx_checksum,
-        rx_checksum_trust: nic.rx_checksum_trust,
+        gso_bytes_max: below().map(|c| c.gso_bytes_max).min().unwrap_or(0),
+        tx_checksum: below().all(|c| c.tx_checksum),
+        rx_checksum_trust: link.nics.iter().all(|n| nics[*n].rx_checksum_trust),
         up: link.up,
         slaac: false,
     })
 }
 
-fn demux(config: &HostConfig, nic_of: &[usize], aliases: &[AliasConfig]) -> Demux {
+fn demux(layout: &Layout, places: &[AliasPlace], aliases: &[AliasConfig]) -> Demux {
     let mut demux = Demux::default();
-    for nic in 0..config.nics.len() {
-        demux.add_nic();
-        for (alias, _) in nic_of.iter().enumerate().filter(|(_, n)| **n == nic) {
-            let mac = match aliases[alias].medium {
-                AliasMedium::Ethernet { mac } => Some(mac),
-                AliasMedium::Ip => None,
-            };
-            demux.add_alias(nic, AliasId(alias as u16), mac);
-        }
+    for _ in &layout.links {
+        demux.add_link();
+    }
+    for (place, alias) in places.iter().zip(aliases) {
+        let mac = match alias.medium {
+            AliasMedium::Ethernet { mac } => Some(mac),
+            AliasMedium::Ip => None,
+        };
+        demux.add_alias(place.link(), alias.id, mac);
     }
     demux
 }
@@ -347,10 +348,10 @@ pub(crate) fn add_vserver(
 ) -> Result<(), HostError> {
     let used = used_aliases(v);
     let places = used.iter().filter_map(|a| core.alias_place(AliasId(*a as u16)));
-    let mut nics: Vec<usize> = places.map(|p| p.nic).collect();
-    nics.sort_unstable();
-    nics.dedup();
-    let pool = pool(core, &nics);
+    let mut links: Vec<usize> = places.map(AliasPlace::link).collect();
+    links.sort_unstable();
+    links.dedup();
+    let pool = pool(core, &links);
     let stack_config = StackConfig {
         name: v.name.clone(),
         limits: v.limits.clone(),
@@ -371,7 +372,7 @@ pub(crate) fn add_vserver(
         })?;
     }
     attach(core, aliases, v, &used, id.index)?;
-    core.install(id, Node::new(stack, nics));
+    core.install(id, Node::new(stack, links));
     core.share_neighbours(now, id.index, v.neighbours.as_deref());
     for (alias, cidr) in &v.addresses {
         core.join_broadcast(id, AliasId(*alias as u16), *cidr);
@@ -391,10 +392,11 @@ pub(crate) fn used_aliases(v: &Vserver) -> Vec<usize> {
     used
 }
 
-/// Frames come from the pool of the worker's queue of the vserver's first NIC; other devices copy
+/// Frames come from the pool of the worker's queue of the first NIC of the vserver's links; other devices copy
 /// them. A worker without a queue has frames of the one that transmits for it.
-fn pool(core: &Core, nics: &[usize]) -> FramePool {
-    let nic = nics.first().and_then(|n| core.nics.get(*n)).or(core.nics.first());
+fn pool(core: &Core, links: &[usize]) -> FramePool {
+    let nic = links.first().and_then(|l| core.nics.get(*core.links[*l].nics.first()?));
+    let nic = nic.or(core.nics.first());
     nic.map_or_else(|| FramePool::heap(64, 2048), |n| n.pool.clone())
 }
 

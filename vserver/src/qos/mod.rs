@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use weft_stack::frame::Frame;
+use weft_stack::ip::address::AliasId;
 use weft_stack::time::Instant;
 
 use crate::config::HostConfig;
@@ -360,8 +361,8 @@ impl Shaper {
         self.send.get(nic).and_then(Option::as_ref).is_some_and(|l| l.tree.waits())
     }
 
-    /// The next frame that may go to a NIC now.
-    pub(crate) fn dequeue(&mut self, now: Instant, nic: usize) -> Option<Frame> {
+    /// The next frame that may go to a NIC now, and the alias it leaves by.
+    pub(crate) fn dequeue(&mut self, now: Instant, nic: usize) -> Option<(AliasId, Frame)> {
         let lane = self.send.get_mut(nic)?.as_mut()?;
         let unit = lane.tree.dequeue(now);
         for lost in &lane.tree.lost {
@@ -377,7 +378,7 @@ impl Shaper {
         let unit = unit?;
         let vserver = unit.facts.vserver;
         unblock(&lane.entries, &mut lane.blocked, &lane.tree, &mut self.ready, vserver);
-        Some(unit.frame)
+        Some((unit.facts.alias, unit.frame))
     }
 
     /// When [`Shaper::release`] or, for one of the NICs that have room, [`Shaper::dequeue`] has a

@@ -103,20 +103,21 @@ pub(crate) struct Source {
     workers: usize,
     links: Vec<(String, Both)>,
     groups: Vec<QosGroup>,
-    /// Name, NICs, and what is configured.
+    /// Name, links, and what is configured.
     vservers: Vec<(String, Vec<usize>, Qos)>,
 }
 
 impl Source {
     pub(crate) fn of(config: &HostConfig) -> Source {
-        let below = config.nics_of_aliases();
+        let lanes: Vec<Vec<usize>> =
+            config.lanes_of_aliases().into_iter().map(|lane| vec![lane]).collect();
         let vserver = |i: usize| {
             let v = &config.vservers[i];
-            (v.name.clone(), nics_of(v, &below), v.qos.clone())
+            (v.name.clone(), nics_of(v, &lanes), v.qos.clone())
         };
         Source {
             workers: config.workers.count,
-            links: config.nics.iter().map(|n| (n.name.clone(), n.qos)).collect(),
+            links: links_of(config),
             groups: config.qos_groups.clone(),
             vservers: (0..config.vservers.len()).map(vserver).collect(),
         }
@@ -142,6 +143,14 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// Every link and its rates, which NICs alone have in the configuration.
+fn links_of(config: &HostConfig) -> Vec<(String, Both)> {
+    let nics = config.nics.iter().map(|n| (n.name.clone(), n.qos));
+    let tree = config.tree().unwrap_or_default();
+    let above = tree.links.iter().skip(config.nics.len());
+    nics.chain(above.map(|link| (link.name.to_string(), Both::default()))).collect()
 }
 
 struct Builder<'a> {

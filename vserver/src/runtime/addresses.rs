@@ -19,7 +19,7 @@ impl Core {
             return self.belongs_to(index, alias, addr, owner);
         }
         self.nodes[index as usize].probed.push((alias, addr));
-        self.steer(self.aliases[alias.0 as usize].nic, addr, true);
+        self.steer(self.aliases[alias.0 as usize].link(), addr, true);
     }
 
     pub(super) fn address_added(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
@@ -34,7 +34,7 @@ impl Core {
         if !node.addresses.contains(&(alias, addr)) {
             node.addresses.push((alias, addr));
             if probed.is_none() {
-                self.steer(self.aliases[alias.0 as usize].nic, addr, true);
+                self.steer(self.aliases[alias.0 as usize].link(), addr, true);
             }
         }
         self.tell_dhcp(|tap| tap.address(index, alias, addr, None));
@@ -50,7 +50,7 @@ impl Core {
         });
         if found {
             self.demux.remove_address(alias, addr, index);
-            self.steer(self.aliases[alias.0 as usize].nic, addr, false);
+            self.steer(self.aliases[alias.0 as usize].link(), addr, false);
         }
     }
 

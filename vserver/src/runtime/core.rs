@@ -10,7 +10,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use weft_drivers::device::{Device, Link};
-use weft_stack::drop::{DropReason, Drops};
+use weft_interface::{Layout, LinkId, Mac, Plane};
+use weft_stack::drop::Drops;
 use weft_stack::frame::{Entered, Frame, FrameDomain};
 use weft_stack::ip::address::AliasId;
 use weft_stack::link::gro::Gro;
@@ -18,6 +19,7 @@ use weft_stack::socket::{Event, Readiness, SocketId};
 use weft_stack::stack::{Change, GroupFilter, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
+use super::above::{self, Above, Machines};
 use super::any::Takers;
 use super::deadlines::Deadlines;
 use super::mesh::{Control, Mesh};
@@ -71,8 +73,8 @@ pub(crate) struct Node {
     pub(super) broadcasts: Vec<(AliasId, IpAddr)>,
     /// Which vserver of this slot it is.
     pub(crate) generation: u32,
-    /// NICs its aliases stand on.
-    pub(crate) nics: SmallVec<[usize; 2]>,
+    /// Links its aliases stand on.
+    pub(crate) links: SmallVec<[usize; 2]>,
     pub(super) dirty: bool,
     pub(super) blocked: bool,
     pub(super) starved: bool,
@@ -82,7 +84,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(stack: HostStack, nics: Vec<usize>) -> Node {
+    pub(crate) fn new(stack: HostStack, links: Vec<usize>) -> Node {
         let share = Share::new(stack.limits());
         Node {
             stack,
@@ -95,7 +97,7 @@ impl Node {
             groups: Vec::new(),
             broadcasts: Vec::new(),
             generation: 0,
-            nics: nics.into(),
+            links: links.into(),
             dirty: false,
             blocked: false,
             starved: false,
@@ -133,9 +135,19 @@ impl Calls<'_> {
 /// Where an alias stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AliasPlace {
-    pub(crate) nic: usize,
-    /// Its own MTU, if below the NIC's.
+    pub(crate) on: LinkId,
+    /// Its own MTU, if below the link's.
     pub(crate) mtu: Option<usize>,
+    /// Its own MAC address, if it is not the link's.
+    pub(crate) mac: Option<Mac>,
+}
+
+impl AliasPlace {
+    /// The number of its link.
+    #[inline]
+    pub(crate) fn link(self) -> usize {
+        usize::from(self.on.0)
+    }
 }
 
 /// Until when nobody turns the core, unless woken.
@@ -159,6 +171,11 @@ impl Sleep {
 
 pub(crate) struct Core {
     pub(crate) nics: Vec<Nic>,
+    /// What aliases stand on; the first ones are the NICs.
+    pub(crate) links: Vec<Above>,
+    pub(crate) plane: Plane,
+    pub(super) layout: Layout,
+    pub(crate) machines: Machines,
     pub(crate) nodes: Vec<Node>,
     pub(crate) demux: Demux,
     /// Who takes answers of DHCP servers; `None`: there is no client.
@@ -205,7 +222,13 @@ impl Core {
         for port in nics.iter_mut().flat_map(|n| &mut n.ports) {
             port.device.join_domain(&mut domain);
         }
+        let layout = above::bare(&nics);
+        let plane = Plane::new(&layout);
         Core {
+            links: above::links(&plane, &nics),
+            plane,
+            layout,
+            machines: Machines::default(),
             nics,
             nodes: Vec::new(),
             demux,
@@ -313,8 +336,8 @@ impl Core {
 
     /// Takes over a plan of rates and shares.
     pub(crate) fn set_qos(&mut self, now: Instant, plan: &Plan) {
-        let nics = self.aliases.iter().map(|a| a.nic).collect();
-        self.qos.update(now, plan, nics, self.mesh.me());
+        let links = self.aliases.iter().map(|a| self.links[a.link()].lane).collect();
+        self.qos.update(now, plan, links, self.mesh.me());
         for (node, most) in self.nodes.iter_mut().zip(&plan.bounds) {
             // The stack's own state, which nothing can object to.
             let super_bytes = most.map(|m| m.super_bytes);
@@ -508,7 +531,7 @@ impl Core {
 
     /// Returns whether a service was called.
     pub(super) fn handle_event(&mut self, now: Instant, index: u32, event: Event) -> bool {
-        let nic = |alias: AliasId| self.aliases[alias.0 as usize].nic;
+        let link = |alias: AliasId| self.aliases[alias.0 as usize].link();
         match event {
             Event::Socket { id, ready } => {
                 let node = &mut self.nodes[index as usize];
@@ -530,12 +553,12 @@ impl Core {
             Event::GroupJoined { alias, group } => {
                 self.demux.join(alias, group, index);
                 self.nodes[index as usize].groups.push((alias, group));
-                self.steer(nic(alias), group, true);
+                self.steer(link(alias), group, true);
             }
             Event::GroupLeft { alias, group } => {
                 self.demux.leave(alias, group, index);
                 self.nodes[index as usize].groups.retain(|g| *g != (alias, group));
-                self.steer(nic(alias), group, false);
+                self.steer(link(alias), group, false);
             }
             Event::AddressesChanged { alias } => self.tell_addresses(index, alias),
             Event::GroupChanged { alias, group } => self.tell_group(index, alias, group),
@@ -543,23 +566,20 @@ impl Core {
         false
     }
 
-    /// A frame of the host itself leaves by the NIC; without room it is lost.
-    pub(crate) fn send_frame(&mut self, nic: usize, frame: &[u8]) {
-        if self.nics[nic].ports.is_empty() || self.nics[nic].room() == 0 {
-            return self.drops.count(DropReason::OutQueueFull);
-        }
-        self.nics[nic].enqueue(super::tx_queue::IN_ORDER, Frame::from_heap(0, frame));
-    }
-
-    /// Frames for an address are wanted from a NIC, or no longer. Worker 0 says so for all.
-    pub(super) fn steer(&mut self, nic: usize, addr: IpAddr, wanted: bool) {
+    /// Frames for an address are wanted from the NICs of a link, or no longer. Worker 0 says so for
+    /// all.
+    pub(super) fn steer(&mut self, link: usize, addr: IpAddr, wanted: bool) {
         if !self.mesh.is_home() {
             return;
         }
-        let nic = &mut self.nics[nic];
-        let steered = if wanted { nic.steer_add(addr) } else { nic.steer_remove(addr) };
-        if let Err(e) = steered {
-            self.problem(format!("steering of {addr} failed: {e}; its frames go to the kernel"));
+        for at in 0..self.links[link].nics.len() {
+            let nic = &mut self.nics[self.links[link].nics[at]];
+            let steered = if wanted { nic.steer_add(addr) } else { nic.steer_remove(addr) };
+            if let Err(e) = steered {
+                self.problem(format!(
+                    "steering of {addr} failed: {e}; its frames go to the kernel"
+                ));
+            }
         }
     }
 
@@ -603,32 +623,30 @@ impl Core {
         mtus.retain(|m| m.0 != alias);
         mtus.extend(mtu.map(|mtu| (alias, mtu)));
         let place = self.aliases[alias.0 as usize];
-        let link = self.nics[place.nic].link;
-        let own = place.mtu.unwrap_or(link.mtu).min(link.mtu);
-        self.tell_link(now, index, alias, link.up, own);
+        let (up, most) = (self.links[place.link()].up, self.links[place.link()].mtu);
+        self.tell_link(now, index, alias, up, place.mtu.unwrap_or(most).min(most));
     }
 
     pub(super) fn link_is(&mut self, now: Instant, nic: usize, link: Link) {
-        if !self.nics[nic].set_link(link) {
-            return;
+        if self.nics[nic].set_link(link) {
+            self.nic_changed(now);
         }
-        self.tell_links(now, nic);
     }
 
-    /// Tells the state of a NIC's link to the stacks on it.
-    pub(super) fn tell_links(&mut self, now: Instant, nic: usize) {
-        let link = self.nics[nic].link;
-        if let Some(tap) = self.dhcp.as_ref().filter(|_| link.up && self.mesh.is_home()) {
-            tap.link_up(nic);
+    /// Tells the state of a link to the stacks on it.
+    pub(super) fn tell_links(&mut self, now: Instant, link: usize) {
+        let (up, most) = (self.links[link].up, self.links[link].mtu);
+        if let Some(tap) = self.dhcp.as_ref().filter(|_| up && self.mesh.is_home()) {
+            tap.link_up(link);
         }
         for alias in 0..self.aliases.len() {
-            if self.aliases[alias].nic != nic {
+            if self.aliases[alias].link() != link {
                 continue;
             }
-            let mtu = self.aliases[alias].mtu.unwrap_or(link.mtu).min(link.mtu);
+            let mtu = self.aliases[alias].mtu.unwrap_or(most).min(most);
             let alias = AliasId(alias as u16);
             for index in self.demux.attached(alias) {
-                self.tell_link(now, index, alias, link.up, mtu);
+                self.tell_link(now, index, alias, up, mtu);
             }
         }
     }
@@ -654,9 +672,9 @@ mod tests {
     fn worker() -> (Core, FramePool, AnyDevice) {
         let config = MemConfig { medium: Medium::Ip, ..MemConfig::default() };
         let (near, far) = pair(&config).unwrap();
-        let places = vec![AliasPlace { nic: 0, mtu: None }];
+        let places = vec![AliasPlace { on: LinkId(0), mtu: None, mac: None }];
         let mut demux = Demux::default();
-        demux.add_nic();
+        demux.add_link();
         demux.add_alias(0, ALIAS, None);
         demux.attach(ALIAS, 0);
         let mut core = Core::new(vec![Nic::new(vec![Box::new(near)])], places, demux);

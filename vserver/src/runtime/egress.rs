@@ -19,6 +19,13 @@ const SHARED_BURST: usize = 4;
 /// So many bytes taken at a time leave on the time of who sent them, not with everybody's.
 const LONG_BYTES: usize = 32 << 10;
 
+/// What has no room.
+enum Full {
+    /// The shaper's queue of a link.
+    Lane(usize),
+    Nic(usize),
+}
+
 impl Core {
     /// Polls every stack that is dirty now, once; returns whether one had frames.
     pub(super) fn run_dirty(&mut self, now: Instant) -> bool {
@@ -144,51 +151,74 @@ impl Core {
         (got, full)
     }
 
-    /// Frames that every NIC of the vserver has room for, and the local queue.
+    /// Frames that every NIC of the vserver's links has room for, and the local queue.
     pub(super) fn room(&mut self, index: u32) -> usize {
         let mut room = LOCAL_QUEUE.saturating_sub(self.local.len());
         let shaped = self.qos.is_active();
-        for nic in &self.nodes[index as usize].nics {
-            if shaped && self.qos.shapes(*nic) {
-                room = room.min(self.qos.room(*nic, index));
+        for link in &self.nodes[index as usize].links {
+            let lane = self.links[*link].lane;
+            if shaped && self.qos.shapes(lane) {
+                room = room.min(self.qos.room(lane, index));
                 continue;
             }
-            let nic = &mut self.nics[*nic];
-            let free = if let Some(worker) = nic.via {
-                self.mesh.tx_room(worker)
-            } else {
-                if nic.room() < BURST {
-                    nic.transmit(&mut self.drops);
-                }
-                nic.room_of(index)
-            };
-            room = room.min(free);
+            for nic in &self.links[*link].nics {
+                let nic = &mut self.nics[*nic];
+                let free = if let Some(worker) = nic.via {
+                    self.mesh.tx_room(worker)
+                } else {
+                    if nic.room() < BURST {
+                        nic.transmit(&mut self.drops);
+                    }
+                    nic.room_of(index)
+                };
+                room = room.min(free);
+            }
         }
         room
     }
 
     /// Frames that a vserver may send to a NIC.
     fn room_for(&mut self, nic: usize, index: u32) -> usize {
-        if self.qos.is_active() && self.qos.shapes(nic) {
-            return self.qos.room(nic, index);
-        }
         let nic = &self.nics[nic];
         nic.via.map_or_else(|| nic.room_of(index), |worker| self.mesh.tx_room(worker))
     }
 
-    fn nic_room(&mut self, nic: usize) -> usize {
-        let nic = &self.nics[nic];
-        nic.via.map_or_else(|| nic.room(), |worker| self.mesh.tx_room(worker))
+    /// Frames that every NIC of a link takes.
+    fn link_room(&mut self, link: usize) -> usize {
+        let (nics, mesh) = (&self.nics, &mut self.mesh);
+        let room = |nic: &usize| {
+            let nic = &nics[*nic];
+            nic.via.map_or_else(|| nic.room(), |worker| mesh.tx_room(worker))
+        };
+        self.links[link].nics.iter().map(room).min().unwrap_or(0)
+    }
+
+    /// What a vserver waits for, if there is no room: the lane of a link, or a NIC.
+    fn full(&mut self, index: u32) -> Option<Full> {
+        for at in 0..self.nodes[index as usize].links.len() {
+            let link = self.nodes[index as usize].links[at];
+            let lane = self.links[link].lane;
+            if self.qos.is_active() && self.qos.shapes(lane) {
+                if self.qos.room(lane, index) == 0 {
+                    return Some(Full::Lane(lane));
+                }
+                continue;
+            }
+            for below in 0..self.links[link].nics.len() {
+                let nic = self.links[link].nics[below];
+                if self.room_for(nic, index) == 0 {
+                    return Some(Full::Nic(nic));
+                }
+            }
+        }
+        None
     }
 
     /// Its NIC takes no more: not polled until it drained. Frames stay in the stack, whose own
     /// limit is the backpressure that applications see.
     fn block(&mut self, index: u32) {
-        let nics = std::mem::take(&mut self.nodes[index as usize].nics);
-        let full = nics.iter().copied().find(|nic| self.room_for(*nic, index) == 0);
+        let Some(full) = self.full(index) else { return self.mark_dirty(index) };
         let node = &mut self.nodes[index as usize];
-        node.nics = nics;
-        let Some(nic) = full else { return self.mark_dirty(index) };
         if self.qos.is_active() {
             node.stack.spare_frames();
         }
@@ -196,10 +226,9 @@ impl Core {
             return;
         }
         node.blocked = true;
-        if self.qos.is_active() && self.qos.shapes(nic) {
-            self.qos.await_room(nic, index);
-        } else {
-            self.nics[nic].blocked.push(index);
+        match full {
+            Full::Lane(link) => self.qos.await_room(link, index),
+            Full::Nic(nic) => self.nics[nic].blocked.push(index),
         }
     }
 
@@ -221,11 +250,11 @@ impl Core {
     }
 
     fn emit(&mut self, now: Instant, sender: u32, alias: AliasId, frame: Frame) {
-        let nic = self.aliases[alias.0 as usize].nic;
+        let link = self.aliases[alias.0 as usize].link();
         self.targets.clear();
-        let only_here = self.demux.local(nic, frame.data(), sender, &mut self.targets);
+        let only_here = self.demux.local(link, frame.data(), sender, &mut self.targets);
         if self.mesh.count() > 1 {
-            return self.emit_across(now, nic, (sender, alias), frame, only_here);
+            return self.emit_across(now, link, (sender, alias), frame, only_here);
         }
         for target in &self.targets {
             if self.local.len() >= LOCAL_FRAMES_MAX {
@@ -236,42 +265,44 @@ impl Core {
             self.local.push_back((*target, frame.to_heap()));
         }
         if !only_here {
-            self.send_out(now, nic, (sender, alias), frame);
+            self.send_out(now, link, (sender, alias), frame);
         } else if self.targets.is_empty() {
             self.drops.count(DropReason::DemuxNoVserver);
         }
     }
 
-    /// A vserver's frame for a NIC, by way of the shaper if the NIC has one.
+    /// A vserver's frame for a link, by way of the shaper if the link has one.
     #[inline]
     pub(super) fn send_out(
         &mut self,
         now: Instant,
-        nic: usize,
+        link: usize,
         (vserver, alias): (u32, AliasId),
         frame: Frame,
     ) {
-        if self.qos.is_active() && self.qos.shapes(nic) {
+        let lane = self.links[link].lane;
+        if self.qos.is_active() && self.qos.shapes(lane) {
             let of = Target { alias, vserver };
             // What is not IP keeps the link alive and is little: it does not wait.
-            if let Some(facts) = Facts::of(&frame, self.nics[nic].ethernet, of) {
-                if self.qos.enqueue(now, nic, &facts, frame).is_err() {
+            if let Some(facts) = Facts::of(&frame, self.links[link].ethernet, of) {
+                if self.qos.enqueue(now, lane, &facts, frame).is_err() {
                     let stack = &mut self.nodes[vserver as usize].stack;
                     stack.lose_sent(DropReason::QosQueueFull);
                 }
                 return;
             }
         }
-        self.give(nic, vserver, frame);
+        self.give(link, vserver, frame);
     }
 
     /// Moves what may leave from the shaper to the NICs.
     fn unshape(&mut self, now: Instant) -> bool {
         let mut moved = false;
-        for nic in 0..self.nics.len() {
-            while self.qos.waits(nic) && self.nic_room(nic) > 0 {
-                let Some(frame) = self.qos.dequeue(now, nic) else { break };
-                self.give(nic, IN_ORDER, frame);
+        for link in 0..self.links.len() {
+            while self.qos.waits(link) && self.link_room(link) > 0 {
+                let Some((alias, frame)) = self.qos.dequeue(now, link) else { break };
+                let link = self.aliases[alias.0 as usize].link();
+                self.give(link, IN_ORDER, frame);
                 moved = true;
             }
         }
@@ -284,12 +315,13 @@ impl Core {
         moved
     }
 
-    /// When the shaper has something for a NIC with room.
+    /// When the shaper has something for a link with room.
     pub(super) fn shaped_until(&self) -> Option<Instant> {
         if !self.qos.is_active() {
             return None;
         }
-        self.qos.next_deadline(|nic| self.nics[nic].via.is_some() || self.nics[nic].room() > 0)
+        let has_room = |nic: &usize| self.nics[*nic].via.is_some() || self.nics[*nic].room() > 0;
+        self.qos.next_deadline(|link| self.links[link].nics.iter().all(has_room))
     }
 
     /// Gives the devices what waits and ends the batch; returns whether frames moved.

@@ -31,37 +31,37 @@ fn is_to_many(frame: &[u8], ethernet: bool) -> bool {
 }
 
 impl Core {
-    fn owner(&self, nic: usize, frame: &Frame) -> Owner {
-        frame_owner(frame.data(), self.nics[nic].ethernet, self.mesh.count() as u16)
+    fn owner(&self, link: usize, frame: &Frame) -> Owner {
+        frame_owner(frame.data(), self.links[link].ethernet, self.mesh.count() as u16)
     }
 
     /// Hands a frame that arrived here to the worker of its flow; `Some`: it is for this one.
     #[inline]
-    pub(super) fn keep(&mut self, nic: usize, frame: Frame) -> Option<Frame> {
-        match self.owner(nic, &frame) {
+    pub(super) fn keep(&mut self, link: usize, frame: Frame) -> Option<Frame> {
+        match self.owner(link, &frame) {
             Owner::Shard(worker) if usize::from(worker) == self.mesh.me() => Some(frame),
             Owner::Shard(worker) => {
                 self.mesh.stats.arrived += 1;
-                self.hand(worker.into(), Message::Arrived { nic, frame });
+                self.hand(worker.into(), Message::Arrived { link, frame });
                 None
             }
-            Owner::All => self.share(nic, frame),
+            Owner::All => self.share(link, frame),
         }
     }
 
     /// Copies of ARP and neighbour discovery for the other shards of the vservers they concern.
-    fn share(&mut self, nic: usize, frame: Frame) -> Option<Frame> {
+    fn share(&mut self, link: usize, frame: Frame) -> Option<Frame> {
         self.targets.clear();
-        let known = self.demux.classify(nic, frame.data(), &mut self.targets).is_ok();
+        let known = self.demux.classify(link, frame.data(), &mut self.targets).is_ok();
         if known {
             for worker in self.mesh.others() {
                 self.mesh.stats.copies += 1;
-                self.hand(worker, Message::Arrived { nic, frame: frame.to_heap() });
+                self.hand(worker, Message::Arrived { link, frame: frame.to_heap() });
             }
         } else if !self.mesh.is_home() {
             // Only shard 0 is in the groups of addresses that are still being tried.
             self.mesh.stats.arrived += 1;
-            self.hand(0, Message::Arrived { nic, frame });
+            self.hand(0, Message::Arrived { link, frame });
             return None;
         }
         Some(frame)
@@ -78,22 +78,22 @@ impl Core {
     pub(super) fn emit_across(
         &mut self,
         now: Instant,
-        nic: usize,
+        link: usize,
         from: (u32, AliasId),
         frame: Frame,
         only_here: bool,
     ) {
         let sender = from.0;
         let nobody = self.targets.is_empty();
-        match self.owner(nic, &frame) {
+        match self.owner(link, &frame) {
             Owner::Shard(worker) if usize::from(worker) != self.mesh.me() => {
                 // Who is in a group of this port is known there.
-                let to_many = is_to_many(frame.data(), self.nics[nic].ethernet);
+                let to_many = is_to_many(frame.data(), self.links[link].ethernet);
                 if !nobody || to_many {
                     self.mesh.stats.copies += u64::from(!only_here);
                     self.mesh.stats.local += u64::from(only_here);
                     let frame = frame.to_heap();
-                    self.hand(worker.into(), Message::Local { nic, sender, frame });
+                    self.hand(worker.into(), Message::Local { link, sender, frame });
                 }
             }
             Owner::Shard(_) => self.push_local(&frame),
@@ -101,13 +101,13 @@ impl Core {
                 for worker in self.mesh.others().filter(|_| !nobody) {
                     self.mesh.stats.copies += 1;
                     let frame = frame.to_heap();
-                    self.hand(worker, Message::Local { nic, sender, frame });
+                    self.hand(worker, Message::Local { link, sender, frame });
                 }
                 self.push_local(&frame);
             }
         }
         if !only_here {
-            self.send_out(now, nic, from, frame);
+            self.send_out(now, link, from, frame);
         } else if nobody {
             self.drops.count(DropReason::DemuxNoVserver);
         }
@@ -124,8 +124,8 @@ impl Core {
         }
     }
 
-    /// A frame that leaves now, or by the worker that has the NIC's queue.
-    pub(super) fn give(&mut self, nic: usize, vserver: u32, frame: Frame) {
+    /// A frame that leaves by a NIC now, or by the worker that has its queue.
+    pub(super) fn give_nic(&mut self, nic: usize, vserver: u32, frame: Frame) {
         let Some(worker) = self.nics[nic].via else {
             return self.nics[nic].enqueue(vserver, frame);
         };
@@ -152,26 +152,26 @@ impl Core {
     pub(super) fn take_mail(&mut self, now: Instant) -> bool {
         let mut work = false;
         for worker in self.mesh.others() {
-            // Frames of one NIC in a row are a burst, to be merged as one from its queue.
+            // Frames of one link in a row are a burst, to be merged as one from a queue.
             let (mut burst, mut messages) = (None, 0);
             self.stages.start();
             for _ in 0..self.mesh.waiting(worker).min(MAIL) {
                 let Some(message) = self.mesh.receive(worker) else { break };
                 work = true;
                 messages += 1;
-                if let Message::Arrived { nic, frame } = message {
-                    if let Some(other) = burst.replace(nic).filter(|other| *other != nic) {
+                if let Message::Arrived { link, frame } = message {
+                    if let Some(other) = burst.replace(link).filter(|other| *other != link) {
                         self.stages.lap(Stage::HandOver, std::mem::take(&mut messages));
-                        self.deliver(now, other);
+                        self.deliver_link(now, other);
                     }
-                    self.classify(now, nic, frame);
+                    self.classify(now, link, frame);
                 } else {
                     self.take(now, message);
                 }
             }
             self.stages.lap(Stage::HandOver, messages);
-            if let Some(nic) = burst {
-                self.deliver(now, nic);
+            if let Some(link) = burst {
+                self.deliver_link(now, link);
             }
             while let Some(nic) = self.mesh.transmit_waits(worker) {
                 if self.nics[nic].room() == 0 {
@@ -192,13 +192,14 @@ impl Core {
 
     fn take(&mut self, now: Instant, message: Message) {
         match message {
-            Message::Arrived { nic, frame } => {
-                self.classify(now, nic, frame);
-                self.deliver(now, nic);
+            Message::Arrived { link, frame } => {
+                self.classify(now, link, frame);
+                self.deliver_link(now, link);
             }
-            Message::Local { nic, sender, frame } => {
+            Message::Control { link, frame } => self.give_machines(link, frame),
+            Message::Local { link, sender, frame } => {
                 self.targets.clear();
-                self.demux.local(nic, frame.data(), sender, &mut self.targets);
+                self.demux.local(link, frame.data(), sender, &mut self.targets);
                 if self.targets.is_empty() {
                     return self.drops.count(DropReason::DemuxNoVserver);
                 }
@@ -209,7 +210,7 @@ impl Core {
                 node.stack.handle_moved(now, alias, looped, frame);
                 self.mark_dirty(vserver.index);
             }
-            Message::Control(control) => self.heed(now, *control),
+            Message::Told(control) => self.heed(now, *control),
         }
     }
 
@@ -242,6 +243,7 @@ impl Core {
                 self.mark_dirty(vserver.index);
             }
             Control::Link { nic, link } => self.link_is(now, nic, link),
+            Control::Selection(selection) => self.select(now, &selection),
             Control::Failed { nic } => {
                 self.nics[nic].fail();
                 let link = Link { up: false, ..self.nics[nic].link };

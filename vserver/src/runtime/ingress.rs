@@ -59,23 +59,24 @@ impl Core {
     }
 
     /// Finds the receivers of a frame that a queue of this worker gave, or its worker.
-    fn sort(&mut self, now: Instant, nic: usize, frame: Frame) {
+    fn sort(&mut self, now: Instant, nic: usize, mut frame: Frame) {
+        let Some(link) = self.climb(nic, &mut frame) else { return };
         if let Some(tap) = &self.dhcp
-            && tap.take(nic, frame.data(), frame.meta.checksum)
+            && tap.take(link, frame.data(), frame.meta.checksum)
         {
             return;
         }
         if self.mesh.count() == 1 {
-            self.classify(now, nic, frame);
-        } else if let Some(frame) = self.keep(nic, frame) {
-            self.classify(now, nic, frame);
+            self.classify(now, link, frame);
+        } else if let Some(frame) = self.keep(link, frame) {
+            self.classify(now, link, frame);
         }
     }
 
     /// Finds the receivers of a frame; it waits in `burst`.
-    pub(super) fn classify(&mut self, now: Instant, nic: usize, frame: Frame) {
+    pub(super) fn classify(&mut self, now: Instant, link: usize, frame: Frame) {
         self.targets.clear();
-        if let Err(reason) = self.demux.classify(nic, frame.data(), &mut self.targets) {
+        if let Err(reason) = self.demux.classify(link, frame.data(), &mut self.targets) {
             return self.drops.count(reason);
         }
         let watched = self.is_guarded();
@@ -113,7 +114,7 @@ impl Core {
         if !self.qos.polices(to) {
             return Some(frame);
         }
-        let ethernet = self.nics[self.aliases[to.alias.0 as usize].nic].ethernet;
+        let ethernet = self.links[self.aliases[to.alias.0 as usize].link()].ethernet;
         let Some(facts) = Facts::of(&frame, ethernet, to) else { return Some(frame) };
         self.police(now, &facts, frame)
     }
@@ -134,14 +135,14 @@ impl Core {
     /// Received frames that waited for their turn go on.
     pub(super) fn release(&mut self, now: Instant) -> bool {
         let mut work = false;
-        for nic in 0..self.nics.len() {
+        for link in 0..self.links.len() {
             for _ in 0..RELEASED {
-                let Some((to, frame)) = self.qos.release(now, nic) else { break };
+                let Some((to, frame)) = self.qos.release(now, link) else { break };
                 work = true;
                 self.burst.push((to, Some(frame)));
             }
             if !self.burst.is_empty() {
-                self.deliver(now, nic);
+                self.deliver_link(now, link);
             }
         }
         self.count_lost();
@@ -157,6 +158,12 @@ impl Core {
                 qos::Way::Receive => node.stack.lose_received(&lost.frame, DropReason::QosPoliced),
             }
         }
+    }
+
+    /// The same for a burst that came by any NIC of a link; what holds for its first holds for all.
+    pub(super) fn deliver_link(&mut self, now: Instant, link: usize) {
+        let nic = self.links[link].nics.first().copied();
+        self.deliver(now, nic.unwrap_or(0));
     }
 
     /// Hands the burst to its receivers, what can be merged as one.
@@ -265,7 +272,7 @@ impl Core {
             {
                 let node = &self.nodes[to.vserver as usize];
                 prefetch(&node.dirty);
-                prefetch(&node.nics);
+                prefetch(&node.links);
                 node.stack.prefetch(frame);
             }
         }

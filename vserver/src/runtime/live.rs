@@ -132,16 +132,17 @@ impl Core {
         self.take_events(now, index);
         self.forget_alias(index, alias);
         self.demux.detach(alias, index);
-        self.set_nics(index);
+        self.set_links(index);
         self.mark_dirty(index);
     }
 
-    /// The NICs of a vserver are those of its aliases.
-    pub(crate) fn set_nics(&mut self, index: u32) {
+    /// The links of a vserver are those of its aliases.
+    pub(crate) fn set_links(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        node.nics = node.stack.aliases().map(|(a, _)| self.aliases[a.id.0 as usize].nic).collect();
-        node.nics.sort_unstable();
-        node.nics.dedup();
+        let aliases = node.stack.aliases();
+        node.links = aliases.map(|(a, _)| self.aliases[a.id.0 as usize].link()).collect();
+        node.links.sort_unstable();
+        node.links.dedup();
     }
 
     /// Addresses and groups that no event of the stack gave up: an alias that is gone has none.
@@ -154,14 +155,14 @@ impl Core {
         for (_, broadcast) in node.broadcasts.extract_if(.., |(on, _)| *on == alias) {
             self.demux.leave(alias, broadcast, index);
         }
-        let nic = self.aliases[alias.0 as usize].nic;
+        let link = self.aliases[alias.0 as usize].link();
         for addr in addresses {
             self.demux.remove_address(alias, addr, index);
-            self.steer(nic, addr, false);
+            self.steer(link, addr, false);
         }
         for group in groups {
             self.demux.leave(alias, group, index);
-            self.steer(nic, group, false);
+            self.steer(link, group, false);
         }
     }
 
@@ -254,14 +255,16 @@ impl Core {
     pub(crate) fn add_alias(&mut self, id: AliasId, place: AliasPlace, mac: Option<[u8; 6]>) {
         self.aliases.truncate(id.0 as usize);
         self.aliases.push(place);
-        self.demux.add_alias(place.nic, id, mac);
+        self.demux.add_alias(place.link(), id, mac);
+        self.admit_mac(place);
     }
 
     /// Takes the last alias away, which nobody is attached to.
     pub(crate) fn remove_alias(&mut self, id: AliasId) {
         if let Some(place) = self.alias_place(id) {
-            self.demux.remove_alias(place.nic, id);
+            self.demux.remove_alias(place.link(), id);
             self.aliases.truncate(id.0 as usize);
+            self.forget_mac(place);
         }
     }
 
@@ -269,14 +272,14 @@ impl Core {
     pub(crate) fn set_alias_mtu(&mut self, now: Instant, id: AliasId, mtu: Option<usize>) {
         let Some(place) = self.aliases.get_mut(id.0 as usize) else { return };
         place.mtu = mtu;
-        let nic = place.nic;
-        self.tell_links(now, nic);
+        let link = place.link();
+        self.tell_links(now, link);
     }
 
     /// The state of an alias's link as it is now.
     pub(crate) fn refresh_link(&self, alias: &mut AliasConfig) {
         if let Some(place) = self.alias_place(alias.id) {
-            let link = self.nics[place.nic].link;
+            let link = &self.links[place.link()];
             alias.up = link.up;
             alias.mtu = place.mtu.unwrap_or(link.mtu).min(link.mtu);
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use weft_drivers::device::Link;
+use weft_interface::{LinkId, Selection};
 use weft_stack::counters;
 use weft_stack::frame::Frame;
 use weft_stack::ip::address::{Address, AliasId};
@@ -27,14 +28,16 @@ pub(crate) const TX_RING: usize = 512;
 
 /// What one worker hands to another.
 pub(crate) enum Message {
-    /// A frame that arrived on one of its queues of a NIC.
-    Arrived { nic: usize, frame: Frame },
-    /// A frame that a vserver sent on a NIC to others of this host.
-    Local { nic: usize, sender: u32, frame: Frame },
+    /// A frame that arrived for a link on one of its queues.
+    Arrived { link: usize, frame: Frame },
+    /// A frame that a vserver sent on a link to others of this host.
+    Local { link: usize, sender: u32, frame: Frame },
+    /// A frame for the machines, to worker 0.
+    Control { link: LinkId, frame: Frame },
     /// A packet that one shard of a vserver found to be another's.
     Moved { vserver: NodeId, alias: AliasId, looped: bool, frame: Frame },
     /// Not a frame.
-    Control(Box<Control>),
+    Told(Box<Control>),
 }
 
 /// What workers tell each other besides frames.
@@ -48,6 +51,8 @@ pub(crate) enum Control {
     Link { nic: usize, link: Link },
     /// A queue of a NIC failed; the NIC is out of use.
     Failed { nic: usize },
+    /// What may be used of bonds and failover groups.
+    Selection(Arc<Selection>),
 }
 
 counters! {
@@ -313,8 +318,8 @@ impl Peer {
     fn push_later(&mut self) {
         while let Some(control) = self.later.pop_front() {
             self.touched = true;
-            if let Err(rtrb::PushError::Full(Message::Control(control))) =
-                self.out.push(Message::Control(control))
+            if let Err(rtrb::PushError::Full(Message::Told(control))) =
+                self.out.push(Message::Told(control))
             {
                 return self.later.push_front(control);
             }
@@ -340,16 +345,16 @@ mod tests {
     fn a_full_ring_loses_frames_and_keeps_what_is_told() {
         let (mut a, mut b) = pair();
         for _ in 0..RING {
-            assert!(a.send(1, Message::Arrived { nic: 0, frame: frame() }));
+            assert!(a.send(1, Message::Arrived { link: 0, frame: frame() }));
         }
-        assert!(!a.send(1, Message::Arrived { nic: 0, frame: frame() }));
+        assert!(!a.send(1, Message::Arrived { link: 0, frame: frame() }));
         a.tell(1, Control::Failed { nic: 3 });
         assert!(a.has_later() && b.waiting(0) == RING);
         for _ in 0..RING {
             assert!(matches!(b.receive(0), Some(Message::Arrived { .. })));
         }
         a.ring();
-        let Some(Message::Control(control)) = b.receive(0) else { panic!("it was told") };
+        let Some(Message::Told(control)) = b.receive(0) else { panic!("it was told") };
         assert!(matches!(*control, Control::Failed { nic: 3 }));
         assert!(b.receive(0).is_none() && !a.has_later());
     }
@@ -358,17 +363,17 @@ mod tests {
     fn whoever_sleeps_is_woken_once_per_batch() {
         let (mut a, b) = pair();
         b.set_bell(&Arc::new(Sleeper::new().unwrap()));
-        a.send(1, Message::Arrived { nic: 0, frame: frame() });
+        a.send(1, Message::Arrived { link: 0, frame: frame() });
         a.ring();
         assert_eq!(a.stats.wakes, 0, "it is awake");
         b.lie_down();
         a.ring();
         assert_eq!(a.stats.wakes, 0, "nothing new");
         for _ in 0..3 {
-            a.send(1, Message::Arrived { nic: 0, frame: frame() });
+            a.send(1, Message::Arrived { link: 0, frame: frame() });
         }
         a.ring();
-        a.send(1, Message::Arrived { nic: 0, frame: frame() });
+        a.send(1, Message::Arrived { link: 0, frame: frame() });
         a.ring();
         assert_eq!(a.stats.wakes, 1);
         assert!(b.has_mail(|_| false));

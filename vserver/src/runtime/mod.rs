@@ -4,6 +4,7 @@
 //! runs timers and transmits; application threads take the lock for each call and transmit what
 //! the call produced themselves. `docs/host.md` has the whole picture.
 
+mod above;
 mod account;
 mod addresses;
 mod any;

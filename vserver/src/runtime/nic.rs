@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use weft_drivers::device::{AnyDevice, Device, DeviceStats, Link, Medium, Steer};
+use weft_interface::Mac;
 use weft_stack::drop::{DropReason, Drops};
 use weft_stack::frame::{Frame, FramePool};
 use weft_stack::link::gro::{BurstFacts, GroStats};
@@ -115,6 +116,8 @@ pub(crate) struct Nic {
     pub(crate) pool: FramePool,
     /// How many vservers want each address or group.
     steered: HashMap<IpAddr, u32>,
+    /// How many aliases take frames for each MAC address that is not the NIC's.
+    macs: HashMap<Mac, u32>,
     /// Vservers that had frames when there was no room.
     pub(crate) blocked: Vec<u32>,
     /// Link state last told to the stacks.
@@ -140,6 +143,7 @@ impl Nic {
             pool: first.pool().clone(),
             ports: devices.into_iter().map(Port::new).collect(),
             steered: HashMap::new(),
+            macs: HashMap::new(),
             blocked: Vec::new(),
             link,
             ethernet,
@@ -164,6 +168,7 @@ impl Nic {
                 ports: Vec::new(),
                 pool: self.ports[worker % queues].device.pool().clone(),
                 steered: HashMap::new(),
+                macs: HashMap::new(),
                 blocked: Vec::new(),
                 link: self.link,
                 ethernet: self.ethernet,
@@ -267,6 +272,30 @@ impl Nic {
         }
         self.steered.remove(&addr);
         self.ports.first_mut().map_or(Ok(()), |p| p.device.steer(Steer::Remove(addr)))
+    }
+
+    /// One more alias takes frames for a MAC address that is not the NIC's, or one less.
+    pub(crate) fn want_mac(&mut self, mac: Mac, wanted: bool) -> io::Result<()> {
+        let Some(first) = self.ports.first_mut() else { return Ok(()) };
+        let count = self.macs.entry(mac).or_insert(0);
+        let before = *count;
+        *count = if wanted { before + 1 } else { before.saturating_sub(1) };
+        let change = match (before, *count) {
+            (0, 1) => Steer::AddMac(mac),
+            (1, 0) => Steer::RemoveMac(mac),
+            _ => return Ok(()),
+        };
+        if !wanted {
+            self.macs.remove(&mac);
+        }
+        first.device.steer(change)
+    }
+
+    /// Frames of a protocol of the link are wanted, or no longer.
+    pub(crate) fn want_protocol(&mut self, ethertype: u16, wanted: bool) -> io::Result<()> {
+        let add = Steer::AddEthertype(ethertype);
+        let change = if wanted { add } else { add.undone() };
+        self.ports.first_mut().map_or(Ok(()), |p| p.device.steer(change))
     }
 
     /// Addresses steered, and for how many vservers.

@@ -43,7 +43,7 @@ impl Inner {
             },
         };
         // What does not leave is sent again, as what is lost on the way.
-        let _ = self.shared.home().with_core(|core, _| core.send_frame(slot.nic, &frame));
+        let _ = self.shared.home().with_core(|core, _| core.send_frame(slot.link, &frame));
     }
 
     /// From the leased address: through the stack, which has the route and the neighbour.

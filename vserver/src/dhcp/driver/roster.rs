@@ -131,7 +131,7 @@ impl Inner {
             index,
             alias,
             alias_name: config.aliases[client.alias].name.clone(),
-            nic: config.nics_of_aliases().get(client.alias)?.first().copied()?,
+            link: config.links_of_aliases().get(client.alias).copied()?,
             mac,
             id: config.client_id(v, client.alias, client.instance)?.to_string(),
             config: client.clone(),

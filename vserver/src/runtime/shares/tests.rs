@@ -12,6 +12,8 @@ use weft_stack::socket::SocketId;
 use weft_stack::stack::{Change, StackConfig};
 use weft_stack::wire::checksum;
 
+use weft_interface::LinkId;
+
 use super::super::{AliasPlace, Core, Nic, Node};
 use super::*;
 use crate::app::{Cx, Service};
@@ -94,9 +96,9 @@ impl World {
         let config = MemConfig { pool_frames: 16_384, ..config };
         let (near, far) = pair(&config).unwrap();
         let mut demux = Demux::default();
-        demux.add_nic();
+        demux.add_link();
         demux.add_alias(0, ALIAS, None);
-        let places = vec![AliasPlace { nic: 0, mtu: None }];
+        let places = vec![AliasPlace { on: LinkId(0), mtu: None, mac: None }];
         let mut core = Core::new(vec![Nic::new(vec![Box::new(near)])], places, demux);
         core.shares = Shares::with_clocks(us, ran_ns);
         let mut sockets = Vec::new();
