@@ -1,6 +1,5 @@
 //! A failover group with its probes, as one machine.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weft_stack::rng::Rng;
@@ -8,10 +7,10 @@ use weft_stack::time::Instant;
 
 use super::{Keeper, OfflineError, Probe};
 use crate::events::What;
-use crate::fail::{self, Announcement, Group, GroupConfig, MemberInfo};
+use crate::fail::{Announcement, Group, MemberInfo};
 use crate::probe::{
-    FastConfig, ProbeConfig, ProbeMember, ProbeMethod, ProbeNotice, ProbeOutcome, ProbeTarget,
-    ProbeVerdict, Prober, TargetState, TestAddress,
+    ProbeConfig, ProbeMember, ProbeNotice, ProbeOutcome, ProbeTarget, ProbeVerdict, Prober,
+    TargetState,
 };
 use crate::tree::Tree;
 use crate::{GroupSelection, LinkId, Mac};
@@ -35,31 +34,6 @@ pub(super) struct Failover {
     pub(super) members: Vec<LinkId>,
     names: Vec<String>,
     told: Vec<Told>,
-    beyond: Vec<IpAddr>,
-    /// Targets beyond the link that a member does not reach.
-    lost: BTreeSet<(IpAddr, usize)>,
-}
-
-fn probe_config(number: usize, config: &GroupConfig) -> ProbeConfig {
-    let method = match config.probe {
-        fail::ProbeMode::Link => ProbeMethod::Link,
-        fail::ProbeMode::Icmp => ProbeMethod::Icmp,
-        fail::ProbeMode::Arp => ProbeMethod::Arp,
-        fail::ProbeMode::Transitive => ProbeMethod::Transitive,
-    };
-    ProbeConfig {
-        group: number as u32,
-        method,
-        detect: config.detect,
-        targets: config.targets.clone(),
-        beyond: config.beyond.clone(),
-        quiet: config.quiet,
-        fast: config.fast.as_ref().map(|fast| FastConfig {
-            peers: fast.peers.clone(),
-            interval: fast.interval,
-            multiplier: fast.multiplier,
-        }),
-    }
 }
 
 impl Failover {
@@ -76,26 +50,16 @@ impl Failover {
             mtu: tree.at(*link).mtu,
         };
         let infos: Vec<MemberInfo> = at.members.iter().zip(&names).map(info).collect();
-        let probed: Vec<ProbeMember> = infos
-            .iter()
-            .map(|info| {
-                let own = config.test.iter().filter(|(member, _)| *member == info.name);
-                let test = own.map(|(_, cidr)| TestAddress {
-                    address: cidr.addr,
-                    prefix_len: cidr.prefix_len,
-                });
-                ProbeMember { mac: info.mac, test: test.collect() }
-            })
-            .collect();
+        let macs: Vec<Mac> = infos.iter().map(|info| info.mac).collect();
+        let probed = ProbeMember::of(config, &macs);
+        let probes = ProbeConfig::of(number as u32, config);
         let name = tree.at(at.link).name.to_string();
         Failover {
             group: Group::new(&name, config, &infos),
-            prober: Prober::new(&probe_config(number, config), &probed, rng.next_u64()),
+            prober: Prober::new(&probes, &probed, rng.next_u64()),
             members: at.members.clone(),
             told: vec![Told::default(); names.len()],
             names,
-            beyond: config.beyond.clone(),
-            lost: BTreeSet::new(),
         }
     }
 
@@ -114,6 +78,9 @@ impl Failover {
             if self.told[member].health.replace(health) != Some(health) {
                 self.group.handle_health(now, member as u16, health.0, health.1);
             }
+        }
+        while let Some((target, reached)) = self.prober.poll_beyond() {
+            self.group.handle_beyond(now, target, reached);
         }
     }
 
@@ -187,28 +154,7 @@ impl Failover {
             return Some(what);
         }
         let notice = self.prober.poll_notice()?;
-        self.heed_beyond(now, &notice);
         Some(self.notice(&notice))
-    }
-
-    /// The loss of what is beyond the link is the group's as soon as no member reaches it.
-    fn heed_beyond(&mut self, now: Instant, notice: &ProbeNotice) {
-        let ProbeNotice::Target { member, target: ProbeTarget::Address(target), state } = notice
-        else {
-            return;
-        };
-        if !self.beyond.contains(target) {
-            return;
-        }
-        if matches!(state, Some(TargetState::Dead) | None) {
-            self.lost.insert((*target, *member));
-        } else {
-            self.lost.remove(&(*target, *member));
-        }
-        let linked = |member: &usize| self.told[*member].health.is_some_and(|(up, _)| up);
-        let reached =
-            (0..self.members.len()).filter(linked).any(|m| !self.lost.contains(&(*target, m)));
-        self.group.handle_beyond(now, *target, reached);
     }
 
     fn notice(&self, notice: &ProbeNotice) -> What {
@@ -295,10 +241,7 @@ impl Failover {
                 continue;
             }
             self.told[member].bound = bound;
-            self.prober.handle_binding(now, member, None);
-            for addr in bound.into_iter().flatten() {
-                self.prober.handle_binding(now, member, Some(addr));
-            }
+            self.prober.handle_bindings(now, member, bound);
         }
     }
 }

@@ -7,8 +7,8 @@ use super::failover::Failover;
 use crate::bond::lacp::wire::SystemId;
 use crate::bond::{BondEvent, BondReport};
 use crate::events::What;
-use crate::paths::{GroupPath, PathsReport, TargetMode, TargetPath};
-use crate::probe::{ProbeMode, ProbeRow, TargetState};
+use crate::paths::{GroupPath, PathsReport, TargetPath};
+use crate::probe::{ProbeRow, TargetState};
 
 impl Keeper {
     /// Bonds by name, in the order of the configuration.
@@ -62,17 +62,10 @@ impl Keeper {
 }
 
 fn target(group: &Failover, row: &ProbeRow) -> TargetPath {
-    let mode = match row.mode {
-        ProbeMode::Disabled => TargetMode::Disabled,
-        ProbeMode::Routes => TargetMode::Routes,
-        ProbeMode::Multicast => TargetMode::Multicast,
-        ProbeMode::Arp => TargetMode::Arp,
-        ProbeMode::Transitive => TargetMode::Transitive,
-    };
     let active = row.targets.iter().filter(|t| t.state == TargetState::Active);
     TargetPath {
         interface: group.name(row.member),
-        mode,
+        mode: row.mode,
         test_address: row.address.map(|a| a.to_string()),
         targets: active.map(|t| group.target_name(&t.target)).collect(),
     }

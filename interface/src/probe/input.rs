@@ -75,8 +75,9 @@ impl Prober {
             && ours
             && let Some(held) = held
         {
-            if arp.spa.is_unspecified() && now < held.asking_until {
-                // RFC 5227 2.1.1: both ask for the same address at once.
+            if arp.spa.is_unspecified() && held.duplicate.is_some() {
+                // Another wants it too: who asks first gets it. (Two that use it at once find out
+                // by the answers; a question alone may be a probe of who has no address.)
                 self.handle_duplicate(now, index, tpa);
             } else if held.duplicate.is_none() && self.may_answer(now, index) {
                 let sha = self.members[index].mac;
@@ -144,7 +145,7 @@ impl Prober {
         }
         let Some(held) = self.members[index].held[V6].filter(|_| ours) else { return false };
         let asks_for_itself = ip.src == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        if asks_for_itself && now < held.asking_until {
+        if asks_for_itself && held.duplicate.is_some() {
             self.handle_duplicate(now, index, target);
             return true;
         }

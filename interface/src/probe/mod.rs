@@ -20,12 +20,13 @@ mod verdict;
 mod wire;
 
 pub use crate::fail::{FastConfig, ProbeMode};
+pub use crate::paths::TargetMode;
 pub use config::{ProbeConfig, ProbeMember, TestAddress};
 pub use event::{ProbeEvent, ProbeNotice, ProbeOutcome};
 pub use fast::{BFD_PORT, BfdCounters};
 pub use group::{PROBE_MEMBERS_MAX, Prober};
 pub use path::{ACKS_REPAIR, LOSSES_FAIL, ProbeTarget, TargetSource, TargetState};
-pub use report::{ProbeCounters, ProbeReport, ProbeRow, SessionRow, TargetMode, TargetRow};
+pub use report::{ProbeCounters, ProbeReport, ProbeRow, SessionRow, TargetRow};
 pub use verdict::{ProbeState, ProbeVerdict};
 
 #[cfg(test)]

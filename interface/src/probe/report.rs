@@ -10,6 +10,7 @@ use super::fast::BfdCounters;
 use super::group::{PEERS, Prober, V4, V6, Way};
 use super::path::{ProbeTarget, TargetSource, TargetState};
 use super::verdict::ProbeState;
+use crate::paths::TargetMode;
 
 /// Counters of a prober.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,22 +49,6 @@ pub struct ProbeCounters {
     pub events_lost: u64,
     /// Notices that nobody took in time.
     pub notices_lost: u64,
-}
-
-/// How targets were chosen (`ipmpstat -t`, MODE).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TargetMode {
-    /// Not probed.
-    Disabled,
-    /// Configured targets, or routers of routes.
-    Routes,
-    /// Hosts that answered.
-    Multicast,
-    /// By ARP or ND, without a test address.
-    Arp,
-    /// Through other members.
-    Transitive,
 }
 
 /// A prober.

@@ -317,12 +317,14 @@ impl Prober {
 
     /// Another host uses a test address: it is put aside.
     pub(super) fn handle_duplicate(&mut self, now: Instant, index: usize, address: IpAddr) {
+        // At random, so that two who found each other do not ask at the same time again.
+        let rest = DUPLICATE_REST + self.random(DUPLICATE_REST / 4);
         let Some(held) = &mut self.members[index].held[family(address)] else { return };
         let new = held.duplicate.is_none();
-        if held.duplicate.is_some_and(|at| at > now + DUPLICATE_REST) {
+        if held.duplicate.is_some_and(|at| at > now + DUPLICATE_REST * 2) {
             return;
         }
-        held.duplicate = Some(now + DUPLICATE_REST);
+        held.duplicate = Some(now + rest);
         if new {
             self.counters.duplicates += 1;
             self.notify(ProbeNotice::DuplicateTestAddress { member: index, address });

@@ -318,7 +318,7 @@ fn a_test_address_that_another_host_has_is_not_used_until_it_is_unique() {
     assert_eq!(lab.states(), [Disabled, Ok], "it is asked for, and still there");
     assert_eq!(lab.probers[0].report(lab.now).counters.duplicates, 1);
     lab.hosts[2].alive = false;
-    lab.run(70 * S);
+    lab.run(80 * S);
     assert_eq!(lab.states(), [Ok, Ok]);
 }
 
@@ -330,6 +330,25 @@ fn a_duplicate_ipv6_test_address_is_found_at_link_up() {
     let mut lab = Lab::new(&[(icmp(1000, &["fe80::1"]), members)], hosts);
     lab.run(2 * S);
     assert_eq!(lab.states(), [Ok, Disabled]);
+}
+
+// RFC 5227 2.4
+#[test]
+fn of_two_probers_with_one_test_address_at_most_one_uses_it() {
+    let member = |prober| vec![member(prober, 0, &["10.0.0.201"])];
+    let config = icmp(1000, &["10.0.0.1"]);
+    let probers = [(config.clone(), member(0)), (config, member(1))];
+    let mut lab = Lab::new(&probers, vec![host(1, &["10.0.0.1"])]);
+    lab.run(S);
+    assert_eq!(lab.probers[0].verdict(0).state, Disabled);
+    assert_eq!(lab.probers[1].verdict(0).state, Disabled);
+    lab.run(200 * S);
+    let used = lab.probers.iter().filter(|p| p.verdict(0).state == Ok).count();
+    assert_eq!(used, 1);
+    let duplicates = |l: &Lab| l.probers[0].report(l.now).counters.duplicates;
+    let before = duplicates(&lab);
+    lab.run(300 * S);
+    assert_eq!(duplicates(&lab), before, "and it stays so");
 }
 
 #[test]
