@@ -192,17 +192,32 @@ fn without_failback_a_member_whose_link_came_late_is_used() {
 }
 
 #[test]
-fn addresses_are_spread_evenly_and_stay_so() {
+fn a_hundred_addresses_over_three_members_stay_even_through_every_failure() {
     let mut group = up(&config(3, &[]));
     with_addresses(&mut group, 100);
     assert_eq!(loads(&group), [34, 33, 33]);
-    link(&mut group, 10, 1, false);
-    assert_eq!(loads(&group), [50, 0, 50]);
-    assert_eq!(group.announcements().len(), 33, "only those of the failed member moved");
-    link(&mut group, 20, 1, true);
-    assert_eq!(loads(&group), [33, 33, 34]);
-    assert_eq!(group.announcements().len(), 33);
-    assert_eq!(group.announcements(), []);
+    // (what happens, addresses by member afterwards, how many moved)
+    let steps: [(u16, bool, [usize; 3], usize); 8] = [
+        (1, false, [50, 0, 50], 33),
+        (1, true, [33, 33, 34], 33),
+        (0, false, [0, 50, 50], 33),
+        (2, false, [0, 100, 0], 50),
+        (0, true, [50, 50, 0], 50),
+        (2, true, [33, 34, 33], 33),
+        (2, false, [50, 50, 0], 33),
+        (2, true, [33, 34, 33], 33),
+    ];
+    for (i, (member, is_up, expected, moved)) in steps.into_iter().enumerate() {
+        // Far apart, for nothing flaps here.
+        link(&mut group, (i as u64 + 1) * 100_000, member, is_up);
+        println!("eth{member} {}: {:?}", if is_up { "up" } else { "down" }, loads(&group));
+        let mut sorted = (loads(&group), expected.to_vec());
+        sorted.0.sort_unstable();
+        sorted.1.sort_unstable();
+        assert_eq!(sorted.0, sorted.1, "step {i}");
+        assert_eq!(group.announcements().len(), moved, "step {i}: each move once, and no others");
+        assert_eq!(group.announcements(), []);
+    }
 }
 
 // Binding: a new address goes to the emptiest, a gap is filled by the fullest.
