@@ -47,9 +47,19 @@ pub struct GroupSelection {
 }
 
 impl GroupSelection {
-    /// The member of an alias that has a MAC address of its own: it moves as a whole, and only when
-    /// its member goes, or one comes that it prefers. `None`: no member is active.
+    /// The member that an address is reached by; `own`: the MAC address of its alias, if it has one.
+    pub fn member_of(&self, addr: IpAddr, own: Option<Mac>) -> Option<u16> {
+        own.map_or_else(|| self.bindings.get(&addr), |mac| self.own_macs.get(&mac)).copied()
+    }
+
+    /// The member of an alias that has a MAC address of its own, which moves as a whole. As long as
+    /// it has no address, and so is bound to none, one that all workers agree on. `None`: no member
+    /// is active.
     pub fn member_of_mac(&self, mac: Mac) -> Option<u16> {
+        self.own_macs.get(&mac).copied().or_else(|| self.first_member_of_mac(mac))
+    }
+
+    fn first_member_of_mac(&self, mac: Mac) -> Option<u16> {
         let mac = mac.iter().fold(0, |bits, octet| bits << 8 | u64::from(*octet));
         self.active.iter().copied().max_by_key(|member| {
             let mut z = (mac << 16 | u64::from(*member)).wrapping_mul(0x9e37_79b9_7f4a_7c15);

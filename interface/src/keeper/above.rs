@@ -61,7 +61,8 @@ impl Keeper {
         for (group, of) in self.tree.groups.iter().enumerate() {
             let selection = self.groups[group].selection();
             for (link, addr, own) in self.addresses.keys() {
-                let member = selection.bindings.get(addr).map(|m| of.members[usize::from(*m)]);
+                let member = selection.member_of(*addr, *own);
+                let member = member.map(|m| of.members[usize::from(m)]);
                 if self.group_below(*link) == Some(group)
                     && let Some(member) = member.filter(|m| links.contains(m))
                 {

@@ -11,15 +11,12 @@ use weft_stack::drop::DropReason;
 use weft_stack::frame::Frame;
 
 use super::headers::{self, Meaning, Network};
+use crate::fail::Outbound;
+use crate::fail::outbound::destination_key;
 use crate::{GroupSelection, LinkId, Mac};
 
 /// Protocol of the probes that one member sends to another (IEEE local experimental 1).
 pub const ETHERTYPE_PROBE: u16 = 0x88b5;
-
-/// Buckets of destinations: those in one share a member. A power of two.
-const LATCHES: usize = 4096;
-/// A bucket that no destination was in yet.
-const NONE: u16 = u16::MAX;
 
 /// What becomes of a frame that came by a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +36,8 @@ pub(super) struct Group {
     active: u64,
     /// Of aliases that have one of their own.
     own: SmallVec<[Mac; 2]>,
-    /// The member that each bucket of destinations was given.
-    latches: Box<[u16]>,
-    turn: usize,
+    /// The member of each destination.
+    outbound: Outbound,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,19 +54,14 @@ impl Group {
             selection: GroupSelection::default(),
             active: 0,
             own: SmallVec::new(),
-            latches: vec![NONE; LATCHES].into(),
-            turn: 0,
+            outbound: Outbound::new(),
         }
     }
 
     pub(super) fn apply(&mut self, selection: &GroupSelection) {
         let active = selection.active.iter().filter(|m| usize::from(**m) < self.members.len());
-        let active = active.fold(0, |set, m| set | 1 << m);
-        if active & !self.active != 0 {
-            // One more: destinations are spread anew. With one less only its own move.
-            self.latches.fill(NONE);
-        }
-        self.active = active;
+        self.active = active.fold(0, |set, m| set | 1 << m);
+        self.outbound.apply(selection);
         self.selection.clone_from(selection);
     }
 
@@ -130,7 +121,7 @@ impl Group {
         if !self.own.contains(&to) {
             return Admit::Drop(DropReason::NotForThisHost);
         }
-        let home = self.home(to, headers::receiver(data, network)).map(usize::from);
+        let home = self.selection.member_of_mac(to).map(usize::from);
         if home == Some(position) {
             return Admit::Group;
         }
@@ -143,19 +134,13 @@ impl Group {
         if v6 { self.selection.nominee6 } else { self.selection.nominee4 }
     }
 
-    /// The member of an alias that has a MAC address of its own, by one of its addresses.
-    fn home(&self, mac: Mac, addr: Option<IpAddr>) -> Option<u16> {
-        let bound = addr.and_then(|addr| self.bound(addr));
-        bound.or_else(|| self.selection.member_of_mac(mac))
-    }
-
     /// The member that a frame leaves by; what it says of our hardware address becomes true of that.
     pub(super) fn send(&mut self, frame: &mut Frame) -> Option<LinkId> {
         let data = frame.data();
         let from = headers::source_mac(data);
         let network = headers::network(data)?;
         if from != self.mac {
-            let member = self.home(from, headers::sender(data, network))?;
+            let member = self.selection.member_of_mac(from)?;
             return self.usable(member).map(|m| m.link);
         }
         let to = headers::destination_mac(data);
@@ -167,7 +152,7 @@ impl Group {
                 (bound.or(nominee), true)
             }
             _ if to[0] & 1 == 1 => (self.nominee(to), false),
-            Meaning::Packet { to } => (self.latched(to), false),
+            Meaning::Packet { to } => (self.outbound.choose(destination_key(to)), false),
             Meaning::Other => (self.selection.nominee4, false),
         };
         let member = self.usable(member?)?;
@@ -186,35 +171,6 @@ impl Group {
         let member = *self.selection.bindings.get(&addr)?;
         self.usable(member).map(|_| member)
     }
-
-    /// The member of a destination; a new one gets the next member in turn.
-    #[inline]
-    fn latched(&mut self, to: IpAddr) -> Option<u16> {
-        let latch = &mut self.latches[fold(to) as usize % LATCHES];
-        if *latch != NONE && self.active >> *latch & 1 == 1 {
-            return Some(*latch);
-        }
-        let active = &self.selection.active;
-        self.turn = if self.turn + 1 < active.len() { self.turn + 1 } else { 0 };
-        let member = *active.get(self.turn)?;
-        if usize::from(member) >= self.members.len() {
-            return None;
-        }
-        *latch = member;
-        Some(member)
-    }
-}
-
-/// No secret: whoever can choose destinations can load one member.
-fn fold(addr: IpAddr) -> u64 {
-    let bits = match addr {
-        IpAddr::V4(a) => u128::from(u32::from(a)),
-        IpAddr::V6(a) => u128::from(a),
-    };
-    let mut z = (bits as u64) ^ ((bits >> 64) as u64).rotate_left(32);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 fn is_for_test_address(

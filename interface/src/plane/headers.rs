@@ -100,17 +100,6 @@ pub(super) fn receiver(data: &[u8], network: Network) -> Option<IpAddr> {
     }
 }
 
-/// Whose address a frame has as its sender's.
-pub(super) fn sender(data: &[u8], network: Network) -> Option<IpAddr> {
-    let packet = data.get(network.at..)?;
-    match network.ethertype {
-        IP4 if packet.len() >= IP4_BYTES => Some(ip4(packet, 12)),
-        IP6 if packet.len() >= IP6_BYTES => Some(ip6(packet, 8)),
-        ARP if packet.len() >= ARP_BYTES => Some(ip4(packet, 14)),
-        _ => None,
-    }
-}
-
 /// Of a message of neighbour discovery (RFC 4861 section 4): where its options begin.
 #[inline]
 fn options_at(packet: &[u8]) -> Option<usize> {
