@@ -228,7 +228,7 @@ impl fmt::Display for What {
 }
 
 /// What a reader gets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
     /// In order.
     pub items: Vec<T>,
@@ -236,6 +236,13 @@ pub struct Page<T> {
     pub next: u64,
     /// Those after the reader's last that are not kept any more.
     pub lost: u64,
+}
+
+impl<T> Page<T> {
+    /// Of a stream that nothing was in.
+    pub fn empty() -> Page<T> {
+        Page { items: Vec::new(), next: 0, lost: 0 }
+    }
 }
 
 /// The last so many of a stream.

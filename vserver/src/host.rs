@@ -32,6 +32,7 @@ use tables::Tables;
 mod access;
 pub(crate) mod any;
 pub(crate) mod build;
+mod interfaces;
 mod live;
 mod neighbours;
 pub(crate) mod tables;
@@ -433,6 +434,9 @@ impl Host {
         self.dhcp.stop();
         for worker in &self.shared.workers {
             worker.stop();
+        }
+        if let Err(e) = self.save_interfaces() {
+            self.shared.home().lock().problem(format!("the state of bonds is not kept: {e}"));
         }
         // Held to the end: a second caller finds the devices closed, never a thread that uses them.
         let mut threads = self.threads.lock();

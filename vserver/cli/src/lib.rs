@@ -44,6 +44,14 @@ pub enum Command {
     List(commands::list::Args),
     /// Show the counters of the vservers
     Stat(commands::stat::Args),
+    /// Show failover groups: addresses, members, probes and their targets
+    Paths(commands::paths::Args),
+    /// Show bonds and the LACP of their ports
+    Bonds(commands::bonds::Args),
+    /// Show what happens to the interfaces
+    Events(commands::events::Args),
+    /// Take a member out of its failover group, or a port out of its bond; put it back
+    Interface(commands::interface::Args),
     /// Show neighbours, and the tables that vservers share
     Neighbours(commands::neighbours::Args),
     /// Show policy routing rules and routes
@@ -151,6 +159,10 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Revert(args) => commands::apply::revert(control, &args),
         Command::List(args) => commands::list::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
+        Command::Paths(args) => commands::paths::run(control, &args),
+        Command::Bonds(args) => commands::bonds::run(control, &args),
+        Command::Events(args) => commands::events::run(control, &args),
+        Command::Interface(args) => commands::interface::run(control, &args),
         Command::Neighbours(args) => commands::neighbours::run(control, &args),
         Command::Routes(args) => commands::routes::run(control, &args),
         Command::Policy(args) => commands::policy::run(control, &args),

@@ -133,11 +133,17 @@ impl Command {
             | Command::Qos { .. }
             | Command::Neighbours { .. }
             | Command::Dhcp
+            | Command::Paths
+            | Command::Probes { .. }
+            | Command::Events { .. }
+            | Command::Bonds
             | Command::Export { .. }
             | Command::Access { .. }
             | Command::AccessTest(_)
             | Command::Audit(_) => Need::VIEW,
-            Command::Runtime { clear: true } | Command::SetPoll { .. } => Need::CLUSTER,
+            Command::Runtime { clear: true }
+            | Command::SetPoll { .. }
+            | Command::SetOffline { .. } => Need::CLUSTER,
             // Which vservers it is about, the difference says.
             Command::Apply { dry_run, .. } => {
                 Need { scope: Scope::Vservers(Vec::new()), change: !dry_run }

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use std::path::PathBuf;
 
+use weft_interface::bond::BondReport;
+use weft_interface::events::{Event, Page};
+use weft_interface::paths::{PathsReport, ProbeLine};
+
 use super::audit::{AuditPage, AuditQuery};
 use crate::NeighbourReport;
 use crate::access::{AccessDecision, AccessQuery, AccessReport};
@@ -111,6 +115,29 @@ pub enum Command {
     Confirm,
     /// Go back to what was in force before the last change.
     Revert,
+    /// Failover groups: addresses, members, targets.
+    Paths,
+    /// Probes that ended.
+    Probes {
+        /// Those after this number; left out: none, to learn the number to begin with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+    },
+    /// What happened to the interfaces.
+    Events {
+        /// Those after this number; left out: none, to learn the number to begin with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+    },
+    /// Bonds and their ports, with LACP.
+    Bonds,
+    /// Take a member out of its failover group, or a port out of its bond; or put it back.
+    SetOffline {
+        /// Its name.
+        interface: String,
+        /// Out, or back in.
+        offline: bool,
+    },
     /// Change how workers wait for frames.
     SetPoll {
         /// From now on.
@@ -169,6 +196,29 @@ pub enum Answer {
     },
     /// To [`Command::SetPoll`].
     Poll(PollMode),
+    /// To [`Command::Paths`].
+    Paths(PathsReport),
+    /// To [`Command::Probes`].
+    Probes {
+        /// The host's clock, in which probes are dated, in microseconds.
+        now_us: u64,
+        /// Those that ended.
+        probes: Page<ProbeLine>,
+    },
+    /// To [`Command::Events`].
+    Events {
+        /// The host's clock, in which events are dated, in microseconds.
+        now_us: u64,
+        /// What happened.
+        events: Page<Event>,
+    },
+    /// To [`Command::Bonds`].
+    Bonds(Vec<(String, BondReport)>),
+    /// To [`Command::SetOffline`].
+    Offline {
+        /// As asked.
+        offline: bool,
+    },
     /// To [`Command::Resolve`].
     Resolved(Resolved),
     /// To [`Command::Export`].
@@ -213,6 +263,8 @@ pub enum RefusalKind {
     UnsupportedVersion,
     /// No vserver of that name.
     NoSuchVserver,
+    /// No interface of that name that it could be done to.
+    NoSuchInterface,
     /// A filter that cannot be read.
     BadFilter,
     /// The operation failed.

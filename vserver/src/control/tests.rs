@@ -13,6 +13,7 @@ use crate::config::HostConfig;
 use crate::ping::PingError;
 use crate::sockets::{QueryError, SocketQuery};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
+use weft_interface::events::Page;
 
 fn answer(command: &Command, _: &Caller) -> Answer {
     match command {
@@ -22,6 +23,11 @@ fn answer(command: &Command, _: &Caller) -> Answer {
         Command::Policy { .. } => Answer::Policy(Box::default()),
         Command::Neighbours { .. } => Answer::Neighbours(crate::NeighbourReport::default()),
         Command::Qos { .. } => Answer::refuse(RefusalKind::Failed, "no rates"),
+        Command::Paths => Answer::Paths(weft_interface::paths::PathsReport::default()),
+        Command::Probes { .. } => Answer::Probes { now_us: 7, probes: Page::empty() },
+        Command::Events { .. } => Answer::Events { now_us: 7, events: Page::empty() },
+        Command::Bonds => Answer::Bonds(Vec::new()),
+        Command::SetOffline { offline, .. } => Answer::Offline { offline: *offline },
         Command::Access { .. } => Answer::Access(AccessReport::default()),
         Command::AccessTest(_) => Answer::AccessTest(Vec::new()),
         Command::Audit(_) => Answer::Audit(AuditPage::default()),
@@ -189,7 +195,7 @@ allow = "cluster"
 "#;
 
 /// Every command, the least user that may ask it, and whether it is a change.
-const EVERY: [(&str, u32, bool); 24] = [
+const EVERY: [(&str, u32, bool); 29] = [
     (r#"{"command":"ping"}"#, 1, false),
     (r#"{"command":"snapshot"}"#, 1, false),
     (r#"{"command":"runtime"}"#, 1, false),
@@ -214,6 +220,11 @@ const EVERY: [(&str, u32, bool); 24] = [
     (r#"{"command":"confirm"}"#, 2, true),
     (r#"{"command":"revert"}"#, 2, true),
     (r#"{"command":"set-poll","mode":"busy"}"#, 3, true),
+    (r#"{"command":"paths"}"#, 1, false),
+    (r#"{"command":"probes"}"#, 1, false),
+    (r#"{"command":"events","after":7}"#, 1, false),
+    (r#"{"command":"bonds"}"#, 1, false),
+    (r#"{"command":"set-offline","interface":"eth0","offline":true}"#, 3, true),
 ];
 
 /// Numbers every kind of command: a new one does not compile until it stands in [`EVERY`] too.
@@ -239,10 +250,15 @@ fn kind(command: &Command) -> usize {
         Command::Confirm => 17,
         Command::Revert => 18,
         Command::SetPoll { .. } => 19,
+        Command::Paths => 20,
+        Command::Probes { .. } => 21,
+        Command::Events { .. } => 22,
+        Command::Bonds => 23,
+        Command::SetOffline { .. } => 24,
     }
 }
 
-const KINDS: usize = 20;
+const KINDS: usize = 25;
 
 #[test]
 fn every_command_is_refused_to_who_may_not_and_the_log_tells_each_attempt() {

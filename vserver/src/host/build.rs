@@ -23,7 +23,7 @@ use weft_stack::time::Instant;
 
 use super::any::AnyTables;
 use super::tables::Tables;
-use super::{AnyPeers, Changing, Devices, Host, HostError, Live, Shared};
+use super::{AnyPeers, Changing, Devices, Host, HostError, Live, Shared, interfaces};
 use crate::access::HostAccess;
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::demux::Demux;
@@ -33,7 +33,8 @@ use crate::privilege::PrivilegeError;
 use crate::qos::Plan;
 use crate::resolver::{NamedClients, NamedRoutes, Resolvers};
 use crate::runtime::{
-    AliasPlace, Clock, Core, HostStack, Links, Mesh, Nic, Node, NodeId, Worker, open, worker_loop,
+    AliasPlace, Clock, Core, HostStack, Keeping, Links, Mesh, Nic, Node, NodeId, Worker, open,
+    worker_loop,
 };
 
 /// What has been opened so far. Dropping it closes everything.
@@ -112,6 +113,7 @@ pub(super) fn start(
     for problem in opening.problems {
         cores[0].problem(problem);
     }
+    set_machines(&mut cores, &config, &tree, clock.now())?;
     let (any, tables) = (AnyTables::new(&config), Tables::new(&config));
     for core in &mut cores {
         core.set_neighbours(&config.neighbours);
@@ -142,6 +144,28 @@ pub(super) fn start(
     let host = Host { shared, threads, peers, dhcp };
     host.update_dhcp(&host.config())?;
     Ok(host)
+}
+
+/// Machines, on worker 0, if there is anything for them.
+fn set_machines(
+    cores: &mut [Core],
+    config: &HostConfig,
+    tree: &Tree,
+    now: Instant,
+) -> Result<(), HostError> {
+    if tree.bonds.is_empty() && tree.groups.is_empty() {
+        return Ok(());
+    }
+    let nics = &cores[0].nics;
+    let macs: Vec<_> = nics.iter().map(|nic| nic.link.mac.unwrap_or_default()).collect();
+    let [a, b, c, d, e, f, g, h, ..] = seed()?;
+    let seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    let mut keeping = Keeping::new(tree, &macs, seed);
+    if let Some((saved, away)) = interfaces::load(&config.state_dir) {
+        keeping.restore(now, &saved, away);
+    }
+    cores[0].set_machines(now, keeping);
+    Ok(())
 }
 
 /// Before the first packet.

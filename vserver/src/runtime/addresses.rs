@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use weft_stack::ip::address::{AddressState, AliasId};
+use weft_stack::time::Instant;
 
 use super::Core;
 use crate::dhcp::Tap;
@@ -22,7 +23,7 @@ impl Core {
         self.steer(self.aliases[alias.0 as usize].link(), addr, true);
     }
 
-    pub(super) fn address_added(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
+    pub(super) fn address_added(&mut self, now: Instant, index: u32, alias: AliasId, addr: IpAddr) {
         if let Some(owner) = self.demux.add_address(alias, addr, index) {
             return self.belongs_to(index, alias, addr, owner);
         }
@@ -36,12 +37,20 @@ impl Core {
             if probed.is_none() {
                 self.steer(self.aliases[alias.0 as usize].link(), addr, true);
             }
+            self.keep_address(now, alias, addr, true);
         }
         self.tell_dhcp(|tap| tap.address(index, alias, addr, None));
     }
 
-    pub(super) fn address_removed(&mut self, index: u32, alias: AliasId, addr: IpAddr) {
+    pub(super) fn address_removed(
+        &mut self,
+        now: Instant,
+        index: u32,
+        alias: AliasId,
+        addr: IpAddr,
+    ) {
         let node = &mut self.nodes[index as usize];
+        let used = node.addresses.contains(&(alias, addr));
         // One that was another vserver's already was never steered for this one.
         let lists = [&mut node.addresses, &mut node.probed];
         let found = lists.into_iter().any(|list| {
@@ -51,6 +60,9 @@ impl Core {
         if found {
             self.demux.remove_address(alias, addr, index);
             self.steer(self.aliases[alias.0 as usize].link(), addr, false);
+        }
+        if used {
+            self.keep_address(now, alias, addr, false);
         }
     }
 

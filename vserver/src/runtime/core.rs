@@ -22,6 +22,7 @@ use weft_stack::time::{Duration, Instant};
 use super::above::{self, Above, Machines};
 use super::any::Takers;
 use super::deadlines::Deadlines;
+use super::keeping::Keeping;
 use super::mesh::{Control, Mesh};
 use super::seat::Polling;
 use super::shares::{Share, Shares};
@@ -176,6 +177,8 @@ pub(crate) struct Core {
     pub(crate) plane: Plane,
     pub(super) layout: Layout,
     pub(crate) machines: Machines,
+    /// The machines themselves, on worker 0 of a host that has any.
+    pub(crate) keeping: Option<Box<Keeping>>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) demux: Demux,
     /// Who takes answers of DHCP servers; `None`: there is no client.
@@ -229,6 +232,7 @@ impl Core {
             plane,
             layout,
             machines: Machines::default(),
+            keeping: None,
             nics,
             nodes: Vec::new(),
             demux,
@@ -284,6 +288,7 @@ impl Core {
             || due(self.deadlines.next())
             || due(self.apps.wake_at(now))
             || due(self.shaped_until())
+            || due(self.keeping_at())
     }
 
     /// One bounded round: receive, timers, transmit. Returns whether there was anything to do.
@@ -303,6 +308,7 @@ impl Core {
         work |= frames > 0;
         self.stages.start();
         work |= self.take_mail(now);
+        work |= self.run_keeping(now);
         if self.qos.is_active() {
             work |= self.release(now);
         }
@@ -525,7 +531,9 @@ impl Core {
             .any(|p| p.failed.is_none() && (p.stalled() || p.in_flight || p.device.fd().is_none()));
         let soon = soon || !self.starved.is_empty() || self.mesh.has_later();
         let retry = soon.then(|| now + self.retry);
-        let deadlines = [self.deadlines.next(), self.apps.wake_at(now), self.shaped_until()];
+        let machines = self.keeping_at();
+        let deadlines =
+            [self.deadlines.next(), self.apps.wake_at(now), self.shaped_until(), machines];
         deadlines.into_iter().chain([retry]).flatten().min()
     }
 
@@ -544,9 +552,9 @@ impl Core {
                     return self.any_event(now, index, id, ready);
                 }
             }
-            Event::AddressAdded { alias, addr } => self.address_added(index, alias, addr),
+            Event::AddressAdded { alias, addr } => self.address_added(now, index, alias, addr),
             Event::AddressProbed { alias, addr } => self.address_probed(index, alias, addr),
-            Event::AddressRemoved { alias, addr } => self.address_removed(index, alias, addr),
+            Event::AddressRemoved { alias, addr } => self.address_removed(now, index, alias, addr),
             Event::AddressDuplicate { alias, addr, mac } => {
                 self.address_duplicate(index, alias, addr, mac);
             }
@@ -629,6 +637,8 @@ impl Core {
 
     pub(super) fn link_is(&mut self, now: Instant, nic: usize, link: Link) {
         if self.nics[nic].set_link(link) {
+            // What the machines make of it first: a bond that lost a port is not down for a moment.
+            self.keep_link(now, nic);
             self.nic_changed(now);
         }
     }

@@ -130,7 +130,7 @@ impl Core {
         // It is attached, which is all the stack can object to.
         let _ = stack.handle_config(now, Change::AliasRemove(alias));
         self.take_events(now, index);
-        self.forget_alias(index, alias);
+        self.forget_alias(now, index, alias);
         self.demux.detach(alias, index);
         self.set_links(index);
         self.mark_dirty(index);
@@ -146,7 +146,7 @@ impl Core {
     }
 
     /// Addresses and groups that no event of the stack gave up: an alias that is gone has none.
-    fn forget_alias(&mut self, index: u32, alias: AliasId) {
+    fn forget_alias(&mut self, now: Instant, index: u32, alias: AliasId) {
         let node = &mut self.nodes[index as usize];
         let addresses = node.addresses.extract_if(.., |(on, _)| *on == alias);
         let addresses: Vec<_> = addresses.map(|(_, addr)| addr).collect();
@@ -159,6 +159,7 @@ impl Core {
         for addr in addresses {
             self.demux.remove_address(alias, addr, index);
             self.steer(link, addr, false);
+            self.keep_address(now, alias, addr, false);
         }
         for group in groups {
             self.demux.leave(alias, group, index);

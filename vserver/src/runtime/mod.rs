@@ -12,8 +12,10 @@ mod core;
 pub(crate) mod deadlines;
 mod egress;
 mod handover;
+mod hooks;
 mod idle;
 mod ingress;
+mod keeping;
 mod links;
 mod live;
 mod mesh;
@@ -30,6 +32,7 @@ mod worker;
 
 pub(crate) use self::core::{AliasPlace, Calls, Core, Node};
 pub(crate) use any::{Ring, Taker};
+pub(crate) use keeping::Keeping;
 pub(crate) use links::Links;
 pub(crate) use live::{NodeId, removed};
 pub(crate) use mesh::{HandOverStats, Mesh};

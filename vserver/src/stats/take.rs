@@ -32,7 +32,8 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     let mut problems: Vec<String> = Vec::new();
     let (mut drops, mut handed) = (Drops::default(), HandOverStats::default());
     for worker in &shared.workers {
-        let core = worker.lock();
+        let mut core = worker.lock();
+        core.take_hook_failures();
         drops.merge(&core.drops);
         handed.merge(&core.mesh.stats);
         for problem in &core.problems {

@@ -42,6 +42,9 @@ pub fn error(e: ControlError) -> Error {
         ControlError::Refused(r) if r.kind == RefusalKind::NoSuchVserver => {
             Error::NoSuchObject(format!("{}; see 'weft list'", r.message))
         }
+        ControlError::Refused(r) if r.kind == RefusalKind::NoSuchInterface => {
+            Error::NoSuchObject(r.message)
+        }
         ControlError::Refused(r) if r.kind == RefusalKind::Denied => {
             Error::Denied(format!("not allowed: {}", r.message))
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use weft_interface::keeper::OfflineError;
 use weft_vserver::change::{Applied, Changes, Follower, Options};
 use weft_vserver::config::{self, HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
@@ -100,9 +101,11 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// The directory of leases, if it is wanted and made just now: it is the daemon's user's then.
+/// The directory of leases and of what bonds go on from, if it is wanted and made just now: it is
+/// the daemon's user's then.
 fn made_state_dir(config: &HostConfig) -> Vec<PathBuf> {
-    let wanted = config.vservers.iter().any(|v| !v.dhcp.is_empty()) && !config.state_dir.exists();
+    let keeps = !config.bonds.is_empty() || config.vservers.iter().any(|v| !v.dhcp.is_empty());
+    let wanted = keeps && !config.state_dir.exists();
     // What cannot be made is told as a problem of the cache.
     let made = wanted && std::fs::create_dir_all(&config.state_dir).is_ok();
     made.then(|| config.state_dir.clone()).into_iter().collect()
@@ -216,6 +219,19 @@ fn answers(
             }
             Command::Confirm => confirmed(&host, &changes, caller),
             Command::Revert => applied(revert(&host, &changes, caller), caller),
+            Command::Paths => Answer::Paths(host.paths()),
+            Command::Probes { after } => {
+                let (now_us, probes) = host.probes(*after);
+                Answer::Probes { now_us, probes }
+            }
+            Command::Events { after } => {
+                let (now_us, events) = host.events(*after);
+                Answer::Events { now_us, events }
+            }
+            Command::Bonds => Answer::Bonds(host.bonds()),
+            Command::SetOffline { interface, offline } => {
+                set_offline(&host, interface, *offline, caller)
+            }
             Command::Audit(query) => caller.records(query),
             Command::Dhcp => Answer::Dhcp(host.dhcp()),
             Command::DhcpWish { vserver, alias, instance, wish } => {
@@ -323,6 +339,25 @@ fn set_poll(host: &Host, mode: PollMode, worker: Option<usize>, caller: &Caller)
             Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e} ({hint})"))
         }
         Err(e) => Answer::refuse(RefusalKind::Failed, format!("set poll mode: {e}")),
+    }
+}
+
+fn set_offline(host: &Host, interface: &str, offline: bool, caller: &Caller) -> Answer {
+    let state = || {
+        let paths = host.paths();
+        let found =
+            paths.interfaces.into_iter().find(|i| i.interface.eq_ignore_ascii_case(interface));
+        found.map(|i| i.state)
+    };
+    let before = state();
+    let done = host.set_offline(interface, offline);
+    caller.note(before, state());
+    match done {
+        Ok(()) => Answer::Offline { offline },
+        Err(e @ (OfflineError::Unknown(_) | OfflineError::NotAMember(_))) => {
+            Answer::refuse(RefusalKind::NoSuchInterface, e.to_string())
+        }
+        Err(e) => Answer::refuse(RefusalKind::Failed, e.to_string()),
     }
 }
 

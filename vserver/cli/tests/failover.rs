@@ -1,0 +1,290 @@
+//! Failover over AF_XDP, with a kernel bridge as the switch: a cable is pulled and plugged in again
+//! while a transfer and 1 ms pings run.
+#![allow(missing_docs)]
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use weft_cli::lab::topology::{CLIENT, Machine, v4};
+use weft_drivers::ethtool::{self, Offload};
+use weft_drivers::netlink::VethEnd;
+use weft_drivers::netns::Netns;
+
+mod common;
+
+use common::{ALPHA, Daemon, installed, weft, xdp};
+
+/// A machine with two cables to a switch, and what runs on the switch.
+struct Lab {
+    weft: Machine,
+    switch: Machine,
+}
+
+const BRIDGE: &str = "br0";
+/// The machine's NICs, and the ports of the switch at the other ends.
+const CABLES: [(&str, &str); 2] = [("nic0", "port0"), ("nic1", "port1")];
+
+impl Lab {
+    fn new() -> Lab {
+        let lab =
+            Lab { weft: Machine::new("weft").unwrap(), switch: Machine::new("switch").unwrap() };
+        lab.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0"]);
+        for (nic, port) in CABLES {
+            let far = VethEnd { name: port, netns: Some(lab.switch.netns.as_fd()), mac: None };
+            let near = VethEnd { name: nic, netns: None, mac: None };
+            let made = lab.weft.netlink(|netlink| {
+                netlink.add_veth(&near, &far, 1, 1500)?;
+                netlink.set_up(nic, true)
+            });
+            made.unwrap();
+            lab.ip(&["link", "set", port, "master", BRIDGE, "up"]);
+        }
+        lab.switch.number(BRIDGE, CLIENT).unwrap();
+        let quiet = lab.switch.netns.enter(|| {
+            for name in [BRIDGE, CABLES[0].1, CABLES[1].1] {
+                ethtool::set_offload(name, Offload::TxChecksum, false)?;
+                ethtool::set_offload(name, Offload::Tso, false)?;
+                ethtool::set_offload(name, Offload::Gso, false)?;
+            }
+            Ok::<(), weft_drivers::device::DeviceError>(())
+        });
+        quiet.unwrap().unwrap();
+        lab
+    }
+
+    fn ip(&self, args: &[&str]) {
+        let output = self.switch.netns.command("ip").args(args).output().unwrap();
+        assert!(
+            output.status.success(),
+            "ip {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// The MAC address that the switch's kernel has of an address.
+    fn neighbour(&self, address: &str) -> String {
+        let args = ["neigh", "show", address];
+        let output = self.switch.netns.command("ip").args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let at = words.iter().position(|w| *w == "lladdr");
+        at.map_or_else(String::new, |at| words[at + 1].to_owned())
+    }
+
+    fn plug(&self, cable: usize, up: bool) {
+        self.switch.netlink(|netlink| netlink.set_up(CABLES[cable].1, up)).unwrap();
+    }
+}
+
+fn config(dir: &Path, root: &Path, link: &str, over: &str) -> String {
+    let (first, second) = (CABLES[0].0, CABLES[1].0);
+    format!(
+        r#"
+[host]
+control = "{control}"
+state_dir = "{state}"
+[nic.eth0]
+device = "{first}"
+driver = "af-xdp"
+[nic.eth1]
+device = "{second}"
+driver = "af-xdp"
+{link}
+[alias.data0]
+over = "{over}"
+[vserver.alpha]
+addresses = ["data0 {v4}/16"]
+service = [{{ kind = "http", port = 80, root = "{root}" }}]
+"#,
+        control = dir.join("weft.sock").display(),
+        state = dir.join("state").display(),
+        v4 = v4(ALPHA),
+        root = root.display(),
+    )
+}
+
+fn ask(dir: &Path, args: &[&str]) -> String {
+    let mut command = Command::new(weft());
+    let output = command.arg("--control").arg(dir.join("weft.sock")).args(args).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Asks until the answer is as wanted.
+fn until(dir: &Path, args: &[&str], what: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let begin = Instant::now();
+    loop {
+        let text = ask(dir, args);
+        if wanted(&text) {
+            return text;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "never {what}: {text}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn pings(client: &Netns, count: usize) -> Child {
+    let mut ping = client.command("ping");
+    let (count, to) = (count.to_string(), v4(ALPHA).to_string());
+    ping.args(["-q", "-i", "0.001", "-c", &count, &to]).stdout(Stdio::piped());
+    ping.spawn().unwrap()
+}
+
+fn received(ping: Child) -> usize {
+    let output = ping.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let at = words.iter().position(|w| *w == "received,").expect("a summary");
+    words[at - 1].parse().expect("a number")
+}
+
+/// A slow download beside everything else.
+struct Transfer {
+    curl: Child,
+    got: std::path::PathBuf,
+    blob: Vec<u8>,
+}
+
+impl Transfer {
+    fn blob(root: &Path) -> Vec<u8> {
+        let blob: Vec<u8> =
+            (0..40_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::create_dir(root).unwrap();
+        fs::write(root.join("blob"), &blob).unwrap();
+        blob
+    }
+
+    fn start(client: &Netns, dir: &Path, blob: Vec<u8>) -> Transfer {
+        let got = dir.join("got");
+        let url = format!("http://{}/blob", v4(ALPHA));
+        let mut curl = client.command("curl");
+        curl.args(["-sf", "--limit-rate", "8M", "-o"]).arg(&got).arg(url);
+        Transfer { curl: curl.spawn().unwrap(), got, blob }
+    }
+
+    fn end(mut self) {
+        assert!(self.curl.wait().unwrap().success());
+        assert!(fs::read(&self.got).unwrap() == self.blob, "the file came whole");
+    }
+}
+
+fn programs() -> bool {
+    xdp() && installed("curl") && installed("ping") && installed("ip")
+}
+
+#[test]
+fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping() {
+    if !programs() {
+        return;
+    }
+    let lab = Lab::new();
+    let client = &lab.switch.netns;
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, root) = (dir.path(), dir.path().join("www"));
+    let blob = Transfer::blob(&root);
+    let link = "[fail.fail0]\nmembers = [\"eth0\", \"eth1\"]";
+    let _daemon = Daemon::start(&lab.weft, client, dir, &config(dir, &root, link, "fail0"), 80);
+    let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
+    until(dir, &state, "both members", |text| text == "ok:eth0 eth1\n");
+    let inbound = ["paths", "-a", "-P", "-o", "inbound"];
+    let bound = ask(dir, &inbound);
+    let at = usize::from(bound == "eth1\n");
+    let address = v4(ALPHA).to_string();
+    let before = lab.neighbour(&address);
+
+    let transfer = Transfer::start(client, dir, blob);
+    let ping = pings(client, 2000);
+    std::thread::sleep(Duration::from_millis(300));
+    lab.plug(at, false);
+    let degraded = until(dir, &state, "degraded", |text| text.starts_with("degraded:"));
+    assert_eq!(degraded, format!("degraded:eth{} [eth{at}]\n", 1 - at));
+    assert_ne!(lab.neighbour(&address), before, "the switch was told of the move");
+    let lost = 2000 - received(ping);
+    println!("NUMBER failover group, link down, gap: {lost} ms");
+
+    let ping = pings(client, 2000);
+    std::thread::sleep(Duration::from_millis(300));
+    lab.plug(at, true);
+    until(dir, &state, "both members again", |text| text == "ok:eth0 eth1\n");
+    assert_eq!(received(ping), 2000, "failback loses nothing");
+    transfer.end();
+
+    let events = ask(dir, &["events"]);
+    for wanted in [
+        format!("interface fail0 eth{at} failed inactive"),
+        format!("moved fail0 {address} eth{at} eth{}", 1 - at),
+        String::from("group fail0 degraded"),
+        String::from("group fail0 ok"),
+    ] {
+        assert!(events.contains(&wanted), "{wanted}: {events}");
+    }
+}
+
+#[test]
+fn an_operator_takes_a_member_out_and_back_without_loss_and_never_the_last_one() {
+    if !programs() {
+        return;
+    }
+    let lab = Lab::new();
+    let client = &lab.switch.netns;
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, root) = (dir.path(), dir.path().join("www"));
+    Transfer::blob(&root);
+    let link = "[fail.fail0]\nmembers = [\"eth0\", \"eth1\"]";
+    let _daemon = Daemon::start(&lab.weft, client, dir, &config(dir, &root, link, "fail0"), 80);
+    let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
+    until(dir, &state, "both members", |text| text == "ok:eth0 eth1\n");
+    let ping = pings(client, 2000);
+    for out in ["eth0", "eth1", "eth0", "eth1"] {
+        ask(dir, &["interface", "offline", out]);
+        let other = if out == "eth0" { "eth1" } else { "eth0" };
+        assert_eq!(ask(dir, &["paths", "-a", "-P", "-o", "inbound"]), format!("{other}\n"));
+        let refused = Command::new(weft())
+            .arg("--control")
+            .arg(dir.join("weft.sock"))
+            .args(["interface", "offline", other])
+            .output()
+            .unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(errors.contains(&format!("{other} stays")), "{errors}");
+        ask(dir, &["interface", "undo", out]);
+        until(dir, &state, "both members again", |text| text == "ok:eth0 eth1\n");
+    }
+    assert_eq!(received(ping), 2000);
+}
+
+#[test]
+fn a_pulled_cable_of_an_active_backup_bond_costs_no_connection() {
+    if !programs() {
+        return;
+    }
+    let lab = Lab::new();
+    let client = &lab.switch.netns;
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, root) = (dir.path(), dir.path().join("www"));
+    let blob = Transfer::blob(&root);
+    let link =
+        "[bond.bond0]\nports = [\"eth0\", \"eth1\"]\nmode = \"active-backup\"\nprimary = \"eth0\"";
+    let _daemon = Daemon::start(&lab.weft, client, dir, &config(dir, &root, link, "bond0"), 80);
+    let transfer = Transfer::start(client, dir, blob);
+    let ping = pings(client, 2000);
+    std::thread::sleep(Duration::from_millis(300));
+    lab.plug(0, false);
+    let events = ["events"];
+    until(dir, &events, "moved", |text| text.contains("bond-active bond0 eth1"));
+    let lost = 2000 - received(ping);
+    println!("NUMBER active-backup bond, link down, gap: {lost} ms");
+    let ping = pings(client, 2000);
+    lab.plug(0, true);
+    let back = |text: &str| text.matches("bond-active bond0 eth0").count() == 2;
+    until(dir, &events, "back", back);
+    println!("NUMBER active-backup bond, back to the primary, gap: {} ms", 2000 - received(ping));
+    transfer.end();
+    let shown = ask(dir, &["bonds"]);
+    assert!(shown.contains("active-backup"), "{shown}");
+}
