@@ -2,6 +2,7 @@
 
 pub use weft_interface::LinkId;
 pub use weft_interface::name::{AliasClass, InterfaceName, NameError};
+pub use weft_interface::tree::draw;
 use weft_interface::tree::{AliasSpec, NicSpec, TreeSpec};
 pub use weft_interface::tree::{LinkKind, Owner, Tree, TreeError, Warning};
 

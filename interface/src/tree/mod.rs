@@ -7,6 +7,7 @@
 
 mod build;
 mod check;
+pub mod draw;
 mod error;
 mod group;
 #[cfg(test)]

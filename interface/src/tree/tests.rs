@@ -336,3 +336,42 @@ fn what_looks_like_a_mistake_is_told() {
     let s = TreeSpec { bonds: vec![bond("bond0", &["eth0", "eth1"])], ..spec(3) };
     assert!(told(s).contains("bond0 carries no alias"));
 }
+
+#[test]
+fn the_tree_is_drawn_with_states_from_what_carries_aliases_down() {
+    let mut s = full();
+    s.groups[0].config.standby = vec!["eth2.5".into()];
+    let tree = Tree::new(s).unwrap();
+    let facts = |up: bool| draw::NicFacts { up, mtu: 1500, mac: Some("02:00".into()) };
+    let nics = [facts(true), facts(false), facts(true), facts(true)];
+    let mut live = std::collections::BTreeMap::new();
+    live.insert("eth1".to_owned(), ("down".to_owned(), "no link".to_owned()));
+    let lines = tree.draw(&nics, &live);
+    let columns = ["interface", "state", "detail", "aliases"];
+    let text = draw::table(&lines, &columns).unwrap();
+    let names: Vec<_> = text.lines().skip(1).map(|l| l.split("  up").next().unwrap()).collect();
+    let names: Vec<_> =
+        names.iter().map(|n| n.split("  down").next().unwrap().trim_end()).collect();
+    let expected = [
+        "eth3",
+        "bond0.7",
+        "└─ bond0",
+        "   ├─ eth0",
+        "   └─ eth1",
+        "eth3.9",
+        "└─ eth3",
+        "eth3.5",
+        "└─ eth3",
+        "fail0",
+        "├─ bond0.5",
+        "│  └─ bond0",
+        "│     ├─ eth0",
+        "│     └─ eth1",
+        "└─ eth2.5",
+        "   └─ eth2",
+    ];
+    assert_eq!(names, expected, "{text}");
+    assert!(text.contains("lacp, 1 of 2 ports up") && text.contains("no link"), "{text}");
+    assert!(text.contains("2 of 2 members up") && text.contains("tag 5, priority 3"), "{text}");
+    assert!(draw::table(&lines, &["speed"]).unwrap_err().contains("no column"));
+}

@@ -42,6 +42,8 @@ pub enum Command {
     Revert(commands::apply::Plain),
     /// List the vservers of the running daemon
     List(commands::list::Args),
+    /// Draw the tree of interfaces: NICs, bonds, VLANs, failover groups, aliases
+    Interfaces(commands::interfaces::Args),
     /// Show the counters of the vservers
     Stat(commands::stat::Args),
     /// Show failover groups: addresses, members, probes and their targets
@@ -158,6 +160,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Confirm(args) => commands::apply::confirm(control, &args),
         Command::Revert(args) => commands::apply::revert(control, &args),
         Command::List(args) => commands::list::run(control, &args),
+        Command::Interfaces(args) => commands::interfaces::run(control, &args),
         Command::Stat(args) => commands::stat::run(control, &args),
         Command::Paths(args) => commands::paths::run(control, &args),
         Command::Bonds(args) => commands::bonds::run(control, &args),

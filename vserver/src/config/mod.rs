@@ -40,7 +40,7 @@ pub use dns::Dns;
 pub use export::export;
 pub use inherit::{GROUP_DEPTH_MAX, Group, Origin, Policy, Setting, Settings};
 pub use mdns::{Advertised, Mdns};
-pub use parse::{LoadError, load, load_elsewhere, parse};
+pub use parse::{LoadError, load, load_elsewhere, parse, parse_elsewhere};
 pub use register::{Register, RegisteredName};
 pub use rule::MAIN as MAIN_TABLE;
 pub use weft_drivers::afxdp::{Gather, Hugepages};

@@ -44,10 +44,7 @@ pub fn load(file: &Path) -> Result<HostConfig, LoadError> {
 /// As [`load`], for a file that another machine is to run: directories that it names need not exist
 /// here.
 pub fn load_elsewhere(file: &Path) -> Result<HostConfig, LoadError> {
-    let text = read(file)?;
-    let mut report = Report::new(&text);
-    report.elsewhere = true;
-    Ok(parse_with(report, &text, file)?)
+    Ok(parse_elsewhere(&read(file)?, file)?)
 }
 
 fn read(file: &Path) -> Result<String, LoadError> {
@@ -73,6 +70,14 @@ fn read(file: &Path) -> Result<String, LoadError> {
 /// Checks `text`; `file` is for messages, and relative paths start at its directory.
 pub fn parse(text: &str, file: &Path) -> Result<HostConfig, Errors> {
     parse_with(Report::new(text), text, file)
+}
+
+/// As [`parse`], for what another machine, or another user, runs: directories that it names need not
+/// be there.
+pub fn parse_elsewhere(text: &str, file: &Path) -> Result<HostConfig, Errors> {
+    let mut report = Report::new(text);
+    report.elsewhere = true;
+    parse_with(report, text, file)
 }
 
 fn parse_with(mut report: Report, text: &str, file: &Path) -> Result<HostConfig, Errors> {

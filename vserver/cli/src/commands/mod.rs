@@ -12,6 +12,7 @@ pub mod dhcp_config;
 pub mod events;
 pub mod export;
 pub mod interface;
+pub mod interfaces;
 pub mod list;
 pub mod neighbours;
 pub mod paths;
