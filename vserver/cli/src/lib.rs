@@ -50,6 +50,8 @@ pub enum Command {
     Paths(commands::paths::Args),
     /// Show bonds and the LACP of their ports
     Bonds(commands::bonds::Args),
+    /// Say what is wrong with switches, cables and the tree of interfaces
+    Doctor(commands::doctor::Args),
     /// Show what happens to the interfaces
     Events(commands::events::Args),
     /// Take a member out of its failover group, or a port out of its bond; put it back
@@ -164,6 +166,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Stat(args) => commands::stat::run(control, &args),
         Command::Paths(args) => commands::paths::run(control, &args),
         Command::Bonds(args) => commands::bonds::run(control, &args),
+        Command::Doctor(args) => commands::doctor::run(control, &args),
         Command::Events(args) => commands::events::run(control, &args),
         Command::Interface(args) => commands::interface::run(control, &args),
         Command::Neighbours(args) => commands::neighbours::run(control, &args),

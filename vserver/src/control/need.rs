@@ -137,6 +137,7 @@ impl Command {
             | Command::Probes { .. }
             | Command::Events { .. }
             | Command::Bonds
+            | Command::Doctor
             | Command::Export { .. }
             | Command::Access { .. }
             | Command::AccessTest(_)

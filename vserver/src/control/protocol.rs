@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use weft_interface::bond::BondReport;
+use weft_interface::doctor::Diagnosis;
 use weft_interface::events::{Event, Page};
 use weft_interface::paths::{PathsReport, ProbeLine};
 
@@ -131,6 +132,8 @@ pub enum Command {
     },
     /// Bonds and their ports, with LACP.
     Bonds,
+    /// What is wrong with switches, cables and the tree of interfaces.
+    Doctor,
     /// Take a member out of its failover group, or a port out of its bond; or put it back.
     SetOffline {
         /// Its name.
@@ -214,6 +217,8 @@ pub enum Answer {
     },
     /// To [`Command::Bonds`].
     Bonds(Vec<(String, BondReport)>),
+    /// To [`Command::Doctor`].
+    Doctor(Vec<Diagnosis>),
     /// To [`Command::SetOffline`].
     Offline {
         /// As asked.

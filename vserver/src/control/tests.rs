@@ -27,6 +27,7 @@ fn answer(command: &Command, _: &Caller) -> Answer {
         Command::Probes { .. } => Answer::Probes { now_us: 7, probes: Page::empty() },
         Command::Events { .. } => Answer::Events { now_us: 7, events: Page::empty() },
         Command::Bonds => Answer::Bonds(Vec::new()),
+        Command::Doctor => Answer::Doctor(Vec::new()),
         Command::SetOffline { offline, .. } => Answer::Offline { offline: *offline },
         Command::Access { .. } => Answer::Access(AccessReport::default()),
         Command::AccessTest(_) => Answer::AccessTest(Vec::new()),
@@ -195,7 +196,7 @@ allow = "cluster"
 "#;
 
 /// Every command, the least user that may ask it, and whether it is a change.
-const EVERY: [(&str, u32, bool); 29] = [
+const EVERY: [(&str, u32, bool); 30] = [
     (r#"{"command":"ping"}"#, 1, false),
     (r#"{"command":"snapshot"}"#, 1, false),
     (r#"{"command":"runtime"}"#, 1, false),
@@ -224,6 +225,7 @@ const EVERY: [(&str, u32, bool); 29] = [
     (r#"{"command":"probes"}"#, 1, false),
     (r#"{"command":"events","after":7}"#, 1, false),
     (r#"{"command":"bonds"}"#, 1, false),
+    (r#"{"command":"doctor"}"#, 1, false),
     (r#"{"command":"set-offline","interface":"eth0","offline":true}"#, 3, true),
 ];
 
@@ -255,10 +257,11 @@ fn kind(command: &Command) -> usize {
         Command::Events { .. } => 22,
         Command::Bonds => 23,
         Command::SetOffline { .. } => 24,
+        Command::Doctor => 25,
     }
 }
 
-const KINDS: usize = 25;
+const KINDS: usize = 26;
 
 #[test]
 fn every_command_is_refused_to_who_may_not_and_the_log_tells_each_attempt() {

@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Device, DeviceError};
+use weft_interface::doctor::Station;
+use weft_interface::lldp::LldpConfig;
 use weft_interface::tree::Alias;
 use weft_interface::{Layout, LinkId};
 use weft_stack::admission::Rules;
@@ -165,6 +167,9 @@ fn set_machines(
         keeping.restore(now, &saved, away);
     }
     cores[0].set_machines(now, keeping);
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let described = (name.as_str(), concat!("weft ", env!("CARGO_PKG_VERSION")));
+    cores[0].set_station(now, Station::new(tree, &macs, LldpConfig::default(), described));
     Ok(())
 }
 

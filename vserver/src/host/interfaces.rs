@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use weft_interface::bond::BondReport;
+use weft_interface::doctor::{Diagnosis, Evidence, diagnose};
 use weft_interface::events::{Event, Page, micros};
 use weft_interface::keeper::{OfflineError, Saved};
 use weft_interface::paths::{PathsReport, ProbeLine};
@@ -61,6 +62,16 @@ impl Host {
     /// Bonds by name.
     pub fn bonds(&self) -> Vec<(String, BondReport)> {
         self.with_keeping(|k, host| k.bonds(host.now())).unwrap_or_default()
+    }
+
+    /// What is wrong with switches, cables and the tree of interfaces, the worst first.
+    pub fn doctor(&self) -> Vec<Diagnosis> {
+        let found = self.shared.home().with_core(|core, now| core.diagnose(now));
+        // Without machines there is the configuration to look at.
+        found.ok().flatten().unwrap_or_else(|| {
+            let tree = self.config().tree().unwrap_or_default();
+            diagnose(&Evidence::new(&tree, Vec::new(), Vec::new()))
+        })
     }
 
     /// What happened to the interfaces after the event of that number (none: nothing, but the number

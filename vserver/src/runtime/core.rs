@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use weft_drivers::device::{Device, Link};
+use weft_interface::doctor::Station;
 use weft_interface::{Layout, LinkId, Mac, Plane};
 use weft_stack::drop::Drops;
 use weft_stack::frame::{Entered, Frame, FrameDomain};
@@ -179,6 +180,8 @@ pub(crate) struct Core {
     pub(crate) machines: Machines,
     /// The machines themselves, on worker 0 of a host that has any.
     pub(crate) keeping: Option<Box<Keeping>>,
+    /// LLDP, and who looks for errors of switches; on worker 0.
+    pub(super) station: Option<Box<Station>>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) demux: Demux,
     /// Who takes answers of DHCP servers; `None`: there is no client.
@@ -233,6 +236,7 @@ impl Core {
             layout,
             machines: Machines::default(),
             keeping: None,
+            station: None,
             nics,
             nodes: Vec::new(),
             demux,
@@ -464,6 +468,7 @@ impl Core {
 
     /// Resets every connection and sends what the devices take of it without waiting.
     pub(crate) fn drain(&mut self, now: Instant) {
+        self.stop_station();
         for index in 0..self.nodes.len() as u32 {
             self.nodes[index as usize].stack.drain(now);
             self.mark_dirty(index);
@@ -639,6 +644,7 @@ impl Core {
         if self.nics[nic].set_link(link) {
             // What the machines make of it first: a bond that lost a port is not down for a moment.
             self.keep_link(now, nic);
+            self.station_link(now, nic);
             self.nic_changed(now);
         }
     }

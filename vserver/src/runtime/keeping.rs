@@ -63,6 +63,11 @@ impl Keeping {
         self.keeper.poll_timeout()
     }
 
+    /// The machines themselves.
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
     /// Failover groups.
     pub(crate) fn paths(&self, now: Instant) -> PathsReport {
         self.keeper.paths(now)
@@ -183,20 +188,25 @@ impl Core {
         if !due {
             return false;
         }
-        let inbox = std::mem::take(&mut self.machines.inbox);
+        let mut inbox = std::mem::take(&mut self.machines.inbox);
+        inbox.retain(|(link, frame)| !self.is_for_station(now, *link, frame));
         self.with_keeper(now, |keeper| {
             for (link, frame) in &inbox {
                 keeper.handle_frame(now, *link, frame.data());
             }
             keeper.handle_timeout(now);
         });
+        self.run_station(now);
         true
     }
 
     /// When there is something for the machines to do.
     pub(super) fn keeping_at(&self) -> Option<Instant> {
         let keeping = self.keeping.as_ref()?;
-        if self.machines.inbox.is_empty() { keeping.wake_at() } else { Some(Instant::ZERO) }
+        if !self.machines.inbox.is_empty() {
+            return Some(Instant::ZERO);
+        }
+        keeping.wake_at().into_iter().chain(self.station_at()).min()
     }
 
     /// Calls the machines and does what they say.

@@ -11,6 +11,7 @@ mod any;
 mod core;
 pub(crate) mod deadlines;
 mod egress;
+mod examining;
 mod handover;
 mod hooks;
 mod idle;

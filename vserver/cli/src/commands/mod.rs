@@ -9,6 +9,7 @@ pub mod completions;
 pub mod daemon;
 pub mod dhcp;
 pub mod dhcp_config;
+pub mod doctor;
 pub mod events;
 pub mod export;
 pub mod interface;

@@ -229,6 +229,7 @@ fn answers(
                 Answer::Events { now_us, events }
             }
             Command::Bonds => Answer::Bonds(host.bonds()),
+            Command::Doctor => Answer::Doctor(host.doctor()),
             Command::SetOffline { interface, offline } => {
                 set_offline(&host, interface, *offline, caller)
             }
