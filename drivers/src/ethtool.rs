@@ -16,7 +16,6 @@ const ETHTOOL_SGSO: u32 = 0x24;
 const ETHTOOL_SGRO: u32 = 0x2c;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
-const ETH_FLAG_TXVLAN: u32 = 1 << 7;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
@@ -108,18 +107,16 @@ pub fn set_offload(ifname: &str, offload: Offload, on: bool) -> Result<(), Devic
         .map_err(|e| DeviceError::new("switch offload", format!("{ifname} {offload:?}"), e))
 }
 
-/// Whether tags of VLANs are taken out of received frames, and put into sent ones, by the interface
-/// rather than where the frame is made. Returns whether that was a change.
-pub fn set_vlan_offload(ifname: &str, on: bool) -> Result<bool, DeviceError> {
-    let fail = |e| DeviceError::new("switch offload", format!("{ifname} VLAN"), e);
+/// Whether the interface takes tags of VLANs out of received frames.
+pub fn set_vlan_stripping(ifname: &str, on: bool) -> Result<(), DeviceError> {
+    let fail = |e| DeviceError::new("switch offload", format!("{ifname} rxvlan"), e);
     let mut flags = Value { cmd: ETHTOOL_GFLAGS, data: 0 };
     call(ifname, &mut flags).map_err(fail)?;
-    let both = ETH_FLAG_TXVLAN | ETH_FLAG_RXVLAN;
-    let wanted = if on { flags.data | both } else { flags.data & !both };
-    if wanted != flags.data {
-        call(ifname, &mut Value { cmd: ETHTOOL_SFLAGS, data: wanted }).map_err(fail)?;
+    let data = if on { flags.data | ETH_FLAG_RXVLAN } else { flags.data & !ETH_FLAG_RXVLAN };
+    if data == flags.data {
+        return Ok(());
     }
-    Ok(wanted != flags.data)
+    call(ifname, &mut Value { cmd: ETHTOOL_SFLAGS, data }).map_err(fail)
 }
 
 /// Receive and transmit queues in use.

@@ -151,6 +151,13 @@ fn vlans_keep_one_address_apart(over: Over, workers: usize) {
         let snapshot = host.snapshot();
         assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
         assert_eq!(snapshot.nics[0].aliases.len(), 3, "all stand on one NIC");
+        for name in ["eth0.5", "eth0.7"] {
+            let vlan = snapshot.links.iter().find(|l| l.name == name).unwrap();
+            assert!(vlan.up && vlan.mtu == 1500 && vlan.nics == [0]);
+            for way in ["VlanInBytes", "VlanOutBytes"] {
+                assert!(vlan.counters[way] > 400_000, "{name} {:?}", vlan.counters);
+            }
+        }
     }
 }
 

@@ -295,18 +295,6 @@ impl Plane {
         }
     }
 
-    /// Whether tagged frames of the NIC are for us.
-    pub fn is_tagged(&self, nic: usize) -> bool {
-        let tagged = |at: usize| !self.links[at].vlans.is_empty();
-        (0..self.links.len())
-            .any(|at| tagged(at) && self.nics_below(LinkId(at as u16)).contains(&nic))
-    }
-
-    /// Whether the NIC is below a bond, a group or a VLAN.
-    pub fn is_component(&self, nic: usize) -> bool {
-        self.entries[nic] == Entry::Tree
-    }
-
     /// What came in on each NIC that is a port of a bond.
     pub fn seen(&self) -> impl Iterator<Item = (LinkId, &PortSeen)> {
         self.bonds.iter().flat_map(|b| std::iter::zip(b.ports.iter().copied(), &b.seen))

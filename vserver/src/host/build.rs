@@ -10,9 +10,10 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Device, DeviceError};
+use weft_drivers::ethtool::set_vlan_stripping;
 use weft_interface::doctor::Station;
 use weft_interface::lldp::LldpConfig;
-use weft_interface::tree::Alias;
+use weft_interface::tree::{Alias, LinkKind};
 use weft_interface::{Layout, LinkId};
 use weft_stack::admission::Rules;
 use weft_stack::any::AnyScopes;
@@ -51,15 +52,30 @@ struct Opening {
 }
 
 impl Opening {
+    /// AF_XDP has no place for a tag that the NIC took out of the frame.
+    fn keep_tags(&mut self, nic: &config::Nic, tagged: bool) {
+        if nic.driver != Driver::AfXdp || !tagged {
+            return;
+        }
+        if let Err(e) = set_vlan_stripping(&nic.device, false) {
+            self.problems.push(format!(
+                "nic {}: {e}; tagged frames may come without their tags: ethtool -K {} rxvlan off",
+                nic.name, nic.device
+            ));
+        }
+    }
+
     fn add(
         &mut self,
         nic: &config::Nic,
         workers: &config::Workers,
+        tagged: bool,
         given: Option<Vec<AnyDevice>>,
     ) -> Result<(), DeviceError> {
         let mut devices = if let Some(given) = given {
             given
         } else {
+            self.keep_tags(nic, tagged);
             let opened = open::open(nic, workers)?;
             if nic.driver == Driver::Mem {
                 self.peers.insert(nic.name.clone(), AnyPeers(opened.peers));
@@ -95,9 +111,9 @@ pub(super) fn start(
     let tree = tree(&config)?;
     check(&config, &devices)?;
     let mut opening = Opening::default();
-    for nic in &config.nics {
+    for (number, nic) in config.nics.iter().enumerate() {
         opening
-            .add(nic, &config.workers, devices.remove(&nic.name))
+            .add(nic, &config.workers, is_tagged(&tree, number), devices.remove(&nic.name))
             .map_err(|source| HostError::Device { nic: nic.name.clone(), source })?;
     }
     let links = watch(&mut opening, &config)?;
@@ -146,6 +162,15 @@ pub(super) fn start(
     let host = Host { shared, threads, peers, dhcp };
     host.update_dhcp(&host.config())?;
     Ok(host)
+}
+
+/// Whether a VLAN stands on what a NIC is part of.
+fn is_tagged(tree: &Tree, nic: usize) -> bool {
+    let vlan = |link: &weft_interface::tree::Link| match link.kind {
+        LinkKind::Vlan { over, .. } => tree.nics_below(over).contains(&nic),
+        _ => false,
+    };
+    tree.links.iter().any(vlan)
 }
 
 /// Machines, on worker 0, if there is anything for them.

@@ -2,6 +2,7 @@
 
 mod copied;
 pub mod json;
+mod links;
 mod neighbours;
 mod processing;
 mod qos;
@@ -11,6 +12,7 @@ pub mod table;
 mod take;
 
 pub use copied::{CopiedPerByte, copied_per_byte};
+pub use links::LinkSnapshot;
 pub(crate) use processing::processing;
 pub use runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 pub use snapshot::{

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::links::LinkSnapshot;
 use crate::privilege::ProcessRights;
 
 /// A whole host. Fields are only added; `schema_version` changes when one changes its meaning.
@@ -17,6 +18,9 @@ pub struct HostSnapshot {
     pub uptime_ms: u64,
     /// NICs in order of the configuration.
     pub nics: Vec<NicSnapshot>,
+    /// VLANs, bonds and failover groups, each after what it stands on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkSnapshot>,
     /// Vservers in order of the configuration.
     pub vservers: Vec<VserverSnapshot>,
     /// Built-in services of all vservers, or of a group's.

@@ -12,6 +12,7 @@ use weft_stack::ip::rule::{PolicyRules, RouteTable, Rule, RuleAction, Service};
 use weft_stack::stats::Mib;
 use weft_stack::time::Instant;
 
+use super::links::{self, LinkSnapshot};
 use super::runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
 use crate::config::{HostConfig, MAIN_TABLE};
@@ -28,6 +29,8 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
     let live = shared.live();
     let config = &*live.config;
     let below = config.nics_of_aliases();
+    let tree = config.tree().unwrap_or_default();
+    let mut above: Vec<LinkSnapshot> = Vec::new();
     let mut nics: Vec<NicSnapshot> = Vec::new();
     let mut problems: Vec<String> = Vec::new();
     let (mut drops, mut handed) = (Drops::default(), HandOverStats::default());
@@ -41,6 +44,7 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
                 problems.push(problem.clone());
             }
         }
+        links::add(&mut above, &tree, &core);
         for (i, nic) in core.nics.iter().enumerate() {
             match nics.get_mut(i) {
                 Some(sum) => add_queues(sum, nic),
@@ -63,6 +67,7 @@ pub(crate) fn take(shared: &Shared) -> HostSnapshot {
         generation: live.generation,
         uptime_ms: shared.home().clock.now().as_millis(),
         nics,
+        links: above,
         services: Vec::new(),
         vservers: of_vservers(shared, &live),
         drops: by_reason(&drops),
