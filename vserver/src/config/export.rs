@@ -73,16 +73,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     }
     link::write_links(&mut w, bonds, vlans, failover);
     for alias in aliases {
-        let Alias { name, over, mtu, mac: own, conflicts } = alias;
-        w.table(&format!("[alias.{}]", key(name)));
-        w.value("over", quoted(over));
-        w.optional("mtu", mtu.as_ref());
-        w.optional("mac", own.map(|m| quoted(&mac(m))).as_ref());
-        let (pace, usual) = (conflicts.pace, AcdPace::default());
-        w.optional("acd", conflicts.acd.map(|a| quoted(dhcp::acd_name(a))).as_ref());
-        let ms = |p: AcdPace| p.interval.as_millis();
-        w.unless("acd_interval_ms", &ms(pace), &ms(usual));
-        w.unless("acd_probes", &pace.probes, &usual.probes);
+        write_alias(&mut w, alias);
     }
     write_tables(&mut w, tables, config);
     write_neighbours(&mut w, config);
@@ -103,6 +94,19 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         write_role(&mut w, role);
     }
     w.out
+}
+
+fn write_alias(w: &mut Writer, alias: &Alias) {
+    let Alias { name, over, mtu, mac: own, conflicts } = alias;
+    w.table(&format!("[alias.{}]", key(name)));
+    w.value("over", quoted(over));
+    w.optional("mtu", mtu.as_ref());
+    w.optional("mac", own.map(|m| quoted(&mac(m))).as_ref());
+    let (pace, usual) = (conflicts.pace, AcdPace::default());
+    w.optional("acd", conflicts.acd.map(|a| quoted(dhcp::acd_name(a))).as_ref());
+    let ms = |p: AcdPace| p.interval.as_millis();
+    w.unless("acd_interval_ms", &ms(pace), &ms(usual));
+    w.unless("acd_probes", &pace.probes, &usual.probes);
 }
 
 /// With every vserver of a `count` on its own, also where roles name the table.

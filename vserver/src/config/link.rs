@@ -284,8 +284,8 @@ fn read_group(report: &mut Report, mut s: Section, i: usize, places: &mut Places
 }
 
 fn read_fast(report: &mut Report, mut s: Section) -> FastConfig {
-    let mut fast = FastConfig::default();
-    fast.peers = read_hosts(report, &mut s, "peers");
+    let peers = read_hosts(report, &mut s, "peers");
+    let mut fast = FastConfig { peers, ..FastConfig::default() };
     if fast.peers.is_empty() && s.span_of_key("peers").is_none() {
         s.missing(report, "peers", "[\"10.0.0.9\"], hosts that have BFD");
     }
@@ -319,14 +319,13 @@ fn read_hosts(report: &mut Report, s: &mut Section, key: &'static str) -> Vec<Ip
 /// `eth2 10.0.0.201/24`: a member and its test address.
 fn read_test(report: &mut Report, text: &At<&str>) -> Option<(String, Cidr)> {
     let mut words = text.value.split_whitespace();
-    match (words.next(), words.next().map(str::parse::<Cidr>), words.next()) {
-        (Some(member), Some(Ok(cidr)), None) => Some((member.to_ascii_lowercase(), cidr)),
-        _ => {
-            let text_right = "write a member and its test address, like \"eth2 10.0.0.201/24\"";
-            report.error(&text.span, format!("'{}': {text_right}", text.value));
-            None
-        }
+    let parts = (words.next(), words.next().map(str::parse::<Cidr>), words.next());
+    if let (Some(member), Some(Ok(cidr)), None) = parts {
+        return Some((member.to_ascii_lowercase(), cidr));
     }
+    let right = "write a member and its test address, like \"eth2 10.0.0.201/24\"";
+    report.error(&text.span, format!("'{}': {right}", text.value));
+    None
 }
 
 /// Everything below the vservers but the NICs.

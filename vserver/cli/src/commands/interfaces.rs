@@ -1,6 +1,7 @@
 //! `weft interfaces`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,8 @@ fn live(bonds: &[(String, BondReport)], paths: &PathsReport) -> Live {
         let mut detail =
             format!("{}, {sending} of {} ports send", word(&bond.mode), bond.ports.len());
         if let Some(partner) = bond.lacp.as_ref().and_then(|l| l.partner.as_ref()) {
-            detail += &format!(", partner {} key {}", partner.system, partner.key);
+            // Writing to a String cannot fail.
+            let _ = write!(detail, ", partner {} key {}", partner.system, partner.key);
         }
         let state = if bond.up { "up" } else { "down" };
         live.insert(name.clone(), (state.to_owned(), detail));
