@@ -238,6 +238,46 @@ fn aggregate(all: &Evidence, nic: &str) -> Option<(String, u32)> {
     Some((n.chassis.clone(), aggregation.id))
 }
 
+/// The aggregate of most ports that work, or of most if none does; each with whether it works.
+fn usual_aggregate(known: &[((String, u32), bool)]) -> Option<(String, u32)> {
+    let works = known.iter().any(|k| k.1);
+    let votes = || known.iter().filter(move |k| k.1 || !works).map(|k| &k.0);
+    let most = votes().map(|v| votes().filter(|o| *o == v).count()).max()?;
+    votes().find(|v| votes().filter(|o| o == v).count() == most).cloned()
+}
+
+/// What is to be said of a port that is not in the aggregate `right`.
+fn misplaced(
+    all: &Evidence,
+    bond: &BondEvidence,
+    (nic, n): (&NicEvidence, &NeighbourReport),
+    right: u32,
+    outside: Option<&NicEvidence>,
+) -> (Vec<String>, String) {
+    let is = match n.aggregation.filter(|a| a.enabled) {
+        Some(told) => format!("in aggregate {}", told.id),
+        None => "in no aggregate".to_owned(),
+    };
+    let mut evidence = vec![
+        format!("{}: {} is {is}", nic.name, place(n)),
+        format!("the others of {} are in aggregate {right} of that switch", bond.name),
+    ];
+    let Some(outside) = outside else {
+        let advice = format!(
+            "plug {} into a port of aggregate {right}, or add {} to it",
+            nic.name,
+            place(n)
+        );
+        return (evidence, advice);
+    };
+    let there = all.other_end(&outside.name);
+    evidence.push(format!(
+        "{} is no port of {}, and is connected to {there}, in that aggregate",
+        outside.name, bond.name
+    ));
+    (evidence, format!("exchange the cables of {} and {}", nic.name, outside.name))
+}
+
 /// Ports of a bond against the aggregates of the switch that LLDP names.
 fn wrong_ports(
     all: &Evidence,
@@ -246,15 +286,12 @@ fn wrong_ports(
     found: &mut Vec<Diagnosis>,
 ) {
     let carries = |nic: &str| bond.report.ports.iter().any(|p| p.name == nic && p.distributing);
-    let known: Vec<_> = nics
-        .iter()
-        .filter_map(|n| Some((*n, aggregate(all, &n.name)?, carries(&n.name))))
-        .collect();
-    // The aggregate is that of a port that works, if one does.
-    let Some((_, right, _)) = known.iter().find(|k| k.2).or(known.first()) else { return };
+    let known: Vec<_> =
+        nics.iter().filter_map(|n| Some((aggregate(all, &n.name)?, carries(&n.name)))).collect();
+    let Some(right) = usual_aggregate(&known) else { return };
     let outside = all.nics.iter().find(|n| {
         let is_port = bond.report.ports.iter().any(|p| p.name == n.name);
-        n.link && !is_port && aggregate(all, &n.name).as_ref() == Some(right)
+        n.link && !is_port && aggregate(all, &n.name).as_ref() == Some(&right)
     });
     let negotiated = bond.report.mode == Mode::Lacp;
     for nic in nics {
@@ -273,30 +310,7 @@ fn wrong_ports(
         if by_lacp.is_some() && outside.is_none() {
             continue;
         }
-        let is = if told.enabled {
-            format!("in aggregate {}", told.id)
-        } else {
-            "in no aggregate".to_owned()
-        };
-        let mut evidence = vec![
-            format!("{}: {} is {is}", nic.name, place(n)),
-            format!("the others of {} are in aggregate {} of that switch", bond.name, right.1),
-        ];
-        let advice = if let Some(outside) = outside {
-            let there = all.other_end(&outside.name);
-            evidence.push(format!(
-                "{} is no port of {}, and is connected to {there}, in that aggregate",
-                outside.name, bond.name
-            ));
-            format!("exchange the cables of {} and {}", nic.name, outside.name)
-        } else {
-            format!(
-                "plug {} into a port of aggregate {}, or add {} to it",
-                nic.name,
-                right.1,
-                place(n)
-            )
-        };
+        let (mut evidence, advice) = misplaced(all, bond, (nic, n), right.1, outside);
         if let Some(at) = by_lacp {
             evidence.extend(found.remove(at).evidence);
         }

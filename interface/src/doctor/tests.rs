@@ -184,6 +184,7 @@ fn cables_in_the_wrong_port_are_told_by_lldp() {
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].advice, "exchange the cables of eth2 and eth3");
     }
+    assert_eq!(found(&with_bond(aggregates(&[8, 7, 7]), 0)), is(Code::WrongPort, "eth0"));
     let mut elsewhere = with_bond(aggregates(&[7, 7]), 0);
     let other = &mut elsewhere.nics[1].lldp[0];
     (other.chassis, other.aggregation) = ("02:00:00:00:00:98".to_owned(), Some(aggregate(3)));

@@ -219,26 +219,39 @@ fn answers(
             }
             Command::Confirm => confirmed(&host, &changes, caller),
             Command::Revert => applied(revert(&host, &changes, caller), caller),
-            Command::Paths => Answer::Paths(host.paths()),
-            Command::Probes { after } => {
-                let (now_us, probes) = host.probes(*after);
-                Answer::Probes { now_us, probes }
-            }
-            Command::Events { after } => {
-                let (now_us, events) = host.events(*after);
-                Answer::Events { now_us, events }
-            }
-            Command::Bonds => Answer::Bonds(host.bonds()),
-            Command::Doctor => Answer::Doctor(host.doctor()),
-            Command::SetOffline { interface, offline } => {
-                set_offline(&host, interface, *offline, caller)
-            }
+            Command::Paths
+            | Command::Probes { .. }
+            | Command::Events { .. }
+            | Command::Bonds
+            | Command::Doctor
+            | Command::SetOffline { .. } => of_interfaces(&host, command, caller),
             Command::Audit(query) => caller.records(query),
             Command::Dhcp => Answer::Dhcp(host.dhcp()),
             Command::DhcpWish { vserver, alias, instance, wish } => {
                 dhcp_wish(&host, (vserver, alias, *instance), *wish, caller)
             }
         }
+    }
+}
+
+/// Commands about bonds, failover groups and what stands on them.
+fn of_interfaces(host: &Host, command: &Command, caller: &Caller) -> Answer {
+    match command {
+        Command::Paths => Answer::Paths(host.paths()),
+        Command::Probes { after } => {
+            let (now_us, probes) = host.probes(*after);
+            Answer::Probes { now_us, probes }
+        }
+        Command::Events { after } => {
+            let (now_us, events) = host.events(*after);
+            Answer::Events { now_us, events }
+        }
+        Command::Bonds => Answer::Bonds(host.bonds()),
+        Command::Doctor => Answer::Doctor(host.doctor()),
+        Command::SetOffline { interface, offline } => {
+            set_offline(host, interface, *offline, caller)
+        }
+        _ => Answer::refuse(RefusalKind::BadRequest, "not about interfaces"),
     }
 }
 
