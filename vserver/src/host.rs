@@ -212,6 +212,7 @@ impl Host {
         let host = build::start(config, devices, opened)?;
         host.follow_routes(&host.config());
         host.follow_clients(&host.config());
+        host.follow_routers(&host.config());
         Ok(host)
     }
 

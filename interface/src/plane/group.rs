@@ -23,6 +23,8 @@ pub const ETHERTYPE_PROBE: u16 = 0x88b5;
 pub(super) enum Admit {
     Group,
     Probe,
+    /// To both.
+    Both,
     Drop(DropReason),
 }
 
@@ -38,6 +40,8 @@ pub(super) struct Group {
     own: SmallVec<[Mac; 2]>,
     /// The member of each destination.
     outbound: Outbound,
+    /// The prober asks with the addresses of the stacks: it hears the answers.
+    pub(super) listens: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,7 @@ impl Group {
             active: 0,
             own: SmallVec::new(),
             outbound: Outbound::new(),
+            listens: false,
         }
     }
 
@@ -91,6 +96,16 @@ impl Group {
         frame: &mut Frame,
         tests: &HashSet<(LinkId, IpAddr)>,
     ) -> Admit {
+        let answers = self.listens && headers::is_answer(frame.data());
+        match self.sort(position, frame, tests) {
+            Admit::Group if answers => Admit::Both,
+            // Answers to all come by every member, and each asked for its own.
+            Admit::Drop(DropReason::MemberNotNominee) if answers => Admit::Probe,
+            other => other,
+        }
+    }
+
+    fn sort(&self, position: usize, frame: &mut Frame, tests: &HashSet<(LinkId, IpAddr)>) -> Admit {
         let data = frame.data();
         let Some(network) = headers::network(data) else {
             return Admit::Drop(DropReason::EthernetTruncated);

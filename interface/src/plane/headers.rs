@@ -89,6 +89,17 @@ pub(super) fn meaning(data: &[u8], network: Network) -> Meaning {
     }
 }
 
+/// Whether it tells where an address is: a reply of ARP, or an advertisement of a neighbour.
+pub(super) fn is_answer(data: &[u8]) -> bool {
+    let Some(network) = network(data) else { return false };
+    let packet = data.get(network.at..).unwrap_or_default();
+    match network.ethertype {
+        ARP => be16(packet, 6) == Some(2),
+        IP6 => packet.get(6) == Some(&ICMP6) && packet.get(IP6_BYTES) == Some(&136),
+        _ => false,
+    }
+}
+
 /// Which address a frame is for.
 pub(super) fn receiver(data: &[u8], network: Network) -> Option<IpAddr> {
     let packet = data.get(network.at..)?;

@@ -42,6 +42,13 @@ pub enum Ingress {
     /// To the machines: LACP and LLDP of a NIC, or what a prober has to see of a member (without
     /// tags then).
     Control(LinkId),
+    /// To the aliases of a link, and a copy of it to the machines.
+    Both {
+        /// Whose aliases.
+        link: LinkId,
+        /// The member that it came by.
+        member: LinkId,
+    },
     /// To nobody.
     Drop(DropReason),
 }
@@ -134,6 +141,13 @@ impl Plane {
         self.tests = tests.into_iter().collect();
     }
 
+    /// The prober of this group asks for neighbours with the addresses of the stacks, or with none.
+    pub fn listen(&mut self, group: LinkId) {
+        if let Some(group) = self.group_below(group) {
+            group.listens = true;
+        }
+    }
+
     /// An alias on this link has a MAC address of its own.
     pub fn add_mac(&mut self, link: LinkId, mac: Mac) {
         if let Some(group) = self.group_below(link) {
@@ -179,6 +193,10 @@ impl Plane {
             return Ingress::Control(nic);
         }
         let mut at = nic;
+        let mut heard = None;
+        let found = |link, heard: Option<LinkId>| {
+            heard.map_or(Ingress::Link(link), |member| Ingress::Both { link, member })
+        };
         // Each step is one link up, and a tag without a VLAN at most.
         loop {
             match self.links[usize::from(at.0)].up {
@@ -198,20 +216,24 @@ impl Plane {
                     match group.receive(position, frame, &self.tests) {
                         Admit::Group => at = *link,
                         Admit::Probe => return Ingress::Control(at),
+                        Admit::Both => {
+                            heard = Some(at);
+                            at = *link;
+                        }
                         Admit::Drop(reason) => return Ingress::Drop(reason),
                     }
                     continue;
                 }
                 Up::Free => {}
             }
-            let Some(control) = vlan::pop(frame) else { return Ingress::Link(at) };
+            let Some(control) = vlan::pop(frame) else { return found(at, heard) };
             let tag = control & vlan::ID_MASK;
             if tag == 0 {
                 // A priority and no VLAN (802.1Q section 6.9.1); another tag may follow.
                 if be16(frame.data(), 12).is_some_and(vlan::is_tag) {
                     return Ingress::Drop(DropReason::VlanUnknown);
                 }
-                return Ingress::Link(at);
+                return found(at, heard);
             }
             let vlans = &self.links[usize::from(at.0)].vlans;
             let Ok(found) = vlans.binary_search_by_key(&tag, |v| v.0) else {

@@ -54,6 +54,7 @@ impl Run<'_> {
         if self.now.vservers.iter().chain(&self.next.vservers).any(|v| !v.dhcp.is_empty()) {
             self.host.update_dhcp(&self.now)?;
         }
+        self.host.follow_routers(&self.now);
         for follower in self.followers {
             let part = follower.name();
             follower.follow(self.host).map_err(|source| StepError::Part { part, source })?;

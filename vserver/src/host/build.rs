@@ -191,6 +191,7 @@ fn set_machines(
     if let Some((saved, away)) = interfaces::load(&config.state_dir) {
         keeping.restore(now, &saved, away);
     }
+    cores.iter_mut().for_each(|core| core.set_probers(tree));
     cores[0].set_machines(now, keeping);
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let described = (name.as_str(), concat!("weft ", env!("CARGO_PKG_VERSION")));

@@ -1,6 +1,7 @@
 //! What a host says of its interfaces, and what of them outlives its process.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use weft_interface::paths::{PathsReport, ProbeLine};
 use weft_stack::time::Duration;
 
 use super::Host;
+use crate::config::HostConfig;
 use crate::runtime::Keeping;
 
 /// A record of a boot of this machine.
@@ -93,6 +95,25 @@ impl Host {
         let home = self.shared.home();
         home.with_core(|core, now| core.set_offline(now, name, offline))
             .unwrap_or_else(|_| unknown())
+    }
+
+    /// Routers of configured routes over each failover group: whom its probers ask first.
+    pub(crate) fn follow_routers(&self, config: &HostConfig) {
+        let Ok(tree) = config.tree() else { return };
+        for group in &tree.groups {
+            let over = |alias: &usize| {
+                let on = tree.aliases.get(*alias).map(|a| a.link);
+                on == Some(group.link) || on.is_some_and(|l| tree.below(l).contains(&group.link))
+            };
+            let routes = config.vservers.iter().flat_map(|v| &v.routes);
+            let mut routers: Vec<IpAddr> =
+                routes.filter(|r| over(&r.alias)).filter_map(|r| r.via).collect();
+            routers.sort_unstable();
+            routers.dedup();
+            let home = self.shared.home();
+            // A host that has stopped probes nobody.
+            let _ = home.with_core(|core, now| core.set_routers(now, group.link, &routers));
+        }
     }
 
     /// Writes what the next process goes on from. Without bonds there is nothing.

@@ -184,6 +184,10 @@ impl Core {
                 self.give_machines(link, frame.to_heap());
                 None
             }
+            Ingress::Both { link, member } => {
+                self.give_machines(member, frame.to_heap());
+                Some(usize::from(link.0))
+            }
             Ingress::Drop(reason) => {
                 self.drops.count(reason);
                 None

@@ -2,15 +2,16 @@
 //! and what becomes of what they say.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use weft_drivers::device::Link;
 use weft_interface::bond::{BondReport, PortLink};
 use weft_interface::events::{EVENTS_KEPT, Event, Page, Stream, What, micros};
+use weft_interface::fail::ProbeMode;
 use weft_interface::keeper::{OfflineError, Probe, Saved, Where};
 use weft_interface::paths::{PathsReport, ProbeLine};
-use weft_interface::{Keeper, Mac, Tree};
+use weft_interface::{Keeper, LinkId, Mac, Tree};
 use weft_stack::ip::address::AliasId;
 use weft_stack::time::{Duration, Instant};
 
@@ -143,6 +144,48 @@ impl Core {
         for nic in 0..self.nics.len() {
             self.keep_link(now, nic);
         }
+    }
+
+    /// What probers have to hear reaches them; on every worker.
+    pub(crate) fn set_probers(&mut self, tree: &Tree) {
+        let mut tests = Vec::new();
+        for group in &tree.groups {
+            for (name, cidr) in &group.config.test {
+                let member = group.config.members.iter().position(|m| m == name);
+                tests.extend(member.map(|at| (group.members[at], cidr.addr)));
+            }
+            if matches!(group.config.probe, ProbeMode::Arp | ProbeMode::Transitive) {
+                self.plane.listen(group.link);
+                // A member without an address asks with none, and is answered so.
+                for member in &group.members {
+                    self.steer(usize::from(member.0), Ipv4Addr::UNSPECIFIED.into(), true);
+                }
+            }
+        }
+        self.plane.set_test_addresses(tests.iter().copied());
+        for (link, addr) in tests {
+            self.steer(usize::from(link.0), addr, true);
+            if let IpAddr::V6(addr) = addr {
+                let [.., a, b, c] = addr.octets();
+                // RFC 4291 2.7.1: whoever asks for it asks this group.
+                let group = Ipv6Addr::new(
+                    0xff02,
+                    0,
+                    0,
+                    0,
+                    0,
+                    1,
+                    0xff00 | u16::from(a),
+                    u16::from_be_bytes([b, c]),
+                );
+                self.steer(usize::from(link.0), group.into(), true);
+            }
+        }
+    }
+
+    /// Routers of whoever stands on a failover group.
+    pub(crate) fn set_routers(&mut self, now: Instant, link: LinkId, routers: &[IpAddr]) {
+        self.with_keeper(now, |keeper| keeper.handle_routers(now, link, routers));
     }
 
     /// The link of a NIC is another: what follows for others happens before this returns.
