@@ -158,14 +158,30 @@ impl Keeper {
 
     /// The link of a NIC changed, or is told again; `mac` if it has another address now.
     pub fn handle_link(&mut self, now: Instant, nic: usize, link: PortLink, mac: Option<Mac>) {
-        let Some(known) = self.links.get_mut(nic) else { return };
-        *known = link;
-        if let Some(mac) = mac.filter(|mac| self.macs[nic] != *mac) {
-            self.macs[nic] = mac;
-            self.tell_macs(now);
+        self.handle_links(now, [(nic, link, mac)]);
+    }
+
+    /// The links of several NICs as they are at one moment, for [`Keeper::handle_link`]: conclusions
+    /// are drawn when all of them are known.
+    pub fn handle_links(
+        &mut self,
+        now: Instant,
+        links: impl IntoIterator<Item = (usize, PortLink, Option<Mac>)>,
+    ) {
+        let mut moved = false;
+        for (nic, link, mac) in links {
+            let Some(known) = self.links.get_mut(nic) else { continue };
+            *known = link;
+            if let Some(mac) = mac.filter(|mac| self.macs[nic] != *mac) {
+                self.macs[nic] = mac;
+                moved = true;
+            }
+            if let Some((bond, port)) = self.port_of(nic) {
+                self.bonds[bond].handle_link(now, port, link);
+            }
         }
-        if let Some((bond, port)) = self.port_of(nic) {
-            self.bonds[bond].handle_link(now, port, link);
+        if moved {
+            self.tell_macs(now);
         }
         self.run(now);
     }

@@ -1,6 +1,6 @@
 //! Failover over AF_XDP, with a kernel bridge as the switch: a cable is pulled and plugged in again
 //! while a transfer and 1 ms pings run.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
 use std::os::fd::AsFd;

@@ -185,13 +185,14 @@ fn set_machines(
     }
     let nics = &cores[0].nics;
     let macs: Vec<_> = nics.iter().map(|nic| nic.link.mac.unwrap_or_default()).collect();
-    let [a, b, c, d, e, f, g, h, ..] = seed()?;
-    let seed = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    let seed = u128::from_ne_bytes(seed()?) as u64;
     let mut keeping = Keeping::new(tree, &macs, seed);
     if let Some((saved, away)) = interfaces::load(&config.state_dir) {
         keeping.restore(now, &saved, away);
     }
-    cores.iter_mut().for_each(|core| core.set_probers(tree));
+    for core in &mut *cores {
+        core.set_probers(tree);
+    }
     cores[0].set_machines(now, keeping);
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let described = (name.as_str(), concat!("weft ", env!("CARGO_PKG_VERSION")));

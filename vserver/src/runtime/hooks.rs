@@ -77,7 +77,7 @@ fn tell(failures: &Mutex<Vec<String>>, text: String) {
 
 fn run(calls: &Receiver<Call>, failures: &Mutex<Vec<String>>) {
     while let Ok(Call { program, event }) = calls.recv() {
-        let failed = match start(&program, &event).and_then(|child| end(child)) {
+        let failed = match start(&program, &event).and_then(end) {
             Ok(Some(status)) if status.success() => continue,
             Ok(Some(status)) => status.to_string(),
             Ok(None) => format!("it did not end within {} s and was killed", PATIENCE.as_secs()),

@@ -141,9 +141,9 @@ impl Core {
     pub(crate) fn set_machines(&mut self, now: Instant, keeping: Keeping) {
         self.keeping = Some(Box::new(keeping));
         self.machines.decide = true;
-        for nic in 0..self.nics.len() {
-            self.keep_link(now, nic);
-        }
+        let links: Vec<_> = self.nics.iter().map(|nic| nic.link).enumerate().collect();
+        let all = links.into_iter().map(|(nic, link)| (nic, port_link(link), link.mac));
+        self.with_keeper(now, |keeper| keeper.handle_links(now, all));
     }
 
     /// What probers have to hear reaches them; on every worker.

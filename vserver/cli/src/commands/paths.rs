@@ -165,13 +165,9 @@ impl Layout {
 
     /// Fields at their columns; one that is too long moves those after it.
     fn pad(&self, fields: &[String]) -> String {
-        let mut line = String::new();
-        for at in &self.chosen {
-            let width = self.columns[*at].1;
-            line += &format!("{:<1$} ", fields[*at], width - 1);
-        }
-        line.truncate(line.trim_end().len());
-        line + "\n"
+        let cell = |at: &usize| format!("{:<1$}", fields[*at], self.columns[*at].1 - 1);
+        let cells: Vec<String> = self.chosen.iter().map(cell).collect();
+        cells.join(" ").trim_end().to_owned() + "\n"
     }
 }
 
