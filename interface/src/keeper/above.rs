@@ -1,12 +1,14 @@
 //! Data addresses: where they are, and who has to be told.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 use weft_stack::time::Instant;
 
 use super::{Keeper, Where};
-use crate::announce::announcement;
+use crate::announce::{announcement, membership_reports};
+use crate::fail::{Family, Handover};
 use crate::tree::LinkKind;
 use crate::{LinkId, Mac};
 
@@ -34,6 +36,46 @@ impl Keeper {
         if let Some(group) = self.group_below(link) {
             self.groups[group].address_removed(now, addr, own);
             self.run(now);
+        }
+    }
+
+    /// A stack joined a multicast group on the link: it is reported anew where another member of a
+    /// failover group takes over.
+    pub fn membership_added(&mut self, link: LinkId, addr: IpAddr) {
+        if usize::from(link.0) < self.tree.links.len()
+            && let Some(group) = self.group_below(link)
+            && self.groups[group].group.membership_added(addr)
+        {
+            *self.memberships.entry((link, addr)).or_default() += 1;
+        }
+    }
+
+    /// A stack left it.
+    pub fn membership_removed(&mut self, link: LinkId, addr: IpAddr) {
+        let Some(count) = self.memberships.get_mut(&(link, addr)) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.memberships.remove(&(link, addr));
+        }
+        if let Some(group) = self.group_below(link) {
+            self.groups[group].group.membership_removed(addr);
+        }
+    }
+
+    /// Another member takes multicast: switches hear from it which groups are wanted.
+    fn hand_over(&mut self, group: usize, handover: &Handover) {
+        let by = self.tree.groups[group].members[usize::from(handover.to)];
+        let mut wanted: BTreeMap<LinkId, Vec<IpAddr>> = BTreeMap::new();
+        for (link, addr) in self.memberships.keys() {
+            let is_family = addr.is_ipv4() == (handover.family == Family::V4);
+            if is_family && self.group_below(*link) == Some(group) {
+                wanted.entry(*link).or_default().push(*addr);
+            }
+        }
+        for (link, groups) in wanted {
+            for frame in membership_reports(&groups, self.mac(by)) {
+                self.send_at(link, by, frame);
+            }
         }
     }
 
@@ -75,9 +117,12 @@ impl Keeper {
         }
     }
 
-    /// Tells the network of addresses that groups moved.
+    /// Tells the network of addresses that groups moved, and of multicast that goes elsewhere.
     pub(super) fn announce(&mut self) {
         for group in 0..self.groups.len() {
+            while let Some(handover) = self.groups[group].group.poll_handover() {
+                self.hand_over(group, &handover);
+            }
             for moved in self.groups[group].announcements() {
                 let by = self.tree.groups[group].members[usize::from(moved.member)];
                 let links: SmallVec<[LinkId; 2]> = self
@@ -97,16 +142,21 @@ impl Keeper {
     /// One burst for an address of an alias on `link`, sent at `by`, which is below it or it itself.
     fn announce_at(&mut self, link: LinkId, addr: IpAddr, own: Option<Mac>, by: LinkId) {
         let mac = own.unwrap_or_else(|| self.mac(by));
-        for mut frame in announcement(addr, mac) {
-            // A VLAN of a group has its tag above the member.
-            if link != by
-                && let LinkKind::Vlan { tag, priority, .. } = self.tree.at(link).kind
-            {
-                let tci = tag | u16::from(priority.unwrap_or(0)) << 13;
-                let [high, low] = tci.to_be_bytes();
-                frame.splice(12..12, [0x81, 0x00, high, low]);
-            }
-            self.send(Where::Link(by), frame);
+        for frame in announcement(addr, mac) {
+            self.send_at(link, by, frame);
         }
+    }
+
+    /// A frame of who stands on `link`, at `by`, which is below it or it itself.
+    fn send_at(&mut self, link: LinkId, by: LinkId, mut frame: Vec<u8>) {
+        // A VLAN of a group has its tag above the member.
+        if link != by
+            && let LinkKind::Vlan { tag, priority, .. } = self.tree.at(link).kind
+        {
+            let tci = tag | u16::from(priority.unwrap_or(0)) << 13;
+            let [high, low] = tci.to_be_bytes();
+            frame.splice(12..12, [0x81, 0x00, high, low]);
+        }
+        self.send(Where::Link(by), frame);
     }
 }

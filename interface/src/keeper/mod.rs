@@ -72,6 +72,8 @@ pub struct Keeper {
     /// Data addresses of stacks, with the MAC address of their alias if it has one of its own, and how
     /// often each is there.
     addresses: BTreeMap<(LinkId, IpAddr, Option<Mac>), usize>,
+    /// Multicast groups that stacks are in, on failover groups.
+    memberships: BTreeMap<(LinkId, IpAddr), usize>,
     selection: Arc<Selection>,
     fresh: bool,
     transmit: VecDeque<(Where, Vec<u8>)>,
@@ -135,6 +137,7 @@ impl Keeper {
             groups: Vec::new(),
             up: vec![false; tree.links.len()],
             addresses: BTreeMap::new(),
+            memberships: BTreeMap::new(),
             selection: Arc::default(),
             fresh: false,
             transmit: VecDeque::new(),

@@ -308,6 +308,33 @@ fn a_bond_that_falls_below_a_group_moves_its_addresses_to_the_next_member() {
 }
 
 #[test]
+fn multicast_groups_are_reported_by_the_member_that_takes_over() {
+    let spec = TreeSpec {
+        nics: vec![nic(0), nic(1)],
+        groups: vec![group("fail0", &["eth0", "eth1"])],
+        aliases: vec![alias("data0", "fail0"), alias("data1", "fail0.5")],
+        ..TreeSpec::default()
+    };
+    let mut lab = Lab::alone(keeper(spec, 0));
+    let [fail, tagged, eth1] = ["fail0", "fail0.5", "eth1"].map(|n| link(&lab.hosts[0], n));
+    let four: IpAddr = [239, 1, 2, 3].into();
+    lab.hosts[0].membership_added(fail, four);
+    lab.hosts[0].membership_added(tagged, "ff05::7".parse().unwrap());
+    lab.hosts[0].membership_added(tagged, four);
+    lab.hosts[0].membership_removed(tagged, four);
+    assert_eq!(lab.hosts[0].selection().groups[0].nominee4, Some(0));
+    lab.sent[0].clear();
+    lab.carrier(0, false);
+    let sent = std::mem::take(&mut lab.sent[0]);
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert!(sent.iter().all(|(at, frame)| *at == eth1 && frame[6..12] == mac(0, 1)));
+    assert_eq!(sent[0].1[12..14], [0x08, 0x00]);
+    assert_eq!(sent[1].1[12..18], [0x81, 0x00, 0, 5, 0x86, 0xdd]);
+    lab.carrier(0, true);
+    assert_eq!(lab.sent[0], vec![], "who has it keeps it");
+}
+
+#[test]
 fn a_restarted_process_goes_on_with_the_aggregate() {
     let hosts = vec![keeper(over_lacp(), 0), keeper(over_lacp(), 1)];
     let cables = [((0, 0), (1, 0)), ((0, 1), (1, 1))];

@@ -567,11 +567,13 @@ impl Core {
                 self.demux.join(alias, group, index);
                 self.nodes[index as usize].groups.push((alias, group));
                 self.steer(link(alias), group, true);
+                self.keep_membership(now, alias, group, true);
             }
             Event::GroupLeft { alias, group } => {
                 self.demux.leave(alias, group, index);
                 self.nodes[index as usize].groups.retain(|g| *g != (alias, group));
                 self.steer(link(alias), group, false);
+                self.keep_membership(now, alias, group, false);
             }
             Event::AddressesChanged { alias } => self.tell_addresses(index, alias),
             Event::GroupChanged { alias, group } => self.tell_group(index, alias, group),

@@ -206,6 +206,24 @@ impl Core {
         });
     }
 
+    /// A stack joined a multicast group or left it.
+    pub(super) fn keep_membership(
+        &mut self,
+        now: Instant,
+        alias: AliasId,
+        group: IpAddr,
+        there: bool,
+    ) {
+        let Some(place) = self.alias_place(alias) else { return };
+        self.with_keeper(now, |keeper| {
+            if there {
+                keeper.membership_added(place.on, group);
+            } else {
+                keeper.membership_removed(place.on, group);
+            }
+        });
+    }
+
     /// Takes an interface out, or puts it back. `None`: there are no machines.
     pub(crate) fn set_offline(
         &mut self,

@@ -164,6 +164,7 @@ impl Core {
         for group in groups {
             self.demux.leave(alias, group, index);
             self.steer(link, group, false);
+            self.keep_membership(now, alias, group, false);
         }
     }
 
