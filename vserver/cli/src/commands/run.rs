@@ -194,14 +194,10 @@ fn answers(
                     Err(refusal) => refusal,
                 }
             }
-            Command::Resolve { vserver, name } => {
-                if let Some(resolved) = questions.ask(vserver, name) {
-                    Answer::Resolved(resolved)
-                } else {
-                    let text = format!("no vserver '{vserver}'");
-                    Answer::refuse(RefusalKind::NoSuchVserver, text)
-                }
-            }
+            Command::Resolve { vserver, name } => questions.ask(vserver, name).map_or_else(
+                || Answer::refuse(RefusalKind::NoSuchVserver, format!("no vserver '{vserver}'")),
+                Answer::Resolved,
+            ),
             Command::Export { all } => Answer::Export(export(&host.config(), *all)),
             Command::Policy { vserver } => policy(&host, vserver, caller),
             Command::Qos { vserver } => qos(&host, vserver.as_deref()),
