@@ -14,7 +14,7 @@ use weft_stack::time::Duration;
 
 use super::Host;
 use crate::config::HostConfig;
-use crate::runtime::Keeping;
+use crate::runtime::{Core, Keeping};
 
 /// A record of a boot of this machine.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl Host {
 
     /// What is wrong with switches, cables and the tree of interfaces, the worst first.
     pub fn doctor(&self) -> Vec<Diagnosis> {
-        let found = self.shared.home().with_core(|core, now| core.diagnose(now));
+        let found = self.shared.home().with_core(Core::diagnose);
         // Without machines there is the configuration to look at.
         found.ok().flatten().unwrap_or_else(|| {
             let tree = self.config().tree().unwrap_or_default();
