@@ -6,6 +6,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use weft_cli::lab::topology::{CLIENT, Machine, v4};
@@ -31,7 +32,10 @@ impl Lab {
     fn new() -> Lab {
         let lab =
             Lab { weft: Machine::new("weft").unwrap(), switch: Machine::new("switch").unwrap() };
-        lab.ip(&["link", "add", BRIDGE, "type", "bridge", "stp_state", "0"]);
+        // A MAC address of its own: a bridge without one takes that of a port, and another when that
+        // port goes. No host changes its address because a cable of another is pulled.
+        let bridge = ["type", "bridge", "stp_state", "0"];
+        lab.ip(&[&["link", "add", BRIDGE, "address", "02:00:00:00:00:02"], &bridge[..]].concat());
         for (nic, port) in CABLES {
             let far = VethEnd { name: port, netns: Some(lab.switch.netns.as_fd()), mac: None };
             let near = VethEnd { name: nic, netns: None, mac: None };
@@ -129,17 +133,21 @@ fn until(dir: &Path, args: &[&str], what: &str, wanted: impl Fn(&str) -> bool) -
     }
 }
 
-fn pings(client: &Netns, count: usize) -> Child {
+fn pings(client: &Netns, count: usize) -> JoinHandle<String> {
     let mut ping = client.command("ping");
     let (count, to) = (count.to_string(), v4(ALPHA).to_string());
     ping.args(["-D", "-i", "0.001", "-c", &count, &to]).stdout(Stdio::piped());
-    ping.spawn().unwrap()
+    let ping = ping.spawn().unwrap();
+    // Read at once: who writes to a full pipe does not ping.
+    std::thread::spawn(move || {
+        let output = ping.wait_with_output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    })
 }
 
 /// How many were answered, and the longest time between two answers in milliseconds.
-fn received(ping: Child) -> (usize, f64) {
-    let output = ping.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+fn received(ping: JoinHandle<String>) -> (usize, f64) {
+    let text = ping.join().unwrap();
     let time = |line: &str| line.strip_prefix('[')?.split_once(']')?.0.parse::<f64>().ok();
     let times: Vec<f64> = text.lines().filter_map(time).collect();
     let gaps = times.windows(2).map(|pair| (pair[1] - pair[0]) * 1e3);
