@@ -8,6 +8,8 @@
 //! [`Identity`], so the seam is in use from the first day and the multipath layer replaces one
 //! name.
 
+pub mod locator;
+
 pub use weft_stack::path::PathLayer;
 
 /// The path layer of a host without multipath: ULIDs are locators, nothing is added to a packet.
