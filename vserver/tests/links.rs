@@ -169,7 +169,9 @@ fn vlans_keep_one_address_apart_over_memory() {
 
 #[test]
 fn vlans_keep_one_address_apart_over_veth() {
-    VETH.into_iter().for_each(|over| vlans_keep_one_address_apart(over, 1));
+    for over in VETH {
+        vlans_keep_one_address_apart(over, 1);
+    }
 }
 
 /// `v` on a bond of two NICs, `tagged` in VLAN 5 of it.
@@ -219,7 +221,9 @@ fn flows_of_a_static_bond_use_both_ports_over_memory() {
 
 #[test]
 fn flows_of_a_static_bond_use_both_ports_over_veth() {
-    VETH.into_iter().for_each(|over| flows_of_a_static_bond_use_both_ports(over, 1));
+    for over in VETH {
+        flows_of_a_static_bond_use_both_ports(over, 1);
+    }
 }
 
 /// Gives every frame to all ends but the one it came from, as a switch does that knows nobody.
@@ -228,11 +232,11 @@ fn hub(mut ends: Vec<AnyDevice>, stop: &AtomicBool) {
     let mut burst = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let mut moved = 0;
-        for from in 0..ends.len() {
+        for (from, end) in ends.iter_mut().enumerate() {
             if queues.iter().any(|q| q.len() > 1000) {
                 break;
             }
-            moved += ends[from].receive(&mut burst, 64).unwrap();
+            moved += end.receive(&mut burst, 64).unwrap();
             for frame in burst.drain(..) {
                 let others = queues.iter_mut().enumerate().filter(|(to, _)| *to != from);
                 others.for_each(|(_, queue)| queue.push_back(frame.to_heap()));
