@@ -14,6 +14,7 @@ use crate::ip::output;
 use crate::ip::ready;
 use crate::ip::rule::Via;
 use crate::link::Link;
+pub(crate) use crate::path::IcmpErrorKind;
 use crate::path::{PathAddrs, PathLayer};
 use crate::wire::header::IpHeader;
 
@@ -80,22 +81,6 @@ pub(crate) struct IcmpError<'a> {
     pub(crate) origin: Option<IpAddr>,
     /// The quoted transport header, at least 8 bytes.
     pub(crate) transport: &'a [u8],
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IcmpErrorKind {
-    NetUnreachable,
-    HostUnreachable,
-    ProtocolUnreachable,
-    PortUnreachable,
-    AdminProhibited,
-    /// Packet too big / fragmentation needed. IP has not lowered the PMTU yet: the transport that
-    /// recognises the quoted packet as its own (RFC 5927) calls [`Lower::lower_pmtu`].
-    TooBig {
-        mtu: usize,
-    },
-    TimeExceeded,
-    ParameterProblem,
 }
 
 /// The access rules let a packet no further.
@@ -180,7 +165,7 @@ impl<P: PathLayer> Lower<'_, P> {
     /// take [`Lower::send`].
     #[inline]
     pub(crate) fn ready(&mut self, src: IpAddr, dst: IpAddr, via: Via) -> Option<usize> {
-        if !P::TRANSPARENT {
+        if !self.path.is_transparent() {
             return None;
         }
         ready::find(&self.ctx, self.link, self.ip, (src, dst), via)

@@ -1,4 +1,20 @@
-//! The seam where the multipath shim plugs in: upper-layer identifiers above, locators below.
+//! The seam where the multipath shim plugs in: upper-layer identifiers (ULIDs) above, locators below.
+//!
+//! A [`PathLayer`] is sans-IO like the stack that owns it, and is driven by it: the stack gives it
+//! every packet ([`PathLayer::egress`], [`PathLayer::ingress`]), time, changes of addresses and
+//! links, ICMP errors and what TCP notices, and after each of these takes what it has to send and
+//! to tell. Whatever a call below does not define behaves as a layer that maps nothing.
+//!
+//! - A layer that [is transparent](PathLayer::is_transparent) is asked nothing else. It may turn
+//!   transparent, or cease to be, between two calls of the stack.
+//! - Of one that is not, flows that [pass](PathLayer::passes) unchanged take the stack's short ways
+//!   all the same; the layer is told of their packets ([`PathLayer::passed_out`] and
+//!   [`PathLayer::passed_in`]) and sees no frame.
+//! - Packets too long for a path are cut above the layer: a piece starts with an IPv6 fragment
+//!   header, protocol 44, also between IPv4 ULIDs (RFC 5533 4.6). The way up takes both orders.
+//! - Below, packets have locators: routes, fragments, capture. Above they have ULIDs: sockets, raw
+//!   sockets, access rules. Policy routing rules match locators, but the ports and protocol of the
+//!   packet above.
 
 use core::net::IpAddr;
 
@@ -17,13 +33,132 @@ pub struct PathAddrs {
     pub protocol: u8,
 }
 
+/// What became of a packet on its way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// It goes on, with the addresses and the protocol it has now.
+    Up,
+    /// It was the layer's own: a control message.
+    Consumed,
+}
+
+/// What an ICMP error says of the packet that it quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpErrorKind {
+    /// No route to the network.
+    NetUnreachable,
+    /// No way to the host; also said here, of a next hop that does not answer.
+    HostUnreachable,
+    /// The host does not know the protocol (IPv6: parameter problem, code 1).
+    ProtocolUnreachable,
+    /// Nobody listens.
+    PortUnreachable,
+    /// Somebody forbids it.
+    AdminProhibited,
+    /// Packet too big, fragmentation needed. IP has not lowered the PMTU yet: a transport that
+    /// recognises the quoted packet as its own (RFC 5927) does.
+    TooBig {
+        /// Bytes of an IP packet that the link takes.
+        mtu: usize,
+    },
+    /// The hop limit ran out.
+    TimeExceeded,
+    /// A field of a header.
+    ParameterProblem,
+}
+
+/// The packet that an ICMP error quotes, as it was on the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a> {
+    /// A locator of ours.
+    pub src: IpAddr,
+    /// Where it went.
+    pub dst: IpAddr,
+    /// Of `payload`: behind extension headers.
+    pub protocol: u8,
+    /// As much as is there, at least 8 bytes; whoever sent the error can have made it up.
+    pub payload: &'a [u8],
+}
+
+/// What the quoted packet was above the layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requoted {
+    /// What it was below: the layer did not touch it.
+    Same,
+    /// A rewritten packet.
+    Rewritten {
+        /// ULIDs and the protocol of what follows `skip` bytes.
+        addrs: PathAddrs,
+        /// Bytes of the layer's headers at the front of the quoted payload.
+        skip: usize,
+        /// What the layer had added to the packet: taken off the MTU of a packet too big.
+        overhead_bytes: usize,
+    },
+    /// The layer's own packet, or none that it knows: nobody above is told.
+    Consumed,
+}
+
+/// What the layer has to tell transports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathEvent {
+    /// Packets between two ULIDs take another locator pair (local, remote) from now on.
+    Switched {
+        /// ULID of this host.
+        src: IpAddr,
+        /// ULID of the peer.
+        dst: IpAddr,
+        /// The pair that was left.
+        from: (IpAddr, IpAddr),
+        /// The pair that is used now.
+        to: (IpAddr, IpAddr),
+    },
+    /// No context has the ULID any longer ([`PathLayer::owns`]): unless an alias has it, what is
+    /// bound to it ends.
+    Released(IpAddr),
+}
+
+/// What a transport knows of the path between two ULIDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Data was acknowledged; said at most once a round trip.
+    Progress,
+    /// Data was not: a retransmission timeout or a tail loss probe came first.
+    NoProgress,
+}
+
 /// Between transport and IP. [`Direct`] is the identity.
 pub trait PathLayer: Send {
-    /// Packets pass unchanged, and nothing need be asked about them.
-    const TRANSPARENT: bool = false;
+    /// Packets pass unchanged, and nothing need be asked or told. Constant for most layers, so that
+    /// nothing is left of the others' work; for others one branch that is always the same.
+    #[inline]
+    fn is_transparent(&self) -> bool {
+        false
+    }
+
+    /// Whether packets between two ULIDs, whatever their protocol, pass unchanged now in both
+    /// directions. Asked often; may be true only where [`PathLayer::egress`] would change nothing.
+    #[inline]
+    fn passes(&mut self, src: IpAddr, dst: IpAddr) -> bool {
+        let _ = (src, dst);
+        false
+    }
+
+    /// Packets that [pass](PathLayer::passes) were sent, without [`PathLayer::egress`].
+    #[inline]
+    fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
+        let _ = (now, src, dst, bytes);
+    }
+
+    /// The same of received ones: `src` is the peer.
+    #[inline]
+    fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
+        let _ = (now, src, dst, bytes);
+    }
 
     /// A packet on its way down, its transport header at the front of `frame`: maps ULIDs to the
-    /// current locators and may push a header. `Err` drops the packet.
+    /// current locators and may push a header. The transport checksum is that of the ULIDs, and
+    /// complete unless the packet passes unchanged or is a super-segment: whoever cuts that repeats
+    /// the pushed header before each segment. `Err` drops the packet.
     fn egress(
         &mut self,
         now: Instant,
@@ -31,20 +166,105 @@ pub trait PathLayer: Send {
         frame: &mut Frame,
     ) -> Result<(), DropReason>;
 
-    /// A packet on its way up, IP header pulled: maps locators to ULIDs and pulls its header.
+    /// A packet on its way up, IP header and extension headers pulled: maps locators to ULIDs and
+    /// pulls its header. Reassembled, if it was fragmented below. Not asked about ICMP that is not
+    /// behind a header of the layer, about groups and broadcasts.
     fn ingress(
         &mut self,
         now: Instant,
         addrs: &mut PathAddrs,
         frame: &mut Frame,
-    ) -> Result<(), DropReason>;
+    ) -> Result<Pass, DropReason>;
 
-    /// Bytes that [`PathLayer::egress`] may add to a packet between two ULIDs; taken off the MSS.
+    /// Bytes that [`PathLayer::egress`] adds to a packet between two ULIDs as of now; 0: it is not
+    /// rewritten. Taken off MTU and MSS.
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize;
 
     /// The locator pair that a packet between two ULIDs would use now. An unspecified `src` has
     /// not been chosen yet and stays so.
     fn locators(&self, src: IpAddr, dst: IpAddr) -> (IpAddr, IpAddr);
+
+    /// Whether packets that are rewritten between two ULIDs may be super-segments: the header that
+    /// [`PathLayer::egress`] pushes is then the same for every segment of them.
+    #[inline]
+    fn takes_super_segments(&self, src: IpAddr, dst: IpAddr) -> bool {
+        let _ = (src, dst);
+        false
+    }
+
+    /// The instant of [`PathLayer::poll_timeout`] has come. Calling early is harmless.
+    fn handle_timeout(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// When to call [`PathLayer::handle_timeout`].
+    #[inline]
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Whether [`PathLayer::poll_transmit`] has something. Asked often.
+    #[inline]
+    fn wants_transmit(&self) -> bool {
+        false
+    }
+
+    /// The next packet of the layer itself: locators, protocol, and a frame that starts with the
+    /// header of that protocol, its checksum complete. It leaves by the alias that has its source.
+    fn poll_transmit(&mut self, now: Instant) -> Option<(PathAddrs, Frame)> {
+        let _ = now;
+        None
+    }
+
+    /// The next event. Asked after every call that takes `&mut self`.
+    #[inline]
+    fn poll_event(&mut self) -> Option<PathEvent> {
+        None
+    }
+
+    /// What TCP noticed between two ULIDs.
+    #[inline]
+    fn advise(&mut self, now: Instant, src: IpAddr, dst: IpAddr, advice: Advice) {
+        let _ = (now, src, dst, advice);
+    }
+
+    /// An ICMP error, or our own knowledge, about a packet that we sent.
+    fn icmp_error(&mut self, now: Instant, kind: IcmpErrorKind, quoted: &Quoted<'_>) -> Requoted {
+        let _ = (now, kind, quoted);
+        Requoted::Same
+    }
+
+    /// An address of this stack may be used from now on.
+    fn address_added(&mut self, now: Instant, addr: IpAddr) {
+        let _ = (now, addr);
+    }
+
+    /// No alias has the address any longer.
+    fn address_removed(&mut self, now: Instant, addr: IpAddr) {
+        let _ = (now, addr);
+    }
+
+    /// The link below the alias that has this address went up or down.
+    fn link_changed(&mut self, now: Instant, addr: IpAddr, up: bool) {
+        let _ = (now, addr, up);
+    }
+
+    /// Whether a context has this ULID of ours: it stays in use though no alias has the address any
+    /// longer, until [`PathEvent::Released`].
+    #[inline]
+    fn owns(&self, ulid: IpAddr) -> bool {
+        let _ = ulid;
+        false
+    }
+
+    /// Whether a received packet of this protocol to a locator is the layer's, `payload` its first
+    /// bytes: protocol 140, or datagrams to its own UDP port. It is not shown to ICMP or to raw
+    /// sockets of protocols above, and may be to an address without a listener.
+    #[inline]
+    fn claims(&self, protocol: u8, payload: &[u8]) -> bool {
+        let _ = (protocol, payload);
+        false
+    }
 }
 
 /// ULIDs are locators; costs nothing.
@@ -52,7 +272,10 @@ pub trait PathLayer: Send {
 pub struct Direct;
 
 impl PathLayer for Direct {
-    const TRANSPARENT: bool = true;
+    #[inline]
+    fn is_transparent(&self) -> bool {
+        true
+    }
 
     #[inline]
     fn egress(&mut self, _: Instant, _: &mut PathAddrs, _: &mut Frame) -> Result<(), DropReason> {
@@ -60,8 +283,13 @@ impl PathLayer for Direct {
     }
 
     #[inline]
-    fn ingress(&mut self, _: Instant, _: &mut PathAddrs, _: &mut Frame) -> Result<(), DropReason> {
-        Ok(())
+    fn ingress(
+        &mut self,
+        _: Instant,
+        _: &mut PathAddrs,
+        _: &mut Frame,
+    ) -> Result<Pass, DropReason> {
+        Ok(Pass::Up)
     }
 
     #[inline]

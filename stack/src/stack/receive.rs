@@ -11,7 +11,7 @@ use crate::ip::input::{self, Arrival, Input};
 use crate::ip::{ndp, output};
 use crate::link::LinkInput;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower, Refusal};
-use crate::path::{PathAddrs, PathLayer};
+use crate::path::{Pass, PathAddrs, PathLayer};
 use crate::shard::{Owner, packet_owner};
 use crate::stack::Stack;
 use crate::stats::Mib;
@@ -69,7 +69,7 @@ pub(super) fn frame<P: PathLayer>(
     alias: AliasId,
     frame: Frame,
 ) -> Fate {
-    let frame = if P::TRANSPARENT {
+    let frame = if lower.path.is_transparent() {
         match t.tcp.input_plain(lower, alias, frame) {
             Ok(fate) => return fate,
             Err(frame) => frame,
@@ -156,9 +156,16 @@ fn up<P: PathLayer>(
 ) -> Fate {
     let is_v4 = packet.dst.is_ipv4();
     let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
-    if let Err(reason) = lower.path.ingress(lower.ctx.now, &mut addrs, &mut frame) {
-        show(lower, t, Fate::Dropped(reason));
-        return Fate::Dropped(reason);
+    match lower.path.ingress(lower.ctx.now, &mut addrs, &mut frame) {
+        Ok(Pass::Up) => {}
+        Ok(Pass::Consumed) => {
+            show(lower, t, Fate::Consumed);
+            return Fate::Consumed;
+        }
+        Err(reason) => {
+            show(lower, t, Fate::Dropped(reason));
+            return Fate::Dropped(reason);
+        }
     }
     packet.src = addrs.src;
     packet.dst = addrs.dst;

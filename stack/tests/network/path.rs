@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use weft_stack::Stack;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
-use weft_stack::path::{PathAddrs, PathLayer};
+use weft_stack::path::{Pass, PathAddrs, PathLayer};
 use weft_stack::stack::{Change, StackConfig, TxBurst};
 use weft_stack::time::Instant;
 
@@ -45,7 +45,7 @@ impl PathLayer for Tagged {
         _: Instant,
         addrs: &mut PathAddrs,
         frame: &mut Frame,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Pass, DropReason> {
         if addrs.protocol == TAG {
             if frame.len() < 8 {
                 return Err(DropReason::IpExtensionMalformed);
@@ -54,7 +54,7 @@ impl PathLayer for Tagged {
             frame.pull_front(8);
             addrs.dst = renumber(addrs.dst, 0xfd00, 0xfd99);
         }
-        Ok(())
+        Ok(Pass::Up)
     }
 
     fn overhead_bytes(&self, _: IpAddr, _: IpAddr) -> usize {
