@@ -12,15 +12,15 @@
 //!   [`PathLayer::passed_in`]) and sees no frame.
 //! - Packets too long for a path are cut above the layer: a piece starts with an IPv6 fragment
 //!   header, protocol 44, also between IPv4 ULIDs (RFC 5533 4.6). The way up takes both orders.
-//! - Below, packets have locators: routes, fragments, capture. Above they have ULIDs: sockets, raw
-//!   sockets, access rules. Policy routing rules match locators, but the ports and protocol of the
-//!   packet above.
+//! - Below, packets have locators: routes and their rules, fragments made there, capture. Above they
+//!   have ULIDs: sockets, raw sockets, access rules, ICMP between ULIDs. What the layer mapped on its
+//!   way up looks to everything above as if it had come with a plain header between ULIDs.
 
 use core::net::IpAddr;
 
 use crate::drop::DropReason;
 use crate::frame::Frame;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Addresses of a packet as it crosses the path layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,10 @@ pub enum PathEvent {
         from: (IpAddr, IpAddr),
         /// The pair that is used now.
         to: (IpAddr, IpAddr),
+        /// What is on its way by the pair that was left is lost.
+        lost: bool,
+        /// Round-trip time of the pair that is used now, if it was measured.
+        rtt: Option<Duration>,
     },
     /// No context has the ULID any longer ([`PathLayer::owns`]): unless an alias has it, what is
     /// bound to it ends.
@@ -168,7 +172,7 @@ pub trait PathLayer: Send {
 
     /// A packet on its way up, IP header and extension headers pulled: maps locators to ULIDs and
     /// pulls its header. Reassembled, if it was fragmented below. Not asked about ICMP that is not
-    /// behind a header of the layer, about groups and broadcasts.
+    /// behind a header of the layer, nor about packets to groups and broadcasts.
     fn ingress(
         &mut self,
         now: Instant,
@@ -176,8 +180,9 @@ pub trait PathLayer: Send {
         frame: &mut Frame,
     ) -> Result<Pass, DropReason>;
 
-    /// Bytes that [`PathLayer::egress`] adds to a packet between two ULIDs as of now; 0: it is not
-    /// rewritten. Taken off MTU and MSS.
+    /// Bytes that [`PathLayer::egress`] adds to a packet between two ULIDs as of now, and what the IP
+    /// header of locators is longer than that of the ULIDs; 0: it is not rewritten. Taken off MTU and
+    /// MSS.
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize;
 
     /// The locator pair that a packet between two ULIDs would use now. An unspecified `src` has
@@ -254,15 +259,6 @@ pub trait PathLayer: Send {
     #[inline]
     fn owns(&self, ulid: IpAddr) -> bool {
         let _ = ulid;
-        false
-    }
-
-    /// Whether a received packet of this protocol to a locator is the layer's, `payload` its first
-    /// bytes: protocol 140, or datagrams to its own UDP port. It is not shown to ICMP or to raw
-    /// sockets of protocols above, and may be to an address without a listener.
-    #[inline]
-    fn claims(&self, protocol: u8, payload: &[u8]) -> bool {
-        let _ = (protocol, payload);
         false
     }
 }
