@@ -9,6 +9,7 @@
 //! name.
 
 pub mod locator;
+pub mod wire;
 
 pub use weft_stack::path::PathLayer;
 
