@@ -10,6 +10,7 @@
 
 pub mod hba;
 pub mod locator;
+pub mod verify;
 pub mod wire;
 
 pub use weft_stack::path::PathLayer;
