@@ -7,7 +7,7 @@ use std::ops::Range;
 use weft_interface::bond::config::{Activity, Rate, SelectPolicy};
 use weft_interface::bond::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig};
 use weft_interface::fail::config::{FastConfig, GroupConfig, ProbeMode};
-use weft_interface::tree::{At as Place, Tree, TreeSpec};
+use weft_interface::tree::{At as Place, Illegal, Tree, TreeSpec};
 use weft_stack::ip::address::Cidr;
 use weft_stack::time::Duration;
 
@@ -74,7 +74,9 @@ pub(super) fn check(report: &mut Report, spec: TreeSpec, places: &Places) -> Opt
         Err(errors) => {
             for e in errors {
                 let span = places.find(e.at);
-                if !report.has_error_at(&span) {
+                // Who reads an alias without 'over' has said so, in its own words.
+                let told = matches!(e.why, Illegal::NoOver(_)) || report.has_error_at(&span);
+                if !told {
                     report.error(&span, e.to_string());
                 }
             }
