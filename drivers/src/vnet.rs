@@ -19,6 +19,7 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 const TCP_CWR: u8 = 0x80;
+const IPV6_LEN: usize = 40;
 
 fn get16(header: &[u8], at: usize) -> u16 {
     u16::from_ne_bytes([header[at], header[at + 1]])
@@ -55,7 +56,8 @@ pub(crate) struct Encoded {
 }
 
 /// The header for a frame to be sent; `None` if the kernel could not cut it and software must: a
-/// super-segment whose checksum is not partial, or whose headers are not all in the linear data.
+/// super-segment whose checksum is not partial, whose headers are not all in the linear data, or
+/// that has extension headers.
 pub(crate) fn encode(frame: &Frame, medium: Medium) -> Option<Encoded> {
     let mut out = Encoded { header: [0; LEN_MRG], packets: 1 };
     let header = &mut out.header;
@@ -78,6 +80,10 @@ pub(crate) fn encode(frame: &Frame, medium: Medium) -> Option<Encoded> {
     };
     let Checksum::Partial { .. } = frame.meta.checksum else { return None };
     let headers = Headers::parse(frame.data(), medium).ok()?;
+    if headers.ip_version == 6 && headers.transport != headers.network + IPV6_LEN {
+        // The kernel cuts behind the extension headers that it knows; a shim's is not among them.
+        return None;
+    }
     if kind != GSO_UDP_L4 && frame.data()[headers.transport + 13] & TCP_CWR != 0 {
         kind |= GSO_ECN;
     }
@@ -137,6 +143,19 @@ mod tests {
         let mut frame = super_segment(3500, false);
         frame.meta.checksum = Checksum::Complete;
         assert!(encode(&frame, Medium::Ip).is_none());
+    }
+
+    #[test]
+    fn what_a_shim_rewrote_is_cut_by_software() {
+        let mut data = vec![0u8; 40 + 8 + 20 + 3500];
+        (data[0], data[6], data[40], data[42], data[60]) = (0x60, 140, 6, 0x80, 0x50);
+        let mut frame = Frame::from_heap(0, &data);
+        frame.meta.checksum = Checksum::Partial { start: 48, offset: 16 };
+        frame.meta.gso = Gso::Tcp6 { mss: 1000 };
+        assert!(encode(&frame, Medium::Ip).is_none());
+        // One packet with a checksum to be completed is no matter of headers.
+        frame.meta.gso = Gso::None;
+        assert!(encode(&frame, Medium::Ip).is_some());
     }
 
     #[test]

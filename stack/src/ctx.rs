@@ -6,6 +6,7 @@ use crate::admission::Admission;
 use crate::drop::DropReason;
 use crate::frame::{Frame, FramePool};
 use crate::ip::address::AliasId;
+use crate::lower::OutPacket;
 use crate::rng::{Rng, Secrets};
 use crate::shard::Shard;
 use crate::socket::Event;
@@ -41,6 +42,8 @@ pub(crate) struct Outbox {
     pub(crate) events: VecDeque<Event>,
     /// Packets of other shards: see [`Moved`].
     pub(crate) moved: VecDeque<Moved>,
+    /// What IP has to say, on its way through a path layer that maps packets; emptied by `Stack`.
+    pub(crate) mapped: VecDeque<(OutPacket, Frame)>,
     /// While transports send into a burst: how long `frames` may grow.
     pub(crate) burst: Option<usize>,
     /// While a frame is timed.
@@ -109,6 +112,14 @@ impl Ctx<'_> {
     pub(crate) fn drop_out(&mut self, reason: DropReason) {
         self.mib.frames.tx_dropped += 1;
         self.mib.drops.count(reason);
+    }
+
+    /// Leaves a packet of IP's own to the path layer.
+    pub(crate) fn leave_to_path(&mut self, packet: OutPacket, frame: Frame) {
+        if self.outbox.mapped.len() >= self.limits.out_queue {
+            return self.drop_out(DropReason::OutQueueFull);
+        }
+        self.outbox.mapped.push_back((packet, frame));
     }
 
     /// Leaves a packet to the shard that owns it.

@@ -15,8 +15,10 @@ use crate::ip::ready;
 use crate::ip::rule::Via;
 use crate::link::Link;
 pub(crate) use crate::path::IcmpErrorKind;
-use crate::path::{PathAddrs, PathLayer};
+use crate::path::PathLayer;
 use crate::wire::header::IpHeader;
+
+mod mapped;
 
 const UNSPECIFIED4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const UNSPECIFIED6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -142,17 +144,16 @@ impl<P: PathLayer> Lower<'_, P> {
         dst: IpAddr,
         via: impl Into<Via>,
     ) -> Result<RouteInfo, DropReason> {
-        let any = if dst.is_ipv4() { UNSPECIFIED4 } else { UNSPECIFIED6 };
-        let (from, to) = self.path.locators(src.unwrap_or(any), dst);
-        let from = Some(from).filter(|_| src.is_some());
-        let way = self.ip.resolve(self.ctx.now, from, to, via.into())?;
-        let src = src.unwrap_or(way.src);
-        let overhead = self.path.overhead_bytes(src, dst);
+        let via = via.into();
+        if !self.path.is_transparent() && !self.is_direct(dst) {
+            return self.route_mapped(src, dst, via);
+        }
+        let way = self.ip.resolve(self.ctx.now, src, dst, via)?;
         let device = self.ip.aliases.get(&way.alias).filter(|_| !way.local);
         Ok(RouteInfo {
             alias: way.alias,
-            src,
-            mtu: way.mtu.saturating_sub(overhead),
+            src: way.src,
+            mtu: way.mtu,
             // A packet to ourselves meets no device: as large as it may be, never summed.
             gso_bytes_max: device.map_or(LOOPED_SUPER_BYTES, |a| {
                 a.config.gso_bytes_max.min(self.ip.super_bytes_max)
@@ -165,7 +166,7 @@ impl<P: PathLayer> Lower<'_, P> {
     /// take [`Lower::send`].
     #[inline]
     pub(crate) fn ready(&mut self, src: IpAddr, dst: IpAddr, via: Via) -> Option<usize> {
-        if !self.path.is_transparent() {
+        if !self.path.is_transparent() && !self.path.passes(src, dst) {
             return None;
         }
         ready::find(&self.ctx, self.link, self.ip, (src, dst), via)
@@ -174,19 +175,10 @@ impl<P: PathLayer> Lower<'_, P> {
     /// Sends a packet; `frame` starts with the transport header (its checksum complete, or marked
     /// `Partial` with the pseudo-header sum if [`RouteInfo::tx_checksum`]). Adds path, IP and link
     /// headers, fragments if allowed, queues behind neighbour resolution. A loss is counted here.
-    pub(crate) fn send(
-        &mut self,
-        mut packet: OutPacket,
-        mut frame: Frame,
-    ) -> Result<(), DropReason> {
-        let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
-        if let Err(reason) = self.path.egress(self.ctx.now, &mut addrs, &mut frame) {
-            self.ctx.drop_out(reason);
-            return Err(reason);
+    pub(crate) fn send(&mut self, packet: OutPacket, frame: Frame) -> Result<(), DropReason> {
+        if !self.path.is_transparent() && !self.is_direct(packet.dst) {
+            return self.send_mapped(packet, frame);
         }
-        packet.src = addrs.src;
-        packet.dst = addrs.dst;
-        packet.protocol = addrs.protocol;
         output::send(&mut self.ctx, self.link, self.ip, &packet, frame)
     }
 
@@ -210,29 +202,16 @@ impl<P: PathLayer> Lower<'_, P> {
         self.ip.is_broadcast(addr)
     }
 
-    /// Whether `addr` is one of this stack's usable unicast addresses.
+    /// Whether `addr` is one of this stack's usable unicast addresses, or a ULID that it still has.
     pub(crate) fn is_local(&self, addr: IpAddr) -> bool {
-        self.ip.is_local(addr)
+        self.ip.is_local(addr) || (!self.path.is_transparent() && self.path.owns(addr))
     }
 
     /// Whether a socket may bind to `addr`: usable, or in duplicate address detection, so that
     /// services need not wait for it.
     pub(crate) fn may_bind(&self, addr: IpAddr) -> bool {
         let waits = |a: &Alias| a.address(addr).is_some_and(|a| a.state == AddressState::Tentative);
-        self.ip.is_local(addr) || self.ip.aliases.values().any(waits)
-    }
-
-    /// Lowers the path MTU to `dst`, after the transport verified the quote.
-    pub(crate) fn lower_pmtu(&mut self, dst: IpAddr, mtu: usize) {
-        self.ip.lower_pmtu(&mut self.ctx, dst, mtu);
-    }
-
-    /// The transport made progress with `dst`: the neighbour is reachable (RFC 4861 7.3.1).
-    pub(crate) fn confirm_reachable(&mut self, dst: IpAddr) {
-        let Ok(way) = self.ip.resolve(self.ctx.now, None, dst, Via::default()) else { return };
-        if let Some(alias) = self.ip.aliases.get(&way.alias).filter(|_| !way.local) {
-            self.link.confirm(&mut self.ctx, alias, way.next_hop);
-        }
+        self.is_local(addr) || self.ip.aliases.values().any(waits)
     }
 
     /// Answers a received packet with ICMP port unreachable, unless RFC 1122/4443 forbid it.

@@ -282,9 +282,11 @@ impl<P: PathLayer> Stack<P> {
         }
         config.limits = config.shard.share(config.limits);
         let admission = Admission::new(&secrets);
-        let tcp = Tcp::new(&config, &secrets);
+        let mut tcp = Tcp::new(&config, &secrets);
         let udp = Udp::new(&secrets, config.shared.take(), config.any.clone());
-        let ip = Ip::new(&config, &secrets, now);
+        let mut ip = Ip::new(&config, &secrets, now);
+        ip.mapped = !path.is_transparent();
+        tcp.track_pairs(ip.mapped);
         Stack {
             name: config.name,
             out_queue: config.limits.out_queue,
@@ -456,9 +458,37 @@ impl<P: PathLayer> Stack<P> {
         receive::work_off(&mut lower, &mut t);
     }
 
+    /// The path layer.
+    pub fn path(&self) -> &P {
+        &self.path
+    }
+
+    /// Does something to the path layer, then what follows from it. If that makes a transparent
+    /// layer one that maps packets, it is told all addresses; the cost grows with the number of
+    /// connections then.
+    pub fn with_path_mut<R>(&mut self, now: Instant, f: impl FnOnce(&mut P) -> R) -> R {
+        let (mut lower, mut t) = self.parts_all(now);
+        let result = f(lower.path);
+        let mapped = !lower.path.is_transparent();
+        if mapped != lower.ip.mapped {
+            lower.ip.mapped = mapped;
+            // What is known of ways was learned without the layer.
+            lower.ip.changed();
+            t.tcp.track_pairs(mapped);
+            lower.ip.added = if mapped { lower.ip.local_addresses().collect() } else { Vec::new() };
+        }
+        receive::work_off(&mut lower, &mut t);
+        result
+    }
+
     /// The instant of [`Stack::poll_timeout`] has come. Calling early is harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         let (mut lower, mut t) = self.parts_all(now);
+        if !lower.path.is_transparent()
+            && lower.path.poll_timeout().is_some_and(|at| at <= lower.ctx.now)
+        {
+            lower.path.handle_timeout(lower.ctx.now);
+        }
         for _ in 0..TIMERS_PER_CALL {
             let Some(timer) = lower.ctx.timers.pop_expired(lower.ctx.now) else { break };
             match timer {
@@ -491,8 +521,18 @@ impl<P: PathLayer> Stack<P> {
             _ => {}
         }
         let (mut lower, mut t) = self.parts_all(now);
+        let link_change = match &change {
+            Change::AliasLink { alias, up, .. } if !lower.path.is_transparent() => {
+                let before = lower.ip.aliases.get(alias).map(|a| a.config.up);
+                before.filter(|before| before != up).map(|_| (*alias, *up))
+            }
+            _ => None,
+        };
         let Lower { ctx, link, ip, .. } = &mut lower;
         let result = configure::apply(ctx, link, ip, change);
+        if let Some((alias, up)) = link_change {
+            receive::mapped::link_changed(&mut lower, alias, up);
+        }
         receive::work_off(&mut lower, &mut t);
         result
     }
@@ -544,6 +584,9 @@ impl<P: PathLayer> Stack<P> {
                 t.tcp.transmit(&mut lower);
                 lower.ctx.outbox.burst = None;
                 ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
+                if !lower.path.is_transparent() {
+                    receive::mapped::work_off(&mut lower, &mut t);
+                }
             }
             let taken = room.min(lower.ctx.outbox.frames.len());
             for _ in 0..taken {
@@ -583,7 +626,11 @@ impl<P: PathLayer> Stack<P> {
     /// When to call [`Stack::handle_timeout`]; `None`: nothing is pending.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.outbox.looped.is_empty() {
-            return self.timers.next_deadline();
+            let own = self.timers.next_deadline();
+            if self.path.is_transparent() {
+                return own;
+            }
+            return own.into_iter().chain(self.path.poll_timeout()).min();
         }
         // More than one call may take up waits for the next, whoever makes it.
         Some(self.now)
@@ -615,6 +662,7 @@ impl<P: PathLayer> Stack<P> {
             || !self.outbox.looped.is_empty()
             || !self.link.solicits.is_empty()
             || self.tcp.wants_transmit()
+            || (!self.path.is_transparent() && self.path.wants_transmit())
     }
 
     /// All counters.

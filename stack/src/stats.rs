@@ -372,6 +372,8 @@ counters! {
         mtu_probes_failed: "ExtTCPMTUPFail",
         /// Times that full segments vanished and smaller ones were tried.
         mtu_black_holes: "ExtTCPMTUBlackHole",
+        /// Connections whose packets a multipath shim moved to another pair of locators.
+        path_switches: "ExtPathSwitches",
         /// Segments that peers reported as marked "congestion experienced".
         delivered_ce: "ExtTCPDeliveredCE",
         /// Small frames copied together because memory was tight.

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use smoltcp::wire::{EthernetFrame, IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
@@ -316,4 +318,39 @@ fn a_cut_goes_into_the_pool_all_or_nothing_and_jumbo_frames_to_the_heap() {
     assert_eq!((out.len(), enough.free()), (5, 0));
     assert!(cut_into_pool(cut(), &FramePool::heap(0, 1024), &mut out).is_some());
     assert_eq!(out.len(), 10);
+}
+
+#[test]
+fn a_shims_header_is_repeated_before_each_segment_and_the_checksum_is_that_of_the_ulids() {
+    let ulid = |n: u16| IpAddr::from([0x2001, 0xdb8, 0, n, 0, 0, 0, 1]);
+    let locator = |n: u8| [0x20, 1, 0xd, 0xb8, 0, 0, 0xff, n, 0, 0, 0, 0, 0, 0, 0, 1];
+    let payload: Vec<u8> = (0..5000u32).map(|n| (n * 7) as u8).collect();
+    let shim = [6, 0, 0x80, 1, 2, 3, 4, 5];
+    let mut data = vec![0x60, 0, 0, 0, 0, 0, 140, 64];
+    put16(&mut data, 4, (8 + 20 + payload.len()) as u16);
+    data.extend(locator(1));
+    data.extend(locator(2));
+    data.extend(shim);
+    let mut tcp = [0; 20];
+    (tcp[12], tcp[13]) = (0x50, 0x18);
+    put16(&mut tcp, 16, checksum::pseudo(ulid(1), ulid(2), 6, 20 + payload.len()));
+    data.extend(tcp);
+    let mut frame = Frame::from_heap(64, &data);
+    frame.frags = payload.chunks(1700).map(Bytes::copy_from_slice).collect();
+    frame.meta.checksum = Checksum::Partial { start: 48, offset: 16 };
+    frame.meta.gso = Gso::Tcp6 { mss: 1400 };
+    let wires = cut(&frame, Medium::Ip);
+    assert_eq!(wires.len(), 4);
+    let mut at = 0;
+    for wire in &wires {
+        assert_eq!(wire.len(), 40 + usize::from(u16::from_be_bytes([wire[4], wire[5]])));
+        assert_eq!((wire[6], &wire[40..48]), (140, &shim[..]));
+        let segment = &wire[48..];
+        let pseudo = checksum::pseudo(ulid(1), ulid(2), 6, segment.len());
+        assert!(checksum::is_valid(checksum::combine(pseudo, checksum::sum(segment))));
+        assert_eq!(segment[4..8], (at as u32).to_be_bytes());
+        assert_eq!(&segment[20..], &payload[at..at + segment.len() - 20]);
+        at += segment.len() - 20;
+    }
+    assert_eq!(at, payload.len());
 }

@@ -324,6 +324,10 @@ fn send_message(
         alias,
         mark: 0,
     };
+    if ip.mapped {
+        ctx.leave_to_path(out, frame);
+        return;
+    }
     // A loss is counted there.
     let _ = output::send(ctx, link, ip, &out, frame);
 }

@@ -105,6 +105,49 @@ pub(crate) fn input(
     if is_v4 { local.input_v4(ctx, link, ip, frame) } else { local.input_v6(ctx, link, ip, frame) }
 }
 
+/// A packet whose ULIDs the path layer gave back, its own header pulled: from here on it is what it
+/// would be had it come with a plain header between them. It may be a piece that was cut above the
+/// layer of the peer.
+pub(crate) fn restored(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    mut packet: InPacket,
+    mut frame: Frame,
+) -> Input {
+    let len = output::header_len(packet.dst);
+    let header = Header {
+        src: packet.src,
+        dst: packet.dst,
+        traffic_class: packet.traffic_class,
+        hop_limit: packet.hop_limit,
+        protocol: packet.protocol,
+        len,
+        total_len: len + frame.total_len(),
+        ident: 0,
+        flags_offset: 0,
+    };
+    let arrival = Arrival { alias: packet.alias, looped: true };
+    let local = Local { arrival, header, to_many: false };
+    local.restore_header(&packet, &mut frame);
+    if packet.dst.is_ipv6() {
+        frame.push_front(len);
+        return local.input_v6(ctx, link, ip, frame);
+    }
+    if packet.protocol == protocol::FRAGMENT {
+        match local.fragment_v6(ctx, link, ip, frame) {
+            Ok(whole) => {
+                packet.traffic_class = packet.traffic_class & !3 | whole.ecn;
+                packet.protocol = whole.next_header;
+                frame = whole.frame;
+                local.restore_header(&packet, &mut frame);
+            }
+            Err(fate) => return Input::Done(fate),
+        }
+    }
+    deliver(ctx, link, ip, packet, 9, frame)
+}
+
 fn count_packets(stats: &mut IpStats, header: &Header, frame: &Frame) {
     let mut headers = 0;
     if frame.meta.gso != Gso::None {

@@ -25,7 +25,7 @@ pub(crate) mod input;
 pub(crate) mod multicast;
 pub(crate) mod ndp;
 pub(crate) mod output;
-mod pmtu;
+pub(crate) mod pmtu;
 pub(crate) mod ready;
 mod reassembly;
 pub mod route;
@@ -37,7 +37,7 @@ mod way_cache;
 
 use address::{Address, AddressState, Alias, AliasId, Aliases, Cidr, Origin};
 use icmp::ErrorLimit;
-use pmtu::PmtuCache;
+use pmtu::{Ends, PmtuCache};
 use ready::ReadyWays;
 use reassembly::Reassembly;
 use route::{Route, Routes};
@@ -139,6 +139,8 @@ pub(crate) struct Ip {
     looks: Looks,
     /// Addresses that went away; `Stack` tells the transports and empties it.
     pub(crate) removed: Vec<IpAddr>,
+    /// A path layer maps packets: what IP itself has to say to hosts goes through it.
+    pub(crate) mapped: bool,
     /// Packets are forwarded between aliases; neighbours are told that we are a router.
     pub(crate) forwarding: bool,
     /// Bytes of the longest super-segment, if the device takes it.
@@ -156,6 +158,8 @@ pub(crate) struct Ip {
     /// What raw sockets listen to.
     pub(crate) taps: taps::Taps,
     pub(crate) reassembly: Reassembly,
+    /// Addresses that came into use, while packets are mapped; `Stack` tells the path layer.
+    pub(crate) added: Vec<IpAddr>,
     pmtu: PmtuCache,
     error_limit: ErrorLimit,
     ndp: ndp::Schedule,
@@ -183,6 +187,8 @@ impl Ip {
             forwarding: config.forwarding,
             super_bytes_max: usize::MAX,
             removed: Vec::new(),
+            mapped: false,
+            added: Vec::new(),
             taps: taps::Taps::default(),
             ndp: ndp::Schedule::default(),
             membership: multicast::Schedule::default(),
@@ -213,6 +219,15 @@ impl Ip {
     #[inline]
     pub(crate) fn is_local(&self, addr: IpAddr) -> bool {
         self.local.contains_key(&addr) || is_loopback(addr)
+    }
+
+    /// All usable addresses.
+    pub(crate) fn local_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let usable = |a: &&Address| a.state.usable();
+        self.aliases
+            .values()
+            .flat_map(move |a| a.addresses.iter().filter(usable))
+            .map(|a| a.cidr.addr)
     }
 
     /// Whether `addr` is a usable address of this alias.
@@ -338,7 +353,8 @@ impl Ip {
             source_select::select(&entry.addresses, dst, hop.addr)
                 .ok_or(DropReason::IpNoSourceAddress)?
         };
-        let mtu = hop.mtu.min(self.pmtu.get(now, dst).unwrap_or(usize::MAX));
+        let told = |from| self.pmtu.get(now, (from, dst)).unwrap_or(usize::MAX);
+        let mtu = hop.mtu.min(told(None)).min(told(Some(src)));
         Ok(Way {
             alias: hop.alias,
             next_hop: hop.addr,
@@ -467,9 +483,9 @@ impl Ip {
         Ok(NextHop { alias: id, addr: dst, mtu, hop_limit, src: None })
     }
 
-    /// Lowers the path MTU to `dst`.
-    pub(crate) fn lower_pmtu(&mut self, ctx: &mut Ctx<'_>, dst: IpAddr, mtu: usize) {
-        let changed = self.pmtu.lower(ctx.now, dst, mtu, ctx.limits.pmtu);
+    /// Lowers a path MTU.
+    pub(crate) fn lower_pmtu(&mut self, ctx: &mut Ctx<'_>, ends: Ends, mtu: usize) {
+        let changed = self.pmtu.lower(ctx.now, ends, mtu, ctx.limits.pmtu);
         ctx.mib.limits.path_mtus += self.pmtu.take_evicted();
         self.version += u64::from(changed);
     }
@@ -479,17 +495,23 @@ impl Ip {
         self.pmtu.len() + self.pmtu_probed.len()
     }
 
-    /// A connection found that packets of this size pass to `dst`, and no larger ones; `None`: as
-    /// large as the link takes.
-    pub(crate) fn learn_pmtu(&mut self, ctx: &mut Ctx<'_>, dst: IpAddr, mtu: Option<usize>) {
-        self.pmtu_probed.set(ctx.now, dst, mtu, ctx.limits.pmtu);
+    /// A connection found that packets of this size pass between `ends`, and no larger ones; `None`:
+    /// as large as the link takes.
+    pub(crate) fn learn_pmtu(&mut self, ctx: &mut Ctx<'_>, ends: Ends, mtu: Option<usize>) {
+        self.pmtu_probed.set(ctx.now, ends, mtu, ctx.limits.pmtu);
         ctx.mib.limits.path_mtus += self.pmtu_probed.take_evicted();
     }
 
-    /// What [`Ip::learn_pmtu`] was told of `dst` in the last ten minutes.
+    /// Whether [`Ip::learn_pmtu`] was told anything.
     #[inline]
-    pub(crate) fn learned_pmtu(&self, now: Instant, dst: IpAddr) -> Option<usize> {
-        self.pmtu_probed.get(now, dst)
+    pub(crate) fn has_learned_pmtu(&self) -> bool {
+        self.pmtu_probed.len() > 0
+    }
+
+    /// What [`Ip::learn_pmtu`] was told of these ends in the last ten minutes.
+    #[inline]
+    pub(crate) fn learned_pmtu(&self, now: Instant, ends: Ends) -> Option<usize> {
+        self.pmtu_probed.get(now, ends)
     }
 
     /// Adds an address with the route to its network. IPv6 starts tentative, IPv4 is ready at once.
@@ -543,6 +565,9 @@ impl Ip {
         }
         let on = self.local.or_default(addr);
         if !on.contains(&alias) {
+            if self.mapped {
+                self.added.push(addr);
+            }
             on.push(alias);
             ctx.outbox.events.push_back(Event::AddressAdded { alias, addr });
         }

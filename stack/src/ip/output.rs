@@ -25,7 +25,7 @@ pub(crate) fn stats(mib: &mut Mib, is_v4: bool) -> &mut IpStats {
     if is_v4 { &mut mib.ip4 } else { &mut mib.ip6 }
 }
 
-pub(super) fn header_len(addr: IpAddr) -> usize {
+pub(crate) fn header_len(addr: IpAddr) -> usize {
     if addr.is_ipv4() { IPV4_LEN } else { IPV6_LEN }
 }
 
@@ -72,7 +72,7 @@ fn flow_of(number: u8, frame: &Frame) -> Flow {
 }
 
 /// What keeps the packets of a flow on one queue and one bond member; never 0.
-fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
+pub(crate) fn flow_hash(src: IpAddr, dst: IpAddr, number: u8, frame: &Frame) -> u32 {
     flow_hash_from(addresses_hash(src, dst), number, frame)
 }
 
@@ -227,18 +227,54 @@ fn piece_frame(ctx: &mut Ctx<'_>, bytes: usize) -> Frame {
     }
 }
 
+/// Cuts a packet above the path layer: pieces whose data, an IPv6 fragment header in front, is at
+/// most `room` bytes. The packet's checksum is complete.
+pub(crate) fn cut_above(
+    ctx: &mut Ctx<'_>,
+    number: u8,
+    room: usize,
+    frame: &Frame,
+) -> Result<Vec<Frame>, DropReason> {
+    let total = frame.total_len();
+    let step = room.saturating_sub(FRAGMENT_HEADER_LEN) & !7;
+    if total + FRAGMENT_HEADER_LEN > LENGTH_MAX || step == 0 {
+        return Err(DropReason::IpTooBig);
+    }
+    let count = total.div_ceil(step);
+    if count > ctx.out_room() {
+        return Err(DropReason::OutQueueFull);
+    }
+    let ident = ctx.rng.next_u32();
+    let mut source = Pieces { frame, offset: 0 };
+    let mut pieces = Vec::with_capacity(count);
+    while source.offset < total {
+        let offset = source.offset;
+        let take = step.min(total - offset);
+        let mut piece = piece_frame(ctx, take);
+        piece.meta.flow_hash = frame.meta.flow_hash;
+        source.copy(piece.push_back(take));
+        push_fragment_header(&mut piece, number, ident, offset, offset + take < total);
+        pieces.push(piece);
+    }
+    Ok(pieces)
+}
+
+fn push_fragment_header(piece: &mut Frame, number: u8, ident: u32, offset: usize, more: bool) {
+    let field = offset as u16 | u16::from(more);
+    let h = piece.push_front(FRAGMENT_HEADER_LEN);
+    h[0] = number;
+    h[1] = 0;
+    h[2..4].copy_from_slice(&field.to_be_bytes());
+    h[4..8].copy_from_slice(&ident.to_be_bytes());
+}
+
 fn push_headers(piece: &mut Frame, header: &IpHeader, ident: u32, offset: usize, more: bool) {
     let mut header = *header;
     if header.dst.is_ipv4() {
         header.ident = (ident >> 16) as u16;
         header.flags_offset = (offset / 8) as u16 | if more { MF } else { 0 };
     } else {
-        let field = offset as u16 | u16::from(more);
-        let h = piece.push_front(FRAGMENT_HEADER_LEN);
-        h[0] = header.protocol;
-        h[1] = 0;
-        h[2..4].copy_from_slice(&field.to_be_bytes());
-        h[4..8].copy_from_slice(&ident.to_be_bytes());
+        push_fragment_header(piece, header.protocol, ident, offset, more);
         header.protocol = protocol::FRAGMENT;
     }
     header.push(piece);

@@ -442,7 +442,7 @@ mod tests {
             (ready.route.mtu, ready.takes(1280, false), ready.takes(1480, false))
         };
         assert_eq!(mtu(&mut b), (1500, true, true));
-        b.ip.lower_pmtu(&mut b.world.ctx(), addr(THERE), 1300);
+        b.ip.lower_pmtu(&mut b.world.ctx(), (None, addr(THERE)), 1300);
         assert_eq!(mtu(&mut b), (1300, true, false));
         // Ten minutes later it is tried again; time alone is noticed within a second.
         b.world.now += Duration::from_secs(602);

@@ -11,13 +11,15 @@ use crate::ip::input::{self, Arrival, Input};
 use crate::ip::{ndp, output};
 use crate::link::LinkInput;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower, Refusal};
-use crate::path::{Pass, PathAddrs, PathLayer};
+use crate::path::PathLayer;
 use crate::shard::{Owner, packet_owner};
 use crate::stack::Stack;
 use crate::stats::Mib;
 use crate::time::Instant;
 use crate::transport::Transports;
 use crate::wire::protocol;
+
+pub(super) mod mapped;
 
 /// Packets of the stack to itself that one call takes up.
 const LOOPED_PER_CALL: usize = 256;
@@ -69,13 +71,9 @@ pub(super) fn frame<P: PathLayer>(
     alias: AliasId,
     frame: Frame,
 ) -> Fate {
-    let frame = if lower.path.is_transparent() {
-        match t.tcp.input_plain(lower, alias, frame) {
-            Ok(fate) => return fate,
-            Err(frame) => frame,
-        }
-    } else {
-        frame
+    let frame = match t.tcp.input_plain(lower, alias, frame) {
+        Ok(fate) => return fate,
+        Err(frame) => frame,
     };
     let Some(entry) = lower.ip.aliases.get(&alias) else {
         return Fate::Dropped(DropReason::AliasUnknown);
@@ -113,6 +111,16 @@ fn packet<P: PathLayer>(
 ) -> Fate {
     let input = input::input(&mut lower.ctx, lower.link, lower.ip, arrival, is_v4, frame);
     match input {
+        Input::Up { packet, frame, pointer } if !lower.path.is_transparent() => {
+            mapped::up(lower, t, packet, frame, pointer)
+        }
+        input => above(lower, t, input),
+    }
+}
+
+/// What IP made of a packet, behind the path layer.
+fn above<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>, input: Input) -> Fate {
+    match input {
         Input::Done(fate) => match (fate, show(lower, t, fate)) {
             (Fate::Dropped(DropReason::IcmpTypeUnknown), true) => Fate::Delivered,
             _ => fate,
@@ -146,30 +154,15 @@ fn show<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>, fate: Fa
     t.raw.take_copies(lower)
 }
 
-/// Through the path layer to the transport.
+/// To the transport.
 fn up<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     t: &mut Transports<'_>,
-    mut packet: InPacket,
-    mut frame: Frame,
+    packet: InPacket,
+    frame: Frame,
     pointer: u32,
 ) -> Fate {
     let is_v4 = packet.dst.is_ipv4();
-    let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
-    match lower.path.ingress(lower.ctx.now, &mut addrs, &mut frame) {
-        Ok(Pass::Up) => {}
-        Ok(Pass::Consumed) => {
-            show(lower, t, Fate::Consumed);
-            return Fate::Consumed;
-        }
-        Err(reason) => {
-            show(lower, t, Fate::Dropped(reason));
-            return Fate::Dropped(reason);
-        }
-    }
-    packet.src = addrs.src;
-    packet.dst = addrs.dst;
-    packet.protocol = addrs.protocol;
     lower.ctx.outbox.reached_transport();
     let fate = match packet.protocol {
         protocol::TCP => {
@@ -222,9 +215,13 @@ fn icmp_error<P: PathLayer>(
     quote: &Quote<'_>,
 ) -> Fate {
     let (src, dst, transport) = (quote.src, quote.dst, quote.transport);
-    let error = IcmpError { kind, src, dst, origin, transport };
-    let known = lower.ip.is_local(quote.src)
-        && match quote.protocol {
+    let mut error = IcmpError { kind, src, dst, origin, transport };
+    let mut number = quote.protocol;
+    if !lower.path.is_transparent() && mapped::requote(lower, &mut error, &mut number).is_none() {
+        return Fate::Consumed;
+    }
+    let known = lower.is_local(error.src)
+        && match number {
             protocol::TCP => t.tcp.icmp_error(lower, &error),
             protocol::UDP => t.udp.icmp_error(lower, &error),
             number => t.raw.icmp_error(lower, number, &error),
@@ -240,6 +237,9 @@ pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transport
     let looped = !lower.ctx.outbox.looped.is_empty();
     if looped || link.has_work() || !ip.removed.is_empty() {
         work_off_some(lower, t);
+    }
+    if !lower.path.is_transparent() {
+        mapped::work_off(lower, t);
     }
 }
 
@@ -261,7 +261,13 @@ fn work_off_some<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>)
         unreachable(lower, t, alias, &frame);
     }
     while let Some(addr) = lower.ip.removed.pop() {
-        t.tcp.address_removed(lower, addr);
+        if !lower.path.is_transparent() {
+            lower.path.address_removed(lower.ctx.now, addr);
+        }
+        // A ULID lives on while a context has it.
+        if !lower.is_local(addr) {
+            t.tcp.address_removed(lower, addr);
+        }
     }
     ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
 }

@@ -63,7 +63,13 @@ impl Connection {
             && (window == self.snd_wnd || newly.bytes > 0);
         let acked = if seg.ack > self.snd_una { self.advance(cx, seg, &mut newly) } else { 0 };
         self.path_on_ack(cx, acked > 0);
-        let rtt = self.sample_rtt(cx, seg, &newly, (before.flight, dsack.is_some()));
+        let elsewhere =
+            newly.newest().is_some_and(|newest| newest.stamp.sent_at < self.notes.switched_at);
+        let rtt = if elsewhere {
+            None
+        } else {
+            self.sample_rtt(cx, seg, &newly, (before.flight, dsack.is_some()))
+        };
         self.rack_update(cx, &newly, echo);
         let marks = self.read_marks(cx, seg, newly.bytes);
         let rate = self.delivery.sample(cx.now, &newly, self.rtt.min());
@@ -72,8 +78,10 @@ impl Connection {
         let reported_end = dsack.map(|(_, end)| end);
         self.probe_on_ack(cx, seg, Duplicate { reported_end, bare });
         self.recovery_on_ack(cx, acked, duplicate, &newly);
-        self.react_to_marks(cx, marks);
-        self.tell_controller(cx, acked, marks.bytes, &newly, &before, (rtt, rate));
+        if !elsewhere {
+            self.react_to_marks(cx, marks);
+            self.tell_controller(cx, acked, marks.bytes, &newly, &before, (rtt, rate));
+        }
         if acked > 0 {
             // RFC 6298 5.2, 5.3
             self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());

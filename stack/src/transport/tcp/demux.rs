@@ -74,7 +74,8 @@ impl Tcp {
             frame,
         );
         let (key, alias) = (c.key, c.alias);
-        let confirm = c.snd_una != before && now - c.notes.confirmed_at >= CONFIRM_EVERY;
+        let progress = c.snd_una != before;
+        let confirm = progress && now - c.notes.confirmed_at >= CONFIRM_EVERY;
         if confirm {
             c.notes.confirmed_at = now;
         }
@@ -91,7 +92,10 @@ impl Tcp {
             Reply::Reset(rst) => emit::send_header(lower, &key, alias, rst),
         }
         if confirm && packet.alias == alias {
-            lower.confirm_reachable(key.peer);
+            lower.confirm_reachable(key.local, key.peer);
+        }
+        if !lower.path.is_transparent() && progress {
+            self.advise_progress(lower, index);
         }
         self.settle(lower, index);
         outcome.dropped.map_or(Fate::Delivered, Fate::Dropped)

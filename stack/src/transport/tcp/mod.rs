@@ -19,7 +19,7 @@ use crate::ctx::Timer;
 use crate::frame::{Frame, prefetch};
 use crate::ip::icmp::ErrorLimit;
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
-use crate::path::PathLayer;
+use crate::path::{Advice, PathLayer};
 use crate::rng::Secrets;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{TcpError, TcpState};
@@ -54,6 +54,7 @@ mod open;
 mod output;
 mod pacing;
 mod passive;
+mod paths;
 mod payload;
 mod plpmtud;
 mod ports;
@@ -88,6 +89,7 @@ use flow_table::{Flow, FlowKey, FlowTable};
 use half_open::HalfOpen;
 use listen::Listeners;
 use output::PathLimits;
+use paths::Pairs;
 use plpmtud::TooBig;
 use ports::Ports;
 use pressure::Budget;
@@ -146,6 +148,8 @@ pub(crate) struct Tcp {
     /// Connections of listeners that Fast Open opened and whose handshake is not over.
     fast_opens: usize,
     generation: u32,
+    /// Connections by their addresses, for a path layer that maps packets.
+    pairs: Pairs,
     /// Predicted segments take the short way.
     #[cfg(any(test, feature = "check"))]
     pub(crate) predict: bool,
@@ -189,6 +193,7 @@ impl Tcp {
             cookies: CookieCache::new(secrets.flow),
             fast_opens: 0,
             generation: 0,
+            pairs: Pairs::new(secrets.flow),
             #[cfg(any(test, feature = "check"))]
             predict: true,
         }
@@ -347,6 +352,7 @@ impl Tcp {
 
     fn free<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
         let Some(c) = self.connections.try_remove(index as usize) else { return };
+        self.pairs.remove(&c.key, index);
         self.release(c.notes.charged);
         if let Some((_, timer)) = c.notes.armed {
             lower.ctx.timers.cancel(timer);
@@ -386,13 +392,19 @@ impl Tcp {
             self.connections.get_mut(index as usize).filter(|c| c.notes.generation == generation);
         let Some(c) = c else { return };
         c.notes.armed = None;
+        let waited = (c.rtx_count, c.sent.recent.probe.due);
         c.on_timer(&mut Cx {
             now: lower.ctx.now,
             stats: &mut lower.ctx.mib.tcp,
             budget: self.budget,
         });
+        if !lower.path.is_transparent()
+            && (c.rtx_count > waited.0 || (c.sent.recent.probe.due && !waited.1))
+        {
+            lower.path.advise(lower.ctx.now, c.key.local, c.key.peer, Advice::NoProgress);
+        }
         if let Some(mtu) = c.path.take_believed() {
-            lower.lower_pmtu(c.key.peer, mtu);
+            lower.lower_pmtu(c.key.local, c.key.peer, mtu);
             lower_mtu(lower, c);
             c.forgive_timeout(lower.ctx.now);
         }
@@ -502,7 +514,7 @@ impl Tcp {
         match error.kind {
             IcmpErrorKind::TooBig { mtu } => {
                 if c.path.judge(seq, mtu) == TooBig::Believe {
-                    lower.lower_pmtu(key.peer, mtu);
+                    lower.lower_pmtu(key.local, key.peer, mtu);
                     lower_mtu(lower, c);
                 }
             }
@@ -604,7 +616,13 @@ fn turn<P: PathLayer>(
         if let Some(ready) = ready.and_then(|slot| lower.ip.ready.at(slot)) {
             let what = (&segment, &mut c.send);
             match emit::send_ready(&mut lower.ctx, ready, frame, what, fields) {
-                Ok(()) => continue,
+                Ok(()) => {
+                    if !lower.path.is_transparent() {
+                        let len = segment.payload_len;
+                        lower.path.passed_out(lower.ctx.now, key.local, key.peer, len);
+                    }
+                    continue;
+                }
                 Err(unused) => frame = unused,
             }
         }
@@ -621,9 +639,10 @@ fn turn<P: PathLayer>(
 /// for it.
 fn share_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, limit: usize) {
     if let Some(mtu) = c.path.take_news() {
-        lower.ip.learn_pmtu(&mut lower.ctx, c.key.peer, Some(mtu).filter(|mtu| *mtu < limit));
+        let mtu = Some(mtu).filter(|mtu| *mtu < limit);
+        lower.learn_pmtu(c.key.local, c.key.peer, mtu);
     }
-    if let Some(mtu) = lower.ip.learned_pmtu(lower.ctx.now, c.key.peer) {
+    if let Some(mtu) = lower.learned_pmtu(c.key.local, c.key.peer) {
         c.adopt_mtu(lower.ctx.now, mtu, limit);
     }
 }

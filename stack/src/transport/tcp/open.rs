@@ -145,6 +145,7 @@ impl Tcp {
         c.notes.generation = self.next_generation();
         let index = self.connections.insert(Box::new(c)) as u32;
         self.flows.insert(&key, Flow::Connection(index));
+        self.pairs.insert(&key, index);
         self.settle(lower, index);
         Ok((Tcp::id_of(&self.connections[index as usize], index), taken))
     }

@@ -165,6 +165,7 @@ impl Tcp {
         self.fast_opens += 1;
         let index = self.connections.insert(Box::new(c)) as u32;
         self.flows.insert(&key, Flow::Connection(index));
+        self.pairs.insert(&key, index);
         self.queue_for_accept(slot, index);
         self.settle(lower, index);
     }
@@ -368,7 +369,9 @@ impl Tcp {
         c.resume_handshake(request, timed);
         c.notes.generation = self.next_generation();
         c.notes.embryo = true;
-        Ok(self.connections.insert(Box::new(c)) as u32)
+        let index = self.connections.insert(Box::new(c)) as u32;
+        self.pairs.insert(&key, index);
+        Ok(index)
     }
 
     /// Whether one more connection fits; TIME-WAIT gives way.

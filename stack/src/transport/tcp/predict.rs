@@ -128,6 +128,9 @@ impl Tcp {
         if !trusted && !plain.has_right_checksum(&frame) {
             return Err(frame);
         }
+        if !lower.path.is_transparent() && !passes(lower, &plain) {
+            return Err(frame);
+        }
         let packets = take_headers(lower, &plain, &mut frame);
         lower.ctx.outbox.reached_transport();
         let now = lower.ctx.now;
@@ -150,8 +153,11 @@ impl Tcp {
             c.notes.confirmed_at = now;
             let (key, on) = (c.key, c.alias);
             if alias == on {
-                lower.confirm_reachable(key.peer);
+                lower.confirm_reachable(key.local, key.peer);
             }
+        }
+        if !lower.path.is_transparent() && self.connections[index as usize].snd_una != before {
+            self.advise_progress(lower, index);
         }
         self.settle(lower, index);
         Ok(Fate::Delivered)
@@ -172,6 +178,17 @@ impl Tcp {
         self.recent[usize::from(ports ^ ports >> 8) % RECENT_FLOWS] = index;
         Some(index)
     }
+}
+
+/// Whether the path layer lets a segment through unchanged; it is told of it then.
+#[inline(never)]
+fn passes<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain) -> bool {
+    let (src, dst) = (plain.ip.src, plain.ip.dst);
+    let passes = lower.path.passes(dst, src);
+    if passes {
+        lower.path.passed_in(lower.ctx.now, src, dst, plain.payload_len());
+    }
+    passes
 }
 
 /// Counts a packet and leaves its payload; returns how many packets of the wire it stands for.

@@ -44,6 +44,11 @@ impl Rack {
         self.reordered = self.reordered.saturating_add(1);
     }
 
+    /// What holds on another path: what the peer does.
+    pub(crate) fn on_another_path(&self) -> Rack {
+        Rack { acks_late: self.acks_late, ..Rack::default() }
+    }
+
     /// A recovery is over.
     pub(crate) fn on_recovered(&mut self) {
         self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);

@@ -238,6 +238,10 @@ pub(crate) struct Notes {
     pub(crate) stray_answered_at: Instant,
     /// When the neighbour was last confirmed by our progress.
     pub(crate) confirmed_at: Instant,
+    /// When the path layer was last told of our progress.
+    pub(crate) progress_told_at: Instant,
+    /// When it moved the connection to another path: what left before says nothing of that.
+    pub(crate) switched_at: Instant,
     /// Of a listener, and not in its accept queue yet.
     pub(crate) embryo: bool,
     pub(crate) challenges: ChallengeQuota,

@@ -52,7 +52,7 @@ impl Udp {
         let index = index.or_else(|| self.any_in_use.iter().find(of_any).map(|(_, index)| *index));
         let Some(index) = index else { return false };
         if let IcmpErrorKind::TooBig { mtu } = error.kind {
-            lower.lower_pmtu(error.dst, mtu);
+            lower.lower_pmtu(error.src, error.dst, mtu);
         }
         let alias =
             lower.route(None, error.dst, Via::default()).map_or(crate::ip::LOOPBACK, |i| i.alias);

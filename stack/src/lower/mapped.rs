@@ -1,0 +1,179 @@
+//! The way down through a path layer that maps packets, and what is known per pair of locators.
+
+use core::net::IpAddr;
+
+use super::{Lower, OutPacket, RouteInfo, UNSPECIFIED4, UNSPECIFIED6};
+use crate::drop::DropReason;
+use crate::frame::{Frame, Gso};
+use crate::ip::output;
+use crate::ip::pmtu::Ends;
+use crate::ip::rule::Via;
+use crate::path::{PathAddrs, PathLayer};
+use crate::wire::{frame_sum, protocol};
+
+impl<P: PathLayer> Lower<'_, P> {
+    /// Whether packets to `dst` are none of the path layer's business: to groups, to everybody, to
+    /// ourselves, to a neighbour on its link only.
+    pub(super) fn is_direct(&self, dst: IpAddr) -> bool {
+        let link_local = match dst {
+            IpAddr::V4(a) => a.is_link_local(),
+            IpAddr::V6(a) => a.is_unicast_link_local(),
+        };
+        dst.is_multicast() || link_local || self.ip.is_local(dst) || self.ip.is_broadcast(dst)
+    }
+
+    /// [`Lower::route`] by the locators of two ULIDs.
+    #[inline(never)]
+    pub(super) fn route_mapped(
+        &mut self,
+        src: Option<IpAddr>,
+        dst: IpAddr,
+        mut via: Via,
+    ) -> Result<RouteInfo, DropReason> {
+        let any = if dst.is_ipv4() { UNSPECIFIED4 } else { UNSPECIFIED6 };
+        let (from, to) = self.path.locators(src.unwrap_or(any), dst);
+        let from = src.map(|_| from);
+        if (from, to) != (src, dst) {
+            // What was asked of the way between ULIDs says nothing of that between locators.
+            via = Via { mark: via.mark, class: via.class, ..Via::default() };
+        }
+        let way = self.ip.resolve(self.ctx.now, from, to, via)?;
+        let src = src.unwrap_or(way.src);
+        let overhead = self.path.overhead_bytes(src, dst);
+        let entry = self.ip.aliases.get(&way.alias);
+        let mut gso_bytes_max = entry.map_or(0, |a| a.config.gso_bytes_max);
+        if overhead > 0 && !self.path.takes_super_segments(src, dst) {
+            gso_bytes_max = 0;
+        }
+        Ok(RouteInfo {
+            alias: way.alias,
+            src,
+            mtu: way.mtu.saturating_sub(overhead),
+            gso_bytes_max: gso_bytes_max.min(self.ip.super_bytes_max).saturating_sub(overhead),
+            tx_checksum: entry.is_none_or(|a| a.config.tx_checksum),
+        })
+    }
+
+    /// [`Lower::send`] through the path layer. Devices see headers that their checksum units do not
+    /// know, with addresses that the checksum does not cover: it is complete before, but for what
+    /// has to be cut, which only software does (`drivers` leave it to no kernel).
+    #[inline(never)]
+    pub(super) fn send_mapped(
+        &mut self,
+        packet: OutPacket,
+        mut frame: Frame,
+    ) -> Result<(), DropReason> {
+        let (src, dst) = (packet.src, packet.dst);
+        if frame.meta.flow_hash == 0 {
+            // The ports are out of sight below.
+            frame.meta.flow_hash = output::flow_hash(src, dst, packet.protocol, &frame);
+        }
+        if self.path.overhead_bytes(src, dst) > 0 && frame.meta.gso == Gso::None {
+            frame_sum::complete(&mut frame);
+            if !packet.dont_fragment
+                && let Some(room) = self.room_of(&packet)
+                && frame.total_len() > room
+            {
+                return self.send_pieces(packet, room, &frame);
+            }
+        }
+        self.send_through(packet, frame)
+    }
+
+    /// Bytes behind the IP header that the way between the locators takes.
+    fn room_of(&mut self, packet: &OutPacket) -> Option<usize> {
+        let via = Via { mark: packet.mark, class: packet.traffic_class, ..Via::default() };
+        let info = self.route_mapped(Some(packet.src), packet.dst, via).ok()?;
+        Some(info.mtu.saturating_sub(output::header_len(packet.dst)))
+    }
+
+    fn send_pieces(
+        &mut self,
+        packet: OutPacket,
+        room: usize,
+        frame: &Frame,
+    ) -> Result<(), DropReason> {
+        let pieces = output::cut_above(&mut self.ctx, packet.protocol, room, frame);
+        let pieces = pieces.inspect_err(|reason| self.ctx.drop_out(*reason))?;
+        let stats = output::stats(self.ctx.mib, packet.dst.is_ipv4());
+        stats.frag_oks += 1;
+        stats.frag_creates += pieces.len() as u64;
+        for piece in pieces {
+            let packet = OutPacket { protocol: protocol::FRAGMENT, ..packet };
+            self.send_through(packet, piece)?;
+        }
+        Ok(())
+    }
+
+    fn send_through(&mut self, mut packet: OutPacket, mut frame: Frame) -> Result<(), DropReason> {
+        let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
+        if let Err(reason) = self.path.egress(self.ctx.now, &mut addrs, &mut frame) {
+            self.ctx.drop_out(reason);
+            return Err(reason);
+        }
+        if (addrs.src, addrs.dst) != (packet.src, packet.dst) {
+            // A locator leaves by the alias that has it.
+            packet.alias = None;
+        }
+        (packet.src, packet.dst, packet.protocol) = (addrs.src, addrs.dst, addrs.protocol);
+        output::send(&mut self.ctx, self.link, self.ip, &packet, frame)
+    }
+
+    /// Sends a packet of the path layer itself, by its source and destination.
+    pub(crate) fn send_own(&mut self, addrs: PathAddrs, frame: Frame) {
+        let packet = OutPacket {
+            src: addrs.src,
+            dst: addrs.dst,
+            protocol: addrs.protocol,
+            traffic_class: 0,
+            hop_limit: None,
+            dont_fragment: false,
+            alias: None,
+            mark: 0,
+        };
+        // A loss is counted there, and made good for by the layer's own timers.
+        let _ = output::send(&mut self.ctx, self.link, self.ip, &packet, frame);
+    }
+
+    /// Whose path MTU is that between two ULIDs, and what the layer adds to packets.
+    #[inline]
+    fn ends(&self, src: IpAddr, dst: IpAddr) -> (Ends, usize) {
+        if self.path.is_transparent() {
+            return ((None, dst), 0);
+        }
+        let (from, to) = self.path.locators(src, dst);
+        ((Some(from), to), self.path.overhead_bytes(src, dst))
+    }
+
+    /// Lowers the path MTU to `dst`, after the transport verified the quote.
+    pub(crate) fn lower_pmtu(&mut self, src: IpAddr, dst: IpAddr, mtu: usize) {
+        let (ends, overhead) = self.ends(src, dst);
+        self.ip.lower_pmtu(&mut self.ctx, ends, mtu.saturating_add(overhead));
+    }
+
+    /// A connection found that packets of this size pass to `dst`, and no larger ones; `None`: as
+    /// large as the link takes.
+    pub(crate) fn learn_pmtu(&mut self, src: IpAddr, dst: IpAddr, mtu: Option<usize>) {
+        let (ends, overhead) = self.ends(src, dst);
+        self.ip.learn_pmtu(&mut self.ctx, ends, mtu.map(|mtu| mtu + overhead));
+    }
+
+    /// What [`Lower::learn_pmtu`] was told in the last ten minutes.
+    #[inline]
+    pub(crate) fn learned_pmtu(&self, src: IpAddr, dst: IpAddr) -> Option<usize> {
+        if !self.ip.has_learned_pmtu() {
+            return None;
+        }
+        let (ends, overhead) = self.ends(src, dst);
+        self.ip.learned_pmtu(self.ctx.now, ends)?.checked_sub(overhead)
+    }
+
+    /// The transport made progress with `dst`: the neighbour is reachable (RFC 4861 7.3.1).
+    pub(crate) fn confirm_reachable(&mut self, src: IpAddr, dst: IpAddr) {
+        let ((from, to), _) = self.ends(src, dst);
+        let Ok(way) = self.ip.resolve(self.ctx.now, from, to, Via::default()) else { return };
+        if let Some(alias) = self.ip.aliases.get(&way.alias).filter(|_| !way.local) {
+            self.link.confirm(&mut self.ctx, alias, way.next_hop);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The way up through a path layer that maps packets, and what it has to do and to tell.
+
+use super::above;
+use crate::ctx::Fate;
+use crate::frame::{Checksum, Frame};
+use crate::ip::input::{self, Input};
+use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
+use crate::path::{Pass, PathAddrs, PathEvent, PathLayer, Quoted, Requoted};
+use crate::transport::Transports;
+use crate::wire::protocol;
+
+/// Bytes of a transport header that an error must quote (RFC 792).
+const QUOTE_BYTES_MIN: usize = 8;
+const FRAGMENT_HEADER_LEN: usize = 8;
+
+/// A packet that ends here, below the path layer. What the layer maps comes up once more, as it was
+/// above the layer of the peer: raw sockets see that, and nothing of what was around it.
+pub(super) fn up<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    t: &mut Transports<'_>,
+    mut packet: InPacket,
+    mut frame: Frame,
+    pointer: u32,
+) -> Fate {
+    if packet.to_many {
+        return above(lower, t, Input::Up { packet, frame, pointer });
+    }
+    let before = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
+    let mut addrs = before;
+    let fate = match lower.path.ingress(lower.ctx.now, &mut addrs, &mut frame) {
+        Ok(Pass::Up) if addrs == before => {
+            return above(lower, t, Input::Up { packet, frame, pointer });
+        }
+        Ok(Pass::Up) => None,
+        Ok(Pass::Consumed) => Some(Fate::Consumed),
+        Err(reason) => Some(Fate::Dropped(reason)),
+    };
+    lower.ip.taps.forget();
+    if let Some(fate) = fate {
+        return fate;
+    }
+    if before.protocol == protocol::UDP {
+        // Whoever looked at a checksum looked at that of the datagram around the packet.
+        frame.meta.checksum = Checksum::Complete;
+    }
+    (packet.src, packet.dst, packet.protocol) = (addrs.src, addrs.dst, addrs.protocol);
+    let input = input::restored(&mut lower.ctx, lower.link, lower.ip, packet, frame);
+    above(lower, t, input)
+}
+
+/// What a quoted packet was above the layer; `None`: nobody above is told.
+pub(super) fn requote<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    error: &mut IcmpError<'_>,
+    number: &mut u8,
+) -> Option<()> {
+    let quoted =
+        Quoted { src: error.src, dst: error.dst, protocol: *number, payload: error.transport };
+    match lower.path.icmp_error(lower.ctx.now, error.kind, &quoted) {
+        Requoted::Same => return Some(()),
+        Requoted::Consumed => return None,
+        Requoted::Rewritten { addrs, skip, overhead_bytes } => {
+            (error.src, error.dst, *number) = (addrs.src, addrs.dst, addrs.protocol);
+            error.transport = error.transport.get(skip..)?;
+            if let IcmpErrorKind::TooBig { mtu } = &mut error.kind {
+                *mtu = mtu.saturating_sub(overhead_bytes);
+            }
+        }
+    }
+    if *number == protocol::FRAGMENT {
+        let h: &[u8; FRAGMENT_HEADER_LEN] = error.transport.first_chunk()?;
+        if u16::from_be_bytes([h[2], h[3]]) >> 3 != 0 {
+            return None;
+        }
+        *number = h[0];
+        error.transport = &error.transport[FRAGMENT_HEADER_LEN..];
+    }
+    (error.transport.len() >= QUOTE_BYTES_MIN).then_some(())
+}
+
+/// What the layer is to be told, what it tells and what it sends.
+#[inline(never)]
+pub(in crate::stack) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>) {
+    while let Some(addr) = lower.ip.added.pop() {
+        lower.path.address_added(lower.ctx.now, addr);
+    }
+    while let Some((packet, frame)) = lower.ctx.outbox.mapped.pop_front() {
+        // A loss is counted there.
+        let _ = lower.send(packet, frame);
+    }
+    while let Some(event) = lower.path.poll_event() {
+        match event {
+            PathEvent::Switched { .. } => t.tcp.path_switched(lower, &event),
+            PathEvent::Released(ulid) if !lower.ip.is_local(ulid) => {
+                t.tcp.address_removed(lower, ulid);
+            }
+            PathEvent::Released(_) => {}
+        }
+    }
+    while lower.ctx.out_room() > 0 && lower.path.wants_transmit() {
+        let Some((addrs, frame)) = lower.path.poll_transmit(lower.ctx.now) else { break };
+        lower.send_own(addrs, frame);
+    }
+}
+
+/// The alias with these addresses went up or down.
+pub(in crate::stack) fn link_changed<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    alias: crate::ip::address::AliasId,
+    up: bool,
+) {
+    let Some(entry) = lower.ip.aliases.get(&alias) else { return };
+    for address in entry.addresses.iter().filter(|a| a.state.usable()) {
+        lower.path.link_changed(lower.ctx.now, address.cidr.addr, up);
+    }
+}

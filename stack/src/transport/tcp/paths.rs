@@ -1,0 +1,208 @@
+//! Connections above a multipath shim: what belongs to a pair of locators (round-trip time, window,
+//! packet size) is put away when packets leave it, and is there when they come back.
+//!
+//! Invariants, while the path layer maps packets: `of` holds every connection of the slab under its
+//! two addresses; `left` has entries of living connections only.
+
+use core::mem;
+use core::net::IpAddr;
+use core::time::Duration;
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use crate::lower::Lower;
+use crate::path::{Advice, PathEvent, PathLayer};
+use crate::rng::Key;
+use crate::socket::tcp::TcpState;
+use crate::time::Instant;
+
+use super::Tcp;
+use super::cc::{Algorithm, Controller};
+use super::flow_table::FlowKey;
+use super::pacing::Pacer;
+use super::plpmtud::PathMtu;
+use super::recovery::Phase;
+use super::rtt::Rtt;
+use super::state::{Connection, Cx};
+
+/// Pairs that a connection left and remembers; of more the oldest is forgotten. Two providers at
+/// each end make three.
+const PAIRS_MAX: usize = 4;
+
+/// Progress is told this often at most, however short the round trip.
+const PROGRESS_EVERY_MIN: Duration = Duration::from_millis(1);
+
+type Pair = (IpAddr, IpAddr);
+
+/// What a connection knows of a pair of locators.
+#[derive(Debug)]
+struct PathState {
+    rtt: Rtt,
+    cc: Algorithm,
+    path: PathMtu,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(super) struct Pairs {
+    on: bool,
+    /// By local and remote ULID.
+    of: HashMap<Pair, BTreeSet<u32>, Key>,
+    left: HashMap<u32, SmallVec<[(Pair, PathState); 1]>, Key>,
+}
+
+impl Pairs {
+    pub(super) fn new(key: Key) -> Pairs {
+        Pairs { on: false, of: HashMap::with_hasher(key), left: HashMap::with_hasher(key) }
+    }
+
+    /// A connection is in the slab.
+    #[inline]
+    pub(super) fn insert(&mut self, key: &FlowKey, index: u32) {
+        if self.on {
+            self.of.entry((key.local, key.peer)).or_default().insert(index);
+        }
+    }
+
+    /// It is not any longer.
+    #[inline]
+    pub(super) fn remove(&mut self, key: &FlowKey, index: u32) {
+        if !self.on {
+            return;
+        }
+        self.left.remove(&index);
+        let pair = (key.local, key.peer);
+        if let Some(all) = self.of.get_mut(&pair) {
+            all.remove(&index);
+            if all.is_empty() {
+                self.of.remove(&pair);
+            }
+        }
+    }
+
+    /// Puts the state of the pair that is left away and gives that of the other, if it is known.
+    fn exchange(
+        &mut self,
+        index: u32,
+        (from, to): (Pair, Pair),
+        state: PathState,
+    ) -> Option<PathState> {
+        let left = self.left.entry(index).or_default();
+        left.retain(|(pair, _)| *pair != from);
+        let known = left.iter().position(|(pair, _)| *pair == to).map(|at| left.remove(at).1);
+        if left.len() >= PAIRS_MAX {
+            left.remove(0);
+        }
+        left.push((from, state));
+        known
+    }
+}
+
+impl Tcp {
+    /// The path layer maps packets from now on, or no longer.
+    pub(crate) fn track_pairs(&mut self, on: bool) {
+        self.pairs.on = on;
+        self.pairs.of.clear();
+        self.pairs.left.clear();
+        for (index, c) in &self.connections {
+            self.pairs.insert(&c.key, index as u32);
+        }
+    }
+
+    /// Packets between two ULIDs take another pair of locators. The cost grows with the number of
+    /// connections between them.
+    pub(crate) fn path_switched<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        event: &PathEvent,
+    ) {
+        let PathEvent::Switched { src, dst, from, to, lost, rtt } = *event else { return };
+        let Some(all) = self.pairs.of.get(&(src, dst)) else { return };
+        let all: Vec<u32> = all.iter().copied().collect();
+        for index in all {
+            let Some(c) = self.connections.get_mut(index as usize) else { continue };
+            if matches!(c.state, TcpState::Closed | TcpState::TimeWait) {
+                continue;
+            }
+            let mut cx =
+                Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
+            let state = c.path_state(rtt);
+            let state = self.pairs.exchange(index, (from, to), state);
+            c.switch_path(&mut cx, state, lost);
+            self.settle(lower, index);
+        }
+    }
+
+    /// Data of a connection was acknowledged.
+    #[inline(never)]
+    pub(super) fn advise_progress<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let now = lower.ctx.now;
+        let c = &mut self.connections[index as usize];
+        let every = c.rtt.srtt().unwrap_or_default().max(PROGRESS_EVERY_MIN);
+        if now.saturating_since(c.notes.progress_told_at) >= every {
+            c.notes.progress_told_at = now;
+            lower.path.advise(now, c.key.local, c.key.peer, Advice::Progress);
+        }
+    }
+}
+
+impl Connection {
+    /// Takes the state of the path out; what stands there then begins with a measured round trip.
+    fn path_state(&mut self, rtt: Option<Duration>) -> PathState {
+        let mss = self.mss_full();
+        let mut fresh = Rtt::new(self.settings.rto_min);
+        if let Some(rtt) = rtt {
+            fresh.sample(rtt, 1);
+        }
+        let cc = Algorithm::new(self.settings.congestion, mss, self.cc_seed());
+        let path = PathMtu::new(self.path.mtu);
+        PathState {
+            rtt: mem::replace(&mut self.rtt, fresh),
+            cc: mem::replace(&mut self.cc, cc),
+            path: mem::replace(&mut self.path, path),
+        }
+    }
+
+    /// Takes another path: what was in flight is sent again if it is lost, the first of it at once,
+    /// without a sign of congestion, since none is known of this path.
+    fn switch_path(&mut self, cx: &mut Cx<'_>, state: Option<PathState>, lost: bool) {
+        if let Some(state) = state {
+            (self.rtt, self.cc, self.path) = (state.rtt, state.cc, state.path);
+            let mss = self.mss_full();
+            self.cc.set_mss(mss);
+        }
+        cx.stats.path_switches += 1;
+        let lost = lost || self.rtx_count > 0 || self.recovery.phase == Phase::Timeout;
+        self.rtt.end_backoff();
+        (self.rtx_count, self.persist_count) = (0, 0);
+        self.notes.progress_told_at = Instant::ZERO;
+        self.notes.switched_at = cx.now;
+        self.pacer = Pacer::default();
+        self.rack = self.rack.on_another_path();
+        if !self.is_synchronised() {
+            self.syn_pending |= lost;
+            self.rtx_at = Some(cx.now + self.rtt.rto());
+            return;
+        }
+        if let Some(sent) = self.sent.existing() {
+            sent.recent.probe.forget();
+        }
+        let r = &mut self.recovery;
+        r.episode = None;
+        if r.phase != Phase::Open {
+            // What is lost still is sent again; a new window has nothing to answer for it.
+            (r.phase, r.recover, r.dupacks) = (Phase::Resegment, self.snd_nxt, 0);
+        }
+        if lost {
+            self.recovery.phase = Phase::Open;
+            self.resegment(cx.now);
+        }
+        self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
+        self.schedule_probe(cx.now);
+        if self.persist_at.is_some() {
+            self.persist_at = Some(cx.now);
+        }
+    }
+}

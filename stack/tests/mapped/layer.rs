@@ -1,0 +1,228 @@
+//! A path layer for tests: maps ULIDs to locators with the eight bytes of RFC 5533's payload header.
+//! Contexts are put into it; it speaks to nobody but as told.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use weft_stack::drop::DropReason;
+use weft_stack::frame::Frame;
+use weft_stack::path::{
+    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathLayer, Quoted, Requoted,
+};
+use weft_stack::time::{Duration, Instant};
+
+pub const SHIM6: u8 = 140;
+pub const HEADER_LEN: usize = 8;
+
+pub type Pair = (IpAddr, IpAddr);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// Local and remote.
+    pub ulids: Pair,
+    pub locators: Pair,
+    /// Low 47 bits of what peers put into packets to us, and we into packets to them.
+    pub tag_in: u64,
+    pub tag_out: u64,
+}
+
+impl Context {
+    fn rewrites(&self) -> bool {
+        self.ulids != self.locators
+    }
+
+    fn overhead(&self) -> usize {
+        let header = |a: IpAddr| if a.is_ipv4() { 20usize } else { 40 };
+        if self.rewrites() {
+            HEADER_LEN + header(self.locators.0).saturating_sub(header(self.ulids.0))
+        } else {
+            0
+        }
+    }
+}
+
+/// What it was told, and how many packets it saw.
+#[derive(Debug, Default)]
+pub struct Log {
+    pub added: Vec<IpAddr>,
+    pub removed: Vec<IpAddr>,
+    pub links: Vec<(IpAddr, bool)>,
+    pub advice: Vec<(Instant, Pair, Advice)>,
+    pub errors: Vec<(IcmpErrorKind, Pair)>,
+    pub control: Vec<Vec<u8>>,
+    pub fired: Vec<Instant>,
+    pub egress: usize,
+    pub ingress: usize,
+    pub passed_out: usize,
+    pub passed_in: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Layer {
+    pub on: bool,
+    pub contexts: Vec<Context>,
+    pub super_segments: bool,
+    pub to_send: VecDeque<(PathAddrs, Frame)>,
+    pub events: VecDeque<PathEvent>,
+    pub deadline: Option<Instant>,
+    pub log: Log,
+}
+
+impl Layer {
+    pub fn on() -> Layer {
+        Layer { on: true, super_segments: true, ..Layer::default() }
+    }
+
+    fn of(&self, src: IpAddr, dst: IpAddr) -> Option<&Context> {
+        self.contexts.iter().find(|c| c.ulids == (src, dst))
+    }
+
+    /// Moves a context to another pair.
+    pub fn switch(&mut self, ulids: Pair, to: Pair, lost: bool, rtt: Option<Duration>) {
+        let c = self.contexts.iter_mut().find(|c| c.ulids == ulids).unwrap();
+        let from = std::mem::replace(&mut c.locators, to);
+        let (src, dst) = ulids;
+        self.events.push_back(PathEvent::Switched { src, dst, from, to, lost, rtt });
+    }
+}
+
+fn tag_of(header: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[2..].copy_from_slice(&header[2..8]);
+    u64::from_be_bytes(word) & !(1 << 47)
+}
+
+impl PathLayer for Layer {
+    fn is_transparent(&self) -> bool {
+        !self.on
+    }
+
+    fn passes(&mut self, src: IpAddr, dst: IpAddr) -> bool {
+        self.of(src, dst).is_none_or(|c| !c.rewrites())
+    }
+
+    fn passed_out(&mut self, _: Instant, src: IpAddr, dst: IpAddr, _: usize) {
+        assert!(self.passes(src, dst));
+        self.log.passed_out += 1;
+    }
+
+    fn passed_in(&mut self, _: Instant, src: IpAddr, dst: IpAddr, _: usize) {
+        assert!(self.passes(dst, src));
+        self.log.passed_in += 1;
+    }
+
+    fn egress(
+        &mut self,
+        _: Instant,
+        addrs: &mut PathAddrs,
+        frame: &mut Frame,
+    ) -> Result<(), DropReason> {
+        assert!(self.on, "a transparent layer is asked nothing");
+        self.log.egress += 1;
+        let Some(c) = self.of(addrs.src, addrs.dst).copied().filter(Context::rewrites) else {
+            return Ok(());
+        };
+        let header = frame.push_front(HEADER_LEN);
+        header.copy_from_slice(&(c.tag_out | 1 << 47).to_be_bytes());
+        header[0] = addrs.protocol;
+        header[1] = 0;
+        *addrs = PathAddrs { src: c.locators.0, dst: c.locators.1, protocol: SHIM6 };
+        Ok(())
+    }
+
+    fn ingress(
+        &mut self,
+        _: Instant,
+        addrs: &mut PathAddrs,
+        frame: &mut Frame,
+    ) -> Result<Pass, DropReason> {
+        assert!(self.on, "a transparent layer is asked nothing");
+        self.log.ingress += 1;
+        if addrs.protocol != SHIM6 {
+            return Ok(Pass::Up);
+        }
+        let data = frame.data();
+        if data.len() < HEADER_LEN {
+            return Err(DropReason::IpExtensionMalformed);
+        }
+        if data[2] & 0x80 == 0 {
+            self.log.control.push(data.to_vec());
+            return Ok(Pass::Consumed);
+        }
+        let (next, tag) = (data[0], tag_of(data));
+        let c = self.contexts.iter().find(|c| c.tag_in == tag);
+        let c = c.ok_or(DropReason::IpProtocolUnknown)?;
+        *addrs = PathAddrs { src: c.ulids.1, dst: c.ulids.0, protocol: next };
+        frame.pull_front(HEADER_LEN);
+        Ok(Pass::Up)
+    }
+
+    fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize {
+        self.of(src, dst).map_or(0, Context::overhead)
+    }
+
+    fn locators(&self, src: IpAddr, dst: IpAddr) -> (IpAddr, IpAddr) {
+        self.of(src, dst).map_or((src, dst), |c| c.locators)
+    }
+
+    fn takes_super_segments(&self, _: IpAddr, _: IpAddr) -> bool {
+        self.super_segments
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        assert!(self.deadline.take().is_some_and(|at| at <= now));
+        self.log.fired.push(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn wants_transmit(&self) -> bool {
+        !self.to_send.is_empty()
+    }
+
+    fn poll_transmit(&mut self, _: Instant) -> Option<(PathAddrs, Frame)> {
+        self.to_send.pop_front()
+    }
+
+    fn poll_event(&mut self) -> Option<PathEvent> {
+        self.events.pop_front()
+    }
+
+    fn advise(&mut self, now: Instant, src: IpAddr, dst: IpAddr, advice: Advice) {
+        self.log.advice.push((now, (src, dst), advice));
+    }
+
+    fn icmp_error(&mut self, _: Instant, kind: IcmpErrorKind, quoted: &Quoted<'_>) -> Requoted {
+        self.log.errors.push((kind, (quoted.src, quoted.dst)));
+        if quoted.protocol != SHIM6 {
+            return Requoted::Same;
+        }
+        let header = &quoted.payload[..HEADER_LEN];
+        let by =
+            |c: &&Context| c.locators == (quoted.src, quoted.dst) && c.tag_out == tag_of(header);
+        let Some(c) = self.contexts.iter().find(by) else { return Requoted::Consumed };
+        Requoted::Rewritten {
+            addrs: PathAddrs { src: c.ulids.0, dst: c.ulids.1, protocol: header[0] },
+            skip: HEADER_LEN,
+            overhead_bytes: c.overhead(),
+        }
+    }
+
+    fn address_added(&mut self, _: Instant, addr: IpAddr) {
+        self.log.added.push(addr);
+    }
+
+    fn address_removed(&mut self, _: Instant, addr: IpAddr) {
+        self.log.removed.push(addr);
+    }
+
+    fn link_changed(&mut self, _: Instant, addr: IpAddr, up: bool) {
+        self.log.links.push((addr, up));
+    }
+
+    fn owns(&self, ulid: IpAddr) -> bool {
+        self.contexts.iter().any(|c| c.ulids.0 == ulid)
+    }
+}
