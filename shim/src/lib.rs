@@ -11,6 +11,7 @@
 pub mod hba;
 pub mod locator;
 pub mod verify;
+pub mod reap;
 pub mod wire;
 
 pub use weft_stack::path::PathLayer;

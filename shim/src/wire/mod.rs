@@ -4,6 +4,7 @@
 pub mod header;
 pub mod message;
 pub mod option;
+pub mod probe;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use core::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::message::ReadError;
+use super::probe::KeepaliveTimeout;
 use crate::locator::{
     LOCATORS_MAX, Locator, LocatorList, Pair, Preference, Verification, from_octets, is_unicast,
     to_octets,
@@ -70,8 +71,8 @@ pub struct Options {
     pub ulids: Option<Pair>,
     /// Forked instance identifier.
     pub fii: Option<u32>,
-    /// Keepalive timeout of the sender in seconds (RFC 5534 5.3).
-    pub keepalive_timeout: Option<u16>,
+    /// How long the sender waits for return traffic.
+    pub keepalive_timeout: Option<KeepaliveTimeout>,
     /// UDP port of each locator in the list, 0 for none.
     pub ports: Option<SmallVec<[u16; 4]>>,
     /// MAC over the list.
@@ -193,8 +194,7 @@ impl Options {
             kind::ULIDS => self.ulids = Some(read_ulids(content)?),
             kind::FII => self.fii = Some(u32::from_be_bytes(content.try_into().ok()?)),
             kind::KEEPALIVE_TIMEOUT => {
-                let content: [u8; 4] = content.try_into().ok()?;
-                self.keepalive_timeout = Some(u16::from_be_bytes([content[2], content[3]]));
+                self.keepalive_timeout = Some(KeepaliveTimeout::parse(content).ok()?);
             }
             kind::PORTS => self.ports = Some(read_ports(content)?),
             kind::KEYED => self.keyed = Some(content.to_vec()),
@@ -239,10 +239,9 @@ impl Options {
                 write_one(out, kind, |out| out.extend_from_slice(bytes));
             }
         }
-        if let Some(seconds) = self.keepalive_timeout {
+        if let Some(timeout) = self.keepalive_timeout {
             write_one(out, kind::KEEPALIVE_TIMEOUT, |out| {
-                out.extend_from_slice(&[0; 2]);
-                out.extend_from_slice(&seconds.to_be_bytes());
+                out.extend_from_slice(&timeout.content());
             });
         }
     }

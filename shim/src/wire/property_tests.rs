@@ -1,6 +1,7 @@
 //! Whatever is written is read again; whatever arrives does not panic.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::time::Duration;
 
 use proptest::prelude::*;
 use smallvec::SmallVec;
@@ -8,6 +9,7 @@ use smallvec::SmallVec;
 use super::header::{Header, MESSAGE_BYTES_MAX, Tag, seal};
 use super::message::{Body, Message};
 use super::option::{Options, Preferences};
+use super::probe::KeepaliveTimeout;
 use crate::locator::{Locator, LocatorList, Pair, Preference, Verification, is_unicast};
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -53,7 +55,9 @@ fn list_options() -> impl Strategy<Value = Options> {
         prop::option::of(preferences()),
         prop::option::of(bytes(200)),
         prop::option::of(bytes(200)),
-        prop::option::of(any::<u16>()),
+        prop::option::of(
+            (1..=u16::MAX).prop_map(|s| KeepaliveTimeout(Duration::from_secs(u64::from(s)))),
+        ),
         prop::option::of(prop::collection::vec(any::<u16>(), 0..16)),
         prop::option::of(bytes(40)),
     )

@@ -1,12 +1,14 @@
 //! Formats byte by byte.
 
 use core::net::IpAddr;
+use core::time::Duration;
 
 use smallvec::smallvec;
 
 use super::header::{MESSAGE_BYTES_MAX, Tag, payload_header, seal};
 use super::message::{Body, Message, ReadError, kind};
 use super::option::{Options, Preferences, total_bytes};
+use super::probe::KeepaliveTimeout;
 use super::{Header, option};
 use crate::locator::{Locator, LocatorList, Pair, Preference, Verification};
 
@@ -316,7 +318,7 @@ fn the_longest_list_fits_with_hash_based_or_signed_proofs() {
         signature: Some(vec![2; 256]),
         ulids: Some(Pair::new(ip("2001:db8::1"), ip("2001:db8::2"))),
         fii: Some(1),
-        keepalive_timeout: Some(15),
+        keepalive_timeout: Some(KeepaliveTimeout(Duration::from_secs(15))),
         ..Options::default()
     };
     let (tag, nonce) = (Tag::new(1), 2);
