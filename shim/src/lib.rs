@@ -8,6 +8,7 @@
 //! [`Identity`], so the seam is in use from the first day and the multipath layer replaces one
 //! name.
 
+pub mod connect;
 pub mod hba;
 pub mod locator;
 pub mod verify;
