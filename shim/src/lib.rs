@@ -8,11 +8,20 @@
 //! [`Identity`], so the seam is in use from the first day and the multipath layer replaces one
 //! name.
 
+pub mod config;
 pub mod connect;
+pub mod context;
+pub mod contexts;
 pub mod hba;
+pub mod layer;
+pub mod limit;
 pub mod locator;
-pub mod verify;
+pub mod own;
 pub mod reap;
+mod rewrite;
+pub mod stats;
+pub mod trust;
+pub mod verify;
 pub mod wire;
 
 pub use weft_stack::path::PathLayer;

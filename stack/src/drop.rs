@@ -78,6 +78,9 @@ drop_reasons! {
     // access
     AccessDenied, "An access rule drops the first packet of a flow without an answer.", "See `weft access` for the rule, its hits and the last client.";
     AccessRejected, "An access rule refuses the first packet of a flow, with an answer.", "See `weft access` for the rule, its hits and the last client.";
+    // shim
+    ShimMalformed, "A packet of protocol 140 (Shim6) has an impossible header.", "Look at the sender.";
+    ShimNoContext, "A packet's Shim6 tag names no context here, or one that is not set up yet.", "None needed: the peer is told and sets the context up again.";
     // transport
     UdpMalformed, "A UDP header with a wrong length or port 0.", "Look at the sender.";
     UdpChecksumBad, "The UDP checksum is wrong.", "Look for a broken link; on veth turn transmit checksum offload off or trust it.";

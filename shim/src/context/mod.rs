@@ -1,0 +1,254 @@
+//! One context: a pair of ULIDs, the tags and locators of both ends, and where its state machine
+//! stands (RFC 5533 6).
+//!
+//! What an event does stands in [`table`]; [`Context::fire`] carries it out. `establish.rs` has what
+//! the four-way exchange and the recovery send and keep, `update.rs` the updates, `reach.rs` what
+//! goes between a context and its [`Reap`].
+//!
+//! Invariants: `peer_tag` is set exactly in the states that may rewrite, ESTABLISHED and
+//! I2BIS-SENT, and sometimes in I2-SENT; `exchange` exactly in the three that wait for an answer;
+//! `reap` wherever the peer's locators are known. `pair` is the pair packets go by.
+
+pub(crate) mod env;
+mod establish;
+mod reach;
+pub mod table;
+mod update;
+pub(crate) mod validator;
+
+use smallvec::SmallVec;
+use weft_stack::time::{Duration, Instant};
+use weft_stack::timer_wheel::TimerHandle;
+
+use crate::locator::{LocatorList, Pair};
+use crate::reap::Reap;
+use crate::wire::Tag;
+use env::{Env, Learned};
+pub(crate) use reach::Probed;
+pub use table::State;
+use table::{Action, Event, step};
+use update::Update;
+
+/// What an exchange in progress keeps (RFC 5533 6.2).
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    /// Initiator nonce.
+    pub(crate) nonce: u32,
+    /// The locators it goes by.
+    pub(crate) pair: Pair,
+    responder_nonce: u32,
+    validator: SmallVec<[u8; 24]>,
+    /// Of the R1bis that is answered.
+    packet_tag: Tag,
+    i1_retries: u8,
+    i2_retries: u8,
+    timer: Instant,
+}
+
+/// What came with an event.
+#[derive(Clone, Debug)]
+pub(crate) struct Given<'a> {
+    /// Our address and the peer's in the message.
+    pub(crate) pair: Pair,
+    /// Initiator nonce, to be copied into R2.
+    pub(crate) nonce: u32,
+    /// Responder nonce of R1, R1bis.
+    pub(crate) responder_nonce: u32,
+    /// Validator of R1, R1bis.
+    pub(crate) validator: &'a [u8],
+    /// The tag the peer chose; of R1bis the packet's.
+    pub(crate) tag: Tag,
+    /// What is proved of the peer.
+    pub(crate) learned: Learned,
+}
+
+impl Given<'_> {
+    /// Nothing came: a timer, a wish.
+    pub(crate) fn nothing(pair: Pair) -> Given<'static> {
+        Given {
+            pair,
+            nonce: 0,
+            responder_nonce: 0,
+            validator: &[],
+            tag: Tag::new(0),
+            learned: Learned::default(),
+        }
+    }
+}
+
+/// What the maps of [`crate::contexts::Contexts`] know of a context.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Indexed {
+    pub(crate) peer_tag: Option<Tag>,
+    pub(crate) nonce: Option<u32>,
+    pub(crate) timer: Option<(Instant, TimerHandle)>,
+}
+
+/// One context.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) ulids: Pair,
+    pub(crate) fii: u32,
+    pub(crate) state: State,
+    pub(crate) local_tag: Tag,
+    pub(crate) peer_tag: Option<Tag>,
+    /// The pair packets go by.
+    pub(crate) pair: Pair,
+    pub(crate) peer: LocatorList,
+    pub(crate) peer_pds: Option<Box<[u8]>>,
+    pub(crate) reap: Option<Box<Reap>>,
+    pub(crate) exchange: Option<Box<Exchange>>,
+    pub(crate) update: Option<Box<Update>>,
+    /// Revision of our locators that the peer knows or is being told.
+    told: u32,
+    /// Nonces of the last I2 or I2bis that was taken: initiator's, responder's.
+    pub(crate) answered: Option<(u32, u32)>,
+    pub(crate) used: Instant,
+    pub(crate) made: Instant,
+    again: Instant,
+    pub(crate) packets_out: u64,
+    pub(crate) packets_in: u64,
+    pub(crate) switches: u64,
+    pub(crate) indexed: Indexed,
+    /// Counted among those this host sets up.
+    pub(crate) initiates: bool,
+}
+
+impl Context {
+    /// A context in IDLE: the caller fires what brought it.
+    pub(crate) fn new(ulids: Pair, fii: u32, local_tag: Tag, now: Instant) -> Context {
+        Context {
+            ulids,
+            fii,
+            state: State::Idle,
+            local_tag,
+            peer_tag: None,
+            pair: ulids,
+            peer: LocatorList::default(),
+            peer_pds: None,
+            reap: None,
+            exchange: None,
+            update: None,
+            told: 0,
+            answered: None,
+            used: now,
+            made: now,
+            again: now,
+            packets_out: 0,
+            packets_in: 0,
+            switches: 0,
+            indexed: Indexed::default(),
+            initiates: false,
+        }
+    }
+
+    /// Whether the context is worth keeping.
+    pub(crate) const fn lives(&self) -> bool {
+        !matches!(self.state, State::Idle | State::EFailed | State::NoSupport)
+    }
+
+    /// The tag to rewrite packets with, where that is allowed (RFC 5533 11).
+    pub(crate) const fn tag_out(&self) -> Option<Tag> {
+        match self.state {
+            State::Established | State::I2bisSent => self.peer_tag,
+            _ => None,
+        }
+    }
+
+    /// The pair as the peer's locators may stand in a message: its ULID, what it told, and what the
+    /// exchange goes by.
+    pub(crate) fn knows(&self, remote: core::net::IpAddr) -> bool {
+        let exchange = self.exchange.as_ref().is_some_and(|e| e.pair.remote == remote);
+        let list = &self.peer.locators;
+        exchange || self.peer.contains(remote) || (list.is_empty() && self.ulids.remote == remote)
+    }
+
+    /// Carries out what the table says. Packets are the caller's part of [`Action::Process`]; so
+    /// are R1, R1bis and hold-downs, which no context remembers.
+    pub(crate) fn fire(
+        &mut self,
+        env: &mut Env,
+        now: Instant,
+        event: Event,
+        given: &Given<'_>,
+    ) -> Action {
+        let (action, next) = step(self.state, event);
+        let before = core::mem::replace(&mut self.state, next);
+        match action {
+            Action::SendI1 => self.begin(env, now, before, given),
+            Action::SendI2
+            | Action::ProcessSendI2
+            | Action::SendI2bis
+            | Action::ProcessSendI2bis => self.second(env, now, action, event, given),
+            Action::SendR2 => self.send_r2(env, now, given),
+            Action::RecordSendR2 => {
+                self.record(env, now, given);
+                self.send_r2(env, now, given);
+            }
+            Action::Record => self.record(env, now, given),
+            Action::Hold | Action::Release => self.end(),
+            Action::Nothing | Action::Discard | Action::Process => {}
+            Action::SendR1 | Action::SendR1bis => {}
+        }
+        if self.state == State::Established {
+            self.exchange = None;
+        }
+        action
+    }
+
+    fn end(&mut self) {
+        self.exchange = None;
+        self.update = None;
+        self.forget_peer();
+    }
+
+    /// What I1-SENT does not have (RFC 5533 6.2).
+    fn forget_peer(&mut self) {
+        self.peer_tag = None;
+        self.reap = None;
+        self.update = None;
+        self.peer = LocatorList::default();
+        self.peer_pds = None;
+        self.answered = None;
+    }
+
+    /// When [`Context::handle_timeout`] is wanted.
+    pub(crate) fn poll_timeout(&self, quiet: Duration) -> Instant {
+        let exchange = self.exchange.as_ref().map(|e| e.timer);
+        let update = self.update.as_ref().map(|u| u.timer);
+        let reap = self.reap.as_ref().and_then(|r| r.poll_timeout());
+        let quiet = self.used + quiet;
+        [exchange, update, reap].into_iter().flatten().fold(quiet, Instant::min)
+    }
+
+    /// Whatever is due.
+    pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Instant) {
+        if now >= self.used + env.config.timers.quiet {
+            env.stats.contexts_quiet += 1;
+            self.fire(env, now, Event::Quiet, &Given::nothing(self.pair));
+            return;
+        }
+        if self.exchange.as_ref().is_some_and(|e| e.timer <= now) {
+            self.retry(env, now);
+        }
+        if self.update.as_ref().is_some_and(|u| u.timer <= now) {
+            self.repeat_update(env, now);
+        }
+        if let Some(reap) = &mut self.reap {
+            reap.handle_timeout(now);
+        }
+    }
+}
+
+/// A timeout after `retries` repetitions: binary exponential backoff, then between half and one and
+/// a half of it (RFC 5533 14).
+fn backed_off(
+    env: &mut Env,
+    now: Instant,
+    first: Duration,
+    max: Duration,
+    retries: u32,
+) -> Instant {
+    let nominal = (first * (1 << retries.min(16))).min(max).as_nanos() as u64;
+    now + Duration::from_nanos(nominal / 2 + env.rng.below(nominal.max(1)))
+}

@@ -1,0 +1,303 @@
+//! All contexts of a vserver: found by ULIDs on the way out and by tag on the way in, bounded, and
+//! driven by what arrives, by time and by traffic.
+//!
+//! Invariants: a context is in `by_ulids` and `by_tag` exactly while it exists; `by_peer_tag`,
+//! `by_nonce` and the timer wheel follow it at the end of every call ([`Contexts::settle`]). A peer
+//! makes this host remember something only by an I2 or I2bis that repeats what was sent to its
+//! address. Every map has a bound.
+
+mod flows;
+mod holds;
+mod icmp;
+mod index;
+mod receive;
+mod report;
+mod traffic;
+
+use core::net::IpAddr;
+
+use hashbrown::HashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+use weft_stack::path::PathEvent;
+use weft_stack::rng::{Key, Rng};
+use weft_stack::time::Instant;
+use weft_stack::timer_wheel::TimerWheel;
+
+use crate::config::ShimConfig;
+use crate::context::env::{Env, Outgoing};
+use crate::context::table::{Action, Event, State, step};
+use crate::context::{Context, Given};
+use crate::locator::{LocatorList, Pair, is_unicast};
+use crate::own::Change;
+use crate::reap::{Hint, ReapConfig, SwitchError};
+use crate::stats::ShimStats;
+use crate::trust::Trust;
+use crate::wire::Tag;
+use flows::Flows;
+use holds::Holds;
+
+pub use icmp::QuotedWas;
+pub use report::{ContextReport, LocatorReport, ShimReport};
+pub use traffic::{Flow, Payload, Way};
+
+/// Contexts with one tag of their peers: more is no accident.
+const SAME_TAG_MAX: usize = 16;
+
+/// ULIDs and forked instance.
+type Name = (Pair, u32);
+type Ids = SmallVec<[u32; 2]>;
+
+/// All contexts of a vserver.
+pub struct Contexts {
+    env: Env,
+    slots: Slab<Box<Context>>,
+    by_ulids: HashMap<Name, u32, Key>,
+    by_tag: HashMap<Tag, u32, Key>,
+    by_peer_tag: HashMap<Tag, Ids, Key>,
+    by_nonce: HashMap<u32, Ids, Key>,
+    /// Contexts of peers of one prefix.
+    prefixes: HashMap<u64, u32, Key>,
+    /// Contexts of one of our ULIDs.
+    own_ulids: HashMap<IpAddr, u32, Key>,
+    /// Transport flows that use a forked instance.
+    forks: HashMap<traffic::Flow, u32, Key>,
+    initiating: usize,
+    timers: TimerWheel<u32>,
+    flows: Flows,
+    holds: Holds,
+    /// The last pair that was looked up, and what was found.
+    last: Option<(Pair, Option<u32>)>,
+}
+
+/// Why a context was not made on request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// One end is not unicast, ours is none of our locators, or the families differ.
+    NotUlids,
+    /// There is one already.
+    Exists,
+    /// The peer did not answer, or cannot, a short time ago.
+    HeldDown,
+    /// A bound of the vserver is reached.
+    Bound,
+}
+
+impl Contexts {
+    /// No contexts. `own`: the locators of the vserver.
+    pub fn new(
+        config: ShimConfig,
+        reap: ReapConfig,
+        own: LocatorList,
+        trust: Box<dyn Trust>,
+        seed: [u8; 16],
+    ) -> Contexts {
+        let mut rng = Rng::new(seed);
+        let own = LocatorList { generation: rng.next_u32(), ..own };
+        let key = Key::generate(&mut rng);
+        let (flows, holds) = (Flows::new(&config.set_up, key), Holds::new(&config, key));
+        Contexts {
+            env: Env::new(config, reap, rng, own, trust),
+            slots: Slab::new(),
+            by_ulids: HashMap::with_hasher(key),
+            by_tag: HashMap::with_hasher(key),
+            by_peer_tag: HashMap::with_hasher(key),
+            by_nonce: HashMap::with_hasher(key),
+            prefixes: HashMap::with_hasher(key),
+            own_ulids: HashMap::with_hasher(key),
+            forks: HashMap::with_hasher(key),
+            initiating: 0,
+            timers: TimerWheel::default(),
+            flows,
+            holds,
+            last: None,
+        }
+    }
+
+    /// Number of contexts.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &ShimStats {
+        &self.env.stats
+    }
+
+    /// Whether a context could be between two addresses: unicast of one family, ours among our
+    /// locators, neither link-local.
+    pub fn may_be_ulids(&self, ulids: Pair) -> bool {
+        let global = |a: IpAddr| match a {
+            IpAddr::V4(v4) => !v4.is_link_local(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        };
+        let fit = |a: IpAddr| is_unicast(a) && global(a);
+        ulids.local != ulids.remote
+            && ulids.same_family()
+            && fit(ulids.local)
+            && fit(ulids.remote)
+            && self.env.own.contains(ulids.local)
+    }
+
+    /// Begins to set up a context.
+    pub fn start(&mut self, now: Instant, ulids: Pair, fii: u32) -> Result<(), StartError> {
+        if !self.may_be_ulids(ulids) {
+            return Err(StartError::NotUlids);
+        }
+        if self.by_ulids.contains_key(&(ulids, fii)) {
+            return Err(StartError::Exists);
+        }
+        let state = self.holds.state(now, ulids.remote);
+        if !matches!(step(state, Event::Start), (Action::SendI1, _)) {
+            return Err(StartError::HeldDown);
+        }
+        if self.initiating >= self.env.config.bounds.initiating_max || !self.has_room(ulids) {
+            self.env.stats.initiations_put_off += 1;
+            return Err(StartError::Bound);
+        }
+        if !self.env.gates.i1.take(now) {
+            self.env.stats.limited_i1 += 1;
+            return Err(StartError::Bound);
+        }
+        let id = self.make(now, ulids, fii);
+        self.fire(id, now, Event::Start, &Given::nothing(ulids));
+        Ok(())
+    }
+
+    /// Ends a context without telling the peer (RFC 5533 9). `false`: there is none.
+    pub fn end(&mut self, now: Instant, ulids: Pair, fii: u32) -> bool {
+        let Some(&id) = self.by_ulids.get(&(ulids, fii)) else { return false };
+        self.fire(id, now, Event::Quiet, &Given::nothing(ulids));
+        true
+    }
+
+    /// Sends a context's packets by `pair` from now on.
+    pub fn switch(
+        &mut self,
+        now: Instant,
+        ulids: Pair,
+        fii: u32,
+        pair: Pair,
+    ) -> Result<(), SwitchError> {
+        let id = *self.by_ulids.get(&(ulids, fii)).ok_or(SwitchError::NotAPair)?;
+        let context = &mut self.slots[id as usize];
+        let reap = context.reap.as_mut().ok_or(SwitchError::NotAPair)?;
+        let done = reap.switch(now, pair);
+        self.settle(id, now);
+        done
+    }
+
+    fn has_room(&self, ulids: Pair) -> bool {
+        let bounds = &self.env.config.bounds;
+        let same = self.prefixes.get(&index::prefix(ulids.remote)).copied().unwrap_or(0);
+        self.slots.len() < bounds.contexts_max && same < bounds.contexts_per_prefix_max
+    }
+
+    /// Carries out an event of a context.
+    fn fire(&mut self, id: u32, now: Instant, event: Event, given: &Given<'_>) -> Action {
+        let context = &mut self.slots[id as usize];
+        let action = context.fire(&mut self.env, now, event, given);
+        self.settle(id, now);
+        action
+    }
+
+    /// Our locators are these from now on; contexts tell their peers. The list gets a new random
+    /// generation number (RFC 5533 10.1).
+    pub fn set_own(&mut self, now: Instant, mut list: LocatorList) {
+        list.generation = self.env.rng.next_u32();
+        self.env.own.replace(list);
+        self.own_changed(now, None);
+    }
+
+    /// Something became of an address of ours; contexts tell their peers.
+    pub fn address_changed(&mut self, now: Instant, addr: IpAddr, change: Change) {
+        if self.env.own.set(addr, change) {
+            let hint = match change {
+                Change::Added | Change::LinkUp => Hint::LocatorBack(addr),
+                Change::LinkDown => Hint::LinkDown(addr),
+                Change::Removed => Hint::LocatorGone(addr),
+            };
+            self.own_changed(now, Some(hint));
+        }
+    }
+
+    fn own_changed(&mut self, now: Instant, hint: Option<Hint>) {
+        let ids: Vec<u32> = self.slots.iter().map(|(id, _)| id as u32).collect();
+        for id in ids {
+            let context = &mut self.slots[id as usize];
+            context.set_paths(&self.env, now);
+            if let Some(hint) = hint {
+                context.hint(now, hint);
+            }
+            self.settle(id, now);
+        }
+    }
+
+    /// What transports notice between two ULIDs.
+    pub fn hint(&mut self, now: Instant, ulids: Pair, hint: Hint) {
+        if let Some(&id) = self.by_ulids.get(&(ulids, 0)) {
+            self.slots[id as usize].hint(now, hint);
+            self.settle(id, now);
+        }
+    }
+
+    /// The pair that packets between two ULIDs go by.
+    pub fn pair(&self, ulids: Pair, fii: u32) -> Option<Pair> {
+        let context = &self.slots[*self.by_ulids.get(&(ulids, fii))? as usize];
+        Some(if context.tag_out().is_some() { context.pair } else { ulids })
+    }
+
+    /// The state of the context between two ULIDs.
+    pub fn state(&self, now: Instant, ulids: Pair, fii: u32) -> State {
+        match self.by_ulids.get(&(ulids, fii)) {
+            Some(&id) => self.slots[id as usize].state,
+            None => self.holds.state(now, ulids.remote),
+        }
+    }
+
+    /// Whether a context has this ULID of ours.
+    pub fn owns(&self, ulid: IpAddr) -> bool {
+        self.own_ulids.contains_key(&ulid)
+    }
+
+    /// The instant of [`Contexts::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(id) = self.timers.pop_expired(now) {
+            let context = &mut self.slots[id as usize];
+            context.indexed.timer = None;
+            context.handle_timeout(&mut self.env, now);
+            self.settle(id, now);
+        }
+        self.holds.expire(now);
+    }
+
+    /// When to call [`Contexts::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let holds = self.holds.poll_timeout();
+        self.timers.next_deadline().into_iter().chain(holds).min()
+    }
+
+    /// Whether [`Contexts::poll_transmit`] has something.
+    pub fn wants_transmit(&self) -> bool {
+        !self.env.out.is_empty()
+    }
+
+    /// The next control message.
+    pub fn poll_transmit(&mut self) -> Option<Outgoing> {
+        let next = self.env.out.pop_front();
+        if self.env.out.is_empty() {
+            self.env.out.shrink_to(64);
+        }
+        next
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<PathEvent> {
+        self.env.events.pop_front()
+    }
+}

@@ -1,0 +1,234 @@
+//! The data path: which context a packet belongs to, and what becomes of it.
+
+use weft_stack::time::Instant;
+
+use super::Contexts;
+use crate::config::SetUp;
+use crate::context::Given;
+use crate::context::table::{Action, Event};
+use crate::locator::Pair;
+use crate::wire::Tag;
+
+/// A transport flow: what forked instances are chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// ULIDs.
+    pub ulids: Pair,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Our port and the peer's.
+    pub ports: (u16, u16),
+}
+
+/// Where a packet goes and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// As it is.
+    Plain,
+    /// Over other locators than its ULIDs, behind a header with the tag.
+    Rewritten {
+        /// Locators.
+        pair: Pair,
+        /// The peer's tag.
+        tag: Tag,
+    },
+}
+
+/// What a packet behind a payload header is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// One between these ULIDs.
+    Of(Pair),
+    /// No context has its tag: the sender was told, or too many were.
+    UnknownTag,
+    /// Its context does not take packets yet.
+    WrongState,
+}
+
+/// Source and destination port of a transport that has them in front.
+pub(crate) fn ports(protocol: u8, head: &[u8]) -> Option<(u16, u16)> {
+    let &[a, b, c, d] = head.first_chunk::<4>()?;
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+        .then_some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+impl Contexts {
+    /// What the rules of ports say of a packet.
+    fn set_up(&self, protocol: u8, ports: Option<(u16, u16)>) -> SetUp {
+        let config = &self.env.config.set_up;
+        // SCTP has its own ways of several addresses (RFC 6629).
+        if protocol == 132 {
+            return SetUp::Never;
+        }
+        let Some((a, b)) = ports else { return config.default };
+        let fits = |r: &&crate::config::PortRule| {
+            r.protocol == protocol && (r.ports.contains(&a) || r.ports.contains(&b))
+        };
+        config.ports.iter().find(fits).map_or(config.default, |r| r.set_up)
+    }
+
+    /// Whether ports must be seen before it is known what becomes of a packet.
+    fn asks_ports(&self) -> bool {
+        !self.env.config.set_up.ports.is_empty()
+    }
+
+    #[inline]
+    fn look_up(&mut self, ulids: Pair) -> Option<u32> {
+        match self.last {
+            Some((pair, id)) if pair == ulids => id,
+            _ => {
+                let id = self.by_ulids.get(&(ulids, 0)).copied();
+                self.last = Some((ulids, id));
+                id
+            }
+        }
+    }
+
+    /// Whether every packet between two ULIDs goes and comes as it is.
+    #[inline]
+    pub fn passes(&mut self, ulids: Pair) -> bool {
+        let Some(id) = self.look_up(ulids) else {
+            return !self.asks_ports() || !self.may_be_ulids(ulids);
+        };
+        let context = &self.slots[id as usize];
+        (context.tag_out().is_none() || context.pair == context.ulids) && self.forks.is_empty()
+    }
+
+    /// A packet goes out. `head`: the front of its transport header, if that is at hand.
+    #[inline]
+    pub fn send(
+        &mut self,
+        now: Instant,
+        ulids: Pair,
+        protocol: u8,
+        head: &[u8],
+        bytes: usize,
+    ) -> Way {
+        let ports = ports(protocol, head);
+        let special = protocol == 132 || self.asks_ports() || !self.forks.is_empty();
+        if special && self.set_up(protocol, ports) == SetUp::Never {
+            return Way::Plain;
+        }
+        let fork = self.fork_of(ulids, protocol, ports);
+        let Some(id) = fork.or_else(|| self.look_up(ulids)) else {
+            self.count(now, ulids, protocol, ports, bytes);
+            return Way::Plain;
+        };
+        let context = &mut self.slots[id as usize];
+        context.sent(now);
+        let (pair, tag) = (context.pair, context.tag_out());
+        self.touch(id, now);
+        match tag {
+            Some(tag) if pair != ulids => {
+                self.env.stats.rewritten_out += 1;
+                Way::Rewritten { pair, tag }
+            }
+            _ => Way::Plain,
+        }
+    }
+
+    /// A packet came between two ULIDs, without a header of the shim (RFC 5533 12.1).
+    #[inline]
+    pub fn received_plain(
+        &mut self,
+        now: Instant,
+        ulids: Pair,
+        protocol: u8,
+        head: &[u8],
+        bytes: usize,
+    ) {
+        let Some(id) = self.look_up(ulids) else {
+            let ports = ports(protocol, head);
+            self.count(now, ulids, protocol, ports, bytes);
+            return;
+        };
+        self.slots[id as usize].received(now, ulids);
+        self.touch(id, now);
+    }
+
+    /// A packet came behind a payload header with `tag` (RFC 5533 12.2).
+    pub fn received_tagged(&mut self, now: Instant, pair: Pair, tag: Tag) -> Payload {
+        let Some(&id) = self.by_tag.get(&tag) else {
+            self.env.stats.payload_unknown_tag += 1;
+            self.env.send_r1bis(now, pair, tag);
+            return Payload::UnknownTag;
+        };
+        let context = &mut self.slots[id as usize];
+        if context.tag_out().is_none() || context.exchange.is_some() {
+            let over = context.exchange.as_ref().map_or(pair, |e| e.pair);
+            let action = self.fire(id, now, Event::Payload, &Given::nothing(over));
+            if action == Action::Discard {
+                self.env.stats.payload_wrong_state += 1;
+                return Payload::WrongState;
+            }
+        }
+        let context = &mut self.slots[id as usize];
+        let ulids = context.ulids;
+        context.received(now, pair);
+        self.env.stats.rewritten_in += 1;
+        self.touch(id, now);
+        Payload::Of(ulids)
+    }
+
+    /// What a packet of the data path may have changed.
+    #[inline]
+    fn touch(&mut self, id: u32, now: Instant) {
+        let context = &self.slots[id as usize];
+        let at = context.poll_timeout(self.env.config.timers.quiet);
+        if at <= now || !context.is_calm() {
+            self.settle(id, now);
+        } else {
+            self.arm_at(id, at);
+        }
+    }
+
+    /// Counts a packet of a pair without context, and sets one up if it is worth it.
+    fn count(
+        &mut self,
+        now: Instant,
+        ulids: Pair,
+        protocol: u8,
+        ports: Option<(u16, u16)>,
+        bytes: usize,
+    ) {
+        let set_up = self.set_up(protocol, ports);
+        if set_up == SetUp::Never || !self.may_be_ulids(ulids) {
+            return;
+        }
+        let forgotten = &mut self.env.stats.flows_forgotten;
+        if self.flows.count(now, ulids, bytes, set_up, forgotten) {
+            // Held down, or too many at once: a later packet asks again.
+            let _ = self.start(now, ulids, 0);
+            self.flows.forget(ulids);
+        }
+    }
+
+    /// Packets of `flow` use a context of their own from now on, which is set up if there is none
+    /// (RFC 5533 4.2). At most as many flows as there may be contexts.
+    pub fn fork(&mut self, now: Instant, flow: Flow, fii: u32) -> Result<(), super::StartError> {
+        if fii == 0 || self.forks.len() >= self.env.config.bounds.contexts_max {
+            return Err(super::StartError::Bound);
+        }
+        match self.start(now, flow.ulids, fii) {
+            Ok(()) | Err(super::StartError::Exists) => {
+                self.forks.insert(flow, fii);
+                Ok(())
+            }
+            error => error,
+        }
+    }
+
+    /// A flow uses the context of all again.
+    pub fn unfork(&mut self, flow: &Flow) {
+        self.forks.remove(flow);
+    }
+
+    fn fork_of(&self, ulids: Pair, protocol: u8, ports: Option<(u16, u16)>) -> Option<u32> {
+        if self.forks.is_empty() {
+            return None;
+        }
+        let flow = Flow { ulids, protocol, ports: ports? };
+        let fii = *self.forks.get(&flow)?;
+        self.by_ulids.get(&(ulids, fii)).copied()
+    }
+}
