@@ -143,14 +143,7 @@ impl Trust for UlidsOnly {
         other.map_or(Ok(()), |at| Err(Unproved::Locator(at)))
     }
 
-    fn prove(
-        &mut self,
-        _: IpAddr,
-        _: IpAddr,
-        _: &LocatorList,
-        _: &[u8],
-        _: &mut Rng,
-    ) -> OwnProof {
+    fn prove(&mut self, _: IpAddr, _: IpAddr, _: &LocatorList, _: &[u8], _: &mut Rng) -> OwnProof {
         OwnProof::default()
     }
 }

@@ -307,7 +307,8 @@ fn every_event_does_in_every_state_what_the_table_says() {
             let stats = script.shim.stats();
             let taken = stats.rewritten_in + u64::from(event == Event::Control);
             let refused = stats.control_wrong_state + stats.payload_wrong_state
-                - before.control_wrong_state - before.payload_wrong_state;
+                - before.control_wrong_state
+                - before.payload_wrong_state;
             let message = matches!(event, Event::Payload | Event::Control);
             if message && matches!(action, Action::Discard) {
                 assert_eq!((stats.rewritten_in, refused), (0, 1), "{state:?}, {event:?}");
@@ -420,9 +421,11 @@ fn table() -> String {
         Action::Hold | Action::Release => "end",
     };
     let mut out = String::from("| |");
-    STATES.iter().for_each(|s| write!(out, " {} |", name(*s)).unwrap());
+    for s in STATES {
+        write!(out, " {} |", name(s)).unwrap();
+    }
     out.push_str("\n|---|");
-    STATES.iter().for_each(|_| out.push_str("---|"));
+    out.push_str(&"---|".repeat(STATES.len()));
     out.push('\n');
     for e in EVENTS {
         write!(out, "| {} |", event(e)).unwrap();

@@ -19,6 +19,7 @@ use crate::trust::{Proof, Trust, Unproved};
 use crate::wire::header::{MESSAGE_BYTES_MAX, PROTOCOL, Tag};
 use crate::wire::message::{Body, Message, code};
 use crate::wire::option::{Options, Places, Preferences};
+use crate::wire::probe::KeepaliveTimeout;
 
 /// Events that wait to be taken.
 const EVENTS_MAX: usize = 4096;
@@ -63,7 +64,7 @@ pub(crate) struct Learned {
     /// `None`: it said nothing.
     pub(crate) list: Option<LocatorList>,
     pub(crate) pds: Option<Vec<u8>>,
-    pub(crate) keepalive_timeout: Option<u16>,
+    pub(crate) keepalive_timeout: Option<KeepaliveTimeout>,
 }
 
 impl Env {
@@ -187,9 +188,7 @@ impl Env {
         let ports: smallvec::SmallVec<[u16; 4]> =
             list.locators.iter().map(|l| l.port.unwrap_or(0)).collect();
         let binding = body.binding();
-        let proof =
-            self.trust.prove(ulids.local, ulids.remote, &list, &binding, &mut self.rng);
-        let timeout = self.reap.announced();
+        let proof = self.trust.prove(ulids.local, ulids.remote, &list, &binding, &mut self.rng);
         Options {
             preferences: Preferences::of(&list),
             locators: Some(list),
@@ -197,9 +196,7 @@ impl Env {
             pds: proof.pds,
             signature: proof.signature,
             keyed: proof.keyed,
-            // Whole seconds, at least one (RFC 5534 5.3).
-            keepalive_timeout: timeout
-                .map(|t| t.as_millis().div_ceil(1000).clamp(1, u128::from(u16::MAX)) as u16),
+            keepalive_timeout: self.reap.announced().map(KeepaliveTimeout),
             ..Options::default()
         }
     }

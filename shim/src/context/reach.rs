@@ -1,14 +1,14 @@
 //! Between a context and its [`Reap`]: locators, packets, probes, switches.
 
 use weft_stack::path::PathEvent;
-use weft_stack::time::{Duration, Instant};
+use weft_stack::time::Instant;
 
 use super::env::Env;
 use super::table::State;
 use super::{Context, Given};
 use crate::reap::{self, Hint, Reap, ReapEvent, Why};
 use crate::wire::message::{Body, Message};
-use crate::wire::probe::{Probe, ReapState};
+use crate::wire::probe::{KeepaliveTimeout, Probe, ReapState};
 
 impl Context {
     /// The peer's locators are known, or anew: the pair of the exchange works both ways, so a new
@@ -26,9 +26,9 @@ impl Context {
         self.set_paths(env, now);
     }
 
-    pub(super) fn keepalive_timeout(&mut self, seconds: Option<u16>) {
-        if let (Some(reap), Some(seconds)) = (&mut self.reap, seconds) {
-            reap.set_peer_timeout(Duration::from_secs(u64::from(seconds)));
+    pub(super) fn keepalive_timeout(&mut self, timeout: Option<KeepaliveTimeout>) {
+        if let (Some(reap), Some(timeout)) = (&mut self.reap, timeout) {
+            reap.set_peer_timeout(timeout.0);
         }
     }
 

@@ -138,35 +138,36 @@ mod tests {
     // RFC 5533 11
     #[test]
     fn packets_bytes_or_time_make_a_pair_worth_a_context() {
-        let (t, mut n) = (Instant::from_millis, 0);
+        let (t, mut lost) = (Instant::from_millis, 0);
         let mut f = flows(16);
-        let worth = (0..100).position(|i| f.count(t(i), pair(1), 100, SetUp::Deferred, &mut n));
+        let worth = (0..100).position(|i| f.count(t(i), pair(1), 100, SetUp::Deferred, &mut lost));
         assert_eq!(worth, Some(49));
-        let worth = (0..100).position(|i| f.count(t(i), pair(2), 9000, SetUp::Deferred, &mut n));
+        let worth = (0..100).position(|i| f.count(t(i), pair(2), 9000, SetUp::Deferred, &mut lost));
         assert_eq!(worth, Some(7));
-        let worth = (0..10).position(|i| f.count(t(1000 * i), pair(3), 1, SetUp::Deferred, &mut n));
+        let worth =
+            (0..10).position(|i| f.count(t(1000 * i), pair(3), 1, SetUp::Deferred, &mut lost));
         assert_eq!(worth, Some(5));
-        assert!(f.count(t(0), pair(4), 1, SetUp::Immediate, &mut n));
-        assert!((0..99).all(|i| !f.count(t(i), pair(5), 9000, SetUp::Never, &mut n)));
+        assert!(f.count(t(0), pair(4), 1, SetUp::Immediate, &mut lost));
+        assert!((0..99).all(|i| !f.count(t(i), pair(5), 9000, SetUp::Never, &mut lost)));
         assert_eq!(f.len(), 3, "what needs no counting is not counted");
     }
 
     #[test]
     fn counted_pairs_are_bounded_and_silent_ones_go_first() {
-        let (t, mut n) = (Instant::from_millis, 0);
+        let (t, mut lost) = (Instant::from_millis, 0);
         let mut f = flows(64);
         for n in 0..64 {
-            f.count(t(0), pair(n), 1, SetUp::Deferred, &mut n);
+            f.count(t(0), pair(n), 1, SetUp::Deferred, &mut lost);
         }
         for n in 64..128 {
-            f.count(t(70_000), pair(n), 1, SetUp::Deferred, &mut n);
+            f.count(t(70_000), pair(n), 1, SetUp::Deferred, &mut lost);
         }
-        assert_eq!((f.len(), n), (64, 0));
+        assert_eq!((f.len(), lost), (64, 0));
         for n in 128..1000 {
-            f.count(t(70_001), pair(n), 1, SetUp::Deferred, &mut n);
+            f.count(t(70_001), pair(n), 1, SetUp::Deferred, &mut lost);
         }
         assert_eq!((f.len(), f.ring.len()), (64, 64));
-        assert_eq!(n, 872);
+        assert_eq!(lost, 872);
         f.forget(pair(999));
         assert_eq!((f.len(), f.ring.len()), (63, 63));
     }

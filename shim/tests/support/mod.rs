@@ -232,7 +232,7 @@ impl Lab {
         self.wire.insert((at, self.serial), packet);
     }
 
-    fn arrive(&mut self, packet: Packet) {
+    fn arrive(&mut self, packet: &Packet) {
         let Some(at) = self.hosts.iter().position(|h| h.addrs.contains(&packet.dst)) else {
             return;
         };
@@ -241,9 +241,8 @@ impl Lab {
     }
 
     /// Gives a packet to a host.
-    pub fn deliver(&mut self, host: usize, packet: Packet) {
-        let mut addrs =
-            PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
+    pub fn deliver(&mut self, host: usize, packet: &Packet) {
+        let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
         let mut frame = Frame::from_heap(128, &packet.data);
         let h = &mut self.hosts[host];
         let passed = packet.protocol != PROTOCOL && h.layer.passes(packet.dst, packet.src);
@@ -254,9 +253,8 @@ impl Lab {
         }
         assert_eq!(addrs.protocol, UDP);
         let data = frame.data();
-        let written = |at: usize| {
-            weft_shim::locator::from_octets(data[at..at + 16].try_into().unwrap())
-        };
+        let written =
+            |at: usize| weft_shim::locator::from_octets(data[at..at + 16].try_into().unwrap());
         // Never a packet to a ULID that is not the context's.
         assert_eq!((addrs.src, addrs.dst), (written(12), written(28)), "ULIDs are restored");
         let number = u64::from_be_bytes(data[4..12].try_into().unwrap());
@@ -280,7 +278,7 @@ impl Lab {
             }
             while let Some(entry) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) {
                 let packet = entry.remove();
-                self.arrive(packet);
+                self.arrive(&packet);
             }
         }
         self.now = self.now.max(until);
