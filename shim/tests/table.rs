@@ -161,6 +161,10 @@ impl Script {
     /// Makes an event happen; what was sent.
     fn happen(&mut self, event: Event) -> Vec<u8> {
         let (tag, nonce) = (self.tag.unwrap_or(NOBODYS), self.nonce);
+        // What packets of a peer make us repeat, they do not at once after the last time.
+        if matches!(event, Event::R1bis | Event::Payload | Event::Control) {
+            self.now += Duration::from_millis(300);
+        }
         match event {
             Event::Start => drop(self.shim.start(self.now, ulids(), 0)),
             Event::I1 => {

@@ -83,8 +83,9 @@ impl Context {
                     exchange.validator = SmallVec::from_slice(given.validator);
                 }
             }
-            Event::R1bis => {
+            Event::R1bis if self.exchange.is_none() => {
                 env.stats.recoveries += 1;
+                self.again = now + env.config.bounds.again;
                 self.exchange = Some(Box::new(Exchange::over(env, now, given)));
             }
             Event::Retry => {}
@@ -92,7 +93,16 @@ impl Context {
                 env.stats.limited_again += 1;
                 return;
             }
-            _ => self.again = now + env.config.bounds.again,
+            _ => {
+                self.again = now + env.config.bounds.again;
+                // Another pair that works towards us: the first may not work back.
+                if let (Event::R1bis, Some(exchange)) = (event, &mut self.exchange) {
+                    exchange.pair = given.pair;
+                    exchange.responder_nonce = given.responder_nonce;
+                    exchange.validator = SmallVec::from_slice(given.validator);
+                    exchange.packet_tag = given.tag;
+                }
+            }
         }
         self.send_second(env, matches!(action, Action::SendI2bis | Action::ProcessSendI2bis));
         if matches!(event, Event::R1 | Event::R1bis | Event::Retry) {
@@ -133,9 +143,7 @@ impl Context {
         }
         let body = Body::R2 { responder_tag: self.local_tag, initiator_nonce: given.nonce };
         let options = env.own_options(self.ulids, &body);
-        if self.state == State::Established {
-            self.told = env.own.revision();
-        }
+        self.told = env.own.revision();
         env.send(given.pair, &Message { body, options });
     }
 

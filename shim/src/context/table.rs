@@ -197,7 +197,9 @@ const fn i2bis_sent(event: Event) -> (Action, State) {
         Event::I1Other => (Action::SendR1, HERE),
         Event::I2 | Event::I2bis => (Action::RecordSendR2, HERE),
         Event::R2 => (Action::Record, State::Established),
-        Event::R1 | Event::R1bis | Event::NoHeader => (Action::Discard, HERE),
+        Event::R1 | Event::NoHeader => (Action::Discard, HERE),
+        // Unlike the RFC, which drops it: see `docs/shim.md`.
+        Event::R1bis => (Action::SendI2bis, HERE),
         Event::Payload | Event::Control => (Action::ProcessSendI2bis, HERE),
         Event::Retry => (Action::SendI2bis, HERE),
         Event::GiveUp | Event::Confused => (Action::SendI1, State::I1Sent),

@@ -222,7 +222,9 @@ impl Lab {
         if let Some(log) = &mut self.log {
             log.push((self.now, packet.clone()));
         }
-        let lost = self.rng.below(100) < self.loss_percent;
+        // Nothing leaves with an address that no host has any longer.
+        let stray = !self.hosts.iter().any(|h| h.addrs.contains(&packet.src));
+        let lost = stray || self.rng.below(100) < self.loss_percent;
         if lost || self.dead.contains(&(packet.src, packet.dst)) {
             return;
         }

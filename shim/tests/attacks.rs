@@ -1,0 +1,558 @@
+//! What others try: RFC 5533 16, the threats of RFC 4218, floods. The attacker is off the path
+//! unless the test says that it reads along.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::IpAddr;
+
+use support::*;
+use weft_shim::config::{Bounds, ShimConfig};
+use weft_shim::context::State;
+use weft_shim::contexts::{Contexts, Payload};
+use weft_shim::limit::Rate;
+use weft_shim::locator::{Locator, LocatorList, Pair, Preference, Verification};
+use weft_shim::reap::ReapConfig;
+use weft_shim::wire::message::code;
+use weft_shim::wire::{Body, Message, Options, Preferences, Tag};
+use weft_stack::path::IcmpErrorKind;
+use weft_stack::time::{Duration, Instant};
+
+const VICTIM: Pair = Pair::new(
+    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2)),
+);
+
+fn at(ms: u64) -> Instant {
+    Instant::from_millis(1000 + ms)
+}
+
+fn quiet() -> Contexts {
+    shim(1, 2, ShimConfig::default(), ReapConfig::rfc())
+}
+
+fn message(body: Body, options: Options) -> Vec<u8> {
+    Message { body, options }.write().unwrap()
+}
+
+/// Hosts 1 and 2 with an established context, over their ULIDs.
+fn established() -> Lab {
+    let mut lab = Lab::two(3, &ShimConfig::default(), ReapConfig::rfc(), [2, 2]);
+    lab.log = Some(Vec::new());
+    let now = lab.now;
+    lab.shim(0).start(now, ulids(), 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    lab
+}
+
+fn tags(lab: &mut Lab) -> (Tag, Tag) {
+    let now = lab.now;
+    let report = lab.shim(0).report_contexts(now, 1).remove(0);
+    let tag = |text: &str| Tag::new(u64::from_str_radix(text, 16).unwrap());
+    (tag(&report.local_tag), tag(&report.peer_tag.unwrap()))
+}
+
+/// What an attack could have changed.
+fn picture(shim: &Contexts) -> String {
+    let report = shim.report_contexts(at(0), 9);
+    format!(
+        "{:?}",
+        report
+            .iter()
+            .map(|r| (r.state, &r.peer_tag, &r.peer, r.locator_remote))
+            .collect::<Vec<_>>()
+    )
+}
+
+// RFC 5533 4.4
+// RFC 5533 16
+#[test]
+fn ten_thousand_i1_a_second_leave_nothing_behind_and_are_answered_at_a_bounded_rate() {
+    let mut shim = quiet();
+    let mut answers = 0;
+    for n in 0..100_000u32 {
+        let now = at(u64::from(n / 10));
+        let host = IpAddr::from([0x2001, 0xdb8, 9, (n >> 16) as u16, 0, 0, 0, n as u16]);
+        let body = Body::I1 { initiator_tag: Tag::new(n.into()), initiator_nonce: n };
+        shim.receive(now, Pair::new(ip(1, 1), host), &message(body, Options::default()));
+        answers += taken(&mut shim).len();
+    }
+    assert!(shim.is_empty());
+    let report = shim.report();
+    assert_eq!((report.contexts, report.flows, report.held_down), (0, 0, 0));
+    assert_eq!(shim.poll_timeout(), None, "no timer");
+    // Ten seconds at the default of 2,000 a second and a burst.
+    assert!((20_000..=20_600).contains(&answers), "{answers}");
+    assert_eq!(report.stats.limited_r1, 100_000 - answers as u64);
+}
+
+// RFC 5533 16
+#[test]
+fn a_flood_of_i1_does_not_keep_a_peer_out_for_long() {
+    let mut lab = Lab::two(3, &ShimConfig::default(), ReapConfig::rfc(), [2, 2]);
+    let now = lab.now;
+    lab.shim(0).start(now, ulids(), 0).unwrap();
+    lab.pump(0);
+    for n in 0..200_000u32 {
+        if n % 10 == 0 {
+            lab.run(Duration::from_millis(1));
+        }
+        let host = IpAddr::from([0x2001, 0xdb8, 9, 0, 0, 0, (n >> 16) as u16, n as u16]);
+        let body = Body::I1 { initiator_tag: Tag::new(n.into()), initiator_nonce: n };
+        let now = lab.now;
+        lab.shim(1).receive(now, Pair::new(ip(2, 1), host), &message(body, Options::default()));
+        taken_others(&mut lab, 1);
+    }
+    let now = lab.now;
+    assert_eq!(lab.shim(0).state(now, ulids(), 0), State::Established);
+}
+
+/// Sends on what is for the other host of the lab, and drops the rest.
+fn taken_others(lab: &mut Lab, host: usize) {
+    while let Some(out) = lab.shim(host).poll_transmit() {
+        if out.pair.remote == ip(1, 1) {
+            let (src, dst) = (out.pair.local, out.pair.remote);
+            lab.put(Packet { src, dst, protocol: 140, data: out.bytes });
+        }
+    }
+}
+
+// RFC 5533 7.13 MUST
+// RFC 5533 16
+#[test]
+fn an_i2_without_our_validator_makes_nothing() {
+    let mut shim = quiet();
+    for n in 0..10_000u32 {
+        let body = Body::I2 { initiator_tag: Tag::new(1), initiator_nonce: n, responder_nonce: n };
+        let validator = Some([n as u8; 16][..].into());
+        shim.receive(at(1), VICTIM, &message(body, Options { validator, ..Options::default() }));
+    }
+    assert!(shim.is_empty() && taken(&mut shim).is_empty());
+    assert_eq!(shim.stats().validator_wrong, 10_000);
+}
+
+/// The R1 that `source` gets for an I1 about `ulids`.
+fn r1_for(
+    shim: &mut Contexts,
+    now: Instant,
+    source: Pair,
+    ulids: Pair,
+    tag: Tag,
+) -> (u32, Options) {
+    let names = (source != ulids).then_some(ulids.reversed());
+    let options = Options { ulids: names, ..Options::default() };
+    let body = Body::I1 { initiator_tag: tag, initiator_nonce: 1 };
+    shim.receive(now, source, &message(body, options));
+    let (_, r1) = taken(shim).pop().expect("an answer");
+    let Body::R1 { responder_nonce, .. } = r1.body else { panic!("{r1:?}") };
+    (
+        responder_nonce,
+        Options { validator: r1.options.validator, ulids: names, ..Options::default() },
+    )
+}
+
+// RFC 5533 7.2 MUST
+// RFC 5533 16
+#[test]
+fn nobody_makes_a_context_for_another_hosts_ulid() {
+    // The attacker (host 3) receives at its own address and goes through the exchange there.
+    let attacker = Pair::new(ip(1, 1), ip(3, 1));
+    let stolen = list(&[ip(2, 1), ip(3, 1)]);
+    let cases = [
+        // It says nothing of locators.
+        Options::default(),
+        // It lists itself with the victim's parameters, with its own, with none.
+        Options { locators: Some(stolen.clone()), pds: Some(vec![0, 2]), ..Options::default() },
+        Options { locators: Some(stolen.clone()), pds: Some(vec![0, 3]), ..Options::default() },
+        Options { locators: Some(stolen), ..Options::default() },
+        // It lists only what is the victim's.
+        Options { locators: Some(list_of(2, 2)), pds: Some(vec![0, 2]), ..Options::default() },
+    ];
+    for case in cases {
+        let mut shim = quiet();
+        let (tag, now) = (Tag::new(66), at(0));
+        let (responder_nonce, got) = r1_for(&mut shim, now, attacker, VICTIM, tag);
+        let body = Body::I2 { initiator_tag: tag, initiator_nonce: 1, responder_nonce };
+        let options = Options { validator: got.validator, ulids: got.ulids, ..case };
+        shim.receive(now, attacker, &message(body, options.clone()));
+        assert!(shim.is_empty(), "{options:?}");
+        assert!(!taken(&mut shim).iter().any(|(_, m)| matches!(m.body, Body::R2 { .. })));
+    }
+}
+
+fn list(addrs: &[IpAddr]) -> LocatorList {
+    let locators = addrs.iter().map(|a| Locator::new(*a, Verification::Hba)).collect();
+    LocatorList { generation: 9, locators }
+}
+
+// RFC 5533 7.2 MUST
+// RFC 5533 16
+#[test]
+fn nobody_redirects_an_established_context_with_a_new_exchange() {
+    let mut lab = established();
+    let before = picture(lab.shim(0));
+    let (attacker, tag, now) = (Pair::new(ip(1, 1), ip(3, 1)), Tag::new(66), lab.now);
+    let shim = lab.shim(0);
+    let (responder_nonce, got) = r1_for(shim, now, attacker, ulids(), tag);
+    for locators in [None, Some(list(&[ip(2, 1), ip(3, 1)]))] {
+        let body = Body::I2 { initiator_tag: tag, initiator_nonce: 1, responder_nonce };
+        let options = Options { locators, pds: Some(vec![0, 2]), ..got.clone() };
+        shim.receive(now, attacker, &message(body, options));
+    }
+    assert_eq!(picture(shim), before);
+    assert_eq!(shim.stats().locator_unproved, 2);
+}
+
+// RFC 5533 5.15.1
+// RFC 5533 16
+#[test]
+fn a_validator_is_of_no_use_at_another_address_or_later() {
+    let (tag, other) = (Tag::new(5), Pair::new(ip(1, 1), ip(2, 2)));
+    for (late, from) in [(0, other), (31_000, VICTIM)] {
+        let mut shim = quiet();
+        let (responder_nonce, got) = r1_for(&mut shim, at(0), VICTIM, VICTIM, tag);
+        let body = Body::I2 { initiator_tag: tag, initiator_nonce: 1, responder_nonce };
+        let ulids = (from != VICTIM).then_some(VICTIM.reversed());
+        let options =
+            Options { ulids, locators: Some(list_of(2, 2)), pds: Some(vec![0, 2]), ..got };
+        shim.receive(at(late), from, &message(body, options));
+        assert!(shim.is_empty());
+        assert_eq!(shim.stats().validator_wrong, 1);
+    }
+}
+
+// RFC 5533 16
+#[test]
+fn a_replayed_exchange_changes_nothing() {
+    let mut lab = established();
+    // Somebody recorded everything, and sends it again while it is fresh.
+    let recorded: Vec<Packet> = lab.log.take().unwrap().into_iter().map(|(_, p)| p).collect();
+    let now = lab.now;
+    lab.hosts[0].addrs.remove(&ip(1, 2));
+    lab.shim(0).address_changed(now, ip(1, 2), weft_shim::own::Change::Removed);
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    let before = [0, 1].map(|h| picture(lab.shim(h)));
+    assert!(before[1].contains("broken: true"), "the update was taken");
+    for packet in recorded {
+        let to = usize::from(packet.dst == ip(2, 1));
+        lab.deliver(to, &packet);
+        lab.pump(to);
+        lab.run(Duration::from_millis(50));
+    }
+    assert_eq!([0, 1].map(|h| picture(lab.shim(h))), before, "an old list does not come back");
+    assert_eq!(lab.shim(1).stats().replayed, 1);
+}
+
+// RFC 5533 10.4 MUST
+// RFC 5533 16
+#[test]
+fn control_messages_with_a_guessed_tag_change_nothing() {
+    let mut lab = established();
+    let before = picture(lab.shim(0));
+    let now = lab.now;
+    let preferences =
+        Preferences { generation: 0, elements: [Preference::default(); 2][..].into() };
+    for guess in 0..5000 {
+        let receiver_tag = Tag::new(guess * 7919);
+        let options = Options { preferences: Some(preferences.clone()), ..Options::default() };
+        let shim = lab.shim(0);
+        shim.receive(now, ulids(), &message(Body::Update { receiver_tag, nonce: 1 }, options));
+        let body = Body::Keepalive { receiver_tag };
+        shim.receive(now, ulids(), &message(body, Options::default()));
+        taken(shim);
+    }
+    assert_eq!(picture(lab.shim(0)), before);
+    assert_eq!(lab.shim(0).stats().control_unknown_tag, 10_000);
+    // 200 at once, then limited.
+    assert_eq!(lab.shim(0).stats().limited_r1bis, 9_800);
+}
+
+// RFC 5533 10.4 MUST
+// RFC 5533 10.5 MUST
+#[test]
+fn the_right_tag_from_a_wrong_address_is_answered_with_r1bis_and_ignored() {
+    let mut lab = established();
+    let (tag, _) = tags(&mut lab);
+    let before = picture(lab.shim(0));
+    let now = lab.now;
+    let stranger = Pair::new(ip(1, 1), ip(3, 1));
+    let bodies = [
+        Body::Update { receiver_tag: tag, nonce: 1 },
+        Body::UpdateAck { receiver_tag: tag, nonce: 1 },
+        Body::Keepalive { receiver_tag: tag },
+    ];
+    for body in bodies {
+        let options = match body {
+            Body::Update { .. } => Options {
+                locators: Some(list_of(3, 1)),
+                pds: Some(vec![0, 3]),
+                ..Options::default()
+            },
+            _ => Options::default(),
+        };
+        lab.shim(0).receive(now, stranger, &message(body, options));
+        let sent = taken(lab.shim(0));
+        assert_eq!(sent.len(), 1);
+        assert!(matches!(sent[0].1.body, Body::R1bis { packet_tag, .. } if packet_tag == tag));
+        assert_eq!(sent[0].0, stranger);
+    }
+    assert_eq!(picture(lab.shim(0)), before);
+}
+
+// RFC 5533 10.4 MUST
+// RFC 5533 7.2 SHOULD
+#[test]
+fn an_update_with_locators_of_another_host_is_told_as_an_error_and_ignored() {
+    // On the path: the attacker reads the tag and writes with the peer's address.
+    let mut lab = established();
+    let (tag, _) = tags(&mut lab);
+    let before = picture(lab.shim(0));
+    let now = lab.now;
+    let locators = Some(list(&[ip(2, 1), ip(3, 1)]));
+    let options = Options { locators, pds: Some(vec![0, 2]), ..Options::default() };
+    let bytes = message(Body::Update { receiver_tag: tag, nonce: 1 }, options);
+    lab.shim(0).receive(now, ulids(), &bytes);
+    let sent = taken(lab.shim(0));
+    let Body::Error { code: code::VERIFICATION, pointer, packet } = &sent[0].1.body else {
+        panic!("{sent:?}")
+    };
+    // The second verification method, behind an IPv6 header.
+    assert_eq!(usize::from(*pointer), 40 + 16 + 9 + 1);
+    assert_eq!(packet[40..40 + bytes.len()], bytes[..]);
+    // With the parameters of another host: in silence.
+    let options =
+        Options { locators: Some(list_of(3, 1)), pds: Some(vec![0, 3]), ..Options::default() };
+    let bytes = message(Body::Update { receiver_tag: tag, nonce: 2 }, options);
+    lab.shim(0).receive(now, ulids(), &bytes);
+    assert!(taken(lab.shim(0)).is_empty());
+    assert_eq!(picture(lab.shim(0)), before);
+}
+
+// RFC 5533 10.4
+#[test]
+fn preferences_of_another_list_or_of_another_length_are_told_as_errors() {
+    let mut lab = established();
+    let (tag, _) = tags(&mut lab);
+    let before = picture(lab.shim(0));
+    let now = lab.now;
+    let (generation, elements) = (1, [Preference::default(); 2][..].into());
+    let cases = [
+        (Preferences { generation, elements }, None, code::GENERATION, 40 + 20),
+        (
+            Preferences { generation: 9, elements: [Preference::default(); 3][..].into() },
+            Some(list(&[ip(2, 1), ip(2, 2)])),
+            code::PREFERENCES,
+            40 + 16 + 48 + 2,
+        ),
+    ];
+    for (preferences, locators, code, place) in cases {
+        let pds = Some(vec![0, 2]);
+        let preferences = Some(preferences);
+        let options = Options { locators, preferences, pds, ..Options::default() };
+        let bytes = message(Body::Update { receiver_tag: tag, nonce: 1 }, options);
+        lab.shim(0).receive(now, ulids(), &bytes);
+        let sent = taken(lab.shim(0));
+        let Body::Error { code: told, pointer, .. } = &sent[0].1.body else { panic!("{sent:?}") };
+        assert_eq!((*told, usize::from(*pointer)), (code, place));
+        assert!(!sent.iter().any(|(_, m)| matches!(m.body, Body::UpdateAck { .. })));
+    }
+    assert_eq!(picture(lab.shim(0)), before);
+}
+
+// RFC 5533 12.3 MUST
+// RFC 5533 5.15 SHOULD
+#[test]
+fn unknown_types_and_critical_options_are_told_and_not_processed() {
+    let mut shim = quiet();
+    let mut bytes = message(Body::Keepalive { receiver_tag: Tag::new(1) }, Options::default());
+    bytes[2] = 70;
+    reseal(&mut bytes);
+    shim.receive(at(0), VICTIM, &bytes);
+    let body = Body::I1 { initiator_tag: Tag::new(1), initiator_nonce: 1 };
+    let mut bytes = message(body, Options::default());
+    bytes.extend_from_slice(&[0x02, 0x01, 0, 4, 1, 2, 3, 4]);
+    reseal(&mut bytes);
+    shim.receive(at(0), VICTIM, &bytes);
+    let told: Vec<(u8, u16)> = taken(&mut shim)
+        .into_iter()
+        .map(|(_, m)| match m.body {
+            Body::Error { code, pointer, .. } => (code, pointer),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [(code::UNKNOWN_TYPE, 42), (code::CRITICAL_OPTION, 56)]);
+}
+
+/// Length and checksum of a changed message.
+fn reseal(bytes: &mut [u8]) {
+    bytes[1] = (bytes.len() / 8 - 1) as u8;
+    bytes[4..6].fill(0);
+    let sum = weft_stack::wire::checksum::sum(bytes);
+    bytes[4..6].copy_from_slice(&weft_stack::wire::checksum::finish(sum).to_be_bytes());
+}
+
+#[test]
+fn errors_are_told_at_a_bounded_rate_and_never_about_errors() {
+    let mut shim = quiet();
+    let mut bytes = message(Body::Keepalive { receiver_tag: Tag::new(1) }, Options::default());
+    bytes[2] = 70;
+    reseal(&mut bytes);
+    let mut told = 0;
+    for n in 0..10_000 {
+        shim.receive(at(n / 10), VICTIM, &bytes);
+        told += taken(&mut shim).len();
+    }
+    assert!(told <= 40, "{told}");
+    let body = Body::Error { code: 0, pointer: 0, packet: bytes };
+    shim.receive(at(5000), VICTIM, &message(body, Options::default()));
+    assert!(taken(&mut shim).is_empty());
+}
+
+// RFC 5533 7.18 MUST
+// RFC 5533 16.2
+#[test]
+fn an_r1bis_that_does_not_know_the_tag_or_comes_from_elsewhere_is_dropped() {
+    let mut lab = established();
+    let (_, peer) = tags(&mut lab);
+    let now = lab.now;
+    let stranger = Pair::new(ip(1, 1), ip(3, 1));
+    for (tag, from) in [(Tag::new(4), ulids()), (peer, stranger)] {
+        let validator = Some([1; 16][..].into());
+        let options = Options { validator, ..Options::default() };
+        let body = Body::R1bis { packet_tag: tag, responder_nonce: 1 };
+        lab.shim(0).receive(now, from, &message(body, options));
+        assert!(taken(lab.shim(0)).is_empty());
+        assert_eq!(lab.shim(0).state(now, ulids(), 0), State::Established);
+    }
+    assert_eq!(lab.shim(0).stats().control_no_context, 2);
+}
+
+// RFC 5533 16.2
+#[test]
+fn whoever_read_the_tag_once_gains_a_recovery_and_no_more() {
+    // An attacker that was on the path makes a host believe that the peer lost the context.
+    let mut lab = established();
+    let (_, peer) = tags(&mut lab);
+    let now = lab.now;
+    let options = Options { validator: Some([1; 16][..].into()), ..Options::default() };
+    let body = Body::R1bis { packet_tag: peer, responder_nonce: 1 };
+    lab.shim(0).receive(now, ulids(), &message(body, options));
+    lab.pump(0);
+    assert_eq!(lab.shim(0).state(now, ulids(), 0), State::I2bisSent);
+    // The peer does not know that validator; the exchange falls back, and heals, while packets pass.
+    for n in 0..700 {
+        lab.send(0, ulids(), n);
+        lab.send(1, ulids().reversed(), n);
+        lab.run(Duration::from_millis(100));
+    }
+    assert_eq!(lab.hosts[1].got.len(), 700);
+    assert_eq!(lab.hosts[0].got.len(), 700);
+    let now = lab.now;
+    assert_eq!(lab.shim(0).state(now, ulids(), 0), State::Established);
+}
+
+// RFC 5533 16.2
+#[test]
+fn payload_with_a_guessed_tag_reaches_nobody() {
+    let mut lab = established();
+    let now = lab.now;
+    for guess in 0..2000u64 {
+        let what = lab.shim(0).received_tagged(now, ulids(), Tag::new(guess * 104_729));
+        assert_eq!(what, Payload::UnknownTag);
+    }
+    assert!(taken(lab.shim(0)).len() <= 200, "R1bis are limited");
+}
+
+// RFC 5533 7.8
+#[test]
+fn a_forged_icmp_error_does_not_end_a_set_up() {
+    let mut shim = quiet();
+    shim.start(at(0), VICTIM, 0).unwrap();
+    let (_, i1) = taken(&mut shim).pop().unwrap();
+    let Body::I1 { initiator_tag, initiator_nonce } = i1.body else { panic!() };
+    let guess = Body::I1 { initiator_tag, initiator_nonce: initiator_nonce ^ 1 };
+    let error = IcmpErrorKind::ProtocolUnreachable;
+    let forged = message(guess, Options::default());
+    shim.icmp_about_shim(at(1), error, VICTIM, &forged);
+    shim.icmp_about_shim(at(1), error, VICTIM, &forged[..8]);
+    assert_eq!(shim.state(at(1), VICTIM, 0), State::I1Sent);
+    assert_eq!(shim.stats().icmp_unmatched, 2);
+    let real = i1.write().unwrap();
+    shim.icmp_about_shim(at(1), error, VICTIM, &real);
+    assert_eq!(shim.state(at(1), VICTIM, 0), State::NoSupport);
+    assert_eq!(shim.state(at(599_000), VICTIM, 0), State::NoSupport);
+    assert_eq!(shim.state(at(602_000), VICTIM, 0), State::Idle);
+}
+
+#[test]
+fn one_prefix_cannot_take_all_contexts() {
+    let bounds = Bounds {
+        contexts_max: 100,
+        contexts_per_prefix_max: 10,
+        r1: Rate::new(100_000, 100_000),
+        r2: Rate::new(100_000, 100_000),
+        ..Bounds::default()
+    };
+    let mut shim = shim(1, 2, ShimConfig { bounds, ..ShimConfig::default() }, ReapConfig::rfc());
+    let mut settle = |prefix: u16, n: u16| {
+        let peer = IpAddr::from([0x2001, 0xdb8, prefix, 0, 0, 0, 1, n]);
+        let (pair, tag) =
+            (Pair::new(ip(1, 1), peer), Tag::new(u64::from(prefix) << 20 | u64::from(n)));
+        let (responder_nonce, got) = r1_for(&mut shim, at(0), pair, pair, tag);
+        let body = Body::I2 { initiator_tag: tag, initiator_nonce: 1, responder_nonce };
+        shim.receive(at(0), pair, &message(body, got));
+        taken(&mut shim);
+        (shim.len(), shim.stats().contexts_refused_prefix, shim.stats().contexts_refused)
+    };
+    let last = (0..50).map(|n| settle(100, n)).last().unwrap();
+    assert_eq!(last, (10, 40, 0));
+    let last = (0..200).map(|n| settle(200 + n / 10, n)).last().unwrap();
+    assert_eq!(last, (100, 40, 110));
+}
+
+#[test]
+fn contexts_that_share_a_tag_of_their_peers_are_bounded() {
+    let mut shim = quiet();
+    for n in 0..50u16 {
+        let peer = IpAddr::from([0x2001, 0xdb8, 500 + n, 0, 0, 0, 1, n]);
+        let (pair, tag) = (Pair::new(ip(1, 1), peer), Tag::new(1));
+        let (responder_nonce, got) = r1_for(&mut shim, at(0), pair, pair, tag);
+        let body = Body::I2 { initiator_tag: tag, initiator_nonce: 1, responder_nonce };
+        shim.receive(at(0), pair, &message(body, got));
+        taken(&mut shim);
+    }
+    assert_eq!((shim.len(), shim.stats().contexts_refused), (16, 34));
+}
+
+// RFC 5533 7.2 MUST
+// RFC 5533 16
+#[test]
+fn a_locator_of_a_third_party_gets_probes_only_and_few() {
+    // A host that may prove any address as its own (a key, a signature) lists somebody else's.
+    let mut lab = Lab::two(3, &ShimConfig::default(), ReapConfig::default(), [1, 2]);
+    lab.log = Some(Vec::new());
+    let now = lab.now;
+    lab.shim(0).start(now, ulids(), 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(50));
+    // The second address of host 2 is the victim's: nothing answers there. Then the first goes dark,
+    // while the first host has much to send.
+    lab.hosts[1].addrs.remove(&ip(2, 2));
+    for dark in [(ip(1, 1), ip(2, 1)), (ip(2, 1), ip(1, 1))] {
+        lab.dead.insert(dark);
+    }
+    lab.log = Some(Vec::new());
+    for n in 0..2000 {
+        lab.send(0, ulids(), n);
+        lab.run(Duration::from_millis(5));
+    }
+    let to_victim: Vec<&Packet> =
+        lab.log.iter().flatten().map(|(_, p)| p).filter(|p| p.dst == ip(2, 2)).collect();
+    assert!(
+        to_victim.iter().all(|p| matches!(p.message().map(|m| m.body), Some(Body::Probe { .. })))
+    );
+    // Ten seconds.
+    assert!(to_victim.len() <= 60, "{} probes", to_victim.len());
+}
