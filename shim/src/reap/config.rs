@@ -115,7 +115,7 @@ impl ReapConfig {
             measure: Some(Duration::from_secs(1)),
             policy: Policy::Failover,
             hold: Duration::from_secs(10),
-            damping: Damping { half_life: Duration::from_secs(30), suppress: 2_500, reuse: 750 },
+            damping: Damping { half_life: Duration::from_mins(1), suppress: 2_500, reuse: 750 },
             lossy_percent: 10,
         }
     }

@@ -44,10 +44,14 @@ pub(super) struct Explorer {
     order: Vec<Pair>,
     next: usize,
     rounds: u32,
+    /// Between the last round and the next.
+    pub(super) interval: Duration,
     /// The next round.
     pub(super) timer: Option<Instant>,
-    /// The second half of the first round.
+    /// The next part of the first round.
     pub(super) stagger: Option<Instant>,
+    /// The pair in use was probed a second time.
+    pub(super) again: bool,
     /// Every pair was tried, and that was told.
     pub(super) told: bool,
 }
@@ -63,8 +67,10 @@ impl Explorer {
             order: Vec::new(),
             next: 0,
             rounds: 0,
+            interval: Duration::ZERO,
             timer: None,
             stagger: None,
+            again: false,
             told: false,
         }
     }
@@ -146,6 +152,7 @@ impl Explorer {
         }
         let doublings = (self.rounds + 1).saturating_sub(config.initial_probes.max(1)).min(20);
         let interval = (interval * (1 << doublings)).min(config.max_probe_timeout);
+        self.interval = interval;
         let spread = interval * u32::from(config.jitter_percent) / 100;
         let jitter = Duration::from_nanos(rng.below(2 * spread.as_nanos() as u64 + 1));
         self.timer = Some(now + interval.saturating_sub(spread) + jitter);

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use weft_stack::time::Instant;
 
+use super::paths::Path;
 use super::{Purpose, Reap, ReapEvent, Why};
 use crate::locator::Pair;
 use crate::wire::probe::{Probe, ReapState};
@@ -12,10 +13,16 @@ use crate::wire::probe::{Probe, ReapState};
 const OVERTAKEN: u16 = 32;
 /// For so long; then the peer may have begun anew.
 const OVERTAKEN_FOR: Duration = Duration::from_secs(2);
-/// Rounds before pairs that keep failing are tried though the alarm may be false.
-const ROUNDS_WITHOUT_SUPPRESSED: u32 = 3;
+/// Rounds before pairs that keep failing or lose much are tried though the alarm may be false.
+const ROUNDS_WITHOUT_DOUBTFUL: u32 = 3;
 /// Shortest time between the probe of the pair in use and those of others.
 const STAGGER_MIN: Duration = Duration::from_millis(2);
+/// So many false alarms double the send timeout.
+const ALARMS_A_DOUBLING: u32 = 3;
+/// It does not grow beyond 16 times.
+const DOUBLINGS_MAX: u32 = 4;
+/// In so long a false alarm is forgiven.
+const ALARM_FORGIVEN: Duration = Duration::from_secs(20);
 /// Hints that prove nothing begin explorations so far apart, at least.
 const HINTS_APART: Duration = Duration::from_millis(100);
 
@@ -74,9 +81,7 @@ impl Reap {
         if !any {
             self.probe_next(self.config.parallel, true);
         } else if at_once {
-            let rtt = self.current_rtt();
-            let stagger = (rtt * 2).clamp(STAGGER_MIN, self.config.stagger_max.max(STAGGER_MIN));
-            self.explorer.stagger = Some(now + stagger);
+            self.explorer.stagger = Some(now + self.head_start() / 2);
         }
         self.next_round(now);
     }
@@ -86,14 +91,25 @@ impl Reap {
         matches!(self.explorer.why, Why::Icmp | Why::Manual | Why::Measured)
     }
 
-    /// The pairs that were not probed in the first wave.
+    /// How long the pair in use has to answer before others are probed.
+    fn head_start(&self) -> Duration {
+        let longest = self.config.stagger_max.max(STAGGER_MIN);
+        let rtt = self.paths.get(self.current).and_then(|p| p.rtt);
+        rtt.map_or(longest, |rtt| (rtt * 2).clamp(STAGGER_MIN, longest))
+    }
+
+    /// The pair in use once more, for its probe may be lost; then those not probed so far.
     pub(super) fn second_wave(&mut self, now: Instant) {
-        let all = self.explorer.hard;
+        if !core::mem::replace(&mut self.explorer.again, true) && !self.explorer.hard {
+            self.queue(self.current, Purpose::Explore);
+            self.explorer.stagger = Some(now + self.head_start() / 2);
+            return;
+        }
         let wanted: Vec<Pair> = self
             .paths
             .all
             .iter()
-            .filter(|p| !p.gone && (all || !p.is_suppressed(now, self.config.damping)))
+            .filter(|p| !p.gone && (self.explorer.hard || !self.is_doubtful(now, p)))
             .map(|p| p.pair)
             .filter(|pair| !self.explorer.is_tried(*pair))
             .take(self.config.parallel)
@@ -103,18 +119,27 @@ impl Reap {
         }
     }
 
+    /// Not worth leaving another for, if that one may still work.
+    fn is_doubtful(&self, now: Instant, path: &Path) -> bool {
+        path.lossy || path.is_suppressed(now, self.config.damping)
+    }
+
     /// Queues the next `count` pairs in order.
-    fn probe_next(&mut self, count: usize, suppressed: bool) {
+    fn probe_next(&mut self, count: usize, doubtful: bool) {
         let now = self.explorer.started;
-        for _ in 0..count.min(self.explorer.order_len()) {
-            let (paths, config) = (&self.paths, &self.config);
-            let next = self.explorer.next_pair(|pair| {
-                paths.get(pair).is_some_and(|p| {
-                    !p.gone && (suppressed || !p.is_suppressed(now, config.damping))
-                })
-            });
-            let Some(pair) = next else { break };
-            self.queue(pair, Purpose::Explore);
+        let Reap { paths, config, explorer, queue, current, .. } = self;
+        let damping = config.damping;
+        let wanted = |pair: Pair| {
+            paths.get(pair).is_some_and(|p| {
+                let doubt = p.lossy || p.is_suppressed(now, damping);
+                !p.gone && (doubtful || !doubt || pair == *current)
+            })
+        };
+        for _ in 0..count.min(explorer.order_len()) {
+            let Some(pair) = explorer.next_pair(wanted) else { break };
+            if !queue.contains(&(pair, Purpose::Explore)) {
+                queue.push_back((pair, Purpose::Explore));
+            }
         }
         if self.paths.all.is_empty() {
             self.queue(self.current, Purpose::Explore);
@@ -124,10 +149,10 @@ impl Reap {
     /// Retransmission (RFC 5534 6.5).
     pub(super) fn round(&mut self, now: Instant) {
         let patient = !self.explorer.hard && self.config.parallel > 1;
-        let suppressed = !patient || self.explorer.rounds() >= ROUNDS_WITHOUT_SUPPRESSED;
-        self.probe_next(self.config.parallel, suppressed);
+        let doubtful = !patient || self.explorer.rounds() >= ROUNDS_WITHOUT_DOUBTFUL;
+        self.probe_next(self.config.parallel, doubtful);
         if self.state == ReapState::InboundOk {
-            self.detector.start_send(now, self.send_after);
+            self.detector.start_send(now, self.inbound_timeout());
         }
         self.next_round(now);
         let paths = &self.paths.all;
@@ -146,12 +171,14 @@ impl Reap {
 
     /// Traffic came while it was missed (RFC 5534 6.1, 6.6).
     pub(super) fn heard(&mut self, now: Instant, arrival: Pair) {
-        if self.paths.get(arrival).is_some_and(|p| p.gone) {
-            // It came before the link went.
+        // What came before the link went, or was on its way when the failure was told of, says
+        // nothing of what works now.
+        let on_its_way = self.config.adaptive && now - self.explorer.started < self.head_start();
+        if on_its_way || self.paths.get(arrival).is_some_and(|p| p.gone) {
             return;
         }
         self.state = ReapState::InboundOk;
-        self.detector.restart_send(now, self.send_after);
+        self.detector.restart_send(now, self.inbound_timeout());
         self.answer(now, arrival);
     }
 
@@ -163,10 +190,23 @@ impl Reap {
         // While the pair in use has its start, no other is probed.
         if known && (!self.explorer.is_just_tried(arrival, just) || self.explorer.stagger.is_some())
         {
-            self.queue(arrival, Purpose::Explore);
+            // Before a round that waits for budget.
+            self.queue.retain(|queued| *queued != (arrival, Purpose::Explore));
+            self.queue.push_front((arrival, Purpose::Explore));
         } else {
             self.probe_next(1, true);
         }
+    }
+
+    /// The send timeout in INBOUND-OK. Shorter than the time in which every pair has its turn, two
+    /// hosts that hear each other by different pairs would never do so at the same time.
+    pub(super) fn inbound_timeout(&self) -> Duration {
+        if !self.config.adaptive {
+            return self.send_after;
+        }
+        let pairs = self.explorer.order_len() as u32;
+        let turn = Duration::from_secs(1) * pairs / self.config.budget.per_second.max(1);
+        self.send_after.max((turn + self.explorer.interval) * 2)
     }
 
     /// The number is one of a probe that a newer one overtook: its state is history.
@@ -226,7 +266,7 @@ impl Reap {
     fn peer_explores(&mut self, now: Instant, pair: Pair, probe: &Probe) {
         self.state = ReapState::InboundOk;
         self.detector.stop_keepalive();
-        self.detector.restart_send(now, self.send_after);
+        self.detector.restart_send(now, self.inbound_timeout());
         let hard = !self.paths.is_usable(self.current);
         self.begin(now, Why::Peer, hard, Some(pair));
         self.add_received(probe);
@@ -235,12 +275,13 @@ impl Reap {
     /// The same in the other states.
     fn peer_still_explores(&mut self, now: Instant, pair: Pair) {
         self.state = ReapState::InboundOk;
-        self.detector.restart_send(now, self.send_after);
+        self.detector.restart_send(now, self.inbound_timeout());
         self.answer(now, pair);
     }
 
     /// A probe in state INBOUND-OK (RFC 5534 6.8).
     fn peer_hears(&mut self, now: Instant, pair: Pair, probe: &Probe, ours: bool) {
+        let at_rest = self.state == ReapState::Operational;
         if !self.is_proof(probe, ours) || !self.settle(now, ours) {
             self.only_heard(now, pair);
             return;
@@ -248,6 +289,10 @@ impl Reap {
         self.detector.restart_send(now, self.send_after);
         self.detector.stop_keepalive();
         self.queue(self.current, Purpose::Explore);
+        if at_rest && self.config.parallel > 1 && self.paths.is_usable(pair) {
+            // The pair in use need not be one that reaches the peer.
+            self.queue(pair, Purpose::Explore);
+        }
     }
 
     /// A probe in state OPERATIONAL (RFC 5534 6.9). Its reports name the pair as those of
@@ -293,7 +338,11 @@ impl Reap {
             self.explorer.end();
             self.queue.retain(|(_, purpose)| *purpose != Purpose::Explore);
             self.tell(ReapEvent::Operational);
-            self.judge_alarm(to);
+            if let Some(path) = self.paths.get_mut(to) {
+                // Perhaps it works in one direction only.
+                path.answered = false;
+            }
+            self.judge_alarm(now, to);
         }
         if to != self.current {
             let (why, damping) = (self.explorer.why, self.config.damping);
@@ -316,13 +365,16 @@ impl Reap {
     }
 
     /// Nothing was wrong: the next alarm of that kind takes longer.
-    fn judge_alarm(&mut self, found: Pair) {
+    fn judge_alarm(&mut self, now: Instant, found: Pair) {
         let soft = matches!(self.explorer.why, Why::SendTimeout | Why::NoProgress | Why::Icmp);
+        let forgiven = (now - self.alarmed_at).as_secs() / ALARM_FORGIVEN.as_secs();
+        self.false_alarms = self.false_alarms.saturating_sub(forgiven.min(100) as u32);
+        self.alarmed_at = now;
         if found != self.current {
-            self.false_alarms = 0;
+            self.false_alarms = self.false_alarms.saturating_sub(ALARMS_A_DOUBLING);
         } else if soft {
             self.stats.false_alarms += 1;
-            self.false_alarms = self.false_alarms.saturating_add(1);
+            self.false_alarms = (self.false_alarms + 1).min(ALARMS_A_DOUBLING * DOUBLINGS_MAX);
         }
     }
 
@@ -349,7 +401,7 @@ impl Reap {
     pub(super) fn set_send_after(&mut self) {
         self.send_after = self.config.send_timeout;
         if self.config.adaptive {
-            let doublings = (self.false_alarms / 3).min(7);
+            let doublings = (self.false_alarms / ALARMS_A_DOUBLING).min(DOUBLINGS_MAX);
             self.send_after = (self.send_after + self.current_rtt()) * (1 << doublings);
         }
     }

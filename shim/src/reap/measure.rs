@@ -130,14 +130,13 @@ impl Reap {
     }
 
     fn request(&mut self, now: Instant, i: usize) {
-        let lossy = self.config.lossy_percent;
         let answers = self.measures.answers;
         let path = &mut self.paths.all[i];
         if path.gone {
             return;
         }
         if path.request.take().is_some() && answers {
-            path.outcome(now, true, lossy);
+            path.outcome(now, true, &self.config);
         }
         let pair = path.pair;
         self.queue(pair, Purpose::Measure);
@@ -145,11 +144,8 @@ impl Reap {
 
     /// The pair in use has stopped answering, though nobody sends by it.
     fn check_current(&mut self, now: Instant) {
-        let silent = self.paths.get(self.current).is_some_and(|p| p.misses >= MISSES_MAX);
-        if silent && self.state == ReapState::Operational {
-            if let Some(path) = self.paths.get_mut(self.current) {
-                path.misses = 0;
-            }
+        let Some(path) = self.paths.get_mut(self.current) else { return };
+        if path.misses >= MISSES_MAX && core::mem::take(&mut path.answered) {
             self.explore(now, Why::Measured, false);
         }
     }
@@ -174,13 +170,12 @@ impl Reap {
 
     pub(super) fn measure_answered(&mut self, now: Instant, pair: Pair, probe: &Probe) -> bool {
         self.measures.answers = true;
-        let lossy = self.config.lossy_percent;
         let Some(report) = probe.received.first() else { return false };
         let Some(path) = self.paths.get_mut(pair) else { return false };
         let Some((_, at)) = path.request.take_if(|(nonce, _)| *nonce == report.nonce) else {
             return false;
         };
-        path.outcome(now, false, lossy);
+        path.outcome(now, false, &self.config);
         path.measured(now - at);
         if pair == self.current {
             self.set_send_after();

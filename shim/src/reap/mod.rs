@@ -156,8 +156,9 @@ pub struct Reap {
     detector: Detector,
     /// The send timeout as it is now.
     send_after: Duration,
-    /// Explorations in a row that found nothing wrong.
+    /// Explorations that found nothing wrong, less those forgiven.
     false_alarms: u32,
+    alarmed_at: Instant,
     /// Hints that prove nothing are not listened to before.
     hints_after: Instant,
     paths: Paths,
@@ -185,6 +186,7 @@ impl Reap {
             detector: Detector::new(config.keepalive_timeout, &mut rng),
             send_after: config.send_timeout,
             false_alarms: 0,
+            alarmed_at: now,
             hints_after: now,
             paths: Paths::new(salt),
             explorer: Explorer::new(now),
@@ -241,7 +243,7 @@ impl Reap {
                 self.detector.start_send(now, self.send_after);
             }
             ReapState::Exploring => {}
-            ReapState::InboundOk => self.detector.start_send(now, self.send_after),
+            ReapState::InboundOk => self.detector.start_send(now, self.inbound_timeout()),
         }
         self.measures.in_use(&self.config, now);
     }

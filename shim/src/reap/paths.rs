@@ -42,6 +42,8 @@ pub(super) struct Path {
     outcomes: u32,
     outcomes_len: u8,
     pub(super) misses: u8,
+    /// It answered: silence means something. Of one that works in one direction only it does not.
+    pub(super) answered: bool,
     pub(super) lossy: bool,
     /// The request on its way.
     pub(super) request: Option<(u32, Instant)>,
@@ -65,6 +67,7 @@ impl Path {
             outcomes: 0,
             outcomes_len: 0,
             misses: 0,
+            answered: false,
             lossy: false,
             request: None,
             penalty: 0,
@@ -86,18 +89,23 @@ impl Path {
     }
 
     /// How a request ended.
-    pub(super) fn outcome(&mut self, now: Instant, lost: bool, lossy_percent: u8) {
+    pub(super) fn outcome(&mut self, now: Instant, lost: bool, config: &ReapConfig) {
+        if self.misses >= MISSES_MAX && !lost {
+            // It was away, which is not loss.
+            self.outcomes_len = 0;
+        }
         self.outcomes = self.outcomes << 1 | u32::from(lost);
         self.outcomes_len = (self.outcomes_len + 1).min(32);
         if lost {
             self.misses = self.misses.saturating_add(1);
-            if self.misses >= MISSES_MAX {
-                self.works_since = None;
+            if self.misses == MISSES_MAX && self.works_since.is_some() {
+                self.failed(now, config.damping);
             }
         } else {
+            self.answered = true;
             self.works(now);
         }
-        let limit = u32::from(lossy_percent) * 10;
+        let limit = u32::from(config.lossy_percent) * 10;
         let loss = self.loss_permille().unwrap_or(0);
         self.lossy = if self.lossy { loss * 2 >= limit } else { loss > limit };
     }
@@ -138,8 +146,11 @@ impl Path {
         !self.gone && self.misses == 0 && self.heard.is_some_and(|at| now - at <= fresh)
     }
 
-    /// Has worked since it last failed, for the time that a move to it wants.
-    fn has_settled(&self, now: Instant, hold: Duration) -> bool {
+    /// Has worked since it last failed, for the time that a move to it wants: the longer the
+    /// oftener it failed.
+    fn has_settled(&self, now: Instant, config: &ReapConfig) -> bool {
+        let failures = (self.penalty(now, config.damping) + FAILURE / 2) / FAILURE;
+        let hold = config.hold * (1 << failures.saturating_sub(1).min(5));
         self.works_since.is_some_and(|at| now - at >= hold)
     }
 }
@@ -265,7 +276,7 @@ impl Paths {
     ) -> Option<Pair> {
         let mine = self.rank(self.get(current)?, now, config);
         let alive = self.all.iter().filter(|p| p.is_alive(now, config));
-        let settled = alive.filter(|p| p.has_settled(now, config.hold));
+        let settled = alive.filter(|p| p.has_settled(now, config));
         let best = settled.min_by_key(|p| self.rank(p, now, config))?;
         (self.rank(best, now, config) < mine).then_some(best.pair)
     }

@@ -1,6 +1,9 @@
 //! Tests of REAP: the table of its state machine, the RFC's timers, and two of them against each
 //! other over pairs that fail.
 
+mod hints;
+mod policy;
+mod random;
 mod recovery;
 mod rfc;
 mod table;

@@ -2,7 +2,7 @@
 //! a delay, a loss and a switch.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use super::*;
 
@@ -70,7 +70,7 @@ pub(super) struct Host {
 pub(super) struct World {
     pub(super) now: Instant,
     pub(super) hosts: [Host; 2],
-    links: HashMap<(IpAddr, IpAddr), Link>,
+    links: BTreeMap<(IpAddr, IpAddr), Link>,
     heap: BinaryHeap<Reverse<Flight>>,
     number: u64,
     pub(super) rng: Rng,
@@ -110,7 +110,7 @@ impl World {
             }
         };
         let first = Pair::new(one[0].addr, two[0].addr);
-        let mut links = HashMap::new();
+        let mut links = BTreeMap::new();
         for a in one {
             for b in two {
                 let link = Link { up: true, delay, loss_percent: 0 };
