@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::probe::bfd::{Diagnostic, State};
+use crate::probe::{BfdCounters, ProbeCounters};
+
 /// All groups of a host, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathsReport {
@@ -15,6 +18,42 @@ pub struct PathsReport {
     pub interfaces: Vec<InterfacePath>,
     /// Test addresses and whom they probe.
     pub targets: Vec<TargetPath>,
+    /// BFD sessions of fast modes.
+    pub sessions: Vec<SessionPath>,
+    /// What the prober of each group counted.
+    pub probing: Vec<ProbingPath>,
+}
+
+/// A BFD session: a member and a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionPath {
+    /// The member.
+    pub interface: String,
+    /// The other end.
+    pub peer: IpAddr,
+    /// State.
+    pub state: State,
+    /// Why it left its last state (RFC 5880 4.1).
+    pub diagnostic: Diagnostic,
+    /// The same of the other end, as it says.
+    pub remote_diagnostic: Diagnostic,
+    /// Our discriminator.
+    pub discriminator: u32,
+    /// Between two packets of ours, before jitter, in microseconds.
+    pub tx_us: u64,
+    /// Silence of this length is a failure, in microseconds; 0: nothing is expected.
+    pub detect_us: u64,
+}
+
+/// Counters of a group's prober.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbingPath {
+    /// The group.
+    pub group: String,
+    /// Probes.
+    pub probes: ProbeCounters,
+    /// BFD.
+    pub bfd: BfdCounters,
 }
 
 /// One data address.

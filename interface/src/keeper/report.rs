@@ -7,8 +7,8 @@ use super::failover::Failover;
 use crate::bond::lacp::wire::SystemId;
 use crate::bond::{BondEvent, BondReport};
 use crate::events::What;
-use crate::paths::{GroupPath, PathsReport, TargetPath};
-use crate::probe::{ProbeRow, TargetState};
+use crate::paths::{GroupPath, PathsReport, ProbingPath, SessionPath, TargetPath};
+use crate::probe::{ProbeRow, SessionRow, TargetState};
 
 impl Keeper {
     /// Bonds by name, in the order of the configuration.
@@ -20,13 +20,17 @@ impl Keeper {
     /// Failover groups.
     pub fn paths(&self, now: Instant) -> PathsReport {
         let mut paths = PathsReport::default();
-        for group in &self.groups {
+        for (group, at) in self.groups.iter().zip(&self.tree.groups) {
             let (report, probes) = (group.group.report(), group.prober.report(now));
             let detection_ms = report.path.detection_ms.map(|ms| ms.max(probes.detect_ms));
             paths.groups.push(GroupPath { detection_ms, ..report.path });
             paths.interfaces.extend(report.members.into_iter().map(|m| m.path));
             paths.addresses.extend(report.addresses);
             paths.targets.extend(probes.rows.iter().map(|row| target(group, row)));
+            paths.sessions.extend(probes.sessions.iter().map(|row| session(group, row)));
+            let group = self.tree.at(at.link).name.to_string();
+            let probing = ProbingPath { group, probes: probes.counters, bfd: probes.bfd };
+            paths.probing.push(probing);
         }
         paths
     }
@@ -68,6 +72,19 @@ fn target(group: &Failover, row: &ProbeRow) -> TargetPath {
         mode: row.mode,
         test_address: row.address.map(|a| a.to_string()),
         targets: active.map(|t| group.target_name(&t.target)).collect(),
+    }
+}
+
+fn session(group: &Failover, row: &SessionRow) -> SessionPath {
+    SessionPath {
+        interface: group.name(row.member),
+        peer: row.peer,
+        state: row.state,
+        diagnostic: row.diagnostic,
+        remote_diagnostic: row.remote_diagnostic,
+        discriminator: row.discriminator,
+        tx_us: row.tx_us,
+        detect_us: row.detect_us,
     }
 }
 

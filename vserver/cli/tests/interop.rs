@@ -16,6 +16,8 @@ mod names;
 mod qos;
 #[path = "interop/relay.rs"]
 mod relay;
+#[path = "interop/switch/mod.rs"]
+mod switch;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use weft_interface::paths::{
     GroupHealth, LinkHealth, MemberHealth, PathsReport, ProbeHealth, ProbeLine, TargetMode,
 };
+use weft_interface::probe::bfd::State;
 use weft_vserver::control::{Answer, Command, Connection};
 use weft_vserver::stats::json;
 
@@ -24,14 +25,15 @@ const SCREENFUL: usize = 22;
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("mode").required(true)
-        .args(["addresses", "groups", "interfaces", "probes", "targets"])),
+        .args(["addresses", "groups", "interfaces", "probes", "targets", "bfd"])),
     after_help = "\
 INTERFACES of a group are: those that carry frames, (those that could and wait), [those that cannot].
 FLAGS: i waits, s standby, m and b nominated for IPv4 multicast and broadcast, M for IPv6 multicast,
 d down, h taken out for a duplicate MAC address. Empty values are --, with -P nothing.
--p goes on until it is stopped; TIME is since its start, a lost probe has no RTT."
+-b: TX is between two packets of ours; silence of DETECT ends a session; DIAG and REMOTE are the numbers of
+RFC 5880 for why it ended, at this end and at the other. -p goes on until it is stopped; TIME is since its start, a lost probe has no RTT."
 )]
-#[allow(clippy::struct_excessive_bools, reason = "what is shown: one of five switches")]
+#[allow(clippy::struct_excessive_bools, reason = "what is shown: one of six switches")]
 pub struct Args {
     /// Data addresses: state, group, member that receives, members that send
     #[arg(short, long)]
@@ -48,6 +50,9 @@ pub struct Args {
     /// Test addresses and their targets
     #[arg(short, long)]
     pub targets: bool,
+    /// BFD sessions of fast mode
+    #[arg(short, long)]
+    pub bfd: bool,
     /// Only these columns, in this order; all: every one
     #[arg(short, long, value_name = "FIELD,...", value_delimiter = ',')]
     pub output: Vec<String>,
@@ -90,6 +95,15 @@ const PROBES: &[Column] = &[
     ("RTTDEV", 10),
 ];
 const TARGETS: &[Column] = &[("INTERFACE", 12), ("MODE", 10), ("TESTADDR", 20), ("TARGETS", 38)];
+const SESSIONS: &[Column] = &[
+    ("INTERFACE", 12),
+    ("PEER", 26),
+    ("STATE", 11),
+    ("TX", 9),
+    ("DETECT", 9),
+    ("DIAG", 5),
+    ("REMOTE", 7),
+];
 
 impl Args {
     fn columns(&self) -> &'static [Column] {
@@ -101,6 +115,8 @@ impl Args {
             INTERFACES
         } else if self.probes {
             PROBES
+        } else if self.bfd {
+            SESSIONS
         } else {
             TARGETS
         }
@@ -211,6 +227,8 @@ fn render(report: &PathsReport, args: &Args, layout: &Layout) -> String {
         groups(report)
     } else if args.interfaces {
         interfaces(report)
+    } else if args.bfd {
+        sessions(report)
     } else {
         targets(report)
     };
@@ -299,6 +317,28 @@ fn targets(report: &PathsReport) -> Vec<Vec<String>> {
     report.targets.iter().map(row).collect()
 }
 
+fn sessions(report: &PathsReport) -> Vec<Vec<String>> {
+    let time = |us: u64| if us == 0 { String::new() } else { format!("{:.1}ms", us as f64 / 1e3) };
+    let row = |s: &weft_interface::paths::SessionPath| {
+        let state = match s.state {
+            State::AdminDown => "admin-down",
+            State::Down => "down",
+            State::Init => "init",
+            State::Up => "up",
+        };
+        vec![
+            s.interface.clone(),
+            s.peer.to_string(),
+            state.to_owned(),
+            time(s.tx_us),
+            time(s.detect_us),
+            s.diagnostic.0.to_string(),
+            s.remote_diagnostic.0.to_string(),
+        ]
+    };
+    report.sessions.iter().map(row).collect()
+}
+
 /// Prints probes as they end, from now on.
 fn follow(connection: &mut Connection, args: &Args, layout: &Layout) -> Result<(), Error> {
     let now = report(connection)?;
@@ -361,7 +401,10 @@ mod tests {
     use super::*;
 
     use clap::Parser;
-    use weft_interface::paths::{AddressPath, GroupPath, InterfacePath, MemberFlags, TargetPath};
+    use weft_interface::paths::{
+        AddressPath, GroupPath, InterfacePath, MemberFlags, SessionPath, TargetPath,
+    };
+    use weft_interface::probe::bfd::Diagnostic;
 
     #[derive(Debug, clap::Parser)]
     struct Line {
@@ -423,6 +466,17 @@ mod tests {
                 test_address: Some(String::from("10.1.1.20")),
                 targets: names(&["10.1.1.1", "10.1.1.3"]),
             }],
+            sessions: vec![SessionPath {
+                interface: String::from("eth1"),
+                peer: "fe80::9".parse().unwrap(),
+                state: State::Up,
+                diagnostic: Diagnostic::EXPIRED,
+                remote_diagnostic: Diagnostic::NONE,
+                discriminator: 7,
+                tx_us: 50_000,
+                detect_us: 0,
+            }],
+            probing: vec![],
         }
     }
 
@@ -461,6 +515,13 @@ eth0        yes     fail0       --mbM--   up        ok        ok
             "\
 INTERFACE   MODE      TESTADDR            TARGETS
 eth0        routes    10.1.1.20           10.1.1.1 10.1.1.3
+"
+        );
+        assert_eq!(
+            shown("paths -b"),
+            "\
+INTERFACE   PEER                      STATE      TX       DETECT   DIAG REMOTE
+eth1        fe80::9                   up         50.0ms   --       1    0
 "
         );
     }

@@ -83,23 +83,44 @@ impl Daemon {
         config: &str,
         port: u16,
     ) -> Daemon {
+        let to = SocketAddr::new(v4(ALPHA).into(), port);
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(300));
+        let serves = || client.enter(connect).expect("enter").is_ok();
+        Daemon::spawn(machine, dir, config, &format!("does not serve {to}"), serves)
+    }
+
+    /// Starts it with a configuration; returns once it answers at its control socket, which is
+    /// `weft.sock` in `dir`: its NICs are open then.
+    pub(crate) fn control(machine: &Machine, dir: &Path, config: &str) -> Daemon {
+        let socket = dir.join("weft.sock");
+        let answers = || {
+            let mut command = Command::new(weft());
+            command.arg("--control").arg(&socket).args(["list", "-j"]).stdin(Stdio::null());
+            command.output().is_ok_and(|output| output.status.success())
+        };
+        Daemon::spawn(machine, dir, config, "does not answer", answers)
+    }
+
+    fn spawn(
+        machine: &Machine,
+        dir: &Path,
+        config: &str,
+        wrong: &str,
+        ready: impl Fn() -> bool,
+    ) -> Daemon {
         let path = dir.join("weft.toml");
         fs::write(&path, config).expect("write the configuration");
         let mut command = machine.netns.command(weft());
         command.arg("run").arg(&path).stdin(Stdio::null());
         let mut daemon = Daemon { child: command.spawn().expect("weft run") };
-        let to = SocketAddr::new(v4(ALPHA).into(), port);
         let begin = Instant::now();
-        loop {
-            let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(300));
-            if client.enter(connect).expect("enter").is_ok() {
-                return daemon;
-            }
+        while !ready() {
             let ended = daemon.child.try_wait().expect("wait");
             assert_eq!(ended, None, "weft run ended early");
-            assert!(begin.elapsed() < Duration::from_secs(10), "weft run does not serve {to}");
+            assert!(begin.elapsed() < Duration::from_secs(20), "weft run {wrong}");
             std::thread::sleep(Duration::from_millis(10));
         }
+        daemon
     }
 
     /// Sends a signal and waits for the end.
