@@ -200,7 +200,7 @@ pub enum Answer {
     /// To [`Command::SetPoll`].
     Poll(PollMode),
     /// To [`Command::Paths`].
-    Paths(PathsReport),
+    Paths(Box<PathsReport>),
     /// To [`Command::Probes`].
     Probes {
         /// The host's clock, in which probes are dated, in microseconds.

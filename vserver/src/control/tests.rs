@@ -23,7 +23,7 @@ fn answer(command: &Command, _: &Caller) -> Answer {
         Command::Policy { .. } => Answer::Policy(Box::default()),
         Command::Neighbours { .. } => Answer::Neighbours(crate::NeighbourReport::default()),
         Command::Qos { .. } => Answer::refuse(RefusalKind::Failed, "no rates"),
-        Command::Paths => Answer::Paths(weft_interface::paths::PathsReport::default()),
+        Command::Paths => Answer::Paths(Box::default()),
         Command::Probes { .. } => Answer::Probes { now_us: 7, probes: Page::empty() },
         Command::Events { .. } => Answer::Events { now_us: 7, events: Page::empty() },
         Command::Bonds => Answer::Bonds(Vec::new()),

@@ -215,7 +215,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
 
 fn report(connection: &mut Connection) -> Result<PathsReport, Error> {
     match connection.ask(Command::Paths).map_err(daemon::error)? {
-        Answer::Paths(report) => Ok(report),
+        Answer::Paths(report) => Ok(*report),
         _ => Err(Error::Failed(String::from("the daemon gave an answer to something else"))),
     }
 }

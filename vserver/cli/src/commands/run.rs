@@ -233,7 +233,7 @@ fn answers(
 /// Commands about bonds, failover groups and what stands on them.
 fn of_interfaces(host: &Host, command: &Command, caller: &Caller) -> Answer {
     match command {
-        Command::Paths => Answer::Paths(host.paths()),
+        Command::Paths => Answer::Paths(Box::new(host.paths())),
         Command::Probes { after } => {
             let (now_us, probes) = host.probes(*after);
             Answer::Probes { now_us, probes }

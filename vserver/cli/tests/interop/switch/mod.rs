@@ -1,8 +1,12 @@
 //! weft at an Open vSwitch, and with FRR: bonds, VLANs, failover groups, BFD over AF_XDP.
 
+mod bfd;
+mod doctor;
 mod faults;
 mod lacp;
 mod ovs;
+mod vlan;
+mod wire;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -65,4 +69,14 @@ fn bonded(dir: &Path, nics: usize, bond: &str, alpha: &str) -> String {
         ports.join(", "),
         v4(ALPHA)
     )
+}
+
+/// The frames of a capture that pass a filter of tshark, a line for each.
+fn frames(capture: &Path, filter: &str) -> Vec<String> {
+    let mut command = Command::new("tshark");
+    command.args(["-n", "-Y", filter, "-r"]).arg(capture).stdin(Stdio::null());
+    let output = command.output().expect("tshark");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "tshark on {}: {errors}", capture.display());
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }

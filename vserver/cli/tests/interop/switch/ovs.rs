@@ -80,8 +80,6 @@ pub(super) struct Ovs {
 #[derive(Debug, Default)]
 pub(super) struct Member {
     pub(super) name: String,
-    /// `current attached` and the like.
-    pub(super) state: String,
     /// `actor sys_id`, `partner key`, ...
     pub(super) facts: BTreeMap<String, String>,
 }
@@ -182,20 +180,14 @@ impl Ovs {
             let Some((key, value)) = line.trim().split_once(':') else { continue };
             let value = value.trim();
             if key == "member" {
-                let (name, state) = value.split_once(": ").expect(line);
-                let (name, state) = (name.to_owned(), state.to_owned());
-                members.push(Member { name, state, ..Member::default() });
+                let (name, _state) = value.split_once(": ").expect(line);
+                members.push(Member { name: name.to_owned(), ..Member::default() });
             } else if let Some(member) = members.last_mut() {
                 member.facts.insert(key.to_owned(), value.to_owned());
             }
         }
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
-    }
-
-    /// What it wrote to its log, for a test that fails.
-    pub(super) fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 }
 
