@@ -72,17 +72,17 @@ pub struct Bond {
     pub(super) limits: Limits,
     pub(super) aggregate: Selection,
     pub(super) selection: BondSelection,
-    changed: bool,
+    pub(super) changed: bool,
     pub(super) up: bool,
     /// `active-backup`: the active port.
     pub(super) active: Option<usize>,
-    primary: Option<usize>,
+    pub(super) primary: Option<usize>,
     /// `active-backup`: the active port before a restart, and until when it is waited for.
     pub(super) resume_active: Option<(usize, Instant)>,
-    partner_told: Option<SystemId>,
-    events: VecDeque<BondEvent>,
+    pub(super) partner_told: Option<SystemId>,
+    pub(super) events: VecDeque<BondEvent>,
     pub(super) events_lost: u64,
-    now: Instant,
+    pub(super) now: Instant,
 }
 
 /// More than any chain of causes within one instant: each round moves a port's Mux machine.

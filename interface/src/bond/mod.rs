@@ -27,6 +27,9 @@
 //! the process, and over a change of its configuration.
 
 mod aggregate;
+mod change;
+#[cfg(test)]
+mod change_tests;
 pub mod config;
 #[cfg(test)]
 mod doctor_tests;

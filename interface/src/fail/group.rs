@@ -306,6 +306,15 @@ impl Group {
         }
     }
 
+    /// The multicast groups that are joined are these, each as often as it is named.
+    pub fn set_memberships(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.memberships.clear();
+        for address in addresses {
+            // One that is too many is counted.
+            let _fits = self.membership_added(address);
+        }
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.settle(now);

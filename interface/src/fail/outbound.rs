@@ -44,6 +44,17 @@ impl Outbound {
         Outbound { table: vec![FREE; BUCKETS].into(), active: SmallVec::new() }
     }
 
+    /// Members are counted anew: each is `to[old]` now, or gone. What used one that is gone chooses
+    /// again.
+    pub fn renumber(&mut self, to: &[Option<u16>]) {
+        let new = |member: u16| to.get(usize::from(member)).copied().flatten();
+        for latched in &mut self.table {
+            *latched = new(*latched).unwrap_or(FREE);
+        }
+        let stay = self.active.iter().filter_map(|(member, n)| Some((new(*member)?, *n)));
+        self.active = stay.collect();
+    }
+
     /// From now on these members are active.
     pub fn apply(&mut self, selection: &GroupSelection) {
         let is_same = self.active.iter().map(|(member, _)| member).eq(&selection.active);

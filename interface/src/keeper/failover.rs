@@ -42,14 +42,7 @@ impl Failover {
         let at = &tree.groups[number];
         let config = &at.config;
         let mut rng = Rng::from_u64(seed);
-        let names: Vec<String> =
-            at.members.iter().map(|link| tree.at(*link).name.to_string()).collect();
-        let info = |(link, name): (&LinkId, &String)| MemberInfo {
-            name: name.clone(),
-            mac: mac(*link),
-            mtu: tree.at(*link).mtu,
-        };
-        let infos: Vec<MemberInfo> = at.members.iter().zip(&names).map(info).collect();
+        let (names, infos) = members(tree, number, mac);
         let macs: Vec<Mac> = infos.iter().map(|info| info.mac).collect();
         let probed = ProbeMember::of(config, &macs);
         let probes = ProbeConfig::of(number as u32, config);
@@ -61,6 +54,39 @@ impl Failover {
             told: vec![Told::default(); names.len()],
             names,
         }
+    }
+
+    /// The group is that of another tree from now on; what is known of members that stay goes on.
+    /// Before it, [`Failover::farewell`] and the frames of both.
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        (tree, number): (&Tree, usize),
+        mac: impl Fn(LinkId) -> Mac,
+    ) {
+        let at = &tree.groups[number];
+        let (names, infos) = members(tree, number, mac);
+        let macs: Vec<Mac> = infos.iter().map(|info| info.mac).collect();
+        let from: Vec<Option<usize>> =
+            names.iter().map(|name| self.names.iter().position(|n| n == name)).collect();
+        let probes = ProbeConfig::of(number as u32, &at.config);
+        let probed = ProbeMember::of(&at.config, &macs);
+        self.group.update(now, &at.config, &infos);
+        self.prober.update(now, &probes, &probed, &from);
+        let told = |from: &Option<usize>| from.map(|old| self.told[old]).unwrap_or_default();
+        self.told = from.iter().map(told).collect();
+        (self.names, self.members) = (names, at.members.clone());
+    }
+
+    /// Tells peers of sessions that end with a change to this group, or with all of it (`None`).
+    pub(super) fn farewell(&mut self, now: Instant, next: Option<(&Tree, usize)>) {
+        let Some((tree, number)) = next else {
+            return self.prober.farewell(now, &ProbeConfig::default(), |_| false);
+        };
+        let at = &tree.groups[number];
+        let names = &self.names;
+        let stays = |member: usize| at.config.members.contains(&names[member]);
+        self.prober.farewell(now, &ProbeConfig::of(number as u32, &at.config), stays);
     }
 
     pub(super) fn handle_frame(&mut self, now: Instant, member: usize, frame: &[u8]) {
@@ -244,6 +270,23 @@ impl Failover {
             self.prober.handle_bindings(now, member, bound);
         }
     }
+}
+
+/// Names and facts of the members of a group.
+fn members(
+    tree: &Tree,
+    number: usize,
+    mac: impl Fn(LinkId) -> Mac,
+) -> (Vec<String>, Vec<MemberInfo>) {
+    let links = &tree.groups[number].members;
+    let names: Vec<String> = links.iter().map(|link| tree.at(*link).name.to_string()).collect();
+    let info = |(link, name): (&LinkId, &String)| MemberInfo {
+        name: name.clone(),
+        mac: mac(*link),
+        mtu: tree.at(*link).mtu,
+    };
+    let infos = links.iter().zip(&names).map(info).collect();
+    (names, infos)
 }
 
 impl Keeper {

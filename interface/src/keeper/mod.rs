@@ -12,6 +12,7 @@
 //! before the move.
 
 mod above;
+mod change;
 mod failover;
 mod offline;
 mod report;
@@ -31,6 +32,7 @@ use crate::tree::{LinkKind, Owner, Tree};
 use crate::{LinkId, Mac, Selection};
 use failover::Failover;
 
+pub use change::Standing;
 pub use offline::OfflineError;
 
 /// LACP and markers (IEEE 802.3 annex 57A).

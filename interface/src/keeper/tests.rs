@@ -1,5 +1,7 @@
 #![allow(missing_docs)]
 
+mod change;
+
 use std::net::IpAddr;
 
 use weft_stack::time::{Duration, Instant};

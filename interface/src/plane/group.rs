@@ -63,6 +63,17 @@ impl Group {
         }
     }
 
+    /// Destinations stay with their members; `renumbered` gives the new number of an old link.
+    pub(super) fn succeed(&mut self, old: Group, renumbered: impl Fn(LinkId) -> Option<LinkId>) {
+        let place = |member: &Member| {
+            let link = renumbered(member.link)?;
+            self.members.iter().position(|m| m.link == link).map(|at| at as u16)
+        };
+        let to: Vec<Option<u16>> = old.members.iter().map(place).collect();
+        self.outbound = old.outbound;
+        self.outbound.renumber(&to);
+    }
+
     pub(super) fn apply(&mut self, selection: &GroupSelection) {
         let active = selection.active.iter().filter(|m| usize::from(**m) < self.members.len());
         self.active = active.fold(0, |set, m| set | 1 << m);

@@ -39,7 +39,11 @@ pub enum LinkSpec {
         position: usize,
         /// Its members in order.
         members: Vec<LinkId>,
+        /// What stacks on it have as MAC address; `None`: that of the first member.
+        mac: Option<Mac>,
     },
+    /// Nothing: where an alias stands whose link is gone, until it is gone too.
+    Nothing,
 }
 
 /// All links; NICs first, in the order of their configuration, and each after what it stands on.
@@ -63,7 +67,8 @@ impl Layout {
                 LinkSpec::Bond { position, ports, config }
             }
             LinkKind::Group(position) => {
-                LinkSpec::Group { position, members: tree.groups[position].members.clone() }
+                let members = tree.groups[position].members.clone();
+                LinkSpec::Group { position, members, mac: None }
             }
         };
         Layout { links: tree.links.iter().map(link).collect() }
@@ -83,7 +88,21 @@ impl Layout {
             LinkSpec::Bond { ports, config, .. } => {
                 config.mac.or_else(|| self.mac(*ports.first()?))
             }
-            LinkSpec::Group { members, .. } => self.mac(*members.first()?),
+            LinkSpec::Group { members, mac, .. } => mac.or_else(|| self.mac(*members.first()?)),
+            LinkSpec::Nothing => None,
+        }
+    }
+
+    /// Failover groups of this layout, which takes the place of `old`, keep the MAC addresses that
+    /// stacks know; `to`: the new number of each old link.
+    pub fn keep_macs(&mut self, old: &Layout, to: &[Option<LinkId>]) {
+        for (at, to) in to.iter().enumerate() {
+            let Some(LinkSpec::Group { mac, .. }) =
+                to.and_then(|l| self.links.get_mut(usize::from(l.0)))
+            else {
+                continue;
+            };
+            *mac = old.mac(LinkId(at as u16));
         }
     }
 
@@ -100,7 +119,7 @@ impl Layout {
                     let collecting = (0..ports.len() as u16).filter(up).collect();
                     bonds.push((*position, BondSelection { distributing, collecting }));
                 }
-                LinkSpec::Group { position, members } => {
+                LinkSpec::Group { position, members, .. } => {
                     let up = |m: &u16| self.has_nic(members[usize::from(*m)], &nic_up);
                     let active: SmallVec<[u16; 8]> = (0..members.len() as u16).filter(up).collect();
                     let first = active.first().copied();
@@ -109,7 +128,7 @@ impl Layout {
                     let group = GroupSelection { active, nominee4, nominee6, ..rest };
                     groups.push((*position, group));
                 }
-                LinkSpec::Nic(_) | LinkSpec::Vlan { .. } => {}
+                LinkSpec::Nic(_) | LinkSpec::Vlan { .. } | LinkSpec::Nothing => {}
             }
         }
         let up = (0..self.links.len() as u16).map(|l| self.has_nic(LinkId(l), &nic_up));
@@ -124,7 +143,7 @@ impl Layout {
             Some(LinkSpec::Bond { ports: below, .. } | LinkSpec::Group { members: below, .. }) => {
                 below.iter().any(|l| self.has_nic(*l, nic_up))
             }
-            None => false,
+            Some(LinkSpec::Nothing) | None => false,
         }
     }
 }
@@ -165,7 +184,7 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 bonds.push((*bond, state));
                 Down::Bond(*bond)
             }
-            LinkSpec::Group { position: group, members } => {
+            LinkSpec::Group { position: group, members, .. } => {
                 for (position, member) in members.iter().enumerate() {
                     ups[usize::from(member.0)] = Up::Member { group: *group, position };
                 }
@@ -174,6 +193,7 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 groups.push((*group, (link, Group::new(mac(link), own.collect()))));
                 Down::Group(*group)
             }
+            LinkSpec::Nothing => Down::Nothing,
         });
     }
     for (_, bond) in &mut bonds {

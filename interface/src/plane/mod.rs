@@ -12,6 +12,7 @@ mod seen;
 #[cfg(test)]
 mod tests;
 
+use std::iter;
 use std::net::IpAddr;
 
 use hashbrown::HashSet;
@@ -78,6 +79,7 @@ enum Down {
     Vlan { over: LinkId, control: u16, stats: Box<TagStats> },
     Bond(usize),
     Group(usize),
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +133,37 @@ impl Plane {
         }
     }
 
+    /// Takes the place of `old` before its first selection: what was counted goes on, and
+    /// destinations stay with their members. `to`: the new number of each old link.
+    pub fn succeed(&mut self, old: Plane, to: &[Option<LinkId>]) {
+        let renumbered = |link: LinkId| to.get(usize::from(link.0)).copied().flatten();
+        for (at, link) in old.links.into_iter().enumerate() {
+            let new = renumbered(LinkId(at as u16)).map(|new| &mut self.links[usize::from(new.0)]);
+            if let (
+                Some(LinkState { down: Down::Vlan { stats, .. }, .. }),
+                Down::Vlan { stats: counted, .. },
+            ) = (new, link.down)
+            {
+                *stats = counted;
+            }
+        }
+        for bond in &mut self.bonds {
+            let before = old.bonds.iter().find(|b| renumbered(b.link) == Some(bond.link));
+            for (port, seen) in before.into_iter().flat_map(|b| iter::zip(&b.ports, &b.seen)) {
+                let Some(at) = bond.ports.iter().position(|p| renumbered(*port) == Some(*p)) else {
+                    continue;
+                };
+                bond.seen[at].go_on(seen);
+            }
+        }
+        for (link, group) in old.groups {
+            let new = renumbered(link);
+            if let Some((_, next)) = self.groups.iter_mut().find(|(l, _)| Some(*l) == new) {
+                next.succeed(group, renumbered);
+            }
+        }
+    }
+
     /// That of the selection in use.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -168,7 +201,7 @@ impl Plane {
             match self.links.get(usize::from(at.0))?.down {
                 Down::Vlan { over, .. } => at = over,
                 Down::Group(group) => return Some(&mut self.groups[group].1),
-                Down::Nic | Down::Bond(_) => return None,
+                Down::Nic | Down::Bond(_) | Down::Nothing => return None,
             }
         }
     }
@@ -272,6 +305,7 @@ impl Plane {
                     let member = self.groups[*group].1.send(frame);
                     member.ok_or(DropReason::LinkHasNoMember)?
                 }
+                Down::Nothing => return Err(DropReason::LinkHasNoMember),
             };
             at = usize::from(below.0);
         }
@@ -292,6 +326,7 @@ impl Plane {
                 let group = &self.groups[*group].1;
                 group.is_up() && group.active().any(|member| self.is_up(member, nic_up))
             }
+            Down::Nothing => false,
         }
     }
 
@@ -314,6 +349,7 @@ impl Plane {
                     self.collect_nics(member.link, nics);
                 }
             }
+            Down::Nothing => {}
         }
     }
 

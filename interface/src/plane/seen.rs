@@ -21,6 +21,14 @@ impl PortSeen {
         PortSeen { tags: tags.map(|tag| (tag, 0)).collect(), ..PortSeen::default() }
     }
 
+    /// What was counted before goes on.
+    pub(super) fn go_on(&mut self, before: &PortSeen) {
+        (self.frames, self.own) = (before.frames, before.own);
+        for (tag, count) in &mut self.tags {
+            *count = before.tags.iter().find(|(t, _)| t == tag).map_or(0, |(_, n)| *n);
+        }
+    }
+
     /// Counts a frame; tells whether a bond with this MAC address sent it itself.
     pub(super) fn count(&mut self, mac: Option<Mac>, frame: &[u8]) -> bool {
         self.frames += 1;

@@ -106,7 +106,8 @@ fn vlan_of(over: u16, tag: u16, priority: u8) -> LinkSpec {
 }
 
 fn group_of(members: &[u16]) -> LinkSpec {
-    LinkSpec::Group { position: 0, members: members.iter().map(|m| LinkId(*m)).collect() }
+    let members = members.iter().map(|m| LinkId(*m)).collect();
+    LinkSpec::Group { position: 0, members, mac: None }
 }
 
 fn plane(nics: &[Mac], links: &[LinkSpec]) -> Plane {

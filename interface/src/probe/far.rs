@@ -35,6 +35,12 @@ impl Far {
         })
     }
 
+    /// Members are others: probes on their way name those of before.
+    pub(super) fn renumber(&mut self) {
+        self.path.stop();
+        self.member = 0;
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.path.send_at.into_iter().chain(self.path.next_deadline()).min()
     }

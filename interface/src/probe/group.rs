@@ -246,8 +246,16 @@ impl Prober {
         self.run(now);
     }
 
+    /// What nobody has taken of a prober that this one takes the place of.
+    pub(super) fn take_queues(&mut self, old: &mut Prober) {
+        // Frames and lines of probes name members by their former positions.
+        self.counters.frames_lost += old.queue.len() as u64;
+        self.counters.events_lost += old.events.len() as u64;
+        self.beyond = std::mem::take(&mut old.beyond);
+    }
+
     /// Begins anew after a change of link or use.
-    fn restart(&mut self, now: Instant, index: usize) {
+    pub(super) fn restart(&mut self, now: Instant, index: usize) {
         let member = &mut self.members[index];
         let used = member.up && !member.offline;
         if used {

@@ -5,6 +5,7 @@
 //! each member whether it works. What follows from that is decided elsewhere ([`crate::fail`]).
 
 pub mod bfd;
+mod change;
 mod config;
 mod event;
 mod far;

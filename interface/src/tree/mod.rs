@@ -17,6 +17,7 @@ mod spec;
 mod tests;
 mod warn;
 
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 pub use error::{At, Illegal, TreeError};
@@ -143,6 +144,14 @@ impl Tree {
     pub fn link(&self, name: &InterfaceName) -> Option<LinkId> {
         let at = self.links.iter().position(|l| l.name == *name)?;
         u16::try_from(at).ok().map(LinkId)
+    }
+
+    /// By link of this tree: the link of that name in `next`.
+    pub fn successors(&self, next: &Tree) -> Vec<Option<LinkId>> {
+        let numbers = next.links.iter().enumerate();
+        let named: HashMap<&InterfaceName, LinkId> =
+            numbers.map(|(at, link)| (&link.name, LinkId(at as u16))).collect();
+        self.links.iter().map(|link| named.get(&link.name).copied()).collect()
     }
 
     /// What a number stands for.
