@@ -79,6 +79,15 @@ pub enum Change {
         /// Its MTU in bytes.
         mtu: usize,
     },
+    /// What is below an alias is another: all of its configuration but its number, whether routers
+    /// are heeded and its kind of medium. Addresses and what is bound to them stay.
+    AliasMove {
+        /// From now on.
+        config: AliasConfig,
+        /// It stands on another link, or has another MAC address there: neighbours are forgotten
+        /// but for pinned ones, addresses are announced, groups are reported.
+        elsewhere: bool,
+    },
     /// Add an address (and the route to its network). IPv6 is used after DAD, IPv4 at once, with an
     /// announcement.
     AddressAdd {
@@ -188,6 +197,9 @@ pub enum ChangeError {
     /// The alias number is taken.
     #[error("alias {0:?} is attached already")]
     AliasExists(AliasId),
+    /// Ethernet and bare packets have not the same addresses.
+    #[error("alias {0:?} cannot change between Ethernet and bare IP packets")]
+    MediumOther(AliasId),
     /// The address is there already.
     #[error("address {0} is on the alias already")]
     AddressExists(IpAddr),

@@ -34,6 +34,7 @@ fn apply_one(
         Change::AliasAdd(config) => alias_add(ctx, link, ip, config),
         Change::AliasRemove(alias) => alias_remove(ctx, link, ip, alias),
         Change::AliasLink { alias, up, mtu } => alias_link(ctx, link, ip, alias, up, mtu),
+        Change::AliasMove { config, elsewhere } => alias_move(ctx, link, ip, config, elsewhere),
         Change::AddressAdd { alias, cidr } => {
             ip.add_address(ctx, link, alias, cidr, Origin::Static)
         }
@@ -205,6 +206,27 @@ fn alias_link(
         ndp::alias_up(ctx, link, ip, alias);
     }
     Ok(())
+}
+
+fn alias_move(
+    ctx: &mut Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    config: AliasConfig,
+    elsewhere: bool,
+) -> Result<(), ChangeError> {
+    let (alias, up, mtu) = (config.id, config.up, config.mtu);
+    let entry = ip.aliases.get_mut(&alias).ok_or(ChangeError::NoAlias(alias))?;
+    if entry.config.has_link() != config.has_link() {
+        return Err(ChangeError::MediumOther(alias));
+    }
+    let (slaac, was_up) = (entry.config.slaac, entry.config.up);
+    entry.config = AliasConfig { slaac, up: was_up, ..config };
+    if elsewhere && was_up {
+        // As after a cable was pulled and plugged in elsewhere.
+        alias_link(ctx, link, ip, alias, false, mtu)?;
+    }
+    alias_link(ctx, link, ip, alias, up, mtu)
 }
 
 fn pin(

@@ -334,3 +334,29 @@ fn an_address_that_is_taken_away_is_no_longer_probed() {
     assert_eq!(b.world.events(), [PROBED, REMOVED]);
     assert_eq!(b.state(), None);
 }
+
+#[test]
+fn an_alias_that_moves_keeps_its_address_and_announces_it_from_its_new_hardware_address() {
+    let mut b = bench();
+    b.assign(configured(Acd::Defend));
+    b.pass(Duration::from_secs(10));
+    let mut config = b.ip.aliases[&ID].config.clone();
+    config.medium = AliasMedium::Ethernet { mac: [2, 0, 0, 0, 0, 9] };
+    config.mtu = 1400;
+    let change = |config, elsewhere| Change::AliasMove { config, elsewhere };
+    b.apply(change(config.clone(), true)).unwrap();
+    let frames = b.world.all_sent();
+    let first = frames.iter().find(|f| f[12..14] == [8, 6]).expect("an announcement");
+    assert_eq!((&first[6..12], &first[22..28]), (&[2, 0, 0, 0, 0, 9][..], &[2, 0, 0, 0, 0, 9][..]));
+    assert_eq!((&first[28..32], &first[38..42]), (&ADDR[..], &ADDR[..]));
+    let entry = &b.ip.aliases[&ID];
+    assert!(entry.address(addr()).is_some_and(|a| a.state.usable()));
+    assert_eq!(entry.config.mtu, 1400);
+    b.pass(Duration::from_secs(10));
+
+    config.mtu = 1300;
+    b.apply(change(config.clone(), false)).unwrap();
+    assert_eq!(b.world.all_sent().len(), 0, "it stands where it stood");
+    config.medium = AliasMedium::Ip;
+    assert_eq!(b.apply(change(config, true)), Err(ChangeError::MediumOther(ID)));
+}
