@@ -76,6 +76,18 @@ impl Demux {
         self.aliases[link].push(LinkAlias { id, mac });
     }
 
+    /// There are so many links from now on, and aliases stand on them like this.
+    pub(crate) fn set_links(
+        &mut self,
+        links: usize,
+        aliases: impl Iterator<Item = (usize, AliasId, Option<[u8; 6]>)>,
+    ) {
+        self.aliases = vec![Vec::new(); links];
+        for (link, id, mac) in aliases {
+            self.add_alias(link, id, mac);
+        }
+    }
+
     /// An alias is gone; nobody is attached to it.
     pub(crate) fn remove_alias(&mut self, link: usize, id: AliasId) {
         self.aliases[link].retain(|a| a.id != id);
@@ -160,7 +172,7 @@ impl Demux {
     #[cfg(test)]
     pub(crate) fn describe(&self, name: &dyn Fn(u32) -> String) -> Vec<String> {
         let mut lines = Vec::new();
-        for (link, aliases) in self.aliases.iter().enumerate() {
+        for (link, aliases) in self.aliases.iter().enumerate().filter(|(_, a)| !a.is_empty()) {
             lines.push(format!("link {link}: {aliases:?}"));
         }
         for ((alias, addr), v) in &self.unicast {

@@ -1,7 +1,5 @@
 //! A plan as people and programs read it.
 
-use std::fmt::Display;
-
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Place, Plan, Ruling, Step};
@@ -93,6 +91,7 @@ impl Plan {
 
     fn lines_of(&self, step: &Step) -> Vec<Line> {
         match step {
+            Step::Interfaces { from, to } => super::interfaces::lines(from, to),
             Step::AliasAdd { alias, .. } => vec![host('+', format!("alias {}", alias_text(alias)))],
             Step::AliasRemove { alias, .. } => {
                 vec![host('-', format!("alias {}", alias_text(alias)))]
@@ -223,7 +222,7 @@ impl Plan {
     }
 }
 
-fn host(sign: char, text: impl Into<String>) -> Line {
+pub(super) fn host(sign: char, text: impl Into<String>) -> Line {
     Line { sign, vserver: None, text: text.into() }
 }
 
@@ -259,20 +258,42 @@ fn fields(
     from: &impl std::fmt::Debug,
     to: &impl std::fmt::Debug,
 ) -> Vec<Line> {
-    let (from, to) = (format!("{from:#?}"), format!("{to:#?}"));
-    let trimmed = |l: &str| l.trim().trim_end_matches(',').to_owned();
-    from.lines()
-        .zip(to.lines())
-        .filter(|(a, b)| a != b)
-        .map(|(a, b)| {
-            let (before, after) = (trimmed(a), trimmed(b));
-            let key = after.split(':').next().unwrap_or_default().to_owned();
-            let value = |text: &str| text.split_once(": ").map_or(text, |(_, v)| v).to_owned();
-            of(vserver, '~', text_of(table, &key, &value(&before), &value(&after)))
-        })
+    changed_fields(table, from, to)
+        .into_iter()
+        .map(|line| Line { vserver: Some(vserver.to_owned()), ..line })
         .collect()
 }
 
-fn text_of(table: &str, key: &str, before: &impl Display, after: &impl Display) -> String {
-    format!("{table}.{key} {before} -> {after}")
+/// The same of the whole host. A field whose value has another form is one line.
+pub(super) fn changed_fields(
+    table: &str,
+    from: &impl std::fmt::Debug,
+    to: &impl std::fmt::Debug,
+) -> Vec<Line> {
+    let (from, to) = (top_fields(&format!("{from:#?}")), top_fields(&format!("{to:#?}")));
+    let pairs = from.iter().zip(&to).filter(|(a, b)| a != b);
+    pairs.map(|((key, a), (_, b))| host('~', format!("{table}.{key} {a} -> {b}"))).collect()
+}
+
+/// Name and value of each field in a debug form of many lines, values on one.
+fn top_fields(text: &str) -> Vec<(String, String)> {
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for line in text.lines().skip(1) {
+        let Some(inner) = line.strip_prefix("    ") else { continue };
+        if let Some((key, value)) =
+            inner.split_once(": ").filter(|_| !inner.starts_with([' ', '}', ']', ')']))
+        {
+            fields.push((key.to_owned(), value.to_owned()));
+        } else if let Some((_, value)) = fields.last_mut() {
+            if !value.ends_with(['[', '(']) && !inner.trim_start().starts_with([']', ')']) {
+                value.push(' ');
+            }
+            value.push_str(inner.trim());
+        }
+    }
+    for (_, value) in &mut fields {
+        *value =
+            value.trim_end_matches(',').replace(",]", "]").replace(",)", ")").replace(", }", " }");
+    }
+    fields
 }

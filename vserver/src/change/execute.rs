@@ -16,7 +16,7 @@ use crate::config::{Alias, Conflicts, HostConfig, RouteSpec, Vserver};
 use crate::host::tables::{self, change_error as table_error};
 use crate::host::{Changing, Host, HostError, Shared, build};
 use crate::interface::LinkId;
-use crate::runtime::{AliasPlace, Core, HostStack, NodeId};
+use crate::runtime::{AliasPlace, Core, HostStack, LinksView, NodeId};
 use crate::service::{ServiceError, Services};
 use crate::stats::VserverSnapshot;
 
@@ -95,6 +95,7 @@ impl<'a> Run<'a> {
     /// Does one step whole, or leaves everything as it was.
     pub(super) fn perform(&mut self, step: &Step) -> Result<(), StepError> {
         match step {
+            Step::Interfaces { to, .. } => self.interfaces(to),
             Step::AliasAdd { number, alias } => self.alias_add(*number, alias),
             Step::AliasRemove { number, .. } => self.alias_remove(*number),
             Step::AliasMtu { number, name, to, .. } => self.alias_mtu(*number, name, *to),
@@ -201,9 +202,13 @@ impl<'a> Run<'a> {
     }
 
     fn alias_add(&mut self, number: usize, alias: &Alias) -> Result<(), StepError> {
-        let link = self.link_of(number)?;
+        let link = self.link_of(alias);
         let nics = &self.next.nics;
-        let made = self.on(0, |core, _| build::alias_config(number, alias, link, nics, core))??;
+        let place = AliasPlace { on: link, mtu: alias.mtu, mac: alias.mac };
+        let made = self.on(0, |core, _| {
+            let view = LinksView::of(core);
+            build::alias_config((number, &alias.name), place, nics, &view)
+        })??;
         let id = AliasId(number as u16);
         let mac = match made.medium {
             AliasMedium::Ethernet { mac } => Some(mac),
@@ -211,7 +216,6 @@ impl<'a> Run<'a> {
         };
         self.changing.aliases.truncate(number);
         self.changing.aliases.push(made);
-        let place = AliasPlace { on: link, mtu: alias.mtu, mac: alias.mac };
         self.on_all(
             |core, _| {
                 core.add_alias(id, place, mac);
@@ -221,9 +225,12 @@ impl<'a> Run<'a> {
         )
     }
 
-    /// The link that carries an alias. Obstacles have seen that links are what they were.
-    fn link_of(&self, alias: usize) -> Result<LinkId, StepError> {
-        Ok(build::tree(&self.next)?.aliases[alias].link)
+    /// The link that carries an alias; nothing if there is none any more, for one that is put back
+    /// only to have its link put back too.
+    fn link_of(&self, alias: &Alias) -> LinkId {
+        let tree = &self.changing.tree;
+        let link = alias.link().parse().ok().and_then(|name| tree.link(&name));
+        link.unwrap_or(LinkId(tree.links.len() as u16))
     }
 
     fn alias_remove(&mut self, number: usize) -> Result<(), StepError> {
@@ -239,8 +246,9 @@ impl<'a> Run<'a> {
 
     fn alias_mtu(&mut self, number: usize, name: &str, to: Option<usize>) -> Result<(), StepError> {
         let alias = AliasId(number as u16);
-        let link = self.link_of(number)?;
-        let largest = self.on(0, |core, _| core.links[usize::from(link.0)].mtu)?;
+        let largest = self.on(0, |core, _| {
+            core.alias_place(alias).map_or(usize::MAX, |place| core.links[place.link()].mtu)
+        })?;
         if let Some(mtu) = to.filter(|mtu| *mtu > largest) {
             return Err(StepError::Host(HostError::Config {
                 object: format!("alias {name}"),

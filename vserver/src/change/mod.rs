@@ -12,6 +12,7 @@ mod describe;
 #[cfg(test)]
 mod dump;
 mod execute;
+mod interfaces;
 mod obstacle;
 mod plan;
 mod publish;

@@ -31,10 +31,8 @@ const WORKERS: &str = "queues, frames and every vserver's flows are dealt to thr
                        a restart is needed";
 const CLUSTER: &str = "id, node, vendor class and enterprise number name every DHCP client, so every \
                        lease would be another one; a restart is needed";
-const LINKS: &str =
-    "another VLAN, bond or failover group than at the start is not made yet; a restart is needed";
-const LINK: &str = "bonds, VLANs and failover groups are set up with their NICs at the start, and \
-                    their machines run from then on; a restart is needed";
+const MEDIUM: &str = "an alias cannot go from Ethernet to bare IP packets or back: every address and \
+                      neighbour on it would be another; a restart is needed";
 const STATE: &str = "leases of clients that run are kept there; a restart is needed";
 const DAEMON: &str =
     "what the daemon may and where it logs is settled at its start; a restart is needed";
@@ -89,9 +87,8 @@ pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
         }
     }
     alias_obstacles(old, new, &mut found);
-    link_obstacles(old, new, &mut found);
     if found.is_empty() {
-        new_links(old, new, &mut found);
+        interface_obstacles(old, new, &mut found);
     }
     found
 }
@@ -112,10 +109,6 @@ fn alias_obstacles(old: &HostConfig, new: &HostConfig, found: &mut Vec<Obstacle>
                     "removing an alias that others follow takes a restart"
                 }
             }
-            Some(a) if a.link() != before.link() => {
-                "putting an alias on another link takes a restart"
-            }
-            Some(a) if a.mac != before.mac => "another MAC address takes a restart",
             // The last ones nobody follows.
             None | Some(_) => continue,
         };
@@ -124,40 +117,24 @@ fn alias_obstacles(old: &HostConfig, new: &HostConfig, found: &mut Vec<Obstacle>
     }
 }
 
-/// Bonds, VLANs and failover groups that differ.
-fn link_obstacles(old: &HostConfig, new: &HostConfig, found: &mut Vec<Obstacle>) {
-    let bonds = apart(&old.bonds, &new.bonds, |b| &b.name);
-    let groups = apart(&old.failover, &new.failover, |g| &g.name);
-    let vlans = apart(&old.vlans, &new.vlans, |v| &v.name);
-    let some = !(bonds.is_empty() && groups.is_empty());
-    if !some && (&old.bonds, &old.failover) != (&new.bonds, &new.failover) {
-        let reason = String::from("stand in another order; keep it");
-        found.push(Obstacle { object: String::from("bonds or failover groups"), reason });
+/// Aliases that cannot stand where they are to stand.
+fn interface_obstacles(old: &HostConfig, new: &HostConfig, found: &mut Vec<Obstacle>) {
+    let (Ok(before), after) = (old.tree(), new.tree()) else { return };
+    let after = match after {
+        Ok(after) => after,
+        Err(errors) => {
+            let object = String::from("interfaces");
+            return found.extend(
+                errors.iter().map(|e| Obstacle { object: object.clone(), reason: e.to_string() }),
+            );
+        }
+    };
+    for (a, b) in before.aliases.iter().zip(&after.aliases) {
+        if before.at(a.link).ethernet != after.at(b.link).ethernet {
+            let object = format!("alias {}", b.name);
+            found.push(Obstacle { object, reason: MEDIUM.to_owned() });
+        }
     }
-    for name in bonds.into_iter().chain(groups).chain(vlans) {
-        found.push(Obstacle { object: name, reason: LINK.to_owned() });
-    }
-}
-
-/// VLANs that come or go because something names them.
-fn new_links(old: &HostConfig, new: &HostConfig, found: &mut Vec<Obstacle>) {
-    let links = |config: &HostConfig| config.tree().map(|t| t.links).unwrap_or_default();
-    let (old, new) = (links(old), links(new));
-    let changed = new.iter().filter(|l| !old.contains(l));
-    let gone = old.iter().filter(|l| !new.iter().any(|n| n.name == l.name));
-    let names: Vec<String> = changed.chain(gone).map(|l| l.name.to_string()).collect();
-    if old != new {
-        let object = if names.is_empty() { String::from("interfaces") } else { names.join(", ") };
-        found.push(Obstacle { object, reason: LINKS.to_owned() });
-    }
-}
-
-/// Names of those that are not the same in both.
-fn apart<T: PartialEq>(old: &[T], new: &[T], name: fn(&T) -> &String) -> Vec<String> {
-    let differs = |a: &&T, others: &[T]| !others.contains(a);
-    let changed = new.iter().filter(|a| differs(a, old));
-    let gone = old.iter().filter(|a| !new.iter().any(|b| name(b) == name(a)));
-    changed.chain(gone).map(|a| name(a).clone()).collect()
 }
 
 /// `old` with everything of `new` that is compared elsewhere.

@@ -8,6 +8,7 @@ use weft_stack::stack::{Limits, TcpConfig};
 use super::obstacle::{Note, Obstacle, notes, obstacles};
 use super::stages::{Moves, Stages};
 use crate::config::{Alias, Conflicts, HostConfig, RouteSpec, RuleSpec, Service, Vserver};
+use crate::interface::Tree;
 
 /// Where an address stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,11 @@ pub struct Ruling {
 #[non_exhaustive]
 #[allow(missing_docs, reason = "fields are named as in the configuration")]
 pub enum Step {
+    /// VLANs, bonds, failover groups, and where aliases stand. Before everything that needs them.
+    Interfaces {
+        from: Box<Tree>,
+        to: Box<Tree>,
+    },
     /// An alias after the others.
     AliasAdd {
         number: usize,
@@ -143,6 +149,7 @@ impl Step {
     /// What takes it back.
     pub fn inverse(&self) -> Step {
         match self.clone() {
+            Step::Interfaces { from, to } => Step::Interfaces { from: to, to: from },
             Step::AliasAdd { number, alias } => Step::AliasRemove { number, alias },
             Step::AliasRemove { number, alias } => Step::AliasAdd { number, alias },
             Step::AliasMtu { number, name, from, to } => {
@@ -205,6 +212,7 @@ pub fn plan(old: &HostConfig, new: &HostConfig) -> Result<Plan, Vec<Obstacle>> {
         return Err(obstacles);
     }
     let mut stages = Stages::default();
+    stages.interfaces(old, new);
     stages.aliases(old, new);
     stages.tables(old, new);
     let moves = Moves::find(old, new);

@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use weft_interface::tree;
 use weft_stack::ip::address::Cidr;
 
 use super::plan::{Place, Ruling, Step};
 use crate::config::{HostConfig, RouteSpec, Service, TableSpec, Vserver};
 use crate::host::build::used_aliases;
+use crate::interface::Tree;
 
 /// Addresses that change their vserver or their alias within a link.
 pub(super) struct Moves {
@@ -39,6 +41,9 @@ impl Moves {
         let mut gone: Vec<&Link> = owners.keys().filter(|at| !stays.contains(*at)).collect();
         gone.sort_unstable();
         by_link.extend(gone.into_iter().map(|at| ((at.0.clone(), at.2), at.clone())));
+        let all = new.vservers.iter().flat_map(|v| v.addresses.iter().map(move |a| (v, a)));
+        let keeps: HashSet<(&str, usize, IpAddr)> =
+            all.map(|(v, a)| (v.name.as_str(), a.0, a.1.addr)).collect();
         let mut moves = Moves { steps: Vec::new(), from: HashSet::new(), to: HashSet::new() };
         for (v, a) in new.vservers.iter().flat_map(|v| v.addresses.iter().map(move |a| (v, *a))) {
             let Some(at) = link(new, a) else { continue };
@@ -48,6 +53,10 @@ impl Moves {
             }) else {
                 continue;
             };
+            if keeps.contains(&(from.vserver.as_str(), from.alias, a.1.addr)) {
+                // It takes it along to another link.
+                continue;
+            }
             if from.vserver == v.name && from.alias == a.0 {
                 continue;
             }
@@ -97,6 +106,19 @@ impl Stages {
             vec![Step::Publish],
         ];
         before.into_iter().flatten().chain(self.away).chain(self.last).collect()
+    }
+
+    pub(super) fn interfaces(&mut self, old: &HostConfig, new: &HostConfig) {
+        // Both were looked at: obstacles tell of an illegal one.
+        let (Ok(from), Ok(to)) = (old.tree(), new.tree()) else { return };
+        let links = |tree: &Tree| (tree.links.clone(), tree.bonds.clone(), tree.groups.clone());
+        let place = |tree: &Tree, a: &tree::Alias| (tree.at(a.link).name.clone(), a.mac);
+        let moves = from.aliases.iter().zip(&to.aliases);
+        let moves = moves.map(|(a, b)| place(&from, a) != place(&to, b)).any(|moves| moves);
+        if moves || links(&from) != links(&to) {
+            let (from, to) = (Box::new(from), Box::new(to));
+            self.first.push(Step::Interfaces { from, to });
+        }
     }
 
     pub(super) fn aliases(&mut self, old: &HostConfig, new: &HostConfig) {

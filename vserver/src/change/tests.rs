@@ -224,6 +224,79 @@ fn a_plan_makes_what_a_new_host_has_and_a_failure_anywhere_changes_nothing() {
     }
 }
 
+/// Few interfaces out of four NICs in many ways, and vservers on them.
+fn random_interfaces(rng: &mut Rng, workers: usize) -> String {
+    let mut text = format!("[workers]\ncount = {workers}\nframes = 512\n");
+    for i in 0..5 {
+        let nic = format!("[nic.eth{i}]\ndriver = \"mem\"\nmac = \"02:00:00:00:00:1{i}\"\n");
+        text += &nic;
+    }
+    let mut links = vec!["eth0".to_owned(), "eth0.5".to_owned()];
+    let bonded = rng.chance(60);
+    if bonded {
+        let ports = ["\"eth1\"", "\"eth1\", \"eth2\""][rng.below(2) as usize];
+        let mode = ["static", "active-backup", "round-robin"][rng.below(3) as usize];
+        writeln!(text, "[bond.bond0]\nports = [{ports}]\nmode = \"{mode}\"").unwrap();
+    }
+    if rng.chance(70) {
+        let mut members = vec!["eth3"];
+        if rng.chance(50) {
+            members.push("eth4");
+        }
+        if bonded && rng.chance(50) {
+            members.push(["bond0", "bond0.7"][rng.below(2) as usize]);
+        }
+        let test =
+            if rng.chance(40) { "probe = \"icmp\"\ntest = [\"eth3 10.0.9.1/24\"]" } else { "" };
+        writeln!(text, "[fail.fail0]\nmembers = {members:?}\n{test}").unwrap();
+        links.push("fail0".to_owned());
+        if !members.contains(&"bond0.7") {
+            links.push("fail0.9".to_owned());
+        }
+        if bonded && members.contains(&"bond0.7") {
+            links.push("bond0.8".to_owned());
+        }
+        if bonded && !members.iter().any(|m| m.starts_with("bond")) {
+            links.extend(["bond0", "bond0.5"].map(str::to_owned));
+        }
+    } else if bonded {
+        links.extend(["bond0", "bond0.5"].map(str::to_owned));
+    }
+    for (i, name) in ["data0", "data1", "san0"].into_iter().enumerate() {
+        let over = &links[rng.below(links.len() as u64) as usize];
+        let mac =
+            if rng.chance(30) { format!("mac = \"02:00:00:00:01:0{i}\"\n") } else { String::new() };
+        let mtu = if rng.chance(20) { "mtu = 1400\n" } else { "" };
+        if i == 2 && rng.chance(30) {
+            continue;
+        }
+        write!(text, "[alias.{name}]\nover = \"{over}\"\n{mac}{mtu}").unwrap();
+    }
+    for (i, name) in ["a", "b"].into_iter().enumerate() {
+        let alias = ["data0", "data1"][rng.below(2) as usize];
+        writeln!(
+            text,
+            "[vserver.{name}]\naddresses = [\"{alias} 10.0.{i}.1/24\", \"data0 10.1.{i}.1/24\"]"
+        )
+        .unwrap();
+        if rng.chance(40) {
+            text += "qos.send.limit = \"10 Mbit/s\"\n";
+        }
+    }
+    text
+}
+
+#[test]
+fn other_interfaces_are_those_of_a_new_host_and_a_failure_anywhere_changes_nothing() {
+    let mut rng = Rng(0x5eed_1234_abcd_0006);
+    for round in 0..40 {
+        let workers = 1 + round % 2;
+        let (old, new) =
+            (random_interfaces(&mut rng, workers), random_interfaces(&mut rng, workers));
+        check_pair(&old, &new);
+    }
+}
+
 #[test]
 fn a_change_that_nobody_confirms_is_taken_back() {
     let text = head(1).replace("MTU0", "");
@@ -270,13 +343,19 @@ fn what_takes_a_restart_is_named_and_refuses_the_whole_change() {
     for (from, to, named) in [
         ("frames = 512", "frames = 1024", "workers"),
         ("02:00:00:00:00:01", "02:00:00:00:00:09", "nic eth0"),
-        ("02:00:00:00:00:02", "02:00:00:00:00:09", "alias san0"),
     ] {
         let new = text.replacen(from, to, 1).replace("10.0.0.1/", "10.0.0.3/");
         let refused = changes.apply(parsed(&new), &Options::default()).unwrap_err();
         assert!(refused.to_string().contains(named), "{refused}");
         assert_eq!(*host.config(), parsed(&text));
     }
+    let on = |nic: &str| {
+        let tun = "[nic.eth1]\ndevice = \"weft0\"\ndriver = \"tun\"\n";
+        parsed(&format!("{}{tun}[alias.mgmt0]\nover = \"{nic}\"\n", head(1).replace("MTU0", "")))
+    };
+    let obstacles = plan(&on("eth0"), &on("eth1")).unwrap_err();
+    assert_eq!(obstacles[0].object, "alias mgmt0");
+    assert!(obstacles[0].reason.contains("bare IP packets"), "{obstacles:?}");
 }
 
 #[test]

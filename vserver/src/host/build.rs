@@ -14,7 +14,7 @@ use weft_drivers::ethtool::set_vlan_stripping;
 use weft_interface::doctor::Station;
 use weft_interface::lldp::LldpConfig;
 use weft_interface::tree::{Alias, LinkKind};
-use weft_interface::{Layout, LinkId};
+use weft_interface::{Layout, Mac};
 use weft_stack::admission::Rules;
 use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
@@ -36,8 +36,8 @@ use crate::privilege::PrivilegeError;
 use crate::qos::Plan;
 use crate::resolver::{NamedClients, NamedRoutes, Resolvers};
 use crate::runtime::{
-    AliasPlace, Clock, Core, HostStack, Keeping, Links, Mesh, Nic, Node, NodeId, Worker, open,
-    worker_loop,
+    AliasPlace, Clock, Core, HostStack, Keeping, Links, LinksView, Mesh, Nic, Node, NodeId, Worker,
+    open, worker_loop,
 };
 
 /// What has been opened so far. Dropping it closes everything.
@@ -123,7 +123,7 @@ pub(super) fn start(
     let places: Vec<AliasPlace> = tree.aliases.iter().map(place).collect();
     let layout = layout(&tree, &opening.nics);
     let mut cores = cores(&config, opening.nics, &places, &layout);
-    let aliases = aliases(&config, &places, &cores[0])?;
+    let mut aliases = aliases(&config, &places, &cores[0])?;
     let demux = demux(&layout, &places, &aliases);
     for core in &mut cores {
         core.demux = demux.clone();
@@ -132,6 +132,8 @@ pub(super) fn start(
         cores[0].problem(problem);
     }
     set_machines(&mut cores, &config, &tree, clock.now())?;
+    // A bond that negotiates is down until it has.
+    aliases.iter_mut().for_each(|alias| cores[0].refresh_link(alias));
     let (any, tables) = (AnyTables::new(&config), Tables::new(&config));
     for core in &mut cores {
         core.set_neighbours(&config.neighbours);
@@ -154,7 +156,7 @@ pub(super) fn start(
         }
     }
     let captures = opening.captures.into_iter().collect();
-    let changing = Changing::new(aliases, config.vservers.len());
+    let changing = Changing::new(aliases, tree, config.vservers.len());
     let (parts, more) = ((config, any, tables, changing), (captures, plan, access));
     let (shared, threads) = run(parts, cores, clock, links, more)?;
     let dhcp = Dhcp::new(Arc::clone(&shared));
@@ -165,7 +167,7 @@ pub(super) fn start(
 }
 
 /// Whether a VLAN stands on what a NIC is part of.
-fn is_tagged(tree: &Tree, nic: usize) -> bool {
+pub(crate) fn is_tagged(tree: &Tree, nic: usize) -> bool {
     let vlan = |link: &weft_interface::tree::Link| match link.kind {
         LinkKind::Vlan { over, .. } => tree.nics_below(over).contains(&nic),
         _ => false,
@@ -194,10 +196,15 @@ fn set_machines(
         core.set_probers(tree);
     }
     cores[0].set_machines(now, keeping);
+    cores[0].set_station(now, station(tree, &macs));
+    Ok(())
+}
+
+/// What speaks LLDP on the NICs of a host that has bonds or groups.
+pub(crate) fn station(tree: &Tree, macs: &[Mac]) -> Station {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let described = (name.as_str(), concat!("weft ", env!("CARGO_PKG_VERSION")));
-    cores[0].set_station(now, Station::new(tree, &macs, LldpConfig::default(), described));
-    Ok(())
+    Station::new(tree, macs, LldpConfig::default(), described)
 }
 
 /// Before the first packet.
@@ -333,23 +340,23 @@ fn aliases(
 ) -> Result<Vec<AliasConfig>, HostError> {
     let mut out = Vec::new();
     for ((i, alias), place) in config.aliases.iter().enumerate().zip(places) {
-        out.push(alias_config(i, alias, place.on, &config.nics, core)?);
+        let view = LinksView::of(core);
+        out.push(alias_config((i, &alias.name), *place, &config.nics, &view)?);
     }
     Ok(out)
 }
 
-/// What stacks are told of one alias. `core` is worker 0's, which has a queue of every NIC: what
+/// What stacks are told of one alias. `view` is worker 0's, which has a queue of every NIC: what
 /// all NICs below can do is what the link can.
 pub(crate) fn alias_config(
-    number: usize,
-    alias: &config::Alias,
-    on: LinkId,
+    (number, name): (usize, &str),
+    place: AliasPlace,
     nics: &[config::Nic],
-    core: &Core,
+    view: &LinksView<'_>,
 ) -> Result<AliasConfig, HostError> {
-    let link = &core.links[usize::from(on.0)];
-    let object = || format!("alias {}", alias.name);
-    let medium = match (link.ethernet, alias.mac.or(core.plane.mac(on))) {
+    let link = &view.links[place.link()];
+    let object = || format!("alias {name}");
+    let medium = match (link.ethernet, place.mac.or(view.plane.mac(place.on))) {
         (false, _) => AliasMedium::Ip,
         (true, Some(mac)) => AliasMedium::Ethernet { mac },
         (true, None) => {
@@ -358,17 +365,17 @@ pub(crate) fn alias_config(
             return Err(config_error(object(), format!("{below} has no MAC address"), hint));
         }
     };
-    let mtu = alias.mtu.unwrap_or(link.mtu);
+    let mtu = place.mtu.unwrap_or(link.mtu);
     if mtu > link.mtu {
         let names: Vec<&str> = link.nics.iter().map(|n| nics[*n].name.as_str()).collect();
         let (most, names) = (link.mtu, names.join(", "));
         let problem = format!("MTU {mtu} is larger than the {most} of {names}");
         return Err(config_error(object(), problem, "lower it, or raise the NIC's"));
     }
-    let below = || link.nics.iter().map(|n| core.nics[*n].ports[0].device.caps());
+    let below = || link.nics.iter().map(|n| view.nics[*n].ports[0].device.caps());
     Ok(AliasConfig {
         id: AliasId(number as u16),
-        name: alias.name.clone(),
+        name: name.to_owned(),
         medium,
         mtu,
         gso_bytes_max: below().map(|c| c.gso_bytes_max).min().unwrap_or(0),

@@ -110,9 +110,9 @@ impl Host {
                 routes.filter(|r| over(&r.alias)).filter_map(|r| r.via).collect();
             routers.sort_unstable();
             routers.dedup();
-            let home = self.shared.home();
+            let (home, name) = (self.shared.home(), &tree.at(group.link).name);
             // A host that has stopped probes nobody.
-            let _ = home.with_core(|core, now| core.set_routers(now, group.link, &routers));
+            let _ = home.with_core(|core, now| core.set_routers(now, name, &routers));
         }
     }
 

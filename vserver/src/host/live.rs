@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_stack::ip::address::AliasConfig;
 
 use crate::config::HostConfig;
+use crate::interface::Tree;
 use crate::runtime::NodeId;
 
 /// A whole configuration and where its vservers are. Never changed: replaced.
@@ -41,6 +42,8 @@ impl Live {
 pub(crate) struct Changing {
     /// What stacks are told of each alias, apart from its link's state and SLAAC.
     pub(crate) aliases: Vec<AliasConfig>,
+    /// What they stand on.
+    pub(crate) tree: Tree,
     /// Slots without a vserver.
     free: Vec<NodeId>,
     /// Slots there are.
@@ -48,8 +51,8 @@ pub(crate) struct Changing {
 }
 
 impl Changing {
-    pub(crate) fn new(aliases: Vec<AliasConfig>, vservers: usize) -> Changing {
-        Changing { aliases, free: Vec::new(), slots: vservers as u32 }
+    pub(crate) fn new(aliases: Vec<AliasConfig>, tree: Tree, vservers: usize) -> Changing {
+        Changing { aliases, tree, free: Vec::new(), slots: vservers as u32 }
     }
 
     /// A place for one more vserver.

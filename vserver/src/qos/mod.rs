@@ -240,6 +240,8 @@ impl Shaper {
         self.receive = plan.receive.iter().map(|p| Lane::new(Way::Receive, p, me)).collect();
         for (way, nic, Waiting { frame, facts }) in waiting {
             let lanes = if way == Way::Send { &mut self.send } else { &mut self.receive };
+            // Where its alias stands now.
+            let nic = self.nics.get(usize::from(facts.alias.0)).copied().unwrap_or(nic);
             let lost = match lanes.get_mut(nic).and_then(Option::as_mut) {
                 Some(lane) => put(lane, now, &facts, frame).err(),
                 None => Some(frame),

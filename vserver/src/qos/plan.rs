@@ -201,6 +201,24 @@ impl Plan {
         Ok(Plan::new(&source, Some(self)))
     }
 
+    /// This plan over other links; nodes go on from where they are. `names` are those of all links,
+    /// `vservers` the links of each vserver.
+    pub(crate) fn relinked(
+        &self,
+        names: impl Iterator<Item = String>,
+        vservers: impl Iterator<Item = Vec<usize>>,
+    ) -> Plan {
+        let mut source = self.source.clone();
+        let rates = |name: &String| {
+            self.source.links.iter().find(|l| l.0 == *name).map_or_else(Both::default, |l| l.1)
+        };
+        source.links = names.map(|name| (name.clone(), rates(&name))).collect();
+        for (vserver, links) in source.vservers.iter_mut().zip(vservers) {
+            vserver.1 = links;
+        }
+        Plan::new(&source, Some(self))
+    }
+
     /// The plan of a configuration; nodes that `before` had go on from where they are.
     pub(crate) fn new(source: &Source, before: Option<&Plan>) -> Plan {
         let plan = Plan { bounds: vec![None; source.vservers.len()], ..Plan::default() };

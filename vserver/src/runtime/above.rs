@@ -91,7 +91,7 @@ impl Core {
                         self.want_protocol(nic, ETHERTYPE_PROBE, true);
                     }
                 }
-                LinkSpec::Nic(_) | LinkSpec::Vlan { .. } => {}
+                LinkSpec::Nic(_) | LinkSpec::Vlan { .. } | LinkSpec::Nothing => {}
             }
         }
         for place in self.aliases.clone() {
@@ -119,7 +119,7 @@ impl Core {
         }
     }
 
-    fn want_mac(&mut self, nic: usize, mac: Mac, wanted: bool) {
+    pub(super) fn want_mac(&mut self, nic: usize, mac: Mac, wanted: bool) {
         if self.mesh.is_home() && self.nics[nic].link.mac != Some(mac) {
             let steered = self.nics[nic].want_mac(mac, wanted);
             self.tell_unsteered(steered);

@@ -588,13 +588,15 @@ impl Core {
             return;
         }
         for at in 0..self.links[link].nics.len() {
-            let nic = &mut self.nics[self.links[link].nics[at]];
-            let steered = if wanted { nic.steer_add(addr) } else { nic.steer_remove(addr) };
-            if let Err(e) = steered {
-                self.problem(format!(
-                    "steering of {addr} failed: {e}; its frames go to the kernel"
-                ));
-            }
+            self.steer_nic(self.links[link].nics[at], addr, wanted);
+        }
+    }
+
+    pub(super) fn steer_nic(&mut self, nic: usize, addr: IpAddr, wanted: bool) {
+        let nic = &mut self.nics[nic];
+        let steered = if wanted { nic.steer_add(addr) } else { nic.steer_remove(addr) };
+        if let Err(e) = steered {
+            self.problem(format!("steering of {addr} failed: {e}; its frames go to the kernel"));
         }
     }
 
@@ -623,7 +625,14 @@ impl Core {
     }
 
     /// An alias of a vserver has this state and MTU, or a smaller MTU that its server gave.
-    fn tell_link(&mut self, now: Instant, index: u32, alias: AliasId, up: bool, mtu: usize) {
+    pub(super) fn tell_link(
+        &mut self,
+        now: Instant,
+        index: u32,
+        alias: AliasId,
+        up: bool,
+        mtu: usize,
+    ) {
         let node = &mut self.nodes[index as usize];
         let said = node.mtus.iter().find(|m| m.0 == alias).map_or(usize::MAX, |m| m.1);
         let change = Change::AliasLink { alias, up, mtu: mtu.min(said) };

@@ -18,7 +18,7 @@ use super::tx_queue::IN_ORDER;
 use weft_drivers::device::Link;
 
 /// Messages taken from one worker in one turn.
-const MAIL: usize = 256;
+pub(super) const MAIL: usize = 256;
 
 /// Whether a frame is to a group or to everybody.
 fn is_to_many(frame: &[u8], ethernet: bool) -> bool {

@@ -2,21 +2,23 @@
 //! and what becomes of what they say.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use weft_drivers::device::Link;
 use weft_interface::bond::{BondReport, PortLink};
 use weft_interface::events::{EVENTS_KEPT, Event, Page, Stream, What, micros};
-use weft_interface::fail::ProbeMode;
-use weft_interface::keeper::{OfflineError, Probe, Saved, Where};
+use weft_interface::keeper::{OfflineError, Probe, Saved, Standing, Where};
+use weft_interface::name::InterfaceName;
 use weft_interface::paths::{PathsReport, ProbeLine};
-use weft_interface::{Keeper, LinkId, Mac, Tree};
+use weft_interface::{Keeper, Mac, Selection, Tree};
 use weft_stack::ip::address::AliasId;
 use weft_stack::time::{Duration, Instant};
 
 use super::Core;
 use super::hooks::Hooks;
+use super::retree::prober_addresses;
 
 /// Probes that ended, kept for readers.
 const PROBES_KEPT: usize = 1024;
@@ -34,18 +36,23 @@ pub(crate) struct Keeping {
     hooks: Option<Hooks>,
 }
 
+/// By name of the group.
+fn programs(tree: &Tree) -> HashMap<String, PathBuf> {
+    let hook = |group: &weft_interface::tree::Group| {
+        let program = PathBuf::from(group.config.hook.as_ref()?);
+        Some((tree.at(group.link).name.to_string(), program))
+    };
+    tree.groups.iter().filter_map(hook).collect()
+}
+
 impl Keeping {
     /// The machines of a tree; nothing runs yet. `seed` is random.
     pub(crate) fn new(tree: &Tree, macs: &[Mac], seed: u64) -> Keeping {
-        let hook = |group: &weft_interface::tree::Group| {
-            let program = PathBuf::from(group.config.hook.as_ref()?);
-            Some((tree.at(group.link).name.to_string(), program))
-        };
         Keeping {
             keeper: Keeper::new(tree, macs, seed),
             events: Stream::new(EVENTS_KEPT),
             probes: Stream::new(PROBES_KEPT),
-            programs: tree.groups.iter().filter_map(hook).collect(),
+            programs: programs(tree),
             hooks: None,
         }
     }
@@ -53,6 +60,27 @@ impl Keeping {
     /// Goes on from what a former process left.
     pub(crate) fn restore(&mut self, now: Instant, saved: &Saved, away: Duration) {
         self.keeper.restore(now, saved, away);
+    }
+
+    /// The tree is another; gives what may be used of it.
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        tree: &Tree,
+        seed: u64,
+        standing: &Standing,
+    ) -> Arc<Selection> {
+        self.programs = programs(tree);
+        self.keeper.update(now, tree, seed, standing);
+        // Whoever asked for the change tells the workers.
+        self.keeper.take_selection();
+        Arc::clone(self.keeper.selection())
+    }
+
+    /// Links of all NICs as they are.
+    pub(super) fn handle_links(&mut self, now: Instant, links: impl IntoIterator<Item = Link>) {
+        let links = links.into_iter().enumerate();
+        self.keeper.handle_links(now, links.map(|(nic, link)| (nic, port_link(link), link.mac)));
     }
 
     pub(crate) fn save(&self, now: Instant) -> Saved {
@@ -148,44 +176,20 @@ impl Core {
 
     /// What probers have to hear reaches them; on every worker.
     pub(crate) fn set_probers(&mut self, tree: &Tree) {
-        let mut tests = Vec::new();
-        for group in &tree.groups {
-            for (name, cidr) in &group.config.test {
-                let member = group.config.members.iter().position(|m| m == name);
-                tests.extend(member.map(|at| (group.members[at], cidr.addr)));
-            }
-            if matches!(group.config.probe, ProbeMode::Arp | ProbeMode::Transitive) {
-                self.plane.listen(group.link);
-                // A member without an address asks with none, and is answered so.
-                for member in &group.members {
-                    self.steer(usize::from(member.0), Ipv4Addr::UNSPECIFIED.into(), true);
-                }
-            }
-        }
-        self.plane.set_test_addresses(tests.iter().copied());
-        for (link, addr) in tests {
+        self.show_probers(tree);
+        for (link, addr) in prober_addresses(tree) {
             self.steer(usize::from(link.0), addr, true);
-            if let IpAddr::V6(addr) = addr {
-                let [.., a, b, c] = addr.octets();
-                // RFC 4291 2.7.1: whoever asks for it asks this group.
-                let group = Ipv6Addr::new(
-                    0xff02,
-                    0,
-                    0,
-                    0,
-                    0,
-                    1,
-                    0xff00 | u16::from(a),
-                    u16::from_be_bytes([b, c]),
-                );
-                self.steer(usize::from(link.0), group.into(), true);
-            }
         }
     }
 
-    /// Routers of whoever stands on a failover group.
-    pub(crate) fn set_routers(&mut self, now: Instant, link: LinkId, routers: &[IpAddr]) {
-        self.with_keeper(now, |keeper| keeper.handle_routers(now, link, routers));
+    /// Routers of whoever stands on a failover group. While interfaces change there may be none of
+    /// that name yet.
+    pub(crate) fn set_routers(&mut self, now: Instant, group: &InterfaceName, routers: &[IpAddr]) {
+        self.with_keeper(now, |keeper| {
+            if let Some(link) = keeper.tree().link(group) {
+                keeper.handle_routers(now, link, routers);
+            }
+        });
     }
 
     /// The link of a NIC is another: what follows for others happens before this returns.
@@ -268,6 +272,16 @@ impl Core {
             return Some(Instant::ZERO);
         }
         keeping.wake_at().into_iter().chain(self.station_at()).min()
+    }
+
+    /// The tree of the machines, if there are any.
+    pub(super) fn keeping_tree(&self) -> Option<&Tree> {
+        self.keeping.as_ref().map(|keeping| keeping.keeper.tree())
+    }
+
+    /// Sends and tells what machines have to send and to tell.
+    pub(super) fn speak_machines(&mut self, now: Instant) {
+        self.with_keeper(now, |_| ());
     }
 
     /// Calls the machines and does what they say.

@@ -293,6 +293,17 @@ impl Core {
         let mut lines: Vec<String> = self.aliases.iter().map(|a| format!("{a:?}")).collect();
         for (number, nic) in self.nics.iter().enumerate() {
             lines.extend(nic.steered().map(|(a, n)| format!("nic {number} steers {a} for {n}")));
+            lines.extend(nic.macs().map(|(m, n)| format!("nic {number} takes {m:?} for {n}")));
+        }
+        for (number, link) in self.layout.links.iter().enumerate() {
+            if *link != weft_interface::LinkSpec::Nothing {
+                let mut link = link.clone();
+                if let weft_interface::LinkSpec::Group { mac, .. } = &mut link {
+                    // That of the first member it ever had, which stacks alone see.
+                    *mac = None;
+                }
+                lines.push(format!("link {number} is {link:?}, up {}", self.links[number].up));
+            }
         }
         lines
     }

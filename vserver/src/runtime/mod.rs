@@ -24,6 +24,7 @@ mod neighbours;
 mod nic;
 mod notify;
 pub(crate) mod open;
+mod retree;
 mod seat;
 mod shares;
 mod sleeper;
@@ -31,7 +32,7 @@ mod stages;
 mod tx_queue;
 mod worker;
 
-pub(crate) use self::core::{AliasPlace, Calls, Core, Node};
+pub(crate) use self::core::{AliasPlace, Calls, Core, Node, Sleep};
 pub(crate) use any::{Ring, Taker};
 pub(crate) use keeping::Keeping;
 pub(crate) use links::Links;
@@ -40,6 +41,7 @@ pub(crate) use mesh::{HandOverStats, Mesh};
 pub(crate) use neighbours::NeighbourTables;
 pub(crate) use nic::Nic;
 pub(crate) use notify::{Notify, Queue};
+pub(crate) use retree::{LinksView, Retree, retree};
 pub(crate) use stages::{Cost, Stages};
 pub(crate) use worker::{Clock, Wait, Worker, worker_loop};
 

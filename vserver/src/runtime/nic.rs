@@ -304,6 +304,12 @@ impl Nic {
         self.steered.iter()
     }
 
+    /// MAC addresses taken besides its own, and for how many aliases.
+    #[cfg(test)]
+    pub(crate) fn macs(&self) -> impl Iterator<Item = (&Mac, &u32)> {
+        self.macs.iter()
+    }
+
     /// Counters of all queues.
     pub(crate) fn stats(&self) -> DeviceStats {
         let mut sum = DeviceStats::default();

@@ -118,7 +118,7 @@ impl Worker {
         self.core.lock()
     }
 
-    pub(super) fn lock_running(&self) -> io::Result<MutexGuard<'_, Core>> {
+    pub(crate) fn lock_running(&self) -> io::Result<MutexGuard<'_, Core>> {
         if in_callback() {
             let text = "a blocking socket in a callback of a service, which holds the worker";
             return Err(io::Error::new(io::ErrorKind::Deadlock, text));
