@@ -213,6 +213,10 @@ impl Demux {
             // Somebody else speaks from it: a conflict, or the answer to a probe (RFC 5227 2.4).
             self.one(link, mac, ip4(&parsed.packet[14..]), out)?;
         }
+        if out.len() == before && is_announcement(parsed) {
+            // An address is elsewhere now: who has its sender as a neighbour learns that.
+            self.all(link, mac, out);
+        }
         match parsed.ethertype {
             _ if out.len() > before => Ok(()),
             ETHERTYPE_ARP => Err(DropReason::ArpNotForUs),
@@ -279,9 +283,15 @@ impl Demux {
     }
 
     fn many(&self, link: usize, mac: Option<[u8; 6]>, group: IpAddr, out: &mut Vec<Target>) {
-        if !to_all(group) {
-            return self.members(link, mac, group, out);
+        if to_all(group) {
+            self.all(link, mac, out);
+        } else {
+            self.members(link, mac, group, out);
         }
+    }
+
+    /// Everybody on the aliases that a frame can be for.
+    fn all(&self, link: usize, mac: Option<[u8; 6]>, out: &mut Vec<Target>) {
         for alias in self.candidates(link, mac) {
             let attached = self.attached.get(&alias).into_iter().flatten();
             out.extend(attached.map(|v| Target { alias, vserver: *v }));
@@ -355,6 +365,15 @@ impl Demux {
         // On an L3 device a packet to nobody here is for the far side.
         !to_group && (mac.is_some() || out.len() > before)
     }
+}
+
+/// ARP to everybody whose sender names itself (RFC 5227 3): nobody is asked, all are told.
+fn is_announcement(parsed: Parsed<'_>) -> bool {
+    let Parsed { mac, ethertype, packet } = parsed;
+    ethertype == ETHERTYPE_ARP
+        && mac.is_some_and(|m| m[0] & 1 == 1)
+        && packet[14..18] == packet[24..28]
+        && packet[14..18] != [0; 4]
 }
 
 fn to_all(group: IpAddr) -> bool {
@@ -575,6 +594,30 @@ mod tests {
         assert!(out.is_empty(), "and does not come back to its sender");
         assert!(!d.local(0, &arp, 0, &mut out));
         assert_eq!(out, [Target { alias: DATA, vserver: 1 }]);
+    }
+
+    #[test]
+    fn an_announcement_is_told_to_everybody_on_the_network() {
+        let mut d = demux();
+        d.attach(DATA, 1);
+        d.attach(DATA, 4);
+        let arp = |to: [u8; 6], sender: [u8; 4], target: [u8; 4]| {
+            let mut packet = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 9, 9, 9, 9, 9];
+            packet.extend(sender);
+            packet.extend([0; 6]);
+            packet.extend(target);
+            frame(to, &packet, ETHERTYPE_ARP)
+        };
+        let (there, other) = ([10, 0, 0, 77], [10, 0, 0, 78]);
+        let told = classify(&d, 0, &arp([0xff; 6], there, there)).unwrap();
+        assert!(told.contains(&(DATA.0, 1)) && told.contains(&(DATA.0, 4)), "{told:?}");
+        for quiet in [
+            arp([0xff; 6], there, other),
+            arp(NIC_MAC, there, there),
+            arp([0xff; 6], [0; 4], [0; 4]),
+        ] {
+            assert_eq!(classify(&d, 0, &quiet), Err(DropReason::ArpNotForUs));
+        }
     }
 
     #[test]

@@ -177,6 +177,16 @@ fn active(host: &Host) -> Vec<String> {
     names
 }
 
+/// Members, what else is configured, who is active then.
+const MEMBERS: [(&[&str], &str, &[&str]); 6] = [
+    (&["eth0", "eth1", "eth2"], "", &["eth0", "eth1", "eth2"]),
+    (&["eth1", "eth2"], "", &["eth1", "eth2"]),
+    (&["eth1", "eth2"], "standby = [\"eth2\"]", &["eth1"]),
+    (&["eth2", "eth1"], "standby = [\"eth1\"]\nfailback = false", &["eth2"]),
+    (&["eth2", "eth0", "eth1"], "detect_ms = 500", &["eth0", "eth1", "eth2"]),
+    (&["eth0"], "", &["eth0"]),
+];
+
 #[test]
 fn members_of_a_failover_group_come_and_go_under_load_and_no_connection_is_lost() {
     for workers in [1, 2] {
@@ -210,32 +220,29 @@ fn members_of_a_failover_group_come_and_go_under_load_and_no_connection_is_lost(
             drop(echo_server(&v, addr(&format!("10.5.0.{n}:7"))));
         }
         wait_for(&client, "c", "10.5.0.9");
-        let (stop, counts) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 8]);
-        std::thread::scope(|scope| {
-            scope.spawn(|| hub(ends, &stop));
-            let stop = Stop(&stop);
-            for (at, count) in counts.iter().enumerate() {
-                let (client, stop) = (&client, stop.0);
-                let to = format!("10.{}.0.{}:7", if at < 4 { 0 } else { 5 }, at % 4 + 1);
-                scope.spawn(move || talk(client, ("c", &to), stop, count));
-            }
-            for (names, also, works) in [
-                (&["eth0", "eth1", "eth2"][..], "", &["eth0", "eth1", "eth2"][..]),
-                (&["eth1", "eth2"], "", &["eth1", "eth2"]),
-                (&["eth1", "eth2"], "standby = [\"eth2\"]", &["eth1"]),
-                (&["eth2", "eth1"], "standby = [\"eth1\"]\nfailback = false", &["eth2"]),
-                (&["eth2", "eth0", "eth1"], "detect_ms = 500", &["eth0", "eth1", "eth2"]),
-                (&["eth0"], "", &["eth0"]),
-            ] {
-                apply(&changes, &group(workers, &members(names, also)));
-                assert_eq!(active(&server), works, "{names:?} {also}");
+        let (unplug, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        let counts = [const { AtomicU64::new(0) }; 8];
+        std::thread::scope(|outer| {
+            outer.spawn(|| hub(ends, &unplug));
+            let _unplug = Stop(&unplug);
+            std::thread::scope(|scope| {
+                let stop = Stop(&stop);
                 for (at, count) in counts.iter().enumerate() {
-                    more(&format!("transfer {at} with {names:?} {also}"), count);
+                    let (client, stop) = (&client, stop.0);
+                    let to = format!("10.{}.0.{}:7", if at < 4 { 0 } else { 5 }, at % 4 + 1);
+                    scope.spawn(move || talk(client, ("c", &to), stop, count));
                 }
-                let snapshot = server.snapshot();
-                let link = snapshot.links.iter().find(|l| l.name == "fail0").unwrap();
-                assert_eq!(link.nics.len(), names.len());
-            }
+                for (names, also, works) in MEMBERS {
+                    apply(&changes, &group(workers, &members(names, also)));
+                    assert_eq!(active(&server), works, "{names:?} {also}");
+                    for (at, count) in counts.iter().enumerate() {
+                        more(&format!("transfer {at} with {names:?} {also}"), count);
+                    }
+                    let snapshot = server.snapshot();
+                    let link = snapshot.links.iter().find(|l| l.name == "fail0").unwrap();
+                    assert_eq!(link.nics.len(), names.len());
+                }
+            });
         });
         let snapshot = server.snapshot();
         assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);

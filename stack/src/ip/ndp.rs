@@ -295,7 +295,9 @@ fn advertised(
         }
         _ => {}
     }
-    let answer = Answer { mac, solicited: a.solicited, overrides: a.overrides, router: a.router };
+    let announced = !a.solicited && a.overrides;
+    let Advertisement { solicited, overrides, router, .. } = *a;
+    let answer = Answer { mac, solicited, overrides, router, announced };
     if link.answered(ctx, alias, a.target.into(), answer) {
         router::remove(ctx, ip, from.alias, a.target);
     }

@@ -146,7 +146,9 @@ impl Link {
         packet: &Packet,
     ) -> Fate {
         let ours = is_ours(alias, packet.target);
-        if !packet.sender.is_unspecified() {
+        if packet.sender == packet.target {
+            self.announced(ctx, alias, packet.sender.into(), packet.sender_mac);
+        } else if !packet.sender.is_unspecified() {
             let create = ours && on_link(alias, packet.sender);
             self.heard(ctx, alias, packet.sender.into(), packet.sender_mac, create);
         }
@@ -179,7 +181,8 @@ impl Link {
     ) -> Fate {
         let solicited = to_us && is_ours(alias, packet.target);
         let mac = Some(packet.sender_mac);
-        let answer = Answer { mac, solicited, overrides: true, router: false };
+        let announced = !to_us && packet.sender == packet.target;
+        let answer = Answer { mac, solicited, overrides: true, router: false, announced };
         self.answered(ctx, alias, packet.sender.into(), answer);
         Fate::Consumed
     }

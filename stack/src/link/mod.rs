@@ -287,7 +287,15 @@ impl Link {
         create: bool,
     ) {
         if ethernet::is_host(mac) && alias.mac().is_some() {
-            self.neighbours.heard(ctx, alias.config.id, addr, mac, create);
+            self.neighbours.heard(ctx, alias.config.id, addr, mac, (create, false));
+            self.carry_on(ctx, alias);
+        }
+    }
+
+    /// Somebody tells everybody that the address is his; of interest if it is a neighbour's.
+    fn announced(&mut self, ctx: &mut Ctx<'_>, alias: &Alias, addr: IpAddr, mac: [u8; 6]) {
+        if ethernet::is_host(mac) {
+            self.neighbours.heard(ctx, alias.config.id, addr, mac, (false, true));
             self.carry_on(ctx, alias);
         }
     }

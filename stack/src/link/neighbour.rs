@@ -47,7 +47,8 @@ const DELAY_FIRST_PROBE: Duration = Duration::from_secs(5);
 const NEGATIVE_CACHE: Duration = Duration::from_secs(1);
 /// An unanswered resolution younger than this is not replaced by another.
 const INCOMPLETE_PROTECTED: Duration = Duration::from_secs(1);
-/// A neighbour confirmed this recently keeps its MAC against an answer nobody asked for.
+/// A neighbour confirmed this recently keeps its MAC against an answer nobody asked for, but not
+/// against an announcement to all: so hosts tell, once, that an address moved.
 const MAC_LOCK: Duration = Duration::from_secs(1);
 /// How many of the least recently used entries are looked at for a stale one.
 const EVICT_SCAN: usize = 16;
@@ -122,6 +123,8 @@ pub(crate) struct Answer {
     pub(crate) solicited: bool,
     pub(crate) overrides: bool,
     pub(crate) router: bool,
+    /// Nobody was asked, everybody is told that the address is elsewhere now.
+    pub(crate) announced: bool,
 }
 
 /// What to do with a frame.
@@ -504,7 +507,7 @@ impl Neighbours {
         alias: AliasId,
         addr: IpAddr,
         mac: [u8; 6],
-        create: bool,
+        (create, announced): (bool, bool),
     ) {
         let at = match self.find(ctx, alias, addr) {
             Some(at) => at,
@@ -522,7 +525,7 @@ impl Neighbours {
         if e.state == NeighbourState::Permanent || (e.mac == mac && !unresolved) {
             return;
         }
-        if !unresolved && Self::locked(e, ctx.now) {
+        if !unresolved && !announced && Self::locked(e, ctx.now) {
             return;
         }
         e.mac = mac;
@@ -571,7 +574,7 @@ impl Neighbours {
             }
             return false;
         }
-        if differs && Self::locked(e, ctx.now) {
+        if differs && !answer.announced && Self::locked(e, ctx.now) {
             return false;
         }
         let asked = matches!(e.state, NeighbourState::Delay | NeighbourState::Probe);

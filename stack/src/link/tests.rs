@@ -223,6 +223,32 @@ fn unreachability_detection_runs_its_states() {
     assert_eq!(b.state("10.0.0.2"), Some(Failed));
 }
 
+// RFC 5227 3
+#[test]
+fn an_announcement_to_all_changes_a_neighbour_that_was_confirmed_just_now() {
+    let mut b = bench();
+    b.output("10.0.0.2", 7).unwrap();
+    let hear = |b: &mut Bench, op: u8, mac: [u8; 6], target: [u8; 4], to: [u8; 6]| {
+        let mut packet = [to, mac].concat();
+        packet.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, op]);
+        packet.extend(mac);
+        packet.extend([10, 0, 0, 2]);
+        packet.extend([0; 6]);
+        packet.extend(target);
+        let frame = Frame::from_heap(0, &packet);
+        b.link.input(&mut b.world.ctx(), &b.aliases[&ID], frame);
+        b.world.all_sent();
+        b.output("10.0.0.2", 9).unwrap();
+        b.world.all_sent()[0][..6].to_vec()
+    };
+    assert_eq!(hear(&mut b, 2, PEER, [10, 0, 0, 1], OURS), PEER);
+    assert_eq!(hear(&mut b, 2, OTHER, [10, 0, 0, 1], OURS), PEER, "nobody asked");
+    for op in [1, 2] {
+        assert_eq!(hear(&mut b, op, OTHER, [10, 0, 0, 2], BROADCAST_MAC), OTHER);
+        assert_eq!(hear(&mut b, op, PEER, [10, 0, 0, 2], BROADCAST_MAC), PEER);
+    }
+}
+
 #[test]
 fn ipv6_asks_the_layer_above() {
     let mut b = bench();
@@ -231,15 +257,28 @@ fn ipv6_asks_the_layer_above() {
     let got = b.link.solicits.pop_front().unwrap();
     assert_eq!(Solicit { src: None, ..got }, want);
     assert_eq!(got.src, Some(ip("fe80::1")));
-    let answer = Answer { mac: Some(PEER), solicited: true, overrides: true, router: true };
+    let answer = Answer {
+        mac: Some(PEER),
+        solicited: true,
+        overrides: true,
+        router: true,
+        announced: false,
+    };
     b.link.answered(&mut b.world.ctx(), &b.aliases[&ID], ip("fe80::2"), answer);
     let sent = b.world.all_sent();
     assert_eq!(sent[0][..14], [&PEER[..], &OURS, &[0x86, 0xdd]].concat());
     // RFC 4861 7.2.5: an answer without override does not change, it casts doubt.
-    let answer = Answer { mac: Some(OTHER), solicited: false, overrides: false, router: true };
+    let answer = Answer {
+        mac: Some(OTHER),
+        solicited: false,
+        overrides: false,
+        router: true,
+        announced: false,
+    };
     b.link.answered(&mut b.world.ctx(), &b.aliases[&ID], ip("fe80::2"), answer);
     assert_eq!(b.state("fe80::2"), Some(Stale));
-    let answer = Answer { mac: None, solicited: true, overrides: false, router: false };
+    let answer =
+        Answer { mac: None, solicited: true, overrides: false, router: false, announced: false };
     let gone = b.link.answered(&mut b.world.ctx(), &b.aliases[&ID], ip("fe80::2"), answer);
     assert!(gone, "no router any more");
     assert_eq!(b.state("fe80::2"), Some(Reachable));
