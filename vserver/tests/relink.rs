@@ -131,11 +131,11 @@ fn hub(mut ends: Vec<AnyDevice>, stop: &AtomicBool) {
     let mut burst = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let mut moved = 0;
-        for from in 0..ends.len() {
+        for (from, end) in ends.iter_mut().enumerate() {
             if queues.iter().any(|q| q.len() > 1000) {
                 break;
             }
-            moved += ends[from].receive(&mut burst, 64).unwrap();
+            moved += end.receive(&mut burst, 64).unwrap();
             for frame in burst.drain(..) {
                 let others = queues.iter_mut().enumerate().filter(|(to, _)| *to != from);
                 others.for_each(|(_, queue)| queue.push_back(frame.to_heap()));
@@ -152,13 +152,10 @@ fn hub(mut ends: Vec<AnyDevice>, stop: &AtomicBool) {
 }
 
 fn group(workers: usize, fail: &str) -> String {
-    let vservers: String = (1..=4)
-        .map(|n| {
-            format!(
-                "[vserver.v{n}]\naddresses = [\"data0 10.0.0.{n}/24\", \"data1 10.5.0.{n}/24\"]\n"
-            )
-        })
-        .collect();
+    let one = |n: u8| {
+        format!("[vserver.v{n}]\naddresses = [\"data0 10.0.0.{n}/24\", \"data1 10.5.0.{n}/24\"]\n")
+    };
+    let vservers = [1, 2, 3, 4].map(one).concat();
     format!(
         "{}[alias.data0]\nover = \"fail0\"\n[alias.data1]\nover = \"fail0.5\"\n{vservers}",
         text(3, workers, 1, fail)

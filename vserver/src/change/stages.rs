@@ -113,8 +113,8 @@ impl Stages {
         let (Ok(from), Ok(to)) = (old.tree(), new.tree()) else { return };
         let links = |tree: &Tree| (tree.links.clone(), tree.bonds.clone(), tree.groups.clone());
         let place = |tree: &Tree, a: &tree::Alias| (tree.at(a.link).name.clone(), a.mac);
-        let moves = from.aliases.iter().zip(&to.aliases);
-        let moves = moves.map(|(a, b)| place(&from, a) != place(&to, b)).any(|moves| moves);
+        let mut both = from.aliases.iter().zip(&to.aliases);
+        let moves = both.any(|(a, b)| place(&from, a) != place(&to, b));
         if moves || links(&from) != links(&to) {
             let (from, to) = (Box::new(from), Box::new(to));
             self.first.push(Step::Interfaces { from, to });

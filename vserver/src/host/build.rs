@@ -133,7 +133,9 @@ pub(super) fn start(
     }
     set_machines(&mut cores, &config, &tree, clock.now())?;
     // A bond that negotiates is down until it has.
-    aliases.iter_mut().for_each(|alias| cores[0].refresh_link(alias));
+    for alias in &mut aliases {
+        cores[0].refresh_link(alias);
+    }
     let (any, tables) = (AnyTables::new(&config), Tables::new(&config));
     for core in &mut cores {
         core.set_neighbours(&config.neighbours);

@@ -147,7 +147,7 @@ pub(crate) fn retree(
         }
         core.mesh.ring();
     }
-    let home = &mut cores[0];
+    let home = &mut *cores[0];
     let _inside = home.enter();
     let after = home.wants(Some(&next.tree));
     home.change_wants(before, after);
