@@ -88,7 +88,8 @@ impl Contexts {
     #[inline]
     pub fn passes(&mut self, ulids: Pair) -> bool {
         let Some(id) = self.look_up(ulids) else {
-            return !self.asks_ports() || !self.may_be_ulids(ulids);
+            let asks = self.asks_ports() || !self.forks.is_empty();
+            return !asks || !self.may_be_ulids(ulids);
         };
         let context = &self.slots[id as usize];
         (context.tag_out().is_none() || context.pair == context.ulids) && self.forks.is_empty()

@@ -1,0 +1,126 @@
+//! Contexts whose locators are proved for real: by hash-based set, by signature, by a shared key.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use support::*;
+use weft_shim::config::ShimConfig;
+use weft_shim::context::State;
+use weft_shim::contexts::Contexts;
+use weft_shim::hba::{Prefix, Search, SigningKey, prefix_of};
+use weft_shim::layer::Layer;
+use weft_shim::locator::{Locator, LocatorList, Pair, Verification};
+use weft_shim::reap::ReapConfig;
+use weft_shim::trust::Proofs;
+use weft_shim::verify::{KeyedPeers, OwnSet, SharedKey, TrustConfig};
+use weft_stack::rng::Rng;
+use weft_stack::time::Duration;
+
+/// A host with a set over two prefixes.
+fn set(seed: u64, prefixes: [&str; 2], key: Option<SigningKey>) -> OwnSet {
+    let prefixes: [Prefix; 2] = prefixes.map(|p| prefix_of(p.parse::<Ipv6Addr>().unwrap()));
+    let der = key.as_ref().map(SigningKey::public_der);
+    let mut rng = Rng::from_u64(seed);
+    let mut search = Search::new(&prefixes, 0, der, 1, &mut rng).unwrap();
+    OwnSet { set: search.advance(1).unwrap(), key, keyed: Vec::new() }
+}
+
+fn addresses(own: &OwnSet) -> Vec<IpAddr> {
+    own.set.as_ref().unwrap().addresses().iter().map(|a| IpAddr::V6(*a)).collect()
+}
+
+/// Two hosts with these sets and addresses; the first of each is its ULID.
+fn lab(hosts: [(OwnSet, Vec<IpAddr>); 2], keyed: &[KeyedPeers]) -> (Lab, Pair) {
+    let ulids = Pair::new(hosts[0].1[0], hosts[1].1[0]);
+    let trust = TrustConfig { keyed: keyed.to_vec(), ..TrustConfig::default() };
+    let mut all = Vec::new();
+    let mut shims = Vec::new();
+    for (n, (own, addrs)) in hosts.into_iter().enumerate() {
+        let locators = addrs.iter().map(|a| Locator::new(*a, Verification::Hba)).collect();
+        let list = LocatorList { generation: 0, locators };
+        let proofs = Box::new(Proofs::new(&trust, own));
+        let (config, reap) = (ShimConfig::default(), ReapConfig::default());
+        let shim = Contexts::new(config, reap, list, proofs, [n as u8; 16]);
+        shims.push((n as u16 + 1, 0, Layer::on(shim)));
+        all.push(addrs);
+    }
+    let mut lab = Lab::new(1, shims);
+    for (host, addrs) in lab.hosts.iter_mut().zip(all) {
+        host.addrs = addrs.into_iter().collect();
+    }
+    (lab, ulids)
+}
+
+/// Sets a context up, breaks the ULIDs' path, and sees traffic go on elsewhere.
+fn survives(lab: &mut Lab, ulids: Pair, locators: usize) {
+    let now = lab.now;
+    lab.shim(0).start(now, ulids, 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    let now = lab.now;
+    assert_eq!(lab.shim(0).state(now, ulids, 0), State::Established);
+    assert_eq!(lab.shim(0).report_contexts(now, 1)[0].peer.len(), locators);
+    lab.kill(ulids.local, ulids.remote);
+    lab.kill(ulids.remote, ulids.local);
+    for n in 0..200 {
+        lab.send(0, ulids, n);
+        lab.send(1, ulids.reversed(), n);
+        lab.run(Duration::from_millis(5));
+    }
+    let now = lab.now;
+    for host in 0..2 {
+        assert!(lab.hosts[host].got.iter().any(|g| g.number == 199), "host {}", host + 1);
+        let report = &lab.shim(host).report_contexts(now, 1)[0];
+        assert!(report.rewritten && report.switches > 0);
+        assert_eq!(lab.shim(host).stats().locator_unproved, 0);
+    }
+}
+
+// RFC 5533 7.2 MUST
+// RFC 5533 7.2 SHOULD
+#[test]
+fn a_context_between_hash_based_sets_survives_its_ulids() {
+    let a = set(1, ["2001:db8:1::", "2001:db8:2::"], None);
+    let b = set(2, ["2001:db8:3::", "2001:db8:4::"], None);
+    let (of_a, of_b) = (addresses(&a), addresses(&b));
+    let (mut lab, ulids) = lab([(a, of_a), (b, of_b)], &[]);
+    survives(&mut lab, ulids, 2);
+}
+
+// RFC 5533 5.6 MUST
+// RFC 5533 5.15.5 MUST
+#[test]
+fn a_signed_locator_outside_the_set_is_taken() {
+    let pem = include_str!("data/cga-test-key.pem");
+    let key = SigningKey::from_pkcs8(pem.as_bytes()).unwrap();
+    let a = set(1, ["2001:db8:1::", "2001:db8:2::"], None);
+    let b = set(2, ["2001:db8:3::", "2001:db8:4::"], Some(key));
+    let (of_a, mut of_b) = (addresses(&a), addresses(&b));
+    of_b.push("2001:db8:5::77".parse().unwrap());
+    let (mut lab, ulids) = lab([(a, of_a), (b, of_b)], &[]);
+    survives(&mut lab, ulids, 3);
+}
+
+#[test]
+fn locators_under_a_shared_key_are_taken_only_by_who_has_it() {
+    let peers = |secret: &[u8]| KeyedPeers {
+        peers: "2001:db8::/32".parse().unwrap(),
+        key: SharedKey::new(secret).unwrap(),
+    };
+    let key = peers(b"a secret of sixteen bytes or more");
+    let own = || OwnSet { keyed: vec![key.clone()], ..OwnSet::default() };
+    let of = |host| vec![ip(host, 1), ip(host, 2)];
+    let (mut good, ulids) = lab([(own(), of(1)), (own(), of(2))], std::slice::from_ref(&key));
+    survives(&mut good, ulids, 2);
+    let other = peers(b"another secret, as long as the first");
+    let (mut bad, ulids) = lab([(own(), of(1)), (own(), of(2))], &[other]);
+    let now = bad.now;
+    bad.shim(0).start(now, ulids, 0).unwrap();
+    bad.pump(0);
+    bad.run(Duration::from_millis(100));
+    let now = bad.now;
+    assert_ne!(bad.shim(0).state(now, ulids, 0), State::Established);
+    assert_eq!(bad.shim(1).stats().locator_unproved, 1);
+}
