@@ -11,7 +11,10 @@
 
 use std::net::SocketAddr;
 
-use weft_sim::{Discipline, HostSpec, LinkSpec, Net, Sink, Source, each_seed, scenario, topology};
+use weft_sim::{
+    Discipline, HostSpec, LinkSpec, Net, Sink, Source, UdpEcho, UdpRole, each_seed, scenario,
+    topology,
+};
 use weft_stack::rng::Rng;
 use weft_stack::socket::tcp::CongestionControl;
 use weft_stack::stack::{EcnMode, Offers, TcpConfig};
@@ -109,5 +112,47 @@ fn marked_transfers_do_not_depend_on_prediction() {
 fn transfers_with_holes_do_not_depend_on_prediction() {
     each_seed("transfers_with_holes_do_not_depend_on_prediction", 6, |seed| {
         equal(|predict| Ok(bulk(seed, predict, Trouble::Holes)))
+    });
+}
+
+/// Datagrams there and back, small ones and such as have to be cut, while the neighbour is learnt,
+/// grows old and is asked again.
+fn datagrams(seed: u64, predict: bool) -> Result<(u64, u64), String> {
+    let mut rng = Rng::from_u64(seed ^ 0x3c6e_f372);
+    let mut net = Net::new(seed);
+    let spec = LinkSpec {
+        loss: pick(&mut rng, &[0.0, 0.02]),
+        duplicate: pick(&mut rng, &[0.0, 0.05]),
+        offload: rng.below(3) == 0,
+        ..LinkSpec::default()
+    };
+    let lan = net.add_segment(spec);
+    let (a, b) = (net.add_host(HostSpec::named("client")), net.add_host(HostSpec::named("server")));
+    net.attach(a, lan, &["10.0.0.1/24", "fd00::1/64"]);
+    net.attach(b, lan, &["10.0.0.2/24", "fd00::2/64"]);
+    net.start_trace(predict);
+    net.run_for(Duration::from_secs(2));
+    // Bound to one address, or to all.
+    let local = pick(&mut rng, &["[::]:7", "0.0.0.0:7", "10.0.0.2:7", "[fd00::2]:7"]);
+    let remote = match local {
+        "10.0.0.2:7" | "0.0.0.0:7" => "10.0.0.2:7",
+        "[fd00::2]:7" => "[fd00::2]:7",
+        _ => pick(&mut rng, &["10.0.0.2:7", "[fd00::2]:7"]),
+    };
+    let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+    let size_max = pick(&mut rng, &[64, 1500, 4000]);
+    net.add_actor(b, UdpEcho::new(UdpRole::Server(local, Duration::from_mins(2)), 0));
+    net.add_actor(a, UdpEcho::new(UdpRole::Client { remote, count: 4000, size_max }, 1000));
+    net.run_for(Duration::from_mins(1));
+    net.check_so_far()?;
+    let mib = net.stack(b).mib();
+    assert!(mib.udp.in_datagrams > 1000, "{} arrived", mib.udp.in_datagrams);
+    Ok((net.digest(), net.steps()))
+}
+
+#[test]
+fn datagrams_do_not_depend_on_prediction() {
+    each_seed("datagrams_do_not_depend_on_prediction", 16, |seed| {
+        equal(|predict| datagrams(seed, predict))
     });
 }

@@ -10,11 +10,12 @@ use super::{Ip, forward, multicast, ndp, output};
 use crate::ctx::{Ctx, Fate};
 use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
-use crate::link::Link;
+use crate::link::{Link, unicast_ip};
 use crate::lower::{IcmpErrorKind, InPacket};
 use crate::shard::{Owner, packet_owner};
-use crate::stats::IpStats;
+use crate::stats::{IpStats, Mib};
 use crate::wire::header::{IPV4_LEN, IPV6_LEN, IpHeader, MF};
+use crate::wire::plain::PlainIp;
 use crate::wire::{checksum, protocol};
 
 /// What a packet turned out to be.
@@ -40,6 +41,63 @@ pub(crate) struct Arrival {
     pub(crate) alias: AliasId,
     /// From this stack itself.
     pub(crate) looped: bool,
+}
+
+/// The headers of a frame to this host alone that has nothing unusual below its transport, seen at
+/// one glance. Whether IP takes such packets is another question: [`accepts`].
+pub(crate) struct Glance {
+    pub(crate) alias: AliasId,
+    /// The device has checked sums.
+    pub(crate) trust: bool,
+    /// Bytes of the link header.
+    pub(crate) link: usize,
+    pub(crate) ip: PlainIp,
+}
+
+impl Glance {
+    /// `None`: look closer.
+    #[inline(always)]
+    pub(crate) fn at(ip: &Ip, alias: AliasId, frame: &Frame) -> Option<Glance> {
+        let entry = ip.aliases.get(&alias)?;
+        let (link, is_v4) = unicast_ip(entry, frame)?;
+        let ip = PlainIp::look(frame, link)?;
+        if is_v4.is_some_and(|is_v4| is_v4 != ip.src.is_ipv4()) {
+            return None;
+        }
+        Some(Glance { alias, trust: entry.config.rx_checksum_trust, link, ip })
+    }
+
+    /// Counts the packet, whose transport header has so many bytes, and takes the headers below it
+    /// off; returns how many packets of the wire it stands for.
+    #[inline(always)]
+    pub(crate) fn take_headers(&self, mib: &mut Mib, frame: &mut Frame, transport: usize) -> u64 {
+        frame.pull_front(self.link);
+        let stats = output::stats(mib, self.ip.src.is_ipv4());
+        stats.in_receives += 1;
+        stats.in_octets += frame.total_len() as u64;
+        if frame.meta.gso == Gso::None {
+            frame.truncate(self.ip.total_len);
+        }
+        frame.mark_network_header();
+        let headers = self.ip.header_len + transport;
+        let packets = count_codepoint(stats, self.ip.traffic_class, headers, frame);
+        stats.in_delivers += packets;
+        frame.pull_front(self.ip.header_len);
+        packets
+    }
+
+    #[inline]
+    pub(crate) fn packet(&self) -> InPacket {
+        InPacket {
+            src: self.ip.src,
+            dst: self.ip.dst,
+            protocol: self.ip.protocol,
+            traffic_class: self.ip.traffic_class,
+            hop_limit: self.ip.hop_limit,
+            alias: self.alias,
+            to_many: false,
+        }
+    }
 }
 
 enum Destination {

@@ -22,7 +22,6 @@ use crate::stats::IpStats;
 use crate::time::Instant;
 use crate::wire::checksum;
 use crate::wire::header::{IPV4_LEN, IPV6_LEN, IpHeader};
-use crate::wire::protocol;
 
 /// Slots at first; most stacks talk to few. A power of two, as their number always is.
 const SLOTS_MIN: usize = 2;
@@ -42,11 +41,11 @@ pub(crate) struct Ready {
     hop_limit: u8,
     link_len: u8,
     len: u8,
-    /// Link and IP header; lengths, traffic class, hop limit and IPv4 checksum are zero.
+    /// Link and IP header; lengths, traffic class, hop limit, protocol and IPv4 checksum are zero.
     headers: [u8; HEADERS_MAX],
     /// Sum of the IPv4 header as it stands.
     header_sum: u16,
-    /// Sum of the pseudo header without the length.
+    /// Sum of the pseudo header without length and protocol.
     pseudo: u16,
     hasher: FoldHasher,
 }
@@ -54,7 +53,7 @@ pub(crate) struct Ready {
 impl Ready {
     fn new(way: &Way, dst: IpAddr, route: RouteInfo, link: Option<[u8; 14]>) -> Ready {
         let mut frame = Frame::heap_with_capacity(HEADERS_MAX, 0);
-        IpHeader::new(way.src, dst, protocol::TCP, 0).push(&mut frame);
+        IpHeader::new(way.src, dst, 0, 0).push(&mut frame);
         let ip = frame.data_mut();
         if dst.is_ipv4() {
             // Length and checksum; the others are zero.
@@ -78,20 +77,21 @@ impl Ready {
             len: len as u8,
             headers,
             header_sum,
-            pseudo: checksum::pseudo(way.src, dst, protocol::TCP, 0),
+            pseudo: checksum::pseudo(way.src, dst, 0, 0),
             hasher: addresses_hash(way.src, dst),
         }
     }
 
-    /// Sum of the pseudo header of a segment, header included, of `len` bytes.
+    /// Sum of the pseudo header of a segment or datagram, header included, of `len` bytes.
     #[inline]
-    pub(crate) fn pseudo(&self, len: usize) -> u16 {
+    pub(crate) fn pseudo(&self, protocol: u8, len: usize) -> u16 {
         let len = len as u32;
-        checksum::combine(self.pseudo, checksum::combine((len >> 16) as u16, len as u16))
+        let len = checksum::combine((len >> 16) as u16, len as u16);
+        checksum::combine(self.pseudo, checksum::combine(u16::from(protocol), len))
     }
 
-    /// Whether a segment of `len` bytes with its TCP header fits the path, or if it is to be cut the
-    /// device.
+    /// Whether a segment or datagram of `len` bytes with its header fits the path, or if it is to be
+    /// cut the device.
     #[inline]
     pub(crate) fn takes(&self, len: usize, is_super: bool) -> bool {
         if is_super {
@@ -101,17 +101,18 @@ impl Ready {
         }
     }
 
-    /// Puts the headers in front of a segment, which [`Ready::takes`], and counts it.
+    /// Puts the headers in front of a segment or datagram, which [`Ready::takes`], and counts it.
     #[inline]
     pub(crate) fn push(
         &self,
         stats: &mut IpStats,
         frame: &mut Frame,
+        protocol: u8,
         traffic_class: u8,
         hop_limit: Option<u8>,
     ) {
         let hop_limit = hop_limit.unwrap_or(self.hop_limit);
-        frame.meta.flow_hash = flow_hash_from(self.hasher, protocol::TCP, frame);
+        frame.meta.flow_hash = flow_hash_from(self.hasher, protocol, frame);
         let (link_len, len) = (usize::from(self.link_len), usize::from(self.len));
         let payload = frame.total_len();
         let total = payload + len - link_len;
@@ -129,13 +130,16 @@ impl Ready {
             let total = total.min(0xffff) as u16;
             h[2..4].copy_from_slice(&total.to_be_bytes());
             h[8] = hop_limit;
-            let own = checksum::combine(u16::from(traffic_class), u16::from(hop_limit) << 8);
+            h[9] = protocol;
+            let hops = u16::from_be_bytes([hop_limit, protocol]);
+            let own = checksum::combine(u16::from(traffic_class), hops);
             let sum = checksum::combine(checksum::combine(self.header_sum, own), total);
             h[10..12].copy_from_slice(&checksum::finish(sum).to_be_bytes());
         } else if let Some(h) = ip.first_chunk_mut::<IPV6_LEN>() {
             h[0] = 0x60 | traffic_class >> 4;
             h[1] = traffic_class << 4;
             h[4..6].copy_from_slice(&(payload.min(0xffff) as u16).to_be_bytes());
+            h[6] = protocol;
             h[7] = hop_limit;
         }
         frame.meta.network_offset = i32::from(self.link_len);
@@ -218,7 +222,7 @@ fn make(
     asked: Via,
 ) -> Option<usize> {
     let (way, until) = ip.resolve_until(ctx.now, Some(src), dst, asked).ok()?;
-    if way.local {
+    if way.local || dst.is_multicast() || ip.is_broadcast(dst) {
         return None;
     }
     let alias = ip.aliases.get(&way.alias)?;
@@ -251,6 +255,7 @@ mod tests {
     use crate::lower::OutPacket;
     use crate::stack::{Change, StackConfig};
     use crate::time::Duration;
+    use crate::wire::protocol;
 
     const ID: AliasId = AliasId(3);
     const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -343,6 +348,7 @@ mod tests {
             ready.push(
                 output::stats(&mut self.world.mib, ready.dst.is_ipv4()),
                 &mut frame,
+                protocol::TCP,
                 tc,
                 hops,
             );

@@ -8,6 +8,7 @@ impl<P: PathLayer> Stack<P> {
     /// the same either way. With the feature `check` only.
     pub fn predict(&mut self, on: bool) {
         self.tcp.predict = on;
+        self.udp.predict = on;
     }
 
     /// All counters and all that connections are, in words: equal if two stacks came to the same.

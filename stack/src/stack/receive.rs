@@ -7,7 +7,7 @@ use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::ip::address::AliasId;
 use crate::ip::icmp::{self, Problem, Quote};
-use crate::ip::input::{self, Arrival, Input};
+use crate::ip::input::{self, Arrival, Glance, Input};
 use crate::ip::{ndp, output};
 use crate::link::LinkInput;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower, Refusal};
@@ -71,10 +71,18 @@ pub(super) fn frame<P: PathLayer>(
     alias: AliasId,
     frame: Frame,
 ) -> Fate {
-    let frame = match t.tcp.input_plain(lower, alias, frame) {
-        Ok(fate) => return fate,
-        Err(frame) => frame,
-    };
+    let mut frame = frame;
+    if let Some(glance) = Glance::at(lower.ip, alias, &frame) {
+        let taken = match glance.ip.protocol {
+            protocol::TCP => t.tcp.input_plain(lower, &glance, frame),
+            _ if lower.path.is_transparent() => t.udp.input_plain(lower, &glance, frame),
+            _ => Err(frame),
+        };
+        match taken {
+            Ok(fate) => return fate,
+            Err(untouched) => frame = untouched,
+        }
+    }
     let Some(entry) = lower.ip.aliases.get(&alias) else {
         return Fate::Dropped(DropReason::AliasUnknown);
     };

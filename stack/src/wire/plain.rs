@@ -1,4 +1,4 @@
-//! TCP packets without anything unusual, recognised at a glance: whole, no IP options or extension
+//! TCP and UDP packets without anything unusual, recognised at a glance: whole, no IP options or extension
 //! headers. Everything else is read field by field in `ip::input`.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,9 +9,11 @@ use crate::frame::{Frame, Gso};
 
 /// What the IP header of such a packet says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PlainTcp {
+pub(crate) struct PlainIp {
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
+    /// TCP or UDP.
+    pub(crate) protocol: u8,
     pub(crate) traffic_class: u8,
     pub(crate) hop_limit: u8,
     /// Bytes of the IP header.
@@ -20,11 +22,11 @@ pub(crate) struct PlainTcp {
     pub(crate) total_len: usize,
 }
 
-impl PlainTcp {
+impl PlainIp {
     /// Reads the packet behind `link` bytes of a frame. `None`: look closer. An IPv4 header has a
     /// right checksum.
     #[inline]
-    pub(crate) fn look(frame: &Frame, link: usize) -> Option<PlainTcp> {
+    pub(crate) fn look(frame: &Frame, link: usize) -> Option<PlainIp> {
         let data = frame.data().get(link..)?;
         let said = match *data.first()? {
             0x45 => Self::look_v4(data)?,
@@ -34,22 +36,26 @@ impl PlainTcp {
         let total_len = match frame.meta.gso {
             Gso::None if frame.frags.is_empty() && said.total_len <= data.len() => said.total_len,
             // The length field of a super-segment may not hold it.
-            Gso::Tcp4 { .. } | Gso::Tcp6 { .. } => frame.total_len() - link,
+            Gso::Tcp4 { .. } | Gso::Tcp6 { .. } if said.protocol == protocol::TCP => {
+                frame.total_len() - link
+            }
             _ => return None,
         };
-        (total_len > said.header_len).then_some(PlainTcp { total_len, ..said })
+        (total_len > said.header_len).then_some(PlainIp { total_len, ..said })
     }
 
     #[inline]
-    fn look_v4(data: &[u8]) -> Option<PlainTcp> {
+    fn look_v4(data: &[u8]) -> Option<PlainIp> {
         let h: &[u8; IPV4_LEN] = data.first_chunk()?;
         // Protocol, and neither more fragments nor an offset.
-        if h[9] != protocol::TCP || h[6] & 0x3f != 0 || h[7] != 0 || sum_of_v4(h) != 0xffff {
+        let is_known = matches!(h[9], protocol::TCP | protocol::UDP);
+        if !is_known || h[6] & 0x3f != 0 || h[7] != 0 || sum_of_v4(h) != 0xffff {
             return None;
         }
-        Some(PlainTcp {
+        Some(PlainIp {
             src: Ipv4Addr::new(h[12], h[13], h[14], h[15]).into(),
             dst: Ipv4Addr::new(h[16], h[17], h[18], h[19]).into(),
+            protocol: h[9],
             traffic_class: h[1],
             hop_limit: h[8],
             header_len: IPV4_LEN,
@@ -58,16 +64,17 @@ impl PlainTcp {
     }
 
     #[inline]
-    fn look_v6(data: &[u8]) -> Option<PlainTcp> {
+    fn look_v6(data: &[u8]) -> Option<PlainIp> {
         let h: &[u8; IPV6_LEN] = data.first_chunk()?;
-        if h[6] != protocol::TCP {
+        if !matches!(h[6], protocol::TCP | protocol::UDP) {
             return None;
         }
         let (src, rest) = h[8..].split_first_chunk::<16>()?;
         let dst = rest.first_chunk::<16>()?;
-        Some(PlainTcp {
+        Some(PlainIp {
             src: Ipv6Addr::from(*src).into(),
             dst: Ipv6Addr::from(*dst).into(),
+            protocol: h[6],
             traffic_class: h[0] << 4 | h[1] >> 4,
             hop_limit: h[7],
             header_len: IPV6_LEN,
@@ -92,8 +99,8 @@ mod tests {
         packet
     }
 
-    fn look(bytes: &[u8]) -> Option<PlainTcp> {
-        PlainTcp::look(&Frame::from_heap(16, bytes), 0)
+    fn look(bytes: &[u8]) -> Option<PlainIp> {
+        PlainIp::look(&Frame::from_heap(16, bytes), 0)
     }
 
     #[test]
@@ -109,7 +116,8 @@ mod tests {
     fn fragments_options_other_protocols_and_bad_sums_are_looked_at_closely() {
         let tcp = v4(40, 6, 0);
         assert!(look(&tcp).is_some());
-        assert_eq!(look(&v4(40, 17, 0)), None);
+        assert_eq!(look(&v4(40, 17, 0)).map(|p| p.protocol), Some(17));
+        assert_eq!(look(&v4(40, 1, 0)), None);
         assert_eq!(look(&v4(40, 6, 0x20)), None, "more fragments");
         let mut offset = v4(40, 6, 0);
         offset[7] = 1;

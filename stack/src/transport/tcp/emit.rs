@@ -93,12 +93,13 @@ pub(crate) fn send_ready(
         return Err(frame);
     }
     let is_v4 = ready.route.src.is_ipv4();
-    let pseudo = (is_v4, |len| ready.pseudo(len));
+    let pseudo = (is_v4, |len| ready.pseudo(protocol::TCP, len));
     let mut frame = build(frame, pseudo, segment, send, ready.route.tx_checksum);
     if frame.frags.is_empty() {
         ctx.mib.tcp.snd_copied_octets += segment.payload_len as u64;
     }
-    ready.push(stats(ctx.mib, is_v4), &mut frame, fields.traffic_class, fields.hop_limit);
+    let ip = stats(ctx.mib, is_v4);
+    ready.push(ip, &mut frame, protocol::TCP, fields.traffic_class, fields.hop_limit);
     ctx.outbox.frames.push_back((ready.route.alias, frame));
     Ok(())
 }

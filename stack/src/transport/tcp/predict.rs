@@ -10,15 +10,12 @@
 use core::net::SocketAddr;
 
 use crate::ctx::Fate;
-use crate::frame::{Checksum, Frame, Gso};
+use crate::frame::{Checksum, Frame};
 use crate::ip::address::AliasId;
-use crate::ip::input::{accepts, count_codepoint};
-use crate::ip::output::stats;
-use crate::link::unicast_ip;
-use crate::lower::{InPacket, Lower};
+use crate::ip::input::{Glance, accepts};
+use crate::lower::Lower;
 use crate::path::PathLayer;
 use crate::socket::tcp::TcpState;
-use crate::wire::plain::PlainTcp;
 use crate::wire::tcp::{Flags, HEADER_BYTES, Header, TIMESTAMP_BYTES};
 use crate::wire::{checksum, frame_sum, protocol};
 
@@ -39,46 +36,40 @@ impl core::fmt::Debug for Accepted {
 }
 
 /// A plain segment and where its parts are.
-struct Plain {
-    ip: PlainTcp,
-    /// Bytes of the link header.
-    link: usize,
+struct Plain<'a> {
+    glance: &'a Glance,
     seg: Header,
     /// Bytes of the TCP header.
     header_len: usize,
 }
 
-impl Plain {
+impl Plain<'_> {
     #[inline]
-    fn look(link: (usize, Option<bool>), frame: &Frame) -> Option<Plain> {
-        let (link, is_v4) = link;
-        let ip = PlainTcp::look(frame, link)?;
-        if is_v4.is_some_and(|is_v4| is_v4 != ip.src.is_ipv4()) {
-            return None;
-        }
+    fn look<'a>(glance: &'a Glance, frame: &Frame) -> Option<Plain<'a>> {
+        let Glance { link, ip, .. } = glance;
         let end = (link + ip.total_len).min(frame.len());
         let tcp = frame.data().get(link + ip.header_len..end)?;
         let (mut seg, header_len) = Header::parse(tcp)?;
         seg.ecn = ip.traffic_class & 3;
-        (!seg.flags.has(Flags::SYN)).then_some(Plain { ip, link, seg, header_len })
+        (!seg.flags.has(Flags::SYN)).then_some(Plain { glance, seg, header_len })
     }
 
     fn key(&self) -> FlowKey {
         FlowKey::new(
-            SocketAddr::new(self.ip.dst, self.seg.dst_port),
-            SocketAddr::new(self.ip.src, self.seg.src_port),
+            SocketAddr::new(self.glance.ip.dst, self.seg.dst_port),
+            SocketAddr::new(self.glance.ip.src, self.seg.src_port),
         )
     }
 
     /// Payload, padding excluded.
     fn payload_len(&self) -> usize {
-        self.ip.total_len - self.ip.header_len - self.header_len
+        self.glance.ip.total_len - self.glance.ip.header_len - self.header_len
     }
 
     fn has_right_checksum(&self, frame: &Frame) -> bool {
-        let from = self.link + self.ip.header_len;
-        let len = self.ip.total_len - self.ip.header_len;
-        let pseudo = checksum::pseudo(self.ip.src, self.ip.dst, protocol::TCP, len);
+        let from = self.glance.link + self.glance.ip.header_len;
+        let len = self.glance.ip.total_len - self.glance.ip.header_len;
+        let pseudo = checksum::pseudo(self.glance.ip.src, self.glance.ip.dst, protocol::TCP, len);
         let sum = if frame.frags.is_empty() {
             checksum::combine(pseudo, checksum::sum(&frame.data()[from..from + len]))
         } else {
@@ -98,20 +89,20 @@ impl Plain {
 
 impl Tcp {
     /// A frame from a device, its link header at the front. `Err`: it goes the long way.
+    // Inline, so that the glance stays in registers: 60 instructions of a segment.
+    #[inline(always)]
     pub(crate) fn input_plain<P: PathLayer>(
         &mut self,
         lower: &mut Lower<'_, P>,
-        alias: AliasId,
+        glance: &Glance,
         mut frame: Frame,
     ) -> Result<Fate, Frame> {
         if !self.takes_short_ways() {
             return Err(frame);
         }
-        let Some(entry) = lower.ip.aliases.get(&alias) else { return Err(frame) };
-        let Some(link) = unicast_ip(entry, &frame) else { return Err(frame) };
-        let trust = entry.config.rx_checksum_trust;
-        let Some(plain) = Plain::look(link, &frame) else { return Err(frame) };
-        let is_v4 = plain.ip.src.is_ipv4();
+        let alias = glance.alias;
+        let Some(plain) = Plain::look(glance, &frame) else { return Err(frame) };
+        let is_v4 = glance.ip.src.is_ipv4();
         let Some(index) = self.connection_of(&plain.key()) else { return Err(frame) };
         if lower.ip.taps.listens(is_v4, protocol::TCP) {
             return Err(frame);
@@ -119,12 +110,12 @@ impl Tcp {
         let c = &mut self.connections[index as usize];
         let accepted = Accepted(Some((alias, lower.ip.address_version())));
         if c.notes.accepted != accepted {
-            if !accepts(lower.ip, alias, plain.ip.src, plain.ip.dst) {
+            if !accepts(lower.ip, alias, glance.ip.src, glance.ip.dst) {
                 return Err(frame);
             }
             c.notes.accepted = accepted;
         }
-        let trusted = trust || frame.meta.checksum != Checksum::Complete;
+        let trusted = glance.trust || frame.meta.checksum != Checksum::Complete;
         if !trusted && !plain.has_right_checksum(&frame) {
             return Err(frame);
         }
@@ -136,15 +127,7 @@ impl Tcp {
         let now = lower.ctx.now;
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
         if !c.predicts(&cx, &plain) {
-            let packet = InPacket {
-                src: plain.ip.src,
-                dst: plain.ip.dst,
-                protocol: protocol::TCP,
-                traffic_class: plain.ip.traffic_class,
-                hop_limit: plain.ip.hop_limit,
-                alias,
-                to_many: false,
-            };
+            let packet = glance.packet();
             return Ok(self.give_connection(lower, &packet, index, &plain.seg, frame));
         }
         let before = c.snd_una;
@@ -182,8 +165,8 @@ impl Tcp {
 
 /// Whether the path layer lets a segment through unchanged; it is told of it then.
 #[inline(never)]
-fn passes<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain) -> bool {
-    let (src, dst) = (plain.ip.src, plain.ip.dst);
+fn passes<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain<'_>) -> bool {
+    let (src, dst) = (plain.glance.ip.src, plain.glance.ip.dst);
     let passes = lower.path.passes(dst, src);
     if passes {
         lower.path.passed_in(lower.ctx.now, src, dst, plain.payload_len());
@@ -192,26 +175,20 @@ fn passes<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain) -> bool {
 }
 
 /// Counts a packet and leaves its payload; returns how many packets of the wire it stands for.
-fn take_headers<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain, frame: &mut Frame) -> u64 {
-    let headers = plain.ip.header_len + plain.header_len;
-    frame.pull_front(plain.link);
-    let ip = stats(lower.ctx.mib, plain.ip.src.is_ipv4());
-    ip.in_receives += 1;
-    ip.in_octets += frame.total_len() as u64;
-    if frame.meta.gso == Gso::None {
-        frame.truncate(plain.ip.total_len);
-    }
-    frame.mark_network_header();
-    let packets = count_codepoint(ip, plain.ip.traffic_class, headers, frame);
-    ip.in_delivers += packets;
+fn take_headers<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    plain: &Plain<'_>,
+    frame: &mut Frame,
+) -> u64 {
+    let packets = plain.glance.take_headers(lower.ctx.mib, frame, plain.header_len);
     lower.ctx.mib.tcp.in_segs += packets;
-    frame.pull_front(headers);
+    frame.pull_front(plain.header_len);
     packets
 }
 
 impl Connection {
     /// Whether a segment is one of those that take the short way.
-    fn predicts(&self, cx: &Cx<'_>, plain: &Plain) -> bool {
+    fn predicts(&self, cx: &Cx<'_>, plain: &Plain<'_>) -> bool {
         let (seg, len) = (&plain.seg, plain.payload_len());
         let open = match self.state {
             // What comes after our FIN was acknowledged is like what came before.

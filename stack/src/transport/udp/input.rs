@@ -10,6 +10,7 @@ use super::{ANY4, ANY6, HEADER_LEN, Udp, peer_addr};
 use crate::ctx::Fate;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frag, Frame, Gso};
+use crate::ip::input::{Glance, accepts};
 use crate::lower::{InPacket, Lower, Refusal};
 use crate::path::PathLayer;
 use crate::socket::udp::Datagram;
@@ -100,6 +101,30 @@ impl Arrived {
 }
 
 impl Udp {
+    /// A plain frame from a device, its link header at the front: passes link and IP with the glance
+    /// that was taken at it, as plain segments of TCP do. `Err`: it goes the long way.
+    pub(crate) fn input_plain<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        glance: &Glance,
+        mut frame: Frame,
+    ) -> Result<Fate, Frame> {
+        let (src, dst) = (glance.ip.src, glance.ip.dst);
+        if !self.takes_short_ways() || lower.ip.taps.listens(src.is_ipv4(), protocol::UDP) {
+            return Err(frame);
+        }
+        let accepted = Some((glance.alias, lower.ip.address_version(), src, dst));
+        if self.accepted != accepted {
+            if !accepts(lower.ip, glance.alias, src, dst) {
+                return Err(frame);
+            }
+            self.accepted = accepted;
+        }
+        glance.take_headers(lower.ctx.mib, &mut frame, HEADER_LEN);
+        lower.ctx.outbox.reached_transport();
+        Ok(self.input(lower, &glance.packet(), frame))
+    }
+
     /// A datagram arrived; `frame` starts with the UDP header.
     pub(crate) fn input<P: PathLayer>(
         &mut self,
@@ -318,6 +343,9 @@ fn piece(frag: Frag) -> (Bytes, usize, usize) {
 /// The payload as owned bytes, what holding it is charged, and how much of it was copied.
 fn payload(mut frame: Frame) -> (Bytes, usize, usize) {
     let len = frame.total_len();
+    if len <= COPY_MAX && frame.frags.is_empty() {
+        return (Bytes::copy_from_slice(frame.data()), len + DATAGRAM_OVERHEAD_BYTES, len);
+    }
     if len <= COPY_MAX {
         let mut small = [0; COPY_MAX];
         frame.copy_to(&mut small);

@@ -105,7 +105,15 @@ pub(crate) struct Udp {
     waiting: Waiting,
     generation: u32,
     shared: Option<Arc<SharedCounts>>,
+    /// What IP said of the last plain datagram.
+    accepted: Option<Accepted>,
+    /// Datagrams that are like others take the short ways up and down.
+    #[cfg(any(test, feature = "check"))]
+    pub(crate) predict: bool,
 }
+
+/// Alias, version of the stack's addresses, source and destination of datagrams that are for us.
+type Accepted = (AliasId, u32, IpAddr, IpAddr);
 
 /// IPv4-mapped addresses mean IPv4.
 fn canonical(addr: SocketAddr) -> SocketAddr {
@@ -162,7 +170,20 @@ impl Udp {
             flows: HashMap::with_hasher(secrets.flow),
             waiting: Waiting::default(),
             generation: 0,
+            accepted: None,
+            #[cfg(any(test, feature = "check"))]
+            predict: true,
         }
+    }
+
+    /// Whether datagrams that are like others take the short ways up and down.
+    #[inline]
+    #[cfg_attr(not(any(test, feature = "check")), allow(clippy::unused_self))]
+    fn takes_short_ways(&self) -> bool {
+        #[cfg(any(test, feature = "check"))]
+        return self.predict;
+        #[cfg(not(any(test, feature = "check")))]
+        true
     }
 
     /// One socket more, unless the vserver has `limit` of them, on all shards.

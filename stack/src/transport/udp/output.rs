@@ -6,8 +6,10 @@ use bytes::Bytes;
 
 use super::{ANY4, ANY6, HEADER_LEN, Udp, canonical, scope};
 use crate::admission::First;
+use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso, HEADROOM_BYTES};
+use crate::ip::output::stats;
 use crate::ip::rule::Via;
 use crate::lower::{Lower, OutPacket, RouteInfo};
 use crate::path::PathLayer;
@@ -78,6 +80,10 @@ impl Udp {
         if payload.len() > UDP_PAYLOAD_BYTES_MAX {
             return Err(UdpSendError::TooLong);
         }
+        let short = self.takes_short_ways() && lower.path.is_transparent();
+        if short && self.send_ready(lower, id, whole, how).is_some() {
+            return Ok(());
+        }
         let plan = self.plan(lower, id, how)?;
         let segment = how.segment_bytes.filter(|size| payload.len() > *size);
         let longest = segment.unwrap_or(payload.len()) + HEADER_LEN + ip_header_len(plan.to);
@@ -104,6 +110,52 @@ impl Udp {
             self.waiting.block(&mut self.sockets, id.index);
         }
         sent
+    }
+
+    /// One datagram by a way that is ready, which says the same of it as [`Udp::plan`]. `None`: it
+    /// takes the long way.
+    #[inline]
+    fn send_ready<P: PathLayer>(
+        &self,
+        lower: &mut Lower<'_, P>,
+        id: SocketId,
+        whole: Payload<'_>,
+        how: &UdpSend,
+    ) -> Option<()> {
+        let socket = self.get(id)?;
+        let to = how.to.map(canonical).or(socket.peer)?;
+        let (options, local) = (&socket.options, socket.local);
+        let watched = lower.ctx.admission.rules(protocol::UDP, local.port()).is_some();
+        let len = HEADER_LEN + whole.data().len();
+        let cut = how.segment_bytes.is_some_and(|size| whole.data().len() > size);
+        if to.port() == 0 || !socket.speaks(to.ip()) || watched || cut || lower.ctx.out_room() == 0
+        {
+            return None;
+        }
+        let alias = how.alias.or(scope(to));
+        let class = how.traffic_class.unwrap_or(options.traffic_class);
+        let services = lower.ip.services_of(|| (protocol::UDP, local.port(), to.port()));
+        let via = Via { alias, mark: options.mark, class, services };
+        let bound = Some(local.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+        let src = match how.from.or(bound) {
+            Some(src) => src,
+            None => lower.route(None, to.ip(), via).ok()?.src,
+        };
+        let slot = lower.ready(src, to.ip(), via)?;
+        let ready = lower.ip.ready.at(slot).filter(|ready| ready.takes(len, false))?;
+        let head = Head {
+            ports: (local.port(), to.port()),
+            pseudo: ready.pseudo(protocol::UDP, len),
+            partial: ready.route.tx_checksum,
+        };
+        let mut frame = datagram(&mut lower.ctx, &head, whole);
+        let ip = stats(lower.ctx.mib, src.is_ipv4());
+        let hop_limit = how.hop_limit.or(options.hop_limit);
+        ready.push(ip, &mut frame, protocol::UDP, class, hop_limit);
+        lower.ctx.outbox.frames.push_back((ready.route.alias, frame));
+        lower.ctx.mib.udp.out_datagrams += 1;
+        lower.ctx.mib.udp.out_octets += whole.data().len() as u64;
+        Some(())
     }
 
     /// Where and how it goes, by the call and the socket's options.
@@ -188,7 +240,10 @@ fn send_one<P: PathLayer>(
     plan: &Plan,
     payload: Payload<'_>,
 ) -> Result<(), UdpSendError> {
-    let frame = datagram(lower, plan, payload);
+    let len = HEADER_LEN + payload.data().len();
+    // A packet that will be cut into fragments needs its sum before.
+    let partial = plan.info.tx_checksum && len + ip_header_len(plan.to) <= plan.info.mtu;
+    let frame = datagram(&mut lower.ctx, &plan.head(len, partial), payload);
     hand_down(lower, plan, frame, 1, payload.data().len())
 }
 
@@ -209,7 +264,8 @@ fn send_segments<P: PathLayer>(
         return Err(UdpSendError::WouldBlock);
     }
     if at_once {
-        let mut frame = partial(lower, plan, whole);
+        let head = plan.head(HEADER_LEN + payload.len(), true);
+        let mut frame = datagram(&mut lower.ctx, &head, whole);
         frame.meta.gso = Gso::Udp { size: size as u16 };
         return hand_down(lower, plan, frame, count as u64, payload.len());
     }
@@ -265,67 +321,60 @@ fn hand_down<P: PathLayer>(
     }
 }
 
+/// What is in the UDP header beside the length.
+struct Head {
+    ports: (u16, u16),
+    /// Sum of the pseudo header, length included.
+    pseudo: u16,
+    /// The checksum is left to whoever copies or cuts the frame.
+    partial: bool,
+}
+
+impl Plan {
+    /// Of a datagram of `len` bytes, header included.
+    fn head(&self, len: usize, partial: bool) -> Head {
+        let pseudo = checksum::pseudo(self.info.src, self.to.ip(), protocol::UDP, len);
+        Head { ports: (self.src_port, self.to.port()), pseudo, partial }
+    }
+}
+
 /// A frame with the header written, checksum 0, and room for the payload unless that is `attached`.
-fn headed<P: PathLayer>(
-    lower: &mut Lower<'_, P>,
-    plan: &Plan,
-    len: usize,
-    attached: Option<&Bytes>,
-) -> Frame {
+fn headed(ctx: &mut Ctx<'_>, head: &Head, len: usize, attached: Option<&Bytes>) -> Frame {
     let room = attached.map_or(len, |_| HEADER_LEN);
     // What others hold of the pool is no reason to wait; the out queue bounds this.
-    let mut frame = match lower.ctx.pool.alloc() {
+    let mut frame = match ctx.pool.alloc() {
         Some(frame) if frame.tailroom() >= room => frame,
         _ => Frame::heap_with_capacity(HEADROOM_BYTES, room),
     };
-    let data = frame.push_back(room);
-    data[0..2].copy_from_slice(&plan.src_port.to_be_bytes());
-    data[2..4].copy_from_slice(&plan.to.port().to_be_bytes());
-    data[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-    data[6..8].fill(0);
+    let header = [head.ports.0, head.ports.1, len as u16, 0].map(u16::to_be_bytes);
+    frame.push_back(room)[..HEADER_LEN].copy_from_slice(header.as_flattened());
     match attached {
         Some(bytes) => frame.frags.push(bytes.clone()),
-        None => lower.ctx.mib.udp.out_copied_octets += (len - HEADER_LEN) as u64,
+        None => ctx.mib.udp.out_copied_octets += (len - HEADER_LEN) as u64,
     }
-    frame
-}
-
-fn pseudo(plan: &Plan, len: usize) -> u16 {
-    checksum::pseudo(plan.info.src, plan.to.ip(), protocol::UDP, len)
-}
-
-/// A frame whose checksum is left to whoever copies or cuts it.
-fn partial<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: Payload<'_>) -> Frame {
-    let len = HEADER_LEN + payload.data().len();
-    let attached = payload.attached();
-    let mut frame = headed(lower, plan, len, attached);
-    frame.meta.checksum = Checksum::Partial { start: 0, offset: 6 };
-    let data = frame.data_mut();
-    if attached.is_none() {
-        data[HEADER_LEN..].copy_from_slice(payload.data());
-    }
-    data[6..8].copy_from_slice(&pseudo(plan, len).to_be_bytes());
     frame
 }
 
 /// A frame that starts with the UDP header.
-fn datagram<P: PathLayer>(lower: &mut Lower<'_, P>, plan: &Plan, payload: Payload<'_>) -> Frame {
+fn datagram(ctx: &mut Ctx<'_>, head: &Head, payload: Payload<'_>) -> Frame {
     let len = HEADER_LEN + payload.data().len();
-    // A packet that will be cut into fragments needs its sum before.
-    if plan.info.tx_checksum && len + ip_header_len(plan.to) <= plan.info.mtu {
-        return partial(lower, plan, payload);
-    }
     let attached = payload.attached();
-    let mut frame = headed(lower, plan, len, attached);
-    if attached.is_some() {
-        let sum = frame_sum::sum_from(pseudo(plan, len), &frame, 0);
-        frame.data_mut()[6..8].copy_from_slice(&checksum::finish_udp(sum).to_be_bytes());
-        return frame;
-    }
-    let data = frame.data_mut();
-    let header = checksum::sum(&data[..HEADER_LEN]);
-    let body = checksum::copy_and_sum(&mut data[HEADER_LEN..], payload.data());
-    let sum = checksum::combine(pseudo(plan, len), checksum::combine(header, body));
-    data[6..8].copy_from_slice(&checksum::finish_udp(sum).to_be_bytes());
+    let mut frame = headed(ctx, head, len, attached);
+    let sum = if head.partial {
+        frame.meta.checksum = Checksum::Partial { start: 0, offset: 6 };
+        if attached.is_none() {
+            frame.data_mut()[HEADER_LEN..].copy_from_slice(payload.data());
+        }
+        head.pseudo
+    } else if attached.is_some() {
+        checksum::finish_udp(frame_sum::sum_from(head.pseudo, &frame, 0))
+    } else {
+        let body = checksum::copy_and_sum(&mut frame.data_mut()[HEADER_LEN..], payload.data());
+        let ports = checksum::combine(head.ports.0, head.ports.1);
+        let header = checksum::combine(ports, len as u16);
+        let sum = checksum::combine(head.pseudo, checksum::combine(header, body));
+        checksum::finish_udp(sum)
+    };
+    frame.data_mut()[6..8].copy_from_slice(&sum.to_be_bytes());
     frame
 }
