@@ -649,7 +649,17 @@ impl<P: PathLayer> Stack<P> {
     }
 
     /// The next event.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
+        // Asked twice a turn, and mostly there is none.
+        let quiet = self.outbox.events.is_empty()
+            && !self.tcp.has_events()
+            && !self.udp.has_events()
+            && !self.raw.has_events();
+        if quiet { None } else { self.next_event() }
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
         let writable = self.has_out_room();
         for step in 0..SOURCES {
             let source = (self.turn + step) % SOURCES;

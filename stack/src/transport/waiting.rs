@@ -56,6 +56,12 @@ impl Waiting {
         }
     }
 
+    /// Whether a socket has something to tell, maybe one that is gone.
+    #[inline]
+    pub(super) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// The next socket with something to tell.
     pub(super) fn next<T: Marked>(&mut self, sockets: &mut Slab<T>) -> Option<u32> {
         // A slot may be free by now, or somebody else's, who then is not dirty.

@@ -370,6 +370,12 @@ impl Raw {
         self.waiting.room_available(&mut self.sockets);
     }
 
+    /// Whether a socket has something to tell, maybe one that is gone.
+    #[inline]
+    pub(crate) fn has_events(&self) -> bool {
+        self.waiting.has_dirty()
+    }
+
     /// The next event from the dirty list.
     pub(crate) fn poll_event(&mut self, writable: bool) -> Option<Event> {
         let index = self.waiting.next(&mut self.sockets)?;

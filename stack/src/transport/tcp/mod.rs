@@ -469,6 +469,12 @@ impl Tcp {
         !self.dirty.is_empty()
     }
 
+    /// Whether there is an event to be told, maybe of a socket that is gone.
+    #[inline]
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The next event from the list, with the readiness of now.
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         loop {
