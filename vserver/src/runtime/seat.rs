@@ -383,9 +383,7 @@ impl Worker {
             }
         }
         if sleeps || core.poll.turns.is_multiple_of(TURNS_PER_LOOK) {
-            let timeout =
-                if sleeps { at.map(|at| at.saturating_since(now)) } else { Some(Duration::ZERO) };
-            self.sleep_in_set(core, at, timeout, waiter.map(|(awaited, _)| awaited));
+            self.sleep_in_set(core, (now, at), !sleeps, waiter.map(|(awaited, _)| awaited));
         } else {
             core.poll.awake = core.poll.awake.saturating_add(1);
             if core.poll.awake == TURNS_UNTIL_UNWATCHED {
@@ -399,8 +397,8 @@ impl Worker {
     fn sleep_in_set(
         &self,
         core: &mut MutexGuard<'_, Core>,
-        at: Option<Instant>,
-        timeout: Option<Duration>,
+        (now, at): (Instant, Option<Instant>),
+        looks: bool,
         awaited: Option<Awaited<'_>>,
     ) {
         let waiter = awaited.is_some();
@@ -421,7 +419,6 @@ impl Worker {
             }
             None => {}
         }
-        let looks = timeout == Some(Duration::ZERO);
         if !looks {
             core.poll.account.rest();
             core.poll.account.sleeps += 1;
@@ -432,7 +429,11 @@ impl Worker {
         core.poll.awake = if looks { core.poll.awake } else { 0 };
         let woken = MutexGuard::unlocked(core, || {
             watched?;
-            if skip { Ok(Woken::default()) } else { self.sleeper.sleep(timeout) }
+            match (skip, looks) {
+                (true, _) => Ok(Woken::default()),
+                (_, true) => self.sleeper.look(),
+                _ => self.sleeper.sleep(now, at),
+            }
         });
         if let Some(queue) = rings {
             queue.ring_on_entry(None);
