@@ -17,6 +17,7 @@ use crate::app::{Service, ServiceHandle};
 use crate::arrival::VserverId;
 use crate::config::qos::{Both, Qos, QosGroup};
 use crate::config::{HostConfig, PollMode};
+use crate::connect::Connects;
 use crate::dhcp::{Dhcp, DhcpError, DhcpFacts, DhcpReport, DhcpWish};
 use crate::interface::TreeError;
 use crate::net::{AnyListener, AnyOptions, AnyUdpSocket};
@@ -146,6 +147,7 @@ pub(crate) struct Shared {
     /// Ports bound for any vserver.
     pub(crate) any: AnyTables,
     pub(crate) resolvers: Resolvers,
+    pub(crate) connects: Connects,
     pub(crate) named_routes: NamedRoutes,
     pub(crate) named_clients: NamedClients,
     /// Route tables that vservers share.

@@ -44,6 +44,7 @@ pub mod app;
 mod arrival;
 pub mod change;
 pub mod config;
+mod connect;
 pub mod control;
 mod demux;
 pub mod dhcp;

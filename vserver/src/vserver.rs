@@ -9,7 +9,7 @@ use weft_stack::ip::address::AliasId;
 use weft_stack::shard::port_owner;
 
 use crate::arrival::VserverId;
-use crate::config::Dns;
+use crate::config::{Connect, Dns};
 use crate::host::Shared;
 use crate::resolver::Resolvers;
 use crate::runtime::{NodeId, Worker};
@@ -136,6 +136,13 @@ impl Vserver {
             let at = live.slots.get(&self.id.index);
             at.map(|at| live.config.vservers[*at].dns.clone()).unwrap_or_default()
         }
+    }
+
+    /// How the configuration has it set connections up.
+    pub(crate) fn configured_connect(&self) -> Connect {
+        let live = self.shared.live();
+        let at = live.slots.get(&self.id.index);
+        at.map(|at| live.config.vservers[*at].connect.clone()).unwrap_or_default()
     }
 
     pub(crate) fn worker(&self, number: usize) -> &Arc<Worker> {

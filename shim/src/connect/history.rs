@@ -74,11 +74,7 @@ impl History {
         self.clock += 1;
         let used = self.clock;
         if self.pairs.len() >= self.capacity && !self.pairs.contains_key(&pair) {
-            let oldest = self.pairs.iter().min_by_key(|(_, past)| past.used).map(|(p, _)| *p);
-            if let Some(oldest) = oldest {
-                self.pairs.remove(&oldest);
-                self.evicted += 1;
-            }
+            self.evict();
         }
         let new = Past { srtt: None, failures: 0, avoid_until: None, used };
         let past = self.pairs.entry(pair).or_insert(new);
@@ -95,6 +91,22 @@ impl History {
     pub fn rtt(&self, pair: Pair) -> Option<Duration> {
         let past = self.pairs.get(&pair)?;
         past.srtt.filter(|_| past.failures == 0)
+    }
+
+    /// Another capacity; what is too much is forgotten, the oldest first.
+    pub fn resize(&mut self, capacity: usize) {
+        self.capacity = capacity.max(1);
+        while self.pairs.len() > self.capacity {
+            self.evict();
+        }
+    }
+
+    fn evict(&mut self) {
+        let oldest = self.pairs.iter().min_by_key(|(_, past)| past.used).map(|(p, _)| *p);
+        if let Some(oldest) = oldest {
+            self.pairs.remove(&oldest);
+            self.evicted += 1;
+        }
     }
 
     /// An address of ours is gone: so is what it did.

@@ -113,6 +113,8 @@ pub enum Failure {
     Refused,
     /// A router, or this host, says that there is no way.
     Unreachable,
+    /// This host could not: no port, no room. Says nothing of the way.
+    Local,
     /// Nobody said anything.
     TimedOut,
 }
@@ -156,6 +158,8 @@ pub struct Counters {
     pub refused: u64,
     /// Attempts that found no way.
     pub unreachable: u64,
+    /// Attempts that this host had no port or no room for.
+    pub local: u64,
     /// Attempts that nobody answered.
     pub timed_out: u64,
     /// Attempts ended because another won.
@@ -175,6 +179,7 @@ impl core::ops::AddAssign for Counters {
         self.attempts += o.attempts;
         self.refused += o.refused;
         self.unreachable += o.unreachable;
+        self.local += o.local;
         self.timed_out += o.timed_out;
         self.cancelled += o.cancelled;
         self.questions += o.questions;
@@ -454,10 +459,12 @@ impl Race {
         match failure {
             Failure::Refused => self.counters.refused += 1,
             Failure::Unreachable => self.counters.unreachable += 1,
+            Failure::Local => self.counters.local += 1,
             Failure::TimedOut => self.counters.timed_out += 1,
         }
         // Who refuses is there.
-        if let (Some(pair), true) = (self.pair_of(ends, world), failure != Failure::Refused) {
+        let of_way = matches!(failure, Failure::Unreachable | Failure::TimedOut);
+        if let (Some(pair), true) = (self.pair_of(ends, world), of_way) {
             world.history.failed(now, pair);
         }
     }

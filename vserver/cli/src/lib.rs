@@ -76,6 +76,8 @@ pub enum Command {
     Resolve(commands::resolve::Args),
     /// Show the names that vservers keep in DNS
     Register(commands::register::Args),
+    /// Make addresses of several prefixes that prove each other
+    Hba(commands::hba::Args),
     /// Send echo requests from a vserver
     Ping(commands::ping::Args),
     /// Show the addresses asked of DHCP servers; renew or release them
@@ -182,6 +184,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::DhcpConfig(args) => commands::dhcp_config::run(&args),
         Command::Resolve(args) => commands::resolve::run(control, &args),
         Command::Register(args) => commands::register::run(control, &args),
+        Command::Hba(args) => commands::hba::run(&args),
         Command::Export(args) => commands::export::run(control, &args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => commands::completions::run(&args),

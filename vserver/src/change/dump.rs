@@ -20,6 +20,7 @@ pub(super) fn dump(shared: &Arc<Shared>) -> String {
         let vserver = crate::Vserver::new(Arc::clone(shared), *id, &v.name);
         let _ = writeln!(out, "{} rules {:?} {:?}", v.name, seen.rules, seen.tables);
         let _ = writeln!(out, "{} dns {:?}", v.name, vserver.dns());
+        let _ = writeln!(out, "{} connect {:?}", v.name, vserver.connect_policy());
         let guard = shared.access.lock().guard(id.index as usize);
         let report = guard.map(|g| g.report(shared.home().clock.now()));
         for rule in report.iter().flat_map(|r| &r.rules) {

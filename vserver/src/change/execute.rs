@@ -313,6 +313,7 @@ impl<'a> Run<'a> {
         self.shared.named_routes.set(&handle, &[]);
         self.shared.named_clients.set(&handle, &BTreeSet::new());
         self.shared.resolvers.forget(id.index);
+        self.shared.connects.forget(id.index);
         self.nodes.remove(name);
         self.changing.free_slot(id);
         Ok(())

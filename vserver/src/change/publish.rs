@@ -123,6 +123,9 @@ impl Run<'_> {
                 handle().set_dns(v.dns.clone());
                 self.host.retell_dhcp(&v.name);
             }
+            if old.is_none_or(|old| old.connect != v.connect) {
+                self.shared.connects.set(self.id(&v.name), &v.connect);
+            }
             if old.map_or(&[][..], |old| &old.named_routes) != v.named_routes {
                 self.shared.named_routes.set(&handle(), &v.named_routes);
             }

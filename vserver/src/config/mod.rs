@@ -8,6 +8,7 @@ mod access;
 mod address;
 pub mod client;
 mod cluster;
+mod connect;
 mod dhcp;
 mod diagnostic;
 pub(crate) mod dns;
@@ -34,6 +35,7 @@ mod vserver;
 mod tests;
 
 pub use cluster::{Cluster, Lease, Place, Subnet};
+pub use connect::Connect;
 pub use dhcp::{AliasConflicts, CacheUse, Conflicts, DhcpClient, DhcpFamily};
 pub use diagnostic::{Diagnostic, Errors};
 pub use dns::Dns;
@@ -382,6 +384,8 @@ pub struct Vserver {
     pub services: Vec<Service>,
     /// How it resolves names.
     pub dns: Dns,
+    /// What it tries when it sets a connection up.
+    pub connect: Connect,
     /// What of it is registered in DNS.
     pub register: Option<Register>,
     /// What it tells the links of its mgmt aliases.

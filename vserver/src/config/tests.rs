@@ -318,7 +318,7 @@ fn the_manual_has_every_key() {
     // A file with every kind of table, wrong as it is, makes the parser ask for every key.
     let text = "[host]\n[cluster]\nvendor_options = [{}]\nsubnet = [{}]\n[workers]\n[access]\nrules = [{}]\n[access.class.c]\n[access.service.s]\n\
                 [group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[bond.bond0]\nports = [\"eth0\"]\nlacp = { ports.eth0 = {} }\n[vlan.\"eth0.5\"]\n[fail.fail0]\nfast = {}\n[alias.data0]\n[qos.g]\n\
-                [table.t]\nroutes = [{}]\n[neighbours.n]\nentries = [{}]\n[[service]]\nkind = \"http\"\n[[service]]\nkind = \"proxy\"\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
+                [table.t]\nroutes = [{}]\n[neighbours.n]\nentries = [{}]\n[[service]]\nkind = \"http\"\n[[service]]\nkind = \"proxy\"\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nconnect = { rules = [{}] }\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
                 [vserver.v.limits]\n[vserver.v.tcp]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
@@ -347,6 +347,8 @@ fn the_manual_has_every_key() {
         ("vserver.v.dns", "dns = { ... }"),
         ("vserver.v.dhcp", "dhcp = [{ ... }]"),
         ("vserver.v.register", "register = { ... }"),
+        ("vserver.v.connect", "connect = { ... }"),
+        ("vserver.v.connect.rules", "[[vserver.*.connect.rules]]"),
         ("vserver.v.mdns", "mdns = { ... }"),
         ("vserver.v.mdns.services", "[[vserver.*.mdns.services]]"),
         ("access", "[access]"),

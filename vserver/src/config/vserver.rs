@@ -15,7 +15,7 @@ use super::mdns::read_mdns;
 use super::reader::{At, Section};
 use super::register::read_register;
 use super::stack::read_stack;
-use super::{Identity, Vserver, access, dhcp, dns, neighbours, qos, route, rule, service};
+use super::{Identity, Vserver, access, connect, dhcp, dns, neighbours, qos, route, rule, service};
 use crate::naming::is_holder;
 
 /// The most vservers of one host.
@@ -189,6 +189,8 @@ fn read_vserver(
     s.default(report, "forwarding", &false);
     let part = s.table_or_empty(report, "dns");
     let dns = dns::read_dns(report, part);
+    let part = s.table_or_empty(report, "connect");
+    let connect = connect::read_connect(report, part);
     let register = s.table(report, "register").and_then(|s| read_register(report, s, base));
     let mdns = s.table(report, "mdns").map(|s| read_mdns(report, s));
     let (limits, tcp) = read_stack(report, &mut s);
@@ -231,6 +233,7 @@ fn read_vserver(
         services,
         qos,
         dns,
+        connect,
         register,
         mdns,
         table: String::new(),

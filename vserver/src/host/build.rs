@@ -29,6 +29,7 @@ use super::tables::Tables;
 use super::{AnyPeers, Changing, Devices, Host, HostError, Live, Shared, interfaces};
 use crate::access::HostAccess;
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
+use crate::connect::Connects;
 use crate::demux::Demux;
 use crate::dhcp::Dhcp;
 use crate::interface::Tree;
@@ -586,6 +587,7 @@ fn run(
         tables,
         next: AtomicUsize::new(0),
         resolvers: Resolvers::default(),
+        connects: Connects::default(),
         named_routes: NamedRoutes::default(),
         named_clients,
     };

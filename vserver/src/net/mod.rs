@@ -14,6 +14,7 @@ pub(crate) mod socket;
 mod tcp;
 mod udp;
 
+pub use crate::connect::{Connecting, Form, UdpAnswer, UdpRequest};
 pub(crate) use any::Binding;
 pub use any::{AnyFamily, AnyListener, AnyOptions, AnyUdpSocket};
 pub use poller::{Pollable, Poller, Ready};
@@ -22,5 +23,6 @@ pub use tcp::{TcpConnect, TcpListener, TcpStream};
 pub use udp::{
     Datagram, SourceFilter, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpSend, UdpSocket,
 };
+pub(crate) use udp::{recv_error, send_error};
 pub use weft_stack::socket::TcpOptions;
 pub use weft_stack::socket::tcp::{CongestionControl, Retransmits, TcpInfo, TcpOption, TcpState};

@@ -20,6 +20,7 @@ use super::socket::{
 };
 use crate::Vserver;
 use crate::arrival::Arrival;
+use crate::connect::Form;
 use crate::runtime::{Node, Notify, Wait};
 
 /// Bytes copied under the worker's lock in one go.
@@ -171,6 +172,10 @@ pub struct TcpConnect<'a> {
     pub data: &'a [u8],
     /// Give up with `TimedOut` after this time; `None`: when TCP does.
     pub timeout: Option<Duration>,
+    /// The kind of application, which the vserver's `connect` table may treat in its own way.
+    pub class: Option<&'a str>,
+    /// How far alternatives go, whatever that table says. Data then follows the handshake.
+    pub form: Option<Form>,
 }
 
 /// A TCP connection of a vserver. Dropping the last clone closes it; what was written is still
@@ -207,6 +212,9 @@ impl TcpStream {
         addr: SocketAddr,
         how: TcpConnect<'_>,
     ) -> io::Result<(TcpStream, usize)> {
+        if let Some(done) = TcpStream::connect_over_alternatives(vserver, addr, how) {
+            return done;
+        }
         let wait = how.timeout.map_or(Wait::Forever, Wait::at_most);
         let (stream, taken) = TcpStream::start_connect_with(vserver, addr, how)?;
         let id = stream.socket.id;
@@ -246,18 +254,39 @@ impl TcpStream {
         addr: SocketAddr,
         how: TcpConnect<'_>,
     ) -> io::Result<(TcpStream, usize)> {
-        let mut tries = vserver.workers().len();
-        let mut worker = connect_worker(vserver, how.local, addr)?;
-        loop {
-            tries -= 1;
-            match TcpStream::start_on(vserver, worker, addr, how) {
-                // Each worker has a part of the ephemeral ports, and of the limit.
-                Err(e) if tries > 0 && may_try_elsewhere(&e, how.local) => {
-                    worker = (worker + 1) % vserver.workers().len();
+        start_somewhere(vserver, addr, how, |worker| {
+            TcpStream::start_on(vserver, worker, addr, how)
+        })
+    }
+
+    /// Starts an attempt whose events go to `notify`; where it is.
+    pub(crate) fn start_watched(
+        vserver: &Vserver,
+        addr: SocketAddr,
+        how: TcpConnect<'_>,
+        notify: &Arc<Notify>,
+    ) -> io::Result<(usize, SocketId)> {
+        start_somewhere(vserver, addr, how, |worker| {
+            let id = Socket::make(vserver, worker, notify, |node, now| {
+                let started = node.stack.tcp_connect(now, how.local, addr);
+                let id = started.map_err(connect_error)?;
+                for option in how.options {
+                    node.stack.tcp_set_option(now, id, *option);
                 }
-                done => return done,
-            }
+                Ok(id)
+            })?;
+            Ok((worker, id))
+        })
+    }
+
+    /// Queues the first data of a connection that just came to be; returns how many bytes fitted.
+    pub(crate) fn write_first(self, data: &[u8]) -> io::Result<(TcpStream, usize)> {
+        if data.is_empty() {
+            return Ok((self, 0));
         }
+        let queued = self.socket.call(|node, now| node.stack.tcp_send(now, self.id(), data))?;
+        let taken = queued.unwrap_or(0);
+        Ok((self, taken))
     }
 
     fn start_on(
@@ -283,7 +312,7 @@ impl TcpStream {
     }
 
     /// A stream of a socket that is watched already.
-    pub(super) fn of(socket: Socket) -> TcpStream {
+    pub(crate) fn of(socket: Socket) -> TcpStream {
         TcpStream { socket: Arc::new(socket) }
     }
 
@@ -485,6 +514,26 @@ impl TcpStream {
     /// Another handle on the same connection; they share its mode and timeouts.
     pub fn try_clone(&self) -> io::Result<TcpStream> {
         Ok(TcpStream { socket: Arc::clone(&self.socket) })
+    }
+}
+
+/// Each worker has a part of the ephemeral ports, and of the limit.
+fn start_somewhere<R>(
+    vserver: &Vserver,
+    addr: SocketAddr,
+    how: TcpConnect<'_>,
+    mut start: impl FnMut(usize) -> io::Result<R>,
+) -> io::Result<R> {
+    let mut tries = vserver.workers().len();
+    let mut worker = connect_worker(vserver, how.local, addr)?;
+    loop {
+        tries -= 1;
+        match start(worker) {
+            Err(e) if tries > 0 && may_try_elsewhere(&e, how.local) => {
+                worker = (worker + 1) % vserver.workers().len();
+            }
+            done => return done,
+        }
     }
 }
 

@@ -283,7 +283,7 @@ impl UdpSocket {
     }
 }
 
-pub(super) fn recv_error(e: UdpRecvError) -> io::Error {
+pub(crate) fn recv_error(e: UdpRecvError) -> io::Error {
     match e {
         UdpRecvError::Failed(e) => udp_error(e),
         UdpRecvError::WouldBlock => io::ErrorKind::WouldBlock.into(),
@@ -291,7 +291,7 @@ pub(super) fn recv_error(e: UdpRecvError) -> io::Error {
     }
 }
 
-pub(super) fn send_error(e: UdpSendError) -> io::Error {
+pub(crate) fn send_error(e: UdpSendError) -> io::Error {
     let kind = match e {
         UdpSendError::Failed(e) => return udp_error(e),
         UdpSendError::WouldBlock => io::ErrorKind::WouldBlock,

@@ -248,7 +248,7 @@ impl Loop {
         let job = &mut self.jobs[slot];
         let Some(name) = job.candidates.pop_front() else {
             let name = match &job.wanted {
-                Wanted::Name(name) => name.clone(),
+                Wanted::Name(name) | Wanted::Ipv4(name) | Wanted::Ipv6(name) => name.clone(),
                 Wanted::Address(address) => address.to_string(),
             };
             let (no_name, ttl) = (job.no_name, job.negative_ttl);

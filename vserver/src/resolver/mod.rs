@@ -163,6 +163,10 @@ pub(crate) type Done = Box<dyn FnOnce(Result<Lookup, ResolveError>) + Send>;
 pub(crate) enum Wanted {
     /// Addresses of a name.
     Name(String),
+    /// IPv4 addresses of a name.
+    Ipv4(String),
+    /// IPv6 addresses of a name.
+    Ipv6(String),
     /// Names of an address.
     Address(IpAddr),
 }
@@ -313,7 +317,7 @@ impl Vserver {
 fn candidates(dns: &Dns, wanted: &Wanted) -> Result<Vec<String>, Result<Lookup, ResolveError>> {
     let name = match wanted {
         Wanted::Address(address) => return Ok(vec![message::reverse_name(*address)]),
-        Wanted::Name(name) => name,
+        Wanted::Name(name) | Wanted::Ipv4(name) | Wanted::Ipv6(name) => name,
     };
     if let Ok(address) = name.parse::<IpAddr>() {
         let addresses = vec![address];
@@ -338,6 +342,8 @@ fn candidates(dns: &Dns, wanted: &Wanted) -> Result<Vec<String>, Result<Lookup, 
 fn kinds(wanted: &Wanted) -> &'static [Kind] {
     match wanted {
         Wanted::Name(_) => &[Kind::A, Kind::Aaaa],
+        Wanted::Ipv4(_) => &[Kind::A],
+        Wanted::Ipv6(_) => &[Kind::Aaaa],
         Wanted::Address(_) => &[Kind::Ptr],
     }
 }

@@ -231,6 +231,7 @@ pub(crate) fn of_vserver(
         counters.insert(name.to_owned(), n);
     });
     counters.extend(shared.resolvers.counters(id.index));
+    counters.extend(shared.connects.counters(id.index));
     let mut routes: Vec<_> = routes.iter().map(|r| route_text(r, alias(r.alias))).collect();
     routes.sort();
     Some(VserverSnapshot {

@@ -160,6 +160,9 @@ fn history_forgets_the_pair_not_used_for_longest() {
     assert_eq!((history.len(), history.evicted()), (3, 1));
     assert_eq!(history.rtt(pairs[1]), None, "the oldest is forgotten");
     assert!(history.rtt(pairs[0]).is_some() && history.rtt(pairs[2]).is_some());
+    history.resize(2);
+    assert_eq!((history.len(), history.evicted()), (2, 2));
+    assert_eq!(history.rtt(pairs[2]), None);
     history.forget_local(ip("2001:db8::1"));
     assert!(history.is_empty());
 }

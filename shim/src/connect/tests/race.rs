@@ -602,7 +602,7 @@ fn check(lab: &mut Lab, request: &Request, seed: u64) {
     assert_eq!(run.winners, win, "seed {seed}");
     let c = run.counters;
     assert_eq!(c.attempts as usize, run.attempts.len());
-    let over = c.refused + c.unreachable + c.timed_out + c.cancelled;
+    let over = c.refused + c.unreachable + c.local + c.timed_out + c.cancelled;
     assert_eq!(c.attempts, over + win as u64, "seed {seed}: each attempt has one end");
     assert_eq!((c.won_by_first + c.won_by_later, c.lost), (win as u64, 1 - win as u64));
     if request.protocol == Protocol::Tcp {

@@ -12,6 +12,7 @@ pub mod dhcp_config;
 pub mod doctor;
 pub mod events;
 pub mod export;
+pub mod hba;
 pub mod interface;
 pub mod interfaces;
 pub mod list;

@@ -194,6 +194,15 @@ routes = [
 access = [{ drop = "tcp/1", from = "peer.example.net, 10.0.0.1" }]
 rules = [{ class = "mine, tcp/99", from = "peer.example.net", to = "10.0.0.0/8", action = "prohibit" }]
 dns = { servers = ["10.0.0.53", "[fd00::53]:5353"], search = ["a.example"], ndots = 2, timeout_ms = 100, attempts = 3, cache = 0, mixed_case = false }
+[vserver.VsvrA.connect]
+form = "weak"
+pairs = 8
+history = 9
+rules = [
+{ class = "backup", form = "off" },
+{ protocol = "udp", ports = "53", form = "full", repeat = true, answer_timeout_ms = 900 },
+{ to = "2001:db8::/32", ports = "8000-8999", form = "full", attempt_delay_ms = 100, resolution_delay_ms = 20, reverse = false, pairs = 16 },
+]
 [vserver.VsvrA.mdns]
 host = "box"
 services = [{ name = "Files, all", type = "_nfs._tcp", port = 2049, txt = ["path=/", ""] }]

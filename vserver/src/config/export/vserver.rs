@@ -1,9 +1,14 @@
 //! `[vserver.*]` as a file has it.
 
 use super::super::{
-    Advertised, Dns, HostConfig, Identity, Mdns, ProxyTarget, Register, RegisteredName, Service,
-    ServiceKind, Vserver, dhcp, register, rule, service,
+    Advertised, Connect, Dns, HostConfig, Identity, Mdns, ProxyTarget, Register, RegisteredName,
+    Service, ServiceKind, Vserver, connect::form_word, dhcp, register, rule, service,
 };
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use weft_shim::connect::{PolicyTable, Protocol, Rule, Treatment};
+
 use super::access::access_rule;
 use super::qos::write_qos;
 use super::route::{named_route, route};
@@ -32,6 +37,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         access,
         services,
         dns,
+        connect,
         register,
         mdns,
         qos,
@@ -71,6 +77,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     w.list("rules", &rules.iter().map(|r| rule::text(r, alias)).collect::<Vec<_>>());
     w.optional("neighbours", neighbours.as_ref().map(|n| quoted(n)).as_ref());
     write_dns(w, spelled, dns);
+    write_connect(w, spelled, connect);
     write_register(w, spelled, register.as_ref());
     write_mdns(w, spelled, mdns.as_ref());
     write_qos(w, spelled, qos, &config.qos_groups);
@@ -96,6 +103,42 @@ fn write_dns(w: &mut Writer, vserver: &str, dns: &Dns) {
     w.unless("attempts", attempts, &default.attempts);
     w.unless("cache", cache, &default.cache);
     w.unless("mixed_case", mixed_case, &default.mixed_case);
+}
+
+fn write_connect(w: &mut Writer, vserver: &str, connect: &Connect) {
+    let defaults = Connect::default();
+    if !w.all && *connect == defaults {
+        return;
+    }
+    let Connect { policy: PolicyTable { rules, default }, history } = connect;
+    w.table(&format!("[vserver.{vserver}.connect]"));
+    w.unless("form", &quoted(form_word(default.form)), &quoted("off"));
+    write_treatment(w, default, &defaults.policy.default);
+    w.unless("history", history, &defaults.history);
+    for Rule { class, protocol, ports, to, treatment } in rules {
+        w.table(&format!("[[vserver.{vserver}.connect.rules]]"));
+        w.optional("class", class.as_ref().map(|c| quoted(c)).as_ref());
+        let word = |p: &Protocol| if *p == Protocol::Tcp { "tcp" } else { "udp" };
+        w.optional("protocol", protocol.as_ref().map(|p| quoted(word(p))).as_ref());
+        let range = |p: &RangeInclusive<u16>| quoted(&format!("{}-{}", p.start(), p.end()));
+        w.optional("ports", ports.as_ref().map(range).as_ref());
+        w.optional("to", to.map(|t| quoted(&t.to_string())).as_ref());
+        w.value("form", quoted(form_word(treatment.form)));
+        write_treatment(w, treatment, default);
+    }
+}
+
+/// What differs from the treatment that it begins with.
+fn write_treatment(w: &mut Writer, treatment: &Treatment, base: &Treatment) {
+    let ms = |d: Duration| d.as_millis();
+    w.unless("attempt_delay_ms", &ms(treatment.delay()), &ms(base.delay()));
+    let delay = ms(treatment.resolution_delay);
+    w.unless("resolution_delay_ms", &delay, &ms(base.resolution_delay));
+    w.unless("pairs", &treatment.pairs_max, &base.pairs_max);
+    w.unless("reverse", &treatment.reverse, &base.reverse);
+    w.unless("repeat", &treatment.repeat, &base.repeat);
+    let timeout = ms(treatment.answer_timeout);
+    w.unless("answer_timeout_ms", &timeout, &ms(base.answer_timeout));
 }
 
 fn write_register(w: &mut Writer, vserver: &str, register: Option<&Register>) {

@@ -6,7 +6,7 @@ use super::super::tests::{MANUAL, rows};
 use super::*;
 
 /// Keys, and two values of each.
-const VALUES: [(&str, &str, &str); 25] = [
+const VALUES: [(&str, &str, &str); 26] = [
     ("identity", "\"kind Sql\"", "\"vserver\""),
     ("slaac", "[\"data0\"]", "[\"data1\"]"),
     ("dhcp", "[\"data0 v6 3\"]", "[\"data1\"]"),
@@ -35,6 +35,7 @@ const VALUES: [(&str, &str, &str); 25] = [
     ("qos.group", "\"q1\"", "\"q2\""),
     ("qos.class", "[{ name = \"a\", dscp = [\"ef\"] }]", "[{ name = \"b\", dscp = [\"cs1\"] }]"),
     ("register.ttl_s", "60", "61"),
+    ("connect.form", "\"weak\"", "\"full\""),
     ("mdns.host", "\"box\"", "\"other\""),
 ];
 
@@ -89,6 +90,7 @@ fn every_key() -> Vec<(String, String, String)> {
     all.extend(plain("[vserver.*.limits]", "limits"));
     all.extend(plain("[vserver.*.tcp]", "tcp"));
     all.extend(plain("dns = { ... }", "dns"));
+    all.extend(plain("connect = { ... }", "connect"));
     all
 }
 
