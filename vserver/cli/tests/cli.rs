@@ -342,3 +342,34 @@ fn dhcp_servers_are_configured_before_anything_exists() {
     assert_eq!(ask(&["--changes-from", "weft.toml"]).1, "nothing to change\n");
     assert_eq!((ask(&[]).0, ask(&["--next", "eth"]).0), (2, 2));
 }
+
+#[test]
+fn a_set_of_addresses_that_prove_each_other_is_made_and_shown() {
+    let d = tempfile::tempdir().unwrap();
+    let (code, out, err) =
+        weft(d.path(), &["hba", "generate", "2001:db8:1::/64", "2001:db8:2::/64", "-o", "set.pds"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let addresses: Vec<&str> = out.lines().collect();
+    assert_eq!(addresses.len(), 2);
+    assert!(addresses[0].starts_with("2001:db8:1:") && addresses[1].starts_with("2001:db8:2:"));
+    let (code, shown, _) = weft(d.path(), &["hba", "show", "set.pds"]);
+    assert_eq!((code, &shown), (0, &out));
+    let (_, json, _) = weft(d.path(), &["hba", "show", "set.pds", "--collided", "-j"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["collisions"], &json["sec"], &json["signs"]), (&1.into(), &1.into(), &false.into()));
+    let (_, other, _) = weft(d.path(), &["hba", "show", "set.pds"]);
+    assert!(other != out, "after a collision every address is another");
+    // What is there is not written over, and what is wrong is said.
+    let (code, _, err) = weft(d.path(), &["hba", "generate", "2001:db8:1::/64", "-o", "set.pds"]);
+    assert!(code == 1 && err.contains("set.pds"), "{err}");
+    let (code, _, err) = weft(d.path(), &["hba", "generate", "2001:db8:1::/48"]);
+    assert!(code == 2 && err.contains("'2001:db8:1::/48' is no prefix"), "{err}");
+    std::fs::write(d.path().join("key"), "no key").unwrap();
+    let generate = ["hba", "generate", "2001:db8:1::/64", "-k", "key"];
+    let (code, _, err) = weft(d.path(), &generate);
+    assert!(code == 1 && err.contains("others may read it"), "{err}");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(d.path().join("key"), private).unwrap();
+    let (code, _, err) = weft(d.path(), &generate);
+    assert!(code == 1 && err.contains("no RSA private key"), "{err}");
+}
