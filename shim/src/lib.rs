@@ -16,6 +16,7 @@ pub mod hba;
 pub mod layer;
 pub mod limit;
 pub mod locator;
+pub mod options;
 pub mod own;
 pub mod reap;
 mod rewrite;

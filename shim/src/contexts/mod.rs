@@ -252,6 +252,12 @@ impl Contexts {
         Some(if context.tag_out().is_some() { context.pair } else { ulids })
     }
 
+    /// Our locators as the peer of a context may know them, and the peer's that are proved.
+    pub(crate) fn locators_of(&self, ulids: Pair, fii: u32) -> Option<(LocatorList, LocatorList)> {
+        let context = &self.slots[*self.by_ulids.get(&(ulids, fii))? as usize];
+        Some((self.env.own_for(ulids), context.peer.clone()))
+    }
+
     /// The state of the context between two ULIDs.
     pub fn state(&self, now: Instant, ulids: Pair, fii: u32) -> State {
         match self.by_ulids.get(&(ulids, fii)) {

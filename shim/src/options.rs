@@ -1,0 +1,185 @@
+//! The socket options of RFC 6316 (level SOL_SHIM), over the contexts of a vserver.
+//!
+//! A socket is its pair of ULIDs and the forked instance that it uses; an unconnected one has none.
+
+use core::net::IpAddr;
+
+use weft_stack::time::Instant;
+
+use crate::context::State;
+use crate::contexts::{Contexts, StartError};
+use crate::locator::{Locator, LocatorList, Pair};
+use crate::reap::SwitchError;
+
+/// An option (RFC 6316 6), by its name there without `SHIM_`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ShimOption {
+    /// `ASSOCIATED`, read: the socket has a context.
+    Associated,
+    /// `LOC_LOCAL_PREF`, read: our locator that peers are told to prefer.
+    LocalPreference,
+    /// `LOC_PEER_PREF`, read: the locator that the peer prefers.
+    PeerPreference,
+    /// `LOC_LOCAL_SEND`: the source of packets on the wire.
+    LocalSend,
+    /// `LOC_PEER_SEND`: their destination.
+    PeerSend,
+    /// `LOCLIST_LOCAL`, read: our locators as the peer may know them.
+    LocalList,
+    /// `LOCLIST_PEER`, read: the peer's locators that are proved.
+    PeerList,
+    /// `DEFERRED_CONTEXT_SETUP`: the context waits for traffic to be worth it; switched off, it is
+    /// set up at once.
+    DeferredSetUp,
+    /// `DONTSHIM`. A rule by port says so (`SetUpConfig`), for both ends of a flow alike.
+    DontShim,
+    /// `HOT_STANDBY`. Every context has its alternatives measured; there is nothing to ask for.
+    HotStandby,
+    /// `LOC_LOCAL_RECV`: locators with each received message.
+    LocalReceive,
+    /// `LOC_PEER_RECV`.
+    PeerReceive,
+    /// `APP_TIMEOUT`: the send timeout, which is of the vserver (`ReapConfig`).
+    AppTimeout,
+    /// `PATHEXPLORE`: how paths are explored, which is of the vserver (`ReapConfig`).
+    PathExplore,
+}
+
+/// What an option is, or is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// On or off.
+    Flag(bool),
+    /// A locator by its address.
+    Addr(IpAddr),
+    /// A locator with its preference; `None`: there is none.
+    Locator(Option<Locator>),
+    /// Several.
+    List(LocatorList),
+}
+
+/// Why an option is not read or set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionError {
+    /// ENOENT.
+    #[error("the socket has no shim context")]
+    NoContext,
+    /// EINVALIDLOCATOR: no locator of the context.
+    #[error("no locator of the context")]
+    InvalidLocator,
+    /// EUNREACHABLELOCATOR: its address or link is gone.
+    #[error("the locator cannot be used now")]
+    UnreachableLocator,
+    /// Such a value the option does not have, or it is only read.
+    #[error("no value of the option")]
+    Value,
+    /// The context cannot be set up now.
+    #[error("no context can be set up: {0:?}")]
+    SetUp(StartError),
+    /// The option is one of the vserver here, or has no object.
+    #[error("the option is not one of sockets here")]
+    NotSupported,
+}
+
+/// Which context a socket has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Of {
+    /// The socket's addresses.
+    pub ulids: Pair,
+    /// The forked instance that it uses; 0: the common one.
+    pub fii: u32,
+}
+
+/// Reads an option of a socket.
+pub fn get(
+    contexts: &Contexts,
+    now: Instant,
+    of: Of,
+    option: ShimOption,
+) -> Result<Value, OptionError> {
+    let associated = contexts.state(now, of.ulids, of.fii) == State::Established;
+    match option {
+        ShimOption::Associated => return Ok(Value::Flag(associated)),
+        ShimOption::DeferredSetUp => {
+            return Ok(Value::Flag(contexts.pair(of.ulids, of.fii).is_none()));
+        }
+        ShimOption::DontShim
+        | ShimOption::HotStandby
+        | ShimOption::LocalReceive
+        | ShimOption::PeerReceive
+        | ShimOption::AppTimeout
+        | ShimOption::PathExplore => return Err(OptionError::NotSupported),
+        _ => {}
+    }
+    let pair = contexts.pair(of.ulids, of.fii).filter(|_| associated);
+    let pair = pair.ok_or(OptionError::NoContext)?;
+    let (own, peer) = contexts.locators_of(of.ulids, of.fii).ok_or(OptionError::NoContext)?;
+    Ok(match option {
+        ShimOption::LocalPreference => Value::Locator(preferred(&own)),
+        ShimOption::PeerPreference => Value::Locator(preferred(&peer)),
+        ShimOption::LocalSend => Value::Addr(pair.local),
+        ShimOption::PeerSend => Value::Addr(pair.remote),
+        ShimOption::LocalList => Value::List(own),
+        _ => Value::List(peer),
+    })
+}
+
+/// Sets an option of a socket, for all that share its context.
+pub fn set(
+    contexts: &mut Contexts,
+    now: Instant,
+    of: Of,
+    option: ShimOption,
+    value: &Value,
+) -> Result<(), OptionError> {
+    match (option, value) {
+        (ShimOption::DeferredSetUp, Value::Flag(true)) => Ok(()),
+        (ShimOption::DeferredSetUp, Value::Flag(false)) => {
+            match contexts.start(now, of.ulids, of.fii) {
+                Ok(()) | Err(StartError::Exists) => Ok(()),
+                Err(e) => Err(OptionError::SetUp(e)),
+            }
+        }
+        (ShimOption::LocalSend, Value::Addr(addr)) => {
+            send_by(contexts, now, of, |pair| Pair::new(*addr, pair.remote))
+        }
+        (ShimOption::PeerSend, Value::Addr(addr)) => {
+            send_by(contexts, now, of, |pair| Pair::new(pair.local, *addr))
+        }
+        (
+            ShimOption::DontShim
+            | ShimOption::HotStandby
+            | ShimOption::LocalReceive
+            | ShimOption::PeerReceive
+            | ShimOption::AppTimeout
+            | ShimOption::PathExplore
+            | ShimOption::LocalPreference
+            | ShimOption::PeerPreference,
+            _,
+        ) => Err(OptionError::NotSupported),
+        _ => Err(OptionError::Value),
+    }
+}
+
+fn send_by(
+    contexts: &mut Contexts,
+    now: Instant,
+    of: Of,
+    change: impl FnOnce(Pair) -> Pair,
+) -> Result<(), OptionError> {
+    if contexts.state(now, of.ulids, of.fii) != State::Established {
+        return Err(OptionError::NoContext);
+    }
+    let pair = contexts.pair(of.ulids, of.fii).ok_or(OptionError::NoContext)?;
+    contexts.switch(now, of.ulids, of.fii, change(pair)).map_err(|e| match e {
+        SwitchError::NotAPair => OptionError::InvalidLocator,
+        SwitchError::Gone => OptionError::UnreachableLocator,
+    })
+}
+
+/// The first by preference that works (RFC 2782).
+fn preferred(list: &LocatorList) -> Option<Locator> {
+    let works = list.locators.iter().filter(|l| !l.preference.is_broken());
+    works.min_by_key(|l| (l.preference.priority, core::cmp::Reverse(l.preference.weight))).copied()
+}
