@@ -15,7 +15,10 @@ use super::mdns::read_mdns;
 use super::reader::{At, Section};
 use super::register::read_register;
 use super::stack::read_stack;
-use super::{Identity, Vserver, access, connect, dhcp, dns, neighbours, qos, route, rule, service};
+use super::{
+    Connect, Dns, Identity, Vserver, access, connect, dhcp, dns, neighbours, qos, route, rule,
+    service,
+};
 use crate::naming::is_holder;
 
 /// The most vservers of one host.
@@ -187,10 +190,7 @@ fn read_vserver(
     }
     let forwarding = s.boolean(report, "forwarding").is_some_and(|v| v.value);
     s.default(report, "forwarding", &false);
-    let part = s.table_or_empty(report, "dns");
-    let dns = dns::read_dns(report, part);
-    let part = s.table_or_empty(report, "connect");
-    let connect = connect::read_connect(report, part);
+    let (dns, connect) = read_outward(report, &mut s);
     let register = s.table(report, "register").and_then(|s| read_register(report, s, base));
     let mdns = s.table(report, "mdns").map(|s| read_mdns(report, s));
     let (limits, tcp) = read_stack(report, &mut s);
@@ -242,6 +242,14 @@ fn read_vserver(
         settings: Settings::default(),
     };
     Written { vserver, address_spans, via_spans: routes.via_spans, qos_span, roles }
+}
+
+/// How it finds others, and sets up connections to them.
+fn read_outward(report: &mut Report, s: &mut Section) -> (Dns, Connect) {
+    let part = s.table_or_empty(report, "dns");
+    let dns = dns::read_dns(report, part);
+    let part = s.table_or_empty(report, "connect");
+    (dns, connect::read_connect(report, part))
 }
 
 /// A vserver has addresses, or says where they come from.
