@@ -12,6 +12,7 @@ pub mod config;
 pub mod connect;
 pub mod context;
 pub mod contexts;
+pub mod encap;
 pub mod hba;
 pub mod layer;
 pub mod limit;
