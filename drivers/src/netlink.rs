@@ -175,6 +175,12 @@ impl Netlink {
         self.set_attribute(name, "set MAC of", LinkAttribute::Address(mac.to_vec()))
     }
 
+    /// Makes an interface a port of a bridge, or of none.
+    pub fn set_master(&mut self, name: &str, bridge: Option<&str>) -> Result<(), DeviceError> {
+        let index = bridge.map_or(Ok(0), |bridge| self.link(bridge).map(|facts| facts.index))?;
+        self.set_attribute(name, "set bridge of", LinkAttribute::Controller(index))
+    }
+
     /// Moves an interface into another network namespace.
     pub fn set_netns(&mut self, name: &str, netns: BorrowedFd<'_>) -> Result<(), DeviceError> {
         self.set_attribute(name, "move to namespace", LinkAttribute::NetNsFd(netns.as_raw_fd()))

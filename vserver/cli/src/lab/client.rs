@@ -86,7 +86,7 @@ pub fn ping(netns: &Netns, to: IpAddr, count: usize, bytes: usize) -> io::Result
     Ok(result)
 }
 
-fn icmp_socket(to: IpAddr) -> io::Result<OwnedFd> {
+pub(super) fn icmp_socket(to: IpAddr) -> io::Result<OwnedFd> {
     let (family, protocol) = match to {
         IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP),
         IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6),

@@ -16,6 +16,7 @@ use weft_vserver::config::Driver;
 use crate::Error;
 
 pub mod client;
+pub mod failover;
 pub mod goodput;
 mod mem;
 pub mod plan;
@@ -55,6 +56,9 @@ pub struct Args {
     /// Goodput of congestion controls
     #[command(flatten)]
     pub trial: goodput::Trial,
+    /// Gaps of failover
+    #[command(flatten)]
+    pub matrix: failover::Matrix,
     /// Write every frame of every NIC to pcapng files in DIR
     #[arg(long, value_name = "DIR")]
     pub keep_captures: Option<PathBuf>,
@@ -169,6 +173,10 @@ fn run_scenario(args: &Args, report: &mut Report, stop: &AtomicBool) -> Result<(
         // Whatever `--driver` says: weft and the kernel send from the same TAP.
         report.driver = String::from("packet");
         return goodput::run(args, dir.path(), report, stop);
+    }
+    if args.matrix.failover {
+        report.driver = String::from("af-xdp");
+        return failover::run(args, dir.path(), report, stop);
     }
     match (args.vservers, args.driver) {
         (Some(n), _) => scale::run(args, n, dir.path(), report, stop),
