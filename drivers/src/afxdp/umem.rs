@@ -267,6 +267,10 @@ fn map_as(bytes: usize, flags: MapFlags) -> io::Result<Mapping> {
     let flags = MapFlags::PRIVATE | flags;
     // SAFETY: a new mapping of the kernel's choice of place touches nothing that exists.
     let base = unsafe { mmap_anonymous(ptr::null_mut(), bytes, protection, flags)? };
+    // Pages that devices use are copied by fork(2), and every thread waits for it meanwhile: 100 ms
+    // with 64 MiB. No child needs them. What the kernel cannot leave out it copies.
+    // SAFETY: the whole of a mapping of our own, which stays as it is in this process.
+    let _ = unsafe { madvise(base, bytes, Advice::LinuxDontFork) };
     // SAFETY: just mapped, of that length.
     unsafe { Mapping::over(base, bytes) }
 }
