@@ -560,6 +560,15 @@ impl<P: PathLayer> Stack<P> {
         receive::work_off(&mut lower, &mut t);
     }
 
+    /// Frames of an alias were lost below it (a failover group or a bond lost what carried them, or
+    /// carries some again), and from now on take another path: what waits for answers that were lost
+    /// does not wait for its timers.
+    pub fn handle_path_moved(&mut self, now: Instant, alias: AliasId) {
+        let (mut lower, mut t) = self.parts_all(now);
+        t.tcp.path_moved(&mut lower, alias);
+        receive::work_off(&mut lower, &mut t);
+    }
+
     /// Who may begin a flow from now on; `None`: everybody. Connections stay as they are.
     pub fn set_access(&mut self, rules: Option<Arc<dyn Rules>>) {
         self.admission.set(rules);

@@ -276,6 +276,8 @@ counters! {
         out_rsts: "OutRsts",
         /// Retransmission timeouts.
         timeouts: "ExtTCPTimeouts",
+        /// Connections that sent again at once because a failover group or bond below moved.
+        path_moved_retrans: "ExtTCPPathMovedRetrans",
         /// SYNs and SYN-ACKs sent again.
         syn_retrans: "ExtTCPSynRetrans",
         /// Fast retransmissions.

@@ -81,6 +81,11 @@ impl Group {
         self.selection.clone_from(selection);
     }
 
+    /// Members that carry frames.
+    pub(super) fn selected(&self) -> &[u16] {
+        &self.selection.active
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.active != 0
     }

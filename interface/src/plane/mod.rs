@@ -112,25 +112,53 @@ pub struct Plane {
     generation: u64,
 }
 
+/// Whether of those that carried frames one does not, or the first does; and some do now.
+fn is_moved(before: &[u16], now: &[u16]) -> bool {
+    !now.is_empty() && (before.is_empty() || before.iter().any(|at| !now.contains(at)))
+}
+
 impl Plane {
     /// Nothing is selected yet: bonds and groups are down.
     pub fn new(layout: &Layout) -> Plane {
         layout::plane(layout)
     }
 
-    /// Takes over what may be used.
-    pub fn select(&mut self, selection: &Selection) {
+    /// Takes over what may be used. Returns the bonds and groups whose frames take another path since
+    /// one was lost: a port or member went that carried them, or the first came.
+    pub fn select(&mut self, selection: &Selection) -> SmallVec<[LinkId; 2]> {
+        let mut moved = SmallVec::new();
         self.generation = selection.generation;
         for (bond, selected) in self.bonds.iter_mut().zip(&selection.bonds) {
+            if is_moved(&bond.distributing, &selected.distributing) {
+                moved.push(bond.link);
+            }
             bond.distributor.apply(selected);
             bond.distributing.clone_from(&selected.distributing);
             let ports = bond.ports.len();
             let collecting = selected.collecting.iter().filter(|p| usize::from(**p) < ports);
             bond.collecting = collecting.fold(0, |set, p| set | 1 << p);
         }
-        for ((_, group), selected) in self.groups.iter_mut().zip(&selection.groups) {
+        for ((link, group), selected) in self.groups.iter_mut().zip(&selection.groups) {
+            if is_moved(group.selected(), &selected.active) {
+                moved.push(*link);
+            }
             group.apply(selected);
         }
+        moved
+    }
+
+    /// Whether frames of a link take a path through another, which is below it or the same.
+    pub fn stands_on(&self, link: LinkId, below: LinkId) -> bool {
+        link == below
+            || match &self.links[usize::from(link.0)].down {
+                Down::Nic => false,
+                Down::Vlan { over, .. } => self.stands_on(*over, below),
+                Down::Bond(bond) => self.bonds[*bond].ports.contains(&below),
+                Down::Group(group) => {
+                    let members = &self.groups[*group].1.members;
+                    members.iter().any(|member| self.stands_on(member.link, below))
+                }
+            }
     }
 
     /// Takes the place of `old` before its first selection: what was counted goes on, and

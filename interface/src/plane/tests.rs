@@ -118,6 +118,26 @@ fn plane(nics: &[Mac], links: &[LinkSpec]) -> Plane {
     plane
 }
 
+// What a stack sent by the one that left was lost; what comes or goes otherwise costs nothing.
+#[test]
+fn links_whose_frames_were_lost_are_told_with_what_stands_on_them() {
+    let mut plane = plane(&[A, B, C], &[group_of(&[0, 1]), vlan_of(3, 5, 0)]);
+    let (group, vlan) = (LinkId(3), LinkId(4));
+    let mut select = |members: &[u16]| {
+        let groups = vec![active(members, members.first().copied().unwrap_or(0), &[])];
+        plane.select(&Selection { groups, ..Selection::default() }).to_vec()
+    };
+    assert_eq!(select(&[0, 1]), []);
+    assert_eq!(select(&[1]), [group]);
+    assert_eq!(select(&[1, 0]), [], "one came back");
+    assert_eq!(select(&[]), [], "there is no other path");
+    assert_eq!(select(&[0]), [group], "there is one again");
+    for (link, on) in [(group, true), (vlan, true), (LinkId(0), false), (LinkId(2), false)] {
+        assert_eq!(plane.stands_on(link, group), on, "{link:?}");
+    }
+    assert!(plane.stands_on(vlan, LinkId(1)) && !plane.stands_on(vlan, LinkId(2)));
+}
+
 fn select_group(plane: &mut Plane, group: GroupSelection) {
     plane.select(&Selection { groups: vec![group], ..Selection::default() });
 }

@@ -9,6 +9,7 @@ use weft_interface::plane::{ETHERTYPE_PROBE, ETHERTYPE_SLOW};
 use weft_interface::{Ingress, Layout, LinkId, LinkSpec, Mac, Plane, Selection};
 use weft_stack::drop::DropReason;
 use weft_stack::frame::Frame;
+use weft_stack::ip::address::AliasId;
 use weft_stack::time::Instant;
 
 use super::mesh::{Control, Message};
@@ -143,8 +144,25 @@ impl Core {
 
     /// Takes over what may be used, and tells the stacks whose links changed by it.
     pub(super) fn select(&mut self, now: Instant, selection: &Selection) {
-        self.plane.select(selection);
+        let moved = self.plane.select(selection);
         self.refresh_links(now);
+        for link in moved {
+            self.tell_moved(now, link);
+        }
+    }
+
+    /// What the stacks sent over a link was lost, and its frames take another path now.
+    fn tell_moved(&mut self, now: Instant, link: LinkId) {
+        for alias in 0..self.aliases.len() {
+            if !self.plane.stands_on(self.aliases[alias].on, link) {
+                continue;
+            }
+            let alias = AliasId(alias as u16);
+            for index in self.demux.attached(alias) {
+                self.nodes[index as usize].stack.handle_path_moved(now, alias);
+                self.mark_dirty(index);
+            }
+        }
     }
 
     /// What may be used changed: all workers follow.

@@ -17,6 +17,7 @@ use slab::Slab;
 use crate::any::AnyScopes;
 use crate::ctx::Timer;
 use crate::frame::{Frame, prefetch};
+use crate::ip::address::AliasId;
 use crate::ip::icmp::ErrorLimit;
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
 use crate::path::{Advice, PathLayer};
@@ -409,6 +410,18 @@ impl Tcp {
             c.forgive_timeout(lower.ctx.now);
         }
         self.settle(lower, index);
+    }
+
+    /// Frames of an alias were lost below it, and take another path now.
+    pub(crate) fn path_moved<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, alias: AliasId) {
+        let on = self.connections.iter().filter(|(_, c)| c.alias == alias);
+        let indices: Vec<u32> = on.map(|(index, _)| index as u32).collect();
+        for index in indices {
+            let c = &mut self.connections[index as usize];
+            let (stats, now) = (&mut lower.ctx.mib.tcp, lower.ctx.now);
+            c.on_path_moved(&mut Cx { now, stats, budget: self.budget });
+            self.settle(lower, index);
+        }
     }
 
     fn expire_time_waits<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {

@@ -227,6 +227,22 @@ impl Connection {
         (r.phase, r.recover, r.dupacks, r.force) = (Phase::Timeout, self.snd_nxt, 0, true);
     }
 
+    /// The path moved, and all that is in flight was lost with the former one. The window shrinks as
+    /// for any loss, but not to a segment as after a timeout: there the peer would sit on its
+    /// acknowledgement, and nothing says that the new path is congested.
+    pub(crate) fn enter_moved_recovery(&mut self, cx: &mut Cx<'_>) {
+        let (now, flight, snd_nxt) = (cx.now, self.flight(), self.snd_nxt);
+        if self.recovery.phase == Phase::Open {
+            self.cc.on_congestion(&Congestion { now, cause: Cause::Loss, flight, snd_nxt });
+            self.cc.on_recovered(now);
+        }
+        self.delivery.lost += u64::from(self.sent.lose_all(now, false));
+        self.sent.recent.probe.forget();
+        let r = &mut self.recovery;
+        r.episode = Some(Box::new(Episode::new(self.snd_una, true, Prr::default())));
+        (r.phase, r.recover, r.dupacks, r.force) = (Phase::Timeout, snd_nxt, 0, true);
+    }
+
     /// The path takes less than was sent: cut it again, without a sign of congestion (RFC 1191
     /// section 6.4).
     pub(crate) fn resegment(&mut self, now: crate::time::Instant) {

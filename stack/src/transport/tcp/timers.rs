@@ -27,6 +27,9 @@ const RETRIES_SYN_MAX: u32 = 7;
 /// And for SYN-ACK.
 const RETRIES_SYN_ACK_MAX: u32 = 5;
 
+/// How long an answer is waited for before a path that moved is blamed, without a measured round trip.
+const PATH_MOVED_INITIAL: Duration = Duration::from_millis(5);
+
 impl Connection {
     /// When [`Connection::on_timer`] is due.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -173,6 +176,42 @@ impl Connection {
             self.syn_pending = true;
         }
         self.rtx_at = Some(cx.now + self.rtt.rto());
+    }
+
+    /// The path below is another one, and frames were lost with the former: what the peer had time to
+    /// acknowledge is sent again at once, and whatever waits longer with every try begins anew (as with
+    /// RFC 6069).
+    pub(crate) fn on_path_moved(&mut self, cx: &mut Cx<'_>) {
+        if self.persist_at.is_some() {
+            self.persist_at = Some(cx.now);
+        }
+        if !self.is_synchronised() {
+            return self.on_path_moved_in_handshake(cx);
+        }
+        let Some(first) = self.sent.first().map(|sent| sent.stamp.sent_at) else { return };
+        self.rtt.end_backoff();
+        let rtx_at = cx.now + self.rtt.rto();
+        self.rtx_at = self.rtx_at.map(|at| at.min(rtx_at));
+        let answers_within = self.rtt.srtt().map_or(PATH_MOVED_INITIAL, |srtt| srtt * 2);
+        if cx.now - first < answers_within {
+            return;
+        }
+        cx.stats.path_moved_retrans += 1;
+        if self.rtx_count > 0 {
+            self.rtx_count += 1;
+            self.enter_timeout_recovery(cx);
+        } else {
+            self.enter_moved_recovery(cx);
+        }
+        self.rtx_at = Some(rtx_at);
+    }
+
+    fn on_path_moved_in_handshake(&mut self, cx: &mut Cx<'_>) {
+        if self.rtx_at.is_some() && cx.now - self.last_sent >= PATH_MOVED_INITIAL {
+            cx.stats.path_moved_retrans += 1;
+            self.syn_pending = true;
+            self.rtx_at = Some(cx.now + self.rtt.rto());
+        }
     }
 
     /// Where timeouts are short their number says little.

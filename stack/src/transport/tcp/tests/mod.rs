@@ -28,6 +28,7 @@ mod handshake;
 mod limited_transmit;
 mod options;
 mod pacing;
+mod path_moved;
 mod pressure;
 mod prr;
 mod rack;
