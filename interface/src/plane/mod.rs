@@ -151,7 +151,7 @@ impl Plane {
     pub fn stands_on(&self, link: LinkId, below: LinkId) -> bool {
         link == below
             || match &self.links[usize::from(link.0)].down {
-                Down::Nic => false,
+                Down::Nic | Down::Nothing => false,
                 Down::Vlan { over, .. } => self.stands_on(*over, below),
                 Down::Bond(bond) => self.bonds[*bond].ports.contains(&below),
                 Down::Group(group) => {
