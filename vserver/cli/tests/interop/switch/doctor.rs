@@ -249,8 +249,8 @@ fn each_mistake_at_the_switch_has_its_name_and_a_bond_in_order_none() {
     let begin = Instant::now();
     let _daemon = Daemon::control(&weft, dir, &configuration(dir));
 
-    let wanted =
-        |i: usize| -> BTreeSet<String> { CASES[i].codes.iter().map(|c| (*c).to_owned()).collect() };
+    let set =
+        |codes: &[&str]| -> BTreeSet<String> { codes.iter().map(|c| (*c).to_owned()).collect() };
     let mut since = vec![None; CASES.len() + 2];
     let document = loop {
         chatter(dir, &talker, &to);
