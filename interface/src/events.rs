@@ -15,9 +15,15 @@ use crate::bond::Unused;
 /// Events kept for readers; the oldest is lost, and counted, when one more comes.
 pub const EVENTS_KEPT: usize = 1024;
 
+/// Of what an event says. It grows when a field changes its meaning or goes; whoever reads drops events of versions
+/// that it does not know.
+pub const EVENT_VERSION: u8 = 1;
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
+    /// [`EVENT_VERSION`].
+    pub version: u8,
     /// Counts events of the host from 1.
     pub number: u64,
     /// When: microseconds of the host's clock.
@@ -333,9 +339,12 @@ mod tests {
         };
         assert_eq!(moved.to_string(), "moved fail0 10.0.0.1 eth0 none");
         assert!(!moved.is_for_hook());
-        let event = Event { number: 3, at_us: 4, what: moved };
+        let event = Event { version: EVENT_VERSION, number: 3, at_us: 4, what: moved };
         let json = serde_json::to_string(&event).unwrap();
-        assert!(json.starts_with(r#"{"number":3,"at_us":4,"event":"moved","#), "{json}");
+        assert!(
+            json.starts_with(r#"{"version":1,"number":3,"at_us":4,"event":"moved","#),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
     }
 }

@@ -263,3 +263,97 @@ fn an_address_that_moves_to_a_vserver_with_its_own_mac_is_found_there_at_once() 
         assert!(count >= 2000 - 5 * moves, "{text}");
     }
 }
+
+/// The interfaces of the host one after the other, and what `alpha` stands on.
+const LINKS: [(&str, &str, &str); 5] = [
+    ("a VLAN more", "eth0", "[alias.mgmt0]\nover = \"eth0.5\"\n"),
+    ("a group", "fail0", "[fail.fail0]\nmembers = [\"eth0\"]\nprobe = \"arp\"\n"),
+    ("a bond", "bond0", "[bond.bond0]\nports = [\"eth0\"]\nmode = \"static\"\n"),
+    ("another mode", "bond0", "[bond.bond0]\nports = [\"eth0\"]\nmode = \"active-backup\"\n"),
+    (
+        "a group of a bond",
+        "fail0",
+        "[bond.bond0]\nports = [\"eth0\"]\nmode = \"static\"\n[fail.fail0]\nmembers = [\"bond0\"]\n",
+    ),
+];
+
+#[test]
+fn other_interfaces_below_a_vserver_break_no_transfer() {
+    if !xdp() || !installed("curl") || !installed("ping") {
+        return;
+    }
+    let lab = Topology::cabled(Cabling::default()).expect("topology");
+    let client = &lab.client.netns;
+    let dir = tempfile::tempdir().expect("directory");
+    let dir = dir.path();
+    let blob: Vec<u8> = (0..16_000_000u32).map(|i| (i >> 3) as u8).collect();
+    fs::create_dir(dir.join("www")).expect("directory");
+    fs::write(dir.join("www/blob"), &blob).expect("write");
+    let root = dir.join("www").display().to_string();
+    let service = format!("service = [{{ kind = \"http\", port = 80, root = \"{root}\" }}]\n");
+    // Tags are left in frames from the start: later the daemon has no right to change that.
+    let file = |over: &str, links: &str| {
+        let base = alpha("af-xdp", dir, &service);
+        let base = base.replace("over = \"eth0\"", &format!("over = \"{over}\""));
+        format!("{base}[alias.san0]\nover = \"{over}.9\"\n{links}")
+    };
+    for (n, (_, over, links)) in LINKS.iter().enumerate() {
+        fs::write(dir.join(format!("{n}.toml")), file(over, links)).expect("write");
+    }
+    let _daemon = Daemon::start(&lab.weft, client, dir, &file("eth0", ""), 80);
+    let before = told(dir);
+    let to = v4(ALPHA).to_string();
+    let ping = pings(client, &to, 3000);
+    let got = dir.join("got");
+    let url = format!("http://{to}/blob");
+    let mut curl = client.command("curl");
+    let mut curl =
+        curl.args(["-sf", "--limit-rate", "5M", "-o"]).arg(&got).arg(&url).spawn().expect("curl");
+    for round in 0..3 {
+        for (n, (kind, over, _)) in LINKS.iter().enumerate() {
+            let text = apply(dir, &format!("{n}.toml"));
+            assert!(text.contains("applied: "), "round {round}, {kind}: {text}");
+            let drawn = ask(dir, &["interfaces"]);
+            let drawn = String::from_utf8_lossy(&drawn.stdout).into_owned();
+            assert!(drawn.contains(over), "{kind}: {drawn}");
+        }
+        apply(dir, "weft.toml");
+        assert_eq!(told(dir), before, "round {round}");
+    }
+    assert!(curl.wait().expect("curl").success());
+    assert!(fs::read(&got).expect("read") == blob, "the file came whole");
+    let (count, text) = received(ping);
+    println!("{count} of 3000 pings were answered");
+    // A moment without a neighbour at each of the 18 changes.
+    assert!(count > 2900, "{text}");
+}
+
+#[test]
+fn a_first_vlan_that_takes_a_right_is_refused_with_what_to_do() {
+    if !xdp() {
+        return;
+    }
+    let lab = Topology::cabled(Cabling::default()).expect("topology");
+    let dir = tempfile::tempdir().expect("directory");
+    let dir = dir.path();
+    let base = alpha("af-xdp", dir, "service = [{ kind = \"echo\", port = 7 }]\n");
+    let vlan = format!("{base}[alias.san0]\nover = \"eth0.9\"\n");
+    fs::write(dir.join("vlan.toml"), vlan).expect("write");
+    let _daemon = Daemon::start(&lab.weft, &lab.client.netns, dir, &base, 7);
+    let before = told(dir);
+    let answer = ask(dir, &["apply", "vlan.toml"]);
+    let errors = String::from_utf8_lossy(&answer.stderr);
+    if answer.status.success() {
+        println!("the NIC leaves tags in frames already");
+        return;
+    }
+    assert!(errors.contains("nic eth0") && errors.contains("rxvlan off"), "{errors}");
+    assert_eq!(told(dir), before);
+    let device = errors.split("ethtool -K ").nth(1).and_then(|t| t.split(' ').next());
+    let device = device.expect("a device").to_owned();
+    lab.weft
+        .enter(|| weft_drivers::ethtool::set_vlan_stripping(&device, false))
+        .expect("namespace")
+        .expect("as the hint says");
+    apply(dir, "vlan.toml");
+}

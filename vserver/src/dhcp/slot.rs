@@ -31,6 +31,13 @@ pub(super) struct Applied {
     pub(super) mtu: Option<usize>,
 }
 
+/// Link of a client, by number and name, and the hardware address it asks with.
+pub(super) struct Place {
+    pub(super) link: usize,
+    pub(super) name: String,
+    pub(super) mac: [u8; 6],
+}
+
 /// A client of a vserver.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -39,6 +46,8 @@ pub(super) struct Slot {
     pub(super) alias: AliasId,
     pub(super) alias_name: String,
     pub(super) link: usize,
+    /// Its name, which stays when numbers change.
+    pub(super) link_name: String,
     pub(super) mac: [u8; 6],
     pub(super) id: String,
     pub(super) config: DhcpClient,
@@ -147,6 +156,18 @@ impl Slot {
             Some(Machine::V6(c)) => c.release(now),
             None => {}
         }
+    }
+
+    /// Its alias may stand elsewhere now, and links may have other numbers. Returns whether the server
+    /// is asked again: it knows whether the lease is good there.
+    pub(super) fn stand(&mut self, now: Instant, place: Place) -> bool {
+        self.link = place.link;
+        let moved = self.link_name != place.name;
+        if moved {
+            self.link_name = place.name;
+            self.renew(now);
+        }
+        moved
     }
 
     /// The link came up: what waits to be sent is sent now.

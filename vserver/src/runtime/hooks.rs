@@ -123,7 +123,7 @@ mod tests {
 
     fn event(number: u64) -> Event {
         let (group, state) = (String::from("fail0"), String::from("degraded"));
-        Event { number, at_us: 5, what: What::Group { group, signature: 1, state } }
+        Event { version: 1, number, at_us: 5, what: What::Group { group, signature: 1, state } }
     }
 
     fn script(directory: &Path, text: &str) -> PathBuf {

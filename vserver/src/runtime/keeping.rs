@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use weft_drivers::device::Link;
 use weft_interface::bond::{BondReport, PortLink};
-use weft_interface::events::{EVENTS_KEPT, Event, Page, Stream, What, micros};
+use weft_interface::events::{EVENT_VERSION, EVENTS_KEPT, Event, Page, Stream, What, micros};
 use weft_interface::keeper::{OfflineError, Probe, Saved, Standing, Where};
 use weft_interface::name::InterfaceName;
 use weft_interface::paths::{PathsReport, ProbeLine};
@@ -127,7 +127,7 @@ impl Keeping {
         let program = program.and_then(|group| self.programs.get(group)).cloned();
         let mut told = None;
         self.events.push(|number| {
-            let event = Event { number, at_us: micros(now), what };
+            let event = Event { version: EVENT_VERSION, number, at_us: micros(now), what };
             told = Some(event.clone());
             event
         });

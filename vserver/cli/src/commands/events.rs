@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn a_line_has_time_number_and_what_happened() {
         let what = What::Link { interface: String::from("eth0"), up: false };
-        let event = Event { number: 7, at_us: 1_500_000, what };
+        let event = Event { version: 1, number: 7, at_us: 1_500_000, what };
         assert_eq!(line(&event), "1.500000 7 link eth0 down");
     }
 }

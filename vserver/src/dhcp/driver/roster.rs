@@ -8,7 +8,7 @@ use weft_stack::time::Instant;
 
 use super::super::cache::{Cache, Entry};
 use super::super::client::State;
-use super::super::slot::{Machine, Slot};
+use super::super::slot::{Machine, Place, Slot};
 use super::super::v4::Client4;
 use super::super::v6::Client6;
 use super::super::{Lease, planned, v4, v6};
@@ -54,16 +54,23 @@ impl Inner {
                 wanted.insert((v.name.clone(), key), (index, v, client));
             }
         }
+        let links = config.links_of_aliases();
         let mut clients = self.clients.lock();
         for at in 0..clients.slots.len() {
             let Some(slot) = &mut clients.slots[at] else { continue };
             let key = (slot.vserver.clone(), slot.key());
             let same = wanted.remove_entry(&key);
             if let Some((key, (index, v, client))) = same {
-                if index == slot.index && *client == slot.config {
+                let place = self.place((config, &links), index, client);
+                let stays = place.as_ref().is_none_or(|place| place.mac == slot.mac);
+                if index == slot.index && *client == slot.config && stays {
+                    let moved = place.is_some_and(|place| slot.stand(now, place));
                     let planned = planned::lease(config, v, client);
                     slot.pace = config.aliases[client.alias].conflicts.pace;
                     self.plan_again(&mut clients, now, at, planned);
+                    if moved {
+                        self.carry_out(&mut clients, now, at);
+                    }
                     continue;
                 }
                 wanted.insert(key, (index, v, client));
@@ -84,7 +91,7 @@ impl Inner {
             cache.prune(unix_s(), |client| configured.contains(client));
         }
         for (_, (index, v, client)) in wanted {
-            if let Some(slot) = self.slot(config, index, v, client) {
+            if let Some(slot) = self.slot((config, &links), index, v, client) {
                 let free = clients.slots.iter().position(Option::is_none);
                 let at = free.unwrap_or(clients.slots.len());
                 if free.is_none() {
@@ -110,13 +117,13 @@ impl Inner {
         self.carry_out(clients, now, at);
     }
 
-    fn slot(
+    /// Where a client is; `None` where there is no Ethernet, or no such vserver any more.
+    fn place(
         &self,
-        config: &HostConfig,
+        (config, links): (&HostConfig, &[usize]),
         index: crate::runtime::NodeId,
-        v: &Vserver,
         client: &DhcpClient,
-    ) -> Option<Slot> {
+    ) -> Option<Place> {
         let alias = AliasId(client.alias as u16);
         let mac = self.shared.home().peek(index, |node| {
             let own = node.stack.aliases().find(|(a, _)| a.id == alias)?;
@@ -125,13 +132,29 @@ impl Inner {
                 AliasMedium::Ip => None,
             }
         });
-        let mac = mac.ok()??;
+        Some(Place {
+            link: links.get(client.alias).copied()?,
+            name: config.aliases[client.alias].link(),
+            mac: mac.ok()??,
+        })
+    }
+
+    fn slot(
+        &self,
+        (config, links): (&HostConfig, &[usize]),
+        index: crate::runtime::NodeId,
+        v: &Vserver,
+        client: &DhcpClient,
+    ) -> Option<Slot> {
+        let alias = AliasId(client.alias as u16);
+        let Place { link, name, mac } = self.place((config, links), index, client)?;
         Some(Slot {
             vserver: v.name.clone(),
             index,
             alias,
             alias_name: config.aliases[client.alias].name.clone(),
-            link: config.links_of_aliases().get(client.alias).copied()?,
+            link,
+            link_name: name,
             mac,
             id: config.client_id(v, client.alias, client.instance)?.to_string(),
             config: client.clone(),
