@@ -352,6 +352,7 @@ fn a_first_vlan_that_takes_a_right_is_refused_with_what_to_do() {
     let device = errors.split("ethtool -K ").nth(1).and_then(|t| t.split(' ').next());
     let device = device.expect("a device").to_owned();
     lab.weft
+        .netns
         .enter(|| weft_drivers::ethtool::set_vlan_stripping(&device, false))
         .expect("namespace")
         .expect("as the hint says");
