@@ -356,7 +356,10 @@ fn a_set_of_addresses_that_prove_each_other_is_made_and_shown() {
     assert_eq!((code, &shown), (0, &out));
     let (_, json, _) = weft(d.path(), &["hba", "show", "set.pds", "--collided", "-j"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&json["collisions"], &json["sec"], &json["signs"]), (&1.into(), &1.into(), &false.into()));
+    assert_eq!(
+        (&json["collisions"], &json["sec"], &json["signs"]),
+        (&1.into(), &1.into(), &false.into())
+    );
     let (_, other, _) = weft(d.path(), &["hba", "show", "set.pds"]);
     assert!(other != out, "after a collision every address is another");
     // What is there is not written over, and what is wrong is said.
