@@ -313,7 +313,7 @@ impl Reap {
     fn is_proof(&self, probe: &Probe, ours: bool) -> bool {
         let says_more = self.config.adaptive && self.peer_sequence.is_some();
         let at_rest = self.state == ReapState::Operational;
-        let enough = !self.explorer.hard && (at_rest || !says_more);
+        let enough = at_rest || !self.explorer.hard && !says_more;
         ours || probe.received.is_empty() && enough
     }
 

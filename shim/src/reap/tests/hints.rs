@@ -142,3 +142,20 @@ fn progress_stops_the_send_timer() {
     reap.hint(now, Hint::Progress);
     assert_eq!(reap.poll_timeout(), None);
 }
+
+#[test]
+fn a_peer_that_hears_but_was_not_heard_is_answered_also_after_a_loss_that_was_certain() {
+    let mut reap = reap(&ReapConfig::data_centre(), 2, 2);
+    let now = Instant::from_millis(2_000);
+    drain(&mut reap, now);
+    reap.hint(now, Hint::LinkDown(ip(1, 1)));
+    let reports = reports_of(&drain(&mut reap, now));
+    reap.probe_received(now, pair(2, 2), &from_peer(ReapState::InboundOk, &reports));
+    drain(&mut reap, now);
+    assert_eq!(reap.state(), ReapState::Operational);
+    reap.probe_received(now + ms(500), pair(2, 2), &from_peer(ReapState::InboundOk, &[]));
+    let answers = drain(&mut reap, now + ms(500));
+    assert!(answers.iter().any(|(_, out)| {
+        matches!(out, Outgoing::Probe(p) if p.state == ReapState::Operational && !p.received.is_empty())
+    }));
+}
