@@ -142,6 +142,12 @@ impl Encap {
         }
     }
 
+    /// Our port, also that of peers who did not name theirs.
+    #[inline]
+    pub fn own_port(&self) -> u16 {
+        self.config.port
+    }
+
     /// Counters.
     pub fn stats(&self) -> &EncapStats {
         &self.stats
@@ -303,6 +309,11 @@ impl Encap {
         if used.contexts == 0 {
             self.uses.remove(&to);
         }
+    }
+
+    /// Whether [`Encap::poll_transmit`] has something.
+    pub fn wants_transmit(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// When [`Encap::handle_timeout`] is wanted.

@@ -9,7 +9,8 @@ use weft_stack::path::{
 };
 use weft_stack::time::Instant;
 
-use crate::contexts::{Contexts, Payload, QuotedWas};
+use crate::contexts::{Contexts, Payload, QuotedWas, Way};
+use crate::encap::{self, Arrived, Endpoint};
 use crate::locator::Pair;
 use crate::own::Change;
 use crate::reap::Hint;
@@ -55,10 +56,55 @@ const fn header_bytes(addr: IpAddr) -> usize {
     if addr.is_ipv4() { 20 } else { 40 }
 }
 
-/// What a packet between `ulids` grows by when it goes by `pair`.
-const fn overhead(ulids: Pair, pair: Pair) -> usize {
+/// What a packet between `ulids` grows by when it goes by `pair`, in UDP or not.
+const fn overhead(ulids: Pair, pair: Pair, in_udp: bool) -> usize {
     let longer = header_bytes(pair.local).saturating_sub(header_bytes(ulids.local));
-    PAYLOAD_HEADER_BYTES + longer
+    PAYLOAD_HEADER_BYTES + longer + if in_udp { encap::OVERHEAD_BYTES } else { 0 }
+}
+
+/// A packet of protocol 140 on its way up.
+#[inline]
+fn shim_packet(
+    shim: &mut Contexts,
+    now: Instant,
+    pair: Pair,
+    addrs: &mut PathAddrs,
+    frame: &mut Frame,
+) -> Result<Pass, DropReason> {
+    match rewrite::header(frame).ok_or(DropReason::ShimMalformed)? {
+        Header::Payload { next: PROTOCOL, .. } => Err(DropReason::ShimMalformed),
+        Header::Payload { next, tag } => match shim.received_tagged(now, pair, tag) {
+            Payload::Of(ulids) => {
+                rewrite::pop(ulids, next, addrs, frame);
+                Ok(Pass::Up)
+            }
+            Payload::UnknownTag | Payload::WrongState => Err(DropReason::ShimNoContext),
+        },
+        Header::Control { len } => {
+            shim.receive(now, pair, &frame.data()[..len]);
+            Ok(Pass::Consumed)
+        }
+    }
+}
+
+/// The same of one in UDP. `None`: the datagram is not the shim's.
+fn datagram(
+    shim: &mut Contexts,
+    now: Instant,
+    pair: Pair,
+    addrs: &mut PathAddrs,
+    frame: &mut Frame,
+) -> Option<Result<Pass, DropReason>> {
+    let encap = shim.encap_mut().filter(|e| e.is_ours(frame))?;
+    let from = match encap.pull(pair, frame) {
+        Ok(Arrived::Shim(from)) => from,
+        Ok(Arrived::Keepalive) => return Some(Ok(Pass::Consumed)),
+        Err(reason) => return Some(Err(reason)),
+    };
+    shim.came_from(now, Some(from));
+    let passed = shim_packet(shim, now, pair, addrs, frame);
+    shim.came_from(now, None);
+    Some(passed)
 }
 
 impl PathLayer for Layer {
@@ -99,7 +145,12 @@ impl PathLayer for Layer {
         }
         let (ulids, bytes) = (Pair::new(addrs.src, addrs.dst), frame.total_len());
         let way = shim.send(now, ulids, addrs.protocol, frame.data(), bytes);
-        rewrite::push(way, addrs, frame);
+        let Way::Rewritten { pair, tag, port } = way else { return Ok(()) };
+        rewrite::push(pair, tag, addrs, frame);
+        if let (Some(port), Some(encap)) = (port, shim.encap_mut()) {
+            encap.push(now, Endpoint { pair, port }, frame)?;
+            addrs.protocol = encap::UDP;
+        }
         Ok(())
     }
 
@@ -113,32 +164,24 @@ impl PathLayer for Layer {
         let Some(shim) = &mut self.0 else { return Ok(Pass::Up) };
         let pair = Pair::new(addrs.dst, addrs.src);
         if addrs.protocol != PROTOCOL {
+            if addrs.protocol == encap::UDP
+                && let Some(passed) = datagram(shim, now, pair, addrs, frame)
+            {
+                return passed;
+            }
             if !is_neighbour_discovery(addrs.protocol, frame.data()) {
                 let bytes = frame.total_len();
                 shim.received_plain(now, pair, addrs.protocol, frame.data(), bytes);
             }
             return Ok(Pass::Up);
         }
-        match rewrite::header(frame).ok_or(DropReason::ShimMalformed)? {
-            Header::Payload { next: PROTOCOL, .. } => Err(DropReason::ShimMalformed),
-            Header::Payload { next, tag } => match shim.received_tagged(now, pair, tag) {
-                Payload::Of(ulids) => {
-                    rewrite::pop(ulids, next, addrs, frame);
-                    Ok(Pass::Up)
-                }
-                Payload::UnknownTag | Payload::WrongState => Err(DropReason::ShimNoContext),
-            },
-            Header::Control { len } => {
-                shim.receive(now, pair, &frame.data()[..len]);
-                Ok(Pass::Consumed)
-            }
-        }
+        shim_packet(shim, now, pair, addrs, frame)
     }
 
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize {
         let ulids = Pair::new(src, dst);
-        let pair = self.0.as_ref().and_then(|shim| shim.pair(ulids, 0));
-        pair.filter(|p| *p != ulids).map_or(0, |p| overhead(ulids, p))
+        let way = self.0.as_ref().and_then(|shim| shim.way(ulids));
+        way.map_or(0, |(pair, port)| overhead(ulids, pair, port.is_some()))
     }
 
     fn locators(&self, src: IpAddr, dst: IpAddr) -> (IpAddr, IpAddr) {
@@ -147,8 +190,9 @@ impl PathLayer for Layer {
         (pair.local, pair.remote)
     }
 
-    fn takes_super_segments(&self, _: IpAddr, _: IpAddr) -> bool {
-        true
+    fn takes_super_segments(&self, src: IpAddr, dst: IpAddr) -> bool {
+        let way = self.0.as_ref().and_then(|shim| shim.way(Pair::new(src, dst)));
+        way.is_none_or(|(_, port)| port.is_none())
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -167,10 +211,21 @@ impl PathLayer for Layer {
         self.0.as_ref().is_some_and(|shim| shim.wants_transmit())
     }
 
-    fn poll_transmit(&mut self, _: Instant) -> Option<(PathAddrs, Frame)> {
-        let out = self.0.as_mut()?.poll_transmit()?;
-        let addrs = PathAddrs { src: out.pair.local, dst: out.pair.remote, protocol: PROTOCOL };
-        Some((addrs, Frame::from_heap(HEADROOM_BYTES, &out.bytes)))
+    fn poll_transmit(&mut self, now: Instant) -> Option<(PathAddrs, Frame)> {
+        let shim = self.0.as_mut()?;
+        let by = |pair: Pair, protocol| PathAddrs { src: pair.local, dst: pair.remote, protocol };
+        while let Some(out) = shim.poll_transmit() {
+            let mut frame = Frame::from_heap(HEADROOM_BYTES, &out.bytes);
+            let (Some(port), Some(encap)) = (out.port, shim.encap_mut()) else {
+                return Some((by(out.pair, PROTOCOL), frame));
+            };
+            // Control messages are never too long for a datagram.
+            if encap.push(now, Endpoint { pair: out.pair, port }, &mut frame).is_ok() {
+                return Some((by(out.pair, encap::UDP), frame));
+            }
+        }
+        let (to, frame) = shim.encap_mut()?.poll_transmit(now)?;
+        Some((by(to.pair, encap::UDP), frame))
     }
 
     #[inline]
@@ -191,8 +246,14 @@ impl PathLayer for Layer {
     fn icmp_error(&mut self, now: Instant, kind: IcmpErrorKind, quoted: &Quoted<'_>) -> Requoted {
         let Some(shim) = &mut self.0 else { return Requoted::Same };
         let pair = Pair::new(quoted.src, quoted.dst);
-        let was = if quoted.protocol == PROTOCOL {
-            shim.icmp_about_shim(now, kind, pair, quoted.payload)
+        let in_udp = quoted.protocol == encap::UDP
+            && shim
+                .encap()
+                .is_some_and(|e| quoted.payload.starts_with(&e.own_port().to_be_bytes()));
+        let before = if in_udp { encap::OVERHEAD_BYTES } else { 0 };
+        let was = if quoted.protocol == PROTOCOL || in_udp {
+            let packet = quoted.payload.get(before..).unwrap_or_default();
+            shim.icmp_about_shim(now, kind, pair, packet)
         } else {
             shim.icmp_about_plain(now, kind, pair)
         };
@@ -201,8 +262,8 @@ impl PathLayer for Layer {
             QuotedWas::Done => Requoted::Consumed,
             QuotedWas::Rewritten(ulids, protocol, skip) => Requoted::Rewritten {
                 addrs: PathAddrs { src: ulids.local, dst: ulids.remote, protocol },
-                skip,
-                overhead_bytes: overhead(ulids, pair),
+                skip: skip + before,
+                overhead_bytes: overhead(ulids, pair, in_udp),
             },
         }
     }

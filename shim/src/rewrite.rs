@@ -4,14 +4,12 @@
 use weft_stack::frame::Frame;
 use weft_stack::path::PathAddrs;
 
-use crate::contexts::Way;
 use crate::locator::Pair;
-use crate::wire::header::{Header, PAYLOAD_HEADER_BYTES, PROTOCOL, payload_header};
+use crate::wire::header::{Header, PAYLOAD_HEADER_BYTES, PROTOCOL, Tag, payload_header};
 
 /// Sends a packet on its way: over its locators, behind a header with the peer's tag.
 #[inline]
-pub(crate) fn push(way: Way, addrs: &mut PathAddrs, frame: &mut Frame) {
-    let Way::Rewritten { pair, tag } = way else { return };
+pub(crate) fn push(pair: Pair, tag: Tag, addrs: &mut PathAddrs, frame: &mut Frame) {
     let header = payload_header(addrs.protocol, tag);
     frame.push_front(PAYLOAD_HEADER_BYTES).copy_from_slice(&header);
     *addrs = PathAddrs { src: pair.local, dst: pair.remote, protocol: PROTOCOL };

@@ -10,6 +10,7 @@ use weft_stack::time::Instant;
 
 use super::validator::{Subject, Validators};
 use crate::config::ShimConfig;
+use crate::encap::{Encap, Endpoint};
 use crate::limit::Bucket;
 use crate::locator::{Locator, LocatorList, Pair, Verification, is_unicast, to_octets};
 use crate::own::Own;
@@ -29,6 +30,8 @@ const EVENTS_MAX: usize = 4096;
 pub struct Outgoing {
     /// The locators it goes by.
     pub pair: Pair,
+    /// The peer's UDP port; `None`: without UDP.
+    pub port: Option<u16>,
     /// It, checksum and all.
     pub bytes: Vec<u8>,
 }
@@ -56,6 +59,12 @@ pub(crate) struct Env {
     pub(crate) out: VecDeque<Outgoing>,
     pub(crate) events: VecDeque<PathEvent>,
     pub(crate) stats: ShimStats,
+    /// The UDP port of the vserver's shim, if it has one.
+    pub(crate) encap: Option<Encap>,
+    /// Where the message that is being taken came from: answers go back there.
+    pub(crate) came: Option<Endpoint>,
+    /// Of the last call.
+    pub(crate) now: Instant,
 }
 
 /// What a message told about the peer, proved.
@@ -90,6 +99,9 @@ impl Env {
             out: VecDeque::new(),
             events: VecDeque::new(),
             stats: ShimStats::default(),
+            encap: None,
+            came: None,
+            now: Instant::ZERO,
             config,
             reap,
             rng,
@@ -98,8 +110,42 @@ impl Env {
         }
     }
 
-    /// Queues a message.
-    pub(crate) fn send(&mut self, pair: Pair, message: &Message) {
+    /// Queues an answer to a message of no context.
+    fn send(&mut self, pair: Pair, message: &Message) {
+        self.send_for(None, pair, message);
+    }
+
+    /// The peer's UDP port for what goes by `pair`: where the message that is answered came from, or
+    /// what is known of the peer of the context with our `tag`, or our own. `None`: without UDP.
+    fn port(&self, tag: Option<Tag>, pair: Pair, probe: bool, now: Instant) -> Option<u16> {
+        let encap = self.encap.as_ref()?;
+        let known = tag.and_then(|tag| {
+            if probe {
+                encap.probe_port(now, tag, pair.remote)
+            } else {
+                encap.port(tag, pair.remote)
+            }
+        });
+        let answer = self.came.filter(|c| c.pair == pair).map(|c| c.port).filter(|_| !probe);
+        let ours = self.own.list().get(pair.local).and_then(|l| l.port);
+        let must = pair.local.is_ipv4() || ours.is_some();
+        answer.or(known).or_else(|| must.then_some(encap.own_port()))
+    }
+
+    /// The same for payload of a context.
+    #[inline]
+    pub(crate) fn payload_port(&self, tag: Tag, pair: Pair) -> Option<u16> {
+        self.encap.as_ref()?;
+        let ours = || {
+            let port = self.own.list().get(pair.local).and_then(|l| l.port);
+            pair.local.is_ipv4() || port.is_some()
+        };
+        let encap = self.encap.as_ref()?;
+        encap.port(tag, pair.remote).or_else(|| ours().then_some(encap.own_port()))
+    }
+
+    /// Queues a message of the context with our `tag`.
+    pub(crate) fn send_for(&mut self, tag: Option<Tag>, pair: Pair, message: &Message) {
         if self.out.len() >= self.config.bounds.queue_max {
             self.stats.control_unsent += 1;
             return;
@@ -109,7 +155,9 @@ impl Env {
             return;
         };
         self.stats.control_sent += 1;
-        self.out.push_back(Outgoing { pair, bytes });
+        let probe = matches!(message.body, Body::Probe { .. });
+        let port = self.port(tag, pair, probe, self.now);
+        self.out.push_back(Outgoing { pair, port, bytes });
     }
 
     pub(crate) fn tell(&mut self, event: PathEvent) {

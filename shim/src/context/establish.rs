@@ -63,7 +63,8 @@ impl Context {
         exchange.timer = backed_off(env, now, first, max, u32::from(exchange.i1_retries));
         let (pair, initiator_nonce) = (exchange.pair, exchange.nonce);
         let body = Body::I1 { initiator_tag: self.local_tag, initiator_nonce };
-        env.send(pair, &Message { body, options: self.names(pair) });
+        let message = Message { body, options: self.names(pair) };
+        env.send_for(Some(self.local_tag), pair, &message);
     }
 
     /// I2 or I2bis is to be sent: for the first time, again because time passed, or again because
@@ -133,7 +134,7 @@ impl Context {
             ..env.own_options(self.ulids, &body)
         };
         self.told = env.own.revision();
-        env.send(exchange.pair, &Message { body, options });
+        env.send_for(Some(self.local_tag), exchange.pair, &Message { body, options });
     }
 
     pub(super) fn send_r2(&mut self, env: &mut Env, now: Instant, given: &Given<'_>) {
@@ -144,7 +145,7 @@ impl Context {
         let body = Body::R2 { responder_tag: self.local_tag, initiator_nonce: given.nonce };
         let options = env.own_options(self.ulids, &body);
         self.told = env.own.revision();
-        env.send(given.pair, &Message { body, options });
+        env.send_for(Some(self.local_tag), given.pair, &Message { body, options });
     }
 
     /// Takes over the peer's tag and locators (RFC 5533 7.13, 7.16, 7.20).
@@ -159,6 +160,7 @@ impl Context {
             self.peer_pds = Some(pds.clone().into());
         }
         self.used = now;
+        self.learn_ports(env);
         if self.reap.is_none() {
             env.stats.contexts_established += 1;
         }

@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use weft_stack::time::{Duration, Instant};
 use weft_stack::timer_wheel::TimerHandle;
 
+use crate::encap::Endpoint;
 use crate::locator::{LocatorList, Pair};
 use crate::reap::Reap;
 use crate::wire::Tag;
@@ -110,6 +111,8 @@ pub(crate) struct Context {
     pub(crate) packets_in: u64,
     pub(crate) switches: u64,
     pub(crate) indexed: Indexed,
+    /// UDP endpoints whose NATs are kept open for it.
+    held: Vec<Endpoint>,
     /// Counted among those this host sets up.
     pub(crate) initiates: bool,
 }
@@ -138,6 +141,7 @@ impl Context {
             packets_in: 0,
             switches: 0,
             indexed: Indexed::default(),
+            held: Vec::new(),
             initiates: false,
         }
     }

@@ -6,6 +6,8 @@ use weft_stack::time::Instant;
 use super::env::Env;
 use super::table::State;
 use super::{Context, Given};
+use crate::encap::Endpoint;
+use crate::locator::Pair;
 use crate::reap::{self, Hint, Reap, ReapEvent, Why};
 use crate::wire::message::{Body, Message};
 use crate::wire::probe::{KeepaliveTimeout, Probe, ReapState};
@@ -33,7 +35,10 @@ impl Context {
     }
 
     /// Our locators or the peer's are others now.
-    pub(crate) fn set_paths(&mut self, env: &Env, now: Instant) {
+    pub(crate) fn set_paths(&mut self, env: &mut Env, now: Instant) {
+        if self.reap.is_some() {
+            self.hold_ports(env, now);
+        }
         if let Some(reap) = &mut self.reap {
             let own = env.own_for(self.ulids);
             reap.set_paths(now, &own.locators, &self.peer.locators);
@@ -78,8 +83,55 @@ impl Context {
             env.stats.control_malformed += 1;
             return;
         };
-        if let Some(reap) = &mut self.reap {
-            reap.probe_received(now, given.pair, &probe);
+        let Some(reap) = &mut self.reap else { return };
+        if reap.probe_received(now, given.pair, &probe)
+            && let (Some(encap), Some(from)) = (&mut env.encap, env.came)
+            && encap.proved(self.local_tag, from)
+        {
+            self.hold_ports(env, now);
+        }
+    }
+
+    /// The peer's locators have these UDP ports.
+    pub(crate) fn learn_ports(&mut self, env: &mut Env) {
+        let Some(encap) = &mut env.encap else { return };
+        encap.forget(self.local_tag);
+        for locator in &self.peer.locators {
+            let port = locator.port.or_else(|| locator.addr.is_ipv4().then(|| encap.own_port()));
+            if let Some(port) = port {
+                encap.set_port(self.local_tag, locator.addr, port);
+            }
+        }
+    }
+
+    /// NATs on the ways to the peer are kept open, and to nowhere else.
+    fn hold_ports(&mut self, env: &mut Env, now: Instant) {
+        let held = core::mem::take(&mut self.held);
+        if let Some(encap) = &mut env.encap {
+            for own in &env.own.list().locators {
+                for peer in &self.peer.locators {
+                    let pair = Pair::new(own.addr, peer.addr);
+                    if let Some(port) = encap.port(self.local_tag, peer.addr)
+                        && pair.same_family()
+                    {
+                        encap.hold(now, Endpoint { pair, port });
+                        self.held.push(Endpoint { pair, port });
+                    }
+                }
+            }
+            for to in held {
+                encap.release(to);
+            }
+        }
+    }
+
+    /// The context ends.
+    pub(crate) fn release_ports(&mut self, env: &mut Env) {
+        if let Some(encap) = &mut env.encap {
+            encap.forget(self.local_tag);
+            for to in self.held.drain(..) {
+                encap.release(to);
+            }
         }
     }
 
@@ -101,7 +153,7 @@ impl Context {
                     Body::Probe { receiver_tag, report }
                 }
             };
-            env.send(pair, &Message::new(body));
+            env.send_for(Some(self.local_tag), pair, &Message::new(body));
         }
         while let Some(event) = reap.poll_event() {
             let ReapEvent::Switched { from, to, why, rtt } = event else { continue };

@@ -43,7 +43,7 @@ impl Context {
         let body = Body::Update { receiver_tag, nonce: update.nonce };
         let options = env.own_options(self.ulids, &body);
         env.stats.updates_sent += 1;
-        env.send(self.pair, &Message { body, options });
+        env.send_for(Some(self.local_tag), self.pair, &Message { body, options });
     }
 
     /// An update request of the peer, whose tag and locators are right.
@@ -69,9 +69,11 @@ impl Context {
         }
         self.keepalive_timeout(learned.keepalive_timeout);
         if let Some(receiver_tag) = self.peer_tag {
-            env.send(came.pair, &Message::new(Body::UpdateAck { receiver_tag, nonce }));
+            let ack = Message::new(Body::UpdateAck { receiver_tag, nonce });
+            env.send_for(Some(self.local_tag), came.pair, &ack);
         }
         if changed {
+            self.learn_ports(env);
             self.set_paths(env, now);
         }
     }

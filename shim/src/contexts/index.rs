@@ -46,6 +46,7 @@ impl Contexts {
 
     /// Brings maps and timers up to date with a context, and takes what it wants sent and told.
     pub(super) fn settle(&mut self, id: u32, now: Instant) {
+        self.env.now = now;
         let context = &mut self.slots[id as usize];
         context.drain(&mut self.env, now);
         if !context.lives() {
@@ -97,7 +98,8 @@ impl Contexts {
     }
 
     fn remove(&mut self, id: u32, now: Instant) {
-        let context = self.slots.remove(id as usize);
+        let mut context = self.slots.remove(id as usize);
+        context.release_ports(&mut self.env);
         let (ulids, indexed) = (context.ulids, context.indexed);
         self.by_tag.remove(&context.local_tag);
         self.by_ulids.remove(&(ulids, context.fii));

@@ -28,6 +28,7 @@ use crate::config::ShimConfig;
 use crate::context::env::{Env, Outgoing};
 use crate::context::table::{Action, Event, State, step};
 use crate::context::{Context, Given};
+use crate::encap::{Encap, EncapConfig, Endpoint};
 use crate::locator::{LocatorList, Pair, is_unicast};
 use crate::own::Change;
 use crate::reap::{Hint, ReapConfig, SwitchError};
@@ -230,7 +231,7 @@ impl Contexts {
         let ids: Vec<u32> = self.slots.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
             let context = &mut self.slots[id as usize];
-            context.set_paths(&self.env, now);
+            context.set_paths(&mut self.env, now);
             if let Some(hint) = hint {
                 context.hint(now, hint);
             }
@@ -240,6 +241,7 @@ impl Contexts {
 
     /// What transports notice between two ULIDs.
     pub fn hint(&mut self, now: Instant, ulids: Pair, hint: Hint) {
+        self.env.now = now;
         if let Some(&id) = self.by_ulids.get(&(ulids, 0)) {
             self.slots[id as usize].hint(now, hint);
             self.settle(id, now);
@@ -273,6 +275,10 @@ impl Contexts {
 
     /// The instant of [`Contexts::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.env.now = now;
+        if let Some(encap) = &mut self.env.encap {
+            encap.handle_timeout(now);
+        }
         while let Some(id) = self.timers.pop_expired(now) {
             let context = &mut self.slots[id as usize];
             context.indexed.timer = None;
@@ -285,12 +291,36 @@ impl Contexts {
     /// When to call [`Contexts::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let holds = self.holds.poll_timeout();
-        self.timers.next_deadline().into_iter().chain(holds).min()
+        let encap = self.env.encap.as_ref().filter(|_| !self.slots.is_empty());
+        let encap = encap.and_then(Encap::poll_timeout);
+        self.timers.next_deadline().into_iter().chain(holds).chain(encap).min()
+    }
+
+    /// Gives the shim a UDP port: for IPv4 locators, for locators with ports, behind NATs.
+    pub fn set_encap(&mut self, config: EncapConfig) {
+        let key = Key::generate(&mut self.env.rng);
+        self.env.encap = Some(Encap::new(config, key));
+    }
+
+    /// The UDP port of the shim.
+    pub fn encap(&self) -> Option<&Encap> {
+        self.env.encap.as_ref()
+    }
+
+    /// The same, for the packets it carries.
+    pub fn encap_mut(&mut self) -> Option<&mut Encap> {
+        self.env.encap.as_mut()
+    }
+
+    /// What comes next came in UDP from there; `None`: it did not.
+    pub fn came_from(&mut self, now: Instant, from: Option<Endpoint>) {
+        self.env.now = now;
+        self.env.came = from;
     }
 
     /// Whether [`Contexts::poll_transmit`] has something.
     pub fn wants_transmit(&self) -> bool {
-        !self.env.out.is_empty()
+        !self.env.out.is_empty() || self.env.encap.as_ref().is_some_and(Encap::wants_transmit)
     }
 
     /// The next control message.

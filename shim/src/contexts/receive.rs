@@ -15,6 +15,7 @@ use crate::wire::message::{Body, Message, ReadError, code};
 impl Contexts {
     /// A control message of exactly the bytes its header says, which came by `pair`.
     pub fn receive(&mut self, now: Instant, pair: Pair, bytes: &[u8]) {
+        self.env.now = now;
         self.env.stats.control_received += 1;
         if !is_unicast(pair.local) || !is_unicast(pair.remote) {
             self.env.stats.control_malformed += 1;
@@ -289,6 +290,7 @@ impl Contexts {
             self.env.stats.control_wrong_state += 1;
             return;
         }
+        self.seen(now, id, tag);
         let context = &mut self.slots[id as usize];
         match &came.message.body {
             Body::Update { nonce, .. } => {

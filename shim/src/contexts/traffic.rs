@@ -6,6 +6,7 @@ use super::Contexts;
 use crate::config::SetUp;
 use crate::context::Given;
 use crate::context::table::{Action, Event};
+use crate::encap::Seen;
 use crate::locator::Pair;
 use crate::wire::Tag;
 
@@ -31,6 +32,8 @@ pub enum Way {
         pair: Pair,
         /// The peer's tag.
         tag: Tag,
+        /// The peer's UDP port; `None`: without UDP.
+        port: Option<u16>,
     },
 }
 
@@ -87,6 +90,10 @@ impl Contexts {
     /// Whether every packet between two ULIDs goes and comes as it is.
     #[inline]
     pub fn passes(&mut self, ulids: Pair) -> bool {
+        // Any datagram may be one of the shim's.
+        if self.env.encap.is_some() && self.env.own.contains(ulids.local) {
+            return false;
+        }
         let Some(id) = self.look_up(ulids) else {
             let asks = self.asks_ports() || !self.forks.is_empty();
             return !asks || !self.may_be_ulids(ulids);
@@ -117,12 +124,13 @@ impl Contexts {
         };
         let context = &mut self.slots[id as usize];
         context.sent(now);
-        let (pair, tag) = (context.pair, context.tag_out());
+        let (pair, tag, local_tag) = (context.pair, context.tag_out(), context.local_tag);
         self.touch(id, now);
         match tag {
             Some(tag) if pair != ulids => {
                 self.env.stats.rewritten_out += 1;
-                Way::Rewritten { pair, tag }
+                let port = self.env.payload_port(local_tag, pair);
+                Way::Rewritten { pair, tag, port }
             }
             _ => Way::Plain,
         }
@@ -163,12 +171,33 @@ impl Contexts {
                 return Payload::WrongState;
             }
         }
+        self.seen(now, id, tag);
         let context = &mut self.slots[id as usize];
         let ulids = context.ulids;
         context.received(now, pair);
         self.env.stats.rewritten_in += 1;
         self.touch(id, now);
         Payload::Of(ulids)
+    }
+
+    /// A packet of a context came in UDP: from another port than before, that port is tested.
+    pub(super) fn seen(&mut self, now: Instant, id: u32, tag: Tag) {
+        if let (Some(encap), Some(from)) = (&mut self.env.encap, self.env.came)
+            && encap.seen(now, tag, from) == Seen::Probe
+        {
+            if let Some(reap) = &mut self.slots[id as usize].reap {
+                reap.probe_now(now);
+            }
+            self.settle(id, now);
+        }
+    }
+
+    /// The pair that packets between two ULIDs go by, and the peer's UDP port on it.
+    pub fn way(&self, ulids: Pair) -> Option<(Pair, Option<u16>)> {
+        let context = &self.slots[*self.by_ulids.get(&(ulids, 0))? as usize];
+        context.tag_out()?;
+        let port = self.env.payload_port(context.local_tag, context.pair);
+        (context.pair != ulids).then_some((context.pair, port))
     }
 
     /// What a packet of the data path may have changed.
