@@ -36,6 +36,7 @@ pub(crate) mod build;
 mod interfaces;
 mod live;
 mod neighbours;
+mod shim;
 pub(crate) mod tables;
 
 pub(crate) use live::{Changing, Live};
@@ -44,6 +45,11 @@ pub(crate) use neighbours::follow as follow_neighbours;
 
 pub use access::AccessError;
 pub use neighbours::{NeighbourLine, NeighbourReport, SharedNeighbourTable};
+pub(crate) use shim::follow as follow_shim;
+pub use shim::{
+    PROBE_WAIT, ShimContext, ShimError, ShimLocatorLine, ShimPath, ShimReport, ShimWish,
+    VserverShim,
+};
 
 /// A change of [`Host::set_qos`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -68,8 +68,9 @@ mod vserver;
 
 pub use arrival::{Arrival, VserverId};
 pub use host::{
-    AccessError, Devices, Host, HostError, NeighbourLine, NeighbourReport, QosChange,
-    SharedNeighbourTable,
+    AccessError, Devices, Host, HostError, NeighbourLine, NeighbourReport, PROBE_WAIT, QosChange,
+    SharedNeighbourTable, ShimContext, ShimError, ShimLocatorLine, ShimPath, ShimReport, ShimWish,
+    VserverShim,
 };
 pub use vserver::Vserver;
 

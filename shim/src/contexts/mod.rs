@@ -193,6 +193,15 @@ impl Contexts {
         done
     }
 
+    /// Probes every pair of a context now. `false`: there is none that is established.
+    pub fn probe(&mut self, now: Instant, ulids: Pair, fii: u32) -> bool {
+        let Some(&id) = self.by_ulids.get(&(ulids, fii)) else { return false };
+        let Some(reap) = self.slots[id as usize].reap.as_mut() else { return false };
+        reap.probe_now(now);
+        self.settle(id, now);
+        true
+    }
+
     fn has_room(&self, ulids: Pair) -> bool {
         let bounds = &self.env.config.bounds;
         let same = self.prefixes.get(&index::prefix(ulids.remote)).copied().unwrap_or(0);

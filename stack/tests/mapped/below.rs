@@ -132,7 +132,7 @@ fn ipv4_ulids_go_over_ipv6_locators() {
     w.check();
 }
 
-// RFC 5533 4.6: fragmentation is above the shim
+// RFC 5533 4.6
 #[test]
 fn long_datagrams_are_cut_above_the_layer_and_whole_again_at_the_peer() {
     for (a, b) in

@@ -10,7 +10,7 @@ use weft_stack::time::Duration;
 
 use crate::world::{A, B, World, error, pattern, v6};
 
-// RFC 8201 4 and RFC 5533 14
+// RFC 8201 4
 #[test]
 fn packet_too_big_lowers_the_mtu_of_the_locator_pair_alone() {
     let mut w = World::new();

@@ -56,6 +56,8 @@ pub enum Command {
     Events(commands::events::Args),
     /// Take a member out of its failover group, or a port out of its bond; put it back
     Interface(commands::interface::Args),
+    /// Show multipath shims: contexts, locators, pairs of them, policy; probe and move contexts
+    Shim(commands::shim::Args),
     /// Show neighbours, and the tables that vservers share
     Neighbours(commands::neighbours::Args),
     /// Show policy routing rules and routes
@@ -171,6 +173,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Doctor(args) => commands::doctor::run(control, &args),
         Command::Events(args) => commands::events::run(control, &args),
         Command::Interface(args) => commands::interface::run(control, &args),
+        Command::Shim(args) => commands::shim::run(control, &args),
         Command::Neighbours(args) => commands::neighbours::run(control, &args),
         Command::Routes(args) => commands::routes::run(control, &args),
         Command::Policy(args) => commands::policy::run(control, &args),

@@ -33,6 +33,8 @@ const CLUSTER: &str = "id, node, vendor class and enterprise number name every D
                        lease would be another one; a restart is needed";
 const MEDIUM: &str = "an alias cannot go from Ethernet to bare IP packets or back: every address and \
                       neighbour on it would be another; a restart is needed";
+const SHIM: &str = "peers have contexts with it, and connections run over them; a restart is needed, or \
+                    another vserver";
 const STATE: &str = "leases of clients that run are kept there; a restart is needed";
 const DAEMON: &str =
     "what the daemon may and where it logs is settled at its start; a restart is needed";
@@ -82,6 +84,9 @@ pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
     let before = by_name(old);
     for v in &new.vservers {
         let before = before.get(v.name.as_str());
+        if before.is_some_and(|before| before.shim != v.shim) {
+            say(&format!("shim of vserver {}", v.name), SHIM);
+        }
         if before.is_some_and(|before| known_vserver_parts(before, v) != *v) {
             say(&format!("a part of vserver {}", v.name), RESTART);
         }
@@ -178,6 +183,7 @@ fn known_vserver_parts(old: &Vserver, new: &Vserver) -> Vserver {
         rules: new.rules,
         register: new.register,
         mdns: new.mdns,
+        shim: new.shim,
         forwarding: new.forwarding,
         limits: new.limits,
         tcp: new.tcp,

@@ -47,6 +47,7 @@ impl Run<'_> {
         self.set_any()?;
         self.set_names(&live.config);
         self.set_neighbours(&live.config)?;
+        self.set_locators(&live.config)?;
         if let Some(services) = self.services {
             services.update_any(self.host, &live.config.services, &self.now.services)?;
         }
@@ -96,6 +97,24 @@ impl Run<'_> {
         for worker in self.order() {
             self.on(worker, |core, now| {
                 crate::host::follow_neighbours(core, now, (before, &self.now), id);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Locators of shims follow the addresses that are configured now.
+    fn set_locators(&self, before: &HostConfig) -> Result<(), StepError> {
+        if self.now.vservers.iter().all(|v| v.shim_on().is_none()) {
+            return Ok(());
+        }
+        let old = by_name(before);
+        for worker in self.order() {
+            self.on(worker, |core, now| {
+                for v in &self.now.vservers {
+                    if let Some(old) = old.get(v.name.as_str()) {
+                        crate::host::follow_shim(core, now, (old, v), self.id(&v.name));
+                    }
+                }
             })?;
         }
         Ok(())

@@ -27,6 +27,7 @@ mod register;
 mod route;
 mod rule;
 mod service;
+mod shim;
 mod stack;
 mod units;
 mod vserver;
@@ -45,6 +46,7 @@ pub use mdns::{Advertised, Mdns};
 pub use parse::{LoadError, load, load_elsewhere, parse, parse_elsewhere};
 pub use register::{Register, RegisteredName};
 pub use rule::MAIN as MAIN_TABLE;
+pub use shim::{ReapPreset, Shim, ShimLocator};
 pub use weft_drivers::afxdp::{Gather, Hugepages};
 pub use weft_interface::tree::{BondSpec, GroupSpec, VlanSpec};
 
@@ -390,6 +392,8 @@ pub struct Vserver {
     pub register: Option<Register>,
     /// What it tells the links of its mgmt aliases.
     pub mdns: Option<Mdns>,
+    /// Its multipath shim.
+    pub shim: Option<Shim>,
     /// The table of the file that it is from; with `count` the name without the number.
     pub table: String,
     /// Index into [`HostConfig::groups`] of the group it is in.

@@ -10,7 +10,7 @@ use super::link::Below;
 use super::reader::{At, Section};
 use super::{
     CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
-    inherit, interface, neighbours, privilege, promise, qos, rule, service, vserver,
+    inherit, interface, neighbours, privilege, promise, qos, rule, service, shim, vserver,
 };
 
 /// A file larger than this is no configuration.
@@ -159,6 +159,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     };
     cluster::check_vservers(report, &config, &spans);
     promise::check(report, &config, &spans);
+    shim::check(report, &config, &spans);
     config
 }
 

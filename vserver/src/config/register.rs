@@ -111,7 +111,7 @@ fn read_name(report: &mut Report, t: &At<&str>, zone: Option<&str>) -> Option<Re
 }
 
 /// A key that others can read is none.
-fn read_key_path(report: &mut Report, t: &At<&str>, base: &Path) -> Option<PathBuf> {
+pub(super) fn read_key_path(report: &mut Report, t: &At<&str>, base: &Path) -> Option<PathBuf> {
     let path = base.join(t.value);
     if report.elsewhere {
         return Some(path);

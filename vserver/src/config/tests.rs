@@ -319,7 +319,7 @@ fn the_manual_has_every_key() {
     let text = "[host]\n[cluster]\nvendor_options = [{}]\nsubnet = [{}]\n[workers]\n[access]\nrules = [{}]\n[access.class.c]\n[access.service.s]\n\
                 [group.g]\n[role.r]\n[nic.eth0]\n[nic.eth0.qos]\n[bond.bond0]\nports = [\"eth0\"]\nlacp = { ports.eth0 = {} }\n[vlan.\"eth0.5\"]\n[fail.fail0]\nfast = {}\n[alias.data0]\n[qos.g]\n\
                 [table.t]\nroutes = [{}]\n[neighbours.n]\nentries = [{}]\n[[service]]\nkind = \"http\"\n[[service]]\nkind = \"proxy\"\n[vserver.v]\nroutes = [{}]\nrules = [{}]\ndns = {}\nconnect = { rules = [{}] }\nregister = {}\nmdns = { services = [{}] }\ndhcp = [{}]\n[vserver.v.qos]\nsend = {}\nclass = [{}]\nclients = [{}]\n\
-                [vserver.v.limits]\n[vserver.v.tcp]\n\
+                [vserver.v.limits]\n[vserver.v.tcp]\n[vserver.v.shim]\n\
                 [[vserver.v.service]]\nkind = \"http\"\n[[vserver.v.service]]\nkind = \"proxy\"\n";
     let mut report = diagnostic::Report::new(text);
     let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
@@ -349,6 +349,7 @@ fn the_manual_has_every_key() {
         ("vserver.v.register", "register = { ... }"),
         ("vserver.v.connect", "connect = { ... }"),
         ("vserver.v.connect.rules", "[[vserver.*.connect.rules]]"),
+        ("vserver.v.shim", "[vserver.*.shim]"),
         ("vserver.v.mdns", "mdns = { ... }"),
         ("vserver.v.mdns.services", "[[vserver.*.mdns.services]]"),
         ("access", "[access]"),

@@ -17,7 +17,7 @@ use super::register::read_register;
 use super::stack::read_stack;
 use super::{
     Connect, Dns, Identity, Vserver, access, connect, dhcp, dns, neighbours, qos, route, rule,
-    service,
+    service, shim,
 };
 use crate::naming::is_holder;
 
@@ -73,7 +73,8 @@ pub(super) fn read_vservers<'a, 'i>(
             }
             all.push(v);
             let qos = one.qos_span.clone();
-            spans.push(Places { addresses: one.address_spans.clone(), qos });
+            let shim = one.shim_span.clone();
+            spans.push(Places { addresses: one.address_spans.clone(), qos, shim });
         }
         if all.len() as u64 > VSERVERS_MAX {
             report.error(&name.span, format!("more than {VSERVERS_MAX} vservers; use fewer"));
@@ -89,6 +90,8 @@ pub(super) struct Places {
     pub(super) addresses: Vec<Range<usize>>,
     /// What it is promised, or the vserver.
     pub(super) qos: Range<usize>,
+    /// Its shim, or the vserver.
+    pub(super) shim: Range<usize>,
 }
 
 type Spans = Vec<Places>;
@@ -112,6 +115,7 @@ struct Written {
     address_spans: Vec<Range<usize>>,
     via_spans: Vec<Range<usize>>,
     qos_span: Range<usize>,
+    shim_span: Range<usize>,
     roles: Vec<At<String>>,
 }
 
@@ -206,9 +210,8 @@ fn read_vserver(
     });
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
-    let part = s.table_or_empty(report, "qos");
-    let qos_span = part.span.clone();
-    let qos = qos::read_qos(report, part, interfaces.qos_groups, &own);
+    let (shim, shim_span) = read_own_shim(report, &mut s, base);
+    let (qos, qos_span) = read_own_qos(report, &mut s, interfaces, &own);
     let roles = read_role_names(report, &mut s);
     check_cut(report, cut, s.known());
     s.finish(report);
@@ -236,12 +239,34 @@ fn read_vserver(
         connect,
         register,
         mdns,
+        shim,
         table: String::new(),
         group: None,
         roles: roles.iter().map(|r| r.value.clone()).collect(),
         settings: Settings::default(),
     };
-    Written { vserver, address_spans, via_spans: routes.via_spans, qos_span, roles }
+    Written { vserver, address_spans, via_spans: routes.via_spans, qos_span, shim_span, roles }
+}
+
+fn read_own_shim(
+    report: &mut Report,
+    s: &mut Section,
+    base: &Path,
+) -> (Option<shim::Shim>, Range<usize>) {
+    let part = s.table(report, "shim");
+    let span = part.as_ref().map_or_else(|| s.span.clone(), |p| p.span.clone());
+    (part.map(|part| shim::read_shim(report, part, base)), span)
+}
+
+fn read_own_qos(
+    report: &mut Report,
+    s: &mut Section,
+    interfaces: &Interfaces,
+    own: &Own,
+) -> (super::qos::Qos, Range<usize>) {
+    let part = s.table_or_empty(report, "qos");
+    let span = part.span.clone();
+    (qos::read_qos(report, part, interfaces.qos_groups, own), span)
 }
 
 /// How it finds others, and sets up connections to them.

@@ -26,7 +26,7 @@ const VALUE_BYTES_MAX: usize = 64 << 10;
 /// what it changes is in `before` and `after`.
 const TEXT_BYTES_MAX: usize = 1024;
 /// Refusals of one user that are told per minute.
-const REFUSALS_PER_MINUTE: u32 = 30;
+pub(super) const REFUSALS_PER_MINUTE: u32 = 30;
 /// Users whose refusals are counted apart; the others share one count.
 const REFUSED_USERS_MAX: usize = 1024;
 /// Records of one answer.

@@ -138,6 +138,7 @@ impl Command {
             | Command::Events { .. }
             | Command::Bonds
             | Command::Doctor
+            | Command::Shim { .. }
             | Command::Export { .. }
             | Command::Access { .. }
             | Command::AccessTest(_)
@@ -160,6 +161,7 @@ impl Command {
                 Need::CLUSTER
             }
             Command::DhcpWish { vserver, .. } => Need::vserver(&vserver.to_ascii_lowercase()),
+            Command::ShimWish(wish) => Need::vserver(&wish.vserver.to_ascii_lowercase()),
             // It changes nothing, but packets leave under the vserver's name. Which vserver a later
             // step is about, the session knows.
             Command::Echo(step) => {

@@ -10,7 +10,6 @@ use weft_interface::events::{Event, Page};
 use weft_interface::paths::{PathsReport, ProbeLine};
 
 use super::audit::{AuditPage, AuditQuery};
-use crate::NeighbourReport;
 use crate::access::{AccessDecision, AccessQuery, AccessReport};
 use crate::change::Applied;
 use crate::config::Policy;
@@ -21,6 +20,7 @@ use crate::qos::QosSnapshot;
 use crate::resolver::Resolved;
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
+use crate::{NeighbourReport, ShimError, ShimReport, ShimWish};
 
 /// Version of requests and answers.
 pub const VERSION: u32 = 1;
@@ -134,6 +134,14 @@ pub enum Command {
     Bonds,
     /// What is wrong with switches, cables and the tree of interfaces.
     Doctor,
+    /// Multipath shims: their contexts, locators, pairs.
+    Shim {
+        /// Of this vserver only; left out: of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vserver: Option<String>,
+    },
+    /// Probe the pairs of a context, set one up, or move one to another pair.
+    ShimWish(ShimWish),
     /// Take a member out of its failover group, or a port out of its bond; or put it back.
     SetOffline {
         /// Its name.
@@ -219,6 +227,10 @@ pub enum Answer {
     Bonds(Vec<(String, BondReport)>),
     /// To [`Command::Doctor`].
     Doctor(Vec<Diagnosis>),
+    /// To [`Command::Shim`].
+    Shim(ShimReport),
+    /// To [`Command::ShimWish`].
+    ShimWished,
     /// To [`Command::SetOffline`].
     Offline {
         /// As asked.
@@ -289,6 +301,17 @@ impl From<PingError> for Answer {
             PingError::Ambiguous(_) | PingError::Address(_) => RefusalKind::BadRequest,
             PingError::Busy => RefusalKind::Busy,
             PingError::Over | PingError::Socket { .. } => RefusalKind::Failed,
+        };
+        Answer::refuse(kind, e.to_string())
+    }
+}
+
+impl From<ShimError> for Answer {
+    fn from(e: ShimError) -> Answer {
+        let kind = match e {
+            ShimError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
+            ShimError::WhichContext(..) | ShimError::Pair(..) => RefusalKind::BadRequest,
+            ShimError::Off(_) | ShimError::Start(..) => RefusalKind::Failed,
         };
         Answer::refuse(kind, e.to_string())
     }

@@ -26,7 +26,7 @@ use weft_stack::time::Instant;
 
 use super::any::AnyTables;
 use super::tables::Tables;
-use super::{AnyPeers, Changing, Devices, Host, HostError, Live, Shared, interfaces};
+use super::{AnyPeers, Changing, Devices, Host, HostError, Live, Shared, interfaces, shim};
 use crate::access::HostAccess;
 use crate::config::{self, Driver, HostConfig, PollMode, Vserver};
 use crate::connect::Connects;
@@ -428,7 +428,11 @@ pub(crate) fn add_vserver(
         shared: (core.mesh.count() > 1).then(|| Arc::clone(counts)),
         shard: Shard { index: core.mesh.me() as u16, count: core.mesh.count() as u16 },
     };
-    let mut stack = HostStack::with_path(stack_config, pool, now, weft_shim::identity());
+    let layer = shim::layer(v, self::seed()?).map_err(|problem| {
+        let hint = "look at the file, and at the addresses of the vserver";
+        config_error(format!("shim of vserver {}", v.name), problem, hint)
+    })?;
+    let mut stack = HostStack::with_path(stack_config, pool, now, layer);
     for (operation, object, change) in changes(v, &used, aliases, tables) {
         stack.handle_config(now, change).map_err(|source: ChangeError| HostError::Change {
             vserver: v.name.clone(),

@@ -706,7 +706,7 @@ mod tests {
         demux.attach(ALIAS, 0);
         let mut core = Core::new(vec![Nic::new(vec![Box::new(near)])], places, demux);
         let pool = FramePool::heap(4, 2048);
-        let path = weft_shim::identity();
+        let path = weft_shim::layer::Layer::off();
         let mut stack = Stack::with_path(StackConfig::default(), pool.clone(), START, path);
         let alias = AliasConfig {
             id: ALIAS,

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use weft_shim::layer::Layer;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::FramePool;
 use weft_stack::ip::address::{AliasConfig, AliasId, Cidr, Origin};
@@ -42,7 +43,7 @@ impl Node {
     /// What stands in a slot without a vserver: every frame for it is a drop, every timer nothing.
     fn vacant(generation: u32, now: Instant) -> Node {
         let pool = FramePool::heap(1, 64);
-        let stack = HostStack::with_path(StackConfig::default(), pool, now, weft_shim::identity());
+        let stack = HostStack::with_path(StackConfig::default(), pool, now, Layer::off());
         let mut node = Node::new(stack, Vec::new());
         node.generation = generation;
         node

@@ -46,4 +46,4 @@ pub(crate) use stages::{Cost, Stages};
 pub(crate) use worker::{Clock, Wait, Worker, worker_loop};
 
 /// A stack as the host builds them.
-pub(crate) type HostStack = weft_stack::Stack<weft_shim::Identity>;
+pub(crate) type HostStack = weft_stack::Stack<weft_shim::layer::Layer>;

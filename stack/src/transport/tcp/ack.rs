@@ -63,8 +63,7 @@ impl Connection {
             && (window == self.snd_wnd || newly.bytes > 0);
         let acked = if seg.ack > self.snd_una { self.advance(cx, seg, &mut newly) } else { 0 };
         self.path_on_ack(cx, acked > 0);
-        let elsewhere =
-            newly.newest().is_some_and(|newest| newest.stamp.sent_at < self.notes.switched_at);
+        let elsewhere = self.notes.switched_at != Instant::ZERO && self.is_of_path_before(&newly);
         let rtt = if elsewhere {
             None
         } else {
@@ -89,6 +88,12 @@ impl Connection {
             self.tell_writable();
         }
         self.schedule_probe(cx.now);
+    }
+
+    /// Whether what is delivered left before the last switch of paths.
+    #[cold]
+    fn is_of_path_before(&self, newly: &Newly) -> bool {
+        newly.newest().is_some_and(|newest| newest.stamp.sent_at < self.notes.switched_at)
     }
 
     /// A report while nothing is in flight: of a duplicate, or nothing.

@@ -26,5 +26,6 @@ pub mod resolve;
 pub mod routes;
 pub mod run;
 pub mod runtime;
+pub mod shim;
 pub mod sockets;
 pub mod stat;

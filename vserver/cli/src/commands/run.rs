@@ -20,7 +20,7 @@ use weft_vserver::resolver::Questions;
 use weft_vserver::service::Services;
 use weft_vserver::sockets::QueryError;
 use weft_vserver::stats::{HostSnapshot, NicSnapshot};
-use weft_vserver::{AccessError, Devices, Host, HostError};
+use weft_vserver::{AccessError, Devices, Host, HostError, ShimWish};
 
 use super::check;
 use crate::Error;
@@ -221,6 +221,8 @@ fn answers(
             | Command::Bonds
             | Command::Doctor
             | Command::SetOffline { .. } => of_interfaces(&host, command, caller),
+            Command::Shim { vserver } => shims(&host, vserver.as_deref()),
+            Command::ShimWish(wish) => shim_wish(&host, wish, caller),
             Command::Audit(query) => caller.records(query),
             Command::Dhcp => Answer::Dhcp(host.dhcp()),
             Command::DhcpWish { vserver, alias, instance, wish } => {
@@ -259,6 +261,25 @@ fn qos(host: &Host, vserver: Option<&str>) -> Answer {
 fn neighbours(host: &Host, vserver: Option<&str>) -> Answer {
     let unknown = || QueryError::NoSuchVserver(vserver.unwrap_or_default().to_owned()).into();
     host.neighbours(vserver).map_or_else(unknown, Answer::Neighbours)
+}
+
+fn shims(host: &Host, vserver: Option<&str>) -> Answer {
+    let unknown = || QueryError::NoSuchVserver(vserver.unwrap_or_default().to_owned()).into();
+    host.shims(vserver).map_or_else(unknown, Answer::Shim)
+}
+
+fn shim_wish(host: &Host, wish: &ShimWish, caller: &Caller) -> Answer {
+    let pairs = || -> Vec<String> {
+        let contexts = host.shims(Some(&wish.vserver)).unwrap_or_default().contexts;
+        let with_peer = contexts.iter().filter(|c| c.peer == wish.peer);
+        with_peer
+            .map(|c| format!("{} {} by {} {}", c.local, c.peer, c.locator, c.peer_locator))
+            .collect()
+    };
+    let before = pairs();
+    let done = host.shim_wish(wish);
+    caller.note(before, pairs());
+    done.map_or_else(Answer::from, |()| Answer::ShimWished)
 }
 
 /// Changes of the host, each with its roles and in the log.

@@ -203,6 +203,14 @@ rules = [
 { protocol = "udp", ports = "53", form = "full", repeat = true, answer_timeout_ms = 900 },
 { to = "2001:db8::/32", ports = "8000-8999", form = "full", attempt_delay_ms = 100, resolution_delay_ms = 20, reverse = false, pairs = 16 },
 ]
+[vserver.VsvrA.shim]
+enabled = false
+set_up = "immediate"
+reap = "rfc"
+policy = "spread"
+locators = ["fd00::10", "10.0.0.10 7"]
+parameters = "/etc/weft/a.pds"
+contexts = 9
 [vserver.VsvrA.mdns]
 host = "box"
 services = [{ name = "Files, all", type = "_nfs._tcp", port = 2049, txt = ["path=/", ""] }]

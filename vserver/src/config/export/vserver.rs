@@ -1,8 +1,13 @@
 //! `[vserver.*]` as a file has it.
 
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use weft_stack::ip::address::Cidr;
+
 use super::super::{
     Advertised, Connect, Dns, HostConfig, Identity, Mdns, ProxyTarget, Register, RegisteredName,
-    Service, ServiceKind, Vserver, connect::form_word, dhcp, register, rule, service,
+    Service, ServiceKind, Shim, Vserver, connect::form_word, dhcp, register, rule, service,
 };
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -40,6 +45,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
         connect,
         register,
         mdns,
+        shim,
         qos,
         table: _,
         group,
@@ -80,6 +86,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     write_connect(w, spelled, connect);
     write_register(w, spelled, register.as_ref());
     write_mdns(w, spelled, mdns.as_ref());
+    write_shim(w, spelled, shim.as_ref());
     write_qos(w, spelled, qos, &config.qos_groups);
     write_limits(w, spelled, limits);
     write_tcp(w, spelled, tcp);
@@ -170,6 +177,32 @@ fn write_mdns(w: &mut Writer, vserver: &str, mdns: Option<&Mdns>) {
         w.value("port", port);
         w.list("txt", &texts(txt));
     }
+}
+
+fn write_shim(w: &mut Writer, vserver: &str, shim: Option<&Shim>) {
+    let Some(shim) = shim else { return };
+    let Shim { enabled, set_up: _, reap: _, policy: _, locators, parameters, keys, contexts } =
+        shim;
+    let default = Shim::default();
+    let [set_up, reap, policy] = shim.words();
+    let [set_up_default, reap_default, policy_default] = default.words();
+    w.table(&format!("[vserver.{vserver}.shim]"));
+    w.unless("enabled", enabled, &default.enabled);
+    w.unless("set_up", &quoted(set_up), &quoted(set_up_default));
+    w.unless("reap", &quoted(reap), &quoted(reap_default));
+    w.unless("policy", &quoted(policy), &quoted(policy_default));
+    let locator = |(addr, priority): &(IpAddr, u8)| match priority {
+        0 => quoted(&addr.to_string()),
+        priority => quoted(&format!("{addr} {priority}")),
+    };
+    w.list("locators", &locators.iter().map(locator).collect::<Vec<_>>());
+    w.optional("parameters", parameters.as_ref().map(|p| path(p)).as_ref());
+    let key = |(peers, file): &(Cidr, PathBuf)| {
+        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        quoted(&format!("{peers} {}", absolute.display()))
+    };
+    w.list("keys", &keys.iter().map(key).collect::<Vec<_>>());
+    w.unless("contexts", contexts, &default.contexts);
 }
 
 /// The keys of a service.

@@ -6,7 +6,7 @@ use super::super::tests::{MANUAL, rows};
 use super::*;
 
 /// Keys, and two values of each.
-const VALUES: [(&str, &str, &str); 26] = [
+const VALUES: [(&str, &str, &str); 28] = [
     ("identity", "\"kind Sql\"", "\"vserver\""),
     ("slaac", "[\"data0\"]", "[\"data1\"]"),
     ("dhcp", "[\"data0 v6 3\"]", "[\"data1\"]"),
@@ -37,6 +37,8 @@ const VALUES: [(&str, &str, &str); 26] = [
     ("register.ttl_s", "60", "61"),
     ("connect.form", "\"weak\"", "\"full\""),
     ("mdns.host", "\"box\"", "\"other\""),
+    ("shim.set_up", "\"immediate\"", "\"never\""),
+    ("shim.contexts", "5", "6"),
 ];
 
 /// What the two above take to be right.
@@ -102,6 +104,8 @@ fn with_rest(key: &str, value: &str) -> String {
                 "dns.servers = [\"10.0.0.53\"]\nregister.zone = \"example.net\"\nregister.names = [\"a\"]\n{key} = {value}"
             )
         }
+        // Switched on it would want IPv6 addresses.
+        Some(("shim", _)) => format!("shim.enabled = false\n{key} = {value}"),
         _ => format!("{key} = {value}"),
     }
 }

@@ -122,7 +122,7 @@ fn slow(w: &mut World) {
     w.turn();
 }
 
-fn stack(w: &mut World) -> &mut weft_stack::Stack {
+fn stack(w: &mut World) -> &mut crate::runtime::HostStack {
     &mut w.core.nodes[B as usize].stack
 }
 

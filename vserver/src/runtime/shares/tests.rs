@@ -106,7 +106,7 @@ impl World {
             core.demux.attach(ALIAS, index as u32);
             let config = StackConfig { limits: limits.clone(), ..StackConfig::default() };
             let pool = core.nics[0].pool.clone();
-            let mut stack = Stack::with_path(config, pool, START, weft_shim::identity());
+            let mut stack = Stack::with_path(config, pool, START, weft_shim::layer::Layer::off());
             let cidr = format!("10.0.0.{}/24", index + 1).parse().unwrap();
             for change in [Change::AliasAdd(alias()), Change::AddressAdd { alias: ALIAS, cidr }] {
                 stack.handle_config(START, change).unwrap();

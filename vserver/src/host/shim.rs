@@ -1,0 +1,413 @@
+//! The multipath shims of vservers: made from their configuration, shown, told what to do.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use weft_shim::config::{Bounds, SetUpConfig, ShimConfig};
+use weft_shim::contexts::{ContextReport, Contexts, StartError};
+use weft_shim::hba::{HbaSet, Parameters};
+use weft_shim::layer::Layer;
+use weft_shim::locator::{Locator, LocatorList, Pair, Verification};
+use weft_shim::reap::{ReapConfig, SwitchError};
+use weft_shim::trust::Proofs;
+use weft_shim::verify::{KeyedPeers, OwnSet, SharedKey, TrustConfig};
+
+use super::Host;
+use crate::config::{ReapPreset, Shim, Vserver};
+use crate::runtime::{Core, NodeId};
+
+/// Contexts in a [`ShimReport`].
+const CONTEXTS_MAX: usize = 10_000;
+/// Bytes of a file of parameters or a key.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// The shims of vservers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShimReport {
+    /// Vservers with a shim, in order of the configuration.
+    pub vservers: Vec<VserverShim>,
+    /// Their contexts.
+    pub contexts: Vec<ShimContext>,
+    /// Contexts left out because there are too many.
+    #[serde(default)]
+    pub left_out: usize,
+}
+
+/// The shim of one vserver.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VserverShim {
+    /// The vserver.
+    pub vserver: String,
+    /// When contexts are set up for its traffic.
+    pub set_up: String,
+    /// How failures are found.
+    pub reap: String,
+    /// Which of several working pairs is used.
+    pub policy: String,
+    /// Its locators.
+    pub locators: Vec<ShimLocatorLine>,
+    /// Number of contexts, and the most there may be.
+    pub contexts: usize,
+    /// See `contexts`.
+    pub contexts_max: usize,
+    /// Contexts that this host is setting up.
+    pub initiating: usize,
+    /// Peers that are not asked for a while.
+    pub held_down: usize,
+    /// Counters by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// A locator, of the vserver or of a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShimLocatorLine {
+    /// Address.
+    pub address: IpAddr,
+    /// `hba`, `cga`, `keyed`, or the number of the method.
+    pub verification: String,
+    /// Its owner says that it does not work.
+    pub broken: bool,
+    /// Lower is tried earlier.
+    pub priority: u8,
+    /// Share among equals.
+    pub weight: u8,
+}
+
+/// A context.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShimContext {
+    /// The vserver.
+    pub vserver: String,
+    /// Its ULID.
+    pub local: IpAddr,
+    /// The peer's.
+    pub peer: IpAddr,
+    /// Forked instance; 0: the context of all.
+    pub instance: u32,
+    /// State of RFC 5533.
+    pub state: String,
+    /// The locator in use here.
+    pub locator: IpAddr,
+    /// The peer's.
+    pub peer_locator: IpAddr,
+    /// Packets are rewritten.
+    pub rewritten: bool,
+    /// `operational`, `exploring` or `inbound-ok`; empty before it is established.
+    pub reap: String,
+    /// Seconds since it was made.
+    pub age_s: u64,
+    /// Milliseconds since the last packet.
+    pub idle_ms: u64,
+    /// Packets of transports sent.
+    pub packets_out: u64,
+    /// Packets of transports received.
+    pub packets_in: u64,
+    /// Times it went over to another pair.
+    pub switches: u64,
+    /// The peer's locators.
+    pub peer_locators: Vec<ShimLocatorLine>,
+    /// Pairs, the cheapest first.
+    pub paths: Vec<ShimPath>,
+}
+
+/// A pair of locators of a context.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShimPath {
+    /// Here.
+    pub local: IpAddr,
+    /// There.
+    pub remote: IpAddr,
+    /// Packets go by it.
+    pub current: bool,
+    /// `works`, `silent`, `gone`, `broken` or `unknown`.
+    pub state: String,
+    /// Round-trip time, microseconds.
+    pub rtt_us: Option<u64>,
+    /// Loss of the last probes, per thousand.
+    pub loss_permille: Option<u32>,
+    /// Sum of priorities.
+    pub cost: u16,
+}
+
+/// What an operator wants of a context.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimWish {
+    /// The vserver.
+    pub vserver: String,
+    /// The peer's ULID.
+    pub peer: IpAddr,
+    /// Ours; left out: that of the only context with the peer, or the first locator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<IpAddr>,
+    /// Packets go by this pair from now on (here, there); left out: every pair is probed, and a
+    /// context is set up if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<(IpAddr, IpAddr)>,
+}
+
+/// Why a wish was not granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShimError {
+    /// No such vserver.
+    #[error("no vserver '{0}'")]
+    NoSuchVserver(String),
+    /// Its shim is off.
+    #[error("vserver '{0}' has no shim; write [vserver.{0}.shim]")]
+    Off(String),
+    /// No context with the peer, or several and none was named.
+    #[error("vserver '{0}' has {1} contexts with {2}; name the ULID on this side with --from")]
+    WhichContext(String, usize, IpAddr),
+    /// The pair cannot be used.
+    #[error("{0} and {1} are {2}")]
+    Pair(IpAddr, IpAddr, &'static str),
+    /// No context could be set up.
+    #[error("no context with {0}: {1}")]
+    Start(IpAddr, &'static str),
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let told = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let length = std::fs::metadata(path).map_err(|e| told(&e))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(told(&format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    std::fs::read(path).map_err(|e| told(&e))
+}
+
+/// A set with these parameters that has one of the addresses; what is not in the parameters, the
+/// security level, is in the addresses.
+fn set_of(path: &Path, addresses: &[Ipv6Addr]) -> Result<HbaSet, String> {
+    let bytes = read(path)?;
+    let parameters = Parameters::parse(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+    let sets = (0..=7).map(|sec| HbaSet::restore(parameters.clone(), sec));
+    let mut fits = sets.filter(|set| addresses.iter().any(|a| set.addresses().contains(a)));
+    fits.next().ok_or_else(|| {
+        format!("{}: none of the vserver's addresses is of this set", path.display())
+    })
+}
+
+fn proofs(v: &Vserver, shim: &Shim) -> Result<Proofs, String> {
+    let mut keyed = Vec::new();
+    for (peers, file) in &shim.keys {
+        let key = SharedKey::new(read(file)?.trim_ascii());
+        let key = key.ok_or_else(|| format!("{}: a key has 16 to 64 bytes", file.display()))?;
+        keyed.push(KeyedPeers { peers: *peers, key });
+    }
+    let v6 = |(addr, _): (IpAddr, u8)| match addr {
+        IpAddr::V6(addr) => Some(addr),
+        IpAddr::V4(_) => None,
+    };
+    let addresses: Vec<Ipv6Addr> = v.locators().into_iter().filter_map(v6).collect();
+    let set = shim.parameters.as_ref().map(|path| set_of(path, &addresses)).transpose()?;
+    let trust = TrustConfig { keyed: keyed.clone(), ..TrustConfig::default() };
+    Ok(Proofs::new(&trust, OwnSet { set, key: None, keyed }))
+}
+
+/// The locators of a vserver. Which proof each has, contexts find out for their peers.
+pub(crate) fn own_locators(v: &Vserver) -> LocatorList {
+    let mut list = LocatorList::default();
+    for (addr, priority) in v.locators() {
+        let mut locator = Locator::new(addr, Verification::Hba);
+        locator.preference.priority = priority;
+        locator.preference.weight = 1;
+        list.locators.push(locator);
+    }
+    list
+}
+
+/// The path layer of a vserver. `Err`: a file of it cannot be used, and why.
+pub(crate) fn layer(v: &Vserver, seed: [u8; 16]) -> Result<Layer, String> {
+    let Some(shim) = v.shim_on() else { return Ok(Layer::off()) };
+    let config = ShimConfig {
+        set_up: SetUpConfig { default: shim.set_up, ..SetUpConfig::default() },
+        bounds: Bounds { contexts_max: shim.contexts, ..Bounds::default() },
+        ..ShimConfig::default()
+    };
+    let reap = match shim.reap {
+        ReapPreset::DataCentre => ReapConfig::data_centre(),
+        ReapPreset::Rfc => ReapConfig::rfc(),
+    };
+    let reap = ReapConfig { policy: shim.policy, ..reap };
+    let proofs = Box::new(proofs(v, shim)?);
+    Ok(Layer::on(Contexts::new(config, reap, own_locators(v), proofs, seed)))
+}
+
+/// Locators follow the addresses that are configured now.
+pub(crate) fn follow(
+    core: &mut Core,
+    now: weft_stack::time::Instant,
+    (old, new): (&Vserver, &Vserver),
+    id: NodeId,
+) {
+    if new.shim_on().is_none() || old.locators() == new.locators() {
+        return;
+    }
+    let Some(node) = core.node_mut(id) else { return };
+    node.stack.with_path_mut(now, |layer| {
+        if let Some(contexts) = layer.shim_mut() {
+            contexts.set_own(now, own_locators(new));
+        }
+    });
+    core.mark_dirty(id.index);
+    core.run_now(now, id.index);
+}
+
+fn locator_line(l: &weft_shim::contexts::LocatorReport) -> ShimLocatorLine {
+    ShimLocatorLine {
+        address: l.addr,
+        verification: l.verification.clone(),
+        broken: l.broken,
+        priority: l.priority,
+        weight: l.weight,
+    }
+}
+
+/// As its JSON has it.
+fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn context_line(vserver: &str, c: &ContextReport) -> ShimContext {
+    let reap = c.reap.as_ref();
+    let path = |p: &weft_shim::reap::PathReport| ShimPath {
+        local: p.local,
+        remote: p.remote,
+        current: p.current,
+        state: p.state.to_owned(),
+        rtt_us: p.rtt_us,
+        loss_permille: p.loss_permille,
+        cost: p.cost,
+    };
+    ShimContext {
+        vserver: vserver.to_owned(),
+        local: c.local,
+        peer: c.remote,
+        instance: c.fii,
+        state: word(&c.state),
+        locator: c.locator_local,
+        peer_locator: c.locator_remote,
+        rewritten: c.rewritten,
+        reap: reap.map_or(String::new(), |r| r.state.to_owned()),
+        age_s: c.age_s,
+        idle_ms: c.idle_ms,
+        packets_out: c.packets_out,
+        packets_in: c.packets_in,
+        switches: c.switches,
+        peer_locators: c.peer.iter().map(locator_line).collect(),
+        paths: reap.map_or_else(Vec::new, |r| r.paths.iter().map(path).collect()),
+    }
+}
+
+fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts) -> VserverShim {
+    let report = contexts.report();
+    let [set_up, reap, policy] = shim.words().map(str::to_owned);
+    VserverShim {
+        vserver: v.name.clone(),
+        set_up,
+        reap,
+        policy,
+        locators: report.locators.iter().map(locator_line).collect(),
+        contexts: report.contexts,
+        contexts_max: shim.contexts,
+        initiating: report.initiating,
+        held_down: report.held_down,
+        counters: report.stats.all().map(|(name, _, n)| (name.to_owned(), n)).collect(),
+    }
+}
+
+fn grant(
+    contexts: &mut Contexts,
+    now: weft_stack::time::Instant,
+    wish: &ShimWish,
+) -> Result<(), ShimError> {
+    let known = contexts.report_contexts(now, CONTEXTS_MAX);
+    let with_peer: Vec<IpAddr> =
+        known.iter().filter(|c| c.remote == wish.peer && c.fii == 0).map(|c| c.local).collect();
+    let local = match (wish.local, &with_peer[..]) {
+        (Some(local), _) => Some(local),
+        (None, [local]) => Some(*local),
+        (None, []) if wish.switch.is_none() => {
+            let of_family =
+                |l: &&weft_shim::contexts::LocatorReport| l.addr.is_ipv4() == wish.peer.is_ipv4();
+            contexts.report().locators.iter().find(of_family).map(|l| l.addr)
+        }
+        _ => None,
+    };
+    let Some(local) = local else {
+        let vserver = wish.vserver.clone();
+        return Err(ShimError::WhichContext(vserver, with_peer.len(), wish.peer));
+    };
+    let ulids = Pair::new(local, wish.peer);
+    if let Some((here, there)) = wish.switch {
+        let why = |e| match e {
+            SwitchError::NotAPair => "no pair of the context",
+            SwitchError::Gone => "no pair that can be used: an end or its link is gone",
+        };
+        let done = contexts.switch(now, ulids, 0, Pair::new(here, there));
+        return done.map_err(|e| ShimError::Pair(here, there, why(e)));
+    }
+    if contexts.probe(now, ulids, 0) {
+        return Ok(());
+    }
+    contexts
+        .start(now, ulids, 0)
+        .or_else(|e| match e {
+            // It is being set up.
+            StartError::Exists => Ok(()),
+            StartError::NotUlids => Err("the addresses cannot be ULIDs of a context"),
+            StartError::HeldDown => Err("the peer did not answer a short time ago"),
+            StartError::Bound => Err("a bound of the vserver is reached"),
+        })
+        .map_err(|why| ShimError::Start(wish.peer, why))
+}
+
+impl Host {
+    /// The shims of vservers; of one, or of all. `None`: there is no such vserver.
+    pub fn shims(&self, vserver: Option<&str>) -> Option<ShimReport> {
+        let live = self.shared.live();
+        if vserver.is_some_and(|v| !live.names.contains_key(v)) {
+            return None;
+        }
+        let mut report = ShimReport::default();
+        let now = self.shared.home().clock.now();
+        let core = self.shared.home().lock();
+        for v in live.config.vservers.iter().filter(|v| vserver.is_none_or(|n| n == v.name)) {
+            let node = live.names.get(&v.name).and_then(|id| core.node(*id));
+            let contexts = node.and_then(|n| n.stack.path().shim());
+            let (Some(shim), Some(contexts)) = (v.shim_on(), contexts) else { continue };
+            report.vservers.push(vserver_line(v, shim, contexts));
+            let room = CONTEXTS_MAX - report.contexts.len();
+            let lines = contexts.report_contexts(now, room);
+            report.left_out += contexts.len() - lines.len();
+            report.contexts.extend(lines.iter().map(|c| context_line(&v.name, c)));
+        }
+        Some(report)
+    }
+
+    /// Probes the pairs of a context, sets one up, or moves one to another pair.
+    pub fn shim_wish(&self, wish: &ShimWish) -> Result<(), ShimError> {
+        let live = self.shared.live();
+        let name = wish.vserver.to_ascii_lowercase();
+        let id = live.names.get(&name).copied();
+        let id = id.ok_or_else(|| ShimError::NoSuchVserver(wish.vserver.clone()))?;
+        let done = self.shared.home().with_core(|core, now| {
+            let off = || ShimError::Off(wish.vserver.clone());
+            let node = core.node_mut(id).ok_or_else(off)?;
+            let done = node.stack.with_path_mut(now, |layer| {
+                layer.shim_mut().ok_or_else(off).and_then(|contexts| grant(contexts, now, wish))
+            });
+            core.mark_dirty(id.index);
+            core.run_now(now, id.index);
+            done
+        });
+        done.unwrap_or_else(|_| Err(ShimError::Off(wish.vserver.clone())))
+    }
+}
+
+/// How long `weft shim probe` waits before it shows what came of it: handshake and probes take a
+/// round trip or two.
+pub const PROBE_WAIT: Duration = Duration::from_secs(1);
