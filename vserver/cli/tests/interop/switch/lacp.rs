@@ -121,10 +121,14 @@ fn the_switch_and_weft_agree_on_aggregates_of_all_activities_and_rates() {
         v4(ALPHA)
     );
     let ports: Vec<String> = (0..2 * NEGOTIATIONS.len()).map(|n| format!("port{n:02}")).collect();
-    ports.iter().for_each(|port| ovs.plug(port, false));
+    for port in &ports {
+        ovs.plug(port, false);
+    }
     let _daemon = Daemon::control(&machine, dir, &config);
     // An active switch that hears nobody speaks every 30 s, but also to a link that comes up.
-    ports.iter().for_each(|port| ovs.plug(port, true));
+    for port in &ports {
+        ovs.plug(port, true);
+    }
     for (i, [weft, switch, rate, time]) in NEGOTIATIONS.iter().enumerate() {
         let name = format!("bond{i}");
         let silent = *weft == "passive" && *switch == "passive";
