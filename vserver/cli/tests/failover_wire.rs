@@ -381,12 +381,14 @@ fn reported(frame: &[u8]) -> Vec<IpAddr> {
 /// Host numbers of test addresses.
 const TESTS: u16 = 31;
 
-/// Whether a prober of a member sent this: its test address is the sender.
-fn is_probe(frame: &[u8], member: usize) -> bool {
+/// Whether the member itself sent this: its test address is the sender, or it is LLDP.
+fn is_own(frame: &[u8], member: usize) -> bool {
     let own = v4(TESTS + member as u16).octets();
     match frame.get(12..14) {
         Some([0x08, 0x06]) => frame[28..32] == own,
         Some([0x08, 0x00]) => frame[26..30] == own,
+        // LLDP speaks for the NIC, whatever the group thinks of it.
+        Some([0x88, 0xcc]) => true,
         _ => false,
     }
 }
@@ -480,7 +482,7 @@ fn what_was_asked_of_a_member_is_asked_of_its_successor_and_nothing_but_probes_l
         let stray: Vec<Seen> = tap
             .take()
             .into_iter()
-            .filter(|s| s.port == failed && !is_probe(&s.frame, failed))
+            .filter(|s| s.port == failed && !is_own(&s.frame, failed))
             .collect();
         assert!(stray.is_empty(), "by the failed eth{failed}: {stray:02x?}");
         lab.forward(failed, true);

@@ -158,7 +158,7 @@ mod tests {
             std::fs::read_to_string(&out).ok().filter(|text| text.lines().count() == 2)
         });
         for (line, number) in text.lines().zip(1..) {
-            let begin = format!("group fail0 degraded {{\"number\":{number},");
+            let begin = format!("group fail0 degraded {{\"version\":1,\"number\":{number},");
             assert!(line.starts_with(&begin), "{line}");
         }
         assert_eq!(hooks.take_failures(), Vec::<String>::new());
