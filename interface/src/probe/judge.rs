@@ -187,7 +187,8 @@ impl Prober {
     }
 
     /// BFD: a session that is lost while another member has the same peer, or if nothing else
-    /// probes. A peer that all members lose is the peer's fault, if other probes are answered.
+    /// probes. A peer that all members lose is the peer's fault, if other probes are answered: who
+    /// loses it last clears those before, if they reached somebody since.
     fn judge_sessions(&mut self, index: usize) {
         let Some(loss) = self.session_loss(index) else {
             self.members[index].failed_fast = false;
@@ -202,8 +203,11 @@ impl Prober {
                         && up_since_loss(&other.session, loss)
                 })
         });
+        let mut others = self.sessions.iter().filter(|s| s.member != index);
         let member = &mut self.members[index];
-        member.failed_fast = member.failed_fast || elsewhere || !probed;
+        let cleared = member.last_success.is_some_and(|at| at > loss)
+            && !others.any(|other| other.session.state() == State::Up);
+        member.failed_fast = (member.failed_fast && !cleared) || elsewhere || !probed;
     }
 
     /// When the first BFD packet was missing, if every session of the member that was up is lost.
