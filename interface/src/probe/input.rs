@@ -138,10 +138,7 @@ impl Prober {
                 self.handle_duplicate(now, index, target);
                 return true;
             }
-            let Some(mac) = n.mac.filter(|m| m[0] & 1 == 0) else { return false };
-            self.learn(now, index, target, mac, true);
-            self.resolve_answered(now, index, V6, target);
-            return true;
+            return self.handle_advertisement(now, index, n);
         }
         let Some(held) = self.members[index].held[V6].filter(|_| ours) else { return false };
         let asks_for_itself = ip.src == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -162,6 +159,20 @@ impl Prober {
         if let Some(mac) = n.mac.filter(|_| !asks_for_itself) {
             self.learn(now, index, ip.src, mac, false);
         }
+        true
+    }
+
+    /// A neighbour answers, or tells by itself. Who was asked by a frame to itself need not say its
+    /// hardware address (RFC 4861 4.4), and Linux does not.
+    fn handle_advertisement(&mut self, now: Instant, index: usize, n: &Neighbour) -> bool {
+        let target = IpAddr::V6(n.target);
+        if let Some(mac) = n.mac {
+            if mac[0] & 1 == 1 {
+                return false;
+            }
+            self.learn(now, index, target, mac, true);
+        }
+        self.resolve_answered(now, index, V6, target);
         true
     }
 

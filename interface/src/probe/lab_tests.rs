@@ -285,8 +285,9 @@ impl Host {
             if !self.addresses.contains(&target) {
                 return None;
             }
-            let answer =
-                Neighbour { advertisement: true, target: asked.target, mac: Some(self.mac) };
+            // As Linux: who asked by unicast knows the MAC address.
+            let mac = (ether.dst[0] & 1 == 1).then_some(self.mac);
+            let answer = Neighbour { advertisement: true, target: asked.target, mac };
             let mut envelope = own(target);
             if ip.src == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
                 envelope.dst = super::lab_tests::ip("ff02::1");

@@ -381,6 +381,42 @@ fn members_without_test_addresses_are_probed_by_arp() {
     }
 }
 
+/// Two members without test addresses, the first with a data address, and a target.
+fn neighbours(bound: bool) -> Lab {
+    let config = ProbeConfig { method: ProbeMode::Arp, ..icmp(100, &["fe80::1"]) };
+    let members = vec![member(0, 0, &[]), member(0, 1, &[])];
+    let mut lab = Lab::new(&[(config, members)], vec![host(1, &["fe80::1"])]);
+    if bound {
+        lab.probers[0].handle_binding(lab.now, 0, Some(ip("fe80::10")));
+    }
+    lab.run(S);
+    assert_eq!(lab.states(), [Ok, Ok]);
+    lab.probes.clear();
+    lab
+}
+
+fn is_raised(lab: &Lab) -> bool {
+    lab.notices.iter().any(|n| matches!(n.1, ProbeNotice::DetectRaised { .. }))
+}
+
+#[test]
+fn advertisements_without_a_hardware_address_are_answers() {
+    let mut lab = neighbours(true);
+    lab.run(60 * S);
+    let unanswered = lab.probes.iter().filter(|p| p.outcome == ProbeOutcome::Lost);
+    assert_eq!(unanswered.count(), 0, "detection time {:?}", lab.probers[0].detect());
+    assert!(!is_raised(&lab));
+    for _ in 0..15 {
+        lab.cut(0);
+        lab.run(100 * MS);
+        assert_eq!(lab.states(), [Failed, Ok]);
+        lab.mend(0);
+        lab.run(S);
+        assert_eq!(lab.states(), [Ok, Ok]);
+    }
+    assert!(!is_raised(&lab));
+}
+
 fn transitive() -> Lab {
     let config = ProbeConfig { method: ProbeMode::Transitive, ..icmp(100, &["10.0.0.1"]) };
     let members = (0..3).map(|i| member(0, i, &[])).collect();
