@@ -8,7 +8,7 @@ use super::bfd::Refused;
 use super::event::ProbeNotice;
 use super::fast;
 use super::group::{PEERS, Prober, V4, V6, Way, family};
-use super::path::{Outcome, ProbeTarget, TARGETS_ACTIVE_MAX, TargetSource, TargetState};
+use super::path::{Outcome, Probe, ProbeTarget, TARGETS_ACTIVE_MAX, TargetSource, TargetState};
 use super::wire::{self, Arp, Echo, Ether, ICMP, ICMPV6, Ip, Neighbour, Transitive, UDP};
 use crate::Mac;
 
@@ -95,7 +95,7 @@ impl Prober {
         }
         self.learn(now, index, spa, arp.sha, answers);
         if answers {
-            self.resolve_answered(now, index, V4, spa);
+            self.resolve_answered(now, index, V4, spa, false);
         }
         Some(true)
     }
@@ -138,7 +138,7 @@ impl Prober {
                 self.handle_duplicate(now, index, target);
                 return true;
             }
-            return self.handle_advertisement(now, index, n);
+            return self.handle_advertisement(now, index, ip.dst, n);
         }
         let Some(held) = self.members[index].held[V6].filter(|_| ours) else { return false };
         let asks_for_itself = ip.src == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -164,15 +164,23 @@ impl Prober {
 
     /// A neighbour answers, or tells by itself. Who was asked by a frame to itself need not say its
     /// hardware address (RFC 4861 4.4), and Linux does not.
-    fn handle_advertisement(&mut self, now: Instant, index: usize, n: &Neighbour) -> bool {
+    fn handle_advertisement(
+        &mut self,
+        now: Instant,
+        index: usize,
+        dst: IpAddr,
+        n: &Neighbour,
+    ) -> bool {
         let target = IpAddr::V6(n.target);
         if let Some(mac) = n.mac {
             if mac[0] & 1 == 1 {
                 return false;
             }
-            self.learn(now, index, target, mac, true);
+            // Of ND probes only an answer to this member says that the address is right.
+            let asked = !matches!(self.way(index, V6), Some(Way::Resolve(_)));
+            self.learn(now, index, target, mac, asked);
         }
-        self.resolve_answered(now, index, V6, target);
+        self.resolve_answered(now, index, V6, target, dst.is_multicast());
         true
     }
 
@@ -297,14 +305,28 @@ impl Prober {
     }
 
     /// A target of ARP or ND probes answered; those have no numbers, so it is the newest probe.
-    fn resolve_answered(&mut self, now: Instant, index: usize, slot: usize, from: IpAddr) {
+    /// What all members hear (`to_all`) answers none that asked from its own address, and of the
+    /// others only one that still waits.
+    fn resolve_answered(
+        &mut self,
+        now: Instant,
+        index: usize,
+        slot: usize,
+        from: IpAddr,
+        to_all: bool,
+    ) {
         if !matches!(self.way(index, slot), Some(Way::Resolve(_))) {
             return;
         }
         let aim = Some(ProbeTarget::Address(from));
         let probes = &self.members[index].paths[slot].probes;
         let newest = probes.iter().rposition(|p| p.aim == aim);
-        match newest.filter(|at| probes[*at].outcome != Outcome::Acked) {
+        let waits = |at: &usize| {
+            let Probe { outcome, to_all: all, .. } = probes[*at];
+            let ended = if to_all { outcome != Outcome::Open } else { outcome == Outcome::Acked };
+            all == to_all && !ended
+        };
+        match newest.filter(waits) {
             Some(at) => self.answered(now, index, slot, at),
             None => self.counters.unknown += 1,
         }

@@ -7,7 +7,7 @@ use super::event::{ProbeNotice, ProbeOutcome};
 use super::fast::up_since_loss;
 use super::group::{LOWER_AFTER, Member, PEERS, Prober, V4, V6, Way, family};
 use super::path::{
-    LOSSES_FAIL, Outcome, Path, ProbeTarget, Run, TARGETS_SLOW_MIN, Target, TargetSource,
+    LOSSES_FAIL, Outcome, Path, Probe, ProbeTarget, Run, TARGETS_SLOW_MIN, Target, TargetSource,
     TargetState,
 };
 use super::verdict::ProbeState;
@@ -35,9 +35,7 @@ impl Prober {
         }
         self.counters.acked += 1;
         let rtt = now.saturating_since(probe.sent);
-        if let Some(aim) = probe.aim {
-            self.integrate(now, index, slot, aim, rtt);
-        }
+        self.integrate(now, (index, slot), &probe, rtt);
         self.tell_probe(index, slot, &probe, ProbeOutcome::Acked, Some(rtt));
         self.lower(now);
     }
@@ -64,16 +62,20 @@ impl Prober {
     fn integrate(
         &mut self,
         now: Instant,
-        index: usize,
-        slot: usize,
-        aim: ProbeTarget,
+        (index, slot): (usize, usize),
+        probe: &Probe,
         rtt: Duration,
     ) {
         let interval = self.interval;
+        let Some(aim) = probe.aim else { return };
         let path = &mut self.members[index].paths[slot];
         let Some(target) = path.target(aim) else { return };
         let slow = |d: Option<Duration>| d.is_some_and(|c| c > interval);
         let next = target.rtt.with(rtt);
+        if probe.to_all && next.conservative().is_some_and(|c| c > interval / 2) {
+            // Answers to others come at any time after a question that was never answered.
+            return;
+        }
         if slow(next.conservative()) && !slow(target.rtt.conservative()) && !target.deferred {
             // One late answer may be chance; the second in a row is not.
             target.deferred = true;

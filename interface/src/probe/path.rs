@@ -113,6 +113,8 @@ pub(super) struct Probe {
     pub(super) outcome: Outcome,
     /// It waits for the target's MAC address.
     pub(super) held: bool,
+    /// ND from no address: the answer goes to all, so it may be that to another's question.
+    pub(super) to_all: bool,
     pub(super) token: u64,
 }
 
@@ -227,6 +229,7 @@ impl Path {
             deadline: now + wait,
             outcome: Outcome::Open,
             held: false,
+            to_all: false,
             token: 0,
         };
         self.next_sequence = self.next_sequence.wrapping_add(1);

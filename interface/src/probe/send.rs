@@ -128,8 +128,11 @@ impl Prober {
                 self.send_echo(now, index, slot, (src, to), probe.sequence);
             }
             (Way::Resolve(src), ProbeTarget::Address(to)) => {
-                let target = self.members[index].paths[slot].target(aim);
-                let mac = target.and_then(|t| t.mac.filter(|_| !t.doubtful));
+                let path = &mut self.members[index].paths[slot];
+                if let Some(probe) = path.probes.back_mut() {
+                    probe.to_all = to.is_ipv6() && src.is_none();
+                }
+                let mac = path.target(aim).and_then(|t| t.mac.filter(|_| !t.doubtful));
                 self.ask(index, src, to, mac);
             }
             (_, ProbeTarget::Member(to)) => self.send_transitive(index, to, probe.sequence),

@@ -417,6 +417,28 @@ fn advertisements_without_a_hardware_address_are_answers() {
     assert!(!is_raised(&lab));
 }
 
+#[test]
+fn an_answer_to_all_is_none_to_a_member_that_asked_from_its_address() {
+    let mut lab = neighbours(true);
+    lab.cables[0][0].tx = false;
+    lab.run(100 * MS);
+    assert_eq!(lab.states(), [Failed, Ok]);
+    lab.run(60 * S);
+    assert_eq!(lab.states(), [Failed, Ok]);
+    assert!(!is_raised(&lab));
+}
+
+#[test]
+fn answers_to_the_questions_of_others_raise_no_detection_time() {
+    let mut lab = neighbours(false);
+    lab.cables[0][0].tx = false;
+    let end = lab.now + 60 * S;
+    assert!(lab.run_until(end, |l| l.state(0) == Failed), "some of its questions stay open");
+    lab.run(60 * S);
+    assert!(!is_raised(&lab));
+    assert_eq!(lab.state(1), Ok);
+}
+
 fn transitive() -> Lab {
     let config = ProbeConfig { method: ProbeMode::Transitive, ..icmp(100, &["10.0.0.1"]) };
     let members = (0..3).map(|i| member(0, i, &[])).collect();
