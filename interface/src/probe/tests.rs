@@ -439,6 +439,32 @@ fn answers_to_the_questions_of_others_raise_no_detection_time() {
     assert_eq!(lab.state(1), Ok);
 }
 
+/// As a group of two with two IPv6 addresses: a member that failed asks from none until it is repaired,
+/// and its answers go to the other, too.
+#[test]
+fn one_failure_after_the_other_is_found_within_the_detection_time() {
+    let mut lab = neighbours(true);
+    let addresses = ["fe80::10", "fe80::11"].map(ip);
+    lab.probers[0].handle_binding(lab.now, 1, Some(addresses[1]));
+    lab.run(S);
+    for round in 0..15 {
+        let (down, up) = (round % 2, 1 - round % 2);
+        lab.cut(down);
+        let end = lab.now + 100 * MS;
+        let found = lab.run_until(end, |l| l.state(down) == Failed);
+        assert!(found, "round {round}, detection time {:?}", lab.probers[0].detect());
+        assert_eq!(lab.state(up), Ok);
+        lab.probers[0].handle_binding(lab.now, down, None);
+        lab.run(700 * MS);
+        lab.mend(down);
+        let end = lab.now + 200 * MS;
+        assert!(lab.run_until(end, |l| l.states() == [Ok, Ok]), "round {round}");
+        lab.probers[0].handle_binding(lab.now, down, Some(addresses[down]));
+        lab.run(300 * MS);
+    }
+    assert!(!is_raised(&lab));
+}
+
 fn transitive() -> Lab {
     let config = ProbeConfig { method: ProbeMode::Transitive, ..icmp(100, &["10.0.0.1"]) };
     let members = (0..3).map(|i| member(0, i, &[])).collect();

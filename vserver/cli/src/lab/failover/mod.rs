@@ -198,7 +198,11 @@ fn tell(name: &str, target_ms: f64, gaps: &Gaps, report: &mut Report) {
     }
     if gaps.detect_ms > 0 {
         let seen = format!("{} ms", gaps.detect_ms);
-        report.number(&format!("{name}: detection time, most"), seen, "as weft tells it after a run");
+        report.number(
+            &format!("{name}: detection time, most"),
+            seen,
+            "as weft tells it after a run",
+        );
     }
     report.check(format!("{name}: every byte of every stream came"), gaps.differ == 0, gaps.sums());
     let lost = format!("{} lost at the fault, {} at the return", gaps.lost, gaps.back_lost);
