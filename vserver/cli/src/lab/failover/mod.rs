@@ -468,11 +468,16 @@ impl Gaps {
         let effect = (told.broken, told.broken + EFFECT);
         // The first moments are those of the connection.
         let calm = (told.begin + CALM / 3, told.broken);
+        // What came after the fault is none of the calm.
+        let before = |times: &[Instant]| {
+            let times = &times[..times.partition_point(|at| *at <= calm.1)];
+            ms(traffic::gap(times, calm.0, calm.1))
+        };
         let back = (told.mended, told.end);
         self.ping.push(ms(traffic::gap(&answers, effect.0, effect.1)));
         self.bulk.push(ms(traffic::gap(times, effect.0, effect.1)));
-        self.calm_ping.push(ms(traffic::gap(&answers, calm.0, calm.1)));
-        self.calm_bulk.push(ms(traffic::gap(times, calm.0, calm.1)));
+        self.calm_ping.push(before(&answers));
+        self.calm_bulk.push(before(times));
         self.back_ping.push(ms(traffic::gap(&answers, back.0, back.1)));
         self.back_bulk.push(ms(traffic::gap(times, back.0, back.1)));
         self.moved.push(ms(told.moved.saturating_duration_since(told.done.min(told.moved))));
