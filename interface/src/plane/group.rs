@@ -42,6 +42,8 @@ pub(super) struct Group {
     outbound: Outbound,
     /// The prober asks with the addresses of the stacks: it hears the answers.
     pub(super) listens: bool,
+    /// Hosts beyond the link that the prober asks with the addresses of the stacks.
+    pub(super) beyond: Box<[IpAddr]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +62,7 @@ impl Group {
             own: SmallVec::new(),
             outbound: Outbound::new(),
             listens: false,
+            beyond: Box::default(),
         }
     }
 
@@ -112,7 +115,8 @@ impl Group {
         frame: &mut Frame,
         tests: &HashSet<(LinkId, IpAddr)>,
     ) -> Admit {
-        let answers = self.listens && headers::is_answer(frame.data());
+        let answers = self.listens && headers::is_answer(frame.data())
+            || !self.beyond.is_empty() && headers::is_echo_reply(frame.data(), &self.beyond);
         match self.sort(position, frame, tests) {
             Admit::Group if answers => Admit::Both,
             // Answers to all come by every member, and each asked for its own.

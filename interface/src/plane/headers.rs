@@ -15,6 +15,7 @@ const TAGS_MAX: usize = 2;
 const ARP_BYTES: usize = 28;
 const IP4_BYTES: usize = 20;
 const IP6_BYTES: usize = 40;
+const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
 
 #[inline]
@@ -98,6 +99,23 @@ pub(super) fn is_answer(data: &[u8]) -> bool {
         IP6 => packet.get(6) == Some(&ICMP6) && packet.get(IP6_BYTES) == Some(&136),
         _ => false,
     }
+}
+
+/// Whether it is an echo reply of one of these hosts.
+pub(super) fn is_echo_reply(data: &[u8], hosts: &[IpAddr]) -> bool {
+    let Some(network) = network(data) else { return false };
+    let packet = data.get(network.at..).unwrap_or_default();
+    let (from, is_reply) = match network.ethertype {
+        IP4 if packet.len() >= IP4_BYTES => {
+            let at = usize::from(packet[0] & 0xf) * 4;
+            (ip4(packet, 12), packet[9] == ICMP && packet.get(at) == Some(&0))
+        }
+        IP6 if packet.len() >= IP6_BYTES => {
+            (ip6(packet, 8), packet[6] == ICMP6 && packet.get(IP6_BYTES) == Some(&129))
+        }
+        _ => return false,
+    };
+    is_reply && hosts.contains(&from)
 }
 
 /// Which address a frame is for.

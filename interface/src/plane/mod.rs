@@ -209,6 +209,14 @@ impl Plane {
         }
     }
 
+    /// The prober of this group asks these hosts beyond the link with the addresses of the stacks.
+    pub fn listen_beyond(&mut self, group: LinkId, hosts: &[IpAddr]) {
+        if let Some(group) = self.group_below(group) {
+            group.listens |= !hosts.is_empty();
+            group.beyond = hosts.into();
+        }
+    }
+
     /// An alias on this link has a MAC address of its own.
     pub fn add_mac(&mut self, link: LinkId, mac: Mac) {
         if let Some(group) = self.group_below(link) {

@@ -49,6 +49,7 @@ impl Prober {
             }
         }
         next.routers = std::mem::take(&mut self.routers);
+        next.gates = std::mem::take(&mut self.gates);
         (next.counters, next.bfd_counters) = (self.counters, self.bfd_counters);
         if config.detect == self.config.detect {
             (next.interval, next.raised_at) = (self.interval, self.raised_at);

@@ -18,8 +18,8 @@ pub struct ProbeConfig {
     pub detect: Duration,
     /// Whom to probe; the routers of routes if empty, and hosts that answer if there are none.
     pub targets: Vec<IpAddr>,
-    /// Hosts behind a router (IPv4): they are probed by the members in turn, and told of by
-    /// [`Prober::poll_beyond`](super::Prober::poll_beyond).
+    /// Hosts behind a router: they are probed by the members in turn, from an IPv4 test address or
+    /// a data address, and told of by [`Prober::poll_beyond`](super::Prober::poll_beyond).
     pub beyond: Vec<IpAddr>,
     /// Losses are not counted for so long after the start or link up, until the first answer.
     pub quiet: Duration,

@@ -1,15 +1,21 @@
 //! Targets beyond the link: whether hosts behind a router are reached. This is no matter of one
 //! member, so those that work send in turn; what it means is decided by the group.
+//!
+//! An IPv4 probe has the test address of its member as source. IPv6 test addresses are link-local,
+//! which no router forwards, and members may have none: then it is a data address that is bound to
+//! the member.
 
 use std::net::IpAddr;
 
 use weft_stack::time::{Duration, Instant};
 
 use super::event::{ProbeEvent, ProbeOutcome};
-use super::group::{Prober, V4, Way};
+use super::group::{Prober, V4, Way, family};
 use super::path::{ACKS_REPAIR, LOSSES_FAIL, Outcome, Path, Probe, ProbeTarget};
+use super::report::FarRow;
 use super::rtt::Rtt;
 use super::wire::{self, Echo};
+use crate::Mac;
 
 /// A target beyond the link.
 #[derive(Clone, Debug)]
@@ -23,16 +29,8 @@ pub(super) struct Far {
 }
 
 impl Far {
-    /// IPv6 test addresses are link-local, which no router forwards: such targets are not probed.
-    pub(super) fn new(target: IpAddr, id: u16) -> Option<Far> {
-        let path = Path::new(id);
-        target.is_ipv4().then_some(Far {
-            target,
-            lost: false,
-            path,
-            rtt: Rtt::default(),
-            member: 0,
-        })
+    pub(super) fn new(target: IpAddr, id: u16) -> Far {
+        Far { target, lost: false, path: Path::new(id), rtt: Rtt::default(), member: 0 }
     }
 
     /// Members are others: probes on their way name those of before.
@@ -69,26 +67,70 @@ impl Prober {
     }
 
     /// A member that works and can send to what is beyond: itself, its address.
-    fn far_member(&self, from: usize) -> Option<(usize, IpAddr)> {
+    fn far_member(&self, from: usize, slot: usize) -> Option<(usize, IpAddr)> {
         let count = self.members.len();
         (0..count).map(|i| (from + i) % count).find_map(|index| {
-            let works = self.members[index].heard && !self.members[index].failed;
-            match self.way(index, V4).filter(|_| works)? {
-                Way::Echo(src) => Some((index, src)),
-                _ => None,
-            }
+            let member = &self.members[index];
+            let broken = !member.up || member.offline || member.failed || member.failed_fast;
+            // What is not probed works by its link.
+            let works = !broken && (member.heard || !self.is_enabled(index));
+            self.far_source(index, slot).filter(|_| works).map(|src| (index, src))
         })
     }
 
+    /// The address that a member asks from what is beyond.
+    fn far_source(&self, index: usize, slot: usize) -> Option<IpAddr> {
+        match self.way(index, slot) {
+            Some(Way::Echo(src)) if slot == V4 => Some(src),
+            _ => self.members[index].binding[slot].filter(leaves_the_link),
+        }
+    }
+
     /// The router to what is beyond.
-    fn gateway(&self, index: usize) -> Option<IpAddr> {
+    fn gateway(&self, index: usize, slot: usize) -> Option<IpAddr> {
         let mut near = self.routers.iter().chain(&self.config.targets);
-        near.find(|a| a.is_ipv4() && self.may_be_target(index, **a)).copied()
+        // An IPv6 router may be known by an address of any scope.
+        let usable =
+            |a: &&IpAddr| family(**a) == slot && (slot != V4 || self.may_be_target(index, **a));
+        near.find(usable).copied()
+    }
+
+    /// A router answered, or told of itself.
+    pub(super) fn learn_gate(&mut self, address: IpAddr, mac: Mac) {
+        let known = self.routers.contains(&address) || self.config.targets.contains(&address);
+        if self.far.is_empty() || !known {
+            return;
+        }
+        match self.gates.iter_mut().find(|gate| gate.0 == address) {
+            Some(gate) => gate.1 = mac,
+            None => self.gates.push((address, mac)),
+        }
+    }
+
+    /// Whether somebody may answer to this address what was sent beyond the link.
+    pub(super) fn is_bound(&self, address: IpAddr) -> bool {
+        self.members.iter().any(|m| m.binding.contains(&Some(address)))
+    }
+
+    /// Targets beyond the link as they are now.
+    pub(super) fn far_rows(&self) -> Vec<FarRow> {
+        let row = |far: &Far| {
+            let slot = family(far.target);
+            let by = self.far_member(far.member, slot);
+            FarRow {
+                target: far.target,
+                lost: far.lost,
+                source: by.map(|(_, src)| src),
+                gateway: by.and_then(|(index, _)| self.gateway(index, slot)),
+            }
+        };
+        self.far.iter().map(row).collect()
     }
 
     pub(super) fn run_far(&mut self, now: Instant, at: usize) {
         self.expire_far(now, at);
-        let Some((index, src)) = self.far_member(self.far[at].member) else {
+        let slot = family(self.far[at].target);
+        let Some((index, src)) = self.far_member(self.far[at].member, slot) else {
             // That no member works is told by them.
             self.far[at].path.stop();
             return;
@@ -97,7 +139,7 @@ impl Prober {
             self.far[at].path.send_at = Some(now + self.random(self.interval));
             return;
         };
-        let Some(gateway) = self.gateway(index).filter(|_| due <= now) else {
+        let Some(gateway) = self.gateway(index, slot).filter(|_| due <= now) else {
             if due <= now {
                 self.far[at].path.send_at = Some(now + self.interval);
             }
@@ -116,15 +158,15 @@ impl Prober {
         let (id, to) = (far.path.id, far.target);
         self.counters.sent += 1;
         self.tell(event);
-        let path = &mut self.members[index].paths[V4];
-        let router = path.target(ProbeTarget::Address(gateway));
-        match router.and_then(|t| t.mac) {
-            Some(mac) => {
-                let sent_ns = now.as_nanos();
-                let echo = Echo { id, sequence: probe.sequence, sent_ns, kind: wire::KIND_UNICAST };
-                self.send_icmp(index, mac, (src, to), 64, echo.message(false));
-            }
-            None => self.ask(index, Some(src), gateway, None),
+        let gate = self.gates.iter().find(|gate| gate.0 == gateway).map(|gate| gate.1);
+        if gate.is_none() || self.far[at].path.run(None).lost > 0 {
+            // It may be another by now.
+            self.ask(index, Some(src), gateway, None);
+        }
+        if let Some(mac) = gate {
+            let sent_ns = now.as_nanos();
+            let echo = Echo { id, sequence: probe.sequence, sent_ns, kind: wire::KIND_UNICAST };
+            self.send_icmp(index, mac, (src, to), 64, echo.message(slot != V4));
         }
     }
 
@@ -176,5 +218,13 @@ impl Prober {
     fn tell_beyond(&mut self, (target, reached): (IpAddr, bool)) {
         self.beyond.retain(|told| told.0 != target);
         self.beyond.push_back((target, reached));
+    }
+}
+
+/// Whether routers forward what comes from it.
+fn leaves_the_link(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
     }
 }

@@ -93,6 +93,8 @@ pub struct Prober {
     pub(super) routers: Vec<IpAddr>,
     pub(super) far: Vec<Far>,
     pub(super) beyond: VecDeque<(IpAddr, bool)>,
+    /// MAC addresses of routers to what is beyond.
+    pub(super) gates: Vec<(IpAddr, Mac)>,
     /// Between two probes of a path, now.
     pub(super) interval: Duration,
     pub(super) raised_at: Option<Instant>,
@@ -117,6 +119,7 @@ impl Prober {
             routers: Vec::new(),
             far: Vec::new(),
             beyond: VecDeque::new(),
+            gates: Vec::new(),
             interval: Duration::ZERO,
             raised_at: None,
             queue: VecDeque::new(),
@@ -160,12 +163,9 @@ impl Prober {
             prober.sessions = fast::sessions(fast, held, &mut rng);
         }
         let id = rng.next_u32() as u16;
-        for (i, target) in config.beyond.iter().take(TARGETS_MAX).enumerate() {
-            match Far::new(*target, id.wrapping_add(i as u16)) {
-                Some(far) => prober.far.push(far),
-                None => prober.counters.beyond_unused += 1,
-            }
-        }
+        let numbered = (0..).zip(&config.beyond).take(TARGETS_MAX);
+        prober.far = numbered.map(|(i, to)| Far::new(*to, id.wrapping_add(i))).collect();
+        prober.counters.beyond_unused = (config.beyond.len() - prober.far.len()) as u64;
         prober.rebuild_targets();
         prober
     }
@@ -201,6 +201,7 @@ impl Prober {
     pub fn handle_routers(&mut self, now: Instant, routers: &[IpAddr]) {
         let routers: Vec<_> = routers.iter().copied().take(TARGETS_MAX).collect();
         if routers != self.routers {
+            self.gates.retain(|gate| routers.contains(&gate.0));
             self.routers = routers;
             self.rebuild_targets();
         }

@@ -113,7 +113,8 @@ impl Prober {
         let usable = self.members[index].held[family(ip.dst)]
             .is_some_and(|h| h.test.address == ip.dst && h.duplicate.is_none());
         if !usable || ether.dst != self.members[index].mac {
-            return false;
+            // The data path looked at where it goes.
+            return self.handle_bound(now, ip, kind);
         }
         match (ip.protocol, kind) {
             (ICMP, ECHO_REQUEST) if ip.dst.is_ipv4() => self.answer_echo(now, index, ether, ip),
@@ -127,6 +128,16 @@ impl Prober {
             (UDP, _) => self.handle_bfd(now, index, ether, ip),
             _ => false,
         }
+    }
+
+    /// An echo reply to a data address: perhaps from beyond the link, else a vserver's own.
+    fn handle_bound(&mut self, now: Instant, ip: &Ip<'_>, kind: u8) -> bool {
+        let replies = match ip.dst {
+            IpAddr::V4(_) => (ip.protocol, kind) == (ICMP, ECHO_REPLY),
+            IpAddr::V6(_) => (ip.protocol, kind) == (ICMPV6, ECHO_REPLY_V6),
+        };
+        let echo = Echo::parse(ip.payload).filter(|_| replies && self.is_bound(ip.dst));
+        echo.is_some_and(|echo| self.handle_far(now, &echo, ip.src))
     }
 
     fn handle_neighbour(&mut self, now: Instant, index: usize, ip: &Ip<'_>, n: &Neighbour) -> bool {
@@ -283,6 +294,7 @@ impl Prober {
                 session.mac = Some(mac);
             }
         }
+        self.learn_gate(address, mac);
         let mut held = Vec::new();
         let aim = ProbeTarget::Address(address);
         let path = &mut self.members[index].paths[slot];

@@ -27,7 +27,7 @@ pub use event::{ProbeEvent, ProbeNotice, ProbeOutcome};
 pub use fast::{BFD_PORT, BfdCounters};
 pub use group::{PROBE_MEMBERS_MAX, Prober};
 pub use path::{ACKS_REPAIR, LOSSES_FAIL, ProbeTarget, TargetSource, TargetState};
-pub use report::{ProbeCounters, ProbeReport, ProbeRow, SessionRow, TargetRow};
+pub use report::{FarRow, ProbeCounters, ProbeReport, ProbeRow, SessionRow, TargetRow};
 pub use verdict::{ProbeState, ProbeVerdict};
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct ProbeCounters {
     pub duplicates: u64,
     /// Configured test addresses that cannot be used: a second of a family, or no link-local one.
     pub test_addresses_unused: u64,
-    /// Targets beyond the link that cannot be probed: of IPv6, for test addresses are link-local.
+    /// Targets beyond the link that are too many to be probed.
     pub beyond_unused: u64,
     /// Targets that were put aside or deleted.
     pub targets_dropped: u64,
@@ -61,8 +61,8 @@ pub struct ProbeReport {
     /// Rows of members, in order; a member has one of each family that is probed, or a disabled
     /// one.
     pub rows: Vec<ProbeRow>,
-    /// Targets beyond the link that are lost.
-    pub beyond_lost: Vec<IpAddr>,
+    /// Targets beyond the link.
+    pub beyond: Vec<FarRow>,
     /// BFD sessions.
     pub sessions: Vec<SessionRow>,
     /// Counters.
@@ -92,6 +92,19 @@ pub struct ProbeRow {
     pub quiet_ms: u64,
     /// Targets.
     pub targets: Vec<TargetRow>,
+}
+
+/// A target beyond the link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FarRow {
+    /// Who.
+    pub target: IpAddr,
+    /// It does not answer any more.
+    pub lost: bool,
+    /// Where it is asked from; `None`: no member that works has an address for that.
+    pub source: Option<IpAddr>,
+    /// The router on the way to it; `None`: none is known.
+    pub gateway: Option<IpAddr>,
 }
 
 /// A target.
@@ -146,7 +159,7 @@ impl Prober {
             configured_ms: (self.user_interval() * 7).as_millis() as u64,
             detect_ms: self.detect().as_millis() as u64,
             rows,
-            beyond_lost: self.far.iter().filter(|f| f.lost).map(|f| f.target).collect(),
+            beyond: self.far_rows(),
             sessions: self.sessions.iter().map(session_row).collect(),
             counters: self.counters,
             bfd: self.bfd_counters,

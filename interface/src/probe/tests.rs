@@ -293,12 +293,57 @@ fn targets_beyond_a_router_are_told_of_and_fail_no_member() {
     assert_eq!(lab.states(), [Ok, Ok], "the gateway is there, what is beyond is not");
     assert_eq!(lab.probers[0].poll_beyond(), Some((ip("192.0.2.1"), false)));
     let report = lab.probers[0].report(lab.now);
-    assert_eq!(report.beyond_lost, [ip("192.0.2.1")]);
-    assert_eq!(report.counters.beyond_unused, 1, "IPv6 test addresses are link-local");
+    let lost: Vec<_> = report.beyond.iter().filter(|f| f.lost).map(|f| f.target).collect();
+    assert_eq!(lost, [ip("192.0.2.1")]);
+    let v6 = &report.beyond[1];
+    assert_eq!((v6.source, v6.gateway), (None, None), "no member has an address for it");
+    assert_eq!(report.counters.beyond_unused, 0);
     lab.hosts[0].addresses.push(ip("192.0.2.1"));
     lab.run(2 * S);
     assert_eq!(lab.probers[0].poll_beyond(), Some((ip("192.0.2.1"), true)));
     assert_eq!(lab.probers[0].poll_beyond(), None);
+}
+
+#[test]
+fn what_is_beyond_is_asked_from_data_addresses_where_test_addresses_do_not_leave_the_link() {
+    let beyond = vec![ip("2001:db8:1::1"), ip("192.0.2.1")];
+    let far = ProbeConfig { beyond, ..icmp(1000, &["fe80::8"]) };
+    let link = ProbeConfig { method: ProbeMode::Link, ..far.clone() };
+    for (config, test) in [(far, &["fe80::201"][..]), (link, &[][..])] {
+        let router = host(9, &["fe80::9", "10.0.0.9", "2001:db8:1::1", "192.0.2.1"]);
+        let members = vec![member(0, 0, test), member(0, 1, &[])];
+        let mut lab = Lab::new(&[(config, members)], vec![router, host(8, &["fe80::8"])]);
+        lab.probers[0].handle_routers(lab.now, &[ip("fe80::9"), ip("10.0.0.9")]);
+        // A link-local data address is of no use either.
+        lab.probers[0].handle_bindings(lab.now, 0, [None, Some(ip("fe80::77"))]);
+        lab.run(10 * S);
+        let asked = |l: &Lab, to| {
+            let aim = Some(ProbeTarget::Address(ip(to)));
+            l.probes.iter().any(|p| p.target == aim && p.outcome == ProbeOutcome::Acked)
+        };
+        assert!(!asked(&lab, "2001:db8:1::1"), "nobody has an address for it");
+        let bound = [Some(ip("10.0.0.5")), Some(ip("2001:db8::5"))];
+        lab.probers[0].handle_bindings(lab.now, 0, bound);
+        lab.run(10 * S);
+        assert!(asked(&lab, "2001:db8:1::1") && asked(&lab, "192.0.2.1"));
+        assert_eq!(lab.probers[0].poll_beyond(), None);
+        let report = lab.probers[0].report(lab.now);
+        let row = &report.beyond[0];
+        assert_eq!((row.source, row.gateway), (bound[1], Some(ip("fe80::9"))));
+        // The router is gone: that is what a loss of the gateway is.
+        lab.hosts[0].alive = false;
+        lab.run(2 * S);
+        let mut lost: Vec<_> = std::iter::from_fn(|| lab.probers[0].poll_beyond()).collect();
+        lost.sort_unstable();
+        assert_eq!(lost, [(ip("192.0.2.1"), false), (ip("2001:db8:1::1"), false)]);
+        // Another takes its place, with another MAC address.
+        lab.hosts[0].alive = true;
+        lab.hosts[0].mac = [2, 0, 0, 1, 0, 99];
+        lab.run(5 * S);
+        let mut back: Vec<_> = std::iter::from_fn(|| lab.probers[0].poll_beyond()).collect();
+        back.sort_unstable();
+        assert_eq!(back, [(ip("192.0.2.1"), true), (ip("2001:db8:1::1"), true)]);
+    }
 }
 
 // RFC 5227 2.4

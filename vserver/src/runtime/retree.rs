@@ -360,6 +360,7 @@ impl Core {
             if asks_without_address(group) {
                 self.plane.listen(group.link);
             }
+            self.plane.listen_beyond(group.link, &group.config.beyond);
         }
         self.plane.set_test_addresses(test_addresses(tree));
     }
