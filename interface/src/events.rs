@@ -93,9 +93,10 @@ pub enum What {
         /// The partner said so; otherwise it did not answer in time.
         answered: bool,
     },
-    /// A group as a whole is in another state.
+    /// A group as a whole is in another state, or an alias that is bound to targets beyond its link:
+    /// that is a group of one, `ok` while it has a link and reaches one of them, else `failed`.
     Group {
-        /// Which.
+        /// Which; of an alias its name.
         group: String,
         /// Of the state after the event.
         signature: u64,

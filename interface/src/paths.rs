@@ -84,7 +84,7 @@ pub enum GroupHealth {
     Failed,
 }
 
-/// One group.
+/// One group, or an alias that is bound to targets beyond its link: that is a group of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupPath {
     /// Its interface.
@@ -103,6 +103,9 @@ pub struct GroupPath {
     pub unusable: Vec<String>,
     /// See [`crate::events::What`].
     pub signature: u64,
+    /// Targets beyond the link that are not reached any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beyond_lost: Vec<IpAddr>,
 }
 
 /// What is known of something.
@@ -221,19 +224,24 @@ pub enum TargetMode {
     Arp,
     /// Another member.
     Transitive,
+    /// Configured, behind a router.
+    Beyond,
 }
 
-/// Whom a test address probes.
+/// Whom a test address probes; of targets beyond the link, what asks them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetPath {
-    /// The member.
+    /// The member; of targets beyond the link, the group or alias that is bound to them.
     pub interface: String,
     /// How they were found.
     pub mode: TargetMode,
-    /// The test address; none if probes need none.
+    /// The test address, or the data address that is asked from; none if probes need none.
     pub test_address: Option<String>,
     /// Targets; the one in turn first.
     pub targets: Vec<String>,
+    /// Targets beyond the link that are not reached any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 /// How a probe ended.

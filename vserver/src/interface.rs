@@ -69,6 +69,7 @@ impl Alias {
             over: Some(self.over.clone()).filter(|o| !o.is_empty()),
             mtu: self.mtu,
             mac: self.mac,
+            beyond: self.beyond.clone(),
         }
     }
 

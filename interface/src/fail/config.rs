@@ -97,7 +97,36 @@ impl Default for FastConfig {
     }
 }
 
-/// Why a group cannot be as configured.
+/// Targets beyond its link that an alias is bound to: with all of them lost it counts as failed for
+/// those who listen to events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BeyondConfig {
+    /// The targets; none: it is bound to nothing.
+    pub targets: Vec<IpAddr>,
+    /// How soon a loss is noticed, at the latest; 100 ms at least.
+    pub detect: Duration,
+    /// A program that is run for each event.
+    pub hook: Option<String>,
+}
+
+impl Default for BeyondConfig {
+    fn default() -> BeyondConfig {
+        BeyondConfig { targets: Vec::new(), detect: Duration::from_secs(10), hook: None }
+    }
+}
+
+impl BeyondConfig {
+    /// Checks what can be told without the alias.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.detect < DETECT_MIN {
+            return Err(ConfigError::DetectTooShort(self.detect));
+        }
+        check_hosts(&self.targets, "beyond")?;
+        check_hook(self.hook.as_ref())
+    }
+}
+
+/// Why a group, or what an alias is bound to, cannot be as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
     /// No member.
@@ -174,10 +203,7 @@ impl GroupConfig {
             return Err(ConfigError::TargetIsTest(*target));
         }
         self.fast.as_ref().map_or(Ok(()), FastConfig::validate)?;
-        match &self.hook {
-            Some(hook) if !hook.starts_with('/') => Err(ConfigError::HookPath(hook.clone())),
-            _ => Ok(()),
-        }
+        check_hook(self.hook.as_ref())
     }
 
     fn validate_members(&self) -> Result<(), ConfigError> {
@@ -243,6 +269,13 @@ fn twice<T: PartialEq>(list: &[T]) -> Option<&T> {
 fn is_host(address: &IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast)
+}
+
+fn check_hook(hook: Option<&String>) -> Result<(), ConfigError> {
+    match hook.filter(|hook| !hook.starts_with('/')) {
+        Some(hook) => Err(ConfigError::HookPath(hook.clone())),
+        None => Ok(()),
+    }
 }
 
 fn check_hosts(list: &[IpAddr], key: &'static str) -> Result<(), ConfigError> {

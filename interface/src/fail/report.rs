@@ -138,6 +138,7 @@ impl Group {
             inactive: names(&Member::is_waiting),
             unusable: names(&|m| !m.is_usable()),
             signature: self.signature,
+            beyond_lost: self.beyond_lost.clone(),
         }
     }
 

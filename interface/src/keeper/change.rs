@@ -22,6 +22,8 @@ pub struct Standing {
     pub addresses: Vec<(LinkId, IpAddr, Option<Mac>)>,
     /// Multicast groups.
     pub memberships: Vec<(LinkId, IpAddr)>,
+    /// The addresses by alias, its position in the tree.
+    pub of_aliases: Vec<(usize, IpAddr)>,
 }
 
 /// Data addresses of a failover group, and how often each is there.
@@ -60,6 +62,7 @@ impl Keeper {
         self.up = up;
         self.update_bonds(now, &old, &mut rng);
         self.update_groups(now, &old, (&bound, standing), &mut rng);
+        self.update_outlooks(now, &mut rng);
         self.run(now);
     }
 
@@ -175,6 +178,10 @@ impl Keeper {
     fn stand(&mut self, standing: &Standing) {
         self.addresses.clear();
         self.memberships.clear();
+        self.of_aliases.clear();
+        for at in &standing.of_aliases {
+            *self.of_aliases.entry(*at).or_default() += 1;
+        }
         for at in &standing.addresses {
             *self.addresses.entry(*at).or_default() += 1;
         }

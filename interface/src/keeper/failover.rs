@@ -9,8 +9,8 @@ use super::{Keeper, OfflineError, Probe};
 use crate::events::What;
 use crate::fail::{Announcement, Group, MemberInfo};
 use crate::probe::{
-    ProbeConfig, ProbeMember, ProbeNotice, ProbeOutcome, ProbeTarget, ProbeVerdict, Prober,
-    TargetState,
+    ProbeConfig, ProbeEvent, ProbeMember, ProbeNotice, ProbeOutcome, ProbeTarget, ProbeVerdict,
+    Prober, TargetState,
 };
 use crate::tree::Tree;
 use crate::{GroupSelection, LinkId, Mac};
@@ -236,18 +236,8 @@ impl Failover {
             if event.outcome == ProbeOutcome::Sent {
                 continue;
             }
-            let answered = event.outcome == ProbeOutcome::Acked;
             let target = event.target.map_or_else(|| String::from("all"), |t| self.target_name(&t));
-            return Some(Probe {
-                member: *member,
-                sent: Instant::from_nanos(event.sent_ns),
-                sequence: event.number,
-                target,
-                net_rtt_us: event.netrtt_ns.filter(|_| answered).map(|ns| ns / 1000),
-                rtt_us: event.rtt_ns.filter(|_| answered).map(|ns| ns / 1000),
-                rtt_avg_us: event.rttavg_ns.map(|ns| ns / 1000),
-                rtt_dev_us: event.rttdev_ns.map(|ns| ns / 1000),
-            });
+            return Some(probe(*member, &event, target));
         }
     }
 
@@ -269,6 +259,22 @@ impl Failover {
             self.told[member].bound = bound;
             self.prober.handle_bindings(now, member, bound);
         }
+    }
+}
+
+/// A probe that ended, sent by this link.
+pub(super) fn probe(link: LinkId, event: &ProbeEvent, target: String) -> Probe {
+    let answered = event.outcome == ProbeOutcome::Acked;
+    let us = |ns: Option<u64>| ns.map(|ns| ns / 1000);
+    Probe {
+        member: link,
+        sent: Instant::from_nanos(event.sent_ns),
+        sequence: event.number,
+        target,
+        net_rtt_us: us(event.netrtt_ns.filter(|_| answered)),
+        rtt_us: us(event.rtt_ns.filter(|_| answered)),
+        rtt_avg_us: us(event.rttavg_ns),
+        rtt_dev_us: us(event.rttdev_ns),
     }
 }
 

@@ -15,6 +15,7 @@ mod above;
 mod change;
 mod failover;
 mod offline;
+mod outlook;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::events::What;
 use crate::tree::{LinkKind, Owner, Tree};
 use crate::{LinkId, Mac, Selection};
 use failover::Failover;
+use outlook::Outlook;
 
 pub use change::Standing;
 pub use offline::OfflineError;
@@ -69,6 +71,10 @@ pub struct Keeper {
     macs: Vec<Mac>,
     bonds: Vec<Bond>,
     groups: Vec<Failover>,
+    /// Aliases that are bound to targets beyond their links.
+    outlooks: Vec<Outlook>,
+    /// Addresses of aliases, by position, and how often each is there.
+    of_aliases: BTreeMap<(usize, IpAddr), usize>,
     /// By link: whether it carries frames.
     up: Vec<bool>,
     /// Data addresses of stacks, with the MAC address of their alias if it has one of its own, and how
@@ -137,6 +143,8 @@ impl Keeper {
             macs: macs.to_vec(),
             bonds: bonds.collect(),
             groups: Vec::new(),
+            outlooks: Vec::new(),
+            of_aliases: BTreeMap::new(),
             up: vec![false; tree.links.len()],
             addresses: BTreeMap::new(),
             memberships: BTreeMap::new(),
@@ -152,6 +160,7 @@ impl Keeper {
             let group = keeper.new_failover(number, rng.next_u64());
             keeper.groups.push(group);
         }
+        keeper.update_outlooks(Instant::ZERO, &mut rng);
         keeper.select();
         keeper
     }
@@ -197,11 +206,14 @@ impl Keeper {
         let slow = frame.get(12..14) == Some(&ETHERTYPE_SLOW.to_be_bytes()[..]);
         if slow && let Some((bond, port)) = self.port_of(usize::from(link.0)) {
             self.bonds[bond].handle_frame(now, port, frame);
-        } else if let Some((group, member)) = self.member_of(link) {
-            self.groups[group].handle_frame(now, member, frame);
         } else {
-            self.lost.stray += 1;
-            return;
+            let heard = self.hear_outlooks(now, link, frame);
+            if let Some((group, member)) = self.member_of(link) {
+                self.groups[group].handle_frame(now, member, frame);
+            } else if !heard {
+                self.lost.stray += 1;
+                return;
+            }
         }
         self.run(now);
     }
@@ -218,13 +230,20 @@ impl Keeper {
                 group.handle_timeout(now);
             }
         }
+        for outlook in &mut self.outlooks {
+            if outlook.poll_timeout().is_some_and(|at| at <= now) {
+                outlook.handle_timeout(now);
+            }
+        }
         self.run(now);
     }
 
     /// When [`Keeper::handle_timeout`] has to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let bonds = self.bonds.iter().filter_map(Bond::poll_timeout);
-        bonds.chain(self.groups.iter().filter_map(Failover::poll_timeout)).min()
+        let groups = self.groups.iter().filter_map(Failover::poll_timeout);
+        let outlooks = self.outlooks.iter().filter_map(Outlook::poll_timeout);
+        bonds.chain(groups).chain(outlooks).min()
     }
 
     /// A frame to send, and where.
@@ -339,6 +358,7 @@ impl Keeper {
                 self.tell(What::Link { interface, up });
             }
         }
+        self.run_outlooks(now);
         self.select();
         // After the selection: they are for the world as it is now.
         self.announce();

@@ -4,6 +4,7 @@ use weft_stack::time::Instant;
 
 use super::Keeper;
 use super::failover::Failover;
+use super::outlook::target_path;
 use crate::bond::lacp::wire::SystemId;
 use crate::bond::{BondEvent, BondReport};
 use crate::events::What;
@@ -27,11 +28,16 @@ impl Keeper {
             paths.interfaces.extend(report.members.into_iter().map(|m| m.path));
             paths.addresses.extend(report.addresses);
             paths.targets.extend(probes.rows.iter().map(|row| target(group, row)));
+            let name = group.group.name();
+            paths.targets.extend(probes.beyond.iter().map(|row| target_path(name, row)));
             paths.sessions.extend(probes.sessions.iter().map(|row| session(group, row)));
             let group = self.tree.at(at.link).name.to_string();
             let probing = ProbingPath { group, probes: probes.counters, bfd: probes.bfd };
             paths.probing.push(probing);
         }
+        let (aliases, targets) = self.outlook_paths(now);
+        paths.groups.extend(aliases);
+        paths.targets.extend(targets);
         paths
     }
 
@@ -72,6 +78,7 @@ fn target(group: &Failover, row: &ProbeRow) -> TargetPath {
         mode: row.mode,
         test_address: row.address.map(|a| a.to_string()),
         targets: active.map(|t| group.target_name(&t.target)).collect(),
+        lost: Vec::new(),
     }
 }
 

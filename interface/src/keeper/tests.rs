@@ -1,6 +1,7 @@
 #![allow(missing_docs)]
 
 mod change;
+mod outlook;
 
 use std::net::IpAddr;
 

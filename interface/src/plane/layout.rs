@@ -211,7 +211,8 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 (Some(_), _) => Entry::Tree,
             });
         }
-        plane.links.push(LinkState { down, up: ups[at], vlans: vlans.into(), mac });
+        let (up, vlans, beyond) = (ups[at], vlans.into(), Box::default());
+        plane.links.push(LinkState { down, up, vlans, beyond, mac });
     }
     plane
 }

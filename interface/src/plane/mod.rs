@@ -47,7 +47,7 @@ pub enum Ingress {
     Both {
         /// Whose aliases.
         link: LinkId,
-        /// The member that it came by.
+        /// The member that it came by; without one, the link itself.
         member: LinkId,
     },
     /// To nobody.
@@ -70,6 +70,8 @@ struct LinkState {
     up: Up,
     /// VLANs on it, by tag.
     vlans: Box<[(u16, LinkId)]>,
+    /// Hosts beyond it that the machines ask with the addresses of an alias on it.
+    beyond: Box<[IpAddr]>,
     mac: Option<Mac>,
 }
 
@@ -217,6 +219,18 @@ impl Plane {
         }
     }
 
+    /// The machines ask these hosts beyond a link, too, with the addresses of an alias on it.
+    pub fn listen_for_alias(&mut self, link: LinkId, hosts: &[IpAddr]) {
+        let Some(state) = self.links.get_mut(usize::from(link.0)) else { return };
+        state.beyond = state.beyond.iter().chain(hosts).copied().collect();
+        if let Some(entry) = self.entries.get_mut(usize::from(link.0))
+            && *entry == Entry::Plain
+            && !hosts.is_empty()
+        {
+            *entry = Entry::Tree;
+        }
+    }
+
     /// An alias on this link has a MAC address of its own.
     pub fn add_mac(&mut self, link: LinkId, mac: Mac) {
         if let Some(group) = self.group_below(link) {
@@ -263,9 +277,6 @@ impl Plane {
         }
         let mut at = nic;
         let mut heard = None;
-        let found = |link, heard: Option<LinkId>| {
-            heard.map_or(Ingress::Link(link), |member| Ingress::Both { link, member })
-        };
         // Each step is one link up, and a tag without a VLAN at most.
         loop {
             match self.links[usize::from(at.0)].up {
@@ -295,14 +306,14 @@ impl Plane {
                 }
                 Up::Free => {}
             }
-            let Some(control) = vlan::pop(frame) else { return found(at, heard) };
+            let Some(control) = vlan::pop(frame) else { return self.found(at, heard, frame) };
             let tag = control & vlan::ID_MASK;
             if tag == 0 {
                 // A priority and no VLAN (802.1Q section 6.9.1); another tag may follow.
                 if be16(frame.data(), 12).is_some_and(vlan::is_tag) {
                     return Ingress::Drop(DropReason::VlanUnknown);
                 }
-                return found(at, heard);
+                return self.found(at, heard, frame);
             }
             let vlans = &self.links[usize::from(at.0)].vlans;
             let Ok(found) = vlans.binary_search_by_key(&tag, |v| v.0) else {
@@ -314,6 +325,18 @@ impl Plane {
                 stats.rx_bytes += frame.total_len() as u64;
                 stats.rx_prioritised += u64::from(control >> 13 != 0);
             }
+        }
+    }
+
+    /// A frame belongs to the aliases of a link, and perhaps to the machines too.
+    fn found(&self, link: LinkId, heard: Option<LinkId>, frame: &Frame) -> Ingress {
+        let beyond = &self.links[usize::from(link.0)].beyond;
+        let (data, asks) = (frame.data(), !beyond.is_empty());
+        let answers = || headers::is_answer(data) || headers::is_echo_reply(data, beyond);
+        match heard {
+            Some(member) => Ingress::Both { link, member },
+            None if asks && answers() => Ingress::Both { link, member: link },
+            None => Ingress::Link(link),
         }
     }
 

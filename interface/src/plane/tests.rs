@@ -443,6 +443,44 @@ fn the_prober_gets_its_probes_and_what_is_for_its_addresses() {
 }
 
 #[test]
+fn answers_from_beyond_the_link_go_to_the_stacks_and_to_the_machines() {
+    let reply = |src: [u8; 4], kind: u8| {
+        let mut packet = [0; 46];
+        (packet[0], packet[9], packet[20]) = (0x45, 1, kind);
+        packet[12..16].copy_from_slice(&src);
+        ethernet(A, PEER, 0x0800, &packet)
+    };
+    let reply6 = |last: u8, kind: u8| {
+        let mut packet = [0; 60];
+        (packet[0], packet[6], packet[23], packet[40]) = (0x60, 58, last, kind);
+        ethernet(A, PEER, 0x86dd, &packet)
+    };
+    let far = [ip("192.0.2.1"), ip("::1")];
+    let mut plane = plane(&[A, B], &[group_of(&[0, 1])]);
+    let fail = LinkId(2);
+    let both = Ingress::Both { link: fail, member: LinkId(0) };
+    assert_eq!(plane.receive(0, &mut reply([192, 0, 2, 1], 0)), Ingress::Link(fail));
+    plane.listen_beyond(fail, &far);
+    for mut frame in [reply([192, 0, 2, 1], 0), reply6(1, 129)] {
+        assert_eq!(plane.receive(0, &mut frame), both);
+    }
+    for mut frame in [reply([192, 0, 2, 1], 8), reply([192, 0, 2, 2], 0), reply6(2, 129)] {
+        assert_eq!(plane.receive(0, &mut frame), Ingress::Link(fail));
+    }
+
+    let mut plain = self::plane(&[A], &[]);
+    let eth0 = LinkId(0);
+    assert_eq!(plain.receive(0, &mut reply([192, 0, 2, 1], 0)), Ingress::Link(eth0));
+    plain.listen_for_alias(eth0, &far);
+    let both = Ingress::Both { link: eth0, member: eth0 };
+    assert_eq!(plain.receive(0, &mut reply([192, 0, 2, 1], 0)), both);
+    let mut answer = arp(A, PEER, "10.0.0.9", "10.0.0.1");
+    answer.data_mut()[21] = 2;
+    assert_eq!(plain.receive(0, &mut answer), both);
+    assert_eq!(plain.receive(0, &mut packet(A, PEER, FLOW, 1)), Ingress::Link(eth0));
+}
+
+#[test]
 fn a_vlan_of_a_group_has_one_tag_outside_and_none_inside() {
     let mut plane = plane(&[A, B], &[group_of(&[0, 1]), vlan_of(2, 5, 0)]);
     let fail_5 = LinkId(3);

@@ -163,7 +163,7 @@ impl Prober {
             prober.sessions = fast::sessions(fast, held, &mut rng);
         }
         let id = rng.next_u32() as u16;
-        let numbered = (0..).zip(&config.beyond).take(TARGETS_MAX);
+        let numbered = (0..).zip(&config.beyond).take(crate::fail::config::TARGETS_MAX);
         prober.far = numbered.map(|(i, to)| Far::new(*to, id.wrapping_add(i))).collect();
         prober.counters.beyond_unused = (config.beyond.len() - prober.far.len()) as u64;
         prober.rebuild_targets();

@@ -89,7 +89,10 @@ impl Prober {
             return Some(true);
         }
         let announced = arp.spa == arp.tpa;
-        let answers = arp.op == wire::ARP_REPLY && arp.tha == member.mac;
+        // On a failover group our own MAC address is on no wire; that the frame is ours was seen to
+        // by the data path.
+        let bound = member.binding[V4] == Some(tpa);
+        let answers = arp.op == wire::ARP_REPLY && (arp.tha == member.mac || bound);
         if !(answers || announced) {
             return Some(false);
         }

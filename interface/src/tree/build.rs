@@ -255,8 +255,8 @@ impl Builder {
                 continue;
             };
             check::alias(self, i, &name, alias, link);
-            let (mtu, mac) = (alias.mtu, alias.mac);
-            self.tree.aliases.push(Alias { name, link, tag: own, mtu, mac });
+            let (mtu, mac, beyond) = (alias.mtu, alias.mac, alias.beyond.clone());
+            self.tree.aliases.push(Alias { name, link, tag: own, mtu, mac, beyond });
         }
     }
 }

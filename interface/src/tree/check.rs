@@ -178,6 +178,13 @@ pub(super) fn alias(
         let (name, link) = (name.clone(), link_name.clone());
         b.error(At::Mtu(i), Illegal::Mtu { name, mtu, link, most });
     }
+    if let Err(why) = spec.beyond.validate() {
+        b.error(At::Alias(i), Illegal::Beyond { alias: name.clone(), why });
+    }
+    if !ethernet && !spec.beyond.targets.is_empty() {
+        let (name, what) = (link_name.clone(), "nothing beyond it is probed");
+        b.error(At::Alias(i), Illegal::NotEthernet { name, what });
+    }
     let Some(mac) = spec.mac else { return };
     if !ethernet {
         let what = "an alias on it has no MAC address";

@@ -109,6 +109,7 @@ impl Tree {
             }
             None => (up.to_owned(), self.detail(link, nics)),
         };
+        let detail = self.with_aliases(link, detail, live);
         let own = matches!(at.kind, LinkKind::Nic(_)).then(|| facts.first()).flatten();
         let aliases = self.aliases_of(link).map(|a| self.aliases[a].name.to_string());
         Line {
@@ -121,6 +122,22 @@ impl Tree {
             mac: own.and_then(|f| f.mac.clone()),
             aliases: aliases.collect(),
         }
+    }
+
+    /// What the machines say of aliases on a link stands behind its detail.
+    fn with_aliases(
+        &self,
+        link: LinkId,
+        detail: String,
+        live: &BTreeMap<String, (String, String)>,
+    ) -> String {
+        let names = self.aliases_of(link).map(|a| self.aliases[a].name.to_string());
+        let said = names.filter_map(|name| {
+            let (state, why) = live.get(&name)?;
+            Some(format!("{name} {state}: {why}"))
+        });
+        let parts = [detail].into_iter().filter(|d| !d.is_empty()).chain(said);
+        parts.collect::<Vec<_>>().join("; ")
     }
 
     /// Whether frames get through as far as the links tell.

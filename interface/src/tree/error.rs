@@ -239,6 +239,14 @@ pub enum Illegal {
         /// What.
         why: ConfigError,
     },
+    /// Something of what an alias is bound to.
+    #[error("{alias}: {why}")]
+    Beyond {
+        /// The alias.
+        alias: InterfaceName,
+        /// What.
+        why: ConfigError,
+    },
     /// Two tags in a frame.
     #[error("{name} would be the second VLAN tag over {over}; a frame carries one")]
     TwoTags {

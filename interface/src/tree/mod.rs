@@ -25,7 +25,7 @@ pub use spec::{AliasSpec, BondSpec, GroupSpec, NicSpec, TreeSpec, VlanSpec};
 pub use warn::Warning;
 
 use crate::bond::BondConfig;
-use crate::fail::config::GroupConfig;
+use crate::fail::config::{BeyondConfig, GroupConfig};
 use crate::name::InterfaceName;
 use crate::{LinkId, Mac};
 
@@ -132,6 +132,8 @@ pub struct Alias {
     pub mtu: Option<usize>,
     /// A MAC address of its own; `None`: that of the link.
     pub mac: Option<Mac>,
+    /// Targets beyond the link that it is bound to.
+    pub beyond: BeyondConfig,
 }
 
 impl Tree {
@@ -224,6 +226,13 @@ impl Tree {
     pub fn aliases_of(&self, link: LinkId) -> impl Iterator<Item = usize> + '_ {
         let on_it = self.aliases.iter().enumerate().filter(move |(_, a)| a.link == link);
         on_it.map(|(i, _)| i)
+    }
+
+    /// Whether something is to be decided while frames flow: there is a bond, a failover group, or
+    /// an alias that is bound to targets beyond its link.
+    pub fn has_machines(&self) -> bool {
+        let bound = |alias: &Alias| !alias.beyond.targets.is_empty();
+        !(self.bonds.is_empty() && self.groups.is_empty()) || self.aliases.iter().any(bound)
     }
 
     /// What is legal and yet looks like a mistake.

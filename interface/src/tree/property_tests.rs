@@ -104,6 +104,7 @@ fn aliases() -> impl Strategy<Value = Vec<AliasSpec>> {
             over: over.map(str::to_owned),
             mtu,
             mac,
+            ..AliasSpec::default()
         };
         all.into_iter().map(alias).collect()
     })

@@ -2,7 +2,7 @@
 
 use crate::Mac;
 use crate::bond::BondConfig;
-use crate::fail::config::GroupConfig;
+use crate::fail::config::{BeyondConfig, GroupConfig};
 
 /// Everything that a [`Tree`](super::Tree) is made from. Names are text, as written.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,4 +72,6 @@ pub struct AliasSpec {
     pub mtu: Option<usize>,
     /// A MAC address of its own; that of the link if not set.
     pub mac: Option<Mac>,
+    /// Targets beyond the link that it is bound to.
+    pub beyond: BeyondConfig,
 }

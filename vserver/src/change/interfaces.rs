@@ -7,7 +7,7 @@ use weft_interface::tree;
 
 use super::describe::{Line, changed_fields, host};
 use super::execute::{Run, StepError};
-use crate::config::Driver;
+use crate::config::{BeyondConfig, Driver};
 use crate::host::{HostError, build};
 use crate::interface::{LinkId, Tree};
 use crate::qos;
@@ -140,6 +140,11 @@ pub(super) fn lines(from: &Tree, to: &Tree) -> Vec<Line> {
                 format!("alias {} mac {} -> {}", b.name, text(a.mac), text(b.mac)),
             ));
         }
+    }
+    for b in &to.aliases {
+        let none = BeyondConfig::default();
+        let a = from.aliases.iter().find(|a| a.name == b.name).map_or(&none, |a| &a.beyond);
+        lines.extend(changed_fields(&format!("alias.{} beyond", b.name), a, &b.beyond));
     }
     if lines.is_empty() {
         lines.push(host('~', "order of interfaces"));

@@ -115,7 +115,11 @@ impl Stages {
         let place = |tree: &Tree, a: &tree::Alias| (tree.at(a.link).name.clone(), a.mac);
         let mut both = from.aliases.iter().zip(&to.aliases);
         let moves = both.any(|(a, b)| place(&from, a) != place(&to, b));
-        if moves || links(&from) != links(&to) {
+        let bound = |tree: &Tree| -> Vec<_> {
+            let all = tree.aliases.iter().filter(|a| !a.beyond.targets.is_empty());
+            all.map(|a| (a.name.clone(), a.beyond.clone())).collect()
+        };
+        if moves || links(&from) != links(&to) || bound(&from) != bound(&to) {
             let (from, to) = (Box::new(from), Box::new(to));
             self.first.push(Step::Interfaces { from, to });
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use weft_stack::ip::address::AcdPace;
 
-use super::{Alias, AnyService, Group, HostConfig, Vserver, dhcp};
+use super::{Alias, AnyService, BeyondConfig, Group, HostConfig, Vserver, dhcp};
 
 mod access;
 mod cluster;
@@ -97,7 +97,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
 }
 
 fn write_alias(w: &mut Writer, alias: &Alias) {
-    let Alias { name, over, mtu, mac: own, conflicts } = alias;
+    let Alias { name, over, mtu, mac: own, conflicts, beyond } = alias;
     w.table(&format!("[alias.{}]", key(name)));
     w.value("over", quoted(over));
     w.optional("mtu", mtu.as_ref());
@@ -107,6 +107,13 @@ fn write_alias(w: &mut Writer, alias: &Alias) {
     let ms = |p: AcdPace| p.interval.as_millis();
     w.unless("acd_interval_ms", &ms(pace), &ms(usual));
     w.unless("acd_probes", &pace.probes, &usual.probes);
+    let BeyondConfig { targets, detect, hook } = beyond;
+    let usual = BeyondConfig::default();
+    w.list("beyond", &texts(targets));
+    if !targets.is_empty() {
+        w.unless("detect_ms", &detect.as_millis(), &usual.detect.as_millis());
+        w.optional("hook", hook.as_ref().map(|h| quoted(h)).as_ref());
+    }
 }
 
 /// With every vserver of a `count` on its own, also where roles name the table.

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use weft_drivers::afxdp::FRAME_SLOTS_MAX;
 use weft_drivers::device::LINK_HEADER_BYTES_MAX;
 use weft_interface::tree::At as Place;
+use weft_stack::time::Duration;
 
 use super::dhcp::{AliasConflicts, read_conflicts};
 use super::diagnostic::Report;
-use super::link::Places;
+use super::link::{DETECT_MS, Places, read_hook, read_hosts};
 use super::reader::{At, Section, nearest};
 use super::{
-    Alias, Cluster, Driver, Gather, NeighbourTable, Nic, PacketReceive, PollMode, TableSpec,
+    Alias, BeyondConfig, Cluster, Driver, Gather, NeighbourTable, Nic, PacketReceive, PollMode, TableSpec,
     Workers, XdpMode, qos,
 };
 use crate::access::Catalogue;
@@ -337,6 +338,7 @@ fn read_alias(
         places.set(Place::Mac(number), &v.span);
     }
     let conflicts = read_conflicts(report, &mut s);
+    let beyond = read_beyond(report, &mut s);
     s.finish(report);
     let base = base.map(|a| a.value.over.clone());
     Alias {
@@ -345,7 +347,26 @@ fn read_alias(
         mtu: mtu.map(|v| v.value as usize),
         mac: mac.map(|v| v.value),
         conflicts,
+        beyond,
     }
+}
+
+/// What an alias is bound to.
+fn read_beyond(report: &mut Report, s: &mut Section) -> BeyondConfig {
+    let targets = read_hosts(report, s, "beyond");
+    let mut beyond = BeyondConfig { targets, ..BeyondConfig::default() };
+    let named = s.span_of_key("beyond").is_some();
+    for key in ["detect_ms", "hook"] {
+        if let Some(span) = s.span_of_key(key).filter(|_| !named) {
+            let text = format!("'{key}' is for an alias with 'beyond'; add that, or remove it");
+            report.error(&span, text);
+        }
+    }
+    if let Some(v) = s.integer(report, "detect_ms", DETECT_MS) {
+        beyond.detect = Duration::from_millis(v.value);
+    }
+    beyond.hook = read_hook(report, s);
+    beyond
 }
 
 /// The name of what carries an alias; that of `base` if nothing is said.

@@ -39,7 +39,7 @@ pub(super) const PROBES: [(&str, ProbeMode); 4] = [
 
 /// Failure detection time: [`fail::config::DETECT_MIN`](weft_interface::fail::config::DETECT_MIN) at
 /// least.
-const DETECT_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
+pub(super) const DETECT_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 /// Spanning tree takes less than a minute.
 const QUIET_MS_MAX: u64 = 600_000;
 /// Longer than any switch needs until it forwards.
@@ -268,13 +268,7 @@ fn read_group(report: &mut Report, mut s: Section, i: usize, places: &mut Places
     group.targets = read_hosts(report, &mut s, "targets");
     group.fast = s.table(report, "fast").map(|s| read_fast(report, s));
     group.beyond = read_hosts(report, &mut s, "beyond");
-    if let Some(hook) = s.string(report, "hook") {
-        if !hook.value.starts_with('/') {
-            let text = format!("hook '{}' is no absolute path; begin it with '/'", hook.value);
-            report.error(&hook.span, text);
-        }
-        group.hook = Some(hook.value.to_owned());
-    }
+    group.hook = read_hook(report, &mut s);
     if let Some(v) = s.integer(report, "quiet_ms", 0..=QUIET_MS_MAX) {
         group.quiet = Duration::from_millis(v.value);
     }
@@ -301,7 +295,21 @@ fn read_fast(report: &mut Report, mut s: Section) -> FastConfig {
     fast
 }
 
-fn read_hosts(report: &mut Report, s: &mut Section, key: &'static str) -> Vec<IpAddr> {
+/// A program that is run for each event.
+pub(super) fn read_hook(report: &mut Report, s: &mut Section) -> Option<String> {
+    let hook = s.string(report, "hook")?;
+    if !hook.value.starts_with('/') {
+        let text = format!("hook '{}' is no absolute path; begin it with '/'", hook.value);
+        report.error(&hook.span, text);
+    }
+    Some(hook.value.to_owned())
+}
+
+pub(super) fn read_hosts(
+    report: &mut Report,
+    s: &mut Section,
+    key: &'static str,
+) -> Vec<IpAddr> {
     let mut hosts: Vec<IpAddr> = Vec::new();
     for v in s.strings(report, key) {
         match v.value.parse::<IpAddr>() {

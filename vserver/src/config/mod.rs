@@ -48,6 +48,7 @@ pub use register::{Register, RegisteredName};
 pub use rule::MAIN as MAIN_TABLE;
 pub use shim::{ReapPreset, Shim, ShimLocator};
 pub use weft_drivers::afxdp::{Gather, Hugepages};
+pub use weft_interface::fail::config::BeyondConfig;
 pub use weft_interface::tree::{BondSpec, GroupSpec, VlanSpec};
 
 use weft_stack::ip::address::Cidr;
@@ -343,6 +344,8 @@ pub struct Alias {
     pub mac: Option<[u8; 6]>,
     /// Conflicts over IPv4 addresses on it.
     pub conflicts: AliasConflicts,
+    /// Targets beyond its link, whose loss is an event.
+    pub beyond: BeyondConfig,
 }
 
 /// One virtual server.

@@ -185,7 +185,7 @@ fn set_machines(
     tree: &Tree,
     now: Instant,
 ) -> Result<(), HostError> {
-    if tree.bonds.is_empty() && tree.groups.is_empty() {
+    if !tree.has_machines() {
         return Ok(());
     }
     let nics = &cores[0].nics;
@@ -203,7 +203,7 @@ fn set_machines(
     Ok(())
 }
 
-/// What speaks LLDP on the NICs of a host that has bonds or groups.
+/// What speaks LLDP on the NICs of a host that has machines.
 pub(crate) fn station(tree: &Tree, macs: &[Mac]) -> Station {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let described = (name.as_str(), concat!("weft ", env!("CARGO_PKG_VERSION")));

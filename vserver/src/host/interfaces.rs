@@ -55,6 +55,17 @@ fn store(directory: &Path, saved: Saved) -> io::Result<()> {
     std::fs::rename(new, path)
 }
 
+/// Routers of configured routes out of some aliases.
+fn routers(config: &HostConfig, of: impl Fn(usize) -> bool) -> Vec<IpAddr> {
+    let shared = config.tables.iter().flat_map(|t| &t.routes);
+    let routes = config.vservers.iter().flat_map(|v| &v.routes).chain(shared);
+    let mut routers: Vec<IpAddr> =
+        routes.filter(|r| of(r.alias)).filter_map(|r| r.via).collect();
+    routers.sort_unstable();
+    routers.dedup();
+    routers
+}
+
 impl Host {
     /// Failover groups: data addresses, groups, members, targets, of one moment.
     pub fn paths(&self) -> PathsReport {
@@ -97,7 +108,8 @@ impl Host {
             .unwrap_or_else(|_| unknown())
     }
 
-    /// Routers of configured routes over each failover group: whom its probers ask first.
+    /// Routers of configured routes over each failover group, whom its probers ask first, and of
+    /// routes out of aliases that are bound to targets beyond their links.
     pub(crate) fn follow_routers(&self, config: &HostConfig) {
         let Ok(tree) = config.tree() else { return };
         for group in &tree.groups {
@@ -105,14 +117,19 @@ impl Host {
                 let on = tree.aliases.get(*alias).map(|a| a.link);
                 on == Some(group.link) || on.is_some_and(|l| tree.below(l).contains(&group.link))
             };
-            let routes = config.vservers.iter().flat_map(|v| &v.routes);
-            let mut routers: Vec<IpAddr> =
-                routes.filter(|r| over(&r.alias)).filter_map(|r| r.via).collect();
-            routers.sort_unstable();
-            routers.dedup();
+            let routers = routers(config, |alias| over(&alias));
             let (home, name) = (self.shared.home(), &tree.at(group.link).name);
             // A host that has stopped probes nobody.
             let _ = home.with_core(|core, now| core.set_routers(now, name, &routers));
+        }
+        for (number, alias) in tree.aliases.iter().enumerate() {
+            if alias.beyond.targets.is_empty() {
+                continue;
+            }
+            let routers = routers(config, |of| of == number);
+            let home = self.shared.home();
+            // As above.
+            let _ = home.with_core(|core, now| core.set_alias_routers(now, &alias.name, &routers));
         }
     }
 

@@ -31,18 +31,24 @@ pub(crate) struct Keeping {
     keeper: Keeper,
     events: Stream<Event>,
     probes: Stream<ProbeLine>,
-    /// By name of the group.
+    /// By name of the group or alias.
     programs: HashMap<String, PathBuf>,
     hooks: Option<Hooks>,
 }
 
-/// By name of the group.
+/// By name of the group, or of the alias that is bound to targets beyond its link.
 fn programs(tree: &Tree) -> HashMap<String, PathBuf> {
     let hook = |group: &weft_interface::tree::Group| {
         let program = PathBuf::from(group.config.hook.as_ref()?);
         Some((tree.at(group.link).name.to_string(), program))
     };
-    tree.groups.iter().filter_map(hook).collect()
+    let of_alias = |alias: &weft_interface::tree::Alias| {
+        let bound = !alias.beyond.targets.is_empty();
+        let program = alias.beyond.hook.as_ref().filter(|_| bound)?;
+        Some((alias.name.to_string(), PathBuf::from(program)))
+    };
+    let groups = tree.groups.iter().filter_map(hook);
+    groups.chain(tree.aliases.iter().filter_map(of_alias)).collect()
 }
 
 impl Keeping {
@@ -192,6 +198,21 @@ impl Core {
         });
     }
 
+    /// The same of routes out of an alias.
+    pub(crate) fn set_alias_routers(
+        &mut self,
+        now: Instant,
+        alias: &InterfaceName,
+        routers: &[IpAddr],
+    ) {
+        self.with_keeper(now, |keeper| {
+            let aliases = &keeper.tree().aliases;
+            if let Some(number) = aliases.iter().position(|a| a.name == *alias) {
+                keeper.handle_alias_routers(now, number, routers);
+            }
+        });
+    }
+
     /// The link of a NIC is another: what follows for others happens before this returns.
     pub(super) fn keep_link(&mut self, now: Instant, nic: usize) {
         let link = self.nics[nic].link;
@@ -202,6 +223,7 @@ impl Core {
     pub(super) fn keep_address(&mut self, now: Instant, alias: AliasId, addr: IpAddr, there: bool) {
         let Some(place) = self.alias_place(alias) else { return };
         self.with_keeper(now, |keeper| {
+            keeper.handle_alias_address(now, usize::from(alias.0), addr, there);
             if there {
                 keeper.address_added(now, place.on, addr, place.mac);
             } else {

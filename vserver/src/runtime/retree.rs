@@ -180,8 +180,7 @@ impl Core {
         station: impl FnOnce(&Tree, &[Mac]) -> Station,
     ) -> Arc<Selection> {
         let tree = &next.tree;
-        let needed = !(tree.bonds.is_empty() && tree.groups.is_empty());
-        if self.keeping.is_none() && !needed {
+        if self.keeping.is_none() && !tree.has_machines() {
             let up = |nic: usize| self.nics[nic].link.up;
             return Arc::new(next.layout.selection(up));
         }
@@ -208,6 +207,9 @@ impl Core {
             let addresses = node.addresses.iter();
             let addresses = addresses.filter_map(|(on, addr)| Some((place(on)?, *addr)));
             standing.addresses.extend(addresses.map(|(on, addr)| (on.on, addr, on.mac)));
+            let of_aliases = node.addresses.iter().filter(|(on, _)| place(on).is_some());
+            let of_aliases = of_aliases.map(|(on, addr)| (usize::from(on.0), *addr));
+            standing.of_aliases.extend(of_aliases);
             let groups = node.groups.iter();
             let groups = groups.filter_map(|(on, group)| Some((place(on)?.on, *group)));
             standing.memberships.extend(groups);
@@ -361,6 +363,9 @@ impl Core {
                 self.plane.listen(group.link);
             }
             self.plane.listen_beyond(group.link, &group.config.beyond);
+        }
+        for alias in tree.aliases.iter().filter(|a| !a.beyond.targets.is_empty()) {
+            self.plane.listen_for_alias(alias.link, &alias.beyond.targets);
         }
         self.plane.set_test_addresses(test_addresses(tree));
     }

@@ -12,7 +12,7 @@ fn change(lab: &mut Lab, host: usize, spec: TreeSpec, standing: &[(&str, IpAddr)
     let tree = tree(spec);
     let place = |name: &str| tree.link(&name.parse().unwrap()).unwrap();
     let addresses = standing.iter().map(|(on, addr)| (place(on), *addr, None)).collect();
-    let standing = Standing { addresses, memberships: Vec::new() };
+    let standing = Standing { addresses, ..Standing::default() };
     let now = lab.now;
     lab.hosts[host].update(now, &tree, 77, &standing);
     lab.exchange();

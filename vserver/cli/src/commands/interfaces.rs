@@ -100,7 +100,9 @@ fn live(bonds: &[(String, BondReport)], paths: &PathsReport) -> Live {
             part("waiting", &group.inactive),
             part("unusable", &group.unusable),
         ];
-        let parts: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        let lost: Vec<String> = group.beyond_lost.iter().map(ToString::to_string).collect();
+        let parts = parts.into_iter().chain([part("not reached", &lost)]);
+        let parts: Vec<_> = parts.filter(|p| !p.is_empty()).collect();
         live.insert(group.group.clone(), (word(&group.state), parts.join(", ")));
     }
     for member in &paths.interfaces {

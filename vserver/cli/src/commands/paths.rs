@@ -28,6 +28,7 @@ const SCREENFUL: usize = 22;
         .args(["addresses", "groups", "interfaces", "probes", "targets", "bfd"])),
     after_help = "\
 INTERFACES of a group are: those that carry frames, (those that could and wait), [those that cannot].
+An alias that is bound to targets beyond its link (beyond = [...]) is a group of one; targets in [] are lost.
 FLAGS: i waits, s standby, m and b nominated for IPv4 multicast and broadcast, M for IPv6 multicast,
 d down, h taken out for a duplicate MAC address. Empty values are --, with -P nothing.
 -b: TX is between two packets of ours; silence of DETECT ends a session; DIAG and REMOTE are the numbers of
@@ -310,9 +311,12 @@ fn targets(report: &PathsReport) -> Vec<Vec<String>> {
             TargetMode::Multicast => "multicast",
             TargetMode::Arp => "arp",
             TargetMode::Transitive => "transitive",
+            TargetMode::Beyond => "beyond",
         };
         let address = t.test_address.clone().unwrap_or_default();
-        vec![t.interface.clone(), mode.to_owned(), address, t.targets.join(" ")]
+        let lost = (!t.lost.is_empty()).then(|| format!("[{}]", t.lost.join(" ")));
+        let targets: Vec<String> = t.targets.iter().cloned().chain(lost).collect();
+        vec![t.interface.clone(), mode.to_owned(), address, targets.join(" ")]
     };
     report.targets.iter().map(row).collect()
 }
@@ -449,6 +453,7 @@ mod tests {
                 inactive: names(&["eth2"]),
                 unusable: names(&["eth1"]),
                 signature: 1,
+                beyond_lost: vec![],
             }],
             interfaces: vec![InterfacePath {
                 interface: String::from("eth0"),
@@ -460,12 +465,22 @@ mod tests {
                 state: MemberHealth::Ok,
                 why: None,
             }],
-            targets: vec![TargetPath {
-                interface: String::from("eth0"),
-                mode: TargetMode::Routes,
-                test_address: Some(String::from("10.1.1.20")),
-                targets: names(&["10.1.1.1", "10.1.1.3"]),
-            }],
+            targets: vec![
+                TargetPath {
+                    interface: String::from("eth0"),
+                    mode: TargetMode::Routes,
+                    test_address: Some(String::from("10.1.1.20")),
+                    targets: names(&["10.1.1.1", "10.1.1.3"]),
+                    lost: vec![],
+                },
+                TargetPath {
+                    interface: String::from("data0"),
+                    mode: TargetMode::Beyond,
+                    test_address: Some(String::from("fd00::12")),
+                    targets: vec![],
+                    lost: names(&["2001:db8::1"]),
+                },
+            ],
             sessions: vec![SessionPath {
                 interface: String::from("eth1"),
                 peer: "fe80::9".parse().unwrap(),
@@ -515,6 +530,7 @@ eth0        yes     fail0       --mbM--   up        ok        ok
             "\
 INTERFACE   MODE      TESTADDR            TARGETS
 eth0        routes    10.1.1.20           10.1.1.1 10.1.1.3
+data0       beyond    fd00::12            [2001:db8::1]
 "
         );
         assert_eq!(

@@ -10,7 +10,7 @@ use weft_stack::ip::address::Cidr;
 use weft_stack::rng::Rng;
 use weft_vserver::config::qos::Both;
 use weft_vserver::config::{
-    Alias, AliasConflicts, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec,
+    Alias, AliasConflicts, BeyondConfig, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec,
     Service, ServiceKind, Vserver, Workers, XdpMode,
 };
 
@@ -129,7 +129,14 @@ pub fn physical(name: &str, device: &str, driver: Driver) -> Nic {
 /// An alias over `eth<nic>` with its MTU and MAC.
 pub fn alias(name: &str, nic: usize) -> Alias {
     let conflicts = AliasConflicts::default();
-    Alias { name: name.to_owned(), over: format!("eth{nic}"), mtu: None, mac: None, conflicts }
+    Alias {
+        name: name.to_owned(),
+        over: format!("eth{nic}"),
+        mtu: None,
+        mac: None,
+        conflicts,
+        beyond: BeyondConfig::default(),
+    }
 }
 
 /// A service on every address of its vserver.

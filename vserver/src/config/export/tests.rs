@@ -180,6 +180,9 @@ over = "bond0"
 [alias."san0.9"]
 [alias.data0]
 over = "eth0"
+beyond = ["192.0.2.1", "2001:db8::1"]
+detect_ms = 500
+hook = "/etc/weft/lost"
 [vserver.VsvrA]
 addresses = ["data0 10.0.0.10/24", "data0 fd00::10/64", "san0 10.9.0.10/24"]
 slaac = ["data0"]
