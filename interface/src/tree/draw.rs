@@ -191,23 +191,53 @@ impl Tree {
     }
 }
 
+fn check(columns: &[&str]) -> Result<(), String> {
+    match columns.iter().find(|c| !COLUMNS.contains(c)) {
+        Some(bad) => Err(format!("'{bad}' is no column; there are {}", COLUMNS.join(", "))),
+        None => Ok(()),
+    }
+}
+
+impl Line {
+    fn cell(&self, column: &str) -> String {
+        match column {
+            "interface" => self.interface.clone(),
+            "kind" => self.kind.clone(),
+            "state" => self.state.clone(),
+            "detail" => self.detail.clone(),
+            "mtu" if self.mtu == 0 => String::new(),
+            "mtu" => self.mtu.to_string(),
+            "mac" => self.mac.clone().unwrap_or_default(),
+            _ => self.aliases.join(" "),
+        }
+    }
+}
+
+/// The lines for programs: no header, nothing drawn, fields between colons; of several `:` and `\`
+/// in them stand after a `\`. `columns` as for [`table`].
+pub fn parsable(lines: &[Line], columns: &[&str]) -> Result<String, String> {
+    check(columns)?;
+    let several = columns.len() > 1;
+    let escaped = |text: String| text.replace('\\', "\\\\").replace(':', "\\:");
+    let mut out = String::new();
+    for line in lines {
+        let cells = columns.iter().map(|c| line.cell(c));
+        let cells = cells.map(|c| if several { escaped(c) } else { c });
+        out += &cells.collect::<Vec<_>>().join(":");
+        out.push('\n');
+    }
+    Ok(out)
+}
+
 /// The lines as a table with a drawn first column. `columns` are some of [`COLUMNS`]; `Err`: one
 /// that is none.
 pub fn table(lines: &[Line], columns: &[&str]) -> Result<String, String> {
-    if let Some(bad) = columns.iter().find(|c| !COLUMNS.contains(c)) {
-        return Err(format!("'{bad}' is no column; there are {}", COLUMNS.join(", ")));
-    }
+    check(columns)?;
     let mut rows: Vec<Vec<String>> = vec![columns.iter().map(|c| c.to_ascii_uppercase()).collect()];
     for (i, line) in lines.iter().enumerate() {
         let cell = |column: &&str| match *column {
             "interface" => format!("{}{}", branch(lines, i), line.interface),
-            "kind" => line.kind.clone(),
-            "state" => line.state.clone(),
-            "detail" => line.detail.clone(),
-            "mtu" if line.mtu == 0 => String::new(),
-            "mtu" => line.mtu.to_string(),
-            "mac" => line.mac.clone().unwrap_or_default(),
-            _ => line.aliases.join(" "),
+            other => line.cell(other),
         };
         let cells = columns.iter().map(cell);
         rows.push(cells.map(|c| if c.is_empty() { "--".to_owned() } else { c }).collect());

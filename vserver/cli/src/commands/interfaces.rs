@@ -29,6 +29,9 @@ pub struct Args {
     /// Columns to show, separated by commas
     #[arg(short, long, value_delimiter = ',', value_name = "COLUMNS")]
     pub output: Vec<String>,
+    /// For programs: no header, nothing drawn, fields between colons, `:` and `\` in them after a `\`
+    #[arg(short = 'P', long, requires = "output", conflicts_with = "json")]
+    pub parsable: bool,
 }
 
 /// What machines say, by name of the interface: state and detail.
@@ -146,5 +149,6 @@ fn render(
     let lower: Vec<String> = args.output.iter().map(|c| c.to_ascii_lowercase()).collect();
     let columns: Vec<&str> = lower.iter().map(String::as_str).collect();
     let columns = if columns.is_empty() { &draw::COLUMNS[..] } else { &columns[..] };
-    draw::table(&lines, columns).map_err(Error::Failed)
+    let form = if args.parsable { draw::parsable } else { draw::table };
+    form(&lines, columns).map_err(Error::Failed)
 }
