@@ -29,6 +29,7 @@ pub struct NicFacts {
 #[derive(Clone, Debug)]
 pub struct Station {
     lldp: lldp::Lldp,
+    config: LldpConfig,
     facts: Vec<NicFacts>,
     watches: Vec<Watch>,
     look_at: Instant,
@@ -58,10 +59,22 @@ impl Station {
         let ports: Vec<LocalPort> = (0..tree.nics).map(port).collect();
         Station {
             lldp: lldp::Lldp::new(config, system, &ports),
+            config,
             facts: vec![NicFacts::default(); tree.nics],
             watches: vec![Watch::default(); tree.nics],
             look_at: Instant::ZERO,
         }
+    }
+
+    /// What is done with LLDP.
+    pub fn lldp_config(&self) -> LldpConfig {
+        self.config
+    }
+
+    /// Something else is done with LLDP from now on.
+    pub fn set_lldp(&mut self, now: Instant, config: LldpConfig) {
+        self.config = config;
+        self.lldp.set_config(now, config);
     }
 
     /// The link of a NIC changed, or is told again. Not to be called for one without Ethernet.

@@ -81,6 +81,24 @@ impl Agent {
         }
     }
 
+    /// Neighbours forget a NIC that falls silent at once, and hear soon of one that speaks again.
+    pub(super) fn set_config(&mut self, config: LldpConfig) {
+        let falls_silent = self.may_send() && !config.transmit;
+        let speaks_again = config.transmit && !self.config.transmit;
+        self.config = config;
+        if falls_silent {
+            self.outgoing = Some(0);
+            (self.due, self.pending) = (None, false);
+        }
+        if speaks_again && self.may_send() {
+            self.fast = FAST_COUNT;
+            self.pending = true;
+        }
+        if !config.receive {
+            self.neighbours.clear();
+        }
+    }
+
     pub(super) fn shutdown(&mut self) {
         if self.may_send() {
             self.outgoing = Some(0);

@@ -241,6 +241,14 @@ impl Lldp {
         }
     }
 
+    /// LLDP is spoken, or listened to, from now on or not any more.
+    pub fn set_config(&mut self, now: Instant, config: LldpConfig) {
+        for agent in &mut self.agents {
+            agent.set_config(config);
+            agent.step(now);
+        }
+    }
+
     /// The process ends: take what [`Lldp::poll_transmit`] has after this, so that neighbours
     /// forget us at once. Nothing is sent or heard any more.
     pub fn shutdown(&mut self) {

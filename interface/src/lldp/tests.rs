@@ -295,6 +295,34 @@ fn what_is_not_wanted_is_neither_sent_nor_read() {
     assert_eq!(lldp.poll_timeout(), None);
 }
 
+#[test]
+fn what_is_wanted_changes_while_links_are_up() {
+    let both = LldpConfig::default();
+    let listen = LldpConfig { transmit: false, ..both };
+    let off = LldpConfig { receive: false, transmit: false };
+    let mut lldp = agents();
+    lldp.handle_link(seconds(1), 0, true);
+    lldp.handle_frame(seconds(1), 0, &full().emit([2; 6]));
+    run(&mut lldp, seconds(1), seconds(20));
+    lldp.set_config(seconds(20), listen);
+    let sent = run(&mut lldp, seconds(20), seconds(80));
+    let told: Vec<_> = sent.iter().map(|s| (s.0, s.1, s.2.ttl)).collect();
+    assert_eq!(told, [(seconds(20), 0, 0)], "we are forgotten at once, where there is a link");
+    lldp.handle_frame(seconds(80), 0, &full().emit([2; 6]));
+    assert_eq!(lldp.neighbours(0).len(), 1);
+    lldp.set_config(seconds(81), off);
+    assert_eq!(lldp.neighbours(0).len(), 0);
+    lldp.handle_frame(seconds(82), 0, &full().emit([2; 6]));
+    assert_eq!((lldp.neighbours(0).len(), lldp.poll_transmit()), (0, None));
+    assert_eq!(lldp.poll_timeout(), None);
+    lldp.set_config(seconds(90), both);
+    let sent = run(&mut lldp, seconds(90), seconds(95));
+    let told: Vec<_> = sent.iter().map(|s| (s.0, s.2.ttl)).collect();
+    assert_eq!(told, [90, 91, 92, 93].map(|s| (seconds(s), 121)), "as when a link comes up");
+    lldp.handle_frame(seconds(95), 0, &full().emit([2; 6]));
+    assert_eq!(lldp.neighbours(0).len(), 1);
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_without_panic(tail in prop::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {

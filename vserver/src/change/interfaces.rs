@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weft_drivers::ethtool::set_vlan_stripping;
-use weft_interface::tree;
+use weft_interface::{Mac, tree};
 
 use super::describe::{Line, changed_fields, host};
 use super::execute::{Run, StepError};
@@ -34,7 +34,9 @@ impl Run<'_> {
         let active = !(plan.is_empty() && rates.is_empty());
         let mut cores: Vec<&mut Core> = guards.iter_mut().map(|core| &mut **core).collect();
         let shaped = active.then_some(&plan);
-        retree(&mut cores, now, &next, (shaped, seed), build::station);
+        let lldp = self.next.lldp;
+        let station = |tree: &Tree, macs: &[Mac]| build::station(tree, macs, lldp);
+        retree(&mut cores, now, &next, (shaped, seed), station);
         *rates = Arc::new(plan);
         for (worker, mut core) in self.shared.workers.iter().zip(guards) {
             core.sleep = Sleep::Awake;

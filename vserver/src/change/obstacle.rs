@@ -149,6 +149,7 @@ fn known_parts(old: &HostConfig, new: &HostConfig) -> HostConfig {
     HostConfig {
         control: new.control,
         state_dir: new.state_dir,
+        lldp: new.lldp,
         cluster: new.cluster,
         tables: new.tables,
         privilege: new.privilege,
@@ -223,6 +224,7 @@ pub(super) fn notes(old: &HostConfig, new: &HostConfig) -> Vec<Note> {
     host(old.services != new.services, "services of all vservers");
     host(old.cluster != new.cluster, "cluster");
     host(old.access != new.access, "access");
+    host(old.lldp != new.lldp, &format!("lldp {} -> {}", old.lldp.name(), new.lldp.name()));
     host(old.qos_groups != new.qos_groups, "QoS groups");
     for (a, b) in old.nics.iter().zip(&new.nics) {
         host(a.qos != b.qos, &format!("qos of nic {}", b.name));

@@ -56,6 +56,8 @@ impl Run<'_> {
             self.host.update_dhcp(&self.now)?;
         }
         self.host.follow_routers(&self.now);
+        let lldp = self.now.lldp.config();
+        self.on(0, |core, now| core.set_lldp(now, lldp))?;
         for follower in self.followers {
             let part = follower.name();
             follower.follow(self.host).map_err(|source| StepError::Part { part, source })?;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use weft_stack::ip::address::AcdPace;
 
-use super::{Alias, AnyService, BeyondConfig, Group, HostConfig, Vserver, dhcp};
+use super::{Alias, AnyService, BeyondConfig, Group, HostConfig, Lldp, Vserver, dhcp};
 
 mod access;
 mod cluster;
@@ -38,6 +38,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     let HostConfig {
         control,
         state_dir,
+        lldp,
         privilege,
         cluster,
         workers,
@@ -59,6 +60,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     w.table("[host]");
     w.value("control", path(control));
     w.unless("state_dir", &path(state_dir), &quoted(super::STATE_DIR_DEFAULT));
+    w.word("lldp", lldp, &Lldp::default(), |l| l.name());
     write_privilege(&mut w, privilege);
     if let Some(cluster) = cluster {
         write_cluster(&mut w, cluster);

@@ -13,8 +13,8 @@ use super::diagnostic::Report;
 use super::link::{DETECT_MS, Places, read_hook, read_hosts};
 use super::reader::{At, Section, nearest};
 use super::{
-    Alias, BeyondConfig, Cluster, Driver, Gather, NeighbourTable, Nic, PacketReceive, PollMode, TableSpec,
-    Workers, XdpMode, qos,
+    Alias, BeyondConfig, Cluster, Driver, Gather, NeighbourTable, Nic, PacketReceive, PollMode,
+    TableSpec, Workers, XdpMode, qos,
 };
 use crate::access::Catalogue;
 use crate::interface::{InterfaceName, Tree};

@@ -305,11 +305,7 @@ pub(super) fn read_hook(report: &mut Report, s: &mut Section) -> Option<String> 
     Some(hook.value.to_owned())
 }
 
-pub(super) fn read_hosts(
-    report: &mut Report,
-    s: &mut Section,
-    key: &'static str,
-) -> Vec<IpAddr> {
+pub(super) fn read_hosts(report: &mut Report, s: &mut Section, key: &'static str) -> Vec<IpAddr> {
     let mut hosts: Vec<IpAddr> = Vec::new();
     for v in s.strings(report, key) {
         match v.value.parse::<IpAddr>() {

@@ -62,6 +62,8 @@ pub struct HostConfig {
     pub control: PathBuf,
     /// Where the daemon keeps what it must find after a restart: leases.
     pub state_dir: PathBuf,
+    /// What is done with LLDP on its NICs.
+    pub lldp: Lldp,
     /// Who may do what, the daemon included.
     pub privilege: Privilege,
     /// Names of the cluster and of this node, and what DHCP servers are to give.
@@ -94,6 +96,39 @@ pub struct HostConfig {
     pub vservers: Vec<Vserver>,
     /// What a vserver has where neither it nor a group says anything.
     pub defaults: Settings,
+}
+
+/// What a host does with LLDP, where it has bonds, failover groups, or aliases that are bound to
+/// targets beyond their links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lldp {
+    /// Listens, and tells who it is.
+    #[default]
+    On,
+    /// Listens only.
+    Listen,
+    /// Neither.
+    Off,
+}
+
+impl Lldp {
+    /// All, as in a configuration file.
+    pub(crate) const NAMES: [(&'static str, Lldp); 3] =
+        [("on", Lldp::On), ("listen", Lldp::Listen), ("off", Lldp::Off)];
+
+    /// As in a configuration file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Lldp::On => "on",
+            Lldp::Listen => "listen",
+            Lldp::Off => "off",
+        }
+    }
+
+    /// What its agents are told.
+    pub(crate) fn config(self) -> weft_interface::lldp::LldpConfig {
+        weft_interface::lldp::LldpConfig { receive: self != Lldp::Off, transmit: self == Lldp::On }
+    }
 }
 
 /// Who may do what: on the control socket by the credentials of its peers, and the daemon itself.

@@ -9,7 +9,7 @@ use super::diagnostic::{Errors, Report};
 use super::link::Below;
 use super::reader::{At, Section};
 use super::{
-    CONTROL_DEFAULT, HostConfig, Hugepages, Privilege, WORKERS_MAX, Workers, access, cluster,
+    CONTROL_DEFAULT, HostConfig, Hugepages, Lldp, Privilege, WORKERS_MAX, Workers, access, cluster,
     inherit, interface, neighbours, privilege, promise, qos, rule, service, shim, vserver,
 };
 
@@ -101,7 +101,7 @@ fn parse_with(mut report: Report, text: &str, file: &Path) -> Result<HostConfig,
 
 pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path) -> HostConfig {
     let host = root.table_or_empty(report, "host");
-    let (control, state_dir, mut privilege) = read_host(report, host, base);
+    let (control, state_dir, lldp, mut privilege) = read_host(report, host, base);
     let cluster = root.table(report, "cluster").and_then(|s| cluster::read_cluster(report, s));
     let workers = root.table(report, "workers").map(|s| read_workers(report, s));
     let workers = workers.unwrap_or_default();
@@ -140,6 +140,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let config = HostConfig {
         control,
         state_dir,
+        lldp,
         privilege,
         cluster,
         workers,
@@ -163,14 +164,19 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     config
 }
 
-fn read_host(report: &mut Report, mut s: Section, base: &Path) -> (PathBuf, PathBuf, Privilege) {
+fn read_host(
+    report: &mut Report,
+    mut s: Section,
+    base: &Path,
+) -> (PathBuf, PathBuf, Lldp, Privilege) {
     let control =
         s.string(report, "control").and_then(|v| socket_path(report, "control", &v, base));
     let state_dir = s.string(report, "state_dir").map(|v| base.join(v.value));
+    let lldp = s.choice(report, "lldp", &Lldp::NAMES).map(|v| v.value).unwrap_or_default();
     let privilege = privilege::read_privilege(report, &mut s, base);
     s.finish(report);
     let or = |path: Option<PathBuf>, default: &str| path.unwrap_or_else(|| PathBuf::from(default));
-    (or(control, CONTROL_DEFAULT), or(state_dir, STATE_DIR_DEFAULT), privilege)
+    (or(control, CONTROL_DEFAULT), or(state_dir, STATE_DIR_DEFAULT), lldp, privilege)
 }
 
 /// A path that a unix socket can have.

@@ -12,7 +12,6 @@ use weft_drivers::capture::{Capture, CaptureFile};
 use weft_drivers::device::{AnyDevice, Device, DeviceError};
 use weft_drivers::ethtool::set_vlan_stripping;
 use weft_interface::doctor::Station;
-use weft_interface::lldp::LldpConfig;
 use weft_interface::tree::{Alias, LinkKind};
 use weft_interface::{Layout, Mac};
 use weft_stack::admission::Rules;
@@ -199,15 +198,15 @@ fn set_machines(
         core.set_probers(tree);
     }
     cores[0].set_machines(now, keeping);
-    cores[0].set_station(now, station(tree, &macs));
+    cores[0].set_station(now, station(tree, &macs, config.lldp));
     Ok(())
 }
 
 /// What speaks LLDP on the NICs of a host that has machines.
-pub(crate) fn station(tree: &Tree, macs: &[Mac]) -> Station {
+pub(crate) fn station(tree: &Tree, macs: &[Mac], lldp: config::Lldp) -> Station {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let described = (name.as_str(), concat!("weft ", env!("CARGO_PKG_VERSION")));
-    Station::new(tree, macs, LldpConfig::default(), described)
+    Station::new(tree, macs, lldp.config(), described)
 }
 
 /// Before the first packet.

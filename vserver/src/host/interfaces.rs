@@ -59,8 +59,7 @@ fn store(directory: &Path, saved: Saved) -> io::Result<()> {
 fn routers(config: &HostConfig, of: impl Fn(usize) -> bool) -> Vec<IpAddr> {
     let shared = config.tables.iter().flat_map(|t| &t.routes);
     let routes = config.vservers.iter().flat_map(|v| &v.routes).chain(shared);
-    let mut routers: Vec<IpAddr> =
-        routes.filter(|r| of(r.alias)).filter_map(|r| r.via).collect();
+    let mut routers: Vec<IpAddr> = routes.filter(|r| of(r.alias)).filter_map(|r| r.via).collect();
     routers.sort_unstable();
     routers.dedup();
     routers

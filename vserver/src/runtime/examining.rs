@@ -1,6 +1,7 @@
 //! The station of a host on worker 0: LLDP of its NICs, and what is wrong at their other ends.
 
 use weft_interface::doctor::{Diagnosis, NicFacts, Sample, Station};
+use weft_interface::lldp::LldpConfig;
 use weft_interface::plane::ETHERTYPE_LLDP;
 use weft_interface::tree::LinkKind;
 use weft_interface::{LinkId, Tree};
@@ -10,14 +11,35 @@ use weft_stack::time::Instant;
 use super::Core;
 
 impl Core {
-    /// Listens to LLDP from now on, and speaks it; on worker 0, before its thread runs.
+    /// Listens to LLDP from now on, and speaks it, as its configuration says; on worker 0, before its thread runs.
     pub(crate) fn set_station(&mut self, now: Instant, station: Station) {
+        let receive = station.lldp_config().receive;
         self.station = Some(Box::new(station));
+        if receive {
+            self.want_lldp(true);
+        }
+        for nic in 0..self.nics.len() {
+            self.station_link(now, nic);
+        }
+    }
+
+    /// What the operator says of LLDP is another; without a station there is nothing to do.
+    pub(crate) fn set_lldp(&mut self, now: Instant, config: LldpConfig) {
+        let Some(station) = &mut self.station else { return };
+        let receives = station.lldp_config().receive;
+        station.set_lldp(now, config);
+        if receives != config.receive {
+            self.want_lldp(config.receive);
+        }
+        self.send_station();
+    }
+
+    /// What is not wanted goes to the kernel, where another may listen.
+    fn want_lldp(&mut self, wanted: bool) {
         for nic in 0..self.nics.len() {
             if self.nics[nic].ethernet {
-                self.want_protocol(nic, ETHERTYPE_LLDP, true);
+                self.want_protocol(nic, ETHERTYPE_LLDP, wanted);
             }
-            self.station_link(now, nic);
         }
     }
 

@@ -119,28 +119,20 @@ fn an_alias_that_is_bound_to_what_is_beyond_its_link_is_a_group_of_one_to_listen
 
 #[test]
 fn hooks_hear_of_an_alias_as_of_a_group() {
-    let what = What::Group {
-        group: String::from("data0"),
-        signature: 1,
-        state: String::from("failed"),
-    };
+    let what =
+        What::Group { group: String::from("data0"), signature: 1, state: String::from("failed") };
     assert_eq!(what.group(), Some("data0"));
     assert!(what.is_for_hook());
 }
 
 #[test]
 fn an_alias_is_bound_and_freed_while_everything_runs() {
-    let spec = |data0| TreeSpec {
-        nics: vec![nic(0)],
-        aliases: vec![data0],
-        ..TreeSpec::default()
-    };
+    let spec = |data0| TreeSpec { nics: vec![nic(0)], aliases: vec![data0], ..TreeSpec::default() };
     let mut lab = Lab::alone(keeper(spec(alias("data0", "eth0")), 0));
     assert_eq!(lab.hosts[0].paths(lab.now).groups, []);
     let bound_tree = tree(spec(bound("data0", "eth0")));
     assert!(bound_tree.has_machines() && !lab.hosts[0].tree().has_machines());
-    let standing =
-        Standing { of_aliases: vec![(0, [10, 0, 0, 5].into())], ..Standing::default() };
+    let standing = Standing { of_aliases: vec![(0, [10, 0, 0, 5].into())], ..Standing::default() };
     let now = lab.now;
     lab.hosts[0].update(now, &bound_tree, 7, &standing);
     lab.exchange();

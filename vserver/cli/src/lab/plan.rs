@@ -10,8 +10,8 @@ use weft_stack::ip::address::Cidr;
 use weft_stack::rng::Rng;
 use weft_vserver::config::qos::Both;
 use weft_vserver::config::{
-    Alias, AliasConflicts, BeyondConfig, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode, RouteSpec,
-    Service, ServiceKind, Vserver, Workers, XdpMode,
+    Alias, AliasConflicts, BeyondConfig, Driver, Gather, HostConfig, Nic, PacketReceive, PollMode,
+    RouteSpec, Service, ServiceKind, Vserver, Workers, XdpMode,
 };
 
 use super::topology::{FAR, GATEWAY_A, GATEWAY_B, PREFIX4, PREFIX6, nic, v4, v6};

@@ -38,6 +38,7 @@ fn a_file_with_everything_in_it_comes_back_equal() {
     let text = r#"
 [host]
 control = "/run/other.sock"
+lldp = "listen"
 control_mode = "0660"
 control_group = "0"
 audit = "/run/audit.log"
