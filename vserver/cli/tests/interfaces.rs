@@ -1,0 +1,254 @@
+//! `weft interfaces` of a running daemon: the tree as it is drawn, for programs, as JSON; and an
+//! alias that is bound to targets beyond its link.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use weft_cli::lab::topology::{CLIENT, FAR, Machine, v4, v6};
+use weft_drivers::netlink::VethEnd;
+
+mod common;
+
+use common::{ALPHA, Daemon, installed, namespaces, weft};
+
+/// NICs of the machine, and their other ends.
+const CABLES: [(&str, &str); 3] = [("nic0", "far0"), ("nic1", "far1"), ("nic2", "far2")];
+const FAR_V6: &str = "2001:db8:9::1";
+
+/// A machine with three cables to another, which is the router at the first.
+struct Lab {
+    weft: Machine,
+    peer: Machine,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let lab = Lab { weft: Machine::new("weft").unwrap(), peer: Machine::new("peer").unwrap() };
+        for (nic, far) in CABLES {
+            let other = VethEnd { name: far, netns: Some(lab.peer.netns.as_fd()), mac: None };
+            let near = VethEnd { name: nic, netns: None, mac: None };
+            let made = lab.weft.netlink(|netlink| {
+                netlink.add_veth(&near, &other, 1, 1500)?;
+                netlink.set_up(nic, true)
+            });
+            made.unwrap();
+            lab.peer.netlink(|netlink| netlink.set_up(far, true)).unwrap();
+        }
+        lab.peer.number(CABLES[0].1, CLIENT).unwrap();
+        lab
+    }
+
+    fn ip(&self, args: &[&str]) {
+        let output = self.peer.netns.command("ip").args(args).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip {args:?}: {errors}");
+    }
+
+    /// What is behind the router is there, or not.
+    fn far(&self, there: bool) {
+        let change = if there { "add" } else { "del" };
+        for address in [format!("{FAR}/32"), format!("{FAR_V6}/128")] {
+            self.ip(&["addr", change, &address, "dev", "lo"]);
+        }
+    }
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(weft());
+    command.arg("--control").arg(dir.join("weft.sock")).args(args).output().unwrap()
+}
+
+fn ask(dir: &Path, args: &[&str]) -> String {
+    let output = run(dir, args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Asks until the answer is as wanted.
+fn until(dir: &Path, args: &[&str], wanted: impl Fn(&str) -> bool) -> String {
+    let begin = Instant::now();
+    loop {
+        let text = ask(dir, args);
+        if wanted(&text) {
+            return text;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "never: {args:?}: {text}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn config(dir: &Path, alias: &str) -> String {
+    let nic =
+        |i: usize| format!("[nic.eth{i}]\ndevice = \"{}\"\ndriver = \"packet\"\n", CABLES[i].0);
+    let nics: Vec<String> = (0..CABLES.len()).map(nic).collect();
+    let nics = nics.concat();
+    format!(
+        r#"
+[host]
+control = "{control}"
+state_dir = "{state}"
+{nics}
+[bond.bond0]
+ports = ["eth1", "eth2"]
+mode = "static"
+[alias.data0]
+over = "eth0"
+{alias}
+[alias.mgmt0]
+over = "bond0.5"
+mtu = 1400
+[alias.san0]
+over = "eth0.7"
+[vserver.alpha]
+addresses = ["data0 {v4}/16", "data0 {v6}/64", "mgmt0 10.5.0.1/24", "san0 10.7.0.1/24"]
+routes = [
+    {{ to = "default", via = "{gateway4}" }},
+    {{ to = "default", via = "{gateway6}" }},
+]
+"#,
+        control = dir.join("weft.sock").display(),
+        state = dir.join("state").display(),
+        v4 = v4(ALPHA),
+        v6 = v6(ALPHA),
+        gateway4 = v4(CLIENT),
+        gateway6 = v6(CLIENT),
+    )
+}
+
+#[test]
+fn the_tree_is_drawn_listed_for_programs_and_printed_as_json() {
+    if !namespaces() || !installed("ip") {
+        return;
+    }
+    let lab = Lab::new();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let _daemon = Daemon::control(&lab.weft, dir, &config(dir, ""));
+    let up = |text: &str| !text.contains("down");
+    let drawn = until(dir, &["interfaces", "-o", "interface,kind,state,aliases"], up);
+    assert_eq!(
+        drawn,
+        "\
+INTERFACE   KIND  STATE  ALIASES
+eth0        nic   up     data0
+bond0.5     vlan  up     mgmt0
+└─ bond0    bond  up     --
+   ├─ eth1  nic   up     --
+   └─ eth2  nic   up     --
+eth0.7      vlan  up     san0
+└─ eth0     nic   up     data0
+"
+    );
+    let whole = ask(dir, &["interfaces"]);
+    assert!(whole.starts_with("INTERFACE   KIND  STATE  DETAIL"), "{whole}");
+    assert!(whole.contains("static, 2 of 2 ports send") && whole.contains("tag 5"), "{whole}");
+
+    // A cable is pulled.
+    lab.ip(&["link", "set", CABLES[2].1, "down"]);
+    let listed = ["interfaces", "-P", "-o", "interface,state,mtu,aliases"];
+    let text = until(dir, &listed, |text| text.contains("eth2:down"));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "eth0:up:1500:data0",
+            "bond0.5:up:1500:mgmt0",
+            "bond0:up:1500:",
+            "eth1:up:1500:",
+            "eth2:down:1500:",
+            "eth0.7:up:1500:san0",
+            "eth0:up:1500:data0"
+        ]
+    );
+    let macs = ask(dir, &["interfaces", "-P", "-o", "mac,interface"]);
+    let first = macs.lines().next().unwrap();
+    assert_eq!(first.matches("\\:").count(), 5, "colons of a MAC address: {first}");
+    assert!(first.ends_with(":eth0"), "{first}");
+    let alone = ask(dir, &["interfaces", "-P", "-o", "mac"]);
+    assert!(!alone.contains('\\'), "{alone}");
+
+    let json: serde_json::Value = serde_json::from_str(&ask(dir, &["interfaces", "-j"])).unwrap();
+    assert_eq!(json["schema_version"], 1);
+    let lines = json["interfaces"].as_array().unwrap();
+    assert_eq!(lines.len(), 7);
+    let bond = lines.iter().find(|l| l["interface"] == "bond0").unwrap();
+    assert_eq!((&bond["depth"], &bond["kind"]), (&1.into(), &"bond".into()));
+    assert_eq!(bond["detail"], "static, 1 of 2 ports send");
+    assert_eq!(lines[1]["aliases"], serde_json::json!(["mgmt0"]));
+
+    let wrong = run(dir, &["interfaces", "-o", "speed"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("there are interface, kind, state"));
+    assert_eq!(run(dir, &["interfaces", "-P"]).status.code(), Some(2), "programs name fields");
+    // A file alone: nothing is known of its links.
+    let file = dir.join("weft.toml");
+    let drawn =
+        ask(dir, &["interfaces", &file.display().to_string(), "-P", "-o", "state,interface"]);
+    assert!(drawn.lines().all(|l| l.starts_with("unknown:")) && drawn.lines().count() == 7);
+}
+
+#[test]
+fn loss_of_what_an_alias_is_bound_to_is_an_event_a_hook_and_shown() {
+    if !namespaces() || !installed("ip") {
+        return;
+    }
+    let lab = Lab::new();
+    lab.far(true);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (hook, heard) = (dir.join("hook"), dir.join("heard"));
+    fs::write(&hook, format!("#!/bin/sh\necho \"$@\" >> {}\n", heard.display())).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let alias = format!(
+        "beyond = [\"{FAR}\", \"{FAR_V6}\"]\ndetect_ms = 300\nhook = \"{}\"",
+        hook.display()
+    );
+    let _daemon = Daemon::control(&lab.weft, dir, &config(dir, &alias));
+    let state = ["paths", "-g", "-P", "-o", "group,state,interfaces"];
+    until(dir, &state, |text| text == "data0:ok:eth0\n");
+    let targets = ["paths", "-t", "-P", "-o", "interface,mode,testaddr,targets"];
+    let escaped = |text: &str| text.replace(':', "\\:");
+    let v6_line = format!("data0:beyond:{}:{}\n", escaped(&v6(ALPHA).to_string()), escaped(FAR_V6));
+    let all = format!("data0:beyond:{}:{FAR}\n{v6_line}", v4(ALPHA));
+    until(dir, &targets, |text| text == all);
+    // That they answer, and are not only asked, is seen a moment later.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(ask(dir, &state), "data0:ok:eth0\n");
+
+    lab.far(false);
+    until(dir, &state, |text| text == "data0:failed:eth0\n");
+    let events = ask(dir, &["events"]);
+    for wanted in [
+        &format!("notice data0 none {FAR} beyond the link is not reached any more"),
+        &format!("notice data0 none {FAR_V6} beyond the link is not reached any more"),
+        "group data0 failed",
+    ] {
+        assert!(events.contains(wanted), "{wanted}: {events}");
+    }
+    let detail = ask(dir, &["interfaces", "-P", "-o", "detail"]);
+    let detail = detail.lines().next().unwrap();
+    assert!(detail.contains("data0 failed: active eth0, not reached "), "{detail}");
+    let paths: serde_json::Value = serde_json::from_str(&ask(dir, &["paths", "-g", "-j"])).unwrap();
+    assert_eq!(paths["paths"]["groups"][0]["beyond_lost"].as_array().unwrap().len(), 2);
+
+    lab.far(true);
+    until(dir, &state, |text| text == "data0:ok:eth0\n");
+    let begin = Instant::now();
+    let told =
+        |text: &str| text.contains("group data0 failed\n") && text.ends_with("group data0 ok\n");
+    while !told(&fs::read_to_string(&heard).unwrap_or_default()) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the hook hears of it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Freed while everything runs.
+    fs::write(dir.join("free.toml"), config(dir, "")).unwrap();
+    let applied = ask(dir, &["apply", &dir.join("free.toml").display().to_string()]);
+    assert!(applied.contains("alias.data0 beyond"), "{applied}");
+    assert_eq!(ask(dir, &state), "");
+}
