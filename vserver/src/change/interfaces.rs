@@ -7,6 +7,7 @@ use weft_interface::{Mac, tree};
 
 use super::describe::{Line, changed_fields, host};
 use super::execute::{Run, StepError};
+use crate::config::qos::Both;
 use crate::config::{BeyondConfig, Driver};
 use crate::host::{HostError, build};
 use crate::interface::{LinkId, Tree};
@@ -59,8 +60,13 @@ impl Run<'_> {
         for (id, v) in live.nodes.iter().zip(&live.config.vservers) {
             links[id.index as usize] = qos::nics_of(v, &lanes);
         }
-        let names = next.tree.links.iter().map(|link| link.name.to_string());
-        rates.relinked(names.chain([String::new()]), links.into_iter())
+        let names = next.tree.links.iter().map(|link| {
+            let name = link.name.to_string();
+            // Of a bond that is put back; what is new has its rates with the other configuration.
+            let rates = qos::rates_of(&live.config, &name);
+            (name, rates)
+        });
+        rates.relinked(names.chain([(String::new(), Both::default())]), links.into_iter())
     }
 
     /// NICs that get their first VLAN leave tags in frames, where AF_XDP finds them.

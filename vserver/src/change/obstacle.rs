@@ -158,6 +158,7 @@ fn known_parts(old: &HostConfig, new: &HostConfig) -> HostConfig {
         bonds: new.bonds,
         vlans: new.vlans,
         failover: new.failover,
+        link_qos: new.link_qos,
         aliases: new.aliases,
         groups: new.groups,
         neighbours: new.neighbours,
@@ -229,6 +230,7 @@ pub(super) fn notes(old: &HostConfig, new: &HostConfig) -> Vec<Note> {
     for (a, b) in old.nics.iter().zip(&new.nics) {
         host(a.qos != b.qos, &format!("qos of nic {}", b.name));
     }
+    host(old.link_qos != new.link_qos, "qos of bonds and failover groups");
     let before = by_name(old);
     for v in &new.vservers {
         let Some(old) = before.get(v.name.as_str()) else { continue };

@@ -46,6 +46,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
         bonds,
         vlans,
         failover,
+        link_qos,
         aliases,
         tables,
         neighbours: _,
@@ -73,7 +74,7 @@ pub fn export(config: &HostConfig, all: bool) -> String {
     for nic in nics {
         write_nic(&mut w, nic);
     }
-    link::write_links(&mut w, bonds, vlans, failover);
+    link::write_links(&mut w, (bonds, vlans, failover), link_qos);
     for alias in aliases {
         write_alias(&mut w, alias);
     }

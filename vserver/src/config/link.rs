@@ -7,12 +7,13 @@ use std::ops::Range;
 use weft_interface::bond::config::{Activity, Rate, SelectPolicy};
 use weft_interface::bond::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig};
 use weft_interface::fail::config::{FastConfig, GroupConfig, ProbeMode};
-use weft_interface::tree::{At as Place, Illegal, Tree, TreeSpec};
+use weft_interface::tree::{At as Place, Illegal, Owner, Tree, TreeSpec};
 use weft_stack::ip::address::Cidr;
 use weft_stack::time::Duration;
 
 use super::diagnostic::Report;
 use super::interface::{read_aliases, read_mac, read_mac_of};
+use super::qos::{self, Both};
 use super::reader::{At, Section};
 use super::{Alias, BondSpec, GroupSpec, HostConfig, Nic, VlanSpec};
 use crate::interface::InterfaceName;
@@ -98,15 +99,30 @@ pub(super) fn bond_default(name: &str) -> BondConfig {
     }
 }
 
+/// Rates of bonds and groups, and where they stand.
+type LinkRates = Vec<At<(String, Both)>>;
+
+/// `[bond.*.qos]` and `[fail.*.qos]`.
+fn read_rates(report: &mut Report, s: &mut Section, name: &str, rates: &mut LinkRates) {
+    let Some(table) = s.table(report, "qos") else { return };
+    let span = table.span.clone();
+    let both = qos::read_link(report, table);
+    if both != Both::default() {
+        rates.push(At::new((name.to_owned(), both), span));
+    }
+}
+
 pub(super) fn read_bonds(
     report: &mut Report,
     mut section: Section,
     places: &mut Places,
+    rates: &mut LinkRates,
 ) -> Vec<BondSpec> {
     let mut bonds = Vec::new();
-    for (i, (name, s)) in section.named_tables(report).into_iter().enumerate() {
+    for (i, (name, mut s)) in section.named_tables(report).into_iter().enumerate() {
         places.set(Place::Bond(i), &name.span);
         let name = name.value.to_ascii_lowercase();
+        read_rates(report, &mut s, &name, rates);
         let config = read_bond(report, s, &name, |place, span| match place {
             Some(port) => places.set(Place::Port(i, port), span),
             None => places.set(Place::MinLinks(i), span),
@@ -232,11 +248,13 @@ pub(super) fn read_groups(
     report: &mut Report,
     mut section: Section,
     places: &mut Places,
+    rates: &mut LinkRates,
 ) -> Vec<GroupSpec> {
     let mut groups = Vec::new();
-    for (i, (name, s)) in section.named_tables(report).into_iter().enumerate() {
+    for (i, (name, mut s)) in section.named_tables(report).into_iter().enumerate() {
         places.set(Place::Group(i), &name.span);
         let name = name.value.to_ascii_lowercase();
+        read_rates(report, &mut s, &name, rates);
         groups.push(GroupSpec { name, config: read_group(report, s, i, places) });
     }
     groups
@@ -340,6 +358,7 @@ pub(super) struct Below {
     pub(super) bonds: Vec<BondSpec>,
     pub(super) vlans: Vec<VlanSpec>,
     pub(super) groups: Vec<GroupSpec>,
+    pub(super) rates: LinkRates,
     pub(super) aliases: Vec<At<Alias>>,
     places: Places,
 }
@@ -350,15 +369,19 @@ impl Below {
         for (i, nic) in nics.iter().enumerate() {
             places.set(Place::Nic(i), &nic.span);
         }
-        let bonds = root.table(report, "bond").map(|s| read_bonds(report, s, &mut places));
+        let mut rates = LinkRates::new();
+        let bonds = root.table(report, "bond");
+        let bonds = bonds.map(|s| read_bonds(report, s, &mut places, &mut rates));
         let vlans = root.table(report, "vlan").map(|s| read_vlans(report, s, &mut places));
-        let groups = root.table(report, "fail").map(|s| read_groups(report, s, &mut places));
+        let groups = root.table(report, "fail");
+        let groups = groups.map(|s| read_groups(report, s, &mut places, &mut rates));
         let aliases = root.table(report, "alias");
         let aliases = aliases.map(|s| read_aliases(report, s, nics, &mut places));
         Below {
             bonds: bonds.unwrap_or_default(),
             vlans: vlans.unwrap_or_default(),
             groups: groups.unwrap_or_default(),
+            rates,
             aliases: aliases.unwrap_or_default(),
             places,
         }
@@ -377,6 +400,26 @@ impl Below {
         let mut spec = config.tree_spec();
         // Two on one device were told with their lines.
         spec.nics.iter_mut().for_each(|nic| nic.device.clear());
-        check(report, spec, &self.places)
+        let tree = check(report, spec, &self.places)?;
+        self.check_rates(report, nics, &tree);
+        Some(tree)
+    }
+
+    /// Rates are those of what aliases stand on: those of its components would not be in force.
+    fn check_rates(&self, report: &mut Report, nics: &[At<Nic>], tree: &Tree) {
+        let of_nics = nics.iter().filter(|n| n.value.qos != Both::default());
+        let of_nics = of_nics.map(|n| (n.value.name.as_str(), &n.span));
+        let above = self.rates.iter().map(|r| (r.value.0.as_str(), &r.span));
+        for (name, span) in of_nics.chain(above) {
+            let link = name.parse().ok().and_then(|name| tree.link(&name));
+            if let Some(owner) = link.and_then(|link| tree.at(link).above) {
+                let by = tree.owner_name(owner);
+                let section = if matches!(owner, Owner::Bond(_)) { "bond" } else { "fail" };
+                let text = format!(
+                    "{name} is a part of {by}, whose rates are in force; say them in [{section}.{by}.qos]"
+                );
+                report.error(span, text);
+            }
+        }
     }
 }

@@ -78,6 +78,8 @@ pub struct HostConfig {
     pub vlans: Vec<VlanSpec>,
     /// Failover groups, `fail#`.
     pub failover: Vec<GroupSpec>,
+    /// Rates of bonds and failover groups by name, of those that have some.
+    pub link_qos: Vec<(String, qos::Both)>,
     /// `mgmt#`, `data#`, `san#`; the position is the `AliasId`.
     pub aliases: Vec<Alias>,
     /// Route tables that vservers share by name.

@@ -148,6 +148,7 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
         bonds: below.bonds,
         vlans: below.vlans,
         failover: below.groups,
+        link_qos: below.rates.into_iter().map(|r| r.value).collect(),
         aliases: aliases.into_iter().map(|a| a.value).collect(),
         tables,
         neighbours,

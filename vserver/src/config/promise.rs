@@ -21,7 +21,7 @@ const UNITS: [Unit; 2] = [
 type Direction = (&'static str, fn(&Both) -> &Rates);
 const WAYS: [Direction; 2] = [("send", |b| &b.send), ("receive", |b| &b.receive)];
 
-/// Of each NIC and group that has a limit. What is too much is told at the last vserver that has a
+/// Of each NIC, bond and group that has a limit. What is too much is told at the last vserver that has a
 /// part in it. A vserver on several NICs may want what it is promised on any of them.
 pub(super) fn check(report: &mut Report, config: &HostConfig, places: &[Places]) {
     // Otherwise a vserver's part is wrong already.
@@ -30,6 +30,7 @@ pub(super) fn check(report: &mut Report, config: &HostConfig, places: &[Places])
     }
     let below = config.nics_of_aliases();
     let nics: Vec<Vec<usize>> = config.vservers.iter().map(|v| nics_of(v, &below)).collect();
+    let tops = links_below(config);
     for (word, way) in WAYS {
         for unit in &UNITS {
             let of = |both: &Both| (unit.of)(way(both));
@@ -40,6 +41,13 @@ pub(super) fn check(report: &mut Report, config: &HostConfig, places: &[Places])
                 let what = format!("NIC '{}'", nic.name);
                 tell(report, (word, unit), places, &below, (sum, limit, &what));
             }
+            for (name, rates) in &config.link_qos {
+                let Some(limit) = of(rates).1 else { continue };
+                let on_it = |v: &usize| tops[*v].iter().any(|top| top == name);
+                let below: Vec<_> = (0..nics.len()).filter(on_it).collect();
+                let sum = promised(config, &below, None, &of);
+                tell(report, (word, unit), places, &below, (sum, limit, name));
+            }
             for (g, group) in config.qos_groups.iter().enumerate() {
                 let Some(limit) = of(&group.rates).1 else { continue };
                 let below: Vec<_> = (0..nics.len()).filter(|v| is_below(config, *v, g)).collect();
@@ -49,6 +57,15 @@ pub(super) fn check(report: &mut Report, config: &HostConfig, places: &[Places])
             }
         }
     }
+}
+
+/// By vserver: names of the links that its rates are those of.
+fn links_below(config: &HostConfig) -> Vec<Vec<String>> {
+    let tree = config.tree().unwrap_or_default();
+    let lanes: Vec<Vec<usize>> = config.lanes_of_aliases().into_iter().map(|l| vec![l]).collect();
+    let name = |link: usize| tree.links[link].name.to_string();
+    let of = |v| nics_of(v, &lanes).into_iter().map(name).collect();
+    config.vservers.iter().map(of).collect()
 }
 
 fn tell(

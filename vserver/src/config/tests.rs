@@ -279,6 +279,74 @@ fn conflicts_are_settled_as_the_vserver_says_else_as_the_alias_does() {
 }
 
 #[test]
+fn rates_of_bonds_and_groups_are_those_of_the_aliases_on_them() {
+    let text = |bond: &str, nic: &str| {
+        format!(
+            "[nic.eth0]\ndevice = \"a\"\n{nic}\n[nic.eth1]\ndevice = \"b\"\n[nic.eth2]\ndevice = \"c\"\n\
+             [nic.eth3]\ndevice = \"d\"\n[bond.bond0]\nports = [\"eth0\", \"eth1\"]\n{bond}\n\
+             [bond.bond1]\nports = [\"eth2\"]\n[fail.fail0]\nmembers = [\"bond1\", \"eth3\"]\n\
+             qos.receive.limit = \"2 Gbit/s\"\n[alias.data0]\nover = \"bond0.5\"\n\
+             [alias.data1]\nover = \"fail0\"\n[vserver.a]\n\
+             addresses = [\"data0 10.0.0.1/24\", \"data1 10.1.0.1/24\"]\n\
+             qos.send.guarantee = \"5 Mbit/s\"\n"
+        )
+    };
+    let read = |bond: &str, nic: &str| parse(&text(bond, nic), Path::new("weft.toml"));
+    let c = read("qos.send.limit = \"10 Mbit/s\"", "").unwrap();
+    let names: Vec<_> = c.link_qos.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["bond0", "fail0"]);
+    assert_eq!(c.link_qos[0].1.send.limit, Some(10_000_000));
+    assert_eq!(parse(&export::export(&c, false), Path::new("weft.toml")).unwrap(), c);
+    // Their vserver's frames take them, those of a VLAN on the bond too; nothing else is shaped.
+    let plan = crate::qos::plan(&c, None);
+    let active = |way: &[crate::qos::WayPlan]| -> Vec<usize> {
+        (0..way.len()).filter(|link| way[*link].is_active()).collect()
+    };
+    let link = |name: &str| usize::from(c.tree().unwrap().link(&name.parse().unwrap()).unwrap().0);
+    assert_eq!(active(&plan.send), [link("bond0"), link("fail0")], "the guarantee is on both");
+    assert_eq!(active(&plan.receive), [link("fail0")]);
+    // More is promised than there is.
+    let wrong = read("qos.send.limit = \"4 Mbit/s\"", "").unwrap_err().to_string();
+    assert!(wrong.contains("guaranteed below bond0, which has a limit of 4000000"), "{wrong}");
+    // Components have none of their own.
+    let wrong = read("", "qos.send.limit = \"1 Gbit/s\"").unwrap_err().to_string();
+    assert!(
+        wrong.contains("eth0 is a part of bond0") && wrong.contains("[bond.bond0.qos]"),
+        "{wrong}"
+    );
+    let bond1 = text("", "")
+        .replace("ports = [\"eth2\"]", "ports = [\"eth2\"]\nqos.send.limit = \"9 Mbit/s\"");
+    let wrong = parse(&bond1, Path::new("weft.toml")).unwrap_err().to_string();
+    assert!(wrong.contains("bond1 is a part of fail0"), "{wrong}");
+}
+
+#[test]
+fn an_alias_is_bound_to_targets_beyond_its_link() {
+    let read = |more: &str| {
+        let text = format!(
+            "[nic.eth0]\ndevice = \"a\"\n[alias.data0]\nover = \"eth0\"\n{more}\n\
+             [vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]\n"
+        );
+        parse(&text, Path::new("weft.toml"))
+    };
+    let c = read("beyond = [\"192.0.2.1\"]\nhook = \"/bin/true\"").unwrap();
+    let beyond = &c.aliases[0].beyond;
+    assert_eq!((beyond.targets.len(), beyond.detect.as_millis()), (1, 10_000));
+    assert!(c.tree().unwrap().has_machines());
+    assert_eq!(parse(&export::export(&c, true), Path::new("weft.toml")).unwrap(), c);
+    for (more, wrong) in [
+        ("hook = \"/bin/true\"", "'hook' is for an alias with 'beyond'"),
+        ("detect_ms = 200", "'detect_ms' is for an alias with 'beyond'"),
+        ("beyond = [\"192.0.2.1\", \"192.0.2.1\"]", "192.0.2.1 twice in 'beyond'"),
+        ("beyond = [\"ff02::1\"]", "ff02::1 in `beyond` is not the address of a host"),
+        ("beyond = [\"192.0.2.1\"]\nhook = \"tell\"", "hook 'tell' is no absolute path"),
+    ] {
+        let text = read(more).unwrap_err().to_string();
+        assert!(text.contains(wrong), "{more}: {text}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_utf8_is_reported_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weft.toml");

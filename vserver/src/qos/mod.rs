@@ -31,14 +31,14 @@ mod tree;
 mod tree_tests;
 
 pub use plan::Way;
-pub(crate) use plan::{Plan, nics_of};
+pub(crate) use plan::{Plan, WayPlan, nics_of, rates_of};
 pub(crate) use report::take;
 pub use report::{ClassClients, Kind, Processing, QosNode, QosSnapshot};
 
 use bucket::{Lateness, ticks};
 use clients::Leaves;
 use node::{Cost, Shape, add};
-use plan::{Entry, WayPlan, prefix};
+use plan::{Entry, prefix};
 use tree::{Planned, Tree, Unit};
 
 /// What becomes of a received packet.

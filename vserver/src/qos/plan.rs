@@ -145,12 +145,22 @@ impl Source {
     }
 }
 
-/// Every link and its rates, which NICs alone have in the configuration.
+/// Every link and its rates.
 fn links_of(config: &HostConfig) -> Vec<(String, Both)> {
     let nics = config.nics.iter().map(|n| (n.name.clone(), n.qos));
     let tree = config.tree().unwrap_or_default();
     let above = tree.links.iter().skip(config.nics.len());
-    nics.chain(above.map(|link| (link.name.to_string(), Both::default()))).collect()
+    let above = above.map(|link| {
+        let name = link.name.to_string();
+        let rates = rates_of(config, &name);
+        (name, rates)
+    });
+    nics.chain(above).collect()
+}
+
+/// Rates of a bond or failover group in the configuration.
+pub(crate) fn rates_of(config: &HostConfig, link: &str) -> Both {
+    config.link_qos.iter().find(|(name, _)| name == link).map_or_else(Both::default, |l| l.1)
 }
 
 struct Builder<'a> {
@@ -201,18 +211,18 @@ impl Plan {
         Ok(Plan::new(&source, Some(self)))
     }
 
-    /// This plan over other links; nodes go on from where they are. `names` are those of all links,
-    /// `vservers` the links of each vserver.
+    /// This plan over other links; nodes go on from where they are. `names` are those of all links
+    /// with rates for those that are new, `vservers` the links of each vserver.
     pub(crate) fn relinked(
         &self,
-        names: impl Iterator<Item = String>,
+        names: impl Iterator<Item = (String, Both)>,
         vservers: impl Iterator<Item = Vec<usize>>,
     ) -> Plan {
         let mut source = self.source.clone();
-        let rates = |name: &String| {
-            self.source.links.iter().find(|l| l.0 == *name).map_or_else(Both::default, |l| l.1)
+        let rates = |name: &String, new: Both| {
+            self.source.links.iter().find(|l| l.0 == *name).map_or(new, |l| l.1)
         };
-        source.links = names.map(|name| (name.clone(), rates(&name))).collect();
+        source.links = names.map(|(name, new)| (name.clone(), rates(&name, new))).collect();
         for (vserver, links) in source.vservers.iter_mut().zip(vservers) {
             vserver.1 = links;
         }

@@ -5,17 +5,19 @@ use weft_interface::bond::{BondConfig, HashPolicy, LacpConfig, Mode, PortConfig}
 use weft_interface::fail::config::{FastConfig, GroupConfig};
 
 use super::super::link;
+use super::super::qos::Both;
 use super::super::{BondSpec, GroupSpec, VlanSpec};
+use super::qos::write_both;
 use super::{Writer, key, mac, quoted, texts};
 
 pub(super) fn write_links(
     w: &mut Writer,
-    bonds: &[BondSpec],
-    vlans: &[VlanSpec],
-    groups: &[GroupSpec],
+    (bonds, vlans, groups): (&[BondSpec], &[VlanSpec], &[GroupSpec]),
+    rates: &[(String, Both)],
 ) {
     for bond in bonds {
         write_bond(w, bond);
+        write_rates(w, "bond", &bond.name, rates);
     }
     for VlanSpec { name, priority } in vlans {
         w.table(&format!("[vlan.{}]", key(name)));
@@ -23,6 +25,14 @@ pub(super) fn write_links(
     }
     for group in groups {
         write_group(w, group);
+        write_rates(w, "fail", &group.name, rates);
+    }
+}
+
+fn write_rates(w: &mut Writer, table: &str, name: &str, rates: &[(String, Both)]) {
+    if let Some((_, both)) = rates.iter().find(|(of, _)| of == name) {
+        w.table(&format!("[{table}.{name}.qos]"));
+        write_both(w, both);
     }
 }
 

@@ -174,6 +174,7 @@ beyond = ["192.0.2.1"]
 hook = "/etc/weft/event"
 quiet_ms = 5
 flaps_max = 9
+qos = { send = { limit = "3 Gbit/s" }, receive = { limit = "2 Gbit/s" } }
 [alias.data7]
 over = "Fail0"
 [alias."data8.7"]
