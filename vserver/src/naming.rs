@@ -3,6 +3,7 @@
 //! ```text
 //! cluster id          alias  holder
 //! 00:07:34:04:12:0E : data0 : VsvrA : 0     an address of a vserver, and which one on that alias
+//! 00:07:34:04:12:0E : data0.5 : VsvrA : 0   the same in VLAN 5 of that alias
 //! 00:07:34:04:12:0E : mgmt0 : Filer1        the address of a node
 //! 00:07:34:04:12:0E : mgmt0 : MySQLMgmtNode the address of a kind of node, wherever it runs
 //! ```
@@ -48,6 +49,8 @@ pub struct Claim {
     pub class: AliasClass,
     /// Number of the alias.
     pub number: u16,
+    /// VLAN tag in the alias's name: `data0.5` is another network than `data0`.
+    pub tag: Option<u16>,
     /// Whose address.
     pub holder: Holder,
 }
@@ -120,10 +123,14 @@ fn holder(text: &str) -> Result<String, NamingError> {
     if is_holder(text) { Ok(text.to_owned()) } else { Err(NamingError::Holder(text.into())) }
 }
 
-/// An alias by its name, case ignored.
-fn alias(text: &str) -> Result<(AliasClass, u16), NamingError> {
-    match text.to_ascii_lowercase().parse() {
-        Ok(InterfaceName::Alias(class, number)) => Ok((class, number)),
+/// An alias by its name, case ignored: class, number, and the tag in it.
+fn alias(text: &str) -> Result<(AliasClass, u16, Option<u16>), NamingError> {
+    let (name, tag) = match text.to_ascii_lowercase().parse() {
+        Ok(InterfaceName::Vlan { parent, tag }) => (Some(*parent), Some(tag)),
+        name => (name.ok(), None),
+    };
+    match name {
+        Some(InterfaceName::Alias(class, number)) => Ok((class, number, tag)),
         _ => Err(NamingError::Alias(text.into())),
     }
 }
@@ -131,19 +138,22 @@ fn alias(text: &str) -> Result<(AliasClass, u16), NamingError> {
 impl Claim {
     /// What a vserver claims: its `instance`th address on `alias`.
     pub fn vserver(alias_name: &str, name: &str, instance: u32) -> Result<Claim, NamingError> {
-        let (class, number) = alias(alias_name)?;
-        Ok(Claim { class, number, holder: Holder::Vserver { name: holder(name)?, instance } })
+        let (class, number, tag) = alias(alias_name)?;
+        let holder = Holder::Vserver { name: holder(name)?, instance };
+        Ok(Claim { class, number, tag, holder })
     }
 
     /// What a node, or a kind of node, claims on `alias`.
     pub fn node(alias_name: &str, name: &str) -> Result<Claim, NamingError> {
-        let (class, number) = alias(alias_name)?;
-        Ok(Claim { class, number, holder: Holder::Node(holder(name)?) })
+        let (class, number, tag) = alias(alias_name)?;
+        Ok(Claim { class, number, tag, holder: Holder::Node(holder(name)?) })
     }
 
     /// The alias's name.
     pub fn alias(&self) -> String {
-        InterfaceName::Alias(self.class, self.number).to_string()
+        let alias = InterfaceName::Alias(self.class, self.number);
+        let tagged = self.tag.and_then(|tag| alias.tagged(tag));
+        tagged.unwrap_or(alias).to_string()
     }
 
     /// Name of the vserver, node or kind of node.
@@ -157,9 +167,8 @@ impl Claim {
     pub fn same_holder(&self, other: &Claim) -> bool {
         let same_kind =
             matches!(self.holder, Holder::Node(_)) == matches!(other.holder, Holder::Node(_));
-        (self.class, self.number) == (other.class, other.number)
-            && same_kind
-            && self.name().eq_ignore_ascii_case(other.name())
+        let alias = |of: &Claim| (of.class, of.number, of.tag);
+        alias(self) == alias(other) && same_kind && self.name().eq_ignore_ascii_case(other.name())
     }
 }
 
@@ -184,7 +193,7 @@ impl FromStr for Claim {
 
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let alias = InterfaceName::Alias(self.class, self.number);
+        let alias = self.alias();
         match &self.holder {
             Holder::Vserver { name, instance } => write!(f, "{alias}:{name}:{instance}"),
             Holder::Node(name) => write!(f, "{alias}:{name}"),
@@ -286,6 +295,8 @@ mod tests {
             ("00:07:34:04:12:0E:data0:A:0:1", "another form"),
             ("00:07:34:04:12:0E:eth0:VsvrA:0", "alias"),
             ("00:07:34:04:12:0E:data00:VsvrA:0", "alias"),
+            ("00:07:34:04:12:0E:eth0.5:VsvrA:0", "alias"),
+            ("00:07:34:04:12:0E:data0.4095:VsvrA:0", "alias"),
             ("00:07:34:04:12:0E:data0::0", "name"),
             ("00:07:34:04:12:0E:data0:Vsvr A:0", "name"),
             ("00:07:34:04:12:0E:data0:VsvrA:00", "instance"),
@@ -302,10 +313,12 @@ mod tests {
             cluster in "[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}",
             class in prop_oneof![Just("mgmt"), Just("data"), Just("san")],
             number in 0u16..1000,
+            tag in proptest::option::of(1u16..=4094),
             name in "[A-Za-z][A-Za-z0-9_-]{0,62}",
             instance in proptest::option::of(any::<u32>()),
         ) -> ClientId {
-            let alias = format!("{class}{number}");
+            let tag = tag.map(|tag| format!(".{tag}")).unwrap_or_default();
+            let alias = format!("{class}{number}{tag}");
             let claim = match instance {
                 Some(instance) => Claim::vserver(&alias, &name, instance),
                 None => Claim::node(&alias, &name),

@@ -10,6 +10,7 @@
 
 mod lacp;
 mod lint;
+mod members;
 mod network;
 mod station;
 mod watch;
@@ -49,8 +50,23 @@ pub struct Evidence {
     pub groups: Vec<GroupEvidence>,
     /// All NICs.
     pub nics: Vec<NicEvidence>,
+    /// Members of groups that were taken out, for another has their hardware address.
+    pub duplicates: Vec<DuplicateMac>,
     /// What the configuration alone shows.
     pub lint: Vec<Diagnosis>,
+}
+
+/// A member of a failover group that has the hardware address of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DuplicateMac {
+    /// The group.
+    pub group: String,
+    /// The member that was taken out.
+    pub member: String,
+    /// The address.
+    pub mac: String,
+    /// Other members that have it.
+    pub others: Vec<String>,
 }
 
 /// A bond.
@@ -111,6 +127,8 @@ pub enum Code {
     Loopback,
     /// Two ports hear one and the same port.
     Duplicate,
+    /// Members of a failover group have one hardware address.
+    DuplicateMac,
     /// What we send comes back.
     Looped,
     /// Nobody speaks LACP at the other end.
@@ -199,6 +217,7 @@ pub fn diagnose(evidence: &Evidence) -> Vec<Diagnosis> {
         lacp::examine(evidence, bond, &mut found);
     }
     network::examine(evidence, &mut found);
+    members::examine(evidence, &mut found);
     found.extend(evidence.lint.iter().cloned());
     found.sort_by(|a, b| {
         (a.severity, &a.interface, a.code).cmp(&(b.severity, &b.interface, b.code))
@@ -243,6 +262,7 @@ impl Evidence {
                 })
                 .collect(),
             nics,
+            duplicates: Vec::new(),
             lint: lint::examine(tree),
         }
     }

@@ -2,7 +2,7 @@
 
 use weft_stack::time::{Duration, Instant};
 
-use super::{Diagnosis, Evidence, NicEvidence, Sample, Watch, diagnose};
+use super::{Diagnosis, DuplicateMac, Evidence, NicEvidence, Sample, Watch, diagnose};
 use crate::bond::BondReport;
 use crate::lldp::wire::Aggregation;
 use crate::lldp::{LldpConfig, LldpReport, LocalPort, LocalSystem};
@@ -141,12 +141,13 @@ impl Station {
         self.lldp.report(now)
     }
 
-    /// Everything that is wrong. `bonds` are in the order of the tree.
+    /// Everything that is wrong. `bonds` are in the order of the tree, `duplicates` what
+    /// [`Keeper::duplicates`](crate::Keeper::duplicates) says.
     pub fn diagnose(
         &mut self,
         now: Instant,
         tree: &Tree,
-        bonds: Vec<BondReport>,
+        (bonds, duplicates): (Vec<BondReport>, Vec<DuplicateMac>),
         samples: &[Sample],
     ) -> Vec<Diagnosis> {
         self.look_if_due(now, samples);
@@ -161,7 +162,7 @@ impl Station {
             }
         });
         let evidence = Evidence::new(tree, bonds, nics.collect());
-        diagnose(&evidence)
+        diagnose(&Evidence { duplicates, ..evidence })
     }
 
     fn look_if_due(&mut self, now: Instant, samples: &[Sample]) {

@@ -314,6 +314,32 @@ fn what_the_configuration_alone_shows_is_told() {
 }
 
 #[test]
+fn a_member_with_the_hardware_address_of_another_is_named() {
+    let tree = tree(|s| {
+        s.groups.push(group_of(&["eth0", "eth1", "eth2"]));
+        s.aliases.push(alias("data0", "fail0"));
+    });
+    let macs = [1, 1, 2].map(|last| [2, 0, 0, 0, 0, last]);
+    let mut keeper = crate::Keeper::new(&tree, &macs, 1);
+    let now = Instant::from_millis(1000);
+    let up = |keeper: &mut crate::Keeper, mac: Option<crate::Mac>| {
+        keeper.handle_links(now, (0..3).map(|nic| (nic, PortLink::UP, mac.filter(|_| nic == 1))));
+        Evidence { duplicates: keeper.duplicates(), ..Evidence::default() }
+    };
+    let found = diagnose(&up(&mut keeper, None));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let Diagnosis { severity, code, interface, ports, evidence, .. } = &found[0];
+    assert_eq!(
+        (*severity, *code, interface.as_str()),
+        (Severity::Error, Code::DuplicateMac, "fail0")
+    );
+    assert_eq!(ports[..], ["eth1"]);
+    assert!(evidence[0].contains("eth1 has the hardware address 02:00:00:00:00:01 of eth0"));
+    // With another address it is no more.
+    assert_eq!(diagnose(&up(&mut keeper, Some([2, 0, 0, 0, 0, 9]))), []);
+}
+
+#[test]
 fn evidence_follows_the_tree() {
     let tree = tree(|s| {
         s.bonds.push(bond_of(&["eth0", "eth1"]));
@@ -400,7 +426,7 @@ fn a_station_hears_tells_and_names_what_is_wrong() {
         station.handle_timeout(at(second));
         let samples = vec![Sample { frames: second, own: second, tags: Vec::new() }; 3];
         let report = bond(Mode::Lacp, 2, 0).report;
-        let found = station.diagnose(at(second), &tree, vec![report], &samples);
+        let found = station.diagnose(at(second), &tree, (vec![report], Vec::new()), &samples);
         found.into_iter().map(|d| (d.code, d.interface)).collect::<Vec<_>>()
     };
     let (vlan, mtu) =

@@ -347,6 +347,28 @@ fn an_alias_is_bound_to_targets_beyond_its_link() {
 }
 
 #[test]
+fn an_alias_with_a_tag_of_its_own_has_its_own_client_identifiers() {
+    let text = "[cluster]\nid = \"00:07:34:04:12:0E\"\n[nic.eth0]\ndevice = \"a\"\n\
+                [alias.data0]\nover = \"eth0\"\n[alias.\"data0.5\"]\n[alias.\"data0.6\"]\n\
+                [vserver.VsvrA]\ndhcp = [\"data0\", \"data0.5\", \"data0.6 v6\"]\n";
+    let c = parse(text, Path::new("weft.toml")).unwrap();
+    let v = &c.vservers[0];
+    let ids: Vec<String> = v
+        .dhcp
+        .iter()
+        .map(|d| c.client_id(v, d.alias, d.instance).expect("it has a name").to_string())
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            "00:07:34:04:12:0E:data0:VsvrA:0",
+            "00:07:34:04:12:0E:data0.5:VsvrA:0",
+            "00:07:34:04:12:0E:data0.6:VsvrA:0"
+        ]
+    );
+}
+
+#[test]
 fn a_file_that_is_not_utf8_is_reported_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("weft.toml");

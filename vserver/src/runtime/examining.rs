@@ -98,7 +98,8 @@ impl Core {
         let found = self.keeping.as_ref().map(|keeping| {
             let tree = keeping.keeper().tree();
             let bonds = keeping.bonds(now).into_iter().map(|(_, report)| report).collect();
-            station.diagnose(now, tree, bonds, &self.samples(tree))
+            let duplicates = keeping.keeper().duplicates();
+            station.diagnose(now, tree, (bonds, duplicates), &self.samples(tree))
         });
         self.station = Some(station);
         found

@@ -225,14 +225,14 @@ fn next_claim(
     Ok(later.find(|c| !taken(c)).unwrap_or(claim))
 }
 
-/// Class and number of each.
-type Aliases = Vec<(AliasClass, u16)>;
+/// Class and number of each, and the tag in its name.
+type Aliases = Vec<(AliasClass, u16, Option<u16>)>;
 
 /// Networks stand on one link if an alias has addresses in both.
 fn links(subnets: Vec<Subnet>, entries: &[Lease]) -> Vec<Vec<Subnet>> {
     let aliases = |s: &Subnet| -> Aliases {
         let own = entries.iter().filter(|e| s.network.contains(e.address));
-        own.map(|e| (e.claim.class, e.claim.number)).collect()
+        own.map(|e| (e.claim.class, e.claim.number, e.claim.tag)).collect()
     };
     let mut links: Vec<(Vec<Subnet>, Aliases)> = Vec::new();
     for subnet in subnets {

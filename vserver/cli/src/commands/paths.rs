@@ -203,7 +203,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
             write!(out, "\x1b[H\x1b[J")?;
         }
         if args.json {
-            writeln!(out, "{}", json::document("paths", &report))?;
+            writeln!(out, "{}", json::document("paths", &for_json(report, args)))?;
         } else {
             out.write_all(render(&report, args, &layout).as_bytes())?;
         }
@@ -219,6 +219,15 @@ fn report(connection: &mut Connection) -> Result<PathsReport, Error> {
         Answer::Paths(report) => Ok(*report),
         _ => Err(Error::Failed(String::from("the daemon gave an answer to something else"))),
     }
+}
+
+/// Everything but test addresses, which are nobody's who is not asking for them.
+fn for_json(mut report: PathsReport, args: &Args) -> PathsReport {
+    if !args.targets {
+        let tests = report.targets.iter_mut().filter(|t| t.mode != TargetMode::Beyond);
+        tests.for_each(|t| t.test_address = None);
+    }
+    report
 }
 
 fn render(report: &PathsReport, args: &Args, layout: &Layout) -> String {
@@ -540,6 +549,20 @@ INTERFACE   PEER                      STATE      TX       DETECT   DIAG REMOTE
 eth1        fe80::9                   up         50.0ms   --       1    0
 "
         );
+    }
+
+    #[test]
+    fn test_addresses_are_shown_to_who_asks_for_them_only() {
+        let test = "10.1.1.20";
+        for view in ["-a", "-g", "-i", "-b"] {
+            assert!(!shown(&format!("paths {view} -o all")).contains(test), "{view}");
+            let args = Line::try_parse_from(["paths", view, "-j"]).unwrap().args;
+            let json = json::document("paths", &for_json(sample(), &args));
+            assert!(!json.contains(test), "{view}: {json}");
+        }
+        assert!(shown("paths -t").contains(test));
+        let args = Line::try_parse_from(["paths", "-t", "-j"]).unwrap().args;
+        assert!(json::document("paths", &for_json(sample(), &args)).contains(test));
     }
 
     #[test]
