@@ -225,11 +225,11 @@ fn loss_of_what_an_alias_is_bound_to_is_an_event_a_hook_and_shown() {
     until(dir, &state, |text| text == "data0:failed:eth0\n");
     let events = ask(dir, &["events"]);
     for wanted in [
-        &format!("notice data0 none {FAR} beyond the link is not reached any more"),
-        &format!("notice data0 none {FAR_V6} beyond the link is not reached any more"),
-        "group data0 failed",
+        format!("notice data0 none {FAR} beyond the link is not reached any more"),
+        format!("notice data0 none {FAR_V6} beyond the link is not reached any more"),
+        String::from("group data0 failed"),
     ] {
-        assert!(events.contains(wanted), "{wanted}: {events}");
+        assert!(events.contains(&wanted), "{wanted}: {events}");
     }
     let detail = ask(dir, &["interfaces", "-P", "-o", "detail"]);
     let detail = detail.lines().next().unwrap();
