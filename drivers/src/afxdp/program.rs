@@ -5,13 +5,13 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, SocketFilter, Xdp, xdp};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use parking_lot::Mutex;
 
 use super::XdpMode;
@@ -22,6 +22,20 @@ use crate::device::{DeviceError, Steer};
 use crate::nic::{Nic, NicFacts};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// A new loader reads and parses all types of the kernel, megabytes of them: one for the process. The
+/// program asks for none of these types, so that they are not kept.
+static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    Mutex::new(loader)
+});
+
+/// The program and its maps, for a NIC with so many receive queues; on no NIC yet.
+fn load(rx_queues: usize) -> Result<Ebpf, EbpfError> {
+    // Another NIC's number of queues is overwritten.
+    LOADER.lock().map_max_entries("XSKS", rx_queues.max(1) as u32).load(OBJECT)
+}
 
 /// The steering program on one NIC, shared by the [`super::AfXdp`] of its queues. Dropping the last
 /// handle (or the end of the process, however it comes) takes it off the NIC.
@@ -88,10 +102,7 @@ impl XdpProgram {
     /// XDP program: another one on it is an error.
     pub fn attach(ifname: &str, mode: XdpMode) -> Result<Arc<XdpProgram>, DeviceError> {
         let facts = Nic::query(ifname)?;
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("XSKS", facts.rx_queues.max(1) as u32)
-            .load(OBJECT)
-            .map_err(|e| load_error(ifname, os_error(&e)))?;
+        let mut ebpf = load(facts.rx_queues).map_err(|e| load_error(ifname, os_error(&e)))?;
         let (attached, generic, note) = attach(&mut ebpf, ifname, facts.index, mode)?;
         let inner = Inner {
             _attached: attached,

@@ -220,6 +220,22 @@ fn four_queues_split_their_frames_exactly() {
 }
 
 #[test]
+fn each_nic_of_a_process_has_room_for_its_own_number_of_queues() {
+    let Some(lab) = Lab::new(1, 1500) else { return };
+    for (number, queues) in [(2, 4), (3, 1), (4, 2)] {
+        let (near, far) = (format!("nic{number}"), format!("peer{number}"));
+        let macs = [[2, 0, 0, 0, 0, 2 * number - 1], [2, 0, 0, 0, 0, 2 * number]];
+        lab.add_pair(&near, &far, macs[0], macs[1], queues, 1500);
+        let attached = lab.near.enter(|| XdpProgram::attach(&near, XdpMode::Auto)).unwrap();
+        let program = attached.unwrap();
+        assert_eq!(program.nic().rx_queues, queues);
+        let umem = umem(&lab.near, 1024, 2048);
+        // The last one is what the map of a NIC with fewer has no place for.
+        lab.open(&program, queues as u32 - 1, &umem);
+    }
+}
+
+#[test]
 fn a_frame_goes_from_one_nic_to_another_without_a_copy() {
     let Some(lab) = Lab::new(1, 1500) else { return };
     lab.add_pair("nic2", "peer2", [2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4], 1, 1500);
