@@ -10,13 +10,15 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use common::{addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs};
+use common::{
+    PATIENCE, addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs,
+};
 use weft_drivers::device::{AnyDevice, Device};
 use weft_drivers::ethtool::{Offload, set_offload};
 use weft_drivers::mem::{MemConfig, pair};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
-use weft_vserver::net::{TcpListener, TcpStream};
+use weft_vserver::net::{TcpListener, TcpStream, UdpSocket};
 use weft_vserver::{Host, Vserver};
 
 /// Two hosts with `nics` cables between them.
@@ -171,6 +173,35 @@ fn vlans_keep_one_address_apart_over_memory() {
 fn vlans_keep_one_address_apart_over_veth() {
     for over in VETH {
         vlans_keep_one_address_apart(over, 1);
+    }
+}
+
+fn what_is_for_everybody_on_a_network_arrives(over: Over, workers: usize) {
+    let Some(pair) = hosts(over, 1, workers, coloured) else { return };
+    for name in ["red", "blue", "plain"] {
+        until("address", || has(&vs(&pair.server, name), "10.0.0.1"));
+        until("address", || has(&vs(&pair.client, name), "10.0.0.2"));
+        let to = UdpSocket::bind(&vs(&pair.server, name), addr("0.0.0.0:9")).unwrap();
+        to.set_read_timeout(Some(PATIENCE)).unwrap();
+        let from = UdpSocket::bind(&vs(&pair.client, name), addr("0.0.0.0:0")).unwrap();
+        from.set_broadcast(true).unwrap();
+        from.send_to(name.as_bytes(), addr("10.0.0.255:9")).unwrap();
+        let mut buf = [0; 16];
+        let (len, _) = to.recv_from(&mut buf).unwrap();
+        assert_eq!(&buf[..len], name.as_bytes(), "{over:?}");
+    }
+}
+
+#[test]
+fn what_is_for_everybody_on_a_network_arrives_over_memory() {
+    what_is_for_everybody_on_a_network_arrives(Over::Memory, 1);
+    what_is_for_everybody_on_a_network_arrives(Over::Memory, 2);
+}
+
+#[test]
+fn what_is_for_everybody_on_a_network_arrives_over_veth() {
+    for over in VETH {
+        what_is_for_everybody_on_a_network_arrives(over, 1);
     }
 }
 

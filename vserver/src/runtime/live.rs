@@ -153,10 +153,13 @@ impl Core {
         let addresses: Vec<_> = addresses.map(|(_, addr)| addr).collect();
         let groups = node.groups.extract_if(.., |(on, _)| *on == alias);
         let groups: Vec<_> = groups.map(|(_, group)| group).collect();
-        for (_, broadcast) in node.broadcasts.extract_if(.., |(on, _)| *on == alias) {
-            self.demux.leave(alias, broadcast, index);
-        }
+        let broadcasts = node.broadcasts.extract_if(.., |(on, _)| *on == alias);
+        let broadcasts: Vec<_> = broadcasts.map(|(_, broadcast)| broadcast).collect();
         let link = self.aliases[alias.0 as usize].link();
+        for broadcast in broadcasts {
+            self.demux.leave(alias, broadcast, index);
+            self.steer(link, broadcast, false);
+        }
         for addr in addresses {
             self.demux.remove_address(alias, addr, index);
             self.steer(link, addr, false);
@@ -217,6 +220,17 @@ impl Core {
             self.node_mut(id).filter(|n| !n.broadcasts.contains(&(alias, broadcast)))
         {
             node.broadcasts.push((alias, broadcast));
+            self.steer(self.aliases[alias.0 as usize].link(), broadcast, true);
+        }
+    }
+
+    fn forget_broadcast(&mut self, id: NodeId, alias: AliasId, broadcast: IpAddr) {
+        self.demux.leave(alias, broadcast, id.index);
+        let Some(node) = self.node_mut(id) else { return };
+        let before = node.broadcasts.len();
+        node.broadcasts.retain(|b| *b != (alias, broadcast));
+        if node.broadcasts.len() < before {
+            self.steer(self.aliases[alias.0 as usize].link(), broadcast, false);
         }
     }
 
@@ -225,10 +239,7 @@ impl Core {
         let Some(broadcast) = cidr.broadcast() else { return };
         let addresses = self.node(id).map(|n| n.stack.addresses(alias)).unwrap_or_default();
         if !addresses.iter().any(|a| a.cidr.broadcast() == Some(broadcast)) {
-            self.demux.leave(alias, broadcast, id.index);
-            if let Some(node) = self.node_mut(id) {
-                node.broadcasts.retain(|b| *b != (alias, broadcast));
-            }
+            self.forget_broadcast(id, alias, broadcast);
         }
     }
 
@@ -244,10 +255,7 @@ impl Core {
         let gone: Vec<IpAddr> =
             joined.filter(|b| !wanted.iter().any(|w| w.broadcast() == Some(*b))).collect();
         for broadcast in gone {
-            self.demux.leave(alias, broadcast, id.index);
-            if let Some(node) = self.node_mut(id) {
-                node.broadcasts.retain(|b| *b != (alias, broadcast));
-            }
+            self.forget_broadcast(id, alias, broadcast);
         }
         for cidr in wanted {
             self.join_broadcast(id, alias, cidr);

@@ -290,7 +290,8 @@ impl Core {
             wants.extend(self.links[link].nics.iter().map(|nic| (*nic, what)));
         };
         for node in &self.nodes {
-            for (alias, addr) in node.addresses.iter().chain(&node.probed).chain(&node.groups) {
+            let packets = node.addresses.iter().chain(&node.broadcasts);
+            for (alias, addr) in packets.chain(&node.probed).chain(&node.groups) {
                 want(self.aliases[usize::from(alias.0)].link(), Want::Address(*addr));
             }
         }
