@@ -10,7 +10,6 @@
 
 mod lacp;
 mod lint;
-mod members;
 mod network;
 mod station;
 mod watch;
@@ -23,6 +22,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::bond::BondReport;
+use crate::fail::{GroupReport, MemberReport};
 use crate::lldp::NeighbourReport;
 use crate::tree::{LinkKind, Tree, Warning};
 
@@ -50,23 +50,8 @@ pub struct Evidence {
     pub groups: Vec<GroupEvidence>,
     /// All NICs.
     pub nics: Vec<NicEvidence>,
-    /// Members of groups that were taken out, for another has their hardware address.
-    pub duplicates: Vec<DuplicateMac>,
     /// What the configuration alone shows.
     pub lint: Vec<Diagnosis>,
-}
-
-/// A member of a failover group that has the hardware address of another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DuplicateMac {
-    /// The group.
-    pub group: String,
-    /// The member that was taken out.
-    pub member: String,
-    /// The address.
-    pub mac: String,
-    /// Other members that have it.
-    pub others: Vec<String>,
 }
 
 /// A bond.
@@ -89,6 +74,17 @@ pub struct GroupEvidence {
     pub members: Vec<(Vec<String>, Option<u16>)>,
     /// VLANs that stand on it.
     pub tags: Vec<u16>,
+    /// What its members are doing, in the same order; empty: that is not known.
+    pub reports: Vec<MemberReport>,
+}
+
+/// What the machines say of themselves, each in the order of the tree.
+#[derive(Clone, Debug, Default)]
+pub struct Reports {
+    /// Bonds.
+    pub bonds: Vec<BondReport>,
+    /// Failover groups; none: nothing is known of them.
+    pub groups: Vec<GroupReport>,
 }
 
 /// A NIC.
@@ -98,6 +94,8 @@ pub struct NicEvidence {
     pub name: String,
     /// It has a link.
     pub link: bool,
+    /// For how long, in milliseconds.
+    pub link_ms: u64,
     /// Its MTU, if known.
     pub mtu: Option<usize>,
     /// Who is at the other end.
@@ -115,8 +113,10 @@ pub struct Recent {
     pub frames: u64,
     /// Of those, sent by this host itself and brought back.
     pub own: u64,
-    /// By VLAN, 0 for untagged.
+    /// By VLAN; those are there that were looked for.
     pub tags: Vec<(u16, u64)>,
+    /// Of those, the ones that a switch sends out of every port, and that are not from this host.
+    pub flooded: Vec<(u16, u64)>,
 }
 
 /// What is wrong.
@@ -127,8 +127,6 @@ pub enum Code {
     Loopback,
     /// Two ports hear one and the same port.
     Duplicate,
-    /// Members of a failover group have one hardware address.
-    DuplicateMac,
     /// What we send comes back.
     Looped,
     /// Nobody speaks LACP at the other end.
@@ -165,6 +163,8 @@ pub enum Code {
     HalfDuplex,
     /// VLANs are not the same on all ports.
     VlanMismatch,
+    /// Members of a group have one hardware address.
+    DuplicateMac,
     /// Longest frames are not the same everywhere.
     MtuMismatch,
     /// A bond carries several VLANs.
@@ -217,7 +217,6 @@ pub fn diagnose(evidence: &Evidence) -> Vec<Diagnosis> {
         lacp::examine(evidence, bond, &mut found);
     }
     network::examine(evidence, &mut found);
-    members::examine(evidence, &mut found);
     found.extend(evidence.lint.iter().cloned());
     found.sort_by(|a, b| {
         (a.severity, &a.interface, a.code).cmp(&(b.severity, &b.interface, b.code))
@@ -226,9 +225,9 @@ pub fn diagnose(evidence: &Evidence) -> Vec<Diagnosis> {
 }
 
 impl Evidence {
-    /// What is known of a host. `bonds` are in the order of the tree; of a NIC without evidence
-    /// nothing is known.
-    pub fn new(tree: &Tree, bonds: Vec<BondReport>, nics: Vec<NicEvidence>) -> Evidence {
+    /// What is known of a host. Of a NIC without evidence nothing is known.
+    pub fn new(tree: &Tree, reports: Reports, nics: Vec<NicEvidence>) -> Evidence {
+        let mut groups = reports.groups.into_iter();
         let name = |link| tree.at(link).name.to_string();
         let nic = |nic: usize| tree.links[nic].name.to_string();
         let tags = |on: crate::LinkId| {
@@ -249,7 +248,7 @@ impl Evidence {
             bonds: tree
                 .bonds
                 .iter()
-                .zip(bonds)
+                .zip(reports.bonds)
                 .map(|(b, report)| BondEvidence { name: name(b.link), report, tags: tags(b.link) })
                 .collect(),
             groups: tree
@@ -259,10 +258,10 @@ impl Evidence {
                     name: name(g.link),
                     members: members(g),
                     tags: tags(g.link),
+                    reports: groups.next().map(|report| report.members).unwrap_or_default(),
                 })
                 .collect(),
             nics,
-            duplicates: Vec::new(),
             lint: lint::examine(tree),
         }
     }

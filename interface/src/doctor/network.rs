@@ -1,9 +1,11 @@
 //! What does not depend on LACP: VLANs, frame sizes, and cables in the wrong port as LLDP shows it.
 
 use super::{
-    BondEvidence, Code, Diagnosis, Evidence, NicEvidence, Severity, list, place, seconds, settle,
+    BondEvidence, Code, Diagnosis, Evidence, GroupEvidence, NicEvidence, Recent, Severity, list,
+    place, seconds, settle,
 };
 use crate::bond::config::Mode;
+use crate::fail::{MemberReport, MemberState};
 use crate::lldp::NeighbourReport;
 
 /// Frames of a VLAN that should have come over every member of a group: broadcasts do.
@@ -22,32 +24,121 @@ pub(super) fn examine(all: &Evidence, found: &mut Vec<Diagnosis>) {
         let told = found.len();
         of.vlans_told(found);
         if found.len() == told {
-            of.vlans_seen(BOND_FRAMES_MIN, found);
+            let ports: Vec<_> = nics.iter().map(|nic| vec![*nic]).collect();
+            of.vlans_seen(&ports, Spread::Conversations, found);
         }
         of.mtus(found);
         wrong_ports(all, bond, &nics, found);
     }
     for group in &all.groups {
-        let members =
-            group.members.iter().flat_map(|(nics, tag)| nics.iter().map(move |n| (n, *tag)));
-        let nics: Vec<(&NicEvidence, Option<u16>)> = members
-            .filter_map(|(n, tag)| Some((all.nic(n)?, tag)))
-            .filter(|(n, _)| n.link)
-            .collect();
-        let own: Vec<u16> = nics.iter().filter_map(|(_, tag)| *tag).collect();
-        let tags: Vec<u16> = if own.is_empty() { group.tags.clone() } else { own.clone() };
-        let nics: Vec<&NicEvidence> = nics.iter().map(|(n, _)| *n).collect();
-        let of =
-            Together { all, name: &group.name, nics: &nics, tags: &tags, untagged: own.is_empty() };
-        let told = found.len();
-        of.vlans_told(found);
-        if found.len() == told && group.members.iter().all(|m| m.1 == group.members[0].1) {
-            of.vlans_seen(GROUP_FRAMES_MIN, found);
-        }
-        of.mtus(found);
+        examine_group(all, group, found);
     }
     alone(all, found);
     heard_twice(all, found);
+}
+
+fn examine_group(all: &Evidence, group: &GroupEvidence, found: &mut Vec<Diagnosis>) {
+    let members: Vec<_> = group.members.iter().map(|(names, _)| with_link(all, names)).collect();
+    let nics = members.concat();
+    let mut own: Vec<u16> = group.members.iter().filter_map(|(_, tag)| *tag).collect();
+    own.sort_unstable();
+    own.dedup();
+    let tags = if own.is_empty() { &group.tags } else { &own };
+    let of = Together { all, name: &group.name, nics: &nics, tags, untagged: own.is_empty() };
+    let told = found.len();
+    of.vlans_told(found);
+    if found.len() == told && group.members.iter().all(|m| m.1 == group.members[0].1) {
+        of.vlans_seen(&members, Spread::Everywhere, found);
+    }
+    of.mtus(found);
+    same_address(group, found);
+}
+
+fn with_link<'a>(all: &'a Evidence, names: &[String]) -> Vec<&'a NicEvidence> {
+    names.iter().filter_map(|name| all.nic(name)).filter(|nic| nic.link).collect()
+}
+
+/// Members that are out of use because others have their hardware address.
+fn same_address(group: &GroupEvidence, found: &mut Vec<Diagnosis>) {
+    for member in group.reports.iter().filter(|m| m.state == MemberState::Duplicate) {
+        let has_it = |m: &&MemberReport| {
+            let out = matches!(m.state, MemberState::Duplicate | MemberState::Offline);
+            m.mac == member.mac && !out
+        };
+        let Some(twin) = group.reports.iter().find(has_it) else { continue };
+        let (name, other) = (&member.path.interface, &twin.path.interface);
+        found.push(Diagnosis {
+            severity: Severity::Error,
+            code: Code::DuplicateMac,
+            interface: group.name.clone(),
+            ports: vec![name.clone()],
+            evidence: vec![
+                format!("{other}: hardware address {}", twin.mac),
+                format!("{name}: hardware address {}, taken out of {}", member.mac, group.name),
+            ],
+            advice: format!(
+                "give {name} a hardware address of its own: a switch would see this one at two ports; or take {name} or {other} out of {}",
+                group.name
+            ),
+        });
+    }
+}
+
+/// How a switch sends frames to what should be alike.
+#[derive(Clone, Copy)]
+enum Spread {
+    /// Each conversation to one port of a bond.
+    Conversations,
+    /// What is for all to every member of a group.
+    Everywhere,
+}
+
+impl Spread {
+    /// Frames of a VLAN on one that say that others should have some.
+    fn least(self) -> u64 {
+        match self {
+            Spread::Conversations => BOND_FRAMES_MIN,
+            Spread::Everywhere => GROUP_FRAMES_MIN,
+        }
+    }
+
+    fn counts(self, recent: &Recent) -> &[(u16, u64)] {
+        match self {
+            Spread::Conversations => &recent.tags,
+            Spread::Everywhere => &recent.flooded,
+        }
+    }
+}
+
+/// What came in lately on a port of a bond, or on all NICs of a member.
+struct Heard<'a> {
+    nics: Vec<&'a NicEvidence>,
+    window_ms: u64,
+    frames: u64,
+    /// Of one VLAN.
+    tagged: u64,
+}
+
+impl<'a> Heard<'a> {
+    /// By NICs that had a link all the time; `None`: there is none for which that was counted.
+    fn new(nics: &[&'a NicEvidence], tag: u16, spread: Spread) -> Option<Heard<'a>> {
+        let mut heard = Heard { nics: Vec::new(), window_ms: 0, frames: 0, tagged: 0 };
+        for &nic in nics {
+            let Some(recent) = nic.recent.as_ref().filter(|r| nic.link_ms >= r.window_ms) else {
+                continue;
+            };
+            let Some(count) = spread.counts(recent).iter().find(|t| t.0 == tag) else { continue };
+            heard.nics.push(nic);
+            heard.window_ms = heard.window_ms.max(recent.window_ms);
+            heard.frames += recent.frames;
+            heard.tagged += count.1;
+        }
+        (!heard.nics.is_empty()).then_some(heard)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.nics.iter().map(|nic| nic.name.clone()).collect()
+    }
 }
 
 /// NICs that should be alike.
@@ -139,38 +230,42 @@ impl Together<'_> {
         }
     }
 
-    /// VLANs that come in on some and not on others that receive as much.
-    fn vlans_seen(&self, least: u64, found: &mut Vec<Diagnosis>) {
-        let seen: Vec<_> =
-            self.nics.iter().filter_map(|n| Some((*n, n.recent.as_ref()?))).collect();
+    /// VLANs that come in on some and not on others that receive enough.
+    fn vlans_seen(
+        &self,
+        receivers: &[Vec<&NicEvidence>],
+        spread: Spread,
+        found: &mut Vec<Diagnosis>,
+    ) {
         for &tag in self.tags {
-            let count = |nic: &NicEvidence| {
-                let tags = nic.recent.iter().flat_map(|r| &r.tags);
-                tags.filter(|t| t.0 == tag).map(|t| t.1).sum::<u64>()
-            };
-            let most = seen.iter().map(|(n, _)| count(n)).max().unwrap_or(0);
-            let missing: Vec<_> = seen
-                .iter()
-                .filter(|(n, r)| count(n) == 0 && r.frames >= least.min(GROUP_FRAMES_MIN))
-                .collect();
-            if most < least || missing.is_empty() {
+            let heard = receivers.iter().filter_map(|nics| Heard::new(nics, tag, spread));
+            let heard: Vec<Heard<'_>> = heard.collect();
+            let most = heard.iter().map(|h| h.tagged).max().unwrap_or(0);
+            let lacks = |h: &&Heard<'_>| h.tagged == 0 && h.frames >= GROUP_FRAMES_MIN;
+            let missing: Vec<_> = heard.iter().filter(lacks).collect();
+            if most < spread.least() || missing.is_empty() {
                 continue;
             }
-            let line = |(n, r): &(&NicEvidence, &super::Recent)| {
+            let what = match spread {
+                Spread::Conversations => "of VLAN",
+                Spread::Everywhere => "to everybody in VLAN",
+            };
+            let line = |h: &Heard<'_>| {
                 format!(
-                    "{}: {} of {} frames in {} are of VLAN {tag}",
-                    n.name,
-                    count(n),
-                    r.frames,
-                    seconds(r.window_ms)
+                    "{}: {} of {} frames in {} are {what} {tag}",
+                    list(&h.names()),
+                    h.tagged,
+                    h.frames,
+                    seconds(h.window_ms)
                 )
             };
-            let ends: Vec<_> = missing.iter().map(|(n, _)| self.all.other_end(&n.name)).collect();
+            let ports: Vec<String> = missing.iter().flat_map(|h| h.names()).collect();
+            let ends: Vec<String> = ports.iter().map(|name| self.all.other_end(name)).collect();
             self.push(
                 found,
                 (Code::VlanMismatch, Severity::Warning),
-                missing.iter().map(|(n, _)| n.name.clone()).collect(),
-                seen.iter().map(line).collect(),
+                ports,
+                heard.iter().map(line).collect(),
                 format!("look whether VLAN {tag} is on {}", list(&ends)),
             );
         }

@@ -2,8 +2,7 @@
 
 use weft_stack::time::{Duration, Instant};
 
-use super::{Diagnosis, DuplicateMac, Evidence, NicEvidence, Sample, Watch, diagnose};
-use crate::bond::BondReport;
+use super::{Diagnosis, Evidence, NicEvidence, Reports, Sample, Watch, diagnose};
 use crate::lldp::wire::Aggregation;
 use crate::lldp::{LldpConfig, LldpReport, LocalPort, LocalSystem};
 use crate::tree::{Owner, Tree};
@@ -31,6 +30,8 @@ pub struct Station {
     lldp: lldp::Lldp,
     config: LldpConfig,
     facts: Vec<NicFacts>,
+    /// Since when each NIC has a link.
+    up_since: Vec<Option<Instant>>,
     watches: Vec<Watch>,
     look_at: Instant,
 }
@@ -61,6 +62,7 @@ impl Station {
             lldp: lldp::Lldp::new(config, system, &ports),
             config,
             facts: vec![NicFacts::default(); tree.nics],
+            up_since: vec![None; tree.nics],
             watches: vec![Watch::default(); tree.nics],
             look_at: Instant::ZERO,
         }
@@ -81,6 +83,8 @@ impl Station {
     pub fn handle_link(&mut self, now: Instant, nic: usize, facts: NicFacts) {
         let Some(known) = self.facts.get_mut(nic) else { return };
         *known = facts;
+        let since = &mut self.up_since[nic];
+        *since = facts.up.then(|| since.unwrap_or(now));
         self.lldp.set_max_frame(nic, max_frame(facts.mtu));
         self.lldp.handle_link(now, nic, facts.up);
     }
@@ -141,13 +145,12 @@ impl Station {
         self.lldp.report(now)
     }
 
-    /// Everything that is wrong. `bonds` are in the order of the tree, `duplicates` what
-    /// [`Keeper::duplicates`](crate::Keeper::duplicates) says.
+    /// Everything that is wrong.
     pub fn diagnose(
         &mut self,
         now: Instant,
         tree: &Tree,
-        (bonds, duplicates): (Vec<BondReport>, Vec<DuplicateMac>),
+        reports: Reports,
         samples: &[Sample],
     ) -> Vec<Diagnosis> {
         self.look_if_due(now, samples);
@@ -156,13 +159,15 @@ impl Station {
             NicEvidence {
                 name: report.port,
                 link: self.facts[nic].up,
+                link_ms: self.up_since[nic]
+                    .map_or(0, |at| now.saturating_since(at).as_millis() as u64),
                 mtu: self.facts[nic].mtu,
                 lldp: report.neighbours,
                 recent: watch.zip(sample).and_then(|(w, s)| w.recent(now.as_millis(), s)),
             }
         });
-        let evidence = Evidence::new(tree, bonds, nics.collect());
-        diagnose(&Evidence { duplicates, ..evidence })
+        let evidence = Evidence::new(tree, reports, nics.collect());
+        diagnose(&evidence)
     }
 
     fn look_if_due(&mut self, now: Instant, samples: &[Sample]) {

@@ -23,7 +23,8 @@ fn nic(index: usize, change: impl FnOnce(&mut NeighbourReport)) -> NicEvidence {
     let mut neighbour = switch_port(&format!("Gi1/0/{index}"));
     change(&mut neighbour);
     let name = format!("eth{index}");
-    NicEvidence { name, link: true, mtu: Some(1500), lldp: vec![neighbour], recent: None }
+    let (lldp, link_ms) = (vec![neighbour], 120_000);
+    NicEvidence { name, link: true, link_ms, mtu: Some(1500), lldp, recent: None }
 }
 
 fn bond(mode: Mode, ports: usize, up_for_ms: u64) -> BondEvidence {
@@ -49,7 +50,8 @@ fn with_bond(nics: Vec<NicEvidence>, outside: usize) -> Evidence {
 /// A group whose members are the NICs.
 fn with_group(nics: Vec<NicEvidence>, tag: Option<u16>) -> Evidence {
     let members = nics.iter().map(|n| (vec![n.name.clone()], tag)).collect();
-    let groups = vec![GroupEvidence { name: "fail0".to_owned(), members, tags: Vec::new() }];
+    let (name, tags, reports) = ("fail0".to_owned(), Vec::new(), Vec::new());
+    let groups = vec![GroupEvidence { name, members, tags, reports }];
     Evidence { groups, nics, ..Evidence::default() }
 }
 
@@ -119,7 +121,8 @@ fn vlans_that_a_switch_port_lacks_are_told() {
 
 fn receives(mut nic: NicEvidence, frames: u64, own: u64, tags: &[(u16, u64)]) -> NicEvidence {
     nic.lldp.clear();
-    nic.recent = Some(Recent { window_ms: 90_000, frames, own, tags: tags.to_vec() });
+    let (tags, flooded) = (tags.to_vec(), tags.to_vec());
+    nic.recent = Some(Recent { window_ms: 90_000, frames, own, tags, flooded });
     nic
 }
 
@@ -144,6 +147,92 @@ fn a_vlan_that_never_comes_in_on_one_member_is_told() {
     };
     assert_eq!(bond((100, 50), (100, 0)), []);
     assert_eq!(bond((9000, 5000), (100, 0)), is(Code::VlanMismatch, "eth1"));
+}
+
+#[test]
+fn of_a_group_only_what_is_for_all_is_compared_and_only_over_the_whole_time() {
+    let member = |index, tagged, flooded| {
+        let mut nic = receives(nic(index, |_| {}), 100, 0, &[(5, tagged)]);
+        let recent = nic.recent.as_mut().expect("it receives");
+        recent.flooded = vec![(5, flooded)];
+        nic
+    };
+    let group = |nics| with_group(nics, Some(5));
+    assert_eq!(found(&group(vec![member(0, 90, 0), member(1, 0, 0)])), [], "one has the address");
+    let lacking = group(vec![member(0, 90, 50), member(1, 0, 0)]);
+    assert_eq!(found(&lacking), is(Code::VlanMismatch, "eth1"));
+    assert_eq!(
+        diagnose(&lacking)[0].evidence[0],
+        "eth0: 50 of 100 frames in 90 s are to everybody in VLAN 5"
+    );
+    let changes: [fn(&mut NicEvidence); 3] = [
+        |nic| nic.link_ms = 89_999,
+        |nic| nic.recent = None,
+        // It was not looked for all the time.
+        |nic| nic.recent.as_mut().expect("it receives").flooded.clear(),
+    ];
+    for change in changes {
+        let mut early = lacking.clone();
+        change(&mut early.nics[1]);
+        assert_eq!(found(&early), []);
+    }
+}
+
+#[test]
+fn a_bond_in_a_group_receives_by_any_of_its_ports() {
+    let nics = |flooded: [u64; 3]| -> Vec<_> {
+        let one = |(i, n): (usize, &u64)| receives(nic(i, |_| {}), 100, 0, &[(5, *n)]);
+        flooded.iter().enumerate().map(one).collect()
+    };
+    let group = |flooded| {
+        let mut evidence = with_group(nics(flooded), None);
+        let name = |i: usize| format!("eth{i}");
+        evidence.groups[0].members = vec![(vec![name(0), name(1)], None), (vec![name(2)], None)];
+        evidence.groups[0].tags = vec![5];
+        found(&evidence)
+    };
+    assert_eq!(group([50, 0, 50]), []);
+    assert_eq!(group([50, 0, 0]), is(Code::VlanMismatch, "eth2"));
+    assert_eq!(group([0, 0, 50]), is(Code::VlanMismatch, "eth0 eth1"));
+}
+
+#[test]
+fn members_that_have_one_hardware_address_are_told() {
+    let tree = tree(|s| {
+        s.groups.push(group_of(&["eth0", "eth1", "eth2"]));
+        s.aliases.push(alias("data0", "fail0"));
+    });
+    let found = |last: [u8; 3], offline: Option<&str>| {
+        let macs = last.map(|last| [2, 0, 0, 0, 0, last]);
+        let mut keeper = crate::Keeper::new(&tree, &macs, 1);
+        let now = Instant::from_millis(1000);
+        keeper.handle_links(now, (0..3).map(|nic| (nic, PortLink::UP, Some(macs[nic]))));
+        if let Some(name) = offline {
+            keeper.set_offline(now, name, true).expect("it may go");
+        }
+        diagnose(&Evidence::new(&tree, keeper.reports(now), Vec::new()))
+    };
+    assert_eq!(found([1, 2, 3], None), []);
+    let told = found([1, 2, 1], None);
+    assert_eq!(
+        (told.len(), told[0].code, told[0].severity),
+        (1, Code::DuplicateMac, Severity::Error)
+    );
+    assert_eq!(
+        (told[0].interface.as_str(), &told[0].ports[..]),
+        ("fail0", &["eth2".to_owned()][..])
+    );
+    assert_eq!(
+        told[0].evidence,
+        [
+            "eth0: hardware address 02:00:00:00:00:01",
+            "eth2: hardware address 02:00:00:00:00:01, taken out of fail0"
+        ]
+    );
+    let both: Vec<_> = found([1, 1, 1], None).into_iter().map(|d| d.ports.join(" ")).collect();
+    assert_eq!(both, ["eth1", "eth2"]);
+    assert_eq!(found([1, 2, 1], Some("eth2")), [], "the operator took it out");
+    assert_eq!(Code::DuplicateMac.to_string(), "DUPLICATE_MAC");
 }
 
 #[test]
@@ -324,7 +413,8 @@ fn a_member_with_the_hardware_address_of_another_is_named() {
     let now = Instant::from_millis(1000);
     let up = |keeper: &mut crate::Keeper, mac: Option<crate::Mac>| {
         keeper.handle_links(now, (0..3).map(|nic| (nic, PortLink::UP, mac.filter(|_| nic == 1))));
-        Evidence { duplicates: keeper.duplicates(), ..Evidence::default() }
+        let nics = vec![NicEvidence::default(); 3];
+        Evidence::new(&tree, keeper.reports(now), nics)
     };
     let found = diagnose(&up(&mut keeper, None));
     assert_eq!(found.len(), 1, "{found:?}");
@@ -334,7 +424,13 @@ fn a_member_with_the_hardware_address_of_another_is_named() {
         (Severity::Error, Code::DuplicateMac, "fail0")
     );
     assert_eq!(ports[..], ["eth1"]);
-    assert!(evidence[0].contains("eth1 has the hardware address 02:00:00:00:00:01 of eth0"));
+    assert_eq!(
+        evidence[..],
+        [
+            "eth0: hardware address 02:00:00:00:00:01",
+            "eth1: hardware address 02:00:00:00:00:01, taken out of fail0"
+        ]
+    );
     // With another address it is no more.
     assert_eq!(diagnose(&up(&mut keeper, Some([2, 0, 0, 0, 0, 9]))), []);
 }
@@ -347,7 +443,8 @@ fn evidence_follows_the_tree() {
         s.aliases.push(alias("data0", "fail0"));
     });
     let report = bond(Mode::Lacp, 2, 0).report;
-    let evidence = Evidence::new(&tree, vec![report], vec![nic(0, |_| {})]);
+    let reports = Reports { bonds: vec![report], groups: Vec::new() };
+    let evidence = Evidence::new(&tree, reports, vec![nic(0, |_| {})]);
     assert_eq!((evidence.bonds[0].name.as_str(), &evidence.bonds[0].tags[..]), ("bond0", &[5][..]));
     let text = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
     let members = [(text(&["eth0", "eth1"]), Some(5)), (text(&["eth2"]), Some(5))];
@@ -370,7 +467,10 @@ fn the_worst_comes_first_and_codes_are_written_as_the_table_has_them() {
 
 #[test]
 fn recent_counts_go_back_one_to_two_minutes() {
-    let sample = |frames| Sample { frames, own: frames / 10, tags: vec![(5, frames)] };
+    let sample = |frames| {
+        let (tags, flooded) = (vec![(5, frames)], vec![(5, frames / 10)]);
+        Sample { frames, own: frames / 10, tags, flooded }
+    };
     let mut watch = Watch::default();
     for second in 0..300u64 {
         let now = second * 1000;
@@ -381,12 +481,28 @@ fn recent_counts_go_back_one_to_two_minutes() {
                 assert!((60_000..=120_000).contains(&recent.window_ms), "{recent:?}");
                 assert_eq!(recent.frames, recent.window_ms / 100);
                 assert_eq!(
-                    (recent.own, recent.tags),
-                    (recent.frames / 10, vec![(5, recent.frames)])
+                    (recent.own, recent.tags, recent.flooded),
+                    (recent.frames / 10, vec![(5, recent.frames)], vec![(5, recent.frames / 10)])
                 );
             }
         }
     }
+}
+
+#[test]
+fn what_several_workers_saw_is_added_and_a_vlan_counts_since_it_is_looked_for() {
+    let sample = |frames, tags: &[(u16, u64)]| {
+        let (tags, flooded) = (tags.to_vec(), tags.to_vec());
+        Sample { frames, own: 1, tags, flooded }
+    };
+    let mut sum = sample(100, &[(5, 10), (6, 20)]);
+    sum.add(&sample(50, &[(5, 1), (7, 2)]));
+    assert_eq!(sum, Sample { own: 2, ..sample(150, &[(5, 11), (6, 20), (7, 2)]) });
+    let mut watch = Watch::default();
+    watch.observe(0, &sample(0, &[(5, 0)]));
+    watch.observe(60_000, &sum);
+    let recent = watch.recent(60_000, &sum).expect("a minute");
+    assert_eq!((recent.frames, recent.tags), (150, vec![(5, 11)]));
 }
 
 #[test]
@@ -424,9 +540,9 @@ fn a_station_hears_tells_and_names_what_is_wrong() {
     }
     let codes = |station: &mut Station, second: u64| {
         station.handle_timeout(at(second));
-        let samples = vec![Sample { frames: second, own: second, tags: Vec::new() }; 3];
-        let report = bond(Mode::Lacp, 2, 0).report;
-        let found = station.diagnose(at(second), &tree, (vec![report], Vec::new()), &samples);
+        let samples = vec![Sample { frames: second, own: second, ..Sample::default() }; 3];
+        let reports = Reports { bonds: vec![bond(Mode::Lacp, 2, 0).report], groups: Vec::new() };
+        let found = station.diagnose(at(second), &tree, reports, &samples);
         found.into_iter().map(|d| (d.code, d.interface)).collect::<Vec<_>>()
     };
     let (vlan, mtu) =

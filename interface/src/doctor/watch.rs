@@ -9,8 +9,38 @@ pub struct Sample {
     pub frames: u64,
     /// Of those, our own.
     pub own: u64,
-    /// By VLAN, 0 for untagged.
+    /// By VLAN; those are there that were looked for.
     pub tags: Vec<(u16, u64)>,
+    /// Of those, the ones that a switch sends out of every port, and that are not from this host.
+    pub flooded: Vec<(u16, u64)>,
+}
+
+fn add(to: &mut Vec<(u16, u64)>, more: &[(u16, u64)]) {
+    for (tag, n) in more {
+        match to.iter_mut().find(|t| t.0 == *tag) {
+            Some(known) => known.1 += n,
+            None => to.push((*tag, *n)),
+        }
+    }
+}
+
+impl Sample {
+    /// What came in by other queues of the NIC.
+    pub fn add(&mut self, other: &Sample) {
+        self.frames += other.frames;
+        self.own += other.own;
+        add(&mut self.tags, &other.tags);
+        add(&mut self.flooded, &other.flooded);
+    }
+}
+
+/// The difference, of VLANs that were counted before.
+fn since(base: &[(u16, u64)], now: &[(u16, u64)]) -> Vec<(u16, u64)> {
+    let one = |(tag, n): &(u16, u64)| {
+        let before = base.iter().find(|b| b.0 == *tag)?;
+        Some((*tag, n.saturating_sub(before.1)))
+    };
+    now.iter().filter_map(one).collect()
 }
 
 /// Samples that [`Watch`] keeps apart, in milliseconds.
@@ -39,16 +69,12 @@ impl Watch {
     /// What came in since one to two minutes ago; `None` until that is known.
     pub fn recent(&self, now_ms: u64, sample: &Sample) -> Option<Recent> {
         let (at, base) = self.base.as_ref()?;
-        let before = |tag| base.tags.iter().find(|t| t.0 == tag).map_or(0, |t| t.1);
         Some(Recent {
             window_ms: now_ms.saturating_sub(*at),
             frames: sample.frames.saturating_sub(base.frames),
             own: sample.own.saturating_sub(base.own),
-            tags: sample
-                .tags
-                .iter()
-                .map(|(tag, n)| (*tag, n.saturating_sub(before(*tag))))
-                .collect(),
+            tags: since(&base.tags, &sample.tags),
+            flooded: since(&base.flooded, &sample.flooded),
         })
     }
 }

@@ -7,9 +7,8 @@ use super::failover::Failover;
 use super::outlook::target_path;
 use crate::bond::lacp::wire::SystemId;
 use crate::bond::{BondEvent, BondReport};
-use crate::doctor::DuplicateMac;
+use crate::doctor::Reports;
 use crate::events::What;
-use crate::fail::{MemberReport, MemberState};
 use crate::paths::{GroupPath, PathsReport, ProbingPath, SessionPath, TargetPath};
 use crate::probe::{ProbeRow, SessionRow, TargetState};
 
@@ -20,23 +19,12 @@ impl Keeper {
         named.map(|(at, bond)| (self.tree.at(at.link).name.to_string(), bond.report(now))).collect()
     }
 
-    /// Members of failover groups that are out, for another has their hardware address.
-    pub fn duplicates(&self) -> Vec<DuplicateMac> {
-        let mut found = Vec::new();
-        for group in &self.groups {
-            let report = group.group.report();
-            for out in report.members.iter().filter(|m| m.state == MemberState::Duplicate) {
-                let same = |m: &&MemberReport| m.mac == out.mac && m.path != out.path;
-                let others = report.members.iter().filter(same);
-                found.push(DuplicateMac {
-                    group: group.group.name().to_owned(),
-                    member: out.path.interface.clone(),
-                    mac: out.mac.clone(),
-                    others: others.map(|m| m.path.interface.clone()).collect(),
-                });
-            }
+    /// Bonds and failover groups, for those who look for errors.
+    pub fn reports(&self, now: Instant) -> Reports {
+        Reports {
+            bonds: self.bonds.iter().map(|bond| bond.report(now)).collect(),
+            groups: self.groups.iter().map(|group| group.group.report()).collect(),
         }
-        found
     }
 
     /// Failover groups.

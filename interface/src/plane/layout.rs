@@ -4,7 +4,8 @@ use std::iter;
 
 use smallvec::SmallVec;
 
-use super::{BondState, Distributor, Down, Entry, Group, LinkState, Member, Plane, PortSeen, Up};
+use super::seen::NicSeen;
+use super::{BondState, Distributor, Down, Entry, Group, LinkState, Member, Plane, Seen, Up};
 use crate::bond::{BondConfig, Mode};
 use crate::tree::{LinkKind, Tree};
 use crate::vlan::{self, TagStats};
@@ -175,7 +176,6 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 let state = BondState {
                     link,
                     mac: layout.mac(link),
-                    seen: Vec::new(),
                     ports: ports.clone(),
                     distributor: Distributor::new(config),
                     distributing: SmallVec::new(),
@@ -196,10 +196,6 @@ pub(super) fn plane(layout: &Layout) -> Plane {
             LinkSpec::Nothing => Down::Nothing,
         });
     }
-    for (_, bond) in &mut bonds {
-        let tags = || vlans[usize::from(bond.link.0)].iter().map(|v: &(u16, LinkId)| v.0);
-        bond.seen = bond.ports.iter().map(|_| PortSeen::new(tags())).collect();
-    }
     (plane.bonds, plane.groups) = (in_order(bonds), in_order(groups));
     for (at, (down, mut vlans)) in iter::zip(downs, vlans).enumerate() {
         vlans.sort_unstable();
@@ -211,8 +207,32 @@ pub(super) fn plane(layout: &Layout) -> Plane {
                 (Some(_), _) => Entry::Tree,
             });
         }
+        plane.macs.extend(mac.filter(|mac| !plane.macs.contains(mac)));
         let (up, vlans, beyond) = (ups[at], vlans.into(), Box::default());
         plane.links.push(LinkState { down, up, vlans, beyond, mac });
     }
+    plane.seen = seen(&plane);
     plane
+}
+
+/// Counters for the NICs below bonds and groups.
+fn seen(plane: &Plane) -> Seen {
+    let bonds = plane.bonds.iter().map(|bond| bond.link);
+    let tops: Vec<LinkId> = bonds.chain(plane.groups.iter().map(|group| group.0)).collect();
+    let below: Vec<usize> = tops.iter().flat_map(|link| plane.nics_below(*link)).collect();
+    let nic = |nic: usize| below.contains(&nic).then(|| NicSeen::new(outer_tags(plane, nic)));
+    Seen::new((0..plane.entries.len()).map(nic).collect())
+}
+
+/// VLANs that frames of a NIC may be of, by their outermost tag.
+fn outer_tags(plane: &Plane, nic: usize) -> Vec<u16> {
+    let (mut tags, mut at) = (Vec::new(), nic);
+    loop {
+        tags.extend(plane.links[at].vlans.iter().map(|vlan| vlan.0));
+        at = match plane.links[at].up {
+            Up::Free => return tags,
+            Up::Port { bond, .. } => usize::from(plane.bonds[bond].link.0),
+            Up::Member { group, .. } => usize::from(plane.groups[group].0.0),
+        };
+    }
 }

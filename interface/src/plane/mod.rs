@@ -12,7 +12,6 @@ mod seen;
 #[cfg(test)]
 mod tests;
 
-use std::iter;
 use std::net::IpAddr;
 
 use hashbrown::HashSet;
@@ -28,7 +27,7 @@ use headers::be16;
 
 pub use group::ETHERTYPE_PROBE;
 pub use layout::{Layout, LinkSpec};
-pub use seen::PortSeen;
+pub use seen::Seen;
 
 /// LACP and markers (IEEE 802.3 annex 57A).
 pub const ETHERTYPE_SLOW: u16 = 0x8809;
@@ -96,21 +95,24 @@ struct BondState {
     link: LinkId,
     mac: Option<Mac>,
     ports: Vec<LinkId>,
-    /// By port.
-    seen: Vec<PortSeen>,
     distributor: Distributor,
     distributing: SmallVec<[u16; 8]>,
     collecting: u64,
 }
 
 /// The data path of one worker.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Plane {
     entries: Vec<Entry>,
     links: Vec<LinkState>,
     bonds: Vec<BondState>,
     groups: Vec<(LinkId, Group)>,
     tests: HashSet<(LinkId, IpAddr)>,
+    seen: Seen,
+    /// Of all links.
+    macs: Vec<Mac>,
+    /// Of aliases that have one of their own.
+    alias_macs: Vec<(LinkId, Mac)>,
     generation: u64,
 }
 
@@ -167,6 +169,13 @@ impl Plane {
     /// destinations stay with their members. `to`: the new number of each old link.
     pub fn succeed(&mut self, old: Plane, to: &[Option<LinkId>]) {
         let renumbered = |link: LinkId| to.get(usize::from(link.0)).copied().flatten();
+        for nic in 0..old.entries.len() {
+            let Some(new) = renumbered(LinkId(nic as u16)) else { continue };
+            let owner = old.owner(nic).map(renumbered);
+            if owner == self.owner(usize::from(new.0)).map(Some) {
+                self.seen.go_on(usize::from(new.0), &old.seen, nic);
+            }
+        }
         for (at, link) in old.links.into_iter().enumerate() {
             let new = renumbered(LinkId(at as u16)).map(|new| &mut self.links[usize::from(new.0)]);
             if let (
@@ -177,20 +186,20 @@ impl Plane {
                 *stats = counted;
             }
         }
-        for bond in &mut self.bonds {
-            let before = old.bonds.iter().find(|b| renumbered(b.link) == Some(bond.link));
-            for (port, seen) in before.into_iter().flat_map(|b| iter::zip(&b.ports, &b.seen)) {
-                let Some(at) = bond.ports.iter().position(|p| renumbered(*port) == Some(*p)) else {
-                    continue;
-                };
-                bond.seen[at].go_on(seen);
-            }
-        }
         for (link, group) in old.groups {
             let new = renumbered(link);
             if let Some((_, next)) = self.groups.iter_mut().find(|(l, _)| Some(*l) == new) {
                 next.succeed(group, renumbered);
             }
+        }
+    }
+
+    /// The bond or group that a NIC itself is part of.
+    fn owner(&self, nic: usize) -> Option<LinkId> {
+        match self.links[nic].up {
+            Up::Free => None,
+            Up::Port { bond, .. } => Some(self.bonds[bond].link),
+            Up::Member { group, .. } => Some(self.groups[group].0),
         }
     }
 
@@ -233,6 +242,9 @@ impl Plane {
 
     /// An alias on this link has a MAC address of its own.
     pub fn add_mac(&mut self, link: LinkId, mac: Mac) {
+        if !self.alias_macs.contains(&(link, mac)) {
+            self.alias_macs.push((link, mac));
+        }
         if let Some(group) = self.group_below(link) {
             group.add_mac(mac);
         }
@@ -240,9 +252,14 @@ impl Plane {
 
     /// No longer.
     pub fn remove_mac(&mut self, link: LinkId, mac: Mac) {
+        self.alias_macs.retain(|known| *known != (link, mac));
         if let Some(group) = self.group_below(link) {
             group.remove_mac(mac);
         }
+    }
+
+    fn is_ours(&self, mac: Mac) -> bool {
+        self.macs.contains(&mac) || self.alias_macs.iter().any(|known| known.1 == mac)
     }
 
     fn group_below(&mut self, link: LinkId) -> Option<&mut Group> {
@@ -275,14 +292,16 @@ impl Plane {
         if ethertype == ETHERTYPE_SLOW || ethertype == ETHERTYPE_LLDP {
             return Ingress::Control(nic);
         }
+        self.seen.count(usize::from(nic.0), frame.data(), |mac| self.is_ours(mac));
         let mut at = nic;
         let mut heard = None;
         // Each step is one link up, and a tag without a VLAN at most.
         loop {
             match self.links[usize::from(at.0)].up {
                 Up::Port { bond, position } => {
-                    let bond = &mut self.bonds[bond];
-                    if bond.seen[position].count(bond.mac, frame.data()) {
+                    let bond = &self.bonds[bond];
+                    if bond.mac.is_some_and(|mac| frame.data().get(6..12) == Some(&mac[..])) {
+                        self.seen.count_own(usize::from(nic.0));
                         return Ingress::Drop(DropReason::OwnFrameReflected);
                     }
                     if bond.collecting >> position & 1 == 0 {
@@ -412,9 +431,9 @@ impl Plane {
         }
     }
 
-    /// What came in on each NIC that is a port of a bond.
-    pub fn seen(&self) -> impl Iterator<Item = (LinkId, &PortSeen)> {
-        self.bonds.iter().flat_map(|b| std::iter::zip(b.ports.iter().copied(), &b.seen))
+    /// What came in on each NIC below a bond or group.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Whether a selection makes a difference: there is a bond or a group.

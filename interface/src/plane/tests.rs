@@ -6,6 +6,7 @@ use weft_stack::wire::checksum;
 
 use super::*;
 use crate::bond::{BondConfig, HashPolicy, Mode};
+use crate::doctor::Sample;
 use crate::{BondSelection, GroupSelection};
 
 const A: Mac = [2, 0, 0, 0, 0, 0xa];
@@ -506,8 +507,54 @@ fn ports_of_a_bond_count_what_comes_in_and_our_own_frames_are_dropped() {
     assert_eq!(plane.receive(1, &mut from(A)), own);
     let lldp = &mut ethernet(A, PEER, ETHERTYPE_LLDP, &[0; 50]);
     assert_eq!(plane.receive(1, lldp), Ingress::Control(LinkId(1)));
-    let seen: Vec<_> = plane.seen().map(|(link, seen)| (link.0, seen.clone())).collect();
-    let second = PortSeen { frames: 4, own: 1, tags: [(5, 1)].into_iter().collect() };
-    assert_eq!(seen[1], (1, second));
-    assert_eq!((seen[0].0, seen[0].1.frames), (0, 0));
+    let seen = plane.seen().samples();
+    let second = Sample { frames: 4, own: 1, tags: vec![(5, 1)], flooded: vec![(5, 0)] };
+    assert_eq!(seen[1], second);
+    assert_eq!(seen[0].frames, 0);
+}
+
+#[test]
+fn members_of_a_group_count_what_switches_send_to_all_unless_it_is_from_here() {
+    let all_nodes = [0x33, 0x33, 0, 0, 0, 1];
+    // Tags below the group, and on it.
+    let below = plane(&[A, B, C], &[vlan_of(0, 5, 0), vlan_of(1, 5, 0), group_of(&[3, 4])]);
+    let above = plane(&[A, B, C], &[group_of(&[0, 1]), vlan_of(3, 5, 0)]);
+    for mut plane in [below, above] {
+        plane.add_mac(LinkId(0), OWN);
+        for from in [PEER, A, B, C, OWN] {
+            plane.receive(1, &mut tagged(arp(ALL, from, "10.0.0.9", "10.0.0.1"), 5, 0));
+        }
+        plane.receive(1, &mut tagged(packet(all_nodes, PEER, ("fe80::9", "ff02::1"), 1), 5, 0));
+        plane.receive(1, &mut tagged(packet(B, PEER, FLOW, 1), 5, 0));
+        plane.receive(1, &mut tagged(packet(B, PEER, FLOW, 1), 6, 0));
+        plane.receive(1, &mut arp(ALL, PEER, "10.0.0.9", "10.0.0.1"));
+        plane.receive(1, &mut ethernet(A, PEER, ETHERTYPE_LLDP, &[0; 50]));
+        plane.receive(2, &mut arp(ALL, PEER, "10.0.0.9", "10.0.0.1"));
+        let seen = plane.seen().samples();
+        assert_eq!((seen[1].frames, seen[1].own), (9, 0));
+        assert_eq!((&seen[1].tags[..], &seen[1].flooded[..]), (&[(5, 7)][..], &[(5, 2)][..]));
+        assert_eq!(seen[0].flooded, [(5, 0)], "nothing, but it is looked for");
+        assert_eq!(seen[2], Sample::default(), "no group has it");
+    }
+}
+
+#[test]
+fn what_a_nic_counted_goes_on_while_it_stays_where_it_is() {
+    let count = |plane: &mut Plane| {
+        plane.receive(1, &mut tagged(arp(ALL, PEER, "10.0.0.9", "10.0.0.1"), 5, 0));
+        plane.seen().samples()[1].clone()
+    };
+    let group = || plane(&[A, B], &[group_of(&[0, 1]), vlan_of(2, 5, 0)]);
+    let to = [0, 1, 2, 3].map(|link| Some(LinkId(link)));
+    let mut old = group();
+    count(&mut old);
+    let seen = old.seen().clone();
+    let mut same = group();
+    same.succeed(old, &to);
+    let twice = Sample { frames: 2, own: 0, tags: vec![(5, 2)], flooded: vec![(5, 2)] };
+    assert_eq!(count(&mut same), twice);
+    assert_eq!(seen.samples()[1].frames, 1, "that of the former plane");
+    let mut bond = plane(&[A, B], &[static_bond(&[0, 1]), vlan_of(2, 5, 0)]);
+    bond.succeed(same, &[Some(LinkId(0)), Some(LinkId(1)), None, None]);
+    assert_eq!(count(&mut bond).frames, 1, "it is in a bond now");
 }

@@ -37,7 +37,7 @@ use crate::qos::Plan;
 use crate::resolver::{NamedClients, NamedRoutes, Resolvers};
 use crate::runtime::{
     AliasPlace, Clock, Core, HostStack, Keeping, Links, LinksView, Mesh, Nic, Node, NodeId, Worker,
-    open, worker_loop,
+    open, show_home, worker_loop,
 };
 
 /// What has been opened so far. Dropping it closes everything.
@@ -197,6 +197,7 @@ fn set_machines(
     for core in &mut *cores {
         core.set_probers(tree);
     }
+    show_home(&mut cores.iter_mut().collect::<Vec<&mut Core>>());
     cores[0].set_machines(now, keeping);
     cores[0].set_station(now, station(tree, &macs, config.lldp));
     Ok(())
@@ -595,4 +596,28 @@ fn run(
         named_clients,
     };
     Ok((Arc::new(shared), threads))
+}
+
+/// Workers of a host that nobody runs, for tests in their own time, and the far ends of each NIC's
+/// queues. There are no vservers.
+#[cfg(test)]
+pub(crate) fn standing_still(text: &str) -> (Vec<Core>, Vec<Vec<AnyDevice>>) {
+    let config = config::parse(text, "t.toml".as_ref()).unwrap_or_else(|e| panic!("{e}"));
+    let tree = tree(&config).unwrap();
+    let mut opening = Opening::default();
+    for (number, nic) in config.nics.iter().enumerate() {
+        opening.add(nic, &config.workers, is_tagged(&tree, number), None).unwrap();
+    }
+    let far_ends = config.nics.iter().map(|nic| opening.peers.remove(&nic.name).unwrap().0);
+    let far_ends = far_ends.collect();
+    let places: Vec<AliasPlace> =
+        tree.aliases.iter().map(|a| AliasPlace { on: a.link, mtu: a.mtu, mac: a.mac }).collect();
+    let layout = layout(&tree, &opening.nics);
+    let mut cores = cores(&config, opening.nics, &places, &layout);
+    let demux = demux(&layout, &places, &aliases(&config, &places, &cores[0]).unwrap());
+    for core in &mut cores {
+        core.demux = demux.clone();
+    }
+    set_machines(&mut cores, &config, &tree, Instant::ZERO).unwrap();
+    (cores, far_ends)
 }

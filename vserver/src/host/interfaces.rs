@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use weft_interface::bond::BondReport;
-use weft_interface::doctor::{Diagnosis, Evidence, diagnose};
+use weft_interface::doctor::{Diagnosis, Evidence, Reports, diagnose};
 use weft_interface::events::{Event, Page, micros};
 use weft_interface::keeper::{OfflineError, Saved};
 use weft_interface::paths::{PathsReport, ProbeLine};
@@ -82,7 +82,7 @@ impl Host {
         // Without machines there is the configuration to look at.
         found.ok().flatten().unwrap_or_else(|| {
             let tree = self.config().tree().unwrap_or_default();
-            diagnose(&Evidence::new(&tree, Vec::new(), Vec::new()))
+            diagnose(&Evidence::new(&tree, Reports::default(), Vec::new()))
         })
     }
 

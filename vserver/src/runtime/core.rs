@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use weft_drivers::device::{Device, Link};
 use weft_interface::doctor::Station;
+use weft_interface::plane::Seen;
 use weft_interface::{Layout, LinkId, Mac, Plane};
 use weft_stack::drop::Drops;
 use weft_stack::frame::{Entered, Frame, FrameDomain};
@@ -182,6 +183,8 @@ pub(crate) struct Core {
     pub(crate) keeping: Option<Box<Keeping>>,
     /// LLDP, and who looks for errors of switches; on worker 0.
     pub(super) station: Option<Box<Station>>,
+    /// What came in by the other workers, for it.
+    pub(super) seen_elsewhere: Vec<Seen>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) demux: Demux,
     /// Who takes answers of DHCP servers; `None`: there is no client.
@@ -237,6 +240,7 @@ impl Core {
             machines: Machines::default(),
             keeping: None,
             station: None,
+            seen_elsewhere: Vec::new(),
             nics,
             nodes: Vec::new(),
             demux,

@@ -34,6 +34,7 @@ mod worker;
 
 pub(crate) use self::core::{AliasPlace, Calls, Core, Node, Sleep};
 pub(crate) use any::{Ring, Taker};
+pub(crate) use examining::show_home;
 pub(crate) use keeping::Keeping;
 pub(crate) use links::Links;
 pub(crate) use live::{NodeId, removed};

@@ -16,6 +16,7 @@ use weft_stack::stack::Change;
 use weft_stack::time::Instant;
 
 use super::above::{self, Above};
+use super::examining::show_home;
 use super::handover::MAIL;
 use super::keeping::Keeping;
 use super::mesh::RING;
@@ -147,6 +148,7 @@ pub(crate) fn retree(
         }
         core.mesh.ring();
     }
+    show_home(cores);
     let home = &mut *cores[0];
     let _inside = home.enter();
     let after = home.wants(Some(&next.tree));
