@@ -1,4 +1,5 @@
-//! What `weft doctor` says of a switch that is configured wrongly: one host, a bond for each mistake.
+//! What `weft doctor` says of a switch that is configured wrongly: one host, a bond or failover group
+//! for each mistake.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -60,7 +61,7 @@ const CASES: [Case; 12] = [
         cabling: Straight,
         codes: &["NO_PARTNER"],
     },
-    Case { bond: "", switch: PLAIN, cabling: Straight, codes: &["NO_PARTNER"] },
+    Case { bond: "", switch: PLAIN, cabling: Straight, codes: &["STATIC_OR_NONE"] },
     Case { bond: "", switch: BOND, cabling: Crossed, codes: &["KEY_MISMATCH"] },
     Case { bond: "", switch: BOND, cabling: Straight, codes: &["KEY_MISMATCH"] },
     Case { bond: "", switch: SEVERAL, cabling: Straight, codes: &["SYSTEM_MISMATCH"] },
@@ -82,8 +83,50 @@ const CASES: [Case; 12] = [
     },
 ];
 
+/// A failover group of two NICs that uses two VLANs, and what is to be found of it.
+struct Group {
+    /// Which of the two each member's port at the switch has.
+    trunks: [&'static [usize]; 2],
+    /// Both members have one hardware address.
+    twins: bool,
+    codes: &'static [&'static str],
+}
+
+const GROUPS: [Group; 3] = [
+    Group { trunks: [&[0, 1], &[0, 1]], twins: false, codes: &[] },
+    Group { trunks: [&[0, 1], &[1]], twins: false, codes: &["VLAN_MISMATCH"] },
+    Group { trunks: [&[0, 1], &[0, 1]], twins: true, codes: &["DUPLICATE_MAC"] },
+];
+
 fn vlan(case: usize) -> usize {
     100 + case
+}
+
+/// A VLAN of a group, and the third byte of the network in it.
+fn group_vlan(group: usize, which: usize) -> (usize, u8) {
+    let number = 10 * group + which;
+    (300 + number, 100 + number as u8)
+}
+
+/// NICs of a group.
+fn members(group: usize) -> [usize; 2] {
+    let first = 2 * (CASES.len() + group);
+    [first, first + 1]
+}
+
+fn plug_group(ovs: &Ovs, weft: &Machine, number: usize) {
+    let group = &GROUPS[number];
+    for (nic, trunks) in members(number).into_iter().zip(group.trunks) {
+        let port = format!("port{nic}");
+        let trunks = trunks.iter().map(|which| group_vlan(number, *which).0.to_string());
+        let trunks = trunks.collect::<Vec<_>>().join(",");
+        cable((weft, &format!("nic{nic}")), (&ovs.machine, &port));
+        ovs.vsctl(&format!("add-port br0 {port} trunks={trunks}"));
+        ovs.vsctl(&format!("set interface {port} lldp:enable=true"));
+        if group.twins {
+            run(weft, &format!("ip link set dev nic{nic} address 02:00:00:00:77:77"));
+        }
+    }
 }
 
 /// Cables of a case; `middle` is where those go that are more than a cable.
@@ -141,7 +184,9 @@ fn relay(machine: &Machine, from: &str, to: &[&str]) {
 
 fn configuration(dir: &Path) -> String {
     let mut config = format!("[host]\ncontrol = \"{}\"\n", dir.join("weft.sock").display());
-    for n in 0..2 * CASES.len() {
+    // Memory that many NICs lock.
+    config.push_str("[workers]\nframes = 1024\n");
+    for n in 0..2 * (CASES.len() + GROUPS.len()) {
         let _ = writeln!(config, "[nic.eth{n}]\ndevice = \"nic{n}\"\ndriver = \"af-xdp\"");
     }
     let mut addresses = Vec::new();
@@ -155,6 +200,14 @@ fn configuration(dir: &Path) -> String {
         );
         addresses.push(format!("\"data{i} 10.79.{i}.11/24\""));
     }
+    for group in 0..GROUPS.len() {
+        let [a, b] = members(group);
+        let _ = writeln!(config, "[fail.fail{group}]\nmembers = [\"eth{a}\", \"eth{b}\"]");
+        for (tag, network) in [0, 1].map(|which| group_vlan(group, which)) {
+            let _ = writeln!(config, "[alias.data{tag}]\nover = \"fail{group}.{tag}\"");
+            addresses.push(format!("\"data{tag} 10.79.{network}.11/24\""));
+        }
+    }
     let _ = writeln!(config, "[vserver.alpha]\naddresses = [{}]", addresses.join(", "));
     config
 }
@@ -163,15 +216,16 @@ fn configuration(dir: &Path) -> String {
 fn talker(ovs: &Ovs) -> (Machine, Vec<Ipv4Addr>) {
     let talker = Machine::new("talker").expect("talker");
     let mut to = Vec::new();
-    let plain = (0..CASES.len()).filter(|i| CASES[*i].switch == PLAIN).map(|i| (vlan(i), i));
-    for (tag, network) in plain {
+    let plain = (0..CASES.len()).filter(|i| CASES[*i].switch == PLAIN);
+    let groups = (0..GROUPS.len()).flat_map(|group| [0, 1].map(|which| group_vlan(group, which)));
+    for (tag, network) in plain.map(|i| (vlan(i), i as u8)).chain(groups) {
         let (wan, port) = (format!("wan{tag}"), format!("t{tag}"));
         cable((&talker, &wan), (&ovs.machine, &port));
         ovs.vsctl(&format!("add-port br0 {port} tag={tag}"));
-        let address = Ipv4Addr::new(10, 79, network as u8, 2);
+        let address = Ipv4Addr::new(10, 79, network, 2);
         let given = talker.netlink(|netlink| netlink.add_address(&wan, IpAddr::V4(address), 24));
         given.expect("address");
-        to.push(Ipv4Addr::new(10, 79, network as u8, 255));
+        to.push(Ipv4Addr::new(10, 79, network, 255));
     }
     (talker, to)
 }
@@ -229,30 +283,28 @@ fn each_mistake_at_the_switch_has_its_name_and_a_bond_in_order_none() {
             ovs.vsctl(&format!("set interface {b} lldp:enable=true"));
         }
     }
+    (0..GROUPS.len()).for_each(|group| plug_group(&ovs, &weft, group));
     let (talker, to) = talker(&ovs);
     let begin = Instant::now();
     let _daemon = Daemon::control(&weft, dir, &configuration(dir));
 
-    let set =
-        |codes: &[&str]| -> BTreeSet<String> { codes.iter().map(|c| (*c).to_owned()).collect() };
-    let mut since = vec![None; CASES.len()];
+    let bonds = CASES.iter().enumerate().map(|(i, case)| (format!("bond{i}"), case.codes));
+    let groups = GROUPS.iter().enumerate().map(|(i, group)| (format!("fail{i}"), group.codes));
+    let wanted: Vec<(String, &[&str])> = bonds.chain(groups).collect();
+    let mut since = vec![None; wanted.len()];
     let document = loop {
         chatter(dir, &talker, &to);
         let document = ask(dir, &["doctor", "-j"]);
-        for i in 0..CASES.len() {
-            let mut found = codes(&document, &format!("bond{i}"));
+        for ((interface, wanted), since) in wanted.iter().zip(&mut since) {
+            let mut found = codes(&document, interface);
             // Of bonds with exchanged cables the switch may refuse one as well.
-            if CASES[i].codes == ["KEY_MISMATCH"] {
+            if *wanted == ["KEY_MISMATCH"] {
                 found.remove("PARTNER_CHURN");
             }
-            // The second name takes frames on several ports, of which one worker sees a share.
-            if CASES[i].codes == ["NO_PARTNER"] && found.remove("STATIC_OR_NONE") {
-                found.insert("NO_PARTNER".to_owned());
-            }
-            let wanted = set(CASES[i].codes);
-            assert!(found.is_subset(&wanted), "bond{i}: {found:?}\n{document:#}");
+            let wanted: BTreeSet<String> = wanted.iter().map(|c| (*c).to_owned()).collect();
+            assert!(found.is_subset(&wanted), "{interface}: {found:?}\n{document:#}");
             if found == wanted {
-                since[i].get_or_insert(begin.elapsed().as_secs_f64());
+                since.get_or_insert(begin.elapsed().as_secs_f64());
             }
         }
         if since.iter().all(Option::is_some) {
@@ -261,7 +313,7 @@ fn each_mistake_at_the_switch_has_its_name_and_a_bond_in_order_none() {
         assert!(begin.elapsed() < Duration::from_secs(140), "{since:?}\n{document:#}");
         std::thread::sleep(Duration::from_millis(500));
     };
-    let names = CASES.iter().map(|c| c.codes.join(" "));
+    let names = wanted.iter().map(|(_, codes)| codes.join(" "));
     for (name, seconds) in names.zip(since) {
         let seconds = seconds.expect("found");
         let name = if name.is_empty() { "nothing, rightly" } else { &name };
@@ -282,5 +334,10 @@ fn evidence(document: &Value) {
         let found = all.find(|d| d["code"] == code && d["interface"] == format!("bond{i}"));
         let found = found.expect(code).to_string();
         assert!(found.contains(&format!("port {port} ")), "{port}: {found}");
+    }
+    for (group, code) in [(1, "VLAN_MISMATCH"), (2, "DUPLICATE_MAC")] {
+        let mut all = document["diagnoses"].as_array().expect("diagnoses").iter();
+        let found = all.find(|d| d["code"] == code).expect(code);
+        assert_eq!(found["ports"], serde_json::json!([format!("eth{}", members(group)[1])]));
     }
 }
