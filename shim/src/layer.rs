@@ -5,11 +5,11 @@ use core::net::IpAddr;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::Frame;
 use weft_stack::path::{
-    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathLayer, Quoted, Requoted,
+    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathFlow, PathLayer, Quoted, Requoted,
 };
 use weft_stack::time::Instant;
 
-use crate::contexts::{Contexts, Payload, QuotedWas, Way};
+use crate::contexts::{Contexts, Flow, Payload, QuotedWas, Way};
 use crate::encap::{self, Arrived, Endpoint};
 use crate::locator::Pair;
 use crate::own::Change;
@@ -278,6 +278,18 @@ impl PathLayer for Layer {
 
     fn link_changed(&mut self, now: Instant, addr: IpAddr, up: bool) {
         self.address_changed(now, addr, if up { Change::LinkUp } else { Change::LinkDown });
+    }
+
+    #[inline]
+    fn is_apart(&self, src: IpAddr, dst: IpAddr, flow: PathFlow) -> bool {
+        let ulids = Pair::new(src, dst);
+        let flow = Flow { ulids, protocol: flow.protocol, ports: flow.ports };
+        self.0.as_ref().is_some_and(|shim| shim.is_forked(&flow))
+    }
+
+    #[inline]
+    fn takes_udp_port(&self, port: u16) -> bool {
+        self.0.as_ref().and_then(|shim| shim.encap()).is_some_and(|e| e.own_port() == port)
     }
 
     #[inline]

@@ -99,6 +99,33 @@ fn a_forked_instance_is_named_in_i1_and_i2() {
     assert_eq!(named, [Some(77), None, Some(77), None]);
 }
 
+#[test]
+fn flows_of_a_forked_instance_are_told_of_its_switches_and_no_others() {
+    use weft_stack::path::{PathEvent, PathFlow, PathLayer};
+    let mut lab = established(&ShimConfig::default(), 9);
+    let now = lab.now;
+    let flow = |port| weft_shim::contexts::Flow { ulids: ulids(), protocol: 6, ports: (port, 9) };
+    for port in [7, 8] {
+        lab.shim(0).fork(now, flow(port), 9).unwrap();
+    }
+    lab.shim(0).switch(now, ulids(), 9, Pair::new(ip(1, 2), ip(2, 2))).unwrap();
+    let mut told = Vec::new();
+    while let Some(event) = lab.shim(0).poll_event() {
+        let PathEvent::Switched { flow, src, dst, lost, .. } = event else { panic!("{event:?}") };
+        assert_eq!((src, dst, lost), (ulids().local, ulids().remote, false));
+        told.push(flow.unwrap().ports.0);
+    }
+    told.sort_unstable();
+    assert_eq!(told, [7, 8]);
+    let apart = |lab: &Lab, port| {
+        let flow = PathFlow { protocol: 6, ports: (port, 9) };
+        lab.hosts[0].layer.is_apart(ulids().local, ulids().remote, flow)
+    };
+    assert!(apart(&lab, 7) && !apart(&lab, 6));
+    lab.shim(0).unfork(&flow(7));
+    assert!(!apart(&lab, 7) && apart(&lab, 8));
+}
+
 /// Host 2 lost the context, host 1 sends over its second addresses.
 fn lost_there(fii: u32) -> Lab {
     let mut lab = established(&ShimConfig::default(), fii);

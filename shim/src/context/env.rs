@@ -58,6 +58,8 @@ pub(crate) struct Env {
     pub(crate) gates: Gates,
     pub(crate) out: VecDeque<Outgoing>,
     pub(crate) events: VecDeque<PathEvent>,
+    /// Switches of the forked instance that is drained, for each of its flows to be told.
+    pub(crate) forked: Vec<PathEvent>,
     pub(crate) stats: ShimStats,
     /// The UDP port of the vserver's shim, if it has one.
     pub(crate) encap: Option<Encap>,
@@ -98,6 +100,7 @@ impl Env {
             own: Own::new(own),
             out: VecDeque::new(),
             events: VecDeque::new(),
+            forked: Vec::new(),
             stats: ShimStats::default(),
             encap: None,
             came: None,

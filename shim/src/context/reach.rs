@@ -163,9 +163,12 @@ impl Context {
             let ends = |p: crate::locator::Pair| (p.local, p.remote);
             let lost = !matches!(why, Why::Policy | Why::Manual);
             let (from, to) = (ends(from), ends(to));
-            // Forked instances are the choice of whoever made them.
+            let event = PathEvent::Switched { flow: None, src, dst, from, to, lost, rtt };
+            // Which flows use a forked instance, contexts know.
             if self.fii == 0 {
-                env.tell(PathEvent::Switched { src, dst, from, to, lost, rtt });
+                env.tell(event);
+            } else {
+                env.forked.push(event);
             }
         }
         self.pair = reap.current();

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use weft_stack::path::PathEvent;
+use weft_stack::path::{PathEvent, PathFlow};
 use weft_stack::time::Instant;
 
 use super::{Contexts, Ids, SAME_TAG_MAX};
@@ -49,6 +49,9 @@ impl Contexts {
         self.env.now = now;
         let context = &mut self.slots[id as usize];
         context.drain(&mut self.env, now);
+        let name = (context.ulids, context.fii);
+        self.tell_flows(name);
+        let context = &mut self.slots[id as usize];
         if !context.lives() {
             self.remove(id, now);
             return;
@@ -76,6 +79,18 @@ impl Contexts {
             }
         }
         self.arm(id);
+    }
+
+    /// Switches of a forked instance, to each flow that uses it.
+    fn tell_flows(&mut self, (ulids, fii): (Pair, u32)) {
+        for event in core::mem::take(&mut self.env.forked) {
+            let PathEvent::Switched { src, dst, from, to, lost, rtt, .. } = event else { continue };
+            let users = self.forks.iter().filter(|(f, of)| f.ulids == ulids && **of == fii);
+            for (f, _) in users {
+                let flow = Some(PathFlow { protocol: f.protocol, ports: f.ports });
+                self.env.tell(PathEvent::Switched { flow, src, dst, from, to, lost, rtt });
+            }
+        }
     }
 
     /// Sets the timer of a context, if it wants to be woken earlier than it will be.

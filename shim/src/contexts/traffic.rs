@@ -253,6 +253,11 @@ impl Contexts {
         self.forks.remove(flow);
     }
 
+    /// Whether a flow uses a forked instance.
+    pub fn is_forked(&self, flow: &Flow) -> bool {
+        !self.forks.is_empty() && self.forks.contains_key(flow)
+    }
+
     fn fork_of(&self, ulids: Pair, protocol: u8, ports: Option<(u16, u16)>) -> Option<u32> {
         if self.forks.is_empty() {
             return None;

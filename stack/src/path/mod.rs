@@ -98,11 +98,23 @@ pub enum Requoted {
     Consumed,
 }
 
+/// A flow of a transport with ports, between two ULIDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PathFlow {
+    /// IP protocol.
+    pub protocol: u8,
+    /// Our port and the peer's.
+    pub ports: (u16, u16),
+}
+
 /// What the layer has to tell transports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathEvent {
     /// Packets between two ULIDs take another locator pair (local, remote) from now on.
     Switched {
+        /// Only those of this flow; `None`: those of every flow but the ones that are
+        /// [apart](PathLayer::is_apart).
+        flow: Option<PathFlow>,
         /// ULID of this host.
         src: IpAddr,
         /// ULID of the peer.
@@ -252,6 +264,20 @@ pub trait PathLayer: Send {
     /// The link below the alias that has this address went up or down.
     fn link_changed(&mut self, now: Instant, addr: IpAddr, up: bool) {
         let _ = (now, addr, up);
+    }
+
+    /// Whether a flow between two ULIDs has a pair of locators of its own.
+    #[inline]
+    fn is_apart(&self, src: IpAddr, dst: IpAddr, flow: PathFlow) -> bool {
+        let _ = (src, dst, flow);
+        false
+    }
+
+    /// Datagrams to this port are the layer's own, so that no socket can have it.
+    #[inline]
+    fn takes_udp_port(&self, port: u16) -> bool {
+        let _ = port;
+        false
     }
 
     /// Whether a context has this ULID of ours: it stays in use though no alias has the address any

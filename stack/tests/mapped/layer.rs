@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::Frame;
 use weft_stack::path::{
-    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathLayer, Quoted, Requoted,
+    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathFlow, PathLayer, Quoted, Requoted,
 };
 use weft_stack::time::{Duration, Instant};
 
@@ -62,6 +62,8 @@ pub struct Layer {
     pub on: bool,
     pub contexts: Vec<Context>,
     pub super_segments: bool,
+    /// Flows with a pair of their own, by our port.
+    pub apart: Vec<u16>,
     pub to_send: VecDeque<(PathAddrs, Frame)>,
     pub events: VecDeque<PathEvent>,
     pub deadline: Option<Instant>,
@@ -77,12 +79,19 @@ impl Layer {
         self.contexts.iter().find(|c| c.ulids == (src, dst))
     }
 
+    /// Says that one flow of a context has another pair; packets are not told apart.
+    pub fn switch_flow(&mut self, ulids: Pair, flow: PathFlow, to: Pair, lost: bool) {
+        let c = self.contexts.iter().find(|c| c.ulids == ulids).unwrap();
+        let (from, flow, (src, dst)) = (c.locators, Some(flow), ulids);
+        self.events.push_back(PathEvent::Switched { flow, src, dst, from, to, lost, rtt: None });
+    }
+
     /// Moves a context to another pair.
     pub fn switch(&mut self, ulids: Pair, to: Pair, lost: bool, rtt: Option<Duration>) {
         let c = self.contexts.iter_mut().find(|c| c.ulids == ulids).unwrap();
         let from = std::mem::replace(&mut c.locators, to);
         let (src, dst) = ulids;
-        self.events.push_back(PathEvent::Switched { src, dst, from, to, lost, rtt });
+        self.events.push_back(PathEvent::Switched { flow: None, src, dst, from, to, lost, rtt });
     }
 }
 
@@ -220,6 +229,10 @@ impl PathLayer for Layer {
 
     fn link_changed(&mut self, _: Instant, addr: IpAddr, up: bool) {
         self.log.links.push((addr, up));
+    }
+
+    fn is_apart(&self, _: IpAddr, _: IpAddr, flow: PathFlow) -> bool {
+        self.apart.contains(&flow.ports.0)
     }
 
     fn owns(&self, ulid: IpAddr) -> bool {

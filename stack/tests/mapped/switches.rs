@@ -1,6 +1,6 @@
 //! What connections do when their packets take another pair of locators.
 
-use weft_stack::path::Advice;
+use weft_stack::path::{Advice, PathFlow};
 use weft_stack::socket::tcp::TcpState;
 use weft_stack::time::{Duration, Instant};
 
@@ -84,6 +84,52 @@ fn a_connect_that_meets_a_dead_path_goes_on_with_its_syn() {
     let at = w.now;
     w.run_until(Duration::from_secs(5), |w| w.stacks[A].tcp_state(c) == TcpState::Established);
     assert_eq!(w.now - at, 10 * MS);
+}
+
+#[test]
+fn a_syn_ack_that_was_lost_with_its_path_goes_out_again_at_once() {
+    let mut w = World::new();
+    w.context_by(0, 0);
+    // The SYN arrives, nothing comes back.
+    w.ways[0][0].open = [true, false];
+    w.stacks[B].tcp_listen(w.now, (v6(B, 0), 80).into(), 16).unwrap();
+    let from = Some((v6(A, 0), 0).into());
+    let c = w.stacks[A].tcp_connect(w.now, from, (v6(B, 0), 80).into()).unwrap();
+    w.run_for(100 * MS);
+    assert_eq!(w.stacks[A].tcp_state(c), TcpState::SynSent);
+    // What the server chose loses nothing; what it had to leave does.
+    w.switch_one(B, 1, 1, false, None);
+    assert_eq!(w.stacks[B].mib().tcp.syn_retrans, 0);
+    w.switch_one(B, 0, 0, false, None);
+    w.switch_one(B, 1, 1, true, None);
+    let at = w.now;
+    w.run_until(Duration::from_secs(5), |w| w.stacks[A].tcp_state(c) == TcpState::Established);
+    assert_eq!(w.now - at, 5 * MS, "one way, no timeout");
+    assert_eq!(w.stacks[B].mib().tcp.syn_retrans, 1);
+}
+
+#[test]
+fn a_flow_with_a_pair_of_its_own_is_moved_alone_and_not_with_the_others() {
+    let mut w = World::new();
+    w.context_by(0, 0);
+    let first = w.connected(v6(A, 0), v6(B, 0));
+    let second = w.connected(v6(A, 0), v6(B, 0));
+    let ends = |w: &World, c| w.stacks[A].tcp_addrs(c).unwrap();
+    let (local, peer) = ends(&w, first.0);
+    let flow = PathFlow { protocol: 6, ports: (local.port(), peer.port()) };
+    for pair in [first, second] {
+        w.transfer(pair, &pattern(10_000));
+    }
+    let rtt = |w: &mut World, c| w.stacks[A].tcp_info(w.now, c).unwrap().rtt;
+    let (ulids, to) = ((v6(A, 0), v6(B, 0)), (v6(A, 1), v6(B, 1)));
+    w.stacks[A].with_path_mut(w.now, |l| {
+        l.apart.push(local.port());
+        l.switch_flow(ulids, flow, to, false);
+    });
+    assert!(rtt(&mut w, first.0).is_zero() && !rtt(&mut w, second.0).is_zero());
+    w.transfer(first, &pattern(10_000));
+    w.switch_one(A, 1, 1, false, None);
+    assert!(!rtt(&mut w, first.0).is_zero() && rtt(&mut w, second.0).is_zero());
 }
 
 #[test]

@@ -97,6 +97,7 @@ pub(in crate::stack) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut
             PathEvent::Released(_) => {}
         }
     }
+    t.tcp.answer_again(lower);
     while lower.ctx.out_room() > 0 && lower.path.wants_transmit() {
         let Some((addrs, frame)) = lower.path.poll_transmit(lower.ctx.now) else { break };
         lower.send_own(addrs, frame);

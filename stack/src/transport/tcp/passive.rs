@@ -469,7 +469,7 @@ impl Tcp {
         self.half_open_armed = Some((at, lower.ctx.timers.schedule(at, timer)));
     }
 
-    fn repeat_syn_ack<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, slot: u32) {
+    pub(super) fn repeat_syn_ack<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, slot: u32) {
         let Some(request) = self.half_open.get(slot) else { return };
         let Some(listener) = self.listeners.get(request.listener) else { return };
         let hint = emit::bound_alias(&request.key, request.alias);

@@ -13,10 +13,11 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use crate::lower::Lower;
-use crate::path::{Advice, PathEvent, PathLayer};
+use crate::path::{Advice, PathEvent, PathFlow, PathLayer};
 use crate::rng::Key;
 use crate::socket::tcp::TcpState;
 use crate::time::Instant;
+use crate::wire::protocol;
 
 use super::Tcp;
 use super::cc::{Algorithm, Controller};
@@ -51,11 +52,24 @@ pub(super) struct Pairs {
     /// By local and remote ULID.
     of: HashMap<Pair, BTreeSet<u32>, Key>,
     left: HashMap<u32, SmallVec<[(Pair, PathState); 1]>, Key>,
+    /// Pairs of ULIDs, and their flow if it is one, whose packets on the way were lost: SYN-ACKs
+    /// among them are to be sent again.
+    lost: Vec<(Pair, Option<PathFlow>)>,
+}
+
+/// How the path layer calls a connection between its ULIDs.
+fn flow_of(key: &FlowKey) -> PathFlow {
+    PathFlow { protocol: protocol::TCP, ports: (key.local_port, key.peer_port) }
 }
 
 impl Pairs {
     pub(super) fn new(key: Key) -> Pairs {
-        Pairs { on: false, of: HashMap::with_hasher(key), left: HashMap::with_hasher(key) }
+        Pairs {
+            on: false,
+            of: HashMap::with_hasher(key),
+            left: HashMap::with_hasher(key),
+            lost: Vec::new(),
+        }
     }
 
     /// A connection is in the slab.
@@ -100,6 +114,14 @@ impl Pairs {
     }
 }
 
+/// Whether a switch of these packets is one of this connection's.
+fn is_concerned<P: PathLayer>(lower: &Lower<'_, P>, flow: Option<PathFlow>, key: &FlowKey) -> bool {
+    match flow {
+        Some(flow) => flow == flow_of(key),
+        None => !lower.path.is_apart(key.local, key.peer, flow_of(key)),
+    }
+}
+
 impl Tcp {
     /// The path layer maps packets from now on, or no longer.
     pub(crate) fn track_pairs(&mut self, on: bool) {
@@ -118,12 +140,16 @@ impl Tcp {
         lower: &mut Lower<'_, P>,
         event: &PathEvent,
     ) {
-        let PathEvent::Switched { src, dst, from, to, lost, rtt } = *event else { return };
+        let PathEvent::Switched { flow, src, dst, from, to, lost, rtt } = *event else { return };
+        if lost && self.half_open.len() > 0 {
+            self.pairs.lost.push(((src, dst), flow));
+        }
         let Some(all) = self.pairs.of.get(&(src, dst)) else { return };
         let all: Vec<u32> = all.iter().copied().collect();
         for index in all {
             let Some(c) = self.connections.get_mut(index as usize) else { continue };
-            if matches!(c.state, TcpState::Closed | TcpState::TimeWait) {
+            let closed = matches!(c.state, TcpState::Closed | TcpState::TimeWait);
+            if closed || !is_concerned(lower, flow, &c.key) {
                 continue;
             }
             let mut cx =
@@ -132,6 +158,36 @@ impl Tcp {
             let state = self.pairs.exchange(index, (from, to), state);
             c.switch_path(&mut cx, state, lost);
             self.settle(lower, index);
+        }
+    }
+
+    /// Sends the SYN-ACKs again that were lost with the pairs of locators they went by; once for all
+    /// events of a turn, since the cost grows with the number of half-open connections.
+    #[inline(never)]
+    pub(crate) fn answer_again<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>) {
+        if self.pairs.lost.is_empty() {
+            return;
+        }
+        let mut lost = mem::take(&mut self.pairs.lost);
+        lost.sort_unstable_by_key(|(pair, _)| *pair);
+        let waits = |key: &FlowKey| {
+            let pair = (key.local, key.peer);
+            let from = lost.partition_point(|(other, _)| *other < pair);
+            let mut same = lost[from..].iter().take_while(|(other, _)| *other == pair);
+            same.any(|(_, flow)| is_concerned(lower, *flow, key))
+        };
+        let slots: Vec<u32> = self
+            .half_open
+            .iter()
+            .filter(|(_, request)| !request.acked && waits(&request.key))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in slots {
+            if let Some(request) = self.half_open.get_mut(slot) {
+                // The round trip is that of the answer that arrives.
+                request.sent_at = lower.ctx.now;
+            }
+            self.repeat_syn_ack(lower, slot);
         }
     }
 
