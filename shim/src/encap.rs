@@ -142,6 +142,12 @@ impl Encap {
         }
     }
 
+    /// Other intervals and limits, with the same port.
+    pub(crate) fn set_config(&mut self, config: EncapConfig) {
+        debug_assert_eq!(config.port, self.config.port);
+        self.config = config;
+    }
+
     /// Our port, also that of peers who did not name theirs.
     #[inline]
     pub fn own_port(&self) -> u16 {

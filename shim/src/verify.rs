@@ -297,6 +297,8 @@ pub struct OwnSet {
     pub key: Option<SigningKey>,
     /// Keys shared with peers.
     pub keyed: Vec<KeyedPeers>,
+    /// Addresses of the set are signed for too, instead of proved by being in it.
+    pub sign_all: bool,
 }
 
 impl OwnSet {
@@ -304,7 +306,8 @@ impl OwnSet {
     /// and is not to be named.
     pub fn method(&self, ulid: IpAddr, peer: IpAddr, locator: IpAddr) -> Option<Verification> {
         let member = |addr: IpAddr| matches!((&self.set, addr), (Some(set), IpAddr::V6(a)) if set.addresses().contains(&a));
-        if member(ulid) && (member(locator) || ulid == locator) {
+        let in_set = member(locator) && !self.sign_all;
+        if member(ulid) && (in_set || ulid == locator) {
             Some(Verification::Hba)
         } else if member(ulid) && self.key.is_some() && locator.is_ipv6() {
             Some(Verification::Cga)

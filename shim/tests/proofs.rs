@@ -24,7 +24,7 @@ fn set(seed: u64, prefixes: [&str; 2], key: Option<SigningKey>) -> OwnSet {
     let der = key.as_ref().map(SigningKey::public_der);
     let mut rng = Rng::from_u64(seed);
     let mut search = Search::new(&prefixes, 0, der, 1, &mut rng).unwrap();
-    OwnSet { set: search.advance(1).unwrap(), key, keyed: Vec::new() }
+    OwnSet { set: search.advance(1).unwrap(), key, ..OwnSet::default() }
 }
 
 fn addresses(own: &OwnSet) -> Vec<IpAddr> {

@@ -14,7 +14,7 @@ use weft_shim::layer::Layer;
 use weft_shim::locator::{Locator, LocatorList, Pair, Verification};
 use weft_shim::reap::ReapConfig;
 use weft_stack::path::PathLayer;
-use weft_stack::time::Duration;
+use weft_stack::time::{Duration, Instant};
 
 const PORT: u16 = 4140;
 
@@ -28,7 +28,7 @@ fn lab(of: impl Fn(u8) -> Vec<Locator>) -> Lab {
         let list = LocatorList { generation: 0, locators: of(host).into() };
         let (config, reap) = (ShimConfig::default(), ReapConfig::default());
         let mut shim = Contexts::new(config, reap, list, Box::new(Sets), [host; 16]);
-        shim.set_encap(EncapConfig::new(PORT));
+        shim.set_encap(Instant::ZERO, Some(EncapConfig::new(PORT)));
         (u16::from(host), 0, Layer::on(shim))
     });
     let mut lab = Lab::new(1, hosts.into());

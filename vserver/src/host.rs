@@ -45,7 +45,7 @@ pub(crate) use neighbours::follow as follow_neighbours;
 
 pub use access::AccessError;
 pub use neighbours::{NeighbourLine, NeighbourReport, SharedNeighbourTable};
-pub(crate) use shim::follow as follow_shim;
+pub(crate) use shim::ShimChange;
 pub use shim::{
     PROBE_WAIT, ShimContext, ShimError, ShimLocatorLine, ShimPath, ShimReport, ShimWish,
     VserverShim,

@@ -126,6 +126,11 @@ impl Context {
     }
 
     /// The context ends.
+    /// The port they were held at is no more.
+    pub(crate) fn forget_ports(&mut self) {
+        self.held.clear();
+    }
+
     pub(crate) fn release_ports(&mut self, env: &mut Env) {
         if let Some(encap) = &mut env.encap {
             encap.forget(self.local_tag);

@@ -48,6 +48,12 @@ impl Flows {
         }
     }
 
+    /// What makes a context worth it from now on.
+    pub(super) fn set_config(&mut self, config: &SetUpConfig) {
+        (self.packets, self.bytes, self.age) = (config.packets, config.bytes, config.age);
+        self.max = config.flows_max.max(1);
+    }
+
     /// Counts a packet. `true`: a context is worth it. `forgotten` counts pairs that had to make
     /// room.
     pub(super) fn count(

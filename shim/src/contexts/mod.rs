@@ -6,6 +6,7 @@
 //! makes this host remember something only by an I2 or I2bis that repeats what was sent to its
 //! address. Every map has a bound.
 
+mod change;
 mod flows;
 mod holds;
 mod icmp;
@@ -28,7 +29,7 @@ use crate::config::ShimConfig;
 use crate::context::env::{Env, Outgoing};
 use crate::context::table::{Action, Event, State, step};
 use crate::context::{Context, Given};
-use crate::encap::{Encap, EncapConfig, Endpoint};
+use crate::encap::{Encap, Endpoint};
 use crate::locator::{LocatorList, Pair, is_unicast};
 use crate::own::Change;
 use crate::reap::{Hint, ReapConfig, SwitchError};
@@ -303,12 +304,6 @@ impl Contexts {
         let encap = self.env.encap.as_ref().filter(|_| !self.slots.is_empty());
         let encap = encap.and_then(Encap::poll_timeout);
         self.timers.next_deadline().into_iter().chain(holds).chain(encap).min()
-    }
-
-    /// Gives the shim a UDP port: for IPv4 locators, for locators with ports, behind NATs.
-    pub fn set_encap(&mut self, config: EncapConfig) {
-        let key = Key::generate(&mut self.env.rng);
-        self.env.encap = Some(Encap::new(config, key));
     }
 
     /// The UDP port of the shim.

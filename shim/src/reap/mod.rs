@@ -217,6 +217,11 @@ impl Reap {
         self.detector.set_keepalive_timeout(timeout, &mut self.rng);
     }
 
+    /// Which of several working pairs is used from now on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.config.policy = policy;
+    }
+
     /// The locators of both hosts. If the pair in use is not among their pairs any longer, another
     /// one is looked for.
     pub fn set_paths(&mut self, now: Instant, local: &[Locator], peer: &[Locator]) {

@@ -24,7 +24,7 @@ fn host(key: Option<SigningKey>) -> OwnSet {
         ["2001:db8:1::", "2001:db8:2::"].map(|p| prefix_of(p.parse::<Ipv6Addr>().unwrap()));
     let der = key.as_ref().map(SigningKey::public_der);
     let mut search = Search::new(&prefixes, 0, der, 1, &mut rng()).unwrap();
-    OwnSet { set: search.advance(1).unwrap(), key, keyed: Vec::new() }
+    OwnSet { set: search.advance(1).unwrap(), key, ..OwnSet::default() }
 }
 
 fn shared(peers: &str, secret: &[u8]) -> KeyedPeers {
@@ -118,6 +118,22 @@ fn random_bits_in_the_place_of_a_key_sign_nothing() {
     let got = Received { pds: Some(&pds), signature: Some(&[7; 128]), ..Received::default() };
     let verdicts = trusting(Vec::new()).check(addrs[0], &list, &got).unwrap();
     assert_eq!(verdicts[1], Verdict::BadSignature);
+}
+
+#[test]
+fn addresses_of_a_set_are_signed_where_the_peer_is_to_take_signatures_only() {
+    let own = OwnSet { sign_all: true, ..host(Some(signing_key())) };
+    let addrs = addresses(&own);
+    let list = list(&own, addrs[0], ip("2001:db8:9::1"), &addrs);
+    let methods: Vec<_> = list.locators.iter().map(|l| l.verification).collect();
+    assert_eq!(methods, [Verification::Hba, Verification::Cga], "the ULID needs no proof");
+    let proof = own.proof(addrs[0], ip("2001:db8:9::1"), &list, b"", &mut rng());
+    let got = received(&proof, b"");
+    let takes = |hba, cga| {
+        let verifier = Verifier::new(&TrustConfig { hba, cga, keyed: Vec::new() });
+        verifier.check(addrs[0], &list, &got).unwrap()[1]
+    };
+    assert_eq!((takes(false, true), takes(true, false)), (Verdict::Proved, Verdict::Refused));
 }
 
 #[test]

@@ -33,8 +33,8 @@ const CLUSTER: &str = "id, node, vendor class and enterprise number name every D
                        lease would be another one; a restart is needed";
 const MEDIUM: &str = "an alias cannot go from Ethernet to bare IP packets or back: every address and \
                       neighbour on it would be another; a restart is needed";
-const SHIM: &str = "peers have contexts with it, and connections run over them; a restart is needed, or \
-                    another vserver";
+const SHIM: &str = "cannot be switched off while the daemon runs: peers have contexts with it, and \
+                    connections run over them; a restart is needed, or another vserver";
 const STATE: &str = "leases of clients that run are kept there; a restart is needed";
 const DAEMON: &str =
     "what the daemon may and where it logs is settled at its start; a restart is needed";
@@ -84,7 +84,7 @@ pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
     let before = by_name(old);
     for v in &new.vservers {
         let before = before.get(v.name.as_str());
-        if before.is_some_and(|before| before.shim != v.shim) {
+        if v.shim_on().is_none() && before.is_some_and(|before| before.shim_on().is_some()) {
             say(&format!("shim of vserver {}", v.name), SHIM);
         }
         if before.is_some_and(|before| known_vserver_parts(before, v) != *v) {
@@ -242,6 +242,7 @@ pub(super) fn notes(old: &HostConfig, new: &HostConfig) -> Vec<Note> {
             (old.dhcp != v.dhcp, "dhcp"),
             (old.dns != v.dns, "dns"),
             (old.connect != v.connect, "connect"),
+            (old.shim != v.shim, "shim"),
             (old.register != v.register, "register"),
             (old.mdns != v.mdns, "mdns"),
             (old.named_routes != v.named_routes, "routes by name"),

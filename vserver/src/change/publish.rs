@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::execute::{Run, StepError};
 use super::plan::by_name;
 use crate::config::{HostConfig, Vserver};
-use crate::host::{Host, Live};
+use crate::host::{Host, Live, ShimChange};
 use crate::runtime::NodeId;
 
 /// A part of a daemon beside its host that does what the configuration says: registration,
@@ -47,7 +47,7 @@ impl Run<'_> {
         self.set_any()?;
         self.set_names(&live.config);
         self.set_neighbours(&live.config)?;
-        self.set_locators(&live.config)?;
+        self.set_shims(&live.config)?;
         if let Some(services) = self.services {
             services.update_any(self.host, &live.config.services, &self.now.services)?;
         }
@@ -104,20 +104,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Locators of shims follow the addresses that are configured now.
-    fn set_locators(&self, before: &HostConfig) -> Result<(), StepError> {
-        if self.now.vservers.iter().all(|v| v.shim_on().is_none()) {
-            return Ok(());
-        }
+    /// Shims follow their tables, and their locators the addresses that are configured now.
+    fn set_shims(&self, before: &HostConfig) -> Result<(), StepError> {
         let old = by_name(before);
-        for worker in self.order() {
-            self.on(worker, |core, now| {
-                for v in &self.now.vservers {
-                    if let Some(old) = old.get(v.name.as_str()) {
-                        crate::host::follow_shim(core, now, (old, v), self.id(&v.name));
-                    }
-                }
+        for v in &self.now.vservers {
+            let Some(old) = old.get(v.name.as_str()) else { continue };
+            // Files are read before a worker stands still for the change.
+            let change = ShimChange::of(old, v).map_err(|why| StepError::Part {
+                part: "shim",
+                source: io::Error::other(format!("vserver {}: {why}", v.name)),
             })?;
+            let Some(change) = change else { continue };
+            // One worker has the contexts, and there is no other.
+            self.on(0, |core, now| change.apply(core, now, self.id(&v.name)))?;
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ pub use mdns::{Advertised, Mdns};
 pub use parse::{LoadError, load, load_elsewhere, parse, parse_elsewhere};
 pub use register::{Register, RegisteredName};
 pub use rule::MAIN as MAIN_TABLE;
-pub use shim::{ReapPreset, Shim, ShimLocator};
+pub use shim::{ReapPreset, Shim, ShimLocator, ShimProofs, ShimUdp};
 pub use weft_drivers::afxdp::{Gather, Hugepages};
 pub use weft_interface::fail::config::BeyondConfig;
 pub use weft_interface::tree::{BondSpec, GroupSpec, VlanSpec};

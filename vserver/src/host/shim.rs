@@ -7,15 +7,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use weft_shim::config::{Bounds, SetUpConfig, ShimConfig};
 use weft_shim::contexts::{ContextReport, Contexts, StartError};
-use weft_shim::hba::{HbaSet, Parameters};
+use weft_shim::encap::EncapConfig;
+use weft_shim::hba::{HbaSet, Parameters, SigningKey};
 use weft_shim::layer::Layer;
 use weft_shim::locator::{Locator, LocatorList, Pair, Verification};
 use weft_shim::reap::{ReapConfig, SwitchError};
 use weft_shim::trust::Proofs;
 use weft_shim::verify::{KeyedPeers, OwnSet, SharedKey, TrustConfig};
+use weft_stack::time::Instant;
 
 use super::Host;
-use crate::config::{ReapPreset, Shim, Vserver};
+use crate::config::{ReapPreset, Shim, ShimProofs, Vserver};
 use crate::runtime::{Core, NodeId};
 
 /// Contexts in a [`ShimReport`].
@@ -46,6 +48,15 @@ pub struct VserverShim {
     pub reap: String,
     /// Which of several working pairs is used.
     pub policy: String,
+    /// Proofs that are taken from peers.
+    #[serde(default)]
+    pub accept: Vec<String>,
+    /// Proofs that peers are given, where there are files for them.
+    #[serde(default)]
+    pub offer: Vec<String>,
+    /// Its UDP port.
+    #[serde(default)]
+    pub udp_port: Option<u16>,
     /// Its locators.
     pub locators: Vec<ShimLocatorLine>,
     /// Number of contexts, and the most there may be.
@@ -189,6 +200,16 @@ fn set_of(path: &Path, addresses: &[Ipv6Addr]) -> Result<HbaSet, String> {
     })
 }
 
+/// The key that a set was made with.
+fn signing_key(path: &Path, set: Option<&HbaSet>) -> Result<SigningKey, String> {
+    let told = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let key = SigningKey::from_pkcs8(&read(path)?).map_err(|e| told(&e))?;
+    if set.is_none_or(|set| set.parameters().key != key.public_der()) {
+        return Err(told(&"not the key that the set was made with; see weft hba generate -k"));
+    }
+    Ok(key)
+}
+
 fn proofs(v: &Vserver, shim: &Shim) -> Result<Proofs, String> {
     let mut keyed = Vec::new();
     for (peers, file) in &shim.keys {
@@ -202,57 +223,132 @@ fn proofs(v: &Vserver, shim: &Shim) -> Result<Proofs, String> {
     };
     let addresses: Vec<Ipv6Addr> = v.locators().into_iter().filter_map(v6).collect();
     let set = shim.parameters.as_ref().map(|path| set_of(path, &addresses)).transpose()?;
-    let trust = TrustConfig { keyed: keyed.clone(), ..TrustConfig::default() };
-    Ok(Proofs::new(&trust, OwnSet { set, key: None, keyed }))
+    let key = shim.signing_key.as_ref().map(|path| signing_key(path, set.as_ref())).transpose()?;
+    let (accept, offer) = (shim.accept, shim.offer);
+    let only = |of: ShimProofs| if of.keyed { keyed.clone() } else { Vec::new() };
+    let trust = TrustConfig { hba: accept.hba, cga: accept.cga, keyed: only(accept) };
+    let key = key.filter(|_| offer.cga);
+    let own = OwnSet {
+        set: set.filter(|_| offer.hba || key.is_some()),
+        sign_all: !offer.hba,
+        key,
+        keyed: only(offer),
+    };
+    Ok(Proofs::new(&trust, own))
 }
 
 /// The locators of a vserver. Which proof each has, contexts find out for their peers.
 pub(crate) fn own_locators(v: &Vserver) -> LocatorList {
+    let udp = v.shim.as_ref().and_then(|shim| shim.udp);
     let mut list = LocatorList::default();
     for (addr, priority) in v.locators() {
         let mut locator = Locator::new(addr, Verification::Hba);
         locator.preference.priority = priority;
         locator.preference.weight = 1;
+        locator.port = udp.filter(|udp| udp.all || addr.is_ipv4()).map(|udp| udp.port);
         list.locators.push(locator);
     }
     list
 }
 
-/// The path layer of a vserver. `Err`: a file of it cannot be used, and why.
-pub(crate) fn layer(v: &Vserver, seed: [u8; 16]) -> Result<Layer, String> {
-    let Some(shim) = v.shim_on() else { return Ok(Layer::off()) };
-    let config = ShimConfig {
+fn settings(shim: &Shim) -> ShimConfig {
+    ShimConfig {
         set_up: SetUpConfig { default: shim.set_up, ..SetUpConfig::default() },
         bounds: Bounds { contexts_max: shim.contexts, ..Bounds::default() },
         ..ShimConfig::default()
-    };
+    }
+}
+
+fn reap(shim: &Shim) -> ReapConfig {
     let reap = match shim.reap {
         ReapPreset::DataCentre => ReapConfig::data_centre(),
         ReapPreset::Rfc => ReapConfig::rfc(),
     };
-    let reap = ReapConfig { policy: shim.policy, ..reap };
-    let proofs = Box::new(proofs(v, shim)?);
-    Ok(Layer::on(Contexts::new(config, reap, own_locators(v), proofs, seed)))
+    ReapConfig { policy: shim.policy, ..reap }
 }
 
-/// Locators follow the addresses that are configured now.
-pub(crate) fn follow(
-    core: &mut Core,
-    now: weft_stack::time::Instant,
-    (old, new): (&Vserver, &Vserver),
-    id: NodeId,
-) {
-    if new.shim_on().is_none() || old.locators() == new.locators() {
-        return;
-    }
-    let Some(node) = core.node_mut(id) else { return };
-    node.stack.with_path_mut(now, |layer| {
-        if let Some(contexts) = layer.shim_mut() {
-            contexts.set_own(now, own_locators(new));
+fn encap(shim: &Shim) -> Option<EncapConfig> {
+    let udp = shim.udp?;
+    let keepalive = Duration::from_secs(udp.keepalive_s.into());
+    Some(EncapConfig { keepalive, ..EncapConfig::new(udp.port) })
+}
+
+/// The path layer of a vserver. `Err`: a file of it cannot be used, and why.
+pub(crate) fn layer(v: &Vserver, seed: [u8; 16]) -> Result<Layer, String> {
+    let Some(shim) = v.shim_on() else { return Ok(Layer::off()) };
+    let proofs = Box::new(proofs(v, shim)?);
+    let mut contexts = Contexts::new(settings(shim), reap(shim), own_locators(v), proofs, seed);
+    contexts.set_encap(Instant::ZERO, encap(shim));
+    Ok(Layer::on(contexts))
+}
+
+/// What becomes of a shim when its table or the addresses of its vserver change.
+pub(crate) enum ShimChange {
+    /// It goes on like this.
+    Settings(Box<Settings>),
+    /// It is switched on; or off, where switching it on is taken back.
+    Layer(Layer),
+}
+
+/// What a shim that goes on is to do.
+pub(crate) struct Settings {
+    shim: ShimConfig,
+    reap: ReapConfig,
+    encap: Option<EncapConfig>,
+    own: LocatorList,
+    /// Others, if the table changed: a file may have another content under the same name.
+    proofs: Option<Box<Proofs>>,
+}
+
+impl ShimChange {
+    /// From `old` to `new`. Reads files; `Err`: one cannot be used, and why.
+    pub(crate) fn of(old: &Vserver, new: &Vserver) -> Result<Option<ShimChange>, String> {
+        if old.shim == new.shim && (new.shim_on().is_none() || old.locators() == new.locators()) {
+            return Ok(None);
         }
-    });
-    core.mark_dirty(id.index);
-    core.run_now(now, id.index);
+        Ok(match (old.shim_on(), new.shim_on()) {
+            (None, None) => None,
+            (Some(_), None) => Some(ShimChange::Layer(Layer::off())),
+            (None, Some(_)) => {
+                let seed = super::build::seed().map_err(|e| e.to_string())?;
+                Some(ShimChange::Layer(layer(new, seed)?))
+            }
+            (Some(before), Some(shim)) => Some(ShimChange::Settings(Box::new(Settings {
+                shim: settings(shim),
+                reap: reap(shim),
+                encap: encap(shim),
+                own: own_locators(new),
+                proofs: (before != shim).then(|| proofs(new, shim)).transpose()?.map(Box::new),
+            }))),
+        })
+    }
+
+    /// Makes it so.
+    pub(crate) fn apply(self, core: &mut Core, now: Instant, id: NodeId) {
+        let Some(node) = core.node_mut(id) else { return };
+        node.stack.with_path_mut(now, |layer| match self {
+            ShimChange::Layer(other) => *layer = other,
+            ShimChange::Settings(settings) => {
+                if let Some(contexts) = layer.shim_mut() {
+                    settings.put_into(contexts, now);
+                }
+            }
+        });
+        core.mark_dirty(id.index);
+        core.run_now(now, id.index);
+    }
+}
+
+impl Settings {
+    fn put_into(self, contexts: &mut Contexts, now: Instant) {
+        contexts.set_config(&self.shim);
+        contexts.set_reap(self.reap);
+        contexts.set_encap(now, self.encap);
+        match self.proofs {
+            Some(proofs) => contexts.set_trust(now, proofs, self.own),
+            None => contexts.set_own(now, self.own),
+        }
+    }
 }
 
 fn locator_line(l: &weft_shim::contexts::LocatorReport) -> ShimLocatorLine {
@@ -305,11 +401,15 @@ fn context_line(vserver: &str, c: &ContextReport) -> ShimContext {
 fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts) -> VserverShim {
     let report = contexts.report();
     let [set_up, reap, policy] = shim.words().map(str::to_owned);
+    let words = |of: ShimProofs| of.words().into_iter().map(str::to_owned).collect();
     VserverShim {
         vserver: v.name.clone(),
         set_up,
         reap,
         policy,
+        accept: words(shim.accept),
+        offer: words(shim.offer),
+        udp_port: contexts.encap().map(weft_shim::encap::Encap::own_port),
         locators: report.locators.iter().map(locator_line).collect(),
         contexts: report.contexts,
         contexts_max: shim.contexts,
@@ -319,11 +419,7 @@ fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts) -> VserverShim {
     }
 }
 
-fn grant(
-    contexts: &mut Contexts,
-    now: weft_stack::time::Instant,
-    wish: &ShimWish,
-) -> Result<(), ShimError> {
+fn grant(contexts: &mut Contexts, now: Instant, wish: &ShimWish) -> Result<(), ShimError> {
     let known = contexts.report_contexts(now, CONTEXTS_MAX);
     let with_peer: Vec<IpAddr> =
         known.iter().filter(|c| c.remote == wish.peer && c.fii == 0).map(|c| c.local).collect();

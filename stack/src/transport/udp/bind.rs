@@ -62,7 +62,8 @@ impl Udp {
         let port = match local.port() {
             // A port of its own, whatever it would share.
             0 => self.ephemeral(lower, ip, UdpBind { reuse_port: false, ..how }),
-            port => Some(port).filter(|port| self.is_free(ip, *port, how)),
+            port => Some(port)
+                .filter(|port| self.is_free(ip, *port, how) && !lower.path.takes_udp_port(*port)),
         };
         let Some(port) = port else {
             self.count_out();
@@ -178,9 +179,10 @@ impl Udp {
         // part of the range.
         let enough = self.sockets.len() as u64 + 1;
         let tries = if shard.has_peers() { count } else { count.min(enough) };
-        (0..tries)
-            .map(|i| EPHEMERAL.start() + ((start + i) % count) as u16)
-            .find(|port| shard.owns_port(*port) && self.is_free(ip, *port, how))
+        (0..tries).map(|i| EPHEMERAL.start() + ((start + i) % count) as u16).find(|port| {
+            let free = shard.owns_port(*port) && self.is_free(ip, *port, how);
+            free && !lower.path.takes_udp_port(*port)
+        })
     }
 
     /// Fixes the peer.

@@ -278,6 +278,9 @@ fn policy(report: &ShimReport) -> Rows {
         rows.push(row("set_up", v.set_up.clone()));
         rows.push(row("reap", v.reap.clone()));
         rows.push(row("policy", v.policy.clone()));
+        rows.push(row("accept", v.accept.join(" ")));
+        rows.push(row("offer", v.offer.join(" ")));
+        rows.extend(v.udp_port.map(|port| row("udp_port", port.to_string())));
         rows.push(row("contexts", format!("{} of {}", v.contexts, v.contexts_max)));
         rows.push(row("initiating", v.initiating.to_string()));
         rows.push(row("held_down", v.held_down.to_string()));

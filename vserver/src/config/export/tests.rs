@@ -215,6 +215,11 @@ reap = "rfc"
 policy = "spread"
 locators = ["fd00::10", "10.0.0.10 7"]
 parameters = "/etc/weft/a.pds"
+accept = ["keyed", "cga"]
+offer = ["hba"]
+udp_port = 4140
+udp_for = "all"
+udp_keepalive_s = 7
 contexts = 9
 [vserver.VsvrA.mdns]
 host = "box"

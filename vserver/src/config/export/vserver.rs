@@ -7,7 +7,8 @@ use weft_stack::ip::address::Cidr;
 
 use super::super::{
     Advertised, Connect, Dns, HostConfig, Identity, Mdns, ProxyTarget, Register, RegisteredName,
-    Service, ServiceKind, Shim, Vserver, connect::form_word, dhcp, register, rule, service,
+    Service, ServiceKind, Shim, ShimUdp, Vserver, connect::form_word, dhcp, register, rule,
+    service, shim,
 };
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -181,8 +182,20 @@ fn write_mdns(w: &mut Writer, vserver: &str, mdns: Option<&Mdns>) {
 
 fn write_shim(w: &mut Writer, vserver: &str, shim: Option<&Shim>) {
     let Some(shim) = shim else { return };
-    let Shim { enabled, set_up: _, reap: _, policy: _, locators, parameters, keys, contexts } =
-        shim;
+    let Shim {
+        enabled,
+        set_up: _,
+        reap: _,
+        policy: _,
+        locators,
+        parameters,
+        signing_key,
+        keys,
+        accept,
+        offer,
+        udp,
+        contexts,
+    } = shim;
     let default = Shim::default();
     let [set_up, reap, policy] = shim.words();
     let [set_up_default, reap_default, policy_default] = default.words();
@@ -201,7 +214,21 @@ fn write_shim(w: &mut Writer, vserver: &str, shim: Option<&Shim>) {
         let absolute = std::path::absolute(file).unwrap_or_else(|_| file.clone());
         quoted(&format!("{peers} {}", absolute.display()))
     };
+    w.optional("signing_key", signing_key.as_ref().map(|p| path(p)).as_ref());
     w.list("keys", &keys.iter().map(key).collect::<Vec<_>>());
+    for (name, proofs, default) in
+        [("accept", accept, &default.accept), ("offer", offer, &default.offer)]
+    {
+        if proofs != default {
+            let words: Vec<String> = proofs.words().into_iter().map(quoted).collect();
+            w.list(name, &words);
+        }
+    }
+    if let Some(ShimUdp { port, all, keepalive_s }) = udp {
+        w.value("udp_port", port);
+        w.unless("udp_for", &quoted(if *all { "all" } else { "ipv4" }), &quoted("ipv4"));
+        w.unless("udp_keepalive_s", keepalive_s, &shim::KEEPALIVE_S_DEFAULT);
+    }
     w.unless("contexts", contexts, &default.contexts);
 }
 

@@ -6,7 +6,7 @@ use super::super::tests::{MANUAL, rows};
 use super::*;
 
 /// Keys, and two values of each.
-const VALUES: [(&str, &str, &str); 28] = [
+const VALUES: [(&str, &str, &str); 30] = [
     ("identity", "\"kind Sql\"", "\"vserver\""),
     ("slaac", "[\"data0\"]", "[\"data1\"]"),
     ("dhcp", "[\"data0 v6 3\"]", "[\"data1\"]"),
@@ -39,6 +39,8 @@ const VALUES: [(&str, &str, &str); 28] = [
     ("mdns.host", "\"box\"", "\"other\""),
     ("shim.set_up", "\"immediate\"", "\"never\""),
     ("shim.contexts", "5", "6"),
+    ("shim.udp_port", "4140", "4141"),
+    ("shim.accept", "[\"hba\"]", "[\"keyed\"]"),
 ];
 
 /// What the two above take to be right.
