@@ -25,7 +25,7 @@ use crate::Vserver;
 use crate::net::socket::{Socket, bind_error, tcp_error};
 use crate::net::{TcpConnect, TcpStream, recv_error, send_error};
 use crate::resolver::{Lookup, ResolveError, Wanted};
-use crate::runtime::{Notify, Wait};
+use crate::runtime::{Node, Notify, Wait};
 
 /// What each attempt does.
 #[derive(Debug)]
@@ -126,7 +126,8 @@ fn gone() -> io::Error {
 }
 
 impl<T: Prize> Connecting<T> {
-    pub(super) fn new(vserver: &Vserver, request: Request, want: Want) -> io::Result<Self> {
+    pub(super) fn new(vserver: &Vserver, mut request: Request, want: Want) -> io::Result<Self> {
+        request.known = known_locators(vserver, &request);
         let state = vserver.second_shim();
         let policy = Arc::clone(&state.policy.lock());
         let (ours, port) = (Ours::new(vserver), request.port);
@@ -405,6 +406,16 @@ impl<T> Drop for Connecting<T> {
             });
         }
     }
+}
+
+/// Further addresses of the peer that contexts of the vserver's shim have proved.
+fn known_locators(vserver: &Vserver, request: &Request) -> Vec<IpAddr> {
+    let of_peer = |node: &mut Node| -> Option<Vec<IpAddr>> {
+        let contexts = node.stack.path().shim()?;
+        let all = request.given.iter().flat_map(|given| contexts.locators_of_peer(*given));
+        Some(all.collect())
+    };
+    vserver.worker(0).peek(vserver.node(), of_peer).ok().flatten().unwrap_or_default()
 }
 
 fn failure(e: &io::Error) -> Failure {
