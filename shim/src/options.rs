@@ -33,11 +33,13 @@ pub enum ShimOption {
     DeferredSetUp,
     /// `DONTSHIM`. A rule by port says so (`SetUpConfig`), for both ends of a flow alike.
     DontShim,
-    /// `HOT_STANDBY`. Every context has its alternatives measured; there is nothing to ask for.
+    /// `HOT_STANDBY`: alternatives are measured while they are not used. So they are in every
+    /// context of a vserver that measures (`ReapConfig::measure`), and in none of another.
     HotStandby,
-    /// `LOC_LOCAL_RECV`: locators with each received message.
+    /// `LOC_LOCAL_RECV`, read: where the last packet of the context came to. It is always known;
+    /// switching it on does nothing.
     LocalReceive,
-    /// `LOC_PEER_RECV`.
+    /// `LOC_PEER_RECV`, read: where it came from.
     PeerReceive,
     /// `APP_TIMEOUT`: the send timeout, which is of the vserver (`ReapConfig`).
     AppTimeout,
@@ -47,6 +49,7 @@ pub enum ShimOption {
 
 /// What an option is, or is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Value {
     /// On or off.
     Flag(bool),
@@ -104,22 +107,23 @@ pub fn get(
         ShimOption::DeferredSetUp => {
             return Ok(Value::Flag(contexts.pair(of.ulids, of.fii).is_none()));
         }
-        ShimOption::DontShim
-        | ShimOption::HotStandby
-        | ShimOption::LocalReceive
-        | ShimOption::PeerReceive
-        | ShimOption::AppTimeout
-        | ShimOption::PathExplore => return Err(OptionError::NotSupported),
+        ShimOption::HotStandby => return Ok(Value::Flag(associated && contexts.measures())),
+        ShimOption::DontShim | ShimOption::AppTimeout | ShimOption::PathExplore => {
+            return Err(OptionError::NotSupported);
+        }
         _ => {}
     }
     let pair = contexts.pair(of.ulids, of.fii).filter(|_| associated);
     let pair = pair.ok_or(OptionError::NoContext)?;
     let (own, peer) = contexts.locators_of(of.ulids, of.fii).ok_or(OptionError::NoContext)?;
+    let came_by = || contexts.came_by(of.ulids, of.fii).ok_or(OptionError::NoContext);
     Ok(match option {
         ShimOption::LocalPreference => Value::Locator(preferred(&own)),
         ShimOption::PeerPreference => Value::Locator(preferred(&peer)),
         ShimOption::LocalSend => Value::Addr(pair.local),
         ShimOption::PeerSend => Value::Addr(pair.remote),
+        ShimOption::LocalReceive => Value::Addr(came_by()?.local),
+        ShimOption::PeerReceive => Value::Addr(came_by()?.remote),
         ShimOption::LocalList => Value::List(own),
         _ => Value::List(peer),
     })
@@ -147,11 +151,11 @@ pub fn set(
         (ShimOption::PeerSend, Value::Addr(addr)) => {
             send_by(contexts, now, of, |pair| Pair::new(pair.local, *addr))
         }
+        (ShimOption::HotStandby, Value::Flag(true)) if contexts.measures() => Ok(()),
+        (ShimOption::HotStandby, Value::Flag(_)) => Err(OptionError::NotSupported),
+        (ShimOption::LocalReceive | ShimOption::PeerReceive, Value::Flag(true)) => Ok(()),
         (
             ShimOption::DontShim
-            | ShimOption::HotStandby
-            | ShimOption::LocalReceive
-            | ShimOption::PeerReceive
             | ShimOption::AppTimeout
             | ShimOption::PathExplore
             | ShimOption::LocalPreference

@@ -46,9 +46,54 @@ fn a_socket_sees_its_context_and_chooses_its_locators() {
     assert_eq!(refused, Err(OptionError::InvalidLocator));
     let refused = set(lab.shim(0), now, of, ShimOption::PeerSend, &Value::Flag(true));
     assert_eq!(refused, Err(OptionError::Value));
-    for option in [ShimOption::HotStandby, ShimOption::PathExplore, ShimOption::DontShim] {
+    for option in [ShimOption::AppTimeout, ShimOption::PathExplore, ShimOption::DontShim] {
         assert_eq!(read(&mut lab, option), Err(OptionError::NotSupported));
         let refused = set(lab.shim(0), now, of, option, &Value::Flag(true));
         assert_eq!(refused, Err(OptionError::NotSupported));
+    }
+}
+
+#[test]
+fn a_socket_is_told_by_which_locators_the_last_packet_came() {
+    let mut lab = Lab::two(3, &ShimConfig::default(), ReapConfig::default(), [2, 2]);
+    let of = Of { ulids: ulids(), fii: 0 };
+    let now = lab.now;
+    lab.shim(0).start(now, ulids(), 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    let read = |lab: &mut Lab, option| {
+        let now = lab.now;
+        get(lab.shim(0), now, of, option)
+    };
+    assert_eq!(read(&mut lab, ShimOption::PeerReceive), Err(OptionError::NoContext), "none came");
+    for n in 1..=2 {
+        let (now, pair) = (lab.now, weft_shim::locator::Pair::new(ip(2, n), ip(1, n)));
+        lab.shim(1).switch(now, ulids().reversed(), 0, pair).unwrap();
+        lab.send(1, ulids().reversed(), 1);
+        lab.run(Duration::from_millis(20));
+        assert_eq!(read(&mut lab, ShimOption::LocalReceive), Ok(Value::Addr(pair.remote)));
+        assert_eq!(read(&mut lab, ShimOption::PeerReceive), Ok(Value::Addr(pair.local)));
+    }
+    let now = lab.now;
+    set(lab.shim(0), now, of, ShimOption::PeerReceive, &Value::Flag(true)).unwrap();
+}
+
+#[test]
+fn alternatives_are_ready_where_they_are_measured() {
+    for (reap, hot) in [(ReapConfig::default(), true), (ReapConfig::rfc(), false)] {
+        let mut lab = Lab::two(3, &ShimConfig::default(), reap, [2, 2]);
+        let of = Of { ulids: ulids(), fii: 0 };
+        let now = lab.now;
+        let standby = ShimOption::HotStandby;
+        assert_eq!(get(lab.shim(0), now, of, standby), Ok(Value::Flag(false)), "no context");
+        lab.shim(0).start(now, ulids(), 0).unwrap();
+        lab.pump(0);
+        lab.run(Duration::from_millis(100));
+        let now = lab.now;
+        assert_eq!(get(lab.shim(0), now, of, standby), Ok(Value::Flag(hot)));
+        let done = set(lab.shim(0), now, of, standby, &Value::Flag(true));
+        assert_eq!(done, if hot { Ok(()) } else { Err(OptionError::NotSupported) });
+        let off = set(lab.shim(0), now, of, standby, &Value::Flag(false));
+        assert_eq!(off, Err(OptionError::NotSupported), "it is the vserver's to say");
     }
 }

@@ -8,11 +8,14 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs};
 use weft_drivers::ethtool::{Offload, set_offload};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
+use weft_vserver::change::{ApplyError, Changes, Options};
+use weft_vserver::net::{ShimOption, ShimValue, UdpSocket};
 use weft_vserver::{Host, ShimContext, ShimError, ShimWish};
 
 const SERVER: &str = "2001:db8:a::1";
@@ -127,6 +130,174 @@ fn a_probe_sets_a_context_up_and_measures_its_pairs() {
     });
     let nobody = ShimWish { vserver: String::from("x"), ..wish(SERVER, None) };
     assert_eq!(client.shim_wish(&nobody), Err(ShimError::NoSuchVserver(String::from("x"))));
+}
+
+/// IPv6 by one network and IPv4 by the other, where shim packets go in UDP; and a vserver beside it
+/// with the same port.
+fn mixed(n: u8, key: &Path, shim: &str) -> String {
+    let name = if n == 1 { "web" } else { "c" };
+    let one = |name: &str, v6: &str, last: u8| {
+        format!(
+            "[vserver.{name}]\naddresses = [\"data0 2001:db8:a::{v6}/64\", \"data1 10.0.0.{last}/24\"]\n\
+             [vserver.{name}.shim]\nset_up = \"immediate\"\nreap = \"rfc\"\n\
+             keys = [\"2001:db8::/32 {}\"]\n{shim}\n",
+            key.display()
+        )
+    };
+    let nics = [0, 1].map(|i| nic(&format!("eth{i}"), 16 * n + i)).concat();
+    let own = one(name, &n.to_string(), n);
+    let beside = one("beside", &format!("b{n}"), 10 + n);
+    format!("{nics}[alias.data0]\nover = \"eth0\"\n[alias.data1]\nover = \"eth1\"\n{own}{beside}")
+}
+
+fn over_v4() -> (IpAddr, IpAddr) {
+    (ip("10.0.0.2"), ip("10.0.0.1"))
+}
+
+/// Contexts of one vserver that are established.
+fn contexts_of(host: &Host, vserver: &str) -> Vec<ShimContext> {
+    let mut all = host.shims(Some(vserver)).unwrap().contexts;
+    all.retain(|c| c.state == "established");
+    all
+}
+
+fn have_addresses(host: &Host, vserver: &str, addresses: &[&str]) -> bool {
+    let has = vs(host, vserver).addresses();
+    addresses.iter().all(|a| has.contains(&ip(a)))
+}
+
+fn mixed_ready(server: &Host, client: &Host) -> bool {
+    have_addresses(server, "web", &[SERVER, "10.0.0.1"])
+        && have_addresses(client, "c", &["2001:db8:a::2", "10.0.0.2"])
+        && have_addresses(server, "beside", &["2001:db8:a::b1", "10.0.0.11"])
+        && have_addresses(client, "beside", &["2001:db8:a::b2", "10.0.0.12"])
+}
+
+#[test]
+fn udp_of_the_shim_finds_its_vserver_among_others_with_the_same_port() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
+    let client = start_on(&mixed(2, &key, "udp_port = 4140"), peers);
+    until("addresses", || mixed_ready(&server, &client));
+    let taken = UdpSocket::bind(&vs(&client, "c"), addr("[::]:4140")).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse, "the port is the shim's");
+    let beside = "2001:db8:a::b1";
+    let mut streams = Vec::new();
+    for (at, name, from) in [(SERVER, "web", "c"), (beside, "beside", "beside")] {
+        let to = addr(&format!("[{at}]:7"));
+        let _listening = echo_server(&vs(&server, name), to);
+        streams.push(connect(&vs(&client, from), to));
+        echo(streams.last().unwrap(), &pattern(10_000));
+        until("context", || contexts_of(&client, from).len() == 1);
+    }
+    client.shim_wish(&wish(SERVER, Some(over_v4()))).unwrap();
+    let pair = (ip("10.0.0.12"), ip("10.0.0.11"));
+    let other = ShimWish { vserver: String::from("beside"), ..wish(beside, Some(pair)) };
+    client.shim_wish(&other).unwrap();
+    for stream in &streams {
+        echo(stream, &pattern(300_000));
+    }
+    for (vserver, pair) in [("c", over_v4()), ("beside", pair)] {
+        let all = contexts_of(&client, vserver);
+        assert_eq!((all[0].locator, all[0].peer_locator), pair);
+        assert!(all[0].rewritten);
+        let line = &client.shims(Some(vserver)).unwrap().vservers[0];
+        assert_eq!((line.udp_port, line.contexts), (Some(4140), 1));
+    }
+}
+
+#[test]
+fn a_shim_that_runs_takes_another_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
+    let client = Arc::new(start_on(&mixed(2, &key, ""), peers));
+    let changes = Changes::new(Arc::clone(&client), None, Vec::new(), |_, _| {});
+    let apply = |text: &str| changes.apply(config(text), &Options::default());
+    until("addresses", || mixed_ready(&server, &client));
+    let _listening = echo_server(&vs(&server, "web"), addr(&format!("[{SERVER}]:7")));
+    let stream = connect(&vs(&client, "c"), addr(&format!("[{SERVER}]:7")));
+    echo(&stream, &pattern(10_000));
+    until("context", || contexts_of(&client, "c").len() == 1);
+    let shown = || client.shims(Some("c")).unwrap().vservers.remove(0);
+    assert_eq!((shown().udp_port, &*shown().policy), (None, "failover"));
+
+    apply(&mixed(
+        2,
+        &key,
+        "udp_port = 4140\npolicy = \"prefer\"\ncontexts = 7\naccept = [\"keyed\"]",
+    ))
+    .unwrap();
+    let line = shown();
+    assert_eq!((line.udp_port, &*line.policy, line.contexts_max), (Some(4140), "prefer", 7));
+    assert_eq!((line.accept, line.contexts), (vec![String::from("keyed")], 1));
+    client.shim_wish(&wish(SERVER, Some(over_v4()))).unwrap();
+    echo(&stream, &pattern(300_000));
+
+    // A file that is no key: everything stays.
+    std::fs::write(&key, "short").unwrap();
+    let failed = apply(&mixed(2, &key, "")).unwrap_err().to_string();
+    assert!(failed.contains("shim: vserver ") && failed.contains("16 to 64 bytes"), "{failed}");
+    assert_eq!((shown().udp_port, &*shown().policy), (Some(4140), "prefer"));
+    write_key(directory.path());
+    echo(&stream, &pattern(10_000));
+
+    let off = apply(&mixed(2, &key, "enabled = false")).unwrap_err();
+    let ApplyError::Obstacles(obstacles) = off else { panic!("{off}") };
+    assert!(obstacles.iter().any(|o| o.object == "shim of vserver c"), "{obstacles:?}");
+}
+
+#[test]
+fn a_shim_is_switched_on_under_a_connection() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
+    let client = Arc::new(start_on(&mixed(2, &key, "enabled = false"), peers));
+    let changes = Changes::new(Arc::clone(&client), None, Vec::new(), |_, _| {});
+    until("addresses", || mixed_ready(&server, &client));
+    let _listening = echo_server(&vs(&server, "web"), addr(&format!("[{SERVER}]:7")));
+    let stream = connect(&vs(&client, "c"), addr(&format!("[{SERVER}]:7")));
+    echo(&stream, &pattern(10_000));
+    assert_eq!(client.shims(None).unwrap().vservers, []);
+    let on = mixed(2, &key, "udp_port = 4140");
+    changes.apply(config(&on), &Options::default()).unwrap();
+    // The peer asked in vain before; it is asked now.
+    echo(&stream, &pattern(10_000));
+    until("context", || contexts_of(&client, "c").len() == 1);
+    client.shim_wish(&wish(SERVER, Some(over_v4()))).unwrap();
+    echo(&stream, &pattern(300_000));
+}
+
+#[test]
+fn sockets_read_and_choose_the_locators_of_their_context() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
+    let client = start_on(&mixed(2, &key, "udp_port = 4140"), peers);
+    until("addresses", || mixed_ready(&server, &client));
+    let c = vs(&client, "c");
+    let _listening = echo_server(&vs(&server, "web"), addr(&format!("[{SERVER}]:7")));
+    let stream = connect(&c, addr(&format!("[{SERVER}]:7")));
+    echo(&stream, &pattern(10_000));
+    until("context", || contexts_of(&client, "c").len() == 1);
+    let flag = |on| ShimValue::Flag(on);
+    let at = |text: &str| ShimValue::Addr(ip(text));
+    assert_eq!(stream.shim_option(ShimOption::Associated).unwrap(), flag(true));
+    assert_eq!(stream.shim_option(ShimOption::PeerSend).unwrap(), at(SERVER));
+    let ShimValue::List(list) = stream.shim_option(ShimOption::PeerList).unwrap() else { panic!() };
+    assert!(list.contains(ip("10.0.0.1")));
+    // No pair of two families: the context is moved as a whole, and a datagram socket sees it.
+    let refused = stream.set_shim_option(ShimOption::PeerSend, &at("10.0.0.1")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+    client.shim_wish(&wish(SERVER, Some(over_v4()))).unwrap();
+    let datagrams = UdpSocket::bind(&c, addr("[::]:0")).unwrap();
+    let unconnected = datagrams.shim_option(ShimOption::PeerSend).unwrap_err();
+    assert_eq!(unconnected.kind(), std::io::ErrorKind::NotConnected);
+    datagrams.connect(addr(&format!("[{SERVER}]:9"))).unwrap();
+    assert_eq!(datagrams.shim_option(ShimOption::PeerSend).unwrap(), at("10.0.0.1"));
+    let why = stream.shim_option(ShimOption::DontShim).unwrap_err();
+    assert_eq!(why.kind(), std::io::ErrorKind::Unsupported);
 }
 
 #[test]

@@ -95,6 +95,8 @@ pub(crate) struct Context {
     pub(crate) peer_tag: Option<Tag>,
     /// The pair packets go by.
     pub(crate) pair: Pair,
+    /// The pair by which the last packet for the transports came.
+    pub(crate) came_by: Option<Pair>,
     pub(crate) peer: LocatorList,
     pub(crate) peer_pds: Option<Box<[u8]>>,
     pub(crate) reap: Option<Box<Reap>>,
@@ -127,6 +129,7 @@ impl Context {
             local_tag,
             peer_tag: None,
             pair: ulids,
+            came_by: None,
             peer: LocatorList::default(),
             peer_pds: None,
             reap: None,

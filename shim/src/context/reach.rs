@@ -66,6 +66,7 @@ impl Context {
     pub(crate) fn received(&mut self, now: Instant, pair: crate::locator::Pair) {
         self.used = now;
         self.packets_in += 1;
+        self.came_by = Some(pair);
         if let Some(reap) = &mut self.reap {
             reap.payload_received(now, pair);
         }
@@ -125,12 +126,12 @@ impl Context {
         }
     }
 
-    /// The context ends.
     /// The port they were held at is no more.
     pub(crate) fn forget_ports(&mut self) {
         self.held.clear();
     }
 
+    /// The context ends.
     pub(crate) fn release_ports(&mut self, env: &mut Env) {
         if let Some(encap) = &mut env.encap {
             encap.forget(self.local_tag);

@@ -270,6 +270,16 @@ impl Contexts {
         Some((self.env.own_for(ulids), context.peer.clone()))
     }
 
+    /// The pair by which the last packet of a context came; `None`: none did yet.
+    pub(crate) fn came_by(&self, ulids: Pair, fii: u32) -> Option<Pair> {
+        self.slots[*self.by_ulids.get(&(ulids, fii))? as usize].came_by
+    }
+
+    /// Whether pairs are measured while they are not used.
+    pub fn measures(&self) -> bool {
+        self.env.reap.measure.is_some()
+    }
+
     /// The state of the context between two ULIDs.
     pub fn state(&self, now: Instant, ulids: Pair, fii: u32) -> State {
         match self.by_ulids.get(&(ulids, fii)) {

@@ -10,6 +10,7 @@
 mod any;
 mod poller;
 mod raw;
+mod shim;
 pub(crate) mod socket;
 mod tcp;
 mod udp;
@@ -24,5 +25,6 @@ pub use udp::{
     Datagram, SourceFilter, UdpBind, UdpError, UdpErrorReport, UdpOption, UdpSend, UdpSocket,
 };
 pub(crate) use udp::{recv_error, send_error};
+pub use weft_shim::options::{OptionError, ShimOption, Value as ShimValue};
 pub use weft_stack::socket::TcpOptions;
 pub use weft_stack::socket::tcp::{CongestionControl, Retransmits, TcpInfo, TcpOption, TcpState};

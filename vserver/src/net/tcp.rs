@@ -34,7 +34,7 @@ const PORTS_TRIED: usize = 64;
 /// stays on the worker that its addresses and ports choose.
 #[derive(Debug)]
 pub struct TcpListener {
-    socket: Socket,
+    pub(super) socket: Socket,
     /// Accepts so far: whose turn it is to be asked first.
     accepted: AtomicUsize,
 }
@@ -182,7 +182,7 @@ pub struct TcpConnect<'a> {
 /// delivered in the background.
 #[derive(Debug)]
 pub struct TcpStream {
-    socket: Arc<Socket>,
+    pub(super) socket: Arc<Socket>,
 }
 
 impl TcpStream {

@@ -23,7 +23,7 @@ const MANY_MAX: usize = 64;
 /// A UDP socket of a vserver.
 #[derive(Debug)]
 pub struct UdpSocket {
-    socket: Socket,
+    pub(super) socket: Socket,
 }
 
 impl UdpSocket {
