@@ -2,7 +2,7 @@
 //!
 //! [`pair`] joins two stacks; [`peer`] makes the frames of a peer that is none, so that one stack
 //! alone is measured; [`receive`] and [`send`] do that for bulk, beside smoltcp in [`rival`];
-//! [`scenario`] lists what `weft-count` counts.
+//! [`shim`] has two stacks above multipath shims; [`scenario`] lists what `weft-count` counts.
 
 pub mod pair;
 pub mod peer;
@@ -10,3 +10,4 @@ pub mod receive;
 pub mod rival;
 pub mod scenario;
 pub mod send;
+pub mod shim;

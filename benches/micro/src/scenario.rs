@@ -9,6 +9,7 @@ use crate::pair::Pair;
 use crate::peer::{self, ALIAS, End, HOST, MSS, PEER, PORT, START};
 use crate::receive::{Delivery, Receiver, open, open_nth};
 use crate::send::Sender;
+use crate::shim::{Hosts, Many, Way};
 
 /// Runs `f`; callgrind counts only what happens in here, by the name of this function.
 #[inline(never)]
@@ -54,7 +55,54 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "arp_answer", unit: "request", run: arp },
     Scenario { name: "delayed_ack_timer", unit: "segment and timeout", run: timers },
     Scenario { name: "flow_lookup_of_20000", unit: "bare ACK", run: || lookup(20_000) },
+    Scenario { name: "shim_off", unit: SHIM_UNIT, run: || shim_trips(Way::Off) },
+    Scenario { name: "shim_plain", unit: SHIM_UNIT, run: || shim_trips(Way::Plain) },
+    Scenario { name: "shim_rewritten", unit: SHIM_UNIT, run: || shim_trips(Way::Rewritten) },
+    Scenario { name: "shim_udp", unit: SHIM_UNIT, run: || shim_trips(Way::Udp) },
+    Scenario { name: "shim_off_bulk", unit: BULK_UNIT, run: || shim_bulk(Way::Off) },
+    Scenario { name: "shim_plain_bulk", unit: BULK_UNIT, run: || shim_bulk(Way::Plain) },
+    Scenario { name: "shim_rewritten_bulk", unit: BULK_UNIT, run: || shim_bulk(Way::Rewritten) },
+    Scenario { name: "shim_udp_bulk", unit: BULK_UNIT, run: || shim_bulk(Way::Udp) },
+    Scenario {
+        name: "shim_packets_of_100",
+        unit: "packet out and packet in",
+        run: || shim_packets(100),
+    },
+    Scenario {
+        name: "shim_packets_of_100000",
+        unit: "packet out and packet in",
+        run: || shim_packets(100_000),
+    },
 ];
+
+const SHIM_UNIT: &str = "round trip, both ends";
+/// Of payload: how much a segment holds depends on the way.
+const BULK_UNIT: &str = "KiB, both ends";
+
+fn shim_trips(way: Way) -> usize {
+    const ROUND_TRIPS: usize = 200;
+    let mut hosts = Hosts::new(way);
+    (0..50).for_each(|_| hosts.ping_pong());
+    measured(&mut || (0..ROUND_TRIPS).for_each(|_| hosts.ping_pong()));
+    ROUND_TRIPS
+}
+
+fn shim_bulk(way: Way) -> usize {
+    let mut hosts = Hosts::new(way);
+    let data = vec![0x5a; 1 << 20];
+    let mut read = vec![0; 256 << 10];
+    hosts.bulk(&data, &mut read);
+    measured(&mut || hosts.bulk(&data, &mut read));
+    data.len() >> 10
+}
+
+fn shim_packets(count: usize) -> usize {
+    const PACKETS: usize = 1000;
+    let mut many = Many::new(count);
+    (0..PACKETS).for_each(|_| many.packets());
+    measured(&mut || (0..PACKETS).for_each(|_| many.packets()));
+    PACKETS
+}
 
 fn receive(batch: usize, delivery: Delivery) -> usize {
     let mut receiver = Receiver::new(delivery, false);
