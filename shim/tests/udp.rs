@@ -91,6 +91,7 @@ fn a_context_between_ipv6_ulids_goes_over_to_ipv4_and_back() {
     lab.pump(0);
     lab.run(Duration::from_millis(100));
     assert_eq!(lab.hosts[0].layer.overhead_bytes(src, dst), 0);
+    assert!(lab.hosts[0].layer.passes(src, dst), "a port does not make plain packets slower");
 }
 
 #[test]

@@ -87,13 +87,10 @@ impl Contexts {
         }
     }
 
-    /// Whether every packet between two ULIDs goes and comes as it is.
+    /// Whether every packet between two ULIDs goes and comes as it is, but for received datagrams,
+    /// any of which may be one of the shim's.
     #[inline]
     pub fn passes(&mut self, ulids: Pair) -> bool {
-        // Any datagram may be one of the shim's.
-        if self.env.encap.is_some() && self.env.own.contains(ulids.local) {
-            return false;
-        }
         let Some(id) = self.look_up(ulids) else {
             let asks = self.asks_ports() || !self.forks.is_empty();
             return !asks || !self.may_be_ulids(ulids);

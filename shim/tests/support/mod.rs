@@ -124,6 +124,8 @@ pub struct Host {
 
 /// Protocol of the payloads.
 const UDP: u8 = 17;
+/// The port that all of them go to.
+const SERVICE: u16 = 9;
 
 /// Hosts and the network between them.
 pub struct Lab {
@@ -247,7 +249,13 @@ impl Lab {
         let mut addrs = PathAddrs { src: packet.src, dst: packet.dst, protocol: packet.protocol };
         let mut frame = Frame::from_heap(128, &packet.data);
         let h = &mut self.hosts[host];
-        let passed = packet.protocol != PROTOCOL && h.layer.passes(packet.dst, packet.src);
+        let port = u16::from_be_bytes([packet.data[2], packet.data[3]]);
+        let ours = packet.protocol == PROTOCOL || h.layer.takes_udp_port(port);
+        if !ours && packet.protocol == UDP && port != SERVICE {
+            // Nobody listens: a datagram for a port that the shim had.
+            return;
+        }
+        let passed = !ours && h.layer.passes(packet.dst, packet.src);
         if passed {
             h.layer.passed_in(self.now, packet.src, packet.dst, packet.data.len());
         } else if h.layer.ingress(self.now, &mut addrs, &mut frame) != Ok(Pass::Up) {

@@ -153,6 +153,7 @@ pub trait PathLayer: Send {
 
     /// Whether packets between two ULIDs, whatever their protocol, pass unchanged now in both
     /// directions. Asked often; may be true only where [`PathLayer::egress`] would change nothing.
+    /// Received datagrams of UDP are given to [`PathLayer::ingress`] all the same.
     #[inline]
     fn passes(&mut self, src: IpAddr, dst: IpAddr) -> bool {
         let _ = (src, dst);
