@@ -180,8 +180,9 @@ impl PathLayer for Layer {
 
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize {
         let ulids = Pair::new(src, dst);
-        let way = self.0.as_ref().and_then(|shim| shim.way(ulids));
-        way.map_or(0, |(pair, port)| overhead(ulids, pair, port.is_some()))
+        let Some(shim) = &self.0 else { return 0 };
+        let each = shim.ways(ulids).map(|(pair, port)| overhead(ulids, pair, port.is_some()));
+        each.max().unwrap_or(0)
     }
 
     fn locators(&self, src: IpAddr, dst: IpAddr) -> (IpAddr, IpAddr) {
@@ -191,8 +192,8 @@ impl PathLayer for Layer {
     }
 
     fn takes_super_segments(&self, src: IpAddr, dst: IpAddr) -> bool {
-        let way = self.0.as_ref().and_then(|shim| shim.way(Pair::new(src, dst)));
-        way.is_none_or(|(_, port)| port.is_none())
+        let Some(shim) = &self.0 else { return true };
+        shim.ways(Pair::new(src, dst)).all(|(_, port)| port.is_none())
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -122,8 +122,17 @@ fn flows_of_a_forked_instance_are_told_of_its_switches_and_no_others() {
         lab.hosts[0].layer.is_apart(ulids().local, ulids().remote, flow)
     };
     assert!(apart(&lab, 7) && !apart(&lab, 6));
+    let overhead = |lab: &Lab| lab.hosts[0].layer.overhead_bytes(ulids().local, ulids().remote);
+    assert_eq!(
+        overhead(&lab),
+        8,
+        "no packet between the ULIDs may be longer than the longest way takes"
+    );
     lab.shim(0).unfork(&flow(7));
     assert!(!apart(&lab, 7) && apart(&lab, 8));
+    assert_eq!(overhead(&lab), 8);
+    lab.shim(0).unfork(&flow(8));
+    assert_eq!(overhead(&lab), 0);
 }
 
 /// Host 2 lost the context, host 1 sends over its second addresses.

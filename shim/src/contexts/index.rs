@@ -134,6 +134,7 @@ impl Contexts {
         }
         if context.fii != 0 {
             self.forks.retain(|flow, fii| flow.ulids != ulids || *fii != context.fii);
+            self.count_forks(ulids);
         }
         if matches!(context.state, State::EFailed | State::NoSupport) {
             self.holds.hold(&mut self.env, now, ulids.remote, context.state);

@@ -64,6 +64,8 @@ pub struct Contexts {
     own_ulids: HashMap<IpAddr, u32, Key>,
     /// Transport flows that use a forked instance.
     forks: HashMap<traffic::Flow, u32, Key>,
+    /// The instances that those between two ULIDs use.
+    forked: HashMap<Pair, Ids, Key>,
     initiating: usize,
     timers: TimerWheel<u32>,
     flows: Flows,
@@ -108,6 +110,7 @@ impl Contexts {
             prefixes: HashMap::with_hasher(key),
             own_ulids: HashMap::with_hasher(key),
             forks: HashMap::with_hasher(key),
+            forked: HashMap::with_hasher(key),
             initiating: 0,
             timers: TimerWheel::default(),
             flows,

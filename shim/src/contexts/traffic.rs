@@ -189,9 +189,16 @@ impl Contexts {
         }
     }
 
-    /// The pair that packets between two ULIDs go by, and the peer's UDP port on it.
-    pub fn way(&self, ulids: Pair) -> Option<(Pair, Option<u16>)> {
-        let context = &self.slots[*self.by_ulids.get(&(ulids, 0))? as usize];
+    /// The pairs that rewritten packets between two ULIDs go by, and the peer's UDP port on each:
+    /// that of the common context, and those of forked instances.
+    pub fn ways(&self, ulids: Pair) -> impl Iterator<Item = (Pair, Option<u16>)> + '_ {
+        let forked = if self.forks.is_empty() { None } else { self.forked.get(&ulids) };
+        let forked = forked.into_iter().flatten().copied();
+        core::iter::once(0).chain(forked).filter_map(move |fii| self.way(ulids, fii))
+    }
+
+    fn way(&self, ulids: Pair, fii: u32) -> Option<(Pair, Option<u16>)> {
+        let context = &self.slots[*self.by_ulids.get(&(ulids, fii))? as usize];
         context.tag_out()?;
         let port = self.env.payload_port(context.local_tag, context.pair);
         (context.pair != ulids).then_some((context.pair, port))
@@ -239,6 +246,10 @@ impl Contexts {
         match self.start(now, flow.ulids, fii) {
             Ok(()) | Err(super::StartError::Exists) => {
                 self.forks.insert(flow, fii);
+                let used = self.forked.entry(flow.ulids).or_default();
+                if !used.contains(&fii) {
+                    used.push(fii);
+                }
                 Ok(())
             }
             error => error,
@@ -247,7 +258,22 @@ impl Contexts {
 
     /// A flow uses the context of all again.
     pub fn unfork(&mut self, flow: &Flow) {
-        self.forks.remove(flow);
+        if self.forks.remove(flow).is_some() {
+            self.count_forks(flow.ulids);
+        }
+    }
+
+    /// Which forked instances flows between two ULIDs use. Costs a look at every forked flow.
+    pub(super) fn count_forks(&mut self, ulids: Pair) {
+        let used = self.forks.iter().filter(|(flow, _)| flow.ulids == ulids);
+        let mut used: super::Ids = used.map(|(_, fii)| *fii).collect();
+        used.sort_unstable();
+        used.dedup();
+        if used.is_empty() {
+            self.forked.remove(&ulids);
+        } else {
+            self.forked.insert(ulids, used);
+        }
     }
 
     /// Whether a flow uses a forked instance.
