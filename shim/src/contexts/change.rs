@@ -8,7 +8,7 @@ use weft_stack::time::Instant;
 use super::Contexts;
 use crate::config::ShimConfig;
 use crate::encap::{Encap, EncapConfig};
-use crate::locator::LocatorList;
+use crate::locator::{Locator, Pair};
 use crate::reap::ReapConfig;
 use crate::trust::Trust;
 
@@ -36,11 +36,10 @@ impl Contexts {
         }
     }
 
-    /// Other proofs are taken and given, and our locators are these. What was proved of peers stays
-    /// until they say something else; they are told our list with its new proof.
-    pub fn set_trust(&mut self, now: Instant, trust: Box<dyn Trust>, own: LocatorList) {
+    /// Other proofs are taken and given. What was proved of peers stays until they say something
+    /// else; they get ours with the next list ([`Contexts::set_own`]).
+    pub fn set_trust(&mut self, trust: Box<dyn Trust>) {
         self.env.trust = trust;
-        self.set_own(now, own);
     }
 
     /// Gives the shim a UDP port: for IPv4 locators, for locators with ports, behind NATs; or takes
@@ -67,11 +66,10 @@ impl Contexts {
     pub fn locators_of_peer(&self, peer: IpAddr) -> Vec<IpAddr> {
         let mut found: Vec<&Locator> = Vec::new();
         for ulid in self.own_ulids.keys() {
-            let ulids = crate::locator::Pair::new(*ulid, peer);
+            let ulids = Pair::new(*ulid, peer);
             let Some(&id) = self.by_ulids.get(&(ulids, 0)) else { continue };
-            let usable = |l: &&crate::locator::Locator| {
-                !l.preference.is_broken() && l.port.is_none() && l.addr != peer
-            };
+            let usable =
+                |l: &&Locator| !l.preference.is_broken() && l.port.is_none() && l.addr != peer;
             found.extend(self.slots[id as usize].peer.locators.iter().filter(usable));
         }
         found.sort_by_key(|l| (l.preference.priority, l.addr));

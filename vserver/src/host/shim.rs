@@ -282,6 +282,15 @@ pub(crate) fn layer(v: &Vserver, seed: [u8; 16]) -> Result<Layer, String> {
     Ok(Layer::on(contexts))
 }
 
+/// Whether peers have to know of the difference.
+fn is_news(old: &Vserver, new: &Vserver) -> bool {
+    let proving = |v: &Vserver| {
+        let shim = v.shim.clone().unwrap_or_default();
+        (shim.parameters, shim.signing_key, shim.keys, shim.offer)
+    };
+    own_locators(old) != own_locators(new) || proving(old) != proving(new)
+}
+
 /// What becomes of a shim when its table or the addresses of its vserver change.
 pub(crate) enum ShimChange {
     /// It goes on like this.
@@ -295,7 +304,8 @@ pub(crate) struct Settings {
     shim: ShimConfig,
     reap: ReapConfig,
     encap: Option<EncapConfig>,
-    own: LocatorList,
+    /// Others, or the same with other proofs: peers are told.
+    own: Option<LocatorList>,
     /// Others, if the table changed: a file may have another content under the same name.
     proofs: Option<Box<Proofs>>,
 }
@@ -317,7 +327,7 @@ impl ShimChange {
                 shim: settings(shim),
                 reap: reap(shim),
                 encap: encap(shim),
-                own: own_locators(new),
+                own: is_news(old, new).then(|| own_locators(new)),
                 proofs: (before != shim).then(|| proofs(new, shim)).transpose()?.map(Box::new),
             }))),
         })
@@ -344,9 +354,11 @@ impl Settings {
         contexts.set_config(&self.shim);
         contexts.set_reap(self.reap);
         contexts.set_encap(now, self.encap);
-        match self.proofs {
-            Some(proofs) => contexts.set_trust(now, proofs, self.own),
-            None => contexts.set_own(now, self.own),
+        if let Some(proofs) = self.proofs {
+            contexts.set_trust(proofs);
+        }
+        if let Some(own) = self.own {
+            contexts.set_own(now, own);
         }
     }
 }
