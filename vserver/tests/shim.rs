@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -14,6 +14,8 @@ use common::{addr, config, connect, echo, echo_server, nic, pattern, start, star
 use weft_drivers::ethtool::{Offload, set_offload};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
+use weft_shim::hba::{Search, SigningKey, prefix_of};
+use weft_stack::rng::Rng;
 use weft_vserver::change::{ApplyError, Changes, Options};
 use weft_vserver::net::{ShimOption, ShimValue, UdpSocket};
 use weft_vserver::{Host, ShimContext, ShimError, ShimWish};
@@ -298,6 +300,69 @@ fn sockets_read_and_choose_the_locators_of_their_context() {
     assert_eq!(datagrams.shim_option(ShimOption::PeerSend).unwrap(), at("10.0.0.1"));
     let why = stream.shim_option(ShimOption::DontShim).unwrap_err();
     assert_eq!(why.kind(), std::io::ErrorKind::Unsupported);
+}
+
+const KEY: &[u8] = include_bytes!("../../shim/tests/data/cga-test-key.pem");
+
+/// A vserver with an address of a set in network `a`, and one in `b` that nobody knew of when the set
+/// was made: it is signed for. Its file, and the first address.
+fn signed(n: u8, directory: &Path, with_key: bool) -> (String, Ipv6Addr) {
+    use std::io::Write;
+    let key = SigningKey::from_pkcs8(KEY).unwrap();
+    let prefixes = ["2001:db8:a::", "2001:db8:c::"].map(|p| prefix_of(p.parse().unwrap()));
+    let der = with_key.then(|| key.public_der());
+    let mut search = Search::new(&prefixes, 0, der, 1, &mut Rng::from_u64(n.into())).unwrap();
+    let set = search.advance(1).unwrap().unwrap();
+    let (pds, pem) = (directory.join(format!("{n}.pds")), directory.join(format!("{n}.pem")));
+    std::fs::write(&pds, set.parameters().emit()).unwrap();
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&pem).unwrap();
+    file.write_all(KEY).unwrap();
+    let (name, first) = (if n == 1 { "web" } else { "c" }, set.addresses()[0]);
+    let nics = [0, 1].map(|i| nic(&format!("eth{i}"), 16 * n + i)).concat();
+    let text = format!(
+        "{nics}[alias.data0]\nover = \"eth0\"\n[alias.data1]\nover = \"eth1\"\n[vserver.{name}]\n\
+         addresses = [\"data0 {first}/64\", \"data1 2001:db8:b::{n}/64\"]\n\
+         [vserver.{name}.shim]\nset_up = \"immediate\"\nreap = \"rfc\"\naccept = [\"cga\"]\n\
+         offer = [\"cga\"]\nparameters = \"{}\"\nsigning_key = \"{}\"\n",
+        pds.display(),
+        pem.display()
+    );
+    (text, first)
+}
+
+#[test]
+fn an_address_that_came_later_is_signed_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, at) = signed(1, directory.path(), true);
+    let (two, from) = signed(2, directory.path(), true);
+    let (server, peers) = start(&one);
+    let client = start_on(&two, peers);
+    until("addresses", || {
+        have_addresses(&server, "web", &[&at.to_string(), "2001:db8:b::1"])
+            && have_addresses(&client, "c", &[&from.to_string(), "2001:db8:b::2"])
+    });
+    let to = addr(&format!("[{at}]:7"));
+    let _listening = echo_server(&vs(&server, "web"), to);
+    let stream = connect(&vs(&client, "c"), to);
+    echo(&stream, &pattern(10_000));
+    until("context", || context(&client).is_some());
+    let proved = context(&client).unwrap().peer_locators;
+    let signed = proved.iter().find(|l| l.address == ip("2001:db8:b::1")).unwrap();
+    assert_eq!(signed.verification, "cga");
+    let pair = pair_of('b', 2);
+    client.shim_wish(&wish(&at.to_string(), Some(pair))).unwrap();
+    echo(&stream, &pattern(100_000));
+    assert!(context(&client).unwrap().rewritten);
+}
+
+#[test]
+fn a_key_that_the_set_was_not_made_with_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (text, _) = signed(1, directory.path(), false);
+    let Err(why) = Host::start(config(&text)) else { panic!("it started") };
+    let why = why.to_string();
+    assert!(why.contains("not the key that the set was made with"), "{why}");
 }
 
 #[test]
