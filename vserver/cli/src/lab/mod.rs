@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 use weft_drivers::netns;
 use weft_vserver::config::Driver;
 
@@ -19,6 +19,7 @@ pub mod client;
 pub mod failover;
 pub mod goodput;
 mod mem;
+mod mptcp;
 pub mod plan;
 pub mod relay;
 pub mod report;
@@ -26,11 +27,13 @@ mod scale;
 mod scenario;
 mod tally;
 pub mod topology;
+mod traffic;
 
 use report::Report;
 
 /// Options of `weft lab`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group = ArgGroup::new("measured").args(["failover"]))]
 pub struct Args {
     /// What carries the frames between weft and the client
     #[arg(long, value_enum, default_value_t = Carrier::AfXdp)]
@@ -59,12 +62,33 @@ pub struct Args {
     /// Gaps of failover
     #[command(flatten)]
     pub matrix: failover::Matrix,
+    /// Of failures that are measured
+    #[command(flatten)]
+    pub runs: Runs,
     /// Write every frame of every NIC to pcapng files in DIR
     #[arg(long, value_name = "DIR")]
     pub keep_captures: Option<PathBuf>,
     /// Print the result as JSON, and no progress
     #[arg(short, long)]
     pub json: bool,
+}
+
+/// Which failures, and how often.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Runs {
+    /// Failures of each kind
+    #[arg(long, default_value_t = 3, value_name = "N", requires = "measured")]
+    pub times: usize,
+    /// Only the kinds whose name contains TEXT
+    #[arg(long, value_name = "TEXT", requires = "measured")]
+    pub kind: Option<String>,
+}
+
+impl Runs {
+    /// How often, and what the name contains.
+    fn what(&self) -> (usize, &str) {
+        (self.times.max(1), self.kind.as_deref().unwrap_or(""))
+    }
 }
 
 /// What carries the frames.

@@ -20,6 +20,8 @@ use weft_drivers::ethtool::{self, Offload};
 use weft_drivers::netlink::{LinkStats, Netlink, VethEnd};
 use weft_drivers::netns::Netns;
 
+use super::LabError;
+
 /// Prefix lengths of the shared network.
 pub const PREFIX4: u8 = 16;
 /// As [`PREFIX4`], for IPv6.
@@ -100,6 +102,17 @@ impl Machine {
         self.netns.enter(|| reach(v6(n)))?.map_err(|e| {
             DeviceError::new("wait for the address of", format!("{} {interface}", self.name), e)
         })
+    }
+
+    /// Runs `ip` in the machine.
+    pub(super) fn ip(&self, args: &[&str]) -> Result<(), LabError> {
+        let what = || format!("ip {} in {}", args.join(" "), self.name);
+        let output = self.netns.command("ip").args(args).output().map_err(LabError::io(what()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(LabError::io(what())(io::Error::other(text)))
     }
 
     /// Counters of an interface.

@@ -21,14 +21,13 @@ use weft_vserver::net::TcpListener;
 use super::report::Report;
 use super::scenario::{interrupted, wait_for_addresses};
 use super::topology::{CLIENT, Machine, PREFIX4, PREFIX6, WAN, nic, v4};
+use super::traffic::{self, Pings, Sum, join, spread};
 use super::{Args, LabError, plan};
 
 mod multipath;
 mod network;
-mod traffic;
 
 use network::{Fault, Network};
-use traffic::{Pings, Sum};
 
 /// Host numbers: the vserver, test addresses of the two members, that of the other weft host.
 const ALPHA: u16 = 11;
@@ -42,19 +41,13 @@ const EFFECT: Duration = Duration::from_millis(700);
 /// The group follows within it, or the run has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Which failures, and how often.
+/// Whether it is this scenario.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Matrix {
     /// Instead of the traffic scenario: how long a client notices that a path of a failover group
     /// died, and of kernel MPTCP
     #[arg(long)]
     pub failover: bool,
-    /// Failures of each kind
-    #[arg(long, default_value_t = 3, value_name = "N", requires = "failover")]
-    pub times: usize,
-    /// Only the kinds whose name contains TEXT
-    #[arg(long, value_name = "TEXT", requires = "failover")]
-    pub kind: Option<String>,
 }
 
 /// How a failure is found.
@@ -119,7 +112,7 @@ pub(super) fn run(
     report: &mut Report,
     stop: &AtomicBool,
 ) -> Result<(), LabError> {
-    let (times, only) = (args.matrix.times.max(1), args.matrix.kind.as_deref().unwrap_or(""));
+    let (times, only) = args.runs.what();
     report.condition("runs", format!("{times} of each kind"));
     report.condition(
         "traffic",
@@ -162,17 +155,6 @@ fn go_on(name: &str, ended: Result<(), LabError>, report: &mut Report) -> Result
         }
         Ok(()) => Ok(()),
     }
-}
-
-/// Median, the value that 99 % do not exceed, and the most, of ms.
-fn spread(values: &[f64]) -> String {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |part: f64| {
-        let rank = (sorted.len() as f64 * part).ceil() as usize;
-        sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
-    };
-    format!("{:.1} / {:.1} / {:.1}", at(0.5), at(0.99), at(1.0))
 }
 
 fn tell(name: &str, target_ms: f64, gaps: &Gaps, report: &mut Report) {
@@ -391,7 +373,10 @@ impl Bench {
         std::thread::scope(|scope| {
             let pings = scope.spawn(|| client.enter(|| traffic::pings(self.to, &ended)));
             let to = SocketAddr::new(self.to, PORT);
-            let connect = || std::net::TcpStream::connect_timeout(&to, PATIENCE);
+            let connect = || {
+                let stream = std::net::TcpStream::connect_timeout(&to, PATIENCE)?;
+                stream.set_read_timeout(Some(traffic::PATIENCE)).map(|()| stream)
+            };
             let stream = client.enter(connect)?.map_err(LabError::io("connect"));
             let served = listener.accept().map_err(LabError::io("accept"));
             let (stream, (served, _)) = match (stream, served) {
@@ -401,7 +386,7 @@ impl Bench {
                     return Err(e);
                 }
             };
-            let produced = scope.spawn(|| traffic::produce(served, &ended));
+            let produced = scope.spawn(|| traffic::produce(served, &ended, traffic::PATIENCE));
             let consumed = scope.spawn(move || traffic::consume(&stream));
             let told = self.break_and_mend(kind);
             ended.store(true, Ordering::Release);
@@ -457,10 +442,6 @@ struct Told {
     end: Instant,
 }
 
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> Result<T, LabError> {
-    thread.join().map_err(|_| LabError::io("a thread")(std::io::Error::other("it panicked")))
-}
-
 impl Gaps {
     fn add(&mut self, told: &Told, pings: &Pings, times: &[Instant], got: &Sum) {
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
@@ -493,17 +474,5 @@ impl Gaps {
     /// Both ends of a stream tell what they sent and got.
     fn compare(&mut self, sent: &Sum, got: &Sum) {
         self.differ += usize::from(sent != got);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spread_is_the_median_the_99th_percentile_and_the_most() {
-        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
-        assert_eq!(spread(&values), "100.0 / 198.0 / 200.0");
-        assert_eq!(spread(&[3.0]), "3.0 / 3.0 / 3.0");
     }
 }

@@ -55,7 +55,7 @@ impl Network {
     }
 
     fn ip(&self, args: &[&str]) -> Result<(), LabError> {
-        ip(&self.switch, args)
+        self.switch.ip(args)
     }
 
     /// A cable from an interface of a machine, which is made, to a port of a switch.
@@ -108,15 +108,4 @@ impl Network {
                 .netlink(|netlink| netlink.set_master(PORTS[cable], Some(SWITCHES[cable])))?),
         }
     }
-}
-
-/// Runs `ip` in a machine.
-pub(super) fn ip(machine: &Machine, args: &[&str]) -> Result<(), LabError> {
-    let what = || format!("ip {} in {}", args.join(" "), machine.name);
-    let output = machine.netns.command("ip").args(args).output().map_err(LabError::io(what()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(LabError::io(what())(std::io::Error::other(text)))
 }

@@ -1,7 +1,8 @@
 //! What is watched while a path dies: echo requests each millisecond, and a stream of known bytes.
+//! How long nothing came, and what many runs say of it.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use sha2::{Digest, Sha256};
 use weft_stack::rng::Rng;
 
-use super::super::client::icmp_socket;
+use super::LabError;
+use super::client::icmp_socket;
 
 /// Echo requests and pieces of the stream come so often.
 pub(super) const SPACING: Duration = Duration::from_millis(1);
@@ -19,7 +21,7 @@ const PIECE: usize = 8000;
 /// How long the last answers are waited for.
 const LAST: Duration = Duration::from_millis(300);
 /// What is called off after so long: a stream that does not end.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// When echo requests were sent and answers came.
 #[derive(Debug, Default)]
@@ -56,6 +58,22 @@ pub(super) fn gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
         return to - from;
     }
     within.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
+
+/// Median, the value that 99 % do not exceed, and the most, of ms.
+pub(super) fn spread(values: &[f64]) -> String {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |part: f64| {
+        let rank = (sorted.len() as f64 * part).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    };
+    format!("{:.1} / {:.1} / {:.1}", at(0.5), at(0.99), at(1.0))
+}
+
+/// What a thread returned.
+pub(super) fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> Result<T, LabError> {
+    thread.join().map_err(|_| LabError::io("a thread")(io::Error::other("it panicked")))
 }
 
 /// Pings from the calling thread's namespace until `stop`; at most 65,535.
@@ -100,7 +118,7 @@ pub(super) fn pings(to: IpAddr, stop: &AtomicBool) -> io::Result<Pings> {
     Ok(seen)
 }
 
-fn sleep_until(at: Instant) {
+pub(super) fn sleep_until(at: Instant) {
     let now = Instant::now();
     if at > now {
         std::thread::sleep(at - now);
@@ -108,19 +126,24 @@ fn sleep_until(at: Instant) {
 }
 
 /// Both ends of a stream agree in this.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sum {
     pub(super) bytes: u64,
     pub(super) sha256: String,
 }
 
-/// Sends pieces, one each millisecond, or later ones faster if it was held up, until `stop`.
-pub(super) fn produce(mut to: impl Write, stop: &AtomicBool) -> io::Result<Sum> {
+/// Sends pieces, one each millisecond, or later ones faster if it was held up, until `stop` but not
+/// longer than `patience`.
+pub(super) fn produce(
+    mut to: impl Write,
+    stop: &AtomicBool,
+    patience: Duration,
+) -> io::Result<Sum> {
     let (mut hash, mut rng, mut bytes) = (Sha256::new(), Rng::from_u64(11), 0);
     let mut piece: Vec<u8> = (0..PIECE / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
     let begin = Instant::now();
     let mut due = begin;
-    while !stop.load(Ordering::Acquire) && begin.elapsed() < PATIENCE {
+    while !stop.load(Ordering::Acquire) && begin.elapsed() < patience {
         sleep_until(due);
         due += SPACING;
         piece[..8].copy_from_slice(&u64::to_le_bytes(bytes));
@@ -128,18 +151,17 @@ pub(super) fn produce(mut to: impl Write, stop: &AtomicBool) -> io::Result<Sum> 
         hash.update(&piece);
         bytes += piece.len() as u64;
     }
-    Ok(Sum { bytes, sha256: super::super::plan::hex(&hash.finalize()) })
+    Ok(Sum { bytes, sha256: super::plan::hex(&hash.finalize()) })
 }
 
-/// Reads to the end; also when something came.
-pub(super) fn consume(mut from: &TcpStream) -> io::Result<(Sum, Vec<Instant>)> {
-    from.set_read_timeout(Some(PATIENCE))?;
+/// Reads to the end; also when something came. The stream has its own read timeout.
+pub(super) fn consume(mut from: impl Read) -> io::Result<(Sum, Vec<Instant>)> {
     let (mut hash, mut bytes, mut times) = (Sha256::new(), 0, Vec::new());
     let mut buffer = vec![0; 1 << 16];
     loop {
         let n = from.read(&mut buffer)?;
         if n == 0 {
-            return Ok((Sum { bytes, sha256: super::super::plan::hex(&hash.finalize()) }, times));
+            return Ok((Sum { bytes, sha256: super::plan::hex(&hash.finalize()) }, times));
         }
         times.push(Instant::now());
         hash.update(&buffer[..n]);
@@ -159,6 +181,13 @@ mod tests {
         let ms = |from, to| gap(&times, at(from), at(to)).as_millis();
         assert_eq!((ms(0, 60), ms(2, 10), ms(51, 55), ms(51, 51)), (48, 48, 8, 1));
         assert_eq!(gap(&[], at(3), at(10)), Duration::from_millis(7));
+    }
+
+    #[test]
+    fn a_spread_is_the_median_the_99th_percentile_and_the_most() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!(spread(&values), "100.0 / 198.0 / 200.0");
+        assert_eq!(spread(&[3.0]), "3.0 / 3.0 / 3.0");
     }
 
     #[test]
