@@ -108,6 +108,27 @@ fn traffic_over_tun() {
 }
 
 #[test]
+fn connections_go_on_while_providers_fail_in_every_way() {
+    if !xdp() {
+        return;
+    }
+    let report = lab(&["--providers"]);
+    let checks = report["checks"].as_array().expect("checks");
+    let names: Vec<&str> = checks.iter().filter_map(|c| c["name"].as_str()).collect();
+    for wanted in [
+        "the provider goes dark, both go on",
+        "only what comes from the left is lost, both go on",
+        "only what comes from the right is lost, both go on",
+        "the left address is withdrawn, both go on",
+        "the left link goes down, both go on",
+        "the right link goes down, both go on",
+        "one stream and one conversation through all of it",
+    ] {
+        assert!(names.contains(&wanted), "{wanted} is missing in {names:?}");
+    }
+}
+
+#[test]
 fn traffic_over_memory() {
     lab(&["--driver", "mem", "--size", "8"]);
 }

@@ -25,6 +25,7 @@ pub mod relay;
 pub mod report;
 mod scale;
 mod scenario;
+pub mod shim;
 mod tally;
 pub mod topology;
 mod traffic;
@@ -33,7 +34,7 @@ use report::Report;
 
 /// Options of `weft lab`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(group = ArgGroup::new("measured").args(["failover"]))]
+#[command(group = ArgGroup::new("measured").args(["failover", "shim"]))]
 pub struct Args {
     /// What carries the frames between weft and the client
     #[arg(long, value_enum, default_value_t = Carrier::AfXdp)]
@@ -62,6 +63,9 @@ pub struct Args {
     /// Gaps of failover
     #[command(flatten)]
     pub matrix: failover::Matrix,
+    /// Providers that fail under the multipath shim
+    #[command(flatten)]
+    pub paths: shim::Providers,
     /// Of failures that are measured
     #[command(flatten)]
     pub runs: Runs,
@@ -201,6 +205,9 @@ fn run_scenario(args: &Args, report: &mut Report, stop: &AtomicBool) -> Result<(
     if args.matrix.failover {
         report.driver = String::from("af-xdp");
         return failover::run(args, dir.path(), report, stop);
+    }
+    if args.paths.providers || args.paths.shim {
+        return shim::run(args, dir.path(), report, stop);
     }
     match (args.vservers, args.driver) {
         (Some(n), _) => scale::run(args, n, dir.path(), report, stop),
