@@ -212,7 +212,8 @@ impl Oracle<'_> {
             let members = &g.config.members;
             for (i, m) in members.iter().enumerate() {
                 self.say(is(m, &["data"]), "place");
-                self.say(is(m, &["fail"]), "nested");
+                let own = split(m).0 == g.name;
+                self.say(is(m, &["fail"]), if own { "cycle" } else { "nested" });
                 self.known(m);
                 self.say(self.tun(m), "not-ethernet");
                 let (base, tag) = split(m);
@@ -284,28 +285,194 @@ impl Oracle<'_> {
     }
 }
 
-fn reason(why: &Illegal) -> &'static str {
-    match why {
-        Illegal::Name(_) => "name",
-        Illegal::Place { .. } => "place",
-        Illegal::Twice(_) => "twice",
-        Illegal::Unknown(_) => "unknown",
-        Illegal::NotEthernet { .. } => "not-ethernet",
-        Illegal::Used { .. } => "used",
-        Illegal::Locked { .. } => "locked",
-        Illegal::Drivers { .. } => "drivers",
-        Illegal::MinLinks { .. } => "min-links",
-        Illegal::Key { .. } => "key",
-        Illegal::MacTwice { .. } => "mac-twice",
-        Illegal::SharedNic { .. } => "shared",
-        Illegal::Nested { .. } | Illegal::Cycle { .. } => "nested",
-        Illegal::NoMember { .. } => "no-member",
-        Illegal::AllStandby(_) => "all-standby",
-        Illegal::TwoTags { .. } => "two-tags",
-        Illegal::NoOver(_) => "no-over",
-        Illegal::OverDiffers { .. } => "over-differs",
-        Illegal::Mtu { .. } => "mtu",
-        _ => "something else",
+/// The names of all reasons, of which none can be left out.
+macro_rules! reasons {
+    ($($variant:pat => $name:literal,)*) => {
+        fn reason(why: &Illegal) -> &'static str {
+            match why {
+                $($variant => $name,)*
+            }
+        }
+        const REASONS: &[&str] = &[$($name),*];
+    };
+}
+
+reasons! {
+    Illegal::Name(_) => "name",
+    Illegal::Place { .. } => "place",
+    Illegal::Twice(_) => "twice",
+    Illegal::DeviceShared(..) => "device-shared",
+    Illegal::Unknown(_) => "unknown",
+    Illegal::NotEthernet { .. } => "not-ethernet",
+    Illegal::Used { .. } => "used",
+    Illegal::Locked { .. } => "locked",
+    Illegal::Drivers { .. } => "drivers",
+    Illegal::Empty(..) => "empty",
+    Illegal::TooMany { .. } => "too-many",
+    Illegal::MinLinks { .. } => "min-links",
+    Illegal::PortNumber { .. } => "port-number",
+    Illegal::PortNumberZero(_) => "port-number-zero",
+    Illegal::Key { .. } => "key",
+    Illegal::MacTwice { .. } => "mac-twice",
+    Illegal::Primary { .. } => "primary",
+    Illegal::SharedNic { .. } => "shared",
+    Illegal::Nested { .. } => "nested",
+    Illegal::Cycle { .. } => "cycle",
+    Illegal::NoMember { .. } => "no-member",
+    Illegal::AllStandby(_) => "all-standby",
+    Illegal::TestTwice { .. } => "test-twice",
+    Illegal::TestNotLocal(_) => "test-not-local",
+    Illegal::TestNoHost(_) => "test-no-host",
+    Illegal::Group { .. } => "group",
+    Illegal::Beyond { .. } => "beyond",
+    Illegal::TwoTags { .. } => "two-tags",
+    Illegal::NoOver(_) => "no-over",
+    Illegal::OverDiffers { .. } => "over-differs",
+    Illegal::Mtu { .. } => "mtu",
+    Illegal::Priority(_) => "priority",
+}
+
+/// What is added to a legal tree so that one thing is wrong with it, and with nothing else.
+struct Addition {
+    spec: TreeSpec,
+    nics: [String; 2],
+}
+
+impl Addition {
+    /// Two NICs that nobody has.
+    fn to(legal: &TreeSpec) -> Addition {
+        let mut spec = legal.clone();
+        let nics = ["eth900", "eth901"].map(str::to_owned);
+        spec.nics.extend(nics.iter().map(|name| NicSpec {
+            name: name.clone(),
+            device: format!("dev-{name}"),
+            driver: "tap",
+            ethernet: true,
+            mtu: Some(1500),
+        }));
+        Addition { spec, nics }
+    }
+
+    fn nic(&mut self) -> &mut NicSpec {
+        self.spec.nics.last_mut().unwrap()
+    }
+
+    fn bond(&mut self, ports: &[String]) -> &mut BondConfig {
+        let mut config = BondConfig::default();
+        config.ports = ports.iter().map(|p| PortConfig::named(p)).collect();
+        config.lacp.key = 900;
+        self.spec.bonds.push(BondSpec { name: String::from("bond900"), config });
+        &mut self.spec.bonds.last_mut().unwrap().config
+    }
+
+    fn group(&mut self, members: &[&str]) -> &mut GroupConfig {
+        let members = members.iter().map(|m| (*m).to_owned()).collect();
+        let config = GroupConfig { members, ..GroupConfig::default() };
+        self.spec.groups.push(GroupSpec { name: String::from("fail900"), config });
+        &mut self.spec.groups.last_mut().unwrap().config
+    }
+
+    fn alias(&mut self, name: &str, over: &str) -> &mut AliasSpec {
+        let (name, over) = (name.to_owned(), Some(over.to_owned()));
+        self.spec.aliases.push(AliasSpec { name, over, ..AliasSpec::default() });
+        self.spec.aliases.last_mut().unwrap()
+    }
+
+    fn test(&mut self, tests: &[&str]) {
+        let both = ["eth900", "eth901"];
+        let group = self.group(&both);
+        let of = |(cidr, member): (&&str, &&str)| ((*member).to_owned(), cidr.parse().unwrap());
+        group.test = tests.iter().zip(&both).map(of).collect();
+    }
+
+    /// Something of the layers below aliases.
+    fn spoil_links(&mut self, what: &str) -> bool {
+        let nics = self.nics.clone();
+        match what {
+            "name" => self.nic().name = String::from("enp3s0"),
+            "place" => self.nic().name = String::from("bond7"),
+            "twice" => self.nic().name = String::from("ETH900"),
+            "device-shared" => self.nic().device = String::from("dev-eth900"),
+            "unknown" => drop(self.bond(&["eth999".to_owned()])),
+            "not-ethernet" => {
+                self.nic().ethernet = false;
+                self.bond(&nics[1..]);
+            }
+            "used" => {
+                self.bond(&nics);
+                self.group(&["eth901"]);
+            }
+            "drivers" => {
+                self.nic().driver = "packet";
+                self.bond(&nics);
+            }
+            "empty" => drop(self.bond(&[])),
+            "too-many" => drop(self.bond(&vec![String::from("eth900"); PORTS_MAX + 1])),
+            "min-links" => self.bond(&nics).min_links = 3,
+            "port-number" => {
+                self.bond(&nics).ports.iter_mut().for_each(|p| p.number = Some(7));
+            }
+            "port-number-zero" => self.bond(&nics).ports[0].number = Some(0),
+            "primary" => self.bond(&nics).primary = Some(String::from("eth999")),
+            "key" => {
+                self.bond(&nics[..1]).lacp.system = Some([2, 0, 0, 0, 9, 0]);
+                let mut other = self.spec.bonds.last().unwrap().clone();
+                other.name = String::from("bond901");
+                other.config.ports = vec![PortConfig::named(&nics[1])];
+                self.spec.bonds.push(other);
+            }
+            "priority" => {
+                let name = String::from("eth900.5");
+                self.spec.vlans.push(VlanSpec { name, priority: Some(8) });
+            }
+            _ => return self.spoil_groups(what) || self.spoil_aliases(what),
+        }
+        true
+    }
+
+    fn spoil_groups(&mut self, what: &str) -> bool {
+        match what {
+            "shared" => drop(self.group(&["eth900.5", "eth900.6"])),
+            "nested" => {
+                self.group(&["eth900"]);
+                self.group(&["eth901", "fail900"]);
+                self.spec.groups.last_mut().unwrap().name = String::from("fail901");
+            }
+            "cycle" => drop(self.group(&["eth900", "fail900.5"])),
+            "no-member" => self.group(&["eth900"]).standby = vec![String::from("eth901")],
+            "all-standby" => self.group(&["eth900"]).standby = vec![String::from("eth900")],
+            "test-twice" => self.test(&["10.0.0.1/24", "10.0.0.1/24"]),
+            "test-not-local" => self.test(&["2001:db8::1/64"]),
+            "test-no-host" => self.test(&["224.0.0.1/24"]),
+            "group" => self.group(&["eth900"]).flaps_max = 0,
+            _ => return false,
+        }
+        true
+    }
+
+    fn spoil_aliases(&mut self, what: &str) -> bool {
+        match what {
+            "locked" => {
+                self.group(&["eth900"]);
+                self.alias("data900", "eth900");
+            }
+            "mac-twice" => {
+                self.alias("data900", "eth900").mac = Some([2, 0, 0, 0, 9, 0]);
+                self.alias("data901", "eth900").mac = Some([2, 0, 0, 0, 9, 0]);
+            }
+            "beyond" => {
+                self.alias("data900", "eth900").beyond.hook = Some(String::from("relative"));
+            }
+            "two-tags" => drop(self.alias("data900.5", "eth900.6")),
+            "no-over" => self.alias("data900", "").over = None,
+            "over-differs" => {
+                self.alias("data900", "eth900");
+                self.alias("data900.5", "eth901");
+            }
+            "mtu" => self.alias("data900", "eth900").mtu = Some(1501),
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -405,6 +572,24 @@ proptest! {
         let tree = Tree::new(spec.clone());
         prop_assert!(tree.is_ok(), "{:?}", tree.unwrap_err());
         holds(&spec, &tree.unwrap());
+    }
+}
+
+proptest! {
+    #[test]
+    fn one_thing_that_is_wrong_with_a_tree_is_its_only_reason(spec in specs()) {
+        let legal = legal_part(&spec);
+        let mut met = BTreeSet::new();
+        for what in REASONS {
+            let mut addition = Addition::to(&legal);
+            prop_assert!(Tree::new(addition.spec.clone()).is_ok(), "what is added is legal");
+            prop_assert!(addition.spoil_links(what), "nothing is known that is {what}");
+            let errors = Tree::new(addition.spec).expect_err(what);
+            let reasons: Vec<_> = errors.iter().map(|e| reason(&e.why)).collect();
+            prop_assert!(reasons.iter().all(|r| r == what), "{what}: {errors:?}");
+            met.extend(reasons);
+        }
+        prop_assert_eq!(met.into_iter().collect::<Vec<_>>().len(), REASONS.len());
     }
 }
 
