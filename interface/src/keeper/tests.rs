@@ -2,6 +2,7 @@
 
 mod change;
 mod outlook;
+mod troubles;
 
 use std::net::IpAddr;
 
@@ -369,6 +370,8 @@ struct Switched {
     hosts: Vec<Keeper>,
     /// NICs that hear and are heard, by host.
     works: Vec<Vec<bool>>,
+    /// A NIC that hears and is not heard.
+    mute: Option<End>,
     announced: Vec<IpAddr>,
     /// NICs that probes of host 0 left by.
     left: Vec<usize>,
@@ -377,16 +380,22 @@ struct Switched {
 
 impl Switched {
     fn new(config: &GroupConfig) -> Switched {
+        Switched::tested(config, |host, nic| 100 + 10 * host + nic)
+    }
+
+    /// With test addresses that end as `last` says.
+    fn tested(config: &GroupConfig, last: impl Fn(u8, u8) -> u8) -> Switched {
         let host = |number: u8| {
             let test = |nic: u8| {
-                let text = format!("10.0.0.{}/24", 100 + 10 * number + nic);
+                let text = format!("10.0.0.{}/24", last(number, nic));
                 (format!("eth{nic}"), text.parse().unwrap())
             };
             let other = |nic: u8| IpAddr::from([10, 0, 0, 100 + 10 * (1 - number) + nic]);
             let mut config = config.clone();
             config.members = vec![String::from("eth0"), String::from("eth1")];
-            config.targets = vec![other(0), other(1)];
             config.test = vec![test(0), test(1)];
+            config.targets = vec![other(0), other(1)];
+            config.targets.retain(|t| config.test.iter().all(|(_, own)| own.addr != *t));
             let spec = TreeSpec {
                 nics: vec![nic(0), nic(1)],
                 groups: vec![GroupSpec { name: String::from("fail0"), config }],
@@ -399,14 +408,13 @@ impl Switched {
             now: START,
             hosts: vec![host(0), host(1)],
             works: vec![vec![true; 2]; 2],
+            mute: None,
             announced: Vec::new(),
             left: Vec::new(),
             events: Vec::new(),
         };
         for host in 0..2 {
-            for nic in 0..2 {
-                lab.hosts[host].handle_link(START, nic, PortLink::UP, None);
-            }
+            lab.hosts[host].handle_links(START, (0..2).map(|nic| (nic, PortLink::UP, None)));
         }
         lab.exchange();
         lab
@@ -440,7 +448,7 @@ impl Switched {
                         self.announced.push(addr.into());
                     }
                 }
-                if !self.works[host][nic] {
+                if !self.works[host][nic] || self.mute == Some((host, nic)) {
                     continue;
                 }
                 for (other, works) in self.works.iter().enumerate() {

@@ -358,8 +358,8 @@ impl Addition {
     }
 
     fn bond(&mut self, ports: &[String]) -> &mut BondConfig {
-        let mut config = BondConfig::default();
-        config.ports = ports.iter().map(|p| PortConfig::named(p)).collect();
+        let ports = ports.iter().map(|p| PortConfig::named(p)).collect();
+        let mut config = BondConfig { ports, ..BondConfig::default() };
         config.lacp.key = 900;
         self.spec.bonds.push(BondSpec { name: String::from("bond900"), config });
         &mut self.spec.bonds.last_mut().unwrap().config
@@ -589,7 +589,7 @@ proptest! {
             prop_assert!(reasons.iter().all(|r| r == what), "{what}: {errors:?}");
             met.extend(reasons);
         }
-        prop_assert_eq!(met.into_iter().collect::<Vec<_>>().len(), REASONS.len());
+        prop_assert_eq!(met.len(), REASONS.len());
     }
 }
 

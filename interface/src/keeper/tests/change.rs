@@ -8,7 +8,7 @@ fn addr(last: u8) -> IpAddr {
 }
 
 /// The tree of a host is another; `standing`: addresses by the names of their links.
-fn change(lab: &mut Lab, host: usize, spec: TreeSpec, standing: &[(&str, IpAddr)]) {
+pub(super) fn change(lab: &mut Lab, host: usize, spec: TreeSpec, standing: &[(&str, IpAddr)]) {
     let tree = tree(spec);
     let place = |name: &str| tree.link(&name.parse().unwrap()).unwrap();
     let addresses = standing.iter().map(|(on, addr)| (place(on), *addr, None)).collect();
@@ -16,6 +16,16 @@ fn change(lab: &mut Lab, host: usize, spec: TreeSpec, standing: &[(&str, IpAddr)
     let now = lab.now;
     lab.hosts[host].update(now, &tree, 77, &standing);
     lab.exchange();
+}
+
+/// A group of three NICs' machine.
+pub(super) fn of_members(members: &[&str]) -> TreeSpec {
+    TreeSpec {
+        nics: vec![nic(0), nic(1), nic(2)],
+        groups: vec![group("fail0", members)],
+        aliases: vec![alias("data0", "fail0")],
+        ..TreeSpec::default()
+    }
 }
 
 #[test]
@@ -50,12 +60,7 @@ fn lacp_of_a_bond_that_stays_notices_nothing_of_what_changes_around_it() {
 
 #[test]
 fn a_member_comes_and_goes_and_only_what_it_takes_moves() {
-    let spec = |members: &[&str]| TreeSpec {
-        nics: vec![nic(0), nic(1), nic(2)],
-        groups: vec![group("fail0", members)],
-        aliases: vec![alias("data0", "fail0")],
-        ..TreeSpec::default()
-    };
+    let spec = of_members;
     let mut lab = Lab::alone(keeper(spec(&["eth0", "eth1"]), 0));
     let fail = link(&lab.hosts[0], "fail0");
     let all: Vec<(&str, IpAddr)> = (1..=6).map(|last| ("fail0", addr(last))).collect();
