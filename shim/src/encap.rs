@@ -199,14 +199,15 @@ impl Encap {
         frame.data().get(2..4) == Some(&self.config.port.to_be_bytes())
     }
 
-    /// Takes a datagram that came by `pair` apart.
+    /// Takes a datagram that came by `pair` apart; one, not several that receive merging made one of.
     pub fn pull(&mut self, pair: Pair, frame: &mut Frame) -> Result<Arrived, DropReason> {
         let Some(header) = frame.data().first_chunk::<OVERHEAD_BYTES>() else {
             return Err(DropReason::UdpMalformed);
         };
         let field = |n: usize| u16::from_be_bytes([header[2 * n], header[2 * n + 1]]);
         let (port, to, len, sum) = (field(0), field(1), field(2), field(3));
-        if to != self.config.port || port == 0 || usize::from(len) != frame.total_len() {
+        let single = usize::from(len) == frame.total_len() && frame.meta.gso == Gso::None;
+        if to != self.config.port || port == 0 || !single {
             return Err(DropReason::UdpMalformed);
         }
         let unchecked = sum == 0 && pair.local.is_ipv4();

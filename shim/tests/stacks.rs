@@ -9,11 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use support::{ip, shim};
 use weft_shim::config::{SetUp, SetUpConfig, ShimConfig};
+use weft_shim::encap::EncapConfig;
 use weft_shim::layer::Layer;
+use weft_shim::locator::Pair;
 use weft_shim::reap::ReapConfig;
 use weft_stack::Stack;
 use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
+use weft_stack::link::gro::{BurstFacts, Gro};
 use weft_stack::socket::SocketId;
 use weft_stack::stack::{Change, StackConfig, TxBurst};
 use weft_stack::time::{Duration, Instant};
@@ -36,6 +39,8 @@ struct Net {
     dark: [[bool; 2]; 2],
     /// Frames carried by provider.
     carried: [u64; 2],
+    /// Merges what arrives at once.
+    gro: Option<Gro>,
 }
 
 impl Net {
@@ -74,6 +79,7 @@ impl Net {
             serial: 0,
             dark: [[false; 2]; 2],
             carried: [0; 2],
+            gro: None,
         };
         net.run(Duration::from_secs(3));
         net
@@ -110,10 +116,18 @@ impl Net {
             for stack in &mut self.stacks {
                 stack.handle_timeout(self.now);
             }
+            let mut burst = Vec::new();
             while let Some(first) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) {
                 let (to, alias, bytes) = first.remove();
-                let frame = Frame::from_heap(HEADROOM_BYTES, &bytes);
-                self.stacks[to].handle_frame(self.now, alias, frame);
+                burst.push(((to, alias), Some(Frame::from_heap(HEADROOM_BYTES, &bytes))));
+            }
+            if let Some(gro) = &mut self.gro {
+                gro.merge(&mut burst, BurstFacts { ethernet: true, trust: false }, |_| true);
+            }
+            for ((to, alias), frame) in burst {
+                if let Some(frame) = frame {
+                    self.stacks[to].handle_frame(self.now, alias, frame);
+                }
             }
         }
         self.now = end;
@@ -218,6 +232,46 @@ fn a_transfer_survives_one_provider_after_the_other() {
     });
     assert_eq!(step, 4);
     assert!(gap <= Duration::from_millis(200), "{gap:?} without progress");
+}
+
+/// Receive merging makes one frame of datagrams of a flow, and all packets in UDP are of one.
+#[test]
+fn a_transfer_in_udp_loses_nothing_when_datagrams_are_merged() {
+    let mut net = Net::new(&immediately());
+    net.gro = Some(Gro::default());
+    let now = net.now;
+    for host in [1u16, 2] {
+        net.stacks[usize::from(host) - 1].with_path_mut(now, |layer| {
+            let shim = layer.shim_mut().unwrap();
+            let mut list = support::list_of(host, 2);
+            list.generation += 1;
+            list.locators[1].port = Some(4140);
+            shim.set_encap(now, Some(EncapConfig::new(4140)));
+            shim.set_own(now, list);
+        });
+    }
+    let mut moved = false;
+    transfer(&mut net, 1_000_000, |net, got| {
+        if got > 100_000 && !moved {
+            moved = true;
+            let (now, by) = (net.now, Pair::new(ip(1, 2), ip(2, 2)));
+            for (host, by) in [by, by.reversed()].into_iter().enumerate() {
+                let ulids = if host == 0 { support::ulids() } else { support::ulids().reversed() };
+                net.stacks[host].with_path_mut(now, |layer| {
+                    layer.shim_mut().unwrap().switch(now, ulids, 0, by).unwrap();
+                });
+            }
+        }
+    });
+    assert_eq!(pair(&net), (ip(1, 2), ip(2, 2)));
+    let shim = |host: usize| net.stacks[host].path().shim().unwrap();
+    let (out, into) = (shim(0).encap().unwrap().stats(), shim(1).encap().unwrap().stats());
+    assert!(out.packets_out > 500 && out.packets_out == into.packets_in, "{out:?} {into:?}");
+    assert_eq!(net.stacks[0].mib().tcp.retrans_segs, 0);
+    for stack in &net.stacks {
+        assert_eq!(stack.mib().tcp.in_csum_errors, 0);
+        stack.mib().check_sums().unwrap();
+    }
 }
 
 #[test]

@@ -274,7 +274,8 @@ pub trait PathLayer: Send {
         false
     }
 
-    /// Datagrams to this port are the layer's own, so that no socket can have it.
+    /// Datagrams to this port are the layer's own, so that no socket can have it. Those that receive
+    /// merging made one frame of come to [`PathLayer::ingress`] one by one.
     #[inline]
     fn takes_udp_port(&self, port: u16) -> bool {
         let _ = port;

@@ -19,6 +19,7 @@ use crate::time::Instant;
 use crate::transport::Transports;
 use crate::wire::protocol;
 
+mod datagrams;
 pub(super) mod mapped;
 
 /// Packets of the stack to itself that one call takes up.

@@ -1,8 +1,8 @@
 //! The way up through a path layer that maps packets, and what it has to do and to tell.
 
-use super::above;
+use super::{above, count, datagrams};
 use crate::ctx::Fate;
-use crate::frame::{Checksum, Frame};
+use crate::frame::{Checksum, Frame, Gso};
 use crate::ip::input::{self, Input};
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
 use crate::path::{Pass, PathAddrs, PathEvent, PathLayer, Quoted, Requoted};
@@ -13,9 +13,47 @@ use crate::wire::protocol;
 const QUOTE_BYTES_MIN: usize = 8;
 const FRAGMENT_HEADER_LEN: usize = 8;
 
-/// A packet that ends here, below the path layer. What the layer maps comes up once more, as it was
-/// above the layer of the peer: raw sockets see that, and nothing of what was around it.
+/// A packet that ends here, below the path layer; or datagrams that receive merging, here or in the
+/// kernel, made one of. Each of those that are the layer's holds a packet: they count one by one.
 pub(super) fn up<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    t: &mut Transports<'_>,
+    packet: InPacket,
+    frame: Frame,
+    pointer: u32,
+) -> Fate {
+    let Some(size) = merged_size(lower, &packet, &frame) else {
+        return one_up(lower, t, packet, frame, pointer);
+    };
+    let mut before = None;
+    for frame in datagrams::split(frame, size) {
+        if let Some(fate) = before.take() {
+            lower.ctx.mib.frames.rx_frames += 1;
+            count(lower.ctx.mib, fate);
+        }
+        before = Some(one_up(lower, t, packet, frame, pointer));
+    }
+    before.unwrap_or(Fate::Consumed)
+}
+
+/// Payload bytes of each datagram in a frame that stands for several of the layer's.
+#[inline]
+fn merged_size<P: PathLayer>(
+    lower: &Lower<'_, P>,
+    packet: &InPacket,
+    frame: &Frame,
+) -> Option<usize> {
+    let Gso::Udp { size } = frame.meta.gso else { return None };
+    let &[_, _, a, b] = frame.data().first_chunk::<4>()?;
+    let ours = packet.protocol == protocol::UDP
+        && !packet.to_many
+        && lower.path.takes_udp_port(u16::from_be_bytes([a, b]));
+    ours.then_some(usize::from(size))
+}
+
+/// What the layer maps comes up once more, as it was above the layer of the peer: raw sockets see
+/// that, and nothing of what was around it.
+fn one_up<P: PathLayer>(
     lower: &mut Lower<'_, P>,
     t: &mut Transports<'_>,
     mut packet: InPacket,
