@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use weft_drivers::device::Medium;
 use weft_drivers::segment::{Cut, Headers};
 use weft_stack::frame::{Checksum, Frame, FramePool, Gso};
-use weft_stack::link::gro::{BurstFacts, Gro, GroStats};
+use weft_stack::link::gro::{BurstFacts, Gro, GroStats, Takes};
 use weft_stack::wire::checksum;
 
 /// One packet of a burst.
@@ -126,7 +126,7 @@ fn frame(pool: Option<&FramePool>, data: &[u8]) -> Frame {
 fn merge(frames: Vec<Frame>) -> (Vec<Frame>, GroStats) {
     let mut burst: Vec<_> = frames.into_iter().map(|f| ((), Some(f))).collect();
     let facts = BurstFacts { ethernet: false, trust: false };
-    let stats = Gro::default().merge(&mut burst, facts, |()| true);
+    let stats = Gro::default().merge(&mut burst, facts, |()| Takes::Units);
     (burst.into_iter().filter_map(|b| b.1).collect(), stats)
 }
 
@@ -272,7 +272,8 @@ fn frames_to_different_receivers_stay_apart() {
     let mut burst: Vec<_> = frames.enumerate().map(|(n, f)| (n / 2, Some(f))).collect();
     let facts = BurstFacts { ethernet: false, trust: false };
     let mut gro = Gro::default();
-    let stats = gro.merge(&mut burst, facts, |to| *to == 1);
+    let stats =
+        gro.merge(&mut burst, facts, |to| if *to == 1 { Takes::Units } else { Takes::Frames });
     assert_eq!((stats.units, stats.packets), (1, 2));
     assert!(burst[3].1.is_none() && burst[1].1.is_some());
 }

@@ -199,20 +199,23 @@ impl Encap {
         frame.data().get(2..4) == Some(&self.config.port.to_be_bytes())
     }
 
-    /// Takes a datagram that came by `pair` apart; one, not several that receive merging made one of.
+    /// Takes a datagram that came by `pair` apart; one, not several that receive
+    /// merging made one of; segments that it took out of theirs are one.
     pub fn pull(&mut self, pair: Pair, frame: &mut Frame) -> Result<Arrived, DropReason> {
         let Some(header) = frame.data().first_chunk::<OVERHEAD_BYTES>() else {
             return Err(DropReason::UdpMalformed);
         };
         let field = |n: usize| u16::from_be_bytes([header[2 * n], header[2 * n + 1]]);
         let (port, to, len, sum) = (field(0), field(1), field(2), field(3));
-        let single = usize::from(len) == frame.total_len() && frame.meta.gso == Gso::None;
+        let merged = matches!(frame.meta.gso, Gso::Udp { .. });
+        let single = usize::from(len) == frame.total_len() && !merged;
         if to != self.config.port || port == 0 || !single {
             return Err(DropReason::UdpMalformed);
         }
         let unchecked = sum == 0 && pair.local.is_ipv4();
         let right = match frame.meta.checksum {
-            Checksum::Verified | Checksum::Partial { .. } => true,
+            // Receive merging looked at it.
+            Checksum::Verified | Checksum::Partial { .. } | Checksum::Summed(_) => true,
             Checksum::Complete => {
                 unchecked || sum != 0 && frame_sum::is_valid(pair.remote, pair.local, UDP, frame)
             }
@@ -221,8 +224,10 @@ impl Encap {
             return Err(DropReason::UdpChecksumBad);
         }
         frame.pull_front(OVERHEAD_BYTES);
-        // What a device verified was the outer one.
-        frame.meta.checksum = Checksum::Complete;
+        // What a device verified was the outer one; what was summed is the inner one.
+        if !matches!(frame.meta.checksum, Checksum::Summed(_)) {
+            frame.meta.checksum = Checksum::Complete;
+        }
         if frame.total_len() == KEEPALIVE.len() && frame.data() == KEEPALIVE {
             self.stats.keepalives_in += 1;
             return Ok(Arrived::Keepalive);

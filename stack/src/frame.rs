@@ -80,6 +80,18 @@ pub enum Checksum {
         /// Where the 16-bit checksum stands, counted from `start`.
         offset: u16,
     },
+    /// Received behind a header of the path layer, and summed by receive merging: transport header,
+    /// payload, protocol and length; of a merged unit the same for each of its segments. Right if
+    /// the addresses that the layer gives the packet make it all ones.
+    Summed(u16),
+}
+
+impl Checksum {
+    /// Whether the transport checksum of a received frame need not be verified.
+    #[inline]
+    pub const fn is_settled(self) -> bool {
+        matches!(self, Checksum::Verified | Checksum::Partial { .. })
+    }
 }
 
 /// Segmentation state: one frame that stands for many packets of one flow.

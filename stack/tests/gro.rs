@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use weft_stack::Stack;
 use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
-use weft_stack::link::gro::{BurstFacts, Gro};
+use weft_stack::link::gro::{BurstFacts, Gro, Takes};
 use weft_stack::socket::SocketId;
 use weft_stack::stack::{Change, StackConfig, TxBurst};
 use weft_stack::time::{Duration, Instant};
@@ -116,7 +116,7 @@ impl Receiver {
         let mut burst: Vec<_> = wire.iter().map(frame).collect();
         if self.merge {
             let facts = BurstFacts { ethernet: false, trust: false };
-            self.units += Gro::default().merge(&mut burst, facts, |()| true).units;
+            self.units += Gro::default().merge(&mut burst, facts, |()| Takes::Units).units;
         }
         for frame in burst.into_iter().filter_map(|b| b.1) {
             self.stack.handle_frame(self.now, ALIAS, frame);

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use weft_stack::Stack;
 use weft_stack::frame::{Frame, FramePool};
-use weft_stack::link::gro::{BurstFacts, Gro};
+use weft_stack::link::gro::{BurstFacts, Gro, Takes};
 use weft_stack::socket::SocketId;
 use weft_stack::stack::{Change, TxBurst};
 use weft_stack::time::{Duration, Instant};
@@ -98,7 +98,7 @@ impl Receiver {
     pub fn run(&mut self) -> usize {
         if self.merging {
             let facts = BurstFacts { ethernet: true, trust: false };
-            self.gro.merge(&mut self.frames, facts, |()| true);
+            self.gro.merge(&mut self.frames, facts, |()| Takes::Units);
         }
         for ((), frame) in self.frames.drain(..) {
             // Merged into an earlier one.

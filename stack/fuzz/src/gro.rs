@@ -3,7 +3,7 @@
 use weft_drivers::device::Medium;
 use weft_drivers::segment::Cut;
 use weft_stack::frame::{Frame, Gso, HEADROOM_BYTES};
-use weft_stack::link::gro::{BurstFacts, Gro};
+use weft_stack::link::gro::{BurstFacts, Gro, Takes};
 
 use crate::build::{self, ACK, FIN, PSH, SYN};
 use crate::target::Target;
@@ -34,7 +34,7 @@ pub fn gro_into(target: &mut Target, data: &[u8]) {
         let mut burst: Vec<_> =
             wire.iter().map(|w| ((), Some(Frame::from_heap(HEADROOM_BYTES, w)))).collect();
         let facts = BurstFacts { ethernet: true, trust: false };
-        let stats = Gro::default().merge(&mut burst, facts, |()| true);
+        let stats = Gro::default().merge(&mut burst, facts, |()| Takes::Units);
         let merged: Vec<_> = burst.into_iter().filter_map(|b| b.1).collect();
         assert_eq!(merged.len() as u64 + stats.packets, wire.len() as u64 + stats.units);
         let again: Vec<_> = merged.iter().flat_map(wire_packets).collect();

@@ -209,7 +209,7 @@ pub(crate) fn restored(
 fn count_packets(stats: &mut IpStats, header: &Header, frame: &Frame) {
     let mut headers = 0;
     if frame.meta.gso != Gso::None {
-        headers = header.len + transport_header_len(header.protocol, frame.data(), header.len);
+        headers = header.len + headers_behind_ip(header.protocol, frame, header.len);
     }
     count_codepoint(stats, header.traffic_class, headers, frame);
 }
@@ -240,11 +240,18 @@ pub(crate) fn count_codepoint(
 }
 
 /// Of a super-segment, whose transport header stands at `at`.
-fn transport_header_len(protocol: u8, data: &[u8], at: usize) -> usize {
-    match protocol {
-        protocol::TCP => data.get(at + 12).map_or(0, |b| usize::from(b >> 4) * 4),
-        _ => 8,
-    }
+/// Bytes that each packet of a unit has behind its IP header, before its payload.
+fn headers_behind_ip(protocol: u8, frame: &Frame, at: usize) -> usize {
+    let is_tcp = matches!(frame.meta.gso, Gso::Tcp4 { .. } | Gso::Tcp6 { .. });
+    let below = match protocol {
+        protocol::TCP => 0,
+        // A header of the path layer, or a datagram around it.
+        protocol::SHIM6 if is_tcp => 8,
+        protocol::UDP if is_tcp => 16,
+        _ => return 8,
+    };
+    let offset = frame.data().get(at + below + 12);
+    below + offset.map_or(0, |b| usize::from(b >> 4) * 4)
 }
 
 fn lost(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) -> Fate {

@@ -18,6 +18,7 @@
 //!   TSval may grow; the first one's is kept, because it is the first segment behind the last ACK
 //!   sent that RFC 7323 section 4.3 wants echoed.
 //! * UDP: datagrams as long as the first, only the last may be shorter, all or none with a checksum.
+//! * TCP that a path layer rewrote, where the receiver has one: [`rewritten`].
 //!
 //! A payload much smaller than its buffer is copied behind the first one, so that a peer cannot make
 //! us hold many buffers for few bytes; without room there, it begins a unit.
@@ -25,6 +26,7 @@
 //! Bare ACKs are not merged: each says something (duplicates count, SACK blocks, the window, marks),
 //! and has nothing to be spared but its header.
 
+mod rewritten;
 mod template;
 
 use core::mem;
@@ -32,6 +34,7 @@ use core::mem;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::wire::{checksum, frame_sum, protocol};
 
+use rewritten::Outer;
 use template::Template;
 
 /// Flows merged at a time; more of them take each other's place.
@@ -79,12 +82,22 @@ crate::counters! {
 struct Segment {
     is_v4: bool,
     is_tcp: bool,
+    outer: Outer,
     transport: usize,
     payload: usize,
     /// Bytes of payload, fragments of the frame included.
     len: usize,
     /// Nothing may follow it in a unit.
     last: bool,
+    /// What [`Checksum::Summed`] says of one that was rewritten.
+    sum: u16,
+}
+
+impl Segment {
+    /// Where the IP header stands.
+    fn network(&self) -> usize {
+        self.transport - self.outer.len() - if self.is_v4 { IPV4_LEN } else { IPV6_LEN }
+    }
 }
 
 /// What a frame is to its neighbours in a burst.
@@ -115,7 +128,25 @@ struct Slot {
     packets: u16,
     is_v4: bool,
     is_tcp: bool,
+    outer: Outer,
+    network: u16,
     transport: u16,
+    /// As that of each segment.
+    sum: u16,
+}
+
+/// What a receiver takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Frames as the wire carried them.
+    Frames,
+    /// Units.
+    Units,
+    /// Units, also of what a path layer rewrote.
+    Rewritten {
+        /// Datagrams to this port are the layer's.
+        udp_port: Option<u16>,
+    },
 }
 
 /// Merges bursts. It holds nothing between them but its table.
@@ -145,13 +176,13 @@ pub struct BurstFacts {
 
 impl Gro {
     /// Merges what can be merged of a burst, in place. Each frame has the receiver that it was found
-    /// to be for; frames to different ones, and to one that `may` not have merged frames, are not
-    /// merged. What was taken into an earlier frame leaves `None` behind.
+    /// to be for; frames to different ones are not merged. What was taken into an earlier frame
+    /// leaves `None` behind.
     pub fn merge<T: PartialEq>(
         &mut self,
         burst: &mut [(T, Option<Frame>)],
         facts: BurstFacts,
-        may: impl Fn(&T) -> bool,
+        takes: impl Fn(&T) -> Takes,
     ) -> GroStats {
         if burst.len() < 2 {
             return GroStats::default();
@@ -161,12 +192,12 @@ impl Gro {
                 continue;
             }
             let (to, Some(frame)) = &mut burst[at] else { continue };
-            match kind(frame, facts.ethernet) {
+            match kind(frame, facts.ethernet, || takes(to)) {
                 Kind::Foreign => {}
                 Kind::Unknown => self.end_all(burst),
                 Kind::Alone(hash) => self.end_flow(burst, hash),
-                Kind::Mergeable(hash, segment) => {
-                    if may(to) && verify(frame, &segment, facts.trust) {
+                Kind::Mergeable(hash, mut segment) => {
+                    if takes(to) != Takes::Frames && verify(frame, &mut segment, facts.trust) {
                         self.take(burst, at, hash, &segment);
                     } else {
                         self.end_flow(burst, hash);
@@ -291,7 +322,7 @@ impl Gro {
 
 impl Slot {
     fn begin(frame: &Frame, at: usize, hash: u32, s: &Segment) -> Slot {
-        let network = s.transport - if s.is_v4 { IPV4_LEN } else { IPV6_LEN };
+        let network = s.network();
         Slot {
             hash,
             index: at as u32,
@@ -301,7 +332,10 @@ impl Slot {
             packets: 1,
             is_v4: s.is_v4,
             is_tcp: s.is_tcp,
+            outer: s.outer,
+            network: network as u16,
             transport: s.transport as u16,
+            sum: s.sum,
         }
     }
 
@@ -310,6 +344,8 @@ impl Slot {
         let (a, b) = (unit.data(), next.data());
         self.is_v4 == s.is_v4
             && self.is_tcp == s.is_tcp
+            && self.outer == s.outer
+            && self.sum == s.sum
             && usize::from(self.transport) == s.transport
             && s.len <= self.size
             && self.total + s.len <= UNIT_BYTES_MAX
@@ -328,20 +364,22 @@ impl Slot {
     }
 
     fn network_is_alike(&self, a: &[u8], b: &[u8]) -> bool {
-        let transport = usize::from(self.transport);
-        if !self.is_v4 {
-            let network = transport - IPV6_LEN;
-            return a[..network + 4] == b[..network + 4]
-                && a[network + 6..transport] == b[network + 6..transport];
+        let network = usize::from(self.network);
+        let end = usize::from(self.transport) - self.outer.len();
+        if !self.outer.is_alike(a, b, end) {
+            return false;
         }
-        let network = transport - IPV4_LEN;
+        if !self.is_v4 {
+            return a[..network + 4] == b[..network + 4]
+                && a[network + 6..end] == b[network + 6..end];
+        }
         let counts_up = || {
             let id = |data: &[u8]| u16::from_be_bytes([data[network + 4], data[network + 5]]);
             id(b) == id(a).wrapping_add(self.packets)
         };
         a[..network + 2] == b[..network + 2]
             && a[network + 6..network + 10] == b[network + 6..network + 10]
-            && a[network + 12..transport] == b[network + 12..transport]
+            && a[network + 12..end] == b[network + 12..end]
             && (a[network + 6] == DF || counts_up())
     }
 
@@ -370,16 +408,18 @@ impl Slot {
 
     fn seal(&self, unit: &mut Frame) {
         let size = self.size as u16;
-        unit.meta.checksum = Checksum::Verified;
+        if self.outer == Outer::None {
+            unit.meta.checksum = Checksum::Verified;
+        }
         unit.meta.gso = match (self.is_tcp, self.is_v4) {
             (true, true) => Gso::Tcp4 { mss: size },
             (true, false) => Gso::Tcp6 { mss: size },
             (false, _) => Gso::Udp { size },
         };
-        let transport = usize::from(self.transport);
+        let (network, header) = (usize::from(self.network), self.header_len());
         let data = unit.data_mut();
+        let ip = &mut data[network..network + header];
         if self.is_v4 {
-            let ip = &mut data[transport - IPV4_LEN..transport];
             let (old, new) = ([ip[2], ip[3]], (self.total as u16).to_be_bytes());
             let sum = u16::from_be_bytes([ip[10], ip[11]]);
             let sum = checksum::replace(sum, u16::from_be_bytes(old), self.total as u16);
@@ -387,14 +427,17 @@ impl Slot {
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
         } else {
             let len = (self.total - IPV6_LEN) as u16;
-            let ip = &mut data[transport - IPV6_LEN..transport];
             ip[4..6].copy_from_slice(&len.to_be_bytes());
         }
-        if !self.is_tcp {
-            let header = if self.is_v4 { IPV4_LEN } else { IPV6_LEN };
+        if !self.is_tcp || self.outer == Outer::Datagram {
             let len = ((self.total - header) as u16).to_be_bytes();
-            data[transport + 4..transport + 6].copy_from_slice(&len);
+            data[network + header + 4..network + header + 6].copy_from_slice(&len);
         }
+    }
+
+    /// Of IP.
+    fn header_len(&self) -> usize {
+        if self.is_v4 { IPV4_LEN } else { IPV6_LEN }
     }
 }
 
@@ -454,20 +497,20 @@ fn hash(addresses: &[u8], ports: &[u8]) -> u32 {
 }
 
 /// Looks at a frame's headers; all that are there are in its linear data.
-fn kind(frame: &Frame, ethernet: bool) -> Kind {
+fn kind(frame: &Frame, ethernet: bool, takes: impl Fn() -> Takes) -> Kind {
     let data = frame.data();
     let network = if ethernet { ETHERNET_LEN } else { 0 };
     if data.len() <= network {
         return Kind::Foreign;
     }
     match data[network] >> 4 {
-        4 if !ethernet || data[12..14] == ETHERTYPE_IP4 => kind_v4(frame, network),
-        6 if !ethernet || data[12..14] == ETHERTYPE_IP6 => kind_v6(frame, network),
+        4 if !ethernet || data[12..14] == ETHERTYPE_IP4 => kind_v4(frame, network, takes),
+        6 if !ethernet || data[12..14] == ETHERTYPE_IP6 => kind_v6(frame, network, takes),
         _ => Kind::Foreign,
     }
 }
 
-fn kind_v4(frame: &Frame, network: usize) -> Kind {
+fn kind_v4(frame: &Frame, network: usize, takes: impl Fn() -> Takes) -> Kind {
     let Some(ip) = frame.data()[network..].first_chunk::<IPV4_LEN>() else { return Kind::Unknown };
     // No options, no fragment.
     if ip[0] != 0x45 || ip[6] & !DF != 0 || ip[7] != 0 {
@@ -478,13 +521,38 @@ fn kind_v4(frame: &Frame, network: usize) -> Kind {
     }
     // Padding, or a packet cut short.
     let whole = be16(ip, 2) == frame.total_len() - network && ip[16] >> 4 != 14 && ip[16] != 255;
-    transport(frame, network + IPV4_LEN, ip[9], &ip[12..20], whole)
+    behind_ip(frame, network + IPV4_LEN, ip[9], &ip[12..20], whole, takes)
 }
 
-fn kind_v6(frame: &Frame, network: usize) -> Kind {
+fn kind_v6(frame: &Frame, network: usize, takes: impl Fn() -> Takes) -> Kind {
     let Some(ip) = frame.data()[network..].first_chunk::<IPV6_LEN>() else { return Kind::Unknown };
     let whole = IPV6_LEN + be16(ip, 4) == frame.total_len() - network && ip[24] != 0xff;
-    transport(frame, network + IPV6_LEN, ip[6], &ip[8..40], whole)
+    behind_ip(frame, network + IPV6_LEN, ip[6], &ip[8..40], whole, takes)
+}
+
+#[inline]
+fn behind_ip(
+    frame: &Frame,
+    at: usize,
+    number: u8,
+    addresses: &[u8],
+    whole: bool,
+    takes: impl Fn() -> Takes,
+) -> Kind {
+    let outer = match number {
+        protocol::SHIM6 if matches!(takes(), Takes::Rewritten { .. }) => Outer::Header,
+        protocol::UDP => match (takes(), frame.data().get(at + 2..at + 4)) {
+            (Takes::Rewritten { udp_port: Some(port) }, Some(to)) if to == port.to_be_bytes() => {
+                Outer::Datagram
+            }
+            _ => Outer::None,
+        },
+        _ => Outer::None,
+    };
+    match outer {
+        Outer::None => transport(frame, at, number, addresses, whole),
+        outer => rewritten::kind(frame, at, outer, addresses, whole),
+    }
 }
 
 fn transport(frame: &Frame, at: usize, number: u8, addresses: &[u8], whole: bool) -> Kind {
@@ -514,12 +582,24 @@ fn transport(frame: &Frame, at: usize, number: u8, addresses: &[u8], whole: bool
     let is_v4 = addresses.len() == 8;
     Kind::Mergeable(
         hash,
-        Segment { is_v4, is_tcp, transport: at, payload: at + header_len, len, last },
+        Segment {
+            is_v4,
+            is_tcp,
+            outer: Outer::None,
+            transport: at,
+            payload: at + header_len,
+            len,
+            last,
+            sum: 0,
+        },
     )
 }
 
 /// Whether the transport checksum is right; a frame whose it is says so from then on.
-fn verify(frame: &mut Frame, s: &Segment, trust: bool) -> bool {
+fn verify(frame: &mut Frame, s: &mut Segment, trust: bool) -> bool {
+    if s.outer != Outer::None {
+        return rewritten::verify(frame, s, trust);
+    }
     if trust || frame.meta.checksum != Checksum::Complete {
         return true;
     }

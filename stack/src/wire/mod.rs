@@ -15,6 +15,8 @@ pub(crate) mod protocol {
     pub(crate) const HOP_BY_HOP: u8 = 0;
     pub(crate) const ICMP: u8 = 1;
     pub(crate) const IGMP: u8 = 2;
+    /// Headers and messages of a path layer (RFC 5533).
+    pub(crate) const SHIM6: u8 = 140;
     pub(crate) const TCP: u8 = 6;
     pub(crate) const UDP: u8 = 17;
     pub(crate) const ROUTING: u8 = 43;

@@ -218,6 +218,8 @@ pub(crate) struct Core {
     /// Received frames and whom they are for; merging leaves holes.
     pub(super) burst: Vec<(Target, Option<Frame>)>,
     pub(super) gro: Gro,
+    /// A vserver of this worker has, or had, a multipath shim.
+    pub(super) shims: bool,
     pub(crate) stages: Stages,
     pub(super) tx: TxBurst,
     pub(super) targets: Vec<Target>,
@@ -265,6 +267,7 @@ impl Core {
             rx: Vec::with_capacity(BURST),
             burst: Vec::with_capacity(BURST),
             gro: Gro::default(),
+            shims: false,
             stages: Stages::new(Instant::default()),
             tx: TxBurst::new(BURST),
             targets: Vec::new(),

@@ -1,12 +1,14 @@
 //! The way in: frames of a queue, sorted by receiver, policed, admitted, merged, to the stacks.
 
 use weft_drivers::ticks;
+use weft_shim::encap::Encap;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::{Frame, prefetch};
+use weft_stack::link::gro::Takes;
 use weft_stack::time::Instant;
 
 use super::Core;
-use super::core::BURST;
+use super::core::{BURST, Node};
 use super::shares::Shares;
 use super::stages::Stage;
 use crate::demux::Target;
@@ -19,6 +21,12 @@ const PREFETCH_AHEAD: usize = 4;
 const RELEASED: usize = 256;
 /// Bursts taken from a queue in one turn; less than a queue has, which is refilled after the turn.
 const BURSTS_MAX: usize = 8;
+
+/// What a vserver takes merged.
+fn units_of(node: &Node) -> Takes {
+    let Some(shim) = node.stack.path().shim() else { return Takes::Units };
+    Takes::Rewritten { udp_port: shim.encap().map(Encap::own_port) }
+}
 
 impl Core {
     /// Takes a burst from a queue; several if vservers share the round, so that what is for one does
@@ -170,9 +178,15 @@ impl Core {
     pub(super) fn deliver(&mut self, now: Instant, nic: usize) {
         let mut burst = std::mem::take(&mut self.burst);
         if let Some(facts) = self.nics[nic].merging {
-            let demux = &self.demux;
+            let (demux, nodes, shims) = (&self.demux, &self.nodes, self.shims);
+            let takes = |to: &Target| match nodes.get(to.vserver as usize) {
+                _ if demux.forwards(*to) => Takes::Frames,
+                // Without a question to the stack, which is not in the cache yet.
+                Some(node) if shims => units_of(node),
+                _ => Takes::Units,
+            };
             self.stages.start();
-            let merged = self.gro.merge(&mut burst, facts, |to| !demux.forwards(*to));
+            let merged = self.gro.merge(&mut burst, facts, takes);
             self.stages.lap(Stage::Gro, burst.len() as u64);
             self.nics[nic].merged.merge(&merged);
         }

@@ -75,6 +75,7 @@ impl Core {
     /// Puts a vserver into a slot that is new or free.
     pub(crate) fn install(&mut self, id: NodeId, mut node: Node) {
         node.generation = id.generation;
+        self.shims |= node.stack.path().shim().is_some();
         match self.nodes.get_mut(id.index as usize) {
             Some(slot) => *slot = node.succeed(slot),
             None => self.nodes.push(node),

@@ -9,11 +9,12 @@ use crate::wire::{checksum, protocol};
 use super::{
     BurstFacts, DF, FIN, IPV4_LEN, IPV6_LEN, PSH, Segment, Slot, TCP_LEN, TIMESTAMP,
     UNIT_BYTES_MAX, be16, be32, is_small,
+    rewritten::{Outer, Sums},
 };
 
 const WORD: usize = 16;
-/// Ethernet, IPv6, and TCP with timestamps.
-const BYTES_MAX: usize = 96;
+/// Ethernet, IPv6, UDP, a payload header, and TCP with timestamps.
+const BYTES_MAX: usize = 112;
 
 /// What a header has, and which of its bits.
 #[derive(Clone, Copy)]
@@ -40,6 +41,9 @@ pub(super) struct Template {
     /// Of the pseudo header without the length.
     pseudo: u16,
     is_v4: bool,
+    outer: Outer,
+    /// Of what was rewritten.
+    sums: Sums,
     timestamps: bool,
     /// Identification of the unit's first packet, if it matters.
     id: Option<u16>,
@@ -54,7 +58,7 @@ impl Template {
     /// Of a unit of TCP, from its first packet.
     pub(super) fn of(unit: &Frame, index: usize, slot: &Slot, s: &Segment) -> Option<Template> {
         let (data, transport, payload) = (unit.data(), s.transport, s.payload);
-        let network = transport - if s.is_v4 { IPV4_LEN } else { IPV6_LEN };
+        let network = s.network();
         // A datagram may end before where flags stand.
         let plain = s.is_tcp && data[transport + 13] & (PSH | FIN) == 0;
         if !plain || !(WORD..=BYTES_MAX).contains(&payload) {
@@ -70,6 +74,10 @@ impl Template {
         }
         mask[transport + 4..][..4].fill(0);
         mask[transport + 16..][..2].fill(0);
+        if s.outer == Outer::Datagram {
+            // Its checksum.
+            mask[transport - s.outer.len() + 6..][..2].fill(0);
+        }
         if timestamps {
             mask[transport + TCP_LEN + 4..][..4].fill(0);
         }
@@ -80,8 +88,8 @@ impl Template {
             let bits = word(&mask, at)?;
             *place = Word { value: word(data, at)? & bits, mask: bits };
         }
-        let addresses = transport - if s.is_v4 { 8 } else { 32 };
-        let pseudo = checksum::sum(&data[addresses..transport]);
+        let end = transport - s.outer.len();
+        let pseudo = checksum::sum(&data[end - if s.is_v4 { 8 } else { 32 }..end]);
         let mut template = Template {
             slot: index,
             words,
@@ -93,12 +101,14 @@ impl Template {
             network_sum: 0,
             pseudo: checksum::combine(pseudo, u16::from(protocol::TCP)),
             is_v4: s.is_v4,
+            outer: s.outer,
+            sums: Sums::of(data, s),
             timestamps,
             id: None,
             ts_val: if timestamps { be32(data, transport + TCP_LEN + 4) } else { 0 },
         };
         if s.is_v4 {
-            let ip = &data[network..transport];
+            let ip = &data[network..end];
             let fixed = checksum::combine(checksum::sum(&ip[..2]), checksum::sum(&ip[6..10]));
             template.network_sum = checksum::combine(fixed, checksum::sum(&ip[12..]));
             template.id = (ip[6] != DF).then_some(be16(ip, 4) as u16);
@@ -138,16 +148,18 @@ impl Template {
                 let value = be32(header, self.transport + TCP_LEN + 4);
                 value.wrapping_sub(self.ts_val) as i32 >= 0
             });
-        if !alike || !self.has_right_checksum(frame, facts) {
+        if !alike || !self.has_right_checksum(slot, frame, facts) {
             return None;
         }
         Some(Segment {
             is_v4: self.is_v4,
             is_tcp: true,
+            outer: self.outer,
             transport: self.transport,
             payload: self.payload,
             len: self.size,
             last: false,
+            sum: slot.sum,
         })
     }
 
@@ -168,8 +180,12 @@ impl Template {
     }
 
     #[inline]
-    fn has_right_checksum(&self, frame: &mut Frame, facts: BurstFacts) -> bool {
-        if facts.trust || frame.meta.checksum != Checksum::Complete {
+    fn has_right_checksum(&self, slot: &Slot, frame: &mut Frame, facts: BurstFacts) -> bool {
+        let settled = facts.trust || frame.meta.checksum != Checksum::Complete;
+        if self.outer != Outer::None {
+            return self.sums.fit(frame.data(), self.transport, slot.sum, settled);
+        }
+        if settled {
             return true;
         }
         let segment = &frame.data()[self.transport..];

@@ -2,12 +2,13 @@
 
 use super::{above, count, datagrams};
 use crate::ctx::Fate;
+use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::ip::input::{self, Input};
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower};
 use crate::path::{Pass, PathAddrs, PathEvent, PathLayer, Quoted, Requoted};
 use crate::transport::Transports;
-use crate::wire::protocol;
+use crate::wire::{checksum, protocol};
 
 /// Bytes of a transport header that an error must quote (RFC 792).
 const QUOTE_BYTES_MIN: usize = 8;
@@ -77,13 +78,45 @@ fn one_up<P: PathLayer>(
     if let Some(fate) = fate {
         return fate;
     }
-    if before.protocol == protocol::UDP {
+    (packet.src, packet.dst, packet.protocol) = (addrs.src, addrs.dst, addrs.protocol);
+    if let Checksum::Summed(sum) = frame.meta.checksum {
+        if let Err(reason) = prove(lower, &packet, &mut frame, sum) {
+            return Fate::Dropped(reason);
+        }
+    } else if before.protocol == protocol::UDP {
         // Whoever looked at a checksum looked at that of the datagram around the packet.
         frame.meta.checksum = Checksum::Complete;
     }
-    (packet.src, packet.dst, packet.protocol) = (addrs.src, addrs.dst, addrs.protocol);
     let input = input::restored(&mut lower.ctx, lower.link, lower.ip, packet, frame);
     above(lower, t, input)
+}
+
+/// Of segments that receive merging summed, whose addresses are known now, whether their checksums
+/// are right.
+fn prove<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    packet: &InPacket,
+    frame: &mut Frame,
+    sum: u16,
+) -> Result<(), DropReason> {
+    let addresses = checksum::pseudo(packet.src, packet.dst, 0, 0);
+    frame.meta.checksum = Checksum::Verified;
+    if checksum::is_valid(checksum::combine(addresses, sum)) {
+        return Ok(());
+    }
+    let entry = lower.ip.aliases.get(&packet.alias);
+    if frame.meta.gso == Gso::None {
+        // TCP finds the same.
+        frame.meta.checksum = Checksum::Complete;
+    } else if !entry.is_some_and(|a| a.config.rx_checksum_trust) {
+        let header_len = frame.data().get(12).map_or(0, |b| usize::from(b >> 4) * 4);
+        let (packets, stats) = (frame.packets(header_len), &mut lower.ctx.mib.tcp);
+        stats.in_segs += packets;
+        stats.in_errs += packets;
+        stats.in_csum_errors += packets;
+        return Err(DropReason::TcpChecksumBad);
+    }
+    Ok(())
 }
 
 /// What a quoted packet was above the layer; `None`: nobody above is told.

@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 
 use crate::ctx::Fate;
 use crate::drop::DropReason;
-use crate::frame::{Checksum, Frame};
+use crate::frame::Frame;
 use crate::lower::{InPacket, Lower};
 use crate::path::PathLayer;
 use crate::time::Duration;
@@ -189,7 +189,7 @@ fn check<P: PathLayer>(
     frame: &Frame,
 ) -> Result<(Header, usize), DropReason> {
     let parsed = Header::parse(frame.data()).ok_or(DropReason::TcpMalformed)?;
-    let trusted = frame.meta.checksum != Checksum::Complete
+    let trusted = frame.meta.checksum.is_settled()
         || lower.ip.aliases.get(&packet.alias).is_some_and(|a| a.config.rx_checksum_trust);
     if !trusted && !frame_sum::is_valid(packet.src, packet.dst, protocol::TCP, frame) {
         lower.ctx.mib.tcp.in_csum_errors += 1;

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::{ANY4, ANY6, HEADER_LEN, Udp, peer_addr};
 use crate::ctx::Fate;
 use crate::drop::DropReason;
-use crate::frame::{Checksum, Frag, Frame, Gso};
+use crate::frame::{Frag, Frame, Gso};
 use crate::ip::input::{Glance, accepts};
 use crate::lower::{InPacket, Lower, Refusal};
 use crate::path::PathLayer;
@@ -318,7 +318,7 @@ fn check<P: PathLayer>(
         }
         frame.truncate(len);
     }
-    let trusted = frame.meta.checksum != Checksum::Complete
+    let trusted = frame.meta.checksum.is_settled()
         || lower.ip.aliases.get(&packet.alias).is_some_and(|a| a.config.rx_checksum_trust);
     let right = match (sum, packet.dst) {
         // RFC 768: none was made. RFC 8200 8.1: IPv6 does not allow that.
