@@ -16,7 +16,7 @@ use weft_shim::reap::ReapConfig;
 use weft_stack::Stack;
 use weft_stack::frame::{Frame, FramePool, HEADROOM_BYTES};
 use weft_stack::ip::address::{AliasConfig, AliasId, AliasMedium};
-use weft_stack::link::gro::{BurstFacts, Gro};
+use weft_stack::link::gro::{BurstFacts, Gro, Takes};
 use weft_stack::socket::SocketId;
 use weft_stack::stack::{Change, StackConfig, TxBurst};
 use weft_stack::time::{Duration, Instant};
@@ -122,7 +122,9 @@ impl Net {
                 burst.push(((to, alias), Some(Frame::from_heap(HEADROOM_BYTES, &bytes))));
             }
             if let Some(gro) = &mut self.gro {
-                gro.merge(&mut burst, BurstFacts { ethernet: true, trust: false }, |_| true);
+                gro.merge(&mut burst, BurstFacts { ethernet: true, trust: false }, |_| {
+                    Takes::Units
+                });
             }
             for ((to, alias), frame) in burst {
                 if let Some(frame) = frame {
