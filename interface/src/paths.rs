@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fail::{GroupCounters, MemberCounters};
 use crate::probe::bfd::{Diagnostic, State};
 use crate::probe::{BfdCounters, ProbeCounters};
 
@@ -20,7 +21,7 @@ pub struct PathsReport {
     pub targets: Vec<TargetPath>,
     /// BFD sessions of fast modes.
     pub sessions: Vec<SessionPath>,
-    /// What the prober of each group counted.
+    /// What each group counted, and each alias that is bound to targets.
     pub probing: Vec<ProbingPath>,
 }
 
@@ -45,15 +46,34 @@ pub struct SessionPath {
     pub detect_us: u64,
 }
 
-/// Counters of a group's prober.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Counters of a group, or of an alias that is bound to targets beyond its link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbingPath {
-    /// The group.
+    /// The group or alias.
     pub group: String,
+    /// What the group did.
+    #[serde(default)]
+    pub counters: GroupCounters,
+    /// Its members.
+    #[serde(default)]
+    pub members: Vec<MemberCount>,
     /// Probes.
     pub probes: ProbeCounters,
     /// BFD.
     pub bfd: BfdCounters,
+}
+
+/// Counters of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberCount {
+    /// Which.
+    pub interface: String,
+    /// Counters.
+    #[serde(flatten)]
+    pub counters: MemberCounters,
+    /// For so many milliseconds more its repair is withheld, because it came back too often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damped_ms: Option<u64>,
 }
 
 /// One data address.

@@ -12,7 +12,7 @@ use super::{Keeper, Where};
 use crate::events::What;
 use crate::fail::ProbeMode;
 use crate::fail::config::BeyondConfig;
-use crate::paths::{GroupHealth, GroupPath, TargetMode, TargetPath};
+use crate::paths::{GroupHealth, GroupPath, PathsReport, ProbingPath, TargetMode, TargetPath};
 use crate::probe::{FarRow, ProbeConfig, ProbeMember, ProbeOutcome, ProbeTarget, Prober};
 use crate::tree::{Alias, Tree};
 use crate::{LinkId, Mac};
@@ -165,10 +165,6 @@ impl Outlook {
             beyond_lost: self.lost.clone(),
         }
     }
-
-    fn target_paths(&self, now: Instant) -> impl Iterator<Item = TargetPath> + '_ {
-        self.prober.report(now).beyond.into_iter().map(move |row| target_path(&self.name, &row))
-    }
 }
 
 /// A target beyond the link, as `weft paths -t` has it.
@@ -271,10 +267,14 @@ impl Keeper {
         }
     }
 
-    /// Lines of them, as of failover groups.
-    pub(super) fn outlook_paths(&self, now: Instant) -> (Vec<GroupPath>, Vec<TargetPath>) {
-        let groups = self.outlooks.iter().map(|o| o.group_path(&self.tree));
-        let targets = self.outlooks.iter().flat_map(|o| o.target_paths(now));
-        (groups.collect(), targets.collect())
+    /// Adds lines of them, as of failover groups.
+    pub(super) fn outlook_paths(&self, now: Instant, paths: &mut PathsReport) {
+        for outlook in &self.outlooks {
+            let report = outlook.prober.report(now);
+            paths.groups.push(outlook.group_path(&self.tree));
+            paths.targets.extend(report.beyond.iter().map(|row| target_path(&outlook.name, row)));
+            let (group, probes) = (outlook.name.clone(), report.counters);
+            paths.probing.push(ProbingPath { group, probes, ..ProbingPath::default() });
+        }
     }
 }

@@ -9,7 +9,8 @@ use crate::bond::lacp::wire::SystemId;
 use crate::bond::{BondEvent, BondReport};
 use crate::doctor::Reports;
 use crate::events::What;
-use crate::paths::{GroupPath, PathsReport, ProbingPath, SessionPath, TargetPath};
+use crate::fail::MemberReport;
+use crate::paths::{GroupPath, MemberCount, PathsReport, ProbingPath, SessionPath, TargetPath};
 use crate::probe::{ProbeRow, SessionRow, TargetState};
 
 impl Keeper {
@@ -34,6 +35,12 @@ impl Keeper {
             let (report, probes) = (group.group.report(), group.prober.report(now));
             let detection_ms = report.path.detection_ms.map(|ms| ms.max(probes.detect_ms));
             paths.groups.push(GroupPath { detection_ms, ..report.path });
+            let count = |m: &MemberReport| MemberCount {
+                interface: m.path.interface.clone(),
+                counters: m.counters,
+                damped_ms: m.damped_ms,
+            };
+            let members = report.members.iter().map(count).collect();
             paths.interfaces.extend(report.members.into_iter().map(|m| m.path));
             paths.addresses.extend(report.addresses);
             paths.targets.extend(probes.rows.iter().map(|row| target(group, row)));
@@ -41,12 +48,10 @@ impl Keeper {
             paths.targets.extend(probes.beyond.iter().map(|row| target_path(name, row)));
             paths.sessions.extend(probes.sessions.iter().map(|row| session(group, row)));
             let group = self.tree.at(at.link).name.to_string();
-            let probing = ProbingPath { group, probes: probes.counters, bfd: probes.bfd };
-            paths.probing.push(probing);
+            let (counters, probes, bfd) = (report.counters, probes.counters, probes.bfd);
+            paths.probing.push(ProbingPath { group, counters, members, probes, bfd });
         }
-        let (aliases, targets) = self.outlook_paths(now);
-        paths.groups.extend(aliases);
-        paths.targets.extend(targets);
+        self.outlook_paths(now, &mut paths);
         paths
     }
 

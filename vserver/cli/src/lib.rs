@@ -52,6 +52,8 @@ pub enum Command {
     Bonds(commands::bonds::Args),
     /// Say what is wrong with switches, cables and the tree of interfaces
     Doctor(commands::doctor::Args),
+    /// Show which port of which switch each NIC is at, as LLDP tells
+    Lldp(commands::lldp::Args),
     /// Show what happens to the interfaces
     Events(commands::events::Args),
     /// Take a member out of its failover group, or a port out of its bond; put it back
@@ -171,6 +173,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Paths(args) => commands::paths::run(control, &args),
         Command::Bonds(args) => commands::bonds::run(control, &args),
         Command::Doctor(args) => commands::doctor::run(control, &args),
+        Command::Lldp(args) => commands::lldp::run(control, &args),
         Command::Events(args) => commands::events::run(control, &args),
         Command::Interface(args) => commands::interface::run(control, &args),
         Command::Shim(args) => commands::shim::run(control, &args),

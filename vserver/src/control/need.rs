@@ -138,6 +138,7 @@ impl Command {
             | Command::Events { .. }
             | Command::Bonds
             | Command::Doctor
+            | Command::Lldp
             | Command::Shim { .. }
             | Command::Export { .. }
             | Command::Access { .. }

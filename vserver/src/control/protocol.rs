@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use weft_interface::bond::BondReport;
 use weft_interface::doctor::Diagnosis;
 use weft_interface::events::{Event, Page};
+use weft_interface::lldp::LldpReport;
 use weft_interface::paths::{PathsReport, ProbeLine};
 
 use super::audit::{AuditPage, AuditQuery};
@@ -134,6 +135,8 @@ pub enum Command {
     Bonds,
     /// What is wrong with switches, cables and the tree of interfaces.
     Doctor,
+    /// Who speaks LLDP at the other ends of the NICs.
+    Lldp,
     /// Multipath shims: their contexts, locators, pairs.
     Shim {
         /// Of this vserver only; left out: of all.
@@ -227,6 +230,8 @@ pub enum Answer {
     Bonds(Vec<(String, BondReport)>),
     /// To [`Command::Doctor`].
     Doctor(Vec<Diagnosis>),
+    /// To [`Command::Lldp`].
+    Lldp(Vec<LldpReport>),
     /// To [`Command::Shim`].
     Shim(ShimReport),
     /// To [`Command::ShimWish`].

@@ -28,6 +28,7 @@ fn answer(command: &Command, _: &Caller) -> Answer {
         Command::Events { .. } => Answer::Events { now_us: 7, events: Page::empty() },
         Command::Bonds => Answer::Bonds(Vec::new()),
         Command::Doctor => Answer::Doctor(Vec::new()),
+        Command::Lldp => Answer::Lldp(Vec::new()),
         Command::Shim { .. } => Answer::Shim(crate::ShimReport::default()),
         Command::ShimWish(_) => Answer::ShimWished,
         Command::SetOffline { offline, .. } => Answer::Offline { offline: *offline },
@@ -198,7 +199,7 @@ allow = "cluster"
 "#;
 
 /// Every command, the least user that may ask it, and whether it is a change.
-const EVERY: [(&str, u32, bool); 33] = [
+const EVERY: [(&str, u32, bool); 34] = [
     (r#"{"command":"ping"}"#, 1, false),
     (r#"{"command":"snapshot"}"#, 1, false),
     (r#"{"command":"runtime"}"#, 1, false),
@@ -228,6 +229,7 @@ const EVERY: [(&str, u32, bool); 33] = [
     (r#"{"command":"events","after":7}"#, 1, false),
     (r#"{"command":"bonds"}"#, 1, false),
     (r#"{"command":"doctor"}"#, 1, false),
+    (r#"{"command":"lldp"}"#, 1, false),
     (r#"{"command":"shim"}"#, 1, false),
     (r#"{"command":"shim-wish","vserver":"Web","peer":"2001:db8::9"}"#, 2, true),
     (r#"{"command":"shim-wish","vserver":"files","peer":"2001:db8::9"}"#, 3, true),
@@ -265,10 +267,11 @@ fn kind(command: &Command) -> usize {
         Command::Doctor => 25,
         Command::Shim { .. } => 26,
         Command::ShimWish(_) => 27,
+        Command::Lldp => 28,
     }
 }
 
-const KINDS: usize = 28;
+const KINDS: usize = 29;
 
 #[test]
 fn every_command_is_refused_to_who_may_not_and_the_log_tells_each_attempt() {

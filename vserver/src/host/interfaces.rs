@@ -9,6 +9,7 @@ use weft_interface::bond::BondReport;
 use weft_interface::doctor::{Diagnosis, Evidence, Reports, diagnose};
 use weft_interface::events::{Event, Page, micros};
 use weft_interface::keeper::{OfflineError, Saved};
+use weft_interface::lldp::LldpReport;
 use weft_interface::paths::{PathsReport, ProbeLine};
 use weft_stack::time::Duration;
 
@@ -84,6 +85,13 @@ impl Host {
             let tree = self.config().tree().unwrap_or_default();
             diagnose(&Evidence::new(&tree, Reports::default(), Vec::new()))
         })
+    }
+
+    /// Who speaks LLDP at the other ends of the NICs, with what was counted, by NIC; nothing where no
+    /// bond or failover group is.
+    pub fn lldp(&self) -> Vec<LldpReport> {
+        let told = self.shared.home().with_core(|core, now| core.lldp(now));
+        told.ok().flatten().unwrap_or_default()
     }
 
     /// What happened to the interfaces after the event of that number (none: nothing, but the number

@@ -2,7 +2,7 @@
 
 use weft_interface::LinkId;
 use weft_interface::doctor::{Diagnosis, NicFacts, Sample, Station};
-use weft_interface::lldp::LldpConfig;
+use weft_interface::lldp::{LldpConfig, LldpReport};
 use weft_interface::plane::{ETHERTYPE_LLDP, Seen};
 use weft_stack::frame::Frame;
 use weft_stack::time::Instant;
@@ -106,6 +106,11 @@ impl Core {
         });
         self.station = Some(station);
         found
+    }
+
+    /// Who speaks LLDP at the other ends; `None`: nobody listens.
+    pub(crate) fn lldp(&self, now: Instant) -> Option<Vec<LldpReport>> {
+        Some(self.station.as_ref()?.neighbours(now))
     }
 
     /// What came in on each NIC, by the queues of all workers.

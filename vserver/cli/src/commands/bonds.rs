@@ -36,7 +36,7 @@ pub struct Args {
     pub watch: Option<Duration>,
 }
 
-type Row = Vec<String>;
+pub(super) type Row = Vec<String>;
 
 /// Shows the bonds of the daemon behind `control`.
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
@@ -149,7 +149,7 @@ fn port_row(port: &PortReport) -> Row {
     ]
 }
 
-fn none() -> String {
+pub(super) fn none() -> String {
     String::from("--")
 }
 
@@ -159,7 +159,7 @@ fn word(value: impl serde::Serialize) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn table(header: &[&str], rows: &[Row]) -> String {
+pub(super) fn table(header: &[&str], rows: &[Row]) -> String {
     let width = |i: usize| {
         rows.iter().map(|r| r[i].len()).chain([header[i].len()]).max().unwrap_or_default()
     };

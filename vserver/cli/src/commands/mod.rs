@@ -16,6 +16,7 @@ pub mod hba;
 pub mod interface;
 pub mod interfaces;
 pub mod list;
+pub mod lldp;
 pub mod neighbours;
 pub mod paths;
 pub mod ping;

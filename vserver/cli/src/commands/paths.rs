@@ -25,16 +25,16 @@ const SCREENFUL: usize = 22;
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("mode").required(true)
-        .args(["addresses", "groups", "interfaces", "probes", "targets", "bfd"])),
+        .args(["addresses", "groups", "interfaces", "probes", "targets", "bfd", "counters"])),
     after_help = "\
 INTERFACES of a group are: those that carry frames, (those that could and wait), [those that cannot].
 An alias that is bound to targets beyond its link (beyond = [...]) is a group of one; targets in [] are lost.
 FLAGS: i waits, s standby, m and b nominated for IPv4 multicast and broadcast, M for IPv6 multicast,
 d down, h taken out for a duplicate MAC address. Empty values are --, with -P nothing.
 -b: TX is between two packets of ours; silence of DETECT ends a session; DIAG and REMOTE are the numbers of
-RFC 5880 for why it ended, at this end and at the other. -p goes on until it is stopped; TIME is since its start, a lost probe has no RTT."
+RFC 5880 for why it ended, at this end and at the other. -c: what is 0 is left out. -p goes on until it is stopped; TIME is since its start, a lost probe has no RTT."
 )]
-#[allow(clippy::struct_excessive_bools, reason = "what is shown: one of six switches")]
+#[allow(clippy::struct_excessive_bools, reason = "what is shown: one of seven switches")]
 pub struct Args {
     /// Data addresses: state, group, member that receives, members that send
     #[arg(short, long)]
@@ -54,6 +54,9 @@ pub struct Args {
     /// BFD sessions of fast mode
     #[arg(short, long)]
     pub bfd: bool,
+    /// What groups, members, probers and BFD counted
+    #[arg(short, long)]
+    pub counters: bool,
     /// Only these columns, in this order; all: every one
     #[arg(short, long, value_name = "FIELD,...", value_delimiter = ',')]
     pub output: Vec<String>,
@@ -105,6 +108,7 @@ const SESSIONS: &[Column] = &[
     ("DIAG", 5),
     ("REMOTE", 7),
 ];
+const COUNTERS: &[Column] = &[("GROUP", 12), ("INTERFACE", 12), ("COUNTER", 28), ("VALUE", 12)];
 
 impl Args {
     fn columns(&self) -> &'static [Column] {
@@ -118,6 +122,8 @@ impl Args {
             PROBES
         } else if self.bfd {
             SESSIONS
+        } else if self.counters {
+            COUNTERS
         } else {
             TARGETS
         }
@@ -239,6 +245,8 @@ fn render(report: &PathsReport, args: &Args, layout: &Layout) -> String {
         interfaces(report)
     } else if args.bfd {
         sessions(report)
+    } else if args.counters {
+        counters(report)
     } else {
         targets(report)
     };
@@ -352,6 +360,29 @@ fn sessions(report: &PathsReport) -> Vec<Vec<String>> {
     report.sessions.iter().map(row).collect()
 }
 
+fn counters(report: &PathsReport) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for counted in &report.probing {
+        let mut add = |interface: &str, prefix: &str, value: serde_json::Value| {
+            let counters = value.as_object().into_iter().flatten();
+            let counters = counters.filter(|(_, v)| v.as_u64().is_some_and(|v| v > 0));
+            rows.extend(counters.map(|(name, value)| {
+                let (group, name) = (counted.group.clone(), format!("{prefix}{name}"));
+                vec![group, interface.to_owned(), name, value.to_string()]
+            }));
+        };
+        // Counters are plain numbers, which become JSON in any case.
+        let json = |v: serde_json::Result<serde_json::Value>| v.unwrap_or_default();
+        add("", "", json(serde_json::to_value(counted.counters)));
+        for member in &counted.members {
+            add(&member.interface, "", json(serde_json::to_value(member)));
+        }
+        add("", "probes.", json(serde_json::to_value(counted.probes)));
+        add("", "bfd.", json(serde_json::to_value(counted.bfd)));
+    }
+    rows
+}
+
 /// Prints probes as they end, from now on.
 fn follow(connection: &mut Connection, args: &Args, layout: &Layout) -> Result<(), Error> {
     let now = report(connection)?;
@@ -414,10 +445,13 @@ mod tests {
     use super::*;
 
     use clap::Parser;
+    use weft_interface::fail::{GroupCounters, MemberCounters};
     use weft_interface::paths::{
-        AddressPath, GroupPath, InterfacePath, MemberFlags, SessionPath, TargetPath,
+        AddressPath, GroupPath, InterfacePath, MemberCount, MemberFlags, ProbingPath, SessionPath,
+        TargetPath,
     };
     use weft_interface::probe::bfd::Diagnostic;
+    use weft_interface::probe::{BfdCounters, ProbeCounters};
 
     #[derive(Debug, clap::Parser)]
     struct Line {
@@ -500,7 +534,17 @@ mod tests {
                 tx_us: 50_000,
                 detect_us: 0,
             }],
-            probing: vec![],
+            probing: vec![ProbingPath {
+                group: String::from("fail0"),
+                counters: GroupCounters { moves: 33, ..GroupCounters::default() },
+                members: vec![MemberCount {
+                    interface: String::from("eth1"),
+                    counters: MemberCounters { failures: 2, ..MemberCounters::default() },
+                    damped_ms: Some(9000),
+                }],
+                probes: ProbeCounters { lost: 5, ..ProbeCounters::default() },
+                bfd: BfdCounters { hop_limit: 1, ..BfdCounters::default() },
+            }],
         }
     }
 
@@ -552,9 +596,25 @@ eth1        fe80::9                   up         50.0ms   --       1    0
     }
 
     #[test]
+    fn what_was_counted_is_shown_without_zeros() {
+        assert_eq!(
+            shown("paths -c"),
+            "\
+GROUP       INTERFACE   COUNTER                     VALUE
+fail0       --          moves                       33
+fail0       eth1        damped_ms                   9000
+fail0       eth1        failures                    2
+fail0       --          probes.lost                 5
+fail0       --          bfd.hop_limit               1
+"
+        );
+        assert_eq!(shown("paths -cP -o counter,value").lines().next(), Some("moves:33"));
+    }
+
+    #[test]
     fn test_addresses_are_shown_to_who_asks_for_them_only() {
         let test = "10.1.1.20";
-        for view in ["-a", "-g", "-i", "-b"] {
+        for view in ["-a", "-g", "-i", "-b", "-c"] {
             assert!(!shown(&format!("paths {view} -o all")).contains(test), "{view}");
             let args = Line::try_parse_from(["paths", view, "-j"]).unwrap().args;
             let json = json::document("paths", &for_json(sample(), &args));

@@ -220,6 +220,7 @@ fn answers(
             | Command::Events { .. }
             | Command::Bonds
             | Command::Doctor
+            | Command::Lldp
             | Command::SetOffline { .. } => of_interfaces(&host, command, caller),
             Command::Shim { vserver } => shims(&host, vserver.as_deref()),
             Command::ShimWish(wish) => shim_wish(&host, wish, caller),
@@ -246,6 +247,7 @@ fn of_interfaces(host: &Host, command: &Command, caller: &Caller) -> Answer {
         }
         Command::Bonds => Answer::Bonds(host.bonds()),
         Command::Doctor => Answer::Doctor(host.doctor()),
+        Command::Lldp => Answer::Lldp(host.lldp()),
         Command::SetOffline { interface, offline } => {
             set_offline(host, interface, *offline, caller)
         }
