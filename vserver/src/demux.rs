@@ -41,6 +41,9 @@ pub(crate) struct Demux {
     /// By link.
     aliases: Vec<Vec<LinkAlias>>,
     unicast: HashMap<(AliasId, IpAddr), u32>,
+    /// Who has an address too that was another vserver's when it came. Stacks do not tell of their
+    /// changes in the order in which these were made, so the other one may only seem to have it.
+    claims: HashMap<(AliasId, IpAddr), Vec<u32>>,
     /// Multicast groups and directed broadcast addresses.
     groups: HashMap<(AliasId, IpAddr), Vec<u32>>,
     /// Everybody attached to an alias, for what goes to all nodes of a link.
@@ -134,7 +137,7 @@ impl Demux {
         !self.forwarders.is_empty() && self.forwarders.get(&to.alias) == Some(&to.vserver)
     }
 
-    /// `Some(other)` if another vserver has the address on the alias; then nothing changed.
+    /// `Some(other)` if another vserver has the address on the alias: this one comes after it.
     pub(crate) fn add_address(
         &mut self,
         alias: AliasId,
@@ -142,13 +145,35 @@ impl Demux {
         vserver: u32,
     ) -> Option<u32> {
         let owner = *self.unicast.entry((alias, addr)).or_insert(vserver);
-        (owner != vserver).then_some(owner)
+        if owner == vserver {
+            return None;
+        }
+        let claims = self.claims.entry((alias, addr)).or_default();
+        if !claims.contains(&vserver) {
+            claims.push(vserver);
+        }
+        Some(owner)
     }
 
+    /// A vserver's entry goes, or its claim on another's; entries of others stay.
     pub(crate) fn remove_address(&mut self, alias: AliasId, addr: IpAddr, vserver: u32) {
         if self.unicast.get(&(alias, addr)) == Some(&vserver) {
             self.unicast.remove(&(alias, addr));
         }
+        if let Some(claims) = self.claims.get_mut(&(alias, addr)) {
+            claims.retain(|v| *v != vserver);
+            if claims.is_empty() {
+                self.claims.remove(&(alias, addr));
+            }
+        }
+    }
+
+    /// Who claims an address that nobody has.
+    pub(crate) fn heir(&self, alias: AliasId, addr: IpAddr) -> Option<u32> {
+        if self.unicast.contains_key(&(alias, addr)) {
+            return None;
+        }
+        self.claims.get(&(alias, addr))?.first().copied()
     }
 
     /// Also takes directed broadcast addresses.
@@ -177,6 +202,9 @@ impl Demux {
         }
         for ((alias, addr), v) in &self.unicast {
             lines.push(format!("{alias:?} {addr} is {}", name(*v)));
+        }
+        for ((alias, addr), all) in &self.claims {
+            lines.extend(all.iter().map(|v| format!("{alias:?} {addr} claimed by {}", name(*v))));
         }
         for ((alias, group), members) in &self.groups {
             lines.extend(members.iter().map(|v| format!("{alias:?} {group} has {}", name(*v))));
@@ -500,6 +528,23 @@ mod tests {
         assert_eq!(to(&d, NIC_MAC, "10.0.0.1"), Ok(vec![(0, 0)]), "only its owner removes it");
         d.remove_address(DATA, addr("10.0.0.1"), 0);
         assert_eq!(to(&d, NIC_MAC, "10.0.0.1"), Err(DropReason::DemuxNoVserver));
+        assert_eq!(d.heir(DATA, addr("10.0.0.1")), None, "whoever gave up its claim has none");
+    }
+
+    #[test]
+    fn who_came_second_to_an_address_is_known_until_it_gives_it_up() {
+        let (mut d, a) = (demux(), addr("10.0.0.1"));
+        for late in [2, 1, 2] {
+            assert_eq!(d.add_address(DATA, a, late), Some(0));
+        }
+        assert_eq!(d.heir(DATA, a), None, "it has an owner");
+        d.remove_address(DATA, a, 0);
+        assert_eq!(d.heir(DATA, a), Some(2));
+        assert_eq!(d.add_address(DATA, a, 2), None);
+        d.remove_address(DATA, a, 2);
+        assert_eq!(d.heir(DATA, a), Some(1), "it had one claim only");
+        d.remove_address(DATA, a, 1);
+        assert_eq!((d.heir(DATA, a), d.claims.len()), (None, 0));
     }
 
     #[test]

@@ -57,12 +57,30 @@ impl Core {
             let at = list.iter().position(|a| *a == (alias, addr));
             at.map(|at| list.swap_remove(at)).is_some()
         });
+        self.demux.remove_address(alias, addr, index);
         if found {
-            self.demux.remove_address(alias, addr, index);
             self.steer(self.aliases[alias.0 as usize].link(), addr, false);
         }
         if used {
             self.keep_address(now, alias, addr, false);
+        }
+        self.inherit(now, alias, addr);
+    }
+
+    /// Nobody has an address any more: it goes to whoever got it while it was another vserver's.
+    pub(super) fn inherit(&mut self, now: Instant, alias: AliasId, addr: IpAddr) {
+        while let Some(heir) = self.demux.heir(alias, addr) {
+            // Its own news of what happened to the address since is still to come.
+            self.demux.remove_address(alias, addr, heir);
+            let own = self.nodes[heir as usize].stack.addresses(alias).iter();
+            let state = own.filter(|a| a.cidr.addr == addr).map(|a| a.state).next();
+            match state {
+                Some(state) if state.usable() => self.address_added(now, heir, alias, addr),
+                Some(AddressState::Tentative) if addr.is_ipv4() => {
+                    self.address_probed(heir, alias, addr);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -86,9 +104,15 @@ impl Core {
     }
 
     fn belongs_to(&mut self, index: u32, alias: AliasId, addr: IpAddr, owner: u32) {
+        if !self.mesh.is_home() {
+            // The home speaks for all. Here stacks may tell in another order than there.
+            return;
+        }
         let name = |i: u32| self.nodes[i as usize].stack.name().to_owned();
         let (own, other) = (name(index), name(owner));
-        self.problem(format!("vserver {own}: {addr} belongs to vserver {other}; not used"));
+        self.problem(format!(
+            "vserver {own}: {addr} belongs to vserver {other}; not used until that gives it up"
+        ));
         self.tell_dhcp(|tap| tap.address(index, alias, addr, Some(format!("vserver {other}"))));
     }
 

@@ -165,6 +165,7 @@ impl Core {
             self.demux.remove_address(alias, addr, index);
             self.steer(link, addr, false);
             self.keep_address(now, alias, addr, false);
+            self.inherit(now, alias, addr);
         }
         for group in groups {
             self.demux.leave(alias, group, index);
@@ -245,8 +246,7 @@ impl Core {
     }
 
     /// The home told which addresses an alias has: frames to everybody on their networks come, on
-    /// others they do not. What it told before a change that was made here first comes after it, and
-    /// takes addresses away for a moment.
+    /// others they do not.
     pub(super) fn follow_broadcasts(&mut self, id: NodeId, alias: AliasId) {
         let Some(node) = self.node(id) else { return };
         let addresses = node.stack.addresses(alias).iter();
