@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -148,6 +148,8 @@ pub(crate) struct Shared {
     pub(crate) qos: Mutex<Arc<Plan>>,
     /// Who may reach what.
     pub(crate) access: Mutex<HostAccess>,
+    /// Counts changes of vservers' addresses that are made on all workers.
+    editions: AtomicU64,
     /// Counts sockets that may be on any worker.
     pub(crate) next: AtomicUsize,
     /// Ports bound for any vserver.
@@ -175,6 +177,11 @@ impl Shared {
     /// Readers see another configuration from now on.
     pub(crate) fn publish(&self, live: Live) {
         *self.live.write() = Arc::new(live);
+    }
+
+    /// The number of the next change of vservers' addresses that is made on all workers.
+    pub(crate) fn next_edition(&self) -> u64 {
+        self.editions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The worker with every vserver's home shard.

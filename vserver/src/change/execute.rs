@@ -174,6 +174,39 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// As [`Run::on_all`], what changes addresses of these vservers: news of the home from before
+    /// does not take back what is done on a worker before it.
+    fn on_all_of(
+        &self,
+        vservers: &[NodeId],
+        mut f: impl FnMut(&mut Core, Instant) -> Result<(), StepError>,
+        undo: impl FnMut(&mut Core, Instant),
+    ) -> Result<(), StepError> {
+        let edition = self.shared.next_edition();
+        let mark = |core: &mut Core| {
+            for v in vservers {
+                core.set_edition(*v, edition);
+            }
+        };
+        let changed = |core: &mut Core, now: Instant| {
+            mark(core);
+            f(core, now)?;
+            // A vserver that was added is there now.
+            mark(core);
+            Ok(())
+        };
+        let done = self.on_all(changed, undo);
+        // Done or not, the home says how it is.
+        self.on(0, |core, _| {
+            mark(core);
+            for v in vservers {
+                core.tell_edition(*v);
+            }
+            core.mesh.ring();
+        })?;
+        done
+    }
+
     pub(super) fn id(&self, vserver: &str) -> NodeId {
         // A plan names vservers of its two configurations, and these are there.
         self.nodes.get(vserver).copied().unwrap_or_default()
@@ -280,7 +313,8 @@ impl<'a> Run<'a> {
         access.update(&self.next, slot, (&v.name, &v.access));
         let guard = access.guard(slot);
         drop(access);
-        let added = self.on_all(
+        let added = self.on_all_of(
+            &[id],
             |core, now| {
                 let place = (id, &ports, &self.shared.tables);
                 let added = build::add_vserver(core, v, &aliases, place, (seed, &counts, now));
@@ -332,7 +366,8 @@ impl<'a> Run<'a> {
         let name = config.name.clone();
         let error = change_error(vserver, "attach to alias", &name);
         let alias = AliasId(alias as u16);
-        self.on_all(
+        self.on_all_of(
+            &[id],
             |core, now| {
                 if forwarding && !core.demux.set_forwarder(alias, id.index) {
                     return Err(StepError::Host(build::forwards_already(vserver, &name)));
@@ -352,10 +387,11 @@ impl<'a> Run<'a> {
 
     fn detach(&mut self, vserver: &str, alias: usize) -> Result<(), StepError> {
         let id = self.id(vserver);
-        for worker in self.order() {
-            self.on(worker, |core, now| core.detach(now, id.index, AliasId(alias as u16)))?;
-        }
-        Ok(())
+        let detach = |core: &mut Core, now: Instant| {
+            core.detach(now, id.index, AliasId(alias as u16));
+            Ok(())
+        };
+        self.on_all_of(&[id], detach, |_, _| {})
     }
 
     fn limits(&mut self, vserver: &str, limits: &Limits) -> Result<(), StepError> {
@@ -388,7 +424,8 @@ impl<'a> Run<'a> {
     fn address_add(&mut self, place: &Place) -> Result<(), StepError> {
         let id = self.id(&place.vserver);
         let error = change_error(&place.vserver, "add address", &place.cidr);
-        self.on_all(
+        self.on_all_of(
+            &[id],
             |core, now| add_address(core, now, id, (place, Coming::New)).map_err(&error),
             |core, now| drop(remove_address(core, now, id, place)),
         )
@@ -397,7 +434,8 @@ impl<'a> Run<'a> {
     fn address_remove(&mut self, place: &Place) -> Result<(), StepError> {
         let id = self.id(&place.vserver);
         let error = change_error(&place.vserver, "remove address", &place.cidr);
-        self.on_all(
+        self.on_all_of(
+            &[id],
             |core, now| remove_address(core, now, id, place).map_err(&error),
             |core, now| drop(add_address(core, now, id, (place, Coming::New))),
         )
@@ -408,7 +446,8 @@ impl<'a> Run<'a> {
         let error = change_error(&to.vserver, "take address", &to.cidr);
         let used = self.on(0, |core, _| uses(core, giver, from))?;
         let how = if used { Coming::Taken } else { Coming::New };
-        self.on_all(
+        self.on_all_of(
+            &[giver, taker],
             |core, now| {
                 remove_address(core, now, giver, from).map_err(&error)?;
                 let taken = add_address(core, now, taker, (to, how)).map_err(&error);
@@ -428,7 +467,8 @@ impl<'a> Run<'a> {
         let id = self.id(&from.vserver);
         let error = change_error(&from.vserver, "change the network of", &from.cidr);
         let alias = AliasId(from.alias as u16);
-        self.on_all(
+        self.on_all_of(
+            &[id],
             |core, now| set_prefix(core, now, id, alias, (from.cidr, to)).map_err(&error),
             |core, now| drop(set_prefix(core, now, id, alias, (to, from.cidr))),
         )

@@ -9,6 +9,7 @@ use weft_stack::stack::{Change, ChangeError};
 use super::lease::Lease;
 use super::slot::{Applied, Slot, preferred_left};
 use crate::host::Shared;
+use crate::runtime::Worker;
 
 /// Adds the address, or gives it new times.
 pub(super) fn address(
@@ -21,7 +22,7 @@ pub(super) fn address(
     let preferred = lease.address.is_ipv6().then(|| preferred_left(lease, left)).flatten();
     let (acd, pace) = (slot.config.acd, slot.pace);
     let terms = AddressTerms { origin: Origin::Dhcp, acd, pace, preferred, valid: left };
-    for worker in &shared.workers {
+    on_all(shared, slot, |worker| {
         let change = Change::AddressAssign { alias, cidr, terms };
         let done = worker.call(slot.index, |node, now| node.stack.handle_config(now, change));
         // A host that has stopped needs no address.
@@ -29,8 +30,31 @@ pub(super) fn address(
         if let Some(broadcast) = cidr.broadcast() {
             let _ = worker.with_core(|core, _| core.demux.join(alias, broadcast, slot.index.index));
         }
+        Ok(())
+    })
+}
+
+/// Changes addresses on the home, then on the others. These heed nothing that the home told before
+/// it was changed. A host that has stopped has no use for any of it.
+fn on_all(
+    shared: &Shared,
+    slot: &Slot,
+    mut change: impl FnMut(&Worker) -> Result<(), ChangeError>,
+) -> Result<(), ChangeError> {
+    change(shared.home())?;
+    let edition = shared.next_edition();
+    let mut done = Ok(());
+    for (number, worker) in shared.workers.iter().enumerate() {
+        let _ = worker.with_core(|core, _| core.set_edition(slot.index, edition));
+        if number > 0 && done.is_ok() {
+            done = change(worker);
+        }
     }
-    Ok(())
+    let _ = shared.home().with_core(|core, _| {
+        core.tell_edition(slot.index);
+        core.mesh.ring();
+    });
+    done
 }
 
 /// Routes and MTU; what was refused.
@@ -72,7 +96,7 @@ pub(super) fn remove(shared: &Shared, slot: &Slot, applied: Option<&Applied>, ad
         let nothing = Applied { routes: Vec::new(), mtu: None, ..applied.clone() };
         extras(shared, slot, Some(applied), &nothing);
     }
-    for worker in &shared.workers {
+    let _ = on_all(shared, slot, |worker| {
         let _ = worker.call(slot.index, |node, now| {
             // Only what is ours: the stack may have removed it already when its time was over.
             let ours = node.stack.addresses(alias).iter().find(|a| a.cidr.addr == addr);
@@ -80,7 +104,7 @@ pub(super) fn remove(shared: &Shared, slot: &Slot, applied: Option<&Applied>, ad
                 let _ = node.stack.handle_config(now, Change::AddressRemove { alias, addr });
             }
         });
-        let Some(broadcast) = applied.and_then(|a| a.cidr.broadcast()) else { continue };
+        let Some(broadcast) = applied.and_then(|a| a.cidr.broadcast()) else { return Ok(()) };
         let _ = worker.with_core(|core, _| {
             let index = slot.index.index;
             let Some(node) = core.node(slot.index) else { return };
@@ -91,5 +115,6 @@ pub(super) fn remove(shared: &Shared, slot: &Slot, applied: Option<&Applied>, ad
                 core.demux.leave(alias, broadcast, index);
             }
         });
-    }
+        Ok(())
+    });
 }

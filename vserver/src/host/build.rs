@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
@@ -589,6 +589,7 @@ fn run(
         qos: Mutex::new(plan),
         any,
         tables,
+        editions: AtomicU64::new(0),
         next: AtomicUsize::new(0),
         resolvers: Resolvers::default(),
         connects: Connects::default(),

@@ -76,6 +76,8 @@ pub(crate) struct Node {
     pub(super) broadcasts: Vec<(AliasId, IpAddr)>,
     /// Which vserver of this slot it is.
     pub(crate) generation: u32,
+    /// Number of the last change that was made to its addresses on this worker as on all.
+    pub(super) edition: u64,
     /// Links its aliases stand on.
     pub(crate) links: SmallVec<[usize; 2]>,
     pub(super) dirty: bool,
@@ -100,6 +102,7 @@ impl Node {
             groups: Vec::new(),
             broadcasts: Vec::new(),
             generation: 0,
+            edition: 0,
             links: links.into(),
             dirty: false,
             blocked: false,

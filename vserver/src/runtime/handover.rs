@@ -10,11 +10,11 @@ use weft_stack::shard::{Owner, frame_owner};
 use weft_stack::stack::{Change, ChangeError};
 use weft_stack::time::Instant;
 
-use super::Core;
 use super::core::LOCAL_FRAMES_MAX;
 use super::mesh::{Control, Message};
 use super::stages::Stage;
 use super::tx_queue::IN_ORDER;
+use super::{Core, NodeId};
 use weft_drivers::device::Link;
 
 /// Messages taken from one worker in one turn.
@@ -216,9 +216,10 @@ impl Core {
 
     pub(super) fn heed(&mut self, now: Instant, control: Control) {
         match control {
-            Control::Addresses { vserver, alias, addresses } => {
+            Control::Addresses { vserver, edition, alias, addresses } => {
                 let change = Change::AddressesAdopt { alias, addresses };
-                let Some(node) = self.node_mut(vserver) else { return self.mesh.stats.stale += 1 };
+                let node = self.node_mut(vserver).filter(|n| n.edition <= edition);
+                let Some(node) = node else { return self.mesh.stats.stale += 1 };
                 if let Err(e) = node.stack.handle_config(now, change)
                     // It was detached here a moment before.
                     && !matches!(e, ChangeError::NoAlias(_))
@@ -261,8 +262,26 @@ impl Core {
     /// Shard 0's addresses changed: the others follow.
     pub(super) fn tell_addresses(&mut self, vserver: u32, alias: AliasId) {
         let addresses = self.nodes[vserver as usize].stack.addresses(alias).to_vec();
+        let edition = self.nodes[vserver as usize].edition;
         let vserver = self.id_of(vserver);
-        self.mesh.tell_all(&Control::Addresses { vserver, alias, addresses });
+        self.mesh.tell_all(&Control::Addresses { vserver, edition, alias, addresses });
+    }
+
+    /// Addresses of a vserver are changed on all workers, here now: what the home told before it
+    /// was changed too would take that back, and counts no more. The number is larger than that of
+    /// any change before. To be called again after the change; the home tells what it has then.
+    pub(crate) fn set_edition(&mut self, vserver: NodeId, edition: u64) {
+        let Some(node) = self.node_mut(vserver) else { return };
+        node.edition = node.edition.max(edition);
+    }
+
+    /// After a change that was made on all workers: others follow the home again.
+    pub(crate) fn tell_edition(&mut self, vserver: NodeId) {
+        if self.mesh.is_home() && self.mesh.count() > 1 {
+            for alias in self.aliases_of(vserver) {
+                self.tell_addresses(vserver.index, alias);
+            }
+        }
     }
 
     /// Shard 0 speaks to multicast routers for this one.
@@ -276,7 +295,6 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::NodeId;
     use crate::{Host, config};
 
     #[test]
@@ -291,7 +309,8 @@ mod tests {
         assert_eq!(both.len(), 2);
         let tell = |core: &mut Core, addresses: &[_]| {
             let addresses = addresses.to_vec();
-            core.heed(Instant::ZERO, Control::Addresses { vserver, alias, addresses });
+            let news = Control::Addresses { vserver, edition: 0, alias, addresses };
+            core.heed(Instant::ZERO, news);
             core.node(vserver).unwrap().broadcasts.len()
         };
         // The second was added here; the home, told so a moment later, speaks of the first alone.
@@ -301,5 +320,81 @@ mod tests {
         let broadcast: IpAddr = "10.0.0.255".parse().unwrap();
         let all = core.demux.describe(&|_| String::from("a"));
         assert!(all.contains(&format!("{alias:?} {broadcast} has a")), "{all:#?}");
+    }
+
+    const TWO: &str = "[workers]\ncount = 2\n\
+        [nic.eth0]\ndriver = \"mem\"\nmac = \"02:00:00:00:00:01\"\n[alias.data0]\nover = \"eth0\"\n\
+        [vserver.a]\nacd = \"off\"\naddresses = [\"data0 10.0.0.1/24\"]\n\
+        [vserver.b]\nacd = \"off\"\naddresses = [\"data0 10.0.0.2/24\"]\n";
+
+    /// Both workers turn until neither has anything to do, and are held.
+    fn rest(cores: &mut [parking_lot::MutexGuard<'_, Core>], now: Instant) {
+        while cores.iter_mut().any(|core| !core.is_quiet()) {
+            for core in cores.iter_mut() {
+                core.turn(now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_vserver_that_takes_an_address_over_has_it_in_whatever_order_stacks_tell() {
+        let alias = AliasId(0);
+        for first in [0, 1] {
+            let host = Host::start(config::parse(TWO, "t.toml".as_ref()).unwrap()).unwrap();
+            let mut cores: Vec<_> = host.shared.workers.iter().map(|w| w.lock()).collect();
+            let now = host.shared.home().clock.now();
+            rest(&mut cores, now);
+            let core = &mut cores[1];
+            let nodes = [1, 0].map(|index| &core.nodes[index]);
+            let both = nodes.map(|node| node.stack.addresses(alias)).concat();
+            // This one's events are taken first.
+            core.mark_dirty(first);
+            for (index, addresses) in [(0, Vec::new()), (1, both)] {
+                let vserver = core.id_of(index);
+                core.heed(now, Control::Addresses { vserver, edition: 0, alias, addresses });
+            }
+            rest(&mut cores, now);
+            let core = &cores[1];
+            let all = core.demux.describe(&|v| ["a", "b"][v as usize].to_owned());
+            let of: Vec<_> = all.iter().filter(|l| l.contains("10.0.0.1 ")).collect();
+            assert_eq!(of, [&format!("{alias:?} 10.0.0.1 is b")], "{first} first: {all:#?}");
+            assert_eq!(core.nodes[1].addresses.len(), 2);
+            assert_eq!(core.nodes[0].addresses, []);
+            assert_eq!(core.problems, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn what_the_home_told_before_a_change_takes_no_address_away() {
+        let host = Host::start(config::parse(TWO, "t.toml".as_ref()).unwrap()).unwrap();
+        let mut cores: Vec<_> = host.shared.workers.iter().map(|w| w.lock()).collect();
+        let now = host.shared.home().clock.now();
+        rest(&mut cores, now);
+        let (vserver, alias) = (cores[0].id_of(0), AliasId(0));
+        let stale = cores[1].mesh.stats.stale;
+        // It told, the other worker is changed, has the news, and only then the home is changed.
+        cores[0].tell_addresses(0, alias);
+        let add = |core: &mut Core| {
+            core.set_edition(vserver, 7);
+            let cidr = "10.0.0.3/24".parse().unwrap();
+            let node = core.node_mut(vserver).unwrap();
+            node.stack.handle_config(now, Change::AddressAdd { alias, cidr }).unwrap();
+            core.mark_dirty(0);
+        };
+        add(&mut cores[1]);
+        cores[1].turn(now);
+        assert_eq!(cores[1].nodes[0].stack.addresses(alias).len(), 2);
+        assert_eq!(cores[1].mesh.stats.stale, stale + 1);
+        add(&mut cores[0]);
+        cores[0].tell_edition(vserver);
+        rest(&mut cores, now);
+        assert_eq!(cores[1].nodes[0].stack.addresses(alias).len(), 2);
+        // What it tells from then on counts.
+        let change = Change::AddressRemove { alias, addr: "10.0.0.3".parse().unwrap() };
+        cores[0].node_mut(vserver).unwrap().stack.handle_config(now, change).unwrap();
+        cores[0].mark_dirty(0);
+        rest(&mut cores, now);
+        assert_eq!(cores[1].nodes[0].stack.addresses(alias).len(), 1);
+        assert_eq!(cores[1].mesh.stats.stale, stale + 1);
     }
 }

@@ -43,8 +43,8 @@ pub(crate) enum Message {
 /// What workers tell each other besides frames.
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
-    /// To the other shards: the addresses of an alias are these.
-    Addresses { vserver: NodeId, alias: AliasId, addresses: Vec<Address> },
+    /// To the other shards: the addresses of an alias are these, after the change of this number.
+    Addresses { vserver: NodeId, edition: u64, alias: AliasId, addresses: Vec<Address> },
     /// To shard 0: what the shard of a worker wants of a group.
     Group { vserver: NodeId, worker: usize, alias: AliasId, group: IpAddr, filter: GroupFilter },
     /// The kernel told of a link.
@@ -68,7 +68,7 @@ counters! {
         copies: "Copies",
         /// Frames sent through the queue of another worker.
         transmits: "Transmits",
-        /// Messages for vservers that were removed meanwhile.
+        /// Messages for vservers that were removed or changed meanwhile.
         stale: "Stale",
         /// Times a sleeping worker was woken.
         wakes: "Wakes",
