@@ -281,6 +281,27 @@ fn the_table_decides_by_port_and_class_and_changes_while_the_host_runs() {
     assert_eq!(dead.kind(), ErrorKind::TimedOut, "bound to an address, it stays there");
 }
 
+// RFC 6724 2.1
+#[test]
+fn the_policy_table_orders_addresses_and_changes_while_the_host_runs() {
+    let connect = "form = \"full\"\nattempt_delay_ms = 2000\nresolution_delay_ms = 2000\n";
+    let Some(lab) = Lab::new(connect) else { return };
+    lab.dns(&[("both.test", &["fd09::11", "10.9.0.11"])]);
+    let winner = || ends(&TcpStream::connect_name(&lab.v, "both.test", 7).unwrap()).1;
+    assert_eq!(winner(), "10.9.0.11", "the standard has unique local addresses behind IPv4");
+    let changes = Changes::new(Arc::clone(&lab.host), None, Vec::new(), |_, _| {});
+    let apply = |rows: &str| {
+        let connect = format!("{connect}policy_table = [{rows}]");
+        changes.apply(config(&text(&connect)), &Options::default()).unwrap();
+    };
+    apply("\"fd09::/64 90 13\"");
+    assert_eq!(winner(), "fd09::11");
+    apply("\"fd09::/64 90 13\", \"0.0.0.0/0 91 4\"");
+    assert_eq!(winner(), "10.9.0.11");
+    apply("");
+    assert_eq!(winner(), "10.9.0.11");
+}
+
 #[test]
 fn a_connection_is_set_up_by_readiness_and_the_first_data_follows() {
     let Some(lab) = Lab::new("form = \"weak\"\nattempt_delay_ms = 20") else { return };

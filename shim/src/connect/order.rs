@@ -22,6 +22,24 @@ pub struct Row {
     pub label: u8,
 }
 
+impl Row {
+    /// A row for addresses of either family: those of IPv4 stand in it mapped.
+    pub fn new(network: Cidr, precedence: u8, label: u8) -> Row {
+        let network = network.network();
+        let longer = if network.addr.is_ipv4() { 96 } else { 0 };
+        let addr = IpAddr::V6(mapped(network.addr));
+        let prefix = Cidr { addr, prefix_len: network.prefix_len + longer };
+        Row { prefix, precedence, label }
+    }
+}
+
+/// As the configuration has it: `2001:db8::/32 45 1`.
+impl core::fmt::Display for Row {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} {} {}", self.prefix, self.precedence, self.label)
+    }
+}
+
 /// The policy table; the longest prefix decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
@@ -55,6 +73,15 @@ impl Labels {
     pub fn new(mut rows: Vec<Row>) -> Labels {
         rows.sort_by_key(|r| Reverse(r.prefix.prefix_len));
         Labels { rows }
+    }
+
+    /// The standard's table with rows of an administrator: one takes the place of that with the same
+    /// prefix, or is added. The others stay, so that a single row says a single thing.
+    pub fn with(rows: &[Row]) -> Labels {
+        let mut all = Labels::default().rows;
+        all.retain(|standard| rows.iter().all(|r| r.prefix != standard.prefix));
+        all.extend_from_slice(rows);
+        Labels::new(all)
     }
 
     fn row(&self, addr: IpAddr) -> (u8, u8) {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smallvec::SmallVec;
 use weft_stack::time::{Duration, Instant};
@@ -20,6 +20,9 @@ const REVERSE_PATIENCE: Duration = Duration::from_secs(1);
 /// An attempt is given as long as three round trips, but no less than this, where they are known
 /// (RFC 8305 5 recommends 100 ms at least).
 const DELAY_KNOWN_MIN: Duration = Duration::from_millis(100);
+
+/// One of the addresses that the Internet has.
+const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 
 /// Which attempt of a race; from 0 in the order of starting.
 pub type AttemptId = usize;
@@ -65,7 +68,7 @@ impl Request {
 
     /// A connection to whatever has this name.
     pub fn to_name(name: &str, port: u16) -> Request {
-        let mut request = Request::to(IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED), port);
+        let mut request = Request::to(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
         request.given.clear();
         request.name = Some(name.to_owned());
         request
@@ -384,7 +387,7 @@ impl Race {
             Question::Ptr(_) => return,
         };
         if self.request.name.as_ref() == Some(name) {
-            self.hold(now, question, !addrs.is_empty());
+            self.hold(now, question, &addrs, world.labels);
             for addr in addrs {
                 self.add(addr, false, world);
             }
@@ -407,18 +410,24 @@ impl Race {
         }
     }
 
-    /// Holds attempts back while the other family may come first (RFC 8305 3).
-    fn hold(&mut self, now: Instant, question: &Question, some: bool) {
-        let waiting =
-            |q: &Question| matches!(q, Question::Aaaa(n) if Some(n) == self.request.name.as_ref());
-        match question {
-            Question::A(_)
-                if some && self.attempts.is_empty() && self.questions.iter().any(waiting) =>
-            {
-                self.hold_until = Some(now + self.treatment.resolution_delay);
-            }
-            Question::Aaaa(_) => self.hold_until = None,
-            _ => {}
+    /// Holds attempts back while better addresses may come, of the family that the policy table
+    /// prefers (RFC 8305 3): IPv6, unless those that came are none it would choose, or it says else.
+    fn hold(&mut self, now: Instant, question: &Question, addrs: &[IpAddr], labels: &Labels) {
+        let name = self.request.name.as_ref();
+        let asked =
+            |q: &Question| matches!(q, Question::Aaaa(n) | Question::A(n) if Some(n) == name);
+        if !self.questions.iter().any(asked) {
+            self.hold_until = None;
+            return;
+        }
+        let other = match question {
+            Question::Aaaa(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            _ => IpAddr::V6(GLOBAL),
+        };
+        let best = addrs.iter().map(|addr| labels.precedence(*addr)).max();
+        let waits = best.is_some_and(|best| best < labels.precedence(other));
+        if waits && self.attempts.is_empty() {
+            self.hold_until = Some(now + self.treatment.resolution_delay);
         }
     }
 

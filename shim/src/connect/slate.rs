@@ -63,6 +63,12 @@ impl Destination {
         self.sources.iter().map(|s| Pair::new(s.addr, self.addr))
     }
 
+    /// What is tried first: the stack's choice among those that suit (RFC 6724 5 rule 6).
+    fn source(&self, labels: &Labels) -> Option<&Source> {
+        let suits = self.sources.iter().find(|s| labels.suits(s, self.addr));
+        suits.or_else(|| self.sources.first())
+    }
+
     /// Every pair failed lately.
     fn is_failing(&self, now: Instant, history: &History) -> bool {
         !self.sources.is_empty() && self.pairs().all(|p| history.is_failing(now, p))
@@ -111,7 +117,7 @@ impl Slate {
         sorted.sort_by_cached_key(|d| {
             let facts = Facts {
                 addr: d.addr,
-                source: d.sources.first(),
+                source: d.source(labels),
                 failing: d.is_failing(now, history),
                 rtt: d.pairs().filter_map(|p| history.rtt(p)).min(),
             };

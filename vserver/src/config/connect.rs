@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use weft_shim::connect::{Form, PolicyTable, Protocol, Rule, Treatment};
+use weft_shim::connect::{Form, PolicyTable, Protocol, Row, Rule, Treatment};
 use weft_stack::ip::address::Cidr;
 
 use super::diagnostic::Report;
@@ -11,6 +11,8 @@ use super::reader::{At, Section};
 
 /// Most rules of one vserver.
 const RULES_MAX: usize = 256;
+/// Most rows of the table of addresses.
+const ROWS_MAX: usize = 64;
 /// Longest name of a kind of application.
 const CLASS_BYTES_MAX: usize = 63;
 /// Pairs of addresses remembered unless the file says otherwise.
@@ -24,11 +26,14 @@ pub struct Connect {
     pub policy: PolicyTable,
     /// Pairs of addresses whose success or failure is remembered.
     pub history: usize,
+    /// Rows of the table of RFC 6724 2.1 that are others than the standard's.
+    pub policy_table: Vec<Row>,
 }
 
 impl Default for Connect {
     fn default() -> Connect {
-        Connect { policy: PolicyTable::default(), history: HISTORY_DEFAULT }
+        let policy = PolicyTable::default();
+        Connect { policy, history: HISTORY_DEFAULT, policy_table: Vec::new() }
     }
 }
 
@@ -42,6 +47,7 @@ pub(super) fn read_connect(report: &mut Report, mut s: Section) -> Connect {
     let default = read_treatment(report, &mut s, &Treatment::of(Form::Off));
     s.default(report, "history", &HISTORY_DEFAULT);
     let history = s.integer(report, "history", 1..=65_536);
+    let policy_table = read_policy_table(report, &mut s);
     let mut rules = Vec::new();
     for mut table in s.tables(report, "rules") {
         if rules.len() == RULES_MAX {
@@ -53,7 +59,39 @@ pub(super) fn read_connect(report: &mut Report, mut s: Section) -> Connect {
     }
     s.finish(report);
     let history = history.map_or(HISTORY_DEFAULT, |v| v.value as usize);
-    Connect { policy: PolicyTable { rules, default }, history }
+    Connect { policy: PolicyTable { rules, default }, history, policy_table }
+}
+
+fn read_policy_table(report: &mut Report, s: &mut Section) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for text in s.strings(report, "policy_table") {
+        let Some(row) = read_row(text.value) else {
+            let text_of = format!(
+                "'{}' is no row; write a network, its precedence and its label (0 to 255), like \
+                 \"2001:db8::/32 45 1\"",
+                text.value
+            );
+            report.error(&text.span, text_of);
+            continue;
+        };
+        if rows.len() == ROWS_MAX {
+            report.error(&text.span, format!("more than {ROWS_MAX} rows; use fewer"));
+            break;
+        }
+        if rows.iter().any(|r| r.prefix == row.prefix) {
+            report.error(&text.span, format!("{} has a row already; leave one", row.prefix));
+            continue;
+        }
+        rows.push(row);
+    }
+    rows
+}
+
+fn read_row(text: &str) -> Option<Row> {
+    let mut words = text.split_whitespace();
+    let (network, precedence, label) = (words.next()?, words.next()?, words.next()?);
+    let row = Row::new(network.parse().ok()?, precedence.parse().ok()?, label.parse().ok()?);
+    words.next().is_none().then_some(row)
 }
 
 fn read_treatment(report: &mut Report, s: &mut Section, base: &Treatment) -> Treatment {

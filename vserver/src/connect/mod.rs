@@ -29,7 +29,7 @@ pub(crate) struct State {
     policy: Mutex<Arc<PolicyTable>>,
     history: Mutex<History>,
     counters: Mutex<Counters>,
-    labels: Labels,
+    labels: Mutex<Arc<Labels>>,
 }
 
 impl State {
@@ -42,7 +42,7 @@ impl State {
             policy: Mutex::new(Arc::new(config.policy.clone())),
             history: Mutex::new(History::new(config.history, key)),
             counters: Mutex::default(),
-            labels: Labels::default(),
+            labels: Mutex::new(Arc::new(Labels::with(&config.policy_table))),
         }
     }
 }
@@ -71,6 +71,7 @@ impl Connects {
     pub(crate) fn set(&self, id: NodeId, config: &Connect) {
         if let Some(state) = self.states.lock().get(&id.index) {
             *state.policy.lock() = Arc::new(config.policy.clone());
+            *state.labels.lock() = Arc::new(Labels::with(&config.policy_table));
             state.history.lock().resize(config.history);
         }
     }

@@ -13,8 +13,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use parking_lot::Mutex;
 use weft_shim::connect::{
-    Action, Answer, AttemptId, Ends, Failure, Form, Outcome, PolicyTable, Question, Race, Request,
-    World,
+    Action, Answer, AttemptId, Ends, Failure, Form, Labels, Outcome, PolicyTable, Question, Race,
+    Request, World,
 };
 use weft_stack::socket::tcp::{TcpOption, TcpState};
 use weft_stack::socket::udp::{UdpRecvError, UdpSend};
@@ -84,6 +84,7 @@ pub struct Connecting<T> {
     vserver: Vserver,
     state: Arc<State>,
     policy: Arc<PolicyTable>,
+    labels: Arc<Labels>,
     ours: Ours,
     notify: Arc<Notify>,
     race: Race,
@@ -130,10 +131,11 @@ impl<T: Prize> Connecting<T> {
         request.known = known_locators(vserver, &request);
         let state = vserver.second_shim();
         let policy = Arc::clone(&state.policy.lock());
+        let labels = Arc::clone(&state.labels.lock());
         let (ours, port) = (Ours::new(vserver), request.port);
         let race = {
             let mut history = state.history.lock();
-            let (addresses, labels) = (&ours, &state.labels);
+            let (addresses, labels) = (&ours, &labels);
             let mut world = World { addresses, policy: &policy, labels, history: &mut history };
             Race::new(vserver.clock(), request, &mut world)
         };
@@ -141,6 +143,7 @@ impl<T: Prize> Connecting<T> {
             vserver: vserver.clone(),
             state,
             policy,
+            labels,
             ours,
             notify: Arc::new(Notify::of_several()),
             race,
@@ -159,7 +162,7 @@ impl<T: Prize> Connecting<T> {
 
     fn world<R>(&mut self, f: impl FnOnce(&mut Race, &mut World<'_>) -> R) -> R {
         let mut history = self.state.history.lock();
-        let (addresses, labels) = (&self.ours, &self.state.labels);
+        let (addresses, labels) = (&self.ours, &self.labels);
         let mut world = World { addresses, policy: &self.policy, labels, history: &mut history };
         f(&mut self.race, &mut world)
     }

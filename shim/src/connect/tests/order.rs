@@ -90,6 +90,29 @@ fn an_administrator_may_prefer_ipv4() {
 
 // RFC 6724 2.1
 #[test]
+fn a_row_takes_the_place_of_the_standards_and_leaves_the_others() {
+    let row =
+        |network: &str, precedence, label| Row::new(network.parse().unwrap(), precedence, label);
+    let rows = [row("0.0.0.0/0", 100, 4), row("2001:db8::7/32", 45, 1), row("10.0.0.0/8", 9, 8)];
+    assert_eq!(
+        rows.map(|r| r.to_string()),
+        ["::ffff:0.0.0.0/96 100 4", "2001:db8::/32 45 1", "::ffff:10.0.0.0/104 9 8"]
+    );
+    let labels = Labels::with(&rows);
+    let of = |addr: &str| (labels.precedence(ip(addr)), labels.label(ip(addr)));
+    assert_eq!((of("192.0.2.1"), of("10.1.2.3")), ((100, 4), (9, 8)));
+    assert_eq!((of("2001:db8::1"), of("2001:db9::1")), ((45, 1), (40, 1)));
+    assert_eq!((of("fd00::1"), of("::1")), ((3, 13), (50, 0)));
+    assert_eq!(Labels::with(&[]), Labels::default());
+    // A label that the source does not have comes before precedence (6, rule 5).
+    let list = [("2001:db9::1", "2001:db9::2"), ("10.1.2.3", "192.0.2.2")];
+    assert_eq!(sorted(&labels, &list), ["2001:db9::1", "10.1.2.3"]);
+    let list = [("2001:db9::1", "2001:db9::2"), ("192.0.2.3", "192.0.2.2")];
+    assert_eq!(sorted(&labels, &list), ["192.0.2.3", "2001:db9::1"]);
+}
+
+// RFC 6724 2.1
+#[test]
 fn the_policy_table_is_that_of_the_standard() {
     let labels = Labels::default();
     let table = [

@@ -11,7 +11,7 @@ use weft_stack::time::{Duration, Instant};
 
 use crate::connect::{
     Action, Addresses, Answer, AttemptId, Ends, Failure, Form, History, Labels, Outcome,
-    PolicyTable, Protocol, Question, Race, Request, Rule, Source, Treatment, World,
+    PolicyTable, Protocol, Question, Race, Request, Row, Rule, Source, Treatment, World,
 };
 use crate::locator::Pair;
 
@@ -358,6 +358,34 @@ fn ipv6_addresses_are_waited_for_a_little_and_taken_late_too() {
         lab.way(ours[0], v6, Way::Answers(20));
         lab.way(ours[1], v4, Way::Answers(20));
         assert_eq!(lab.run(Request::to_name("w", 80)).took, ms(took));
+    }
+}
+
+// RFC 6724 2.1
+// RFC 8305 3
+#[test]
+fn addresses_of_the_family_that_the_policy_table_prefers_are_waited_for() {
+    let (global, local, v4) = ("2001:db8:1::9", "fd00::9", "198.51.100.9");
+    let prefers_v4 = Row::new("0.0.0.0/0".parse().unwrap(), 100, 4);
+    let prefers_local = Row::new("fd00::/8".parse().unwrap(), 45, 13);
+    // What comes first, after 5 ms, the other after 30, and when the first attempt goes where.
+    for (rows, v6, v6_first, at, to) in [
+        (&[][..], global, true, 5, global),
+        (&[], local, true, 30, v4),
+        (&[prefers_local], local, true, 5, local),
+        (&[prefers_v4], global, true, 30, v4),
+        (&[prefers_v4], global, false, 5, v4),
+        (&[], global, false, 30, global),
+    ] {
+        let ours = ["2001:db8:a::1", "fd00::1", "192.0.2.1"];
+        let mut lab = Lab::new(Form::Full, &ours);
+        lab.labels = Labels::with(rows);
+        let (aaaa, a) = if v6_first { (5, 30) } else { (30, 5) };
+        lab.says(Question::Aaaa("w".into()), aaaa, Answer::Addresses(vec![ip(v6)]));
+        lab.says(Question::A("w".into()), a, Answer::Addresses(vec![ip(v4)]));
+        let run = lab.run(Request::to_name("w", 80));
+        let (when, ends) = (run.attempts[0].0, run.attempts[0].1);
+        assert_eq!((when, ends.remote), (ms(at), ip(to)), "{rows:?} {v6}");
     }
 }
 

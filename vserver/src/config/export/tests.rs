@@ -203,6 +203,7 @@ dns = { servers = ["10.0.0.53", "[fd00::53]:5353"], search = ["a.example"], ndot
 form = "weak"
 pairs = 8
 history = 9
+policy_table = ["2001:db8::/32 45 1", "10.0.0.0/8 100 4"]
 rules = [
 { class = "backup", form = "off" },
 { protocol = "udp", ports = "53", form = "full", repeat = true, answer_timeout_ms = 900 },

@@ -118,11 +118,12 @@ fn write_connect(w: &mut Writer, vserver: &str, connect: &Connect) {
     if !w.all && *connect == defaults {
         return;
     }
-    let Connect { policy: PolicyTable { rules, default }, history } = connect;
+    let Connect { policy: PolicyTable { rules, default }, history, policy_table } = connect;
     w.table(&format!("[vserver.{vserver}.connect]"));
     w.unless("form", &quoted(form_word(default.form)), &quoted("off"));
     write_treatment(w, default, &defaults.policy.default);
     w.unless("history", history, &defaults.history);
+    w.list("policy_table", &texts(policy_table));
     for Rule { class, protocol, ports, to, treatment } in rules {
         w.table(&format!("[[vserver.{vserver}.connect.rules]]"));
         w.optional("class", class.as_ref().map(|c| quoted(c)).as_ref());
