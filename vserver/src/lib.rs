@@ -54,6 +54,7 @@ pub mod interface;
 pub mod mdns;
 pub mod naming;
 pub mod net;
+pub mod nodes;
 pub mod ping;
 pub mod privilege;
 pub mod qos;

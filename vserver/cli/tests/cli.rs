@@ -376,3 +376,26 @@ fn a_set_of_addresses_that_prove_each_other_is_made_and_shown() {
     let (code, _, err) = weft(d.path(), &generate);
     assert!(code == 1 && err.contains("no RSA private key"), "{err}");
 }
+
+#[test]
+fn nodes_are_compared_by_their_files() {
+    let directory = directory(CONFIG);
+    let check = |other: &str| {
+        std::fs::write(directory.path().join("other.toml"), other).unwrap();
+        weft(directory.path(), &["check", "-q", "weft.toml", "--node", "other.toml"])
+    };
+    assert_eq!(check(CONFIG), (0, String::new(), String::new()));
+    let elsewhere = CONFIG.replace("over = \"eth0\"", "over = \"eth0.5\"");
+    let (code, out, _) = check(&elsewhere);
+    assert_eq!(code, 0, "it may be one network");
+    assert!(
+        out.starts_with("warning: data0 is untagged on weft.toml and in VLAN 5 on other.toml"),
+        "{out}"
+    );
+    let (code, out, err) = check("[nic.eth0]\ndriver = \"mem\"\n");
+    assert_eq!(code, 1, "{err}");
+    assert_eq!(
+        out,
+        "error: other.toml has no alias 'data0'; files, web1, web2 of weft.toml cannot move there\n"
+    );
+}

@@ -9,6 +9,7 @@ use weft_vserver::config::{
     self, HostConfig, LoadError, Nic, Privilege, ProxyTarget, RunAs, Service, ServiceKind,
 };
 use weft_vserver::interface::{LinkId, LinkKind};
+use weft_vserver::nodes::compare;
 
 use crate::Error;
 
@@ -23,6 +24,10 @@ pub struct Args {
     /// Print nothing if the file is right
     #[arg(short, long)]
     pub quiet: bool,
+    /// Another node's file (of a running one: `weft export` there): whether vservers of each could
+    /// move to the other, and whether aliases of one name are one network
+    #[arg(short, long, value_name = "FILE")]
+    pub node: Vec<PathBuf>,
 }
 
 /// Checks the file; prints a summary or every error.
@@ -31,7 +36,27 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if !args.quiet {
         std::io::stdout().lock().write_all(summary(&config).as_bytes())?;
     }
-    Ok(())
+    nodes(&config, args)
+}
+
+/// Compares the file with those of other nodes; an error if a vserver could not move.
+fn nodes(config: &HostConfig, args: &Args) -> Result<(), Error> {
+    let mut errors = 0;
+    for file in &args.node {
+        let other = load_elsewhere(file)?;
+        let (here, there) = (args.config.display().to_string(), file.display().to_string());
+        let mut out = std::io::stdout().lock();
+        for mismatch in compare((&here, config), (&there, &other)) {
+            let prevents = mismatch.prevents_failover();
+            errors += usize::from(prevents);
+            writeln!(out, "{}: {mismatch}", if prevents { "error" } else { "warning" })?;
+        }
+    }
+    match errors {
+        0 => Ok(()),
+        1 => Err(Error::Failed(String::from("one reason why vservers cannot move"))),
+        n => Err(Error::Failed(format!("{n} reasons why vservers cannot move"))),
+    }
 }
 
 /// Loads a file; everything that is wrong with it is one [`Error::Config`].

@@ -13,7 +13,7 @@ use weft_vserver::config::{self, HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
 use weft_vserver::dhcp::{DhcpLine, DhcpWish};
 use weft_vserver::mdns::Responders;
-use weft_vserver::ping::Pings;
+use weft_vserver::ping::{PingStep, Pings};
 use weft_vserver::privilege::{self, ProcessRights};
 use weft_vserver::register::Registrar;
 use weft_vserver::resolver::Questions;
@@ -187,13 +187,7 @@ fn answers(
                 host.socket_summary(query).map_or_else(Answer::from, Answer::SocketSummary)
             }
             Command::SetPoll { mode, worker } => set_poll(&host, *mode, *worker, caller),
-            Command::Echo(step) => {
-                let vservers = pings.vserver_of(step).into_iter().collect();
-                match caller.may(&Scope::Vservers(vservers)) {
-                    Ok(()) => pings.step(step).map_or_else(Answer::from, Answer::Echo),
-                    Err(refusal) => refusal,
-                }
-            }
+            Command::Echo(step) => echo(&pings, step, caller),
             Command::Resolve { vserver, name } => questions.ask(vserver, name).map_or_else(
                 || Answer::refuse(RefusalKind::NoSuchVserver, format!("no vserver '{vserver}'")),
                 Answer::Resolved,
@@ -230,6 +224,14 @@ fn answers(
                 dhcp_wish(&host, (vserver, alias, *instance), *wish, caller)
             }
         }
+    }
+}
+
+fn echo(pings: &Pings, step: &PingStep, caller: &Caller) -> Answer {
+    let vservers = pings.vserver_of(step).into_iter().collect();
+    match caller.may(&Scope::Vservers(vservers)) {
+        Ok(()) => pings.step(step).map_or_else(Answer::from, Answer::Echo),
+        Err(refusal) => refusal,
     }
 }
 
