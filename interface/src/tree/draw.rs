@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::hex;
 use super::{LinkKind, Owner, Tree};
 use crate::LinkId;
 use crate::bond::Mode;
@@ -124,20 +125,22 @@ impl Tree {
         }
     }
 
-    /// What the machines say of aliases on a link stands behind its detail.
+    /// What is an alias's own, and what the machines say of it, stand behind the detail of its link.
     fn with_aliases(
         &self,
         link: LinkId,
         detail: String,
         live: &BTreeMap<String, (String, String)>,
     ) -> String {
-        let names = self.aliases_of(link).map(|a| self.aliases[a].name.to_string());
-        let said = names.filter_map(|name| {
-            let (state, why) = live.get(&name)?;
-            Some(format!("{name} {state}: {why}"))
-        });
-        let parts = [detail].into_iter().filter(|d| !d.is_empty()).chain(said);
-        parts.collect::<Vec<_>>().join("; ")
+        let mut parts = vec![detail];
+        for alias in self.aliases_of(link).map(|a| &self.aliases[a]) {
+            let name = alias.name.to_string();
+            parts.extend(alias.mtu.map(|mtu| format!("{name} mtu {mtu}")));
+            parts.extend(alias.mac.map(|mac| format!("{name} mac {}", hex(mac))));
+            parts.extend(live.get(&name).map(|(state, why)| format!("{name} {state}: {why}")));
+        }
+        parts.retain(|part| !part.is_empty());
+        parts.join("; ")
     }
 
     /// Whether frames get through as far as the links tell.

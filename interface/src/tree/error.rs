@@ -303,6 +303,6 @@ fn section(name: &InterfaceName) -> &'static str {
     }
 }
 
-fn hex(mac: Mac) -> String {
+pub(super) fn hex(mac: Mac) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }

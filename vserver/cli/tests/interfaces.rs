@@ -3,10 +3,11 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use weft_cli::lab::topology::{CLIENT, FAR, Machine, v4, v6};
@@ -146,6 +147,8 @@ eth0.7      vlan  up     san0
 "
     );
     let whole = ask(dir, &["interfaces"]);
+    assert_eq!(whole, ask(dir, &["interfaces", "-o", "all"]));
+    assert!(whole.contains("tag 5; mgmt0 mtu 1400"), "{whole}");
     assert!(whole.starts_with("INTERFACE   KIND  STATE  DETAIL"), "{whole}");
     assert!(whole.contains("static, 2 of 2 ports send") && whole.contains("tag 5"), "{whole}");
 
@@ -251,4 +254,106 @@ fn loss_of_what_an_alias_is_bound_to_is_an_event_a_hook_and_shown() {
     let applied = ask(dir, &["apply", &dir.join("free.toml").display().to_string()]);
     assert!(applied.contains("alias.data0 beyond"), "{applied}");
     assert_eq!(ask(dir, &state), "");
+}
+
+/// A group of the second and third cable with a target.
+const GROUP: &str = r#"
+[fail.fail0]
+members = ["eth1", "eth2"]
+probe = "icmp"
+detect_ms = 300
+quiet_ms = 0
+test = ["eth1 10.9.0.101/24", "eth2 10.9.0.102/24"]
+targets = ["10.9.0.1"]
+[alias.data0]
+over = "fail0"
+[vserver.alpha]
+addresses = ["data0 10.9.0.11/24", "data0 10.9.0.12/24"]
+"#;
+
+fn group_config(dir: &Path) -> String {
+    let nic =
+        |i: usize| format!("[nic.eth{i}]\ndevice = \"{}\"\ndriver = \"packet\"\n", CABLES[i].0);
+    let (control, state) = (dir.join("weft.sock"), dir.join("state"));
+    let host = format!(
+        "[host]\ncontrol = \"{}\"\nstate_dir = \"{}\"\n",
+        control.display(),
+        state.display()
+    );
+    format!("{host}{}{}{GROUP}", nic(1), nic(2))
+}
+
+/// The first probes that end, as `weft paths -p` prints them.
+fn probes(dir: &Path, fields: &str, count: usize) -> Vec<String> {
+    let mut command = Command::new(weft());
+    command.arg("--control").arg(dir.join("weft.sock"));
+    command.args(["paths", "-p", "-P", "-o", fields]).stdout(Stdio::piped());
+    let mut stream = command.spawn().unwrap();
+    let lines = BufReader::new(stream.stdout.take().unwrap()).lines();
+    let lines = lines.take(count).map(Result::unwrap).collect();
+    stream.kill().unwrap();
+    stream.wait().unwrap();
+    lines
+}
+
+#[test]
+fn every_view_of_paths_shows_a_group_that_works_and_one_that_lost_a_cable() {
+    if !namespaces() || !installed("ip") {
+        return;
+    }
+    let lab = Lab::new();
+    lab.ip(&["link", "add", "br0", "type", "bridge"]);
+    for (_, far) in &CABLES[1..] {
+        lab.ip(&["link", "set", far, "master", "br0"]);
+    }
+    lab.ip(&["addr", "add", "10.9.0.1/24", "dev", "br0"]);
+    lab.ip(&["link", "set", "br0", "up"]);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let _daemon = Daemon::control(&lab.weft, dir, &group_config(dir));
+    let all = |view: &str| ["paths", view, "-P", "-o", "all"].map(str::to_owned);
+    let until = |view: &str, wanted: &str| {
+        let args = all(view);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        until(dir, &args, |text| text == wanted);
+    };
+    until("-i", "eth1:yes:fail0:--mbM--:up:ok:ok\neth2:yes:fail0:-------:up:ok:ok\n");
+    until("-g", "fail0:fail0:ok:0.30s:eth1 eth2\n");
+    let addresses = ["paths", "-a", "-P", "-o", "address,state,group,inbound,outbound"];
+    let v4 = |text: &str| {
+        let v4 = text.lines().filter(|l| l.starts_with("10."));
+        v4.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let both = |one: &str, other: &str| {
+        vec![
+            format!("10.9.0.11:up:fail0:{one}:eth1 eth2"),
+            format!("10.9.0.12:up:fail0:{other}:eth1 eth2"),
+        ]
+    };
+    let bound = v4(&ask(dir, &addresses));
+    assert!(bound == both("eth1", "eth2") || bound == both("eth2", "eth1"), "{bound:?}");
+    until("-t", "eth1:routes:10.9.0.101:10.9.0.1\neth2:routes:10.9.0.102:10.9.0.1\n");
+    until("-b", "");
+    let counted = ask(dir, &["paths", "-c", "-P", "-o", "group,counter"]);
+    assert!(counted.contains("fail0:probes.acked\n"), "{counted}");
+    for line in probes(dir, "interface,target,netrtt,rtt", 4) {
+        let fields: Vec<_> = line.split(':').collect();
+        assert!(["eth1", "eth2"].contains(&fields[0]) && fields[1] == "10.9.0.1", "{line}");
+        assert!(fields[2].ends_with("ms") && fields[3].ends_with("ms"), "answered: {line}");
+    }
+    for view in ["-a", "-g", "-i", "-b", "-c"] {
+        let json = ask(dir, &["paths", view, "-j"]);
+        assert!(!json.contains("10.9.0.10"), "test addresses are for who asks: {view} {json}");
+    }
+    assert!(ask(dir, &["paths", "-t", "-j"]).contains("10.9.0.101"));
+
+    lab.ip(&["link", "set", CABLES[2].1, "down"]);
+    until("-i", "eth1:yes:fail0:--mbM--:up:ok:ok\neth2:no:fail0:-------:down:failed:failed\n");
+    until("-g", "fail0:fail0:degraded:0.30s:eth1 [eth2]\n");
+    let alone = ["10.9.0.11:up:fail0:eth1:eth1", "10.9.0.12:up:fail0:eth1:eth1"];
+    assert_eq!(v4(&ask(dir, &addresses)), alone);
+    let counted = ask(dir, &["paths", "-c", "-P", "-o", "interface,counter,value"]);
+    assert!(counted.contains("eth2:failures:1\n"), "{counted}");
+    let refused = run(dir, &["interface", "offline", "eth1"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("eth1 stays"), "the last one");
 }

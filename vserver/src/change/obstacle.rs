@@ -1,10 +1,12 @@
 //! What a running host cannot change, and why; and what changes without a step of its own.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::plan::by_name;
 use crate::config::{HostConfig, Nic, Privilege, Vserver};
 use crate::naming::ClusterId;
+use crate::qos::rates_of;
 
 /// What cannot be changed while the host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,7 +232,10 @@ pub(super) fn notes(old: &HostConfig, new: &HostConfig) -> Vec<Note> {
     for (a, b) in old.nics.iter().zip(&new.nics) {
         host(a.qos != b.qos, &format!("qos of nic {}", b.name));
     }
-    host(old.link_qos != new.link_qos, "qos of bonds and failover groups");
+    let links = old.link_qos.iter().chain(&new.link_qos).map(|(name, _)| name.as_str());
+    for name in links.collect::<BTreeSet<_>>() {
+        host(rates_of(old, name) != rates_of(new, name), &format!("qos of {name}"));
+    }
     let before = by_name(old);
     for v in &new.vservers {
         let Some(old) = before.get(v.name.as_str()) else { continue };

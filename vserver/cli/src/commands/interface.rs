@@ -27,6 +27,7 @@ pub enum What {
         interface: String,
     },
     /// Put it back
+    #[command(visible_alias = "online")]
     Undo {
         /// Which one was taken out
         #[arg(value_name = "NAME")]

@@ -26,7 +26,7 @@ pub struct Args {
     /// Print JSON: one document with schema_version
     #[arg(short, long)]
     pub json: bool,
-    /// Columns to show, separated by commas
+    /// Columns to show, separated by commas; all: every one
     #[arg(short, long, value_delimiter = ',', value_name = "COLUMNS")]
     pub output: Vec<String>,
     /// For programs: no header, nothing drawn, fields between colons, `:` and `\` in them after a `\`
@@ -148,7 +148,8 @@ fn render(
     }
     let lower: Vec<String> = args.output.iter().map(|c| c.to_ascii_lowercase()).collect();
     let columns: Vec<&str> = lower.iter().map(String::as_str).collect();
-    let columns = if columns.is_empty() { &draw::COLUMNS[..] } else { &columns[..] };
+    let all = columns.is_empty() || columns.contains(&"all");
+    let columns = if all { &draw::COLUMNS[..] } else { &columns[..] };
     let form = if args.parsable { draw::parsable } else { draw::table };
     form(&lines, columns).map_err(Error::Failed)
 }

@@ -230,8 +230,12 @@ fn report(connection: &mut Connection) -> Result<PathsReport, Error> {
 /// Everything but test addresses, which are nobody's who is not asking for them.
 fn for_json(mut report: PathsReport, args: &Args) -> PathsReport {
     if !args.targets {
-        let tests = report.targets.iter_mut().filter(|t| t.mode != TargetMode::Beyond);
-        tests.for_each(|t| t.test_address = None);
+        let of_members = report.targets.iter().filter(|t| t.mode != TargetMode::Beyond);
+        let tests: Vec<String> = of_members.filter_map(|t| t.test_address.clone()).collect();
+        // What is beyond the link is asked from those, or from data addresses.
+        for target in &mut report.targets {
+            target.test_address.take_if(|address| tests.contains(address));
+        }
     }
     report
 }
@@ -523,6 +527,13 @@ mod tests {
                     targets: vec![],
                     lost: names(&["2001:db8::1"]),
                 },
+                TargetPath {
+                    interface: String::from("fail0"),
+                    mode: TargetMode::Beyond,
+                    test_address: Some(String::from("10.1.1.20")),
+                    targets: names(&["192.0.2.9"]),
+                    lost: vec![],
+                },
             ],
             sessions: vec![SessionPath {
                 interface: String::from("eth1"),
@@ -584,6 +595,7 @@ eth0        yes     fail0       --mbM--   up        ok        ok
 INTERFACE   MODE      TESTADDR            TARGETS
 eth0        routes    10.1.1.20           10.1.1.1 10.1.1.3
 data0       beyond    fd00::12            [2001:db8::1]
+fail0       beyond    10.1.1.20           192.0.2.9
 "
         );
         assert_eq!(
