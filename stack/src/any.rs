@@ -55,7 +55,7 @@ pub struct AnyPort {
     pub family: AnyFamily,
     /// From 1.
     pub port: u16,
-    /// TCP: connections of one vserver, on one worker, that wait to be accepted.
+    /// TCP: connections of one vserver that wait to be accepted; each shard has its part.
     pub backlog: usize,
 }
 

@@ -109,6 +109,7 @@ drop_reasons! {
     DemuxNoVserver, "No vserver has the destination address on that alias.", "Check the addresses; the steering map may lag behind a change.";
     DemuxMulticastUnwanted, "No vserver joined the destination group.", "None needed.";
     HandOverFull, "The ring to the worker of the packet's flow is full.", "That worker is overloaded; give it a CPU of its own, or spread the flows.";
+    HomeFull, "The ring to the worker with the flows of the packet's vserver has no more room for such.", "A vserver with a shim has one worker, which is overloaded: give it a CPU of its own, or less to do.";
     QosPoliced, "The packet is over a rate limit for what arrives.", "See which class with `weft qos`; raise its rate or slow the sender.";
     QosQueueFull, "The queue of the packet's class is full on the way out.", "See which class with `weft qos`; raise its rate.";
     InputQueueFull, "The vserver's input queue is full while others have their turn.", "Its part of the worker is too small for what arrives: raise its `weight` or `input_frames`, or look for a flood.";

@@ -9,6 +9,9 @@
 //! queue of the same number leads to, meet on one worker. The hash has no secret: a peer that
 //! gathers its flows on one worker wins what it wins with the fixed keys of a NIC's own hash, and
 //! two hosts that run weft find each other's queues.
+//!
+//! A vserver whose flows have state in common, the contexts of a multipath shim, has them all on
+//! one shard ([`Shard::flows`]). Shard 0 speaks for it all the same.
 
 use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::AtomicUsize;
@@ -24,6 +27,8 @@ pub struct Shard {
     pub index: u16,
     /// How many there are; at least 1.
     pub count: u16,
+    /// The one that has every flow, and puts fragments together; `None`: flows are spread.
+    pub flows: Option<u16>,
 }
 
 impl Default for Shard {
@@ -54,7 +59,7 @@ const EXTENSIONS_MAX: usize = 8;
 
 impl Shard {
     /// The only one.
-    pub const ONLY: Shard = Shard { index: 0, count: 1 };
+    pub const ONLY: Shard = Shard { index: 0, count: 1, flows: None };
 
     /// Whether it speaks for the vserver.
     #[inline]
@@ -70,12 +75,27 @@ impl Shard {
 
     /// Whether a TCP connection is this shard's.
     pub fn owns_flow(self, a: SocketAddr, b: SocketAddr) -> bool {
-        !self.has_peers() || flow_owner(a, b, self.count) == self.index
+        let owner = || self.flows.unwrap_or_else(|| flow_owner(a, b, self.count));
+        !self.has_peers() || owner() == self.index
     }
 
     /// Whether the UDP port is this shard's.
     pub fn owns_port(self, port: u16) -> bool {
-        !self.has_peers() || port_owner(port, self.count) == self.index
+        let owner = || self.flows.unwrap_or_else(|| port_owner(port, self.count));
+        !self.has_peers() || owner() == self.index
+    }
+
+    /// The owner of an IP packet for this vserver.
+    pub fn owner(self, packet: &[u8]) -> Owner {
+        match self.flows {
+            Some(flows) => pinned_packet_owner(packet, flows),
+            None => packet_owner(packet, self.count),
+        }
+    }
+
+    /// This shard's part of what the flow hash spreads.
+    pub(crate) fn part(self, whole: usize) -> usize {
+        if self.flows.is_some() { whole } else { whole.div_ceil(usize::from(self.count)) }
     }
 
     /// Its share of a vserver's limits.
@@ -84,12 +104,13 @@ impl Shard {
     /// path MTUs, ICMP errors and RSTs per second. Whole are those of what exists on every shard alike
     /// (routes, addresses, groups, listeners, neighbours), of what only shard 0 has (raw sockets,
     /// reassembly), and of single sockets and queues. UDP sockets are counted over all shards
-    /// ([`SharedCounts`]), because few ports fall unevenly.
+    /// ([`SharedCounts`]), because few ports fall unevenly. Where one shard has all flows it has
+    /// all of everything.
     pub(crate) fn share(self, limits: Limits) -> Limits {
-        if !self.has_peers() {
+        if !self.has_peers() || self.flows.is_some() {
             return limits;
         }
-        let part = |whole: usize| whole.div_ceil(usize::from(self.count));
+        let part = |whole: usize| self.part(whole);
         Limits {
             pmtu: part(limits.pmtu),
             tcp_connections: part(limits.tcp_connections),
@@ -156,15 +177,46 @@ pub fn port_owner(port: u16, count: u16) -> u16 {
 /// The owner of a received link frame. What is malformed is shard 0's to count.
 #[inline]
 pub fn frame_owner(frame: &[u8], ethernet: bool, count: u16) -> Owner {
+    owner_in(frame, ethernet, |packet| packet_owner(packet, count))
+}
+
+/// The owner of a received link frame for a vserver whose flows are all on shard `flows`.
+pub fn pinned_owner(frame: &[u8], ethernet: bool, flows: u16) -> Owner {
+    owner_in(frame, ethernet, |packet| pinned_packet_owner(packet, flows))
+}
+
+#[inline(always)]
+fn owner_in(frame: &[u8], ethernet: bool, of_packet: impl FnOnce(&[u8]) -> Owner) -> Owner {
     if !ethernet {
-        return packet_owner(frame, count);
+        return of_packet(frame);
     }
     match frame {
         [_, _, _, _, _, _, _, _, _, _, _, _, high, low, packet @ ..] => {
             let ethertype = u16::from_be_bytes([*high, *low]);
-            if ethertype == ETHERTYPE_ARP { Owner::All } else { packet_owner(packet, count) }
+            if ethertype == ETHERTYPE_ARP { Owner::All } else { of_packet(packet) }
         }
         _ => HOME,
+    }
+}
+
+/// Discovery is everybody's, membership in groups is told to routers by shard 0, all else is of the
+/// shard with the flows.
+fn pinned_packet_owner(packet: &[u8], flows: u16) -> Owner {
+    match packet_owner(packet, 1) {
+        Owner::All => Owner::All,
+        Owner::Shard(_) if is_membership(packet) => HOME,
+        Owner::Shard(_) => Owner::Shard(flows),
+    }
+}
+
+/// IGMP, MLD.
+fn is_membership(packet: &[u8]) -> bool {
+    match packet.first().map(|b| b >> 4) {
+        Some(4) => packet.get(9) == Some(&protocol::IGMP),
+        Some(6) => upper_v6(packet).is_some_and(|(next, at)| {
+            next == protocol::ICMPV6 && matches!(packet.get(at), Some(130..=132 | 143))
+        }),
+        _ => false,
     }
 }
 
@@ -214,38 +266,39 @@ fn packet_owner_v6(p: &[u8], count: u16) -> Owner {
         octets.copy_from_slice(&h[at..at + 16]);
         u128::from_be_bytes(octets)
     };
-    let (mut next, mut at) = (h[6], 40);
+    let Some((next, at)) = upper_v6(p) else { return HOME };
+    let ports = || Some((port_at(p, at)?, port_at(p, at + 2)?));
+    match next {
+        protocol::TCP => ports().map_or(HOME, |(src, dst)| {
+            Owner::Shard(owner(end_v6(addr(8), src), end_v6(addr(24), dst), count))
+        }),
+        protocol::UDP => ports().map_or(HOME, |(_, dst)| Owner::Shard(port_owner(dst, count))),
+        protocol::ICMPV6 => match p.get(at) {
+            Some(1..=4) => quoted_owner(p.get(at + 8..), count),
+            // Router and neighbour discovery; of solicitations for routers we have none.
+            Some(134..=137) => Owner::All,
+            _ => HOME,
+        },
+        // An atomic fragment too: input takes it for whole, which then finds its owner.
+        _ => HOME,
+    }
+}
+
+/// What an IPv6 packet carries behind the extension headers that are no fragment's, and where.
+#[inline]
+fn upper_v6(p: &[u8]) -> Option<(u8, usize)> {
+    let (mut next, mut at) = (*p.get(6)?, 40);
     for _ in 0..=EXTENSIONS_MAX {
-        let ports = || Some((port_at(p, at)?, port_at(p, at + 2)?));
         match next {
-            protocol::TCP => {
-                return ports().map_or(HOME, |(src, dst)| {
-                    Owner::Shard(owner(end_v6(addr(8), src), end_v6(addr(24), dst), count))
-                });
-            }
-            protocol::UDP => {
-                return ports().map_or(HOME, |(_, dst)| Owner::Shard(port_owner(dst, count)));
-            }
-            protocol::ICMPV6 => {
-                return match p.get(at) {
-                    Some(1..=4) => quoted_owner(p.get(at + 8..), count),
-                    // Router and neighbour discovery; of solicitations for routers we have none.
-                    Some(134..=137) => Owner::All,
-                    _ => HOME,
-                };
-            }
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DEST_OPTIONS => {
-                let Some([following, len]) = p.get(at..at + 2).and_then(|h| h.first_chunk()) else {
-                    return HOME;
-                };
+                let [following, len] = p.get(at..at + 2)?.first_chunk()?;
                 next = *following;
                 at += 8 * (usize::from(*len) + 1);
             }
-            // An atomic fragment too: input takes it for whole, which then finds its owner.
-            _ => return HOME,
+            _ => return Some((next, at)),
         }
     }
-    HOME
+    None
 }
 
 /// The owner of the flow that an ICMP error is about: we sent the quoted packet.
@@ -381,10 +434,47 @@ mod tests {
     }
 
     #[test]
+    fn a_vserver_in_one_place_has_its_flows_there_and_its_voice_on_shard_0() {
+        let shard = Shard { index: 2, count: 4, flows: Some(2) };
+        let (a, b) = (at("[fe80::1]:9"), at("[fe80::2]:9"));
+        let mut fragment = packet(at("10.0.0.1:9"), at("10.0.0.2:9"), protocol::UDP);
+        fragment[6] = 0x20;
+        let here = [
+            packet(at("10.0.0.1:80"), at("10.0.0.2:7"), protocol::TCP),
+            packet(at("10.0.0.1:80"), at("10.0.0.2:7"), protocol::UDP),
+            packet(a, b, protocol::TCP),
+            // Of a shim; an echo request.
+            packet(a, b, 140),
+            packet(at("[fe80::1]:32768"), b, protocol::ICMPV6),
+            fragment,
+        ];
+        for packet in here {
+            assert_eq!(shard.owner(&packet), Owner::Shard(2));
+        }
+        // Source port 0x8800 stands where type 136 does, 0x8200 where type 130 does.
+        let neighbour = packet(at("[fe80::1]:34816"), b, protocol::ICMPV6);
+        assert_eq!(shard.owner(&neighbour), Owner::All);
+        for query in [
+            packet(at("[fe80::1]:33280"), b, protocol::ICMPV6),
+            packet(at("10.0.0.1:9"), at("10.0.0.2:9"), protocol::IGMP),
+        ] {
+            assert_eq!(shard.owner(&query), HOME);
+        }
+        for port in 1..100 {
+            let them = SocketAddr::new(b.ip(), port);
+            assert!(shard.owns_flow(a, them) && shard.owns_port(port));
+            let other = Shard { index: 0, ..shard };
+            assert!(!other.owns_flow(a, them) && !other.owns_port(port));
+        }
+        let whole = Limits::default();
+        assert_eq!(shard.share(whole.clone()).tcp_connections, whole.tcp_connections);
+    }
+
+    #[test]
     fn shares_add_up_to_the_limit() {
         let whole = Limits::default();
         for count in 1..=8u16 {
-            let share = Shard { index: 0, count }.share(whole.clone());
+            let share = Shard { index: 0, count, flows: None }.share(whole.clone());
             let sum = share.tcp_connections * usize::from(count);
             assert!((whole.tcp_connections..whole.tcp_connections + 8).contains(&sum));
             assert_eq!(share.tcp_listeners, whole.tcp_listeners);

@@ -53,7 +53,7 @@ impl Link {
             let config = StackConfig { seed: [seed; 16], shard, ..StackConfig::default() };
             Stack::new(config, FramePool::heap(512, 2048), now)
         };
-        let shards = (0..SHARDS).map(|index| stack(1, Shard { index, count: SHARDS }));
+        let shards = (0..SHARDS).map(|index| stack(1, Shard { index, count: SHARDS, flows: None }));
         let mut stacks: Vec<Stack> = shards.collect();
         stacks.push(stack(2, Shard::ONLY));
         for (i, stack) in stacks.iter_mut().enumerate() {
@@ -312,7 +312,7 @@ fn an_answer_to_a_cookie_is_taken_by_the_same_secrets_on_every_shard() {
     let owner = flow_owner(addr("10.0.0.1:4000"), addr("10.0.0.2:80"), SHARDS);
     let alone = syn_of(Shard::ONLY).expect("a SYN");
     for index in 0..SHARDS {
-        let sent = syn_of(Shard { index, count: SHARDS });
+        let sent = syn_of(Shard { index, count: SHARDS, flows: None });
         match sent {
             Some(syn) => assert_eq!((index, &syn[24..28]), (owner, &alone[24..28])),
             None => assert_ne!(index, owner, "another's flow is refused"),

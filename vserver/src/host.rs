@@ -24,7 +24,7 @@ use crate::net::{AnyListener, AnyOptions, AnyUdpSocket};
 use crate::privilege::PrivilegeError;
 use crate::qos::{Plan, QosSnapshot};
 use crate::resolver::{NamedClients, NamedRoutes, Resolvers};
-use crate::runtime::Worker;
+use crate::runtime::{Pins, Worker};
 use crate::sockets::{self, QueryError, SocketLine, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
 use any::AnyTables;
@@ -143,6 +143,8 @@ pub(crate) struct Shared {
     pub(crate) changing: Mutex<Changing>,
     /// By worker number; never empty. Number 0 is the home of every vserver.
     pub(crate) workers: Vec<Arc<Worker>>,
+    /// Vservers with all their flows on one of them, as all workers know it.
+    pub(crate) pins: RwLock<Pins>,
     pub(crate) captures: Vec<(PathBuf, CaptureFile)>,
     /// Rates and shares as the workers have them.
     pub(crate) qos: Mutex<Arc<Plan>>,
@@ -187,6 +189,11 @@ impl Shared {
     /// The worker with every vserver's home shard.
     pub(crate) fn home(&self) -> &Arc<Worker> {
         &self.workers[0]
+    }
+
+    /// The worker with all flows of a vserver; `None`: they are spread.
+    pub(crate) fn flows_of(&self, vserver: u32) -> Option<usize> {
+        self.pins.read().home(vserver).map(usize::from)
     }
 
     /// The next worker in turn.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use weft_stack::frame::PoolBuf;
@@ -22,6 +23,8 @@ pub struct Vserver {
     shared: Arc<Shared>,
     id: NodeId,
     name: Arc<str>,
+    /// The worker with all its flows; `None`: they are spread. As long as it lives.
+    home: Option<usize>,
 }
 
 impl fmt::Debug for Vserver {
@@ -47,7 +50,8 @@ impl Vserver {
     }
 
     pub(crate) fn new(shared: Arc<Shared>, id: NodeId, name: &str) -> Vserver {
-        Vserver { shared, id, name: name.into() }
+        let home = shared.flows_of(id.index);
+        Vserver { shared, id, name: name.into(), home }
     }
 
     /// Its name.
@@ -94,23 +98,33 @@ impl Vserver {
 
     /// The worker of a new socket that may be on any.
     pub(crate) fn next_worker(&self) -> usize {
-        self.shared.next_worker()
+        self.home.unwrap_or_else(|| self.shared.next_worker())
+    }
+
+    /// Numbers of the workers that have flows of it.
+    pub(crate) fn places(&self) -> Range<usize> {
+        self.home.map_or(0..self.shared.workers.len(), |home| home..home + 1)
+    }
+
+    /// The first of them.
+    pub(crate) fn first_place(&self) -> usize {
+        self.places().start
     }
 
     /// The worker of a UDP port; port 0: one in turn, which then picks a port of its own.
     pub(crate) fn worker_of_port(&self, port: u16) -> usize {
         let count = self.workers().len();
         match port {
-            _ if count == 1 => 0,
+            _ if self.places().len() == 1 => self.first_place(),
             0 => self.next_worker(),
             port => port_owner(port, count as u16).into(),
         }
     }
 
-    /// A buffer of `len` bytes in the memory of the first worker's device; see
+    /// A buffer of `len` bytes in the memory of its first worker's device; see
     /// [`TcpStream::alloc`](crate::net::TcpStream::alloc), which with several workers knows better.
     pub fn alloc(&self, len: usize) -> Option<PoolBuf> {
-        self.shared.home().peek(self.id, |node| node.stack.alloc(len)).ok()?
+        self.worker(self.first_place()).peek(self.id, |node| node.stack.alloc(len)).ok()?
     }
 
     pub(crate) fn workers(&self) -> &[Arc<Worker>] {

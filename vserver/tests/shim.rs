@@ -4,21 +4,28 @@
 
 mod common;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use common::{addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs};
+use common::{
+    PATIENCE, addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs,
+};
 use weft_drivers::ethtool::{Offload, set_offload};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
 use weft_shim::hba::{Search, SigningKey, prefix_of};
 use weft_stack::rng::Rng;
+use weft_stack::shard::flow_owner;
+use weft_vserver::app::{Cx, Service, SocketId};
 use weft_vserver::change::{ApplyError, Changes, Options};
-use weft_vserver::net::{ShimOption, ShimValue, UdpSocket};
-use weft_vserver::{Host, ShimContext, ShimError, ShimWish};
+use weft_vserver::net::{
+    AnyOptions, Family, IcmpSocket, RawSocket, ShimOption, ShimValue, UdpSend, UdpSocket,
+};
+use weft_vserver::{Devices, Host, ShimContext, ShimError, ShimWish, Vserver};
 
 const SERVER: &str = "2001:db8:a::1";
 
@@ -34,6 +41,18 @@ fn network(n: u8, key: &Path) -> String {
          addresses = [\"data0 2001:db8:a::{n}/64\", \"data1 2001:db8:b::{n}/64\"]\n\
          [vserver.{name}.shim]\nset_up = \"immediate\"\nreap = \"rfc\"\nkeys = [\"2001:db8::/32 {}\"]\n",
         key.display()
+    )
+}
+
+/// Several workers, and a vserver that may have a shim before all others: it is at home on worker 0,
+/// so that the next one is not where all else is.
+fn workers(count: usize, n: u8) -> String {
+    if count == 1 {
+        return String::new();
+    }
+    format!(
+        "[workers]\ncount = {count}\nframes = 4096\n[vserver.aa]\n\
+         addresses = [\"data0 2001:db8:a::a{n}/64\"]\n[vserver.aa.shim]\nenabled = false\n"
     )
 }
 
@@ -177,10 +196,21 @@ fn mixed_ready(server: &Host, client: &Host) -> bool {
 
 #[test]
 fn udp_of_the_shim_finds_its_vserver_among_others_with_the_same_port() {
+    udp_finds_its_vserver(1, 1);
+}
+
+#[test]
+fn udp_of_the_shim_finds_the_home_of_its_vserver() {
+    udp_finds_its_vserver(2, 3);
+    udp_finds_its_vserver(3, 2);
+}
+
+fn udp_finds_its_vserver(server_workers: usize, client_workers: usize) {
     let directory = tempfile::tempdir().unwrap();
     let key = write_key(directory.path());
-    let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
-    let client = start_on(&mixed(2, &key, "udp_port = 4140"), peers);
+    let text = |n, count| workers(count, n) + &mixed(n, &key, "udp_port = 4140");
+    let (server, peers) = start(&text(1, server_workers));
+    let client = start_on(&text(2, client_workers), peers);
     until("addresses", || mixed_ready(&server, &client));
     let taken = UdpSocket::bind(&vs(&client, "c"), addr("[::]:4140")).unwrap_err();
     assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse, "the port is the shim's");
@@ -211,8 +241,18 @@ fn udp_of_the_shim_finds_its_vserver_among_others_with_the_same_port() {
 
 #[test]
 fn a_shim_that_runs_takes_another_table() {
+    takes_another_table(1);
+}
+
+#[test]
+fn a_shim_that_runs_on_one_of_several_workers_takes_another_table() {
+    takes_another_table(3);
+}
+
+fn takes_another_table(count: usize) {
     let directory = tempfile::tempdir().unwrap();
     let key = write_key(directory.path());
+    let mixed = |n, key: &Path, shim: &str| workers(count, n) + &mixed(n, key, shim);
     let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
     let client = Arc::new(start_on(&mixed(2, &key, ""), peers));
     let changes = Changes::new(Arc::clone(&client), None, Vec::new(), |_, _| {});
@@ -252,8 +292,18 @@ fn a_shim_that_runs_takes_another_table() {
 
 #[test]
 fn a_shim_is_switched_on_under_a_connection() {
+    is_switched_on(1);
+}
+
+#[test]
+fn a_shim_is_switched_on_under_a_connection_that_is_at_home_already() {
+    is_switched_on(2);
+}
+
+fn is_switched_on(count: usize) {
     let directory = tempfile::tempdir().unwrap();
     let key = write_key(directory.path());
+    let mixed = |n, key: &Path, shim: &str| workers(count, n) + &mixed(n, key, shim);
     let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
     let client = Arc::new(start_on(&mixed(2, &key, "enabled = false"), peers));
     let changes = Changes::new(Arc::clone(&client), None, Vec::new(), |_, _| {});
@@ -273,10 +323,16 @@ fn a_shim_is_switched_on_under_a_connection() {
 
 #[test]
 fn sockets_read_and_choose_the_locators_of_their_context() {
+    sockets_choose(1);
+    sockets_choose(3);
+}
+
+fn sockets_choose(count: usize) {
     let directory = tempfile::tempdir().unwrap();
     let key = write_key(directory.path());
-    let (server, peers) = start(&mixed(1, &key, "udp_port = 4140"));
-    let client = start_on(&mixed(2, &key, "udp_port = 4140"), peers);
+    let text = |n| workers(count, n) + &mixed(n, &key, "udp_port = 4140");
+    let (server, peers) = start(&text(1));
+    let client = start_on(&text(2), peers);
     until("addresses", || mixed_ready(&server, &client));
     let c = vs(&client, "c");
     let _listening = echo_server(&vs(&server, "web"), addr(&format!("[{SERVER}]:7")));
@@ -377,8 +433,8 @@ fn a_vserver_without_a_shim_says_so() {
     assert_eq!(host.shims(Some("x")), None);
 }
 
-/// The hosts' cables are veth pairs: w0 is network a, w1 is b.
-fn over_veth(key: &Path) -> Option<(Host, Host, Netns, Netns)> {
+/// The hosts' cables are veth pairs: w0 is network a, w1 is b; with as many queues as workers.
+fn over_veth(key: &Path, count: usize) -> Option<(Host, Host, Netns, Netns)> {
     let (Ok(a), Ok(b)) = (Netns::new(), Netns::new()) else {
         println!("SKIP: network namespaces need root");
         return None;
@@ -394,7 +450,7 @@ fn over_veth(key: &Path) -> Option<(Host, Host, Netns, Netns)> {
                 mac: Some([2, 0, 0, 0, n, i]),
             });
             let mut netlink = Netlink::open().unwrap();
-            netlink.add_veth(&ends[0], &ends[1], 1, 1500).unwrap();
+            netlink.add_veth(&ends[0], &ends[1], count, 1500).unwrap();
             netlink.set_up(&name, true).unwrap();
             // A veth never completes the checksums that the kernel leaves to it.
             set_offload(&name, Offload::TxChecksum, false).unwrap();
@@ -402,9 +458,11 @@ fn over_veth(key: &Path) -> Option<(Host, Host, Netns, Netns)> {
         .unwrap();
         b.enter(|| Netlink::open().unwrap().set_up(&name, true).unwrap()).unwrap();
     }
-    let one = |i| format!("[nic.eth{i}]\ndevice = \"w{i}\"\ndriver = \"af-xdp\"\n");
+    let one =
+        |i| format!("[nic.eth{i}]\ndevice = \"w{i}\"\ndriver = \"af-xdp\"\nqueues = {count}\n");
     let nics = [0, 1].map(one).concat();
-    let text = |n: u8| format!("[workers]\nframes = 4096\n{nics}{}", network(n, key));
+    let pool = if count == 1 { "[workers]\nframes = 4096\n" } else { "" };
+    let text = |n: u8| format!("{pool}{}{nics}{}", workers(count, n), network(n, key));
     let mut started = Vec::new();
     for (space, n) in [(&a, 1), (&b, 2)] {
         match space.enter(|| Host::start(config(&text(n)))).unwrap() {
@@ -421,8 +479,19 @@ fn over_veth(key: &Path) -> Option<(Host, Host, Netns, Netns)> {
 
 #[test]
 fn protocol_140_is_steered_to_its_vserver_and_a_link_that_goes_down_is_left_at_once() {
+    is_steered(1);
+}
+
+#[test]
+fn protocol_140_finds_the_home_of_its_vserver_by_any_queue() {
+    is_steered(2);
+}
+
+fn is_steered(count: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let Some((server, client, _a, b)) = over_veth(&write_key(directory.path())) else { return };
+    let Some((server, client, _a, b)) = over_veth(&write_key(directory.path()), count) else {
+        return;
+    };
     connection_moves(&server, &client);
     let stream = connect(&vs(&client, "c"), addr(&format!("[{SERVER}]:7")));
     let a = pair_of('a', 2);
@@ -432,4 +501,271 @@ fn protocol_140_is_steered_to_its_vserver_and_a_link_that_goes_down_is_left_at_o
     b.enter(|| Netlink::open().unwrap().set_up("w0", false).unwrap()).unwrap();
     until("switch", || by(&client) == Some(pair_of('b', 2)));
     echo(&stream, &pattern(300_000));
+}
+
+/// As [`network`], over `count` workers and NICs of several queues, with vservers that have no shim.
+fn crowd(n: u8, key: &Path, (count, queues): (usize, usize)) -> String {
+    let nics =
+        [0, 1].map(|i| nic(&format!("eth{i}"), 16 * n + i) + &format!("queues = {queues}\n"));
+    let plain = format!(
+        "[vserver.plain]\naddresses = [\"data0 2001:db8:a::1{n}/64\", \"data1 10.0.0.{n}/24\"]\n"
+    );
+    let limits = "limits = { raw_sockets = 4, icmp_sockets = 4 }\n";
+    let network = network(n, key).replace("addresses", &format!("{limits}addresses"));
+    format!("{}{}{network}{plain}", workers(count, n), nics.concat())
+}
+
+fn crowds(server: usize, client: usize, queues: usize, key: &Path) -> (Host, Host) {
+    let text = crowd(1, key, (server, queues));
+    let server = Host::start(config(&text)).unwrap_or_else(|e| panic!("{e}"));
+    let far = |nic: &str| (nic.to_owned(), server.take_mem_peers(nic).unwrap());
+    let devices = Devices::from(["eth0", "eth1"].map(far));
+    let text = crowd(2, key, (client, queues));
+    let client = Host::start_with_devices(config(&text), devices).unwrap_or_else(|e| panic!("{e}"));
+    until("addresses", || {
+        let plain = |host, n| {
+            let all = [format!("2001:db8:a::1{n}"), format!("10.0.0.{n}")];
+            have_addresses(host, "plain", &[&all[0], &all[1]])
+        };
+        are_ready(&server, &client) && plain(&server, 1) && plain(&client, 2)
+    });
+    (server, client)
+}
+
+/// Whatever was received has one fate, and nothing was lost on the way between workers.
+fn check_fates(host: &Host) {
+    let snapshot = host.snapshot();
+    let sum = |v: &str| -> u64 { snapshot.vservers.iter().map(|s| s.counters[v]).sum() };
+    let fates = ["FrameInDelivered", "FrameInForwarded", "FrameInConsumed", "FrameInDropped"];
+    assert_eq!(sum("FrameInFrames"), fates.iter().map(|f| sum(f)).sum::<u64>());
+    assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+    let full = ["HomeFull", "HandOverFull"].map(|r| snapshot.drops.get(r).copied());
+    assert_eq!(full, [None, None]);
+}
+
+fn home_of(host: &Host, vserver: &str) -> usize {
+    host.shims(Some(vserver)).unwrap().vservers[0].worker
+}
+
+#[test]
+fn connections_find_the_home_of_their_vserver_by_any_queue() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    for (server, client, queues) in [(2, 2, 1), (2, 3, 2), (3, 2, 2), (3, 1, 3)] {
+        let (web, c) = crowds(server, client, queues, &key);
+        connection_moves(&web, &c);
+        assert_eq!((home_of(&web, "web"), home_of(&c, "c")), (1, usize::from(client > 1)));
+        // Beside them, and with them, vservers whose flows are on all workers.
+        let (at, beside) = (addr(&format!("[{SERVER}]:7")), addr("[2001:db8:a::11]:7"));
+        let _echo = echo_server(&vs(&web, "plain"), beside);
+        let mut owners = HashSet::new();
+        for _ in 0..24 {
+            let stream = connect(&vs(&c, "plain"), beside);
+            owners.insert(flow_owner(stream.local_addr().unwrap(), beside, server as u16));
+            echo(&stream, &pattern(3_000));
+            echo(&connect(&vs(&c, "c"), at), &pattern(3_000));
+        }
+        assert_eq!(owners.len(), server);
+        for (from, to) in [("c", beside), ("plain", at)] {
+            echo(&connect(&vs(&c, from), to), &pattern(30_000));
+        }
+        assert!(web.snapshot().hand_over["HandOverHome"] > 0);
+        check_fates(&web);
+        check_fates(&c);
+    }
+}
+
+/// Datagrams, whole and in fragments, echoes, errors and groups, between `c` and `web`.
+fn everything_but_tcp(web: &Vserver, c: &Vserver) {
+    let patient = |v: &Vserver| {
+        let socket = UdpSocket::bind(v, addr("[::]:0")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    };
+    let asker = patient(c);
+    for _ in 0..8 {
+        let socket = patient(web);
+        let to = SocketAddr::new(ip(SERVER), socket.local_addr().unwrap().port());
+        for len in [1, 1400, 9000] {
+            let sent = pattern(len);
+            asker.send_to(&sent, to).unwrap();
+            let got = socket.recv_datagram().unwrap();
+            assert!(got.payload == sent);
+            socket.send_to(&got.payload, got.from).unwrap();
+            assert!(asker.recv_datagram().unwrap().payload == sent);
+        }
+    }
+    asker.connect(addr(&format!("[{SERVER}]:9"))).unwrap();
+    asker.send(b"x").unwrap();
+    let refused = asker.recv_datagram().unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let ping = IcmpSocket::open(c, Family::V6).unwrap();
+    ping.set_read_timeout(Some(PATIENCE)).unwrap();
+    for sequence in 0..8 {
+        ping.send_echo(sequence, &pattern(4000), Some(addr(&format!("[{SERVER}]:0")))).unwrap();
+        assert_eq!(ping.recv_answer().unwrap().sequence, sequence);
+    }
+    let raw = RawSocket::open(web, Family::V6, 17).unwrap();
+    raw.set_read_timeout(Some(PATIENCE)).unwrap();
+    let from = patient(c);
+    for port in 7000..7008u16 {
+        from.send_to(b"x", SocketAddr::new(ip(SERVER), port)).unwrap();
+        assert_eq!(raw.recv_packet().unwrap().payload[2..4], port.to_be_bytes());
+    }
+    let (group, alias) = (ip("ff0e::77"), web.alias("data0").unwrap());
+    let member = patient(web);
+    member.join_multicast(alias, group).unwrap();
+    member.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
+    let to = SocketAddr::new(group, member.local_addr().unwrap().port());
+    let how = UdpSend { to: Some(to), alias: c.alias("data0"), ..UdpSend::default() };
+    until("a datagram to the group", || {
+        from.send_with(b"all", &how).unwrap();
+        member.recv_datagram().is_ok_and(|d| d.payload == b"all"[..])
+    });
+}
+
+#[test]
+fn all_that_is_not_tcp_finds_the_home_of_its_vserver_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (web, c) = crowds(3, 2, 1, &write_key(directory.path()));
+    until("context", || {
+        c.shim_wish(&wish(SERVER, None)).unwrap();
+        context(&c).is_some() && context(&web).is_some()
+    });
+    for network in ['a', 'b'] {
+        c.shim_wish(&wish(SERVER, Some(pair_of(network, 2)))).unwrap();
+        everything_but_tcp(&vs(&web, "web"), &vs(&c, "c"));
+        assert_eq!(context(&c).unwrap().rewritten, network == 'b');
+    }
+    assert!(vs(&web, "web").addresses().contains(&ip(SERVER)));
+    let counters =
+        web.snapshot().vservers.iter().find(|v| v.name == "web").unwrap().counters.clone();
+    assert!(counters["NeighOutGroupReports"] > 0, "shard 0 tells routers of groups");
+    check_fates(&web);
+    check_fates(&c);
+}
+
+#[test]
+fn vservers_of_one_host_reach_each_other_wherever_they_are_at_home() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    let one = |name: &str, n: u8, shim: bool| {
+        let table =
+            format!("[vserver.{name}.shim]\nkeys = [\"2001:db8::/32 {}\"]\n", key.display());
+        let table = if shim { &table[..] } else { "" };
+        format!("[vserver.{name}]\naddresses = [\"data0 2001:db8:a::{n}/64\"]\n{table}")
+    };
+    let names = ["p", "q", "r", "s"];
+    let all: String = (1..).zip(names).map(|(n, name)| one(name, n, n < 4)).collect();
+    let text =
+        format!("[workers]\ncount = 3\n{}[alias.data0]\nover = \"eth0\"\n{all}", nic("eth0", 1));
+    let (host, _far) = start(&text);
+    assert_eq!([0, 1, 2].map(|i| home_of(&host, names[i])), [0, 1, 2]);
+    let address = |n: usize| format!("2001:db8:a::{}", n + 1);
+    until("addresses", || (0..4).all(|n| have_addresses(&host, names[n], &[&address(n)])));
+    for (n, name) in names.iter().enumerate() {
+        let _echo = echo_server(&vs(&host, name), addr("[::]:7"));
+        let datagrams = UdpSocket::bind(&vs(&host, name), addr("[::]:7")).unwrap();
+        datagrams.set_read_timeout(Some(PATIENCE)).unwrap();
+        for from in names {
+            let to = addr(&format!("[{}]:7", address(n)));
+            echo(&connect(&vs(&host, from), to), &pattern(100_000));
+            let asker = UdpSocket::bind(&vs(&host, from), addr("[::]:0")).unwrap();
+            asker.set_read_timeout(Some(PATIENCE)).unwrap();
+            asker.send_to(b"hello", to).unwrap();
+            let got = datagrams.recv_datagram().unwrap();
+            datagrams.send_to(&got.payload, got.from).unwrap();
+            assert_eq!(asker.recv_datagram().unwrap().payload, b"hello"[..]);
+        }
+    }
+    assert!(host.snapshot().hand_over["HandOverHome"] > 0);
+    check_fates(&host);
+}
+
+/// Tells on which worker it was called.
+struct Where(Arc<Mutex<Vec<usize>>>);
+
+impl Service for Where {
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        cx.listen(addr("[::]:70"), 16).unwrap();
+    }
+    fn accepted(&mut self, cx: &mut Cx<'_>, _: SocketId, _: SocketAddr) {
+        self.0.lock().unwrap().push(cx.worker());
+    }
+}
+
+#[test]
+fn services_and_sockets_for_any_vserver_are_at_home_where_the_vserver_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (web, c) = crowds(3, 2, 2, &write_key(directory.path()));
+    let called = Arc::new(Mutex::new(Vec::new()));
+    let mut instances = Vec::new();
+    let service = web.run_service(&vs(&web, "web"), |worker| {
+        instances.push(worker);
+        Where(Arc::clone(&called))
+    });
+    let _service = service.unwrap();
+    assert_eq!(instances, [1]);
+    let any = web.listen_any(71, &AnyOptions::default()).unwrap();
+    any.set_timeout(Some(PATIENCE)).unwrap();
+    let datagrams = web.bind_any_udp(71, &AnyOptions::default()).unwrap();
+    datagrams.set_timeout(Some(PATIENCE)).unwrap();
+    let c = vs(&c, "c");
+    for _ in 0..8 {
+        drop(connect(&c, addr(&format!("[{SERVER}]:70"))));
+        for (at, name) in [(SERVER, "web"), ("2001:db8:a::11", "plain")] {
+            let to = addr(&format!("[{at}]:71"));
+            let stream = connect(&c, to);
+            let (accepted, peer) = any.accept().unwrap();
+            assert_eq!(peer, stream.local_addr().unwrap());
+            assert_eq!(accepted.vserver().name(), name);
+            let asker = UdpSocket::bind(&c, addr("[::]:0")).unwrap();
+            asker.set_read_timeout(Some(PATIENCE)).unwrap();
+            asker.send_to(b"hello", to).unwrap();
+            let (got, arrival) = datagrams.recv_datagram().unwrap();
+            datagrams.send_to(&got.payload, got.from, &arrival).unwrap();
+            assert_eq!(asker.recv_datagram().unwrap().payload, b"hello"[..]);
+        }
+    }
+    until("callbacks", || called.lock().unwrap().len() == 8);
+    assert!(called.lock().unwrap().iter().all(|worker| *worker == 1));
+}
+
+#[test]
+fn vservers_with_a_shim_come_and_go_and_their_homes_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    let (web, c) = crowds(3, 2, 1, &key);
+    let c = Arc::new(c);
+    let changes = Changes::new(Arc::clone(&c), None, Vec::new(), |_, _| {});
+    let text = crowd(2, &key, (2, 1));
+    let more = |name: &str, n: u8| {
+        let key = key.display();
+        format!(
+            "[vserver.{name}]\naddresses = [\"data0 2001:db8:a::{n}/64\", \"data1 2001:db8:b::{n}/64\"]\n\
+             [vserver.{name}.shim]\nset_up = \"immediate\"\nkeys = [\"2001:db8::/32 {key}\"]\n"
+        )
+    };
+    let at = addr(&format!("[{SERVER}]:7"));
+    let _echo = echo_server(&vs(&web, "web"), at);
+    let first = connect(&vs(&c, "c"), at);
+    let both = format!("{text}{}{}", more("d", 33), more("e", 34));
+    changes.apply(config(&both), &Options::default()).unwrap();
+    assert_eq!(["c", "d", "e"].map(|v| home_of(&c, v)), [1, 0, 1]);
+    for (name, n) in [("d", 33), ("e", 34)] {
+        until("addresses", || have_addresses(&c, name, &[&format!("2001:db8:a::{n}")]));
+        echo(&connect(&vs(&c, name), at), &pattern(30_000));
+        until("context", || contexts_of(&c, name).len() == 1);
+    }
+    changes.apply(config(&format!("{text}{}", more("e", 34))), &Options::default()).unwrap();
+    echo(&first, &pattern(30_000));
+    echo(&connect(&vs(&c, "e"), at), &pattern(30_000));
+    // A vserver whose flows are everywhere cannot be given a shim.
+    let shim = format!("{text}[vserver.plain.shim]\nset_up = \"immediate\"\n");
+    let refused = changes.apply(config(&shim), &Options::default()).unwrap_err();
+    let ApplyError::Obstacles(obstacles) = refused else { panic!("{refused}") };
+    assert!(obstacles.iter().any(|o| o.object == "shim of vserver plain"), "{obstacles:?}");
+    changes.apply(config(&text), &Options::default()).unwrap();
+    echo(&first, &pattern(30_000));
+    check_fates(&c);
 }

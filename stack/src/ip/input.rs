@@ -12,7 +12,7 @@ use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
 use crate::link::{Link, unicast_ip};
 use crate::lower::{IcmpErrorKind, InPacket};
-use crate::shard::{Owner, packet_owner};
+use crate::shard::Owner;
 use crate::stats::{IpStats, Mib};
 use crate::wire::header::{IPV4_LEN, IPV6_LEN, IpHeader, MF};
 use crate::wire::plain::PlainIp;
@@ -640,7 +640,7 @@ impl Local {
             return Some(frame);
         }
         frame.push_front(header_len);
-        match packet_owner(frame.data(), ctx.shard.count) {
+        match ctx.shard.owner(frame.data()) {
             Owner::Shard(to) if to != ctx.shard.index => {
                 ctx.move_to(to, self.arrival.alias, self.arrival.looped, frame);
                 None

@@ -12,7 +12,7 @@ use crate::ip::{ndp, output};
 use crate::link::LinkInput;
 use crate::lower::{IcmpError, IcmpErrorKind, InPacket, Lower, Refusal};
 use crate::path::PathLayer;
-use crate::shard::{Owner, packet_owner};
+use crate::shard::Owner;
 use crate::stack::Stack;
 use crate::stats::Mib;
 use crate::time::Instant;
@@ -258,7 +258,7 @@ fn work_off_some<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>)
         let Some((alias, frame)) = lower.ctx.outbox.looped.pop_front() else { break };
         let shard = lower.ctx.shard;
         if shard.has_peers()
-            && let Owner::Shard(to) = packet_owner(frame.data(), shard.count)
+            && let Owner::Shard(to) = shard.owner(frame.data())
             && to != shard.index
         {
             lower.ctx.move_to(to, alias, true, frame);

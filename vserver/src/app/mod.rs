@@ -118,13 +118,14 @@ pub struct ServiceHandle {
 }
 
 impl ServiceHandle {
-    /// Runs one instance per worker.
+    /// Runs one instance per worker that has flows of the vserver.
     pub(crate) fn run<S: Service>(
         vserver: &Vserver,
         mut make: impl FnMut(usize) -> S,
     ) -> io::Result<ServiceHandle> {
         let mut handle = ServiceHandle { places: Vec::new(), bindings: Vec::new() };
-        for (number, worker) in vserver.workers().iter().enumerate() {
+        for number in vserver.places() {
+            let worker = vserver.worker(number);
             let (id, app) = (vserver.node(), Box::new(make(number)));
             let place = worker.with_core(|core, now| {
                 core.node(id).ok_or_else(removed)?;

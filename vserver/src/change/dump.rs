@@ -50,6 +50,9 @@ pub(super) fn dump(shared: &Arc<Shared>) -> String {
             parts.insert(format!("{} {:?}", v.name, stack.limits()));
             parts.insert(format!("{} links {:?}", v.name, node.links));
         }
+        for (v, id) in named.clone() {
+            parts.insert(format!("{} home {:?}", v.name, core.pins.home(id.index)));
+        }
         let name = |index: u32| {
             let found = named.clone().find(|(_, id)| id.index == index);
             found.map_or_else(|| format!("slot {index}, nobody"), |(v, _)| v.name.clone())

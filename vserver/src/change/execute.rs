@@ -307,6 +307,9 @@ impl<'a> Run<'a> {
         self.on(0, |core, _| aliases.iter_mut().for_each(|a| core.refresh_link(a)))?;
         self.shared.any.add_groups(&self.next);
         let ports = self.shared.any.scopes(&self.next, v);
+        let workers = self.shared.workers.len();
+        let home = build::home(v, &self.shared.pins.read(), workers);
+        self.shared.pins.write().set(id.index, home);
         // Before its first packet.
         let mut access = self.shared.access.lock();
         let slot = id.index as usize;
@@ -316,9 +319,10 @@ impl<'a> Run<'a> {
         let added = self.on_all_of(
             &[id],
             |core, now| {
-                let place = (id, &ports, &self.shared.tables);
+                let place = (id, home, &ports, &self.shared.tables);
                 let added = build::add_vserver(core, v, &aliases, place, (seed, &counts, now));
                 if added.is_err() {
+                    core.pins.set(id.index, None);
                     core.unattach(id, v);
                 }
                 if let Some((node, guard)) = core.node_mut(id).zip(guard.clone()) {
@@ -329,9 +333,11 @@ impl<'a> Run<'a> {
             },
             |core, now| core.vacate(now, id),
         );
-        match added {
-            Ok(()) => drop(self.nodes.insert(v.name.clone(), id)),
-            Err(_) => self.changing.free_slot(id),
+        if added.is_ok() {
+            self.nodes.insert(v.name.clone(), id);
+        } else {
+            self.shared.pins.write().set(id.index, None);
+            self.changing.free_slot(id);
         }
         added
     }
@@ -348,6 +354,7 @@ impl<'a> Run<'a> {
         self.shared.named_clients.set(&handle, &BTreeSet::new());
         self.shared.resolvers.forget(id.index);
         self.shared.connects.forget(id.index);
+        self.shared.pins.write().set(id.index, None);
         self.nodes.remove(name);
         self.changing.free_slot(id);
         Ok(())

@@ -37,6 +37,7 @@ const MEDIUM: &str = "an alias cannot go from Ethernet to bare IP packets or bac
                       neighbour on it would be another; a restart is needed";
 const SHIM: &str = "cannot be switched off while the daemon runs: peers have contexts with it, and \
                     connections run over them; a restart is needed, or another vserver";
+const HOME: &str = "its flows are on several workers, and with a shim on one: the table is there from the                     start, with enabled = false if need be; a restart is needed, or another vserver";
 const STATE: &str = "leases of clients that run are kept there; a restart is needed";
 const DAEMON: &str =
     "what the daemon may and where it logs is settled at its start; a restart is needed";
@@ -88,6 +89,10 @@ pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
         let before = before.get(v.name.as_str());
         if v.shim_on().is_none() && before.is_some_and(|before| before.shim_on().is_some()) {
             say(&format!("shim of vserver {}", v.name), SHIM);
+        }
+        let may_have = |v: &Vserver| v.shim.is_some() || new.workers.count == 1;
+        if may_have(v) && before.is_some_and(|before| !may_have(before)) {
+            say(&format!("shim of vserver {}", v.name), HOME);
         }
         if before.is_some_and(|before| known_vserver_parts(before, v) != *v) {
             say(&format!("a part of vserver {}", v.name), RESTART);

@@ -115,8 +115,9 @@ impl Run<'_> {
                 source: io::Error::other(format!("vserver {}: {why}", v.name)),
             })?;
             let Some(change) = change else { continue };
-            // One worker has the contexts, and there is no other.
-            self.on(0, |core, now| change.apply(core, now, self.id(&v.name)))?;
+            let id = self.id(&v.name);
+            let worker = self.shared.flows_of(id.index).unwrap_or(0);
+            self.on(worker, |core, now| change.apply(core, now, id))?;
         }
         Ok(())
     }

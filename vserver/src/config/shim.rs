@@ -330,19 +330,11 @@ fn read_key(report: &mut Report, t: &At<&str>, base: &Path) -> Option<(Cidr, Pat
     Some((peers, read_key_path(report, &file, base)?))
 }
 
-/// What can be judged when everything is known: contexts are in the memory of one worker, and
-/// locators are the vserver's.
+/// What can be judged when everything is known: locators are the vserver's.
 pub(super) fn check(report: &mut Report, config: &HostConfig, places: &[vserver::Places]) {
     for (v, place) in config.vservers.iter().zip(places) {
         if v.shim_on().is_none() {
             continue;
-        }
-        if config.workers.count > 1 {
-            let text = format!(
-                "vserver '{}' has a shim, whose contexts one worker keeps, and there are {} workers; set count = 1 in [workers], or enabled = false here",
-                v.name, config.workers.count
-            );
-            report.error(&place.shim, text);
         }
         let locators = v.locators();
         if locators.is_empty() {

@@ -164,7 +164,7 @@ impl Ours {
             all.dedup_by_key(|s| s.addr);
             all
         };
-        let worker = self.vserver.worker(0);
+        let worker = self.vserver.worker(self.vserver.first_place());
         worker.peek(self.vserver.node(), ask).unwrap_or_default()
     }
 }

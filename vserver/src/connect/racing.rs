@@ -418,7 +418,8 @@ fn known_locators(vserver: &Vserver, request: &Request) -> Vec<IpAddr> {
         let all = request.given.iter().flat_map(|given| contexts.locators_of_peer(*given));
         Some(all.collect())
     };
-    vserver.worker(0).peek(vserver.node(), of_peer).ok().flatten().unwrap_or_default()
+    let worker = vserver.worker(vserver.first_place());
+    worker.peek(vserver.node(), of_peer).ok().flatten().unwrap_or_default()
 }
 
 fn failure(e: &io::Error) -> Failure {

@@ -14,6 +14,7 @@ use weft_drivers::ethtool::set_vlan_stripping;
 use weft_interface::doctor::Station;
 use weft_interface::tree::{Alias, LinkKind};
 use weft_interface::{Layout, Mac};
+use weft_shim::layer::Layer;
 use weft_stack::admission::Rules;
 use weft_stack::any::AnyScopes;
 use weft_stack::frame::FramePool;
@@ -36,8 +37,8 @@ use crate::privilege::PrivilegeError;
 use crate::qos::Plan;
 use crate::resolver::{NamedClients, NamedRoutes, Resolvers};
 use crate::runtime::{
-    AliasPlace, Clock, Core, HostStack, Keeping, Links, LinksView, Mesh, Nic, Node, NodeId, Worker,
-    open, show_home, worker_loop,
+    AliasPlace, Clock, Core, HostStack, Keeping, Links, LinksView, Mesh, Nic, Node, NodeId, Pins,
+    Worker, open, show_home, worker_loop,
 };
 
 /// What has been opened so far. Dropping it closes everything.
@@ -144,9 +145,11 @@ pub(super) fn start(
     for index in 0..config.vservers.len() {
         let (seed, counts) = (seed()?, Arc::default());
         let ports = any.scopes(&config, &config.vservers[index]);
+        let v = &config.vservers[index];
+        let home = home(v, &cores[0].pins, cores.len());
         for core in &mut cores {
             let id = NodeId { index: index as u32, generation: 0 };
-            let (v, place) = (&config.vservers[index], (id, &ports, &tables));
+            let place = (id, home, &ports, &tables);
             add_vserver(core, v, &aliases, place, (seed, &counts, clock.now()))?;
         }
         set_access(&mut access, &config, index, &mut cores);
@@ -409,7 +412,7 @@ pub(crate) fn add_vserver(
     core: &mut Core,
     v: &Vserver,
     aliases: &[AliasConfig],
-    (id, ports, tables): (NodeId, &AnyScopes, &Tables),
+    (id, home, ports, tables): (NodeId, Option<u16>, &AnyScopes, &Tables),
     (seed, counts, now): ([u8; 16], &Arc<SharedCounts>, Instant),
 ) -> Result<(), HostError> {
     let used = used_aliases(v);
@@ -418,6 +421,8 @@ pub(crate) fn add_vserver(
     links.sort_unstable();
     links.dedup();
     let pool = pool(core, &links);
+    let me = core.mesh.me() as u16;
+    core.pins.set(id.index, home);
     let stack_config = StackConfig {
         name: v.name.clone(),
         limits: v.limits.clone(),
@@ -426,12 +431,9 @@ pub(crate) fn add_vserver(
         seed,
         any: ports.clone(),
         shared: (core.mesh.count() > 1).then(|| Arc::clone(counts)),
-        shard: Shard { index: core.mesh.me() as u16, count: core.mesh.count() as u16 },
+        shard: Shard { index: me, count: core.mesh.count() as u16, flows: home },
     };
-    let layer = shim::layer(v, self::seed()?).map_err(|problem| {
-        let hint = "look at the file, and at the addresses of the vserver";
-        config_error(format!("shim of vserver {}", v.name), problem, hint)
-    })?;
+    let layer = if home.is_none_or(|home| home == me) { shim_layer(v)? } else { Layer::off() };
     let mut stack = HostStack::with_path(stack_config, pool, now, layer);
     for (operation, object, change) in changes(v, &used, aliases, tables) {
         stack.handle_config(now, change).map_err(|source: ChangeError| HostError::Change {
@@ -448,6 +450,19 @@ pub(crate) fn add_vserver(
         core.join_broadcast(id, AliasId(*alias as u16), *cidr);
     }
     Ok(())
+}
+
+fn shim_layer(v: &Vserver) -> Result<Layer, HostError> {
+    shim::layer(v, seed()?).map_err(|problem| {
+        let hint = "look at the file, and at the addresses of the vserver";
+        config_error(format!("shim of vserver {}", v.name), problem, hint)
+    })
+}
+
+/// The worker with all flows of a vserver: of one that has a shim, or may have it switched on, the
+/// worker with the fewest such. `None`: flows are spread.
+pub(crate) fn home(v: &Vserver, pins: &Pins, workers: usize) -> Option<u16> {
+    (workers > 1 && v.shim.is_some()).then(|| pins.emptiest(workers))
 }
 
 /// Aliases (indices) that a vserver is attached to, each once.
@@ -580,7 +595,9 @@ fn run(
         }
     }
     let named_clients = NamedClients::new(Arc::clone(&access.answers));
+    let pins = workers[0].lock().pins.clone();
     let shared = Shared {
+        pins: RwLock::new(pins),
         live: RwLock::new(Arc::new(Live::first(config))),
         changing: Mutex::new(changing),
         workers,

@@ -42,6 +42,9 @@ pub struct ShimReport {
 pub struct VserverShim {
     /// The vserver.
     pub vserver: String,
+    /// The worker with its contexts and all its flows.
+    #[serde(default)]
+    pub worker: usize,
     /// When contexts are set up for its traffic.
     pub set_up: String,
     /// How failures are found.
@@ -410,12 +413,13 @@ fn context_line(vserver: &str, c: &ContextReport) -> ShimContext {
     }
 }
 
-fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts) -> VserverShim {
+fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts, worker: usize) -> VserverShim {
     let report = contexts.report();
     let [set_up, reap, policy] = shim.words().map(str::to_owned);
     let words = |of: ShimProofs| of.words().into_iter().map(str::to_owned).collect();
     VserverShim {
         vserver: v.name.clone(),
+        worker,
         set_up,
         reap,
         policy,
@@ -481,13 +485,16 @@ impl Host {
             return None;
         }
         let mut report = ShimReport::default();
-        let now = self.shared.home().clock.now();
-        let core = self.shared.home().lock();
         for v in live.config.vservers.iter().filter(|v| vserver.is_none_or(|n| n == v.name)) {
-            let node = live.names.get(&v.name).and_then(|id| core.node(*id));
+            let Some(id) = live.names.get(&v.name) else { continue };
+            let number = self.shared.flows_of(id.index).unwrap_or(0);
+            let worker = &self.shared.workers[number];
+            let now = worker.clock.now();
+            let core = worker.lock();
+            let node = core.node(*id);
             let contexts = node.and_then(|n| n.stack.path().shim());
             let (Some(shim), Some(contexts)) = (v.shim_on(), contexts) else { continue };
-            report.vservers.push(vserver_line(v, shim, contexts));
+            report.vservers.push(vserver_line(v, shim, contexts, number));
             let room = CONTEXTS_MAX - report.contexts.len();
             let lines = contexts.report_contexts(now, room);
             report.left_out += contexts.len() - lines.len();
@@ -502,7 +509,8 @@ impl Host {
         let name = wish.vserver.to_ascii_lowercase();
         let id = live.names.get(&name).copied();
         let id = id.ok_or_else(|| ShimError::NoSuchVserver(wish.vserver.clone()))?;
-        let done = self.shared.home().with_core(|core, now| {
+        let worker = self.shared.flows_of(id.index).unwrap_or(0);
+        let done = self.shared.workers[worker].with_core(|core, now| {
             let off = || ShimError::Off(wish.vserver.clone());
             let node = core.node_mut(id).ok_or_else(off)?;
             let done = node.stack.with_path_mut(now, |layer| {

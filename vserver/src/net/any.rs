@@ -75,8 +75,7 @@ impl Binding {
         for (at, worker) in shared.workers.iter().enumerate() {
             worker.with_core(|core, _| core.any.insert(number, taker(at)))?;
         }
-        let backlog = how.backlog.div_ceil(shared.workers.len());
-        let family = how.family;
+        let (backlog, family) = (how.backlog, how.family);
         if !binding.scope.bind(AnyPort { number, protocol, family, port, backlog }) {
             let text = format!("port {port} is bound for any vserver already");
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
@@ -318,8 +317,10 @@ impl AnyUdpSocket {
     /// vserver that is no more.
     pub fn send_to(&self, buf: &[u8], to: SocketAddr, from: &Arrival) -> io::Result<usize> {
         let workers = self.any.workers();
-        let worker = &workers[usize::from(port_owner(self.any.port, workers.len() as u16))];
         let (node, source) = (from.vserver.0, from.local.ip());
+        let spread = || port_owner(self.any.port, workers.len() as u16).into();
+        let worker = self.any.binding.shared.flows_of(node.index).unwrap_or_else(spread);
+        let worker = &workers[worker];
         let how = UdpSend { to: Some(to), from: Some(source), ..UdpSend::default() };
         let id = worker.with_core(|core, _| core.any_socket(node, source, self.any.port))?;
         let id = id.ok_or_else(removed)?;

@@ -15,6 +15,19 @@ use crate::runtime::{Node, Notify};
 
 /// Protocols whose packets go to the worker of their flow; all others are worker 0's.
 const SPREAD: [u8; 4] = [1, 6, 17, 58];
+/// Protocols with packets that are worker 0's, whatever the home of the vserver.
+const OF_ROUTERS: [u8; 2] = [2, 58];
+
+/// The workers that see packets of a protocol; the first one sends.
+fn raw_places(vserver: &Vserver, protocol: u8) -> Vec<usize> {
+    let places = vserver.places();
+    match (places.len(), places.start) {
+        (1, home) if home > 0 && OF_ROUTERS.contains(&protocol) => vec![home, 0],
+        (1, home) => vec![home],
+        _ if SPREAD.contains(&protocol) => places.collect(),
+        _ => vec![0],
+    }
+}
 
 /// A raw socket of a vserver: copies of received packets of one protocol, and packets of it to
 /// send. Its vserver has to allow it (`raw_sockets`).
@@ -28,16 +41,17 @@ impl RawSocket {
     ///
     /// Errors: `PermissionDenied` if the vserver's limit is 0, `QuotaExceeded` at the limit.
     pub fn open(vserver: &Vserver, family: Family, protocol: u8) -> io::Result<RawSocket> {
-        let workers = vserver.workers().len();
+        let places = raw_places(vserver, protocol);
         let open =
             |node: &mut Node, now| node.stack.raw_open(now, family, protocol).map_err(bind_error);
-        if workers == 1 || !SPREAD.contains(&protocol) {
-            return Ok(RawSocket { socket: Socket::open(vserver, 0, open)? });
+        let (first, others) = (places[0], &places[1..]);
+        if others.is_empty() {
+            return Ok(RawSocket { socket: Socket::open(vserver, first, open)? });
         }
         let notify = Arc::new(Notify::of_several());
-        let id = Socket::make(vserver, 0, &notify, open)?;
-        let mut socket = Socket::adopt(vserver, 0, id, Arc::clone(&notify));
-        for worker in 1..workers {
+        let id = Socket::make(vserver, first, &notify, open)?;
+        let mut socket = Socket::adopt(vserver, first, id, Arc::clone(&notify));
+        for &worker in others {
             let id = Socket::make(vserver, worker, &notify, open)?;
             socket.twins.push((worker, id));
         }
@@ -77,7 +91,8 @@ impl IcmpSocket {
     /// Errors: `PermissionDenied` if the vserver's limit is 0, `QuotaExceeded` at the limit.
     pub fn open(vserver: &Vserver, family: Family) -> io::Result<IcmpSocket> {
         let open = |node: &mut Node, now| node.stack.icmp_open(now, family).map_err(bind_error);
-        Ok(IcmpSocket { socket: Socket::open(vserver, 0, open)? })
+        let worker = vserver.first_place();
+        Ok(IcmpSocket { socket: Socket::open(vserver, worker, open)? })
     }
 
     /// Sends an echo request; `to` is `None` on a connected socket. Ports mean nothing.

@@ -70,7 +70,8 @@ impl TcpListener {
         mut addr: SocketAddr,
         backlog: usize,
     ) -> io::Result<TcpListener> {
-        let count = vserver.workers().len();
+        let places = vserver.places();
+        let (first, count) = (places.start, places.len());
         let backlog = backlog.div_ceil(count);
         let notify = Arc::new(if count > 1 { Notify::of_several() } else { Notify::default() });
         let open = |worker, addr| {
@@ -78,10 +79,10 @@ impl TcpListener {
                 node.stack.tcp_listen(now, addr, backlog).map_err(listen_error)
             })
         };
-        let socket = Socket::adopt(vserver, 0, open(0, addr)?, Arc::clone(&notify));
+        let socket = Socket::adopt(vserver, first, open(first, addr)?, Arc::clone(&notify));
         let mut listener = TcpListener { socket, accepted: AtomicUsize::new(0) };
         addr.set_port(listener.local_addr()?.port());
-        for worker in 1..count {
+        for worker in places.skip(1) {
             listener.socket.twins.push((worker, open(worker, addr)?));
         }
         Ok(listener)
@@ -524,7 +525,7 @@ fn start_somewhere<R>(
     how: TcpConnect<'_>,
     mut start: impl FnMut(usize) -> io::Result<R>,
 ) -> io::Result<R> {
-    let mut tries = vserver.workers().len();
+    let mut tries = vserver.places().len();
     let mut worker = connect_worker(vserver, how.local, addr)?;
     loop {
         tries -= 1;
@@ -544,7 +545,8 @@ fn connect_worker(
     remote: SocketAddr,
 ) -> io::Result<usize> {
     let count = vserver.workers().len();
-    let Some(local) = local.filter(|l| count > 1 && l.port() != 0) else {
+    let spread = vserver.places().len() > 1;
+    let Some(local) = local.filter(|l| spread && l.port() != 0) else {
         return Ok(vserver.next_worker());
     };
     let wanted = Some(local.ip()).filter(|ip| !ip.is_unspecified());

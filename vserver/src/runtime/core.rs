@@ -29,7 +29,7 @@ use super::mesh::{Control, Mesh};
 use super::seat::Polling;
 use super::shares::{Share, Shares};
 use super::stages::{Stage, Stages};
-use super::{HostStack, NeighbourTables, Nic, NodeId, Notify};
+use super::{HostStack, NeighbourTables, Nic, NodeId, Notify, Pins};
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
 use crate::demux::{Demux, Target};
@@ -204,6 +204,8 @@ pub(crate) struct Core {
     pub(crate) sleep: Sleep,
     /// The other workers.
     pub(crate) mesh: Mesh,
+    /// Vservers with all their flows on one of them.
+    pub(crate) pins: Pins,
     pub(crate) poll: Polling,
     pub(crate) qos: Shaper,
     pub(crate) shares: Shares,
@@ -257,6 +259,7 @@ impl Core {
             any: Takers::default(),
             sleep: Sleep::Awake,
             mesh: Mesh::default(),
+            pins: Pins::default(),
             poll: Polling::new(PollMode::Interrupt),
             qos: Shaper::default(),
             shares: Shares::default(),

@@ -21,7 +21,7 @@ use weft_drivers::device::Link;
 pub(super) const MAIL: usize = 256;
 
 /// Whether a frame is to a group or to everybody.
-fn is_to_many(frame: &[u8], ethernet: bool) -> bool {
+pub(super) fn is_to_many(frame: &[u8], ethernet: bool) -> bool {
     let first = |at: usize| frame.get(at).copied().unwrap_or(0);
     match first(0) >> 4 {
         _ if ethernet => first(0) & 1 == 1,
@@ -31,22 +31,29 @@ fn is_to_many(frame: &[u8], ethernet: bool) -> bool {
 }
 
 impl Core {
-    fn owner(&self, link: usize, frame: &Frame) -> Owner {
+    pub(super) fn owner(&self, link: usize, frame: &Frame) -> Owner {
         frame_owner(frame.data(), self.links[link].ethernet, self.mesh.count() as u16)
     }
 
     /// Hands a frame that arrived here to the worker of its flow; `Some`: it is for this one.
     #[inline]
-    pub(super) fn keep(&mut self, link: usize, frame: Frame) -> Option<Frame> {
+    pub(super) fn keep(&mut self, now: Instant, link: usize, frame: Frame) -> Option<Frame> {
         match self.owner(link, &frame) {
+            Owner::Shard(worker) if !self.pins.is_empty() => {
+                self.keep_or_send_home(now, link, frame, worker.into())
+            }
             Owner::Shard(worker) if usize::from(worker) == self.mesh.me() => Some(frame),
             Owner::Shard(worker) => {
-                self.mesh.stats.arrived += 1;
-                self.hand(worker.into(), Message::Arrived { link, frame });
+                self.hand_arrived(worker.into(), link, frame);
                 None
             }
             Owner::All => self.share(link, frame),
         }
+    }
+
+    pub(super) fn hand_arrived(&mut self, worker: usize, link: usize, frame: Frame) {
+        self.mesh.stats.arrived += 1;
+        self.hand(worker, Message::Arrived { link, frame });
     }
 
     /// Copies of ARP and neighbour discovery for the other shards of the vservers they concern.
@@ -84,6 +91,7 @@ impl Core {
         only_here: bool,
     ) {
         let sender = from.0;
+        let at_home = !self.pins.is_empty() && self.emit_home(link, sender, &frame);
         let nobody = self.targets.is_empty();
         match self.owner(link, &frame) {
             Owner::Shard(worker) if usize::from(worker) != self.mesh.me() => {
@@ -108,12 +116,12 @@ impl Core {
         }
         if !only_here {
             self.send_out(now, link, from, frame);
-        } else if nobody {
+        } else if nobody && !at_home {
             self.drops.count(DropReason::DemuxNoVserver);
         }
     }
 
-    fn push_local(&mut self, frame: &Frame) {
+    pub(super) fn push_local(&mut self, frame: &Frame) {
         for target in &self.targets {
             if self.local.len() >= LOCAL_FRAMES_MAX {
                 self.drops.count(DropReason::OutQueueFull);
@@ -159,14 +167,22 @@ impl Core {
                 let Some(message) = self.mesh.receive(worker) else { break };
                 work = true;
                 messages += 1;
-                if let Message::Arrived { link, frame } = message {
-                    if let Some(other) = burst.replace(link).filter(|other| *other != link) {
-                        self.stages.lap(Stage::HandOver, std::mem::take(&mut messages));
-                        self.deliver_link(now, other);
+                let (link, frame, home) = match message {
+                    Message::Arrived { link, frame } => (link, frame, false),
+                    Message::Home { link, frame } => (link, frame, true),
+                    other => {
+                        self.take(now, other);
+                        continue;
                     }
-                    self.classify(now, link, frame);
+                };
+                if let Some(other) = burst.replace(link).filter(|other| *other != link) {
+                    self.stages.lap(Stage::HandOver, std::mem::take(&mut messages));
+                    self.deliver_link(now, other);
+                }
+                if home {
+                    self.classify_home(now, link, frame);
                 } else {
-                    self.take(now, message);
+                    self.classify(now, link, frame);
                 }
             }
             self.stages.lap(Stage::HandOver, messages);
@@ -192,10 +208,8 @@ impl Core {
 
     fn take(&mut self, now: Instant, message: Message) {
         match message {
-            Message::Arrived { link, frame } => {
-                self.classify(now, link, frame);
-                self.deliver_link(now, link);
-            }
+            // Part of a burst.
+            Message::Arrived { .. } | Message::Home { .. } => {}
             Message::Control { link, frame } => self.give_machines(link, frame),
             Message::Local { link, sender, frame } => {
                 self.targets.clear();
@@ -203,6 +217,13 @@ impl Core {
                 if self.targets.is_empty() {
                     return self.drops.count(DropReason::DemuxNoVserver);
                 }
+                self.keep_spread(link, &frame);
+                self.push_local(&frame);
+            }
+            Message::HomeLocal { link, sender, frame } => {
+                self.targets.clear();
+                self.demux.local(link, frame.data(), sender, &mut self.targets);
+                self.keep_at_home(link, &frame);
                 self.push_local(&frame);
             }
             Message::Moved { vserver, alias, looped, frame } => {

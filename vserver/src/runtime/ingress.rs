@@ -76,7 +76,7 @@ impl Core {
         }
         if self.mesh.count() == 1 {
             self.classify(now, link, frame);
-        } else if let Some(frame) = self.keep(link, frame) {
+        } else if let Some(frame) = self.keep(now, link, frame) {
             self.classify(now, link, frame);
         }
     }
@@ -87,6 +87,25 @@ impl Core {
         if let Err(reason) = self.demux.classify(link, frame.data(), &mut self.targets) {
             return self.drops.count(reason);
         }
+        if self.pins.is_empty() {
+            self.queue(now, frame);
+        } else if let Some(frame) = self.sift(link, frame) {
+            self.queue(now, frame);
+        }
+    }
+
+    /// The same for a frame brought home by another worker.
+    pub(super) fn classify_home(&mut self, now: Instant, link: usize, frame: Frame) {
+        self.targets.clear();
+        if self.demux.classify(link, frame.data(), &mut self.targets).is_ok() {
+            self.keep_at_home(link, &frame);
+            self.queue(now, frame);
+        }
+    }
+
+    /// A frame for `self.targets` waits in `burst`.
+    #[inline]
+    fn queue(&mut self, now: Instant, frame: Frame) {
         let watched = self.is_guarded();
         if let Some((last, more)) = self.targets.split_last() {
             for target in more {

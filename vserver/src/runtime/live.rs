@@ -103,6 +103,7 @@ impl Core {
         self.forget_rest(id.index);
         let next = Node::vacant(id.next().generation, now).succeed(&self.nodes[id.index as usize]);
         let old = std::mem::replace(&mut self.nodes[id.index as usize], next);
+        self.pins.set(id.index, None);
         for notify in old.sockets.values() {
             notify.fire(Readiness::ERROR);
         }

@@ -23,6 +23,9 @@ use super::sleeper::Sleeper;
 /// Messages on the way from one worker to another: more than a queue of a device gives in a burst
 /// or two, few enough that nothing waits long.
 pub(crate) const RING: usize = 1024;
+/// Of these so many are not for frames to the homes of vservers: those of one vserver all go to one
+/// worker, and must leave room for the flows of others.
+pub(crate) const RING_NOT_HOME: usize = RING / 4;
 /// Frames on the way to a worker that has a queue of the NIC.
 pub(crate) const TX_RING: usize = 512;
 
@@ -32,6 +35,10 @@ pub(crate) enum Message {
     Arrived { link: usize, frame: Frame },
     /// A frame that a vserver sent on a link to others of this host.
     Local { link: usize, sender: u32, frame: Frame },
+    /// A frame that arrived for a vserver that is at home there.
+    Home { link: usize, frame: Frame },
+    /// A frame that a vserver sent to one that is at home there.
+    HomeLocal { link: usize, sender: u32, frame: Frame },
     /// A frame for the machines, to worker 0.
     Control { link: LinkId, frame: Frame },
     /// A packet that one shard of a vserver found to be another's.
@@ -60,6 +67,8 @@ counters! {
     pub struct HandOverStats, "HandOver" {
         /// Frames that arrived on a queue of another worker than their flow's.
         arrived: "Arrived",
+        /// Frames for vservers with a shim, given to the worker where those are at home.
+        home: "Home",
         /// Frames between vservers of this host whose flows are on different workers.
         local: "Local",
         /// Packets reassembled on shard 0, or sent by a vserver to itself, for another shard.
@@ -203,6 +212,12 @@ impl Mesh {
         let Some(peer) = self.peer(worker) else { return false };
         peer.touched = true;
         peer.out.push(message).is_ok()
+    }
+
+    /// The same for a frame to the home of a vserver, which may not have the whole ring.
+    pub(crate) fn send_home(&mut self, worker: usize, message: Message) -> bool {
+        let has_room = |p: &mut Peer| p.out.slots() > RING_NOT_HOME;
+        self.peer(worker).is_some_and(has_room) && self.send(worker, message)
     }
 
     /// Tells another worker something, now or when there is room.
@@ -357,6 +372,20 @@ mod tests {
         let Some(Message::Told(control)) = b.receive(0) else { panic!("it was told") };
         assert!(matches!(*control, Control::Failed { nic: 3 }));
         assert!(b.receive(0).is_none() && !a.has_later());
+    }
+
+    #[test]
+    fn frames_to_a_home_leave_a_part_of_the_ring_to_flows() {
+        let (mut a, b) = pair();
+        let home = || Message::Home { link: 0, frame: frame() };
+        for _ in 0..RING - RING_NOT_HOME {
+            assert!(a.send_home(1, home()));
+        }
+        assert!(!a.send_home(1, home()));
+        for _ in 0..RING_NOT_HOME {
+            assert!(a.send(1, Message::Arrived { link: 0, frame: frame() }));
+        }
+        assert!(!a.send(1, home()) && b.waiting(0) == RING);
     }
 
     #[test]

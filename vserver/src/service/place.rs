@@ -28,7 +28,7 @@ impl Place {
 
     pub(super) fn workers(&self) -> &[Arc<Worker>] {
         match self {
-            Place::Vserver(v) => v.workers(),
+            Place::Vserver(v) => &v.workers()[v.places()],
             Place::Any { shared, .. } => &shared.workers,
         }
     }

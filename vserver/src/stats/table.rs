@@ -147,10 +147,11 @@ pub fn workers(s: &HostSnapshot) -> Option<Table> {
     if s.hand_over.is_empty() {
         return None;
     }
-    let names = ["Arrived", "Transmits", "Local", "Moved", "Copies", "Wakes"];
+    let names = ["Arrived", "Home", "Transmits", "Local", "Moved", "Copies", "Wakes"];
     let mut t = Table::new(&[
         ("WORKERS", Left),
         ("ARRIVED", Right),
+        ("HOME", Right),
         ("TRANSMITS", Right),
         ("LOCAL", Right),
         ("MOVED", Right),

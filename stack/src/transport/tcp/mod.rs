@@ -23,6 +23,7 @@ use crate::lower::{IcmpError, IcmpErrorKind, Lower};
 use crate::path::{Advice, PathLayer};
 use crate::rng::Secrets;
 use crate::seq::SeqNum;
+use crate::shard::Shard;
 use crate::socket::tcp::{TcpError, TcpState};
 use crate::socket::{Event, SocketId, SocketKind};
 use crate::stack::{FastOpen, StackConfig, SynCookies, TcpConfig};
@@ -131,6 +132,7 @@ pub(crate) struct Tcp {
     listeners: Listeners,
     /// Who listens where the vserver does not.
     pub(crate) any: AnyScopes,
+    shard: Shard,
     time_waits: TimeWaits,
     time_wait_armed: bool,
     ports: Ports,
@@ -178,6 +180,7 @@ impl Tcp {
             recent: [u32::MAX; RECENT_FLOWS],
             listeners: Listeners::default(),
             any: config.any.clone(),
+            shard: config.shard,
             time_waits: TimeWaits::new(Duration::from_secs(u64::from(config.tcp.time_wait_s))),
             time_wait_armed: false,
             ports: Ports::default(),

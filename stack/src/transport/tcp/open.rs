@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::any::AnyProtocol;
+use crate::any::{AnyPort, AnyProtocol};
 use crate::ip::rule::Via;
 use crate::lower::Lower;
 use crate::path::PathLayer;
@@ -60,6 +60,7 @@ impl Tcp {
             return Some(slot);
         }
         let generation = self.next_generation();
+        let found = AnyPort { backlog: self.shard.part(found.backlog), ..found };
         Some(self.listeners.insert_any(&found, Arc::clone(&self.settings), generation))
     }
 

@@ -275,6 +275,7 @@ fn policy(report: &ShimReport) -> Rows {
     let mut rows = Vec::new();
     for v in &report.vservers {
         let row = |what: &str, value: String| vec![v.vserver.clone(), what.to_owned(), value];
+        rows.push(row("worker", v.worker.to_string()));
         rows.push(row("set_up", v.set_up.clone()));
         rows.push(row("reap", v.reap.clone()));
         rows.push(row("policy", v.policy.clone()));

@@ -49,7 +49,8 @@ impl Inner {
     /// From the leased address: through the stack, which has the route and the neighbour.
     fn send_to(&self, slot: &Slot, from: Ipv4Addr, to: Ipv4Addr, data: &[u8]) {
         let workers = &self.shared.workers;
-        let owner = usize::from(port_owner(68, workers.len() as u16));
+        let spread = || port_owner(68, workers.len() as u16).into();
+        let owner: usize = self.shared.flows_of(slot.index.index).unwrap_or_else(spread);
         let _ = workers[owner].call(slot.index, |node, now| {
             let local = |port| SocketAddr::new(from.into(), port);
             let bound = node.stack.udp_bind(now, local(68));
