@@ -451,11 +451,13 @@ mod tests {
         );
         assert!(list(&s).render(true).starts_with("\x1b[1mVSERVER"));
         assert!(workers(&s).is_none());
-        let hand_over = BTreeMap::from([(String::from("HandOverArrived"), 7)]);
+        let hand_over = BTreeMap::from(
+            [("HandOverArrived", 7), ("HandOverHome", 5)].map(|(n, v)| (n.into(), v)),
+        );
         let s = HostSnapshot { workers: 4, hand_over, ..s };
         let text = workers(&s).expect("several workers").render(false);
         assert!(
-            text.ends_with("4              7          0      0      0       0      0\n"),
+            text.ends_with("4              7     5          0      0      0       0      0\n"),
             "{text}"
         );
     }
