@@ -252,7 +252,8 @@ fn loss_of_what_an_alias_is_bound_to_is_an_event_a_hook_and_shown() {
     // Freed while everything runs.
     fs::write(dir.join("free.toml"), config(dir, "")).unwrap();
     let applied = ask(dir, &["apply", &dir.join("free.toml").display().to_string()]);
-    assert!(applied.contains("alias.data0 beyond"), "{applied}");
+    let unhooked = format!("~ alias.data0 beyond.hook \"{}\" -> none\n", hook.display());
+    assert!(applied.contains(&unhooked), "{applied}");
     assert_eq!(ask(dir, &state), "");
 }
 

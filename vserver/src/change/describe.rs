@@ -294,6 +294,11 @@ fn top_fields(text: &str) -> Vec<(String, String)> {
     for (_, value) in &mut fields {
         *value =
             value.trim_end_matches(',').replace(",]", "]").replace(",)", ")").replace(", }", " }");
+        // As a file has it: a value, or none.
+        let inner = value.strip_prefix("Some(").and_then(|v| v.strip_suffix(')'));
+        if let Some(inner) = inner.or((value == "None").then_some("none")) {
+            *value = inner.to_owned();
+        }
     }
     fields
 }

@@ -102,14 +102,23 @@ fn group_text(tree: &Tree, group: &tree::Group) -> String {
 
 /// What differs between two trees, as an operator reads it.
 pub(super) fn lines(from: &Tree, to: &Tree) -> Vec<Line> {
-    let mut lines = Vec::new();
     let known = |tree: &Tree, name| tree.link(name).is_some();
-    for gone in from.links.iter().filter(|l| !known(to, &l.name)) {
-        lines.push(host('-', link_text(from, gone)));
+    let gone = from.links.iter().filter(|l| !known(to, &l.name));
+    let come = to.links.iter().filter(|l| !known(from, &l.name));
+    let mut lines: Vec<Line> = gone.map(|l| host('-', link_text(from, l))).collect();
+    lines.extend(come.map(|l| host('+', link_text(to, l))));
+    lines.extend(settings(from, to));
+    lines.extend(priorities(from, to));
+    lines.extend(aliases(from, to));
+    if lines.is_empty() {
+        lines.push(host('~', "order of interfaces"));
     }
-    for come in to.links.iter().filter(|l| !known(from, &l.name)) {
-        lines.push(host('+', link_text(to, come)));
-    }
+    lines
+}
+
+/// Of bonds and groups that both have.
+fn settings(from: &Tree, to: &Tree) -> Vec<Line> {
+    let mut lines = Vec::new();
     for b in &to.bonds {
         let name = &to.at(b.link).name;
         if let Some(a) = from.bonds.iter().find(|a| from.at(a.link).name == *name) {
@@ -122,40 +131,42 @@ pub(super) fn lines(from: &Tree, to: &Tree) -> Vec<Line> {
             lines.extend(changed_fields(&format!("fail.{name}"), &a.config, &b.config));
         }
     }
-    for b in &to.links {
-        let a = from.links.iter().find(|a| a.name == b.name).map(|a| a.kind);
-        if let (
-            Some(tree::LinkKind::Vlan { priority: a, .. }),
-            tree::LinkKind::Vlan { priority: b_, .. },
-        ) = (a, b.kind)
-            && a != b_
-        {
-            let text = |p: Option<u8>| p.unwrap_or(0);
-            lines.push(host('~', format!("vlan {} priority {} -> {}", b.name, text(a), text(b_))));
-        }
-    }
+    lines
+}
+
+/// Of VLANs that both have.
+fn priorities(from: &Tree, to: &Tree) -> Vec<Line> {
+    let priority = |link: &tree::Link| match link.kind {
+        tree::LinkKind::Vlan { priority, .. } => Some(priority.unwrap_or(0)),
+        _ => None,
+    };
+    let line = |b: &tree::Link| {
+        let a = from.links.iter().find(|a| a.name == b.name)?;
+        let (a, b_) = (priority(a)?, priority(b)?);
+        (a != b_).then(|| host('~', format!("vlan {} priority {a} -> {b_}", b.name)))
+    };
+    to.links.iter().filter_map(line).collect()
+}
+
+/// Where aliases stand, and what they are bound to.
+fn aliases(from: &Tree, to: &Tree) -> Vec<Line> {
+    let mac = |alias: &tree::Alias| {
+        alias.mac.map_or_else(|| String::from("the link's"), crate::stats::mac_text)
+    };
+    let mut lines = Vec::new();
     for (a, b) in from.aliases.iter().zip(&to.aliases) {
         let (on_a, on_b) = (&from.at(a.link).name, &to.at(b.link).name);
         if on_a != on_b {
             lines.push(host('~', format!("alias {} over {on_a} -> {on_b}", b.name)));
         }
         if a.mac != b.mac {
-            let text = |mac: Option<_>| {
-                mac.map_or_else(|| String::from("the link's"), crate::stats::mac_text)
-            };
-            lines.push(host(
-                '~',
-                format!("alias {} mac {} -> {}", b.name, text(a.mac), text(b.mac)),
-            ));
+            lines.push(host('~', format!("alias {} mac {} -> {}", b.name, mac(a), mac(b))));
         }
     }
     for b in &to.aliases {
         let none = BeyondConfig::default();
         let a = from.aliases.iter().find(|a| a.name == b.name).map_or(&none, |a| &a.beyond);
         lines.extend(changed_fields(&format!("alias.{} beyond", b.name), a, &b.beyond));
-    }
-    if lines.is_empty() {
-        lines.push(host('~', "order of interfaces"));
     }
     lines
 }
