@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::fail::{GroupCounters, MemberCounters};
+use crate::keeper::Lost;
 use crate::probe::bfd::{Diagnostic, State};
 use crate::probe::{BfdCounters, ProbeCounters};
 
@@ -23,6 +24,9 @@ pub struct PathsReport {
     pub sessions: Vec<SessionPath>,
     /// What each group counted, and each alias that is bound to targets.
     pub probing: Vec<ProbingPath>,
+    /// What of all machines together was not taken in time, or is for none of them.
+    #[serde(default)]
+    pub lost: Lost,
 }
 
 /// A BFD session: a member and a peer.

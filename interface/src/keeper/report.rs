@@ -30,7 +30,7 @@ impl Keeper {
 
     /// Failover groups.
     pub fn paths(&self, now: Instant) -> PathsReport {
-        let mut paths = PathsReport::default();
+        let mut paths = PathsReport { lost: self.lost, ..PathsReport::default() };
         for (group, at) in self.groups.iter().zip(&self.tree.groups) {
             let (report, probes) = (group.group.report(), group.prober.report(now));
             let detection_ms = report.path.detection_ms.map(|ms| ms.max(probes.detect_ms));

@@ -231,6 +231,9 @@ fn lacpdus_of_a_port_arrive_and_leave_untagged_at_its_nic() {
     let (at, frame) = host.poll_transmit().unwrap();
     assert_eq!(at, Where::Nic(1));
     assert_eq!((&frame[6..12], &frame[12..14]), (&mac(0, 1)[..], &[0x88, 0x09][..]));
+    // No machine runs on the third NIC.
+    host.handle_frame(START, LinkId(2), &frame);
+    assert_eq!(host.paths(START).lost, Lost { stray: 1, ..Lost::default() });
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
 use weft_interface::paths::{
     GroupHealth, LinkHealth, MemberHealth, PathsReport, ProbeHealth, ProbeLine, TargetMode,
 };
@@ -11,6 +12,7 @@ use weft_interface::probe::bfd::State;
 use weft_vserver::control::{Answer, Command, Connection};
 use weft_vserver::stats::json;
 
+use super::bonds::Row;
 use super::{daemon, stat};
 use crate::Error;
 
@@ -367,24 +369,25 @@ fn sessions(report: &PathsReport) -> Vec<Vec<String>> {
 fn counters(report: &PathsReport) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for counted in &report.probing {
-        let mut add = |interface: &str, prefix: &str, value: serde_json::Value| {
-            let counters = value.as_object().into_iter().flatten();
-            let counters = counters.filter(|(_, v)| v.as_u64().is_some_and(|v| v > 0));
-            rows.extend(counters.map(|(name, value)| {
-                let (group, name) = (counted.group.clone(), format!("{prefix}{name}"));
-                vec![group, interface.to_owned(), name, value.to_string()]
-            }));
-        };
-        // Counters are plain numbers, which become JSON in any case.
-        let json = |v: serde_json::Result<serde_json::Value>| v.unwrap_or_default();
-        add("", "", json(serde_json::to_value(counted.counters)));
-        for member in &counted.members {
-            add(&member.interface, "", json(serde_json::to_value(member)));
-        }
-        add("", "probes.", json(serde_json::to_value(counted.probes)));
-        add("", "bfd.", json(serde_json::to_value(counted.bfd)));
+        let group = counted.group.as_str();
+        rows.extend(count((group, "", ""), &counted.counters));
+        rows.extend(counted.members.iter().flat_map(|m| count((group, &m.interface, ""), m)));
+        rows.extend(count((group, "", "probes."), &counted.probes));
+        rows.extend(count((group, "", "bfd."), &counted.bfd));
     }
+    rows.extend(count(("", "", "lost."), &report.lost));
     rows
+}
+
+/// A row for each counter that is not 0; their names are those of JSON.
+fn count((group, interface, prefix): (&str, &str, &str), counters: &impl Serialize) -> Vec<Row> {
+    let value = serde_json::to_value(counters).unwrap_or_default();
+    let all = value.as_object().into_iter().flatten();
+    let counted = all.filter(|(_, v)| v.as_u64().is_some_and(|v| v > 0));
+    let row = |(name, v): (&String, &serde_json::Value)| {
+        vec![group.to_owned(), interface.to_owned(), format!("{prefix}{name}"), v.to_string()]
+    };
+    counted.map(row).collect()
 }
 
 /// Prints probes as they end, from now on.
@@ -450,6 +453,7 @@ mod tests {
 
     use clap::Parser;
     use weft_interface::fail::{GroupCounters, MemberCounters};
+    use weft_interface::keeper::Lost;
     use weft_interface::paths::{
         AddressPath, GroupPath, InterfacePath, MemberCount, MemberFlags, ProbingPath, SessionPath,
         TargetPath,
@@ -556,6 +560,7 @@ mod tests {
                 probes: ProbeCounters { lost: 5, ..ProbeCounters::default() },
                 bfd: BfdCounters { hop_limit: 1, ..BfdCounters::default() },
             }],
+            lost: Lost { stray: 3, ..Lost::default() },
         }
     }
 
@@ -618,6 +623,7 @@ fail0       eth1        damped_ms                   9000
 fail0       eth1        failures                    2
 fail0       --          probes.lost                 5
 fail0       --          bfd.hop_limit               1
+--          --          lost.stray                  3
 "
         );
         assert_eq!(shown("paths -cP -o counter,value").lines().next(), Some("moves:33"));
