@@ -23,14 +23,14 @@ const MIXED: [usize; 2] = [0, 4];
 /// Runs it.
 pub(super) fn run(
     driver: Driver,
-    dir: &Path,
+    (dir, captures): (&Path, Option<&Path>),
     report: &mut Report,
     stop: &AtomicBool,
 ) -> Result<(), LabError> {
     report.step("left and right are weft hosts, each with a cable to both providers");
     let all: Vec<&Scene> = SCENES.iter().collect();
-    play(Ways::V6, configured(Ways::V6, driver, dir)?, &all, report, stop)?;
-    match Ways::Mixed.configs(driver, dir) {
+    play(Ways::V6, configured(Ways::V6, driver, dir, captures)?, &all, report, stop)?;
+    match Ways::Mixed.configs(driver, dir, captures) {
         Ok(configs) => {
             report.step("the same, with IPv6 from the first provider and IPv4 from the second");
             play(Ways::Mixed, configs, &MIXED.map(|at| &SCENES[at]), report, stop)

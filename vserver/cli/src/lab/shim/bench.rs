@@ -81,6 +81,14 @@ impl Ways {
         locators(provider, side)[self.family(provider)]
     }
 
+    /// For files.
+    fn name(self) -> &'static str {
+        match self {
+            Ways::V6 => "v6",
+            Ways::Mixed => "v6-v4",
+        }
+    }
+
     /// 0: IPv6.
     fn family(self, provider: usize) -> usize {
         usize::from(self == Ways::Mixed && provider == 1)
@@ -113,13 +121,22 @@ impl Ways {
     }
 
     /// The configurations of both hosts; `Err`: why there is none.
-    pub(super) fn configs(self, driver: Driver, dir: &Path) -> Result<[HostConfig; 2], String> {
+    pub(super) fn configs(
+        self,
+        driver: Driver,
+        dir: &Path,
+        captures: Option<&Path>,
+    ) -> Result<[HostConfig; 2], String> {
         write_key(dir).map_err(|e| format!("write a key: {e}"))?;
         let one = |side: usize| -> Result<HostConfig, String> {
             let file = dir.join(format!("{}.toml", NAMES[side]));
             let mut config = config::parse(&self.text(side, driver), &file)
                 .map_err(|e| e.to_string().trim_end().to_owned())?;
             config.control = dir.join(format!("{}.sock", NAMES[side]));
+            for nic in &mut config.nics {
+                let file = format!("{}-{}-{}.pcapng", self.name(), NAMES[side], nic.name);
+                nic.capture = captures.map(|dir| dir.join(file));
+            }
             Ok(config)
         };
         Ok([one(0)?, one(1)?])
@@ -342,7 +359,7 @@ mod tests {
     #[test]
     fn both_hosts_have_a_locator_and_a_route_of_each_provider() {
         let dir = tempfile::tempdir().expect("directory");
-        let configs = Ways::V6.configs(Driver::AfXdp, dir.path()).expect("a configuration");
+        let configs = Ways::V6.configs(Driver::AfXdp, dir.path(), None).expect("a configuration");
         for (side, config) in configs.iter().enumerate() {
             let vserver = &config.vservers[0];
             let own = PROVIDERS.map(|p| Ways::V6.locator(p, side));

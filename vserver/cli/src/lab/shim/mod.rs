@@ -102,13 +102,18 @@ pub(super) fn run(
     if args.paths.shim {
         measure(args, driver, dir, report, stop)
     } else {
-        act::run(driver, dir, report, stop)
+        act::run(driver, (dir, args.keep_captures.as_deref()), report, stop)
     }
 }
 
-fn configured(ways: Ways, driver: Driver, dir: &Path) -> Result<[HostConfig; 2], LabError> {
+fn configured(
+    ways: Ways,
+    driver: Driver,
+    dir: &Path,
+    captures: Option<&Path>,
+) -> Result<[HostConfig; 2], LabError> {
     let broken = |text: String| LabError::io("configure the hosts")(std::io::Error::other(text));
-    ways.configs(driver, dir).map_err(broken)
+    ways.configs(driver, dir, captures).map_err(broken)
 }
 
 /// Everything `--times`, or the kinds that `--kind` names.
@@ -126,7 +131,7 @@ fn measure(
         "8000 bytes of a stream from left to right each millisecond, and requests from right to left, \
          one at a time",
     );
-    let bench = Bench::start(Ways::V6, configured(Ways::V6, driver, dir)?, report, stop)?;
+    let bench = Bench::start(Ways::V6, configured(Ways::V6, driver, dir, None)?, report, stop)?;
     for scene in SCENES.iter().filter(|scene| scene.name.contains(only)) {
         kind(&bench, scene, times, report, stop)?;
     }
