@@ -109,6 +109,34 @@ fn a_syn_ack_that_was_lost_with_its_path_goes_out_again_at_once() {
 }
 
 #[test]
+fn acks_that_were_lost_with_a_path_are_sent_again_at_once() {
+    let mut w = World::new();
+    w.context_by(0, 0);
+    let pair = w.connected(v6(A, 0), v6(B, 0));
+    // Data arrives, no ACK comes back.
+    w.ways[0][0].open = [true, false];
+    let mut carrier = Carrier::new(pair.0, pair.1, &pattern(5000));
+    run(&mut w, &mut carrier, 150 * MS);
+    assert_eq!(carrier.got.len(), 5000);
+    let acked = |w: &World| w.stacks[A].tcp_info(w.now, pair.0).unwrap().bytes_acked;
+    let before = acked(&w);
+    let repeated = w.stacks[A].mib().tcp.retrans_segs;
+    w.sent.clear();
+    w.switch_one(B, 1, 1, true, None);
+    w.run_for(5 * MS);
+    assert_eq!(acked(&w) - before, 5000, "one way after the switch");
+    assert_eq!(w.stacks[A].mib().tcp.retrans_segs, repeated);
+    // Once: what was chosen, or what is long past, loses no ACK that the peer could wait for.
+    let from_b = |w: &World| w.sent.iter().filter(|(_, host, ..)| *host == B).count();
+    assert_eq!(from_b(&w), 1);
+    w.switch_one(B, 0, 0, false, None);
+    w.run_for(Duration::from_secs(11));
+    w.switch_one(B, 1, 1, true, None);
+    w.run_for(5 * MS);
+    assert_eq!(from_b(&w), 1);
+}
+
+#[test]
 fn a_flow_with_a_pair_of_its_own_is_moved_alone_and_not_with_the_others() {
     let mut w = World::new();
     w.context_by(0, 0);

@@ -4,7 +4,7 @@
 //! gains nothing by our patience. So the first ACKs, and those after idleness, leave at once; a
 //! connection whose application answers before the delay is over has its ACKs ride on answers.
 
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 use super::state::{Connection, Cx};
 
@@ -38,6 +38,11 @@ impl Connection {
         } else if self.acking.at.is_none() {
             self.acking.at = Some(cx.now + self.settings.delayed_ack);
         }
+    }
+
+    /// Whether data arrived in order in the last `time`.
+    pub(crate) fn has_received_within(&self, now: Instant, time: Duration) -> bool {
+        self.acking.received_at.is_some_and(|at| now - at <= time)
     }
 
     /// A segment leaves with the acknowledgement; `data`: it is one of the application's.

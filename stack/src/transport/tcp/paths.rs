@@ -32,6 +32,10 @@ use super::state::{Connection, Cx};
 /// each end make three.
 const PAIRS_MAX: usize = 4;
 
+/// ACKs of data that arrived so long ago are sent again when they may be lost with a pair; of what is
+/// older the peer has sent several segments again meanwhile.
+const ACKS_REPEATED_FOR: Duration = Duration::from_secs(10);
+
 /// Progress is told this often at most, however short the round trip.
 const PROGRESS_EVERY_MIN: Duration = Duration::from_millis(1);
 
@@ -222,7 +226,9 @@ impl Connection {
     }
 
     /// Takes another path: what was in flight is sent again if it is lost, the first of it at once,
-    /// without a sign of congestion, since none is known of this path.
+    /// without a sign of congestion, since none is known of this path. What was received is
+    /// acknowledged once more: with the pair the last ACK may be lost, and a peer whose data came in
+    /// other ways would wait for its timeout.
     fn switch_path(&mut self, cx: &mut Cx<'_>, state: Option<PathState>, lost: bool) {
         if let Some(state) = state {
             (self.rtt, self.cc, self.path) = (state.rtt, state.cc, state.path);
@@ -254,6 +260,7 @@ impl Connection {
         if lost {
             self.recovery.phase = Phase::Open;
             self.resegment(cx.now);
+            self.ack_now |= self.has_received_within(cx.now, ACKS_REPEATED_FOR);
         }
         self.rtx_at = (self.flight() > 0).then(|| cx.now + self.rtt.rto());
         self.schedule_probe(cx.now);
