@@ -71,15 +71,21 @@ impl Reap {
             self.round(now);
             return;
         }
-        let damping = self.config.damping;
-        if let Some(path) = self.paths.get_mut(self.current) {
+        let (damping, failed) = (self.config.damping, self.current);
+        if let Some(path) = self.paths.get_mut(failed) {
             path.failed(now, damping);
         }
-        let ready = self.paths.best_alive(now, &self.config).map(|p| p.pair);
+        let ready = self.paths.best_alive(now, &self.config, failed).map(|p| p.pair);
         if let Some(pair) = ready {
             self.use_pair(now, pair, why);
         }
         self.explore(now, why, ready.is_none());
+        if ready.is_some_and(|pair| pair.local == failed.local || pair.remote == failed.remote) {
+            // It may have gone the same way: the others need not wait for its answer.
+            self.explorer.again = true;
+            self.explorer.stagger = None;
+            self.second_wave(now);
+        }
     }
 
     fn locator_back(&mut self, now: Instant, addr: IpAddr) {

@@ -261,10 +261,21 @@ impl Paths {
         (-uniform.ln() / f64::from(path.weight)).abs().to_bits()
     }
 
-    /// The pair known to work that is best now.
-    pub(super) fn best_alive(&self, now: Instant, config: &ReapConfig) -> Option<&Path> {
+    /// The pair known to work that is best now that `failed` does not. Of equally good ones it is one
+    /// that shares no address with it: what took that pair may have taken others through the same link
+    /// or provider, though nothing was said of them.
+    pub(super) fn best_alive(
+        &self,
+        now: Instant,
+        config: &ReapConfig,
+        failed: Pair,
+    ) -> Option<&Path> {
         let alive = self.all.iter().filter(|p| p.is_alive(now, config));
-        alive.min_by_key(|p| self.rank(p, now, config))
+        alive.min_by_key(|p| {
+            let (broken, suppressed, lossy, cost, spread) = self.rank(p, now, config);
+            let shares = p.pair.local == failed.local || p.pair.remote == failed.remote;
+            (broken, suppressed, lossy, cost, shares, spread)
+        })
     }
 
     /// The pair to move to though `current` works.

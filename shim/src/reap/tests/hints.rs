@@ -44,6 +44,27 @@ fn a_transport_that_does_not_get_on_finds_the_other_pair_in_two_round_trips() {
     }
 }
 
+// RFC 5534 4.3
+#[test]
+fn a_link_that_took_other_pairs_with_it_is_left_for_one_that_shares_nothing() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, ReapConfig::data_centre(), (2, 2), ms(5));
+        world.bulk(ms(1));
+        world.run(Duration::from_secs(3));
+        // Packets from the second address to the peer's first go by the first provider as well.
+        let from = world.now;
+        world.set_address_up(ip(1, 1), false);
+        for gone in [pair(2, 1), pair(1, 2)] {
+            world.set_up(gone, false);
+        }
+        world.hint(0, Hint::LinkDown(ip(1, 1)));
+        assert_eq!(world.hosts[0].reap.current(), pair(2, 2));
+        world.run(ms(500));
+        let gap = world.gap(1, from);
+        assert!(gap <= ms(2 * 10 + 5), "{gap:?}, seed {seed}");
+    }
+}
+
 // RFC 5534 3.1
 #[test]
 fn an_address_that_comes_back_is_tried_at_once() {
