@@ -1,6 +1,8 @@
 //! A simulated network between hosts with shims, in virtual time, and messages by hand.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, unreachable_pub)]
 
+pub mod net;
+
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
