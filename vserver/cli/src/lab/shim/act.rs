@@ -11,14 +11,12 @@ use weft_vserver::config::{Driver, HostConfig};
 use super::super::LabError;
 use super::super::report::Report;
 use super::super::scenario::interrupted;
-use super::bench::{Bench, EFFECT, Told, Ways};
+use super::bench::{Bench, EFFECT, MIXED, Told, Ways};
 use super::flows::{self, Flown, ms};
 use super::{SCENES, Scene, configured};
 
 /// The stream lasts no longer than this, whatever happens.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// Scenes over one IPv6 and one IPv4 provider.
-const MIXED: [usize; 2] = [0, 4];
 
 /// Runs it.
 pub(super) fn run(
@@ -66,7 +64,7 @@ fn play(
             .map(|scene| {
                 interrupted(stop)?;
                 report.step(scene.name);
-                bench.scene(scene.event, stop)
+                bench.scene(scene.event, EFFECT, stop)
             })
             .collect::<Result<Vec<Told>, LabError>>()
     })?;

@@ -28,8 +28,13 @@ const NAMES: [&str; 2] = ["left", "right"];
 pub(super) const CALM: Duration = Duration::from_millis(300);
 /// How long a fault lasts.
 pub(super) const EFFECT: Duration = Duration::from_secs(1);
+/// The same where it is measured many times.
+pub(super) const SHORT: Duration = Duration::from_millis(500);
 /// Within it both hosts find again what was mended.
 const RECOVERY: Duration = Duration::from_secs(20);
+
+/// Scenes over one IPv6 and one IPv4 provider.
+pub(super) const MIXED: [usize; 2] = [0, 4];
 
 /// What the providers carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +91,14 @@ impl Ways {
         match self {
             Ways::V6 => "v6",
             Ways::Mixed => "v6-v4",
+        }
+    }
+
+    /// What names of kinds begin with.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Ways::V6 => "",
+            Ways::Mixed => "IPv6 and IPv4, ",
         }
     }
 
@@ -305,13 +318,18 @@ impl Bench {
         }
     }
 
-    /// Traffic, the event at the first provider, and back.
-    pub(super) fn scene(&self, event: Event, stop: &AtomicBool) -> Result<Told, LabError> {
+    /// Traffic, the event at the first provider for a time, and back.
+    pub(super) fn scene(
+        &self,
+        event: Event,
+        effect: Duration,
+        stop: &AtomicBool,
+    ) -> Result<Told, LabError> {
         let begin = Instant::now();
         std::thread::sleep(CALM);
         let broken = Instant::now();
         self.fail(event)?;
-        std::thread::sleep(EFFECT);
+        std::thread::sleep(effect);
         let by = self.context(0).map(|c| (c.locator, c.peer_locator));
         let mended = Instant::now();
         self.mend(event)?;

@@ -19,7 +19,7 @@ mod flows;
 mod multipath;
 mod network;
 
-use bench::{Bench, Event, Ways};
+use bench::{Bench, Event, MIXED, SHORT, Ways};
 use flows::Flown;
 use network::Fault;
 
@@ -69,6 +69,8 @@ static SCENES: [Scene; 6] = [
     link("the right link goes down", 1),
 ];
 
+/// What the kernel's kinds begin with.
+const MPTCP: &str = "kernel MPTCP, ";
 /// Without traffic the loss is noticed with the next request.
 const IDLE: &str = "dark while idle";
 /// Silence before the provider goes dark: keepalives have ended.
@@ -131,17 +133,25 @@ fn measure(
         "8000 bytes of a stream from left to right each millisecond, and requests from right to left, \
          one at a time",
     );
-    let bench = Bench::start(Ways::V6, configured(Ways::V6, driver, dir, None)?, report, stop)?;
-    for scene in SCENES.iter().filter(|scene| scene.name.contains(only)) {
-        kind(&bench, scene, times, report, stop)?;
+    let all: Vec<&Scene> = SCENES.iter().collect();
+    for (ways, scenes) in [(Ways::V6, all), (Ways::Mixed, MIXED.map(|at| &SCENES[at]).to_vec())] {
+        let named = |name: &str| format!("{}{name}", ways.title());
+        let scenes: Vec<_> = scenes.iter().filter(|s| named(s.name).contains(only)).collect();
+        let idles = named(IDLE).contains(only);
+        if scenes.is_empty() && !idles {
+            continue;
+        }
+        let bench = Bench::start(ways, configured(ways, driver, dir, None)?, report, stop)?;
+        for scene in scenes {
+            kind(&bench, scene, &named(scene.name), times, report, stop)?;
+        }
+        if idles {
+            idle(&bench, &named(IDLE), times, report, stop)?;
+        }
     }
-    if IDLE.contains(only) {
-        idle(&bench, times, report, stop)?;
-    }
-    drop(bench);
     let faults: Vec<(&str, Fault)> = SCENES
         .iter()
-        .filter(|scene| scene.name.contains(only))
+        .filter(|scene| format!("{MPTCP}{}", scene.name).contains(only))
         .filter_map(|scene| match scene.event {
             Event::Fault(fault) => Some((scene.name, fault)),
             Event::Withdrawn => None,
@@ -185,6 +195,7 @@ impl Seen {
 fn kind(
     bench: &Bench,
     scene: &Scene,
+    name: &str,
     times: usize,
     report: &mut Report,
     stop: &AtomicBool,
@@ -194,21 +205,20 @@ fn kind(
         interrupted(stop)?;
         seen.rtt.extend(bench.rtt_ms());
         let (flown, told) =
-            flows::flow(bench, traffic::PATIENCE, || bench.scene(scene.event, stop))?;
+            flows::flow(bench, traffic::PATIENCE, || bench.scene(scene.event, SHORT, stop))?;
         seen.add(&flown, &told);
     }
-    tell(scene, &seen, report);
+    tell(name, scene.bound, &seen, report);
     Ok(())
 }
 
-fn tell(scene: &Scene, seen: &Seen, report: &mut Report) {
-    let name = scene.name;
+fn tell(name: &str, bound: Bound, seen: &Seen, report: &mut Report) {
     report.number(
         &format!("{name}: round trip"),
         spread(&seen.rtt),
         "of the pair in use, as the shim measures it; ms",
     );
-    let bound = scene.bound.ms(median(&seen.rtt));
+    let bound = bound.ms(median(&seen.rtt));
     for (at, what) in ["stream", "requests"].into_iter().enumerate() {
         let method = "longest silence in ms: median / 99 % / most";
         let gaps = &seen.fault[at];
@@ -235,6 +245,7 @@ fn median(values: &[f64]) -> f64 {
 /// The provider goes dark while nobody says anything; the next request is answered.
 fn idle(
     bench: &Bench,
+    name: &str,
     times: usize,
     report: &mut Report,
     stop: &AtomicBool,
@@ -257,8 +268,8 @@ fn idle(
     let bound = Bound::Silent.ms(0.0) + median(&rtt);
     let within = took.iter().filter(|ms| **ms <= bound).count();
     let method = "ms from the request to its answer: median / 99 % / most";
-    report.number(&format!("{IDLE}: next request"), spread(&took), method);
-    let target = format!("{IDLE}: next request, at most {bound:.1} ms");
+    report.number(&format!("{name}: next request"), spread(&took), method);
+    let target = format!("{name}: next request, at most {bound:.1} ms");
     report.number(&target, format!("{within} of {times}"), "runs within the target");
     Ok(())
 }
