@@ -267,3 +267,32 @@ fn what_does_not_fit_the_new_interfaces_changes_nothing() {
 fn config_error(text: &str) -> Option<String> {
     weft_vserver::config::parse(text, "test.toml".as_ref()).err().map(|e| e.to_string())
 }
+
+#[test]
+fn aliases_of_one_nic_have_mtus_of_their_own_which_change_live() {
+    let whole = |host: u8, mtu: usize| {
+        let rest = format!(
+            "[alias.data0]\nover = \"eth0\"\n[alias.mgmt0]\nover = \"eth0\"\nmtu = {mtu}\n{}{}",
+            vserver("a", "data0", 1, host),
+            vserver("b", "mgmt0", 2, host)
+        );
+        let text = text(1, 1, host, &rest);
+        text.replacen("driver = \"mem\"", "driver = \"mem\"\nmtu = 9000", 1)
+    };
+    let (one, peers) = start(&whole(1, 1500));
+    let one = Arc::new(one);
+    let two = start_on(&whole(2, 9000), peers);
+    // Headers take 40 bytes, and 12 more with timestamps.
+    let fits = |name: &str, at: &str, mtu: usize| {
+        drop(echo_server(&vs(&one, name), addr(at)));
+        let stream = connect(&vs(&two, name), addr(at));
+        echo(&stream, &pattern(50_000));
+        let mss = stream.info().unwrap().mss;
+        assert!((mtu - 52..=mtu - 40).contains(&mss), "{name}: {mss} of {mtu}");
+    };
+    fits("a", "10.1.0.1:7", 9000);
+    fits("b", "10.2.0.1:7", 1500);
+    apply(&changes(&one), &whole(1, 1300));
+    fits("a", "10.1.0.1:8", 9000);
+    fits("b", "10.2.0.1:8", 1300);
+}
