@@ -9,14 +9,15 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use weft_interface::events::Event;
 
 /// Events that wait for programs; more are lost, and counted.
 const QUEUE: usize = 256;
 /// A program that runs longer is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked after.
-const LOOK: Duration = Duration::from_millis(10);
 /// Failures that are kept until somebody looks.
 const FAILURES: usize = 16;
 
@@ -77,7 +78,7 @@ fn tell(failures: &Mutex<Vec<String>>, text: String) {
 
 fn run(calls: &Receiver<Call>, failures: &Mutex<Vec<String>>) {
     while let Ok(Call { program, event }) = calls.recv() {
-        let failed = match start(&program, &event).and_then(end) {
+        let failed = match start(&program, &event).and_then(|child| end(child, PATIENCE)) {
             Ok(Some(status)) if status.success() => continue,
             Ok(Some(status)) => status.to_string(),
             Ok(None) => format!("it did not end within {} s and was killed", PATIENCE.as_secs()),
@@ -99,18 +100,31 @@ fn start(program: &Path, event: &Event) -> io::Result<Child> {
         .spawn()
 }
 
-/// How it ended; `None`: it had to be ended.
-fn end(mut child: Child) -> io::Result<Option<ExitStatus>> {
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+/// How it ended; `None`: it had to be ended after `patience`.
+fn end(mut child: Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
+    match ends_within(&child, patience) {
+        Ok(true) => child.wait().map(Some),
+        not_yet => {
+            child.kill()?;
+            child.wait()?;
+            not_yet.map(|_| None)
         }
-        std::thread::sleep(LOOK);
     }
-    child.kill()?;
-    child.wait()?;
-    Ok(None)
+}
+
+/// Waits for the end of a program, which its descriptor tells of.
+fn ends_within(child: &Child, patience: Duration) -> io::Result<bool> {
+    let program = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&program, PollFlags::IN)], Some(&left)) {
+            Ok(ended) => return Ok(ended > 0),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,8 +154,25 @@ mod tests {
                 return found;
             }
             assert!(Instant::now() < until, "nothing happened");
-            std::thread::sleep(LOOK);
+            std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_in_time_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let endless = script(directory.path(), "exec sleep 600");
+        let begin = Instant::now();
+        let child = start(&endless, &event(1)).unwrap();
+        let pid = Pid::from_child(&child);
+        assert_eq!(end(child, Duration::from_millis(50)).unwrap(), None);
+        assert!(begin.elapsed() >= Duration::from_millis(50));
+        assert_eq!(rustix::process::test_kill_process(pid), Err(Errno::SRCH), "it is gone");
+
+        let short = script(directory.path(), "exit 7");
+        let status = end(start(&short, &event(2)).unwrap(), PATIENCE).unwrap();
+        assert_eq!(status.and_then(|s| s.code()), Some(7));
+        assert!(begin.elapsed() < PATIENCE, "its end was not waited for in vain");
     }
 
     #[test]
