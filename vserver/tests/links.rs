@@ -4,19 +4,16 @@
 
 mod common;
 
-use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use common::{
-    PATIENCE, addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs,
+    PATIENCE, Stop, addr, cabled, config, connect, echo, echo_server, hub, nic, pattern, start,
+    start_on, until, vs,
 };
-use weft_drivers::device::{AnyDevice, Device};
-use weft_drivers::ethtool::{Offload, set_offload};
+use weft_drivers::device::AnyDevice;
 use weft_drivers::mem::{MemConfig, pair};
-use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
 use weft_vserver::net::{TcpListener, TcpStream, UdpSocket};
 use weft_vserver::{Host, Vserver};
@@ -49,30 +46,7 @@ fn hosts(over: Over, nics: u8, workers: usize, rest: fn(u8) -> String) -> Option
         let (server, peers) = start(&text(1));
         return Some(Pair { server, client: start_on(&text(2), peers), _spaces: Vec::new() });
     };
-    let (Ok(a), Ok(b)) = (Netns::new(), Netns::new()) else {
-        println!("SKIP: network namespaces need root");
-        return None;
-    };
-    for i in 0..nics {
-        let name = format!("w{i}");
-        let (space, other) = (a.clone(), b.clone());
-        space
-            .enter(|| {
-                let ends = [(1, None), (2, Some(other.as_fd()))];
-                let ends = ends.map(|(n, netns)| VethEnd {
-                    name: &name,
-                    netns,
-                    mac: Some([2, 0, 0, 0, n, i]),
-                });
-                let mut netlink = Netlink::open().unwrap();
-                netlink.add_veth(&ends[0], &ends[1], 1, 1500).unwrap();
-                netlink.set_up(&name, true).unwrap();
-                // A veth never completes the checksums that the kernel leaves to it.
-                set_offload(&name, Offload::TxChecksum, false).unwrap();
-            })
-            .unwrap();
-        b.enter(|| Netlink::open().unwrap().set_up(&name, true).unwrap()).unwrap();
-    }
+    let (a, b) = cabled(nics, 1)?;
     let text = |n: u8, driver: &str| {
         let one = |i| format!("[nic.eth{i}]\ndevice = \"w{i}\"\ndriver = \"{driver}\"\n");
         let nics: String = (0..nics).map(one).collect();
@@ -257,32 +231,6 @@ fn flows_of_a_static_bond_use_both_ports_over_veth() {
     }
 }
 
-/// Gives every frame to all ends but the one it came from, as a switch does that knows nobody.
-fn hub(mut ends: Vec<AnyDevice>, stop: &AtomicBool) {
-    let mut queues: Vec<VecDeque<_>> = ends.iter().map(|_| VecDeque::new()).collect();
-    let mut burst = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let mut moved = 0;
-        for (from, end) in ends.iter_mut().enumerate() {
-            if queues.iter().any(|q| q.len() > 1000) {
-                break;
-            }
-            moved += end.receive(&mut burst, 64).unwrap();
-            for frame in burst.drain(..) {
-                let others = queues.iter_mut().enumerate().filter(|(to, _)| *to != from);
-                others.for_each(|(_, queue)| queue.push_back(frame.to_heap()));
-            }
-        }
-        for (end, queue) in ends.iter_mut().zip(&mut queues) {
-            moved += end.transmit(queue).unwrap();
-            end.flush().unwrap();
-        }
-        if moved == 0 {
-            std::thread::yield_now();
-        }
-    }
-}
-
 #[test]
 fn a_failover_group_is_one_interface_to_all_above() {
     for workers in [1, 2] {
@@ -322,7 +270,7 @@ fn a_failover_group_is_one_interface_to_all_above() {
         std::thread::scope(|scope| {
             let ends = std::mem::take(&mut ends);
             scope.spawn(|| hub(ends, &stop));
-            let end = EndHub(&stop);
+            let end = Stop(&stop);
             for (name, from, at) in [
                 ("v", "c", "10.0.0.1:7"),
                 ("v", "c", "[fd00::1]:7"),
@@ -343,14 +291,5 @@ fn a_failover_group_is_one_interface_to_all_above() {
         for reason in ["OwnFrameReflected", "MemberNotNominee", "NotForThisHost"] {
             assert!(snapshot.drops.contains_key(reason), "{reason}: {:?}", snapshot.drops);
         }
-    }
-}
-
-/// Ends the hub also when a test fails.
-struct EndHub<'a>(&'a AtomicBool);
-
-impl Drop for EndHub<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -4,12 +4,13 @@
 
 mod common;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::{addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs};
-use weft_drivers::device::{AnyDevice, Device};
+use common::{
+    Stop, addr, config, connect, echo, echo_server, hub, nic, pattern, start, start_on, until, vs,
+};
+use weft_drivers::device::AnyDevice;
 use weft_drivers::mem::{MemConfig, pair};
 use weft_vserver::change::{Changes, Options};
 use weft_vserver::{Devices, Host};
@@ -112,41 +113,6 @@ fn an_alias_moves_through_all_kinds_of_links_with_its_connections_and_others_do_
             assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
             let tag = snapshot.links.iter().find(|l| l.name == "eth0.9").unwrap();
             assert!(tag.counters["VlanInBytes"] > 7 * 3 * 20_000, "it counted on");
-        }
-    }
-}
-
-/// Ends transfers also when a test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Gives every frame to all ends but the one it came from, as a switch does that knows nobody.
-fn hub(mut ends: Vec<AnyDevice>, stop: &AtomicBool) {
-    let mut queues: Vec<VecDeque<_>> = ends.iter().map(|_| VecDeque::new()).collect();
-    let mut burst = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let mut moved = 0;
-        for (from, end) in ends.iter_mut().enumerate() {
-            if queues.iter().any(|q| q.len() > 1000) {
-                break;
-            }
-            moved += end.receive(&mut burst, 64).unwrap();
-            for frame in burst.drain(..) {
-                let others = queues.iter_mut().enumerate().filter(|(to, _)| *to != from);
-                others.for_each(|(_, queue)| queue.push_back(frame.to_heap()));
-            }
-        }
-        for (end, queue) in ends.iter_mut().zip(&mut queues) {
-            moved += end.transmit(queue).unwrap();
-            end.flush().unwrap();
-        }
-        if moved == 0 {
-            std::thread::yield_now();
         }
     }
 }

@@ -6,16 +6,15 @@ mod common;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use common::{
-    PATIENCE, addr, config, connect, echo, echo_server, nic, pattern, start, start_on, until, vs,
+    PATIENCE, addr, cabled, config, connect, echo, echo_server, nic, pattern, start, start_on,
+    until, vs,
 };
-use weft_drivers::ethtool::{Offload, set_offload};
-use weft_drivers::netlink::{Netlink, VethEnd};
+use weft_drivers::netlink::Netlink;
 use weft_drivers::netns::Netns;
 use weft_shim::hba::{Search, SigningKey, prefix_of};
 use weft_stack::rng::Rng;
@@ -435,29 +434,7 @@ fn a_vserver_without_a_shim_says_so() {
 
 /// The hosts' cables are veth pairs: w0 is network a, w1 is b; with as many queues as workers.
 fn over_veth(key: &Path, count: usize) -> Option<(Host, Host, Netns, Netns)> {
-    let (Ok(a), Ok(b)) = (Netns::new(), Netns::new()) else {
-        println!("SKIP: network namespaces need root");
-        return None;
-    };
-    for i in 0..2 {
-        let name = format!("w{i}");
-        let other = b.clone();
-        a.enter(|| {
-            let ends = [(1, None), (2, Some(other.as_fd()))];
-            let ends = ends.map(|(n, netns)| VethEnd {
-                name: &name,
-                netns,
-                mac: Some([2, 0, 0, 0, n, i]),
-            });
-            let mut netlink = Netlink::open().unwrap();
-            netlink.add_veth(&ends[0], &ends[1], count, 1500).unwrap();
-            netlink.set_up(&name, true).unwrap();
-            // A veth never completes the checksums that the kernel leaves to it.
-            set_offload(&name, Offload::TxChecksum, false).unwrap();
-        })
-        .unwrap();
-        b.enter(|| Netlink::open().unwrap().set_up(&name, true).unwrap()).unwrap();
-    }
+    let (a, b) = cabled(2, count)?;
     let one =
         |i| format!("[nic.eth{i}]\ndevice = \"w{i}\"\ndriver = \"af-xdp\"\nqueues = {count}\n");
     let nics = [0, 1].map(one).concat();

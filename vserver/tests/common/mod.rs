@@ -1,12 +1,18 @@
 //! Two hosts joined by a memory pair.
 #![allow(missing_docs, dead_code, unreachable_pub)]
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use weft_drivers::device::AnyDevice;
+use weft_drivers::device::{AnyDevice, Device};
+use weft_drivers::ethtool::{Offload, set_offload};
+use weft_drivers::netlink::{Netlink, VethEnd};
+use weft_drivers::netns::Netns;
 use weft_vserver::config::{self, HostConfig};
 use weft_vserver::net::TcpStream;
 use weft_vserver::{Devices, Host, Vserver};
@@ -104,6 +110,71 @@ pub fn echo(stream: &TcpStream, bytes: &[u8]) {
         from.read_exact(&mut got).expect("read");
         assert!(got == bytes, "{} bytes came back wrong", bytes.len());
     });
+}
+
+/// Gives every frame to all ends but the one it came from, as a switch does that knows nobody.
+pub fn hub(mut ends: Vec<AnyDevice>, stop: &AtomicBool) {
+    let mut queues: Vec<VecDeque<_>> = ends.iter().map(|_| VecDeque::new()).collect();
+    let mut burst = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let mut moved = 0;
+        for (from, end) in ends.iter_mut().enumerate() {
+            if queues.iter().any(|q| q.len() > 1000) {
+                break;
+            }
+            moved += end.receive(&mut burst, 64).expect("receive");
+            for frame in burst.drain(..) {
+                let others = queues.iter_mut().enumerate().filter(|(to, _)| *to != from);
+                others.for_each(|(_, queue)| queue.push_back(frame.to_heap()));
+            }
+        }
+        for (end, queue) in ends.iter_mut().zip(&mut queues) {
+            moved += end.transmit(queue).expect("transmit");
+            end.flush().expect("flush");
+        }
+        if moved == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Tells others to stop at its end, also when a test fails.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Two network namespaces with cables of so many queues between them, whose ends are `w0`, `w1`, ... in both, with
+/// MAC addresses `02:00:00:00:01:00` and so on in the first and `02:00:00:00:02:00` in the second.
+pub fn cabled(cables: u8, queues: usize) -> Option<(Netns, Netns)> {
+    let (Ok(a), Ok(b)) = (Netns::new(), Netns::new()) else {
+        println!("SKIP: network namespaces need root");
+        return None;
+    };
+    for i in 0..cables {
+        let name = format!("w{i}");
+        let other = b.clone();
+        let made = a.enter(|| {
+            let ends = [(1, None), (2, Some(other.as_fd()))];
+            let ends = ends.map(|(n, netns)| VethEnd {
+                name: &name,
+                netns,
+                mac: Some([2, 0, 0, 0, n, i]),
+            });
+            let mut netlink = Netlink::open().expect("netlink");
+            netlink.add_veth(&ends[0], &ends[1], queues, 1500).expect("a veth pair");
+            netlink.set_up(&name, true).expect("up");
+            // A veth never completes the checksums that the kernel leaves to it.
+            set_offload(&name, Offload::TxChecksum, false).expect("offload");
+        });
+        made.expect("the namespace");
+        let up = || Netlink::open().and_then(|mut netlink| netlink.set_up(&name, true));
+        b.enter(up).expect("the namespace").expect("up");
+    }
+    Some((a, b))
 }
 
 /// Bytes that differ from place to place.
