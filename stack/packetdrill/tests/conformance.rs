@@ -167,7 +167,7 @@ fn read() -> Book {
         .collect();
     rfcs.sort_by_key(|r| (r.number != 9293, r.number));
     let mut tests = Vec::new();
-    for top in ["stack", "drivers", "shim", "vserver"] {
+    for top in ["stack", "drivers", "interface", "shim", "vserver"] {
         let mut found = Vec::new();
         files(&root.join(top), "rs", &mut found);
         for path in &found {
