@@ -61,6 +61,30 @@ fn link(keeper: &Keeper, name: &str) -> LinkId {
 /// A NIC of a host.
 type End = (usize, usize);
 
+/// Keepers with a clock.
+trait Site {
+    fn parts(&mut self) -> (&mut Instant, &mut Vec<Keeper>);
+
+    /// Carries frames until none is left.
+    fn carry(&mut self);
+
+    fn run_for(&mut self, time: Duration) {
+        let (now, _) = self.parts();
+        let end = *now + time;
+        loop {
+            let (now, hosts) = self.parts();
+            let next = hosts.iter().filter_map(Keeper::poll_timeout).min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            *now = at.max(*now);
+            for host in hosts {
+                host.handle_timeout(*now);
+            }
+            self.carry();
+        }
+        *self.parts().0 = end;
+    }
+}
+
 /// Keepers joined NIC by NIC, with a clock.
 struct Lab {
     now: Instant,
@@ -70,6 +94,16 @@ struct Lab {
     /// Frames that left at a link, by host.
     sent: Vec<Vec<(LinkId, Vec<u8>)>>,
     events: Vec<Vec<String>>,
+}
+
+impl Site for Lab {
+    fn parts(&mut self) -> (&mut Instant, &mut Vec<Keeper>) {
+        (&mut self.now, &mut self.hosts)
+    }
+
+    fn carry(&mut self) {
+        self.exchange();
+    }
 }
 
 impl Lab {
@@ -141,20 +175,6 @@ impl Lab {
                 }
             }
         }
-    }
-
-    fn run_for(&mut self, time: Duration) {
-        let end = self.now + time;
-        loop {
-            let next = self.hosts.iter().filter_map(Keeper::poll_timeout).min();
-            let Some(at) = next.filter(|at| *at <= end) else { break };
-            self.now = self.now.max(at);
-            for host in &mut self.hosts {
-                host.handle_timeout(self.now);
-            }
-            self.exchange();
-        }
-        self.now = end;
     }
 
     /// Announced addresses of host 0 since the last call: link, address, MAC address, tag.
@@ -381,6 +401,16 @@ struct Switched {
     events: Vec<String>,
 }
 
+impl Site for Switched {
+    fn parts(&mut self) -> (&mut Instant, &mut Vec<Keeper>) {
+        (&mut self.now, &mut self.hosts)
+    }
+
+    fn carry(&mut self) {
+        self.exchange();
+    }
+}
+
 impl Switched {
     fn new(config: &GroupConfig) -> Switched {
         Switched::tested(config, |host, nic| 100 + 10 * host + nic)
@@ -465,20 +495,6 @@ impl Switched {
                 }
             }
         }
-    }
-
-    fn run_for(&mut self, time: Duration) {
-        let end = self.now + time;
-        loop {
-            let next = self.hosts.iter().filter_map(Keeper::poll_timeout).min();
-            let Some(at) = next.filter(|at| *at <= end) else { break };
-            self.now = self.now.max(at);
-            for host in &mut self.hosts {
-                host.handle_timeout(self.now);
-            }
-            self.exchange();
-        }
-        self.now = end;
     }
 
     fn active(&self) -> Vec<u16> {
