@@ -50,6 +50,29 @@ fn the_machines_reach_each_other_before_weft_runs() {
     assert_eq!(lab.congestion_control("reno").expect("set"), "reno");
 }
 
+#[test]
+fn a_failover_in_the_lab_loses_no_byte_and_its_end_no_ping() {
+    if !xdp() || !installed("ip") {
+        return;
+    }
+    let report = lab(&["--failover", "--times", "1", "--kind", "link down, IPv6"]);
+    for wanted in ["every byte of every stream came", "the return of the path loses no ping"] {
+        let name = format!("link down, IPv6: {wanted}");
+        let mut checks = report["checks"].as_array().expect("checks").iter();
+        let check = checks.find(|c| c["name"] == name.as_str()).expect(wanted);
+        assert_eq!(check["ok"], true, "{check}");
+    }
+    let names: Vec<&str> = report["numbers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|n| n["name"].as_str())
+        .collect();
+    for wanted in ["link down, IPv6: ping", "link down, IPv6: stream"] {
+        assert!(names.contains(&wanted), "{names:?}");
+    }
+}
+
 /// The checks every driver with a kernel client must have made.
 fn assert_traffic(report: &serde_json::Value) {
     let names: Vec<&str> = report["checks"]
