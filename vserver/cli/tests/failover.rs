@@ -2,21 +2,18 @@
 //! while a transfer and 1 ms pings run.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use weft_cli::lab::topology::{CLIENT, Machine, v4};
 use weft_drivers::ethtool::{self, Offload};
 use weft_drivers::netlink::VethEnd;
-use weft_drivers::netns::Netns;
 
 mod common;
 
-use common::{ALPHA, Daemon, installed, weft, xdp};
+use common::{ALPHA, Daemon, Pings, Transfer, installed, weft, xdp};
 
 /// A machine with two cables to a switch, and what runs on the switch.
 struct Lab {
@@ -133,60 +130,18 @@ fn until(dir: &Path, args: &[&str], what: &str, wanted: impl Fn(&str) -> bool) -
     }
 }
 
-fn pings(client: &Netns, count: usize) -> JoinHandle<String> {
-    let mut ping = client.command("ping");
-    let (count, to) = (count.to_string(), v4(ALPHA).to_string());
-    ping.args(["-D", "-i", "0.001", "-c", &count, &to]).stdout(Stdio::piped());
-    let ping = ping.spawn().unwrap();
-    // Read at once: who writes to a full pipe does not ping.
-    std::thread::spawn(move || {
-        let output = ping.wait_with_output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    })
-}
-
-/// How many were answered, and the longest time between two answers in milliseconds.
-fn received(ping: JoinHandle<String>) -> (usize, f64) {
-    let text = ping.join().unwrap();
-    let time = |line: &str| line.strip_prefix('[')?.split_once(']')?.0.parse::<f64>().ok();
-    let times: Vec<f64> = text.lines().filter_map(time).collect();
-    let gaps = times.windows(2).map(|pair| (pair[1] - pair[0]) * 1e3);
-    (times.len(), gaps.fold(0.0, f64::max))
-}
-
-/// A slow download beside everything else.
-struct Transfer {
-    curl: Child,
-    got: std::path::PathBuf,
-    blob: Vec<u8>,
-}
-
-impl Transfer {
-    fn blob(root: &Path) -> Vec<u8> {
-        let blob: Vec<u8> =
-            (0..40_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        fs::create_dir(root).unwrap();
-        fs::write(root.join("blob"), &blob).unwrap();
-        blob
-    }
-
-    fn start(client: &Netns, dir: &Path, blob: Vec<u8>) -> Transfer {
-        let got = dir.join("got");
-        let url = format!("http://{}/blob", v4(ALPHA));
-        let mut curl = client.command("curl");
-        curl.args(["-sf", "--limit-rate", "8M", "-o"]).arg(&got).arg(url);
-        Transfer { curl: curl.spawn().unwrap(), got, blob }
-    }
-
-    fn end(mut self) {
-        assert!(self.curl.wait().unwrap().success());
-        assert!(fs::read(&self.got).unwrap() == self.blob, "the file came whole");
-    }
-}
-
 fn programs() -> bool {
     xdp() && installed("curl") && installed("ping") && installed("ip")
 }
+
+/// A daemon whose vserver stands on `over`, which `link` makes of the two NICs, and what it serves.
+fn run(lab: &Lab, dir: &Path, (link, over): (&str, &str)) -> (Daemon, Vec<u8>) {
+    let (blob, root) = Transfer::blob(dir, 40_000_000);
+    let config = config(dir, &root, link, over);
+    (Daemon::start(&lab.weft, &lab.switch.netns, dir, &config, 80), blob)
+}
+
+const GROUP: &str = "[fail.fail0]\nmembers = [\"eth0\", \"eth1\"]";
 
 #[test]
 fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping() {
@@ -196,10 +151,8 @@ fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping
     let lab = Lab::new();
     let client = &lab.switch.netns;
     let dir = tempfile::tempdir().unwrap();
-    let (dir, root) = (dir.path(), dir.path().join("www"));
-    let blob = Transfer::blob(&root);
-    let link = "[fail.fail0]\nmembers = [\"eth0\", \"eth1\"]";
-    let _daemon = Daemon::start(&lab.weft, client, dir, &config(dir, &root, link, "fail0"), 80);
+    let dir = dir.path();
+    let (_daemon, blob) = run(&lab, dir, (GROUP, "fail0"));
     let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
     until(dir, &state, "both members", |text| text == "ok:eth0 eth1\n");
     let inbound = ["paths", "-a", "-P", "-o", "inbound"];
@@ -208,21 +161,22 @@ fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping
     let address = v4(ALPHA).to_string();
     let before = lab.neighbour(&address);
 
-    let transfer = Transfer::start(client, dir, blob);
-    let ping = pings(client, 2000);
-    std::thread::sleep(Duration::from_millis(300));
+    let transfer = Transfer::start(client, dir, blob, 8);
+    transfer.under_way();
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
+    ping.under_way();
     lab.plug(at, false);
     let degraded = until(dir, &state, "degraded", |text| text.starts_with("degraded:"));
     assert_eq!(degraded, format!("degraded:eth{} [eth{at}]\n", 1 - at));
     assert_ne!(lab.neighbour(&address), before, "the switch was told of the move");
-    let (answered, gap) = received(ping);
+    let (answered, gap) = ping.end();
     println!("NUMBER failover group, link down: {} of 2000 lost, gap {gap:.1} ms", 2000 - answered);
 
-    let ping = pings(client, 2000);
-    std::thread::sleep(Duration::from_millis(300));
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
+    ping.under_way();
     lab.plug(at, true);
     until(dir, &state, "both members again", |text| text == "ok:eth0 eth1\n");
-    assert_eq!(received(ping).0, 2000, "failback loses nothing");
+    assert_eq!(ping.end().0, 2000, "failback loses nothing");
     transfer.end();
 
     let events = ask(dir, &["events"]);
@@ -241,26 +195,24 @@ fn silent_loss(probe: &str) {
     let lab = Lab::new();
     let client = &lab.switch.netns;
     let dir = tempfile::tempdir().unwrap();
-    let (dir, root) = (dir.path(), dir.path().join("www"));
-    let blob = Transfer::blob(&root);
-    let link = format!(
-        "[fail.fail0]\nmembers = [\"eth0\", \"eth1\"]\ndetect_ms = 100\ntargets = [\"{}\"]\n{probe}",
-        v4(CLIENT)
-    );
-    let _daemon = Daemon::start(&lab.weft, client, dir, &config(dir, &root, &link, "fail0"), 80);
+    let dir = dir.path();
+    let targets = format!("detect_ms = 100\ntargets = [\"{}\"]", v4(CLIENT));
+    let link = format!("{GROUP}\n{targets}\n{probe}");
+    let (_daemon, blob) = run(&lab, dir, (&link, "fail0"));
     let probes = ["paths", "-i", "-P", "-o", "probe,state"];
     until(dir, &probes, "answered", |text| text == "ok:ok\nok:ok\n");
     let bound = ask(dir, &["paths", "-a", "-P", "-o", "inbound"]);
     let at = usize::from(bound == "eth1\n");
 
-    let transfer = Transfer::start(client, dir, blob);
-    let ping = pings(client, 3000);
-    std::thread::sleep(Duration::from_millis(300));
+    let transfer = Transfer::start(client, dir, blob, 8);
+    transfer.under_way();
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 3000);
+    ping.under_way();
     lab.ip(&["link", "set", CABLES[at].1, "nomaster"]);
     let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
     let degraded = until(dir, &state, "degraded", |text| text.starts_with("degraded:"));
     assert_eq!(degraded, format!("degraded:eth{} [eth{at}]\n", 1 - at));
-    let (answered, gap) = received(ping);
+    let (answered, gap) = ping.end();
     let lost = 3000 - answered;
     println!("NUMBER failover group, silent loss, {probe}: {lost} of 3000 lost, gap {gap:.1} ms");
     lab.ip(&["link", "set", CABLES[at].1, "master", BRIDGE]);
@@ -294,13 +246,11 @@ fn an_operator_takes_a_member_out_and_back_without_loss_and_never_the_last_one()
     let lab = Lab::new();
     let client = &lab.switch.netns;
     let dir = tempfile::tempdir().unwrap();
-    let (dir, root) = (dir.path(), dir.path().join("www"));
-    Transfer::blob(&root);
-    let link = "[fail.fail0]\nmembers = [\"eth0\", \"eth1\"]";
-    let _daemon = Daemon::start(&lab.weft, client, dir, &config(dir, &root, link, "fail0"), 80);
+    let dir = dir.path();
+    let _daemon = run(&lab, dir, (GROUP, "fail0"));
     let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
     until(dir, &state, "both members", |text| text == "ok:eth0 eth1\n");
-    let ping = pings(client, 2000);
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
     for out in ["eth0", "eth1", "eth0", "eth1"] {
         ask(dir, &["interface", "offline", out]);
         let other = if out == "eth0" { "eth1" } else { "eth0" };
@@ -317,7 +267,7 @@ fn an_operator_takes_a_member_out_and_back_without_loss_and_never_the_last_one()
         ask(dir, &["interface", "undo", out]);
         until(dir, &state, "both members again", |text| text == "ok:eth0 eth1\n");
     }
-    assert_eq!(received(ping).0, 2000);
+    assert_eq!(ping.end().0, 2000);
 }
 
 #[test]
@@ -328,27 +278,27 @@ fn a_pulled_cable_of_an_active_backup_bond_costs_no_connection() {
     let lab = Lab::new();
     let client = &lab.switch.netns;
     let dir = tempfile::tempdir().unwrap();
-    let (dir, root) = (dir.path(), dir.path().join("www"));
-    let blob = Transfer::blob(&root);
+    let dir = dir.path();
     let link =
         "[bond.bond0]\nports = [\"eth0\", \"eth1\"]\nmode = \"active-backup\"\nprimary = \"eth0\"";
-    let _daemon = Daemon::start(&lab.weft, client, dir, &config(dir, &root, link, "bond0"), 80);
-    let transfer = Transfer::start(client, dir, blob);
-    let ping = pings(client, 2000);
-    std::thread::sleep(Duration::from_millis(300));
+    let (_daemon, blob) = run(&lab, dir, (link, "bond0"));
+    let transfer = Transfer::start(client, dir, blob, 8);
+    transfer.under_way();
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
+    ping.under_way();
     lab.plug(0, false);
     let events = ["events"];
     until(dir, &events, "moved", |text| text.contains("bond-active bond0 eth1"));
-    let (answered, gap) = received(ping);
+    let (answered, gap) = ping.end();
     println!(
         "NUMBER active-backup bond, link down: {} of 2000 lost, gap {gap:.1} ms",
         2000 - answered
     );
-    let ping = pings(client, 2000);
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
     lab.plug(0, true);
     let back = |text: &str| text.matches("bond-active bond0 eth0").count() == 2;
     until(dir, &events, "back", back);
-    let (answered, gap) = received(ping);
+    let (answered, gap) = ping.end();
     println!("NUMBER active-backup bond, back: {} of 2000 lost, gap {gap:.1} ms", 2000 - answered);
     transfer.end();
     let shown = ask(dir, &["bonds"]);

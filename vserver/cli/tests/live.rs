@@ -3,15 +3,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use weft_cli::lab::topology::{Cabling, Topology, v4, v6};
-use weft_drivers::netns::Netns;
 
 mod common;
 
-use common::{ALPHA, Daemon, alpha, installed, weft, xdp};
+use common::{ALPHA, Daemon, Pings, Transfer, alpha, installed, weft, xdp};
 
 /// Rounds of three changes.
 const ROUNDS: usize = 20;
@@ -38,12 +37,7 @@ fn changes_break_no_transfer_and_lose_no_ping() {
     let client = &lab.client.netns;
     let dir = tempfile::tempdir().expect("directory");
     let dir = dir.path();
-    let blob: Vec<u8> =
-        (0..24_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    fs::create_dir(dir.join("www")).expect("directory");
-    fs::write(dir.join("www/blob"), &blob).expect("write");
-    let root = dir.join("www").display().to_string();
-    let service = format!("service = [{{ kind = \"http\", port = 80, root = \"{root}\" }}]\n");
+    let (blob, service) = blob(dir, 24_000_000);
     let base = alpha("af-xdp", dir, &service);
     for n in 1..=2u16 {
         let net = v4(ALPHA).octets();
@@ -58,28 +52,22 @@ fn changes_break_no_transfer_and_lose_no_ping() {
     }
     let _daemon = Daemon::start(&lab.weft, client, dir, &base, 80);
 
-    let to = v4(ALPHA).to_string();
-    let mut ping = client.command("ping");
-    let ping = ping
-        .args(["-q", "-i", "0.001", "-c", "3000", &to])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("ping");
-    let mut curl = client.command("curl");
-    let url = format!("http://{to}/blob");
-    let got = dir.join("got");
-    let mut curl =
-        curl.args(["-sf", "--limit-rate", "8M", "-o"]).arg(&got).arg(&url).spawn().expect("curl");
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 3000);
+    let transfer = Transfer::start(client, dir, blob, 8);
     for round in 0..ROUNDS {
         assert!(apply(dir, "1.toml").contains("+ the vserver"), "round {round}");
         apply(dir, "2.toml");
         assert!(apply(dir, "weft.toml").contains("removed more"), "round {round}");
     }
-    assert!(curl.wait().expect("curl").success());
-    assert!(fs::read(&got).expect("read") == blob, "the file came whole");
-    let ping = ping.wait_with_output().expect("ping");
-    let text = String::from_utf8_lossy(&ping.stdout);
-    assert!(text.contains("3000 received, 0% packet loss"), "{text}");
+    transfer.end();
+    assert_eq!(ping.end().0, 3000);
+}
+
+/// What is fetched, and the service of `alpha` that has it.
+fn blob(dir: &Path, len: u32) -> (Vec<u8>, String) {
+    let (blob, root) = Transfer::blob(dir, len);
+    let root = root.display();
+    (blob, format!("service = [{{ kind = \"http\", port = 80, root = \"{root}\" }}]\n"))
 }
 
 /// What readers are told of the configuration and of what it made.
@@ -97,21 +85,6 @@ fn told(dir: &Path) -> String {
         String::from_utf8_lossy(&output.stdout).into_owned()
     });
     texts.join("\n")
-}
-
-fn pings(client: &Netns, to: &str, count: usize) -> Child {
-    let mut ping = client.command("ping");
-    let count = count.to_string();
-    ping.args(["-q", "-i", "0.001", "-c", &count, to]).stdout(Stdio::piped());
-    ping.spawn().expect("ping")
-}
-
-fn received(ping: Child) -> (usize, String) {
-    let output = ping.wait_with_output().expect("ping");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let at = words.iter().position(|w| *w == "received,").expect("a summary");
-    (words[at - 1].parse().expect("a number"), text)
 }
 
 /// Everything that can be changed, one by one: what is added to alpha, and to the file.
@@ -157,13 +130,8 @@ fn every_kind_of_change_is_made_and_taken_back_beside_a_transfer_and_pings() {
     let client = &lab.client.netns;
     let dir = tempfile::tempdir().expect("directory");
     let dir = dir.path();
-    let blob: Vec<u8> = (0..16_000_000u32).map(|i| (i >> 3) as u8).collect();
-    fs::create_dir(dir.join("www")).expect("directory");
-    fs::write(dir.join("www/blob"), &blob).expect("write");
-    let root = dir.join("www").display().to_string();
-    let service =
-        format!("[[vserver.alpha.service]]\nkind = \"http\"\nport = 80\nroot = \"{root}\"\n");
-    let file = |own: &str, more: &str| alpha("af-xdp", dir, &format!("{own}{service}{more}"));
+    let (blob, service) = blob(dir, 16_000_000);
+    let file = |own: &str, more: &str| alpha("af-xdp", dir, &format!("{service}{own}{more}"));
     let base = file("", "");
     for (n, (_, own, more)) in KINDS.iter().enumerate() {
         fs::write(dir.join(format!("{n}.toml")), file(own, more)).expect("write");
@@ -178,13 +146,8 @@ fn every_kind_of_change_is_made_and_taken_back_beside_a_transfer_and_pings() {
     let _daemon = Daemon::start(&lab.weft, client, dir, &base, 80);
     let before = told(dir);
 
-    let to = v4(ALPHA).to_string();
-    let ping = pings(client, &to, 3000);
-    let got = dir.join("got");
-    let url = format!("http://{to}/blob");
-    let mut curl = client.command("curl");
-    let mut curl =
-        curl.args(["-sf", "--limit-rate", "5M", "-o"]).arg(&got).arg(&url).spawn().expect("curl");
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 3000);
+    let transfer = Transfer::start(client, dir, blob, 5);
     for (n, (kind, ..)) in KINDS.iter().enumerate() {
         let text = apply(dir, &format!("{n}.toml"));
         assert!(text.contains("applied: "), "{kind}: {text}");
@@ -206,10 +169,8 @@ fn every_kind_of_change_is_made_and_taken_back_beside_a_transfer_and_pings() {
         assert!(begin.elapsed() < Duration::from_secs(20), "nobody confirmed, and it is there");
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(curl.wait().expect("curl").success());
-    assert!(fs::read(&got).expect("read") == blob, "the file came whole");
-    let (count, text) = received(ping);
-    assert_eq!(count, 3000, "{text}");
+    transfer.end();
+    assert_eq!(ping.end().0, 3000);
 }
 
 #[test]
@@ -241,12 +202,12 @@ fn an_address_that_moves_to_a_vserver_with_its_own_mac_is_found_there_at_once() 
     }
     let _daemon = Daemon::start(&lab.weft, client, dir, &file(0), 7);
     let begin = Instant::now();
-    let lost = |to: &str| received(pings(client, to, 1)).0 == 0;
+    let lost = |to: &str| Pings::start(client, to, 1).end().0 == 0;
     while lost(&six.to_string()) {
         assert!(begin.elapsed() < Duration::from_secs(20), "no duplicate, and no address");
     }
-    let beside = pings(client, &v4(ALPHA).to_string(), 2000);
-    let moving = [four.to_string(), six.to_string()].map(|to| pings(client, &to, 2000));
+    let beside = Pings::start(client, &v4(ALPHA).to_string(), 2000);
+    let moving = [four.to_string(), six.to_string()].map(|to| Pings::start(client, &to, 2000));
     let moves = 10;
     for round in 0..moves {
         let text = apply(dir, &format!("{}.toml", 1 - round % 2));
@@ -256,11 +217,11 @@ fn an_address_that_moves_to_a_vserver_with_its_own_mac_is_found_there_at_once() 
             assert!(!lost(&to) || !lost(&to), "round {round}: {to} is not where it went");
         }
     }
-    assert_eq!(received(beside).0, 2000, "an address that stays");
+    assert_eq!(beside.end().0, 2000, "an address that stays");
     for ping in moving {
-        let (count, text) = received(ping);
+        let (count, gap) = ping.end();
         // What was on its way to the old MAC address when a new one was told.
-        assert!(count >= 2000 - 5 * moves, "{text}");
+        assert!(count >= 2000 - 5 * moves, "{count} answers, {gap:.1} ms without one");
     }
 }
 
@@ -286,11 +247,7 @@ fn other_interfaces_below_a_vserver_break_no_transfer() {
     let client = &lab.client.netns;
     let dir = tempfile::tempdir().expect("directory");
     let dir = dir.path();
-    let blob: Vec<u8> = (0..16_000_000u32).map(|i| (i >> 3) as u8).collect();
-    fs::create_dir(dir.join("www")).expect("directory");
-    fs::write(dir.join("www/blob"), &blob).expect("write");
-    let root = dir.join("www").display().to_string();
-    let service = format!("service = [{{ kind = \"http\", port = 80, root = \"{root}\" }}]\n");
+    let (blob, service) = blob(dir, 16_000_000);
     // Tags are left in frames from the start: later the daemon has no right to change that.
     let file = |over: &str, links: &str| {
         let base = alpha("af-xdp", dir, &service);
@@ -302,13 +259,8 @@ fn other_interfaces_below_a_vserver_break_no_transfer() {
     }
     let _daemon = Daemon::start(&lab.weft, client, dir, &file("eth0", ""), 80);
     let before = told(dir);
-    let to = v4(ALPHA).to_string();
-    let ping = pings(client, &to, 3000);
-    let got = dir.join("got");
-    let url = format!("http://{to}/blob");
-    let mut curl = client.command("curl");
-    let mut curl =
-        curl.args(["-sf", "--limit-rate", "5M", "-o"]).arg(&got).arg(&url).spawn().expect("curl");
+    let ping = Pings::start(client, &v4(ALPHA).to_string(), 3000);
+    let transfer = Transfer::start(client, dir, blob, 5);
     for round in 0..3 {
         for (n, (kind, over, _)) in LINKS.iter().enumerate() {
             let text = apply(dir, &format!("{n}.toml"));
@@ -320,12 +272,11 @@ fn other_interfaces_below_a_vserver_break_no_transfer() {
         apply(dir, "weft.toml");
         assert_eq!(told(dir), before, "round {round}");
     }
-    assert!(curl.wait().expect("curl").success());
-    assert!(fs::read(&got).expect("read") == blob, "the file came whole");
-    let (count, text) = received(ping);
+    transfer.end();
+    let (count, gap) = ping.end();
     println!("{count} of 3000 pings were answered");
     // A moment without a neighbour at each of the 18 changes.
-    assert!(count > 2900, "{text}");
+    assert!(count > 2900, "{count} answers, {gap:.1} ms without one");
 }
 
 #[test]

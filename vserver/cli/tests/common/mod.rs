@@ -4,9 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -147,6 +151,95 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A download of `alpha`'s at a limited rate, beside everything else.
+pub(crate) struct Transfer {
+    curl: Child,
+    got: PathBuf,
+    blob: Vec<u8>,
+}
+
+impl Transfer {
+    /// Makes `www` in the directory with what is to be fetched; returns it and the directory.
+    pub(crate) fn blob(dir: &Path, len: u32) -> (Vec<u8>, PathBuf) {
+        let root = dir.join("www");
+        let blob: Vec<u8> = (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::create_dir(&root).expect("directory");
+        fs::write(root.join("blob"), &blob).expect("write");
+        (blob, root)
+    }
+
+    /// `rate` is in MB/s.
+    pub(crate) fn start(client: &Netns, dir: &Path, blob: Vec<u8>, rate: u32) -> Transfer {
+        let got = dir.join("got");
+        let mut curl = client.command("curl");
+        curl.args(["-sf", "--limit-rate", &format!("{rate}M"), "-o"]).arg(&got);
+        curl.arg(format!("http://{}/blob", v4(ALPHA)));
+        Transfer { curl: curl.spawn().expect("curl"), got, blob }
+    }
+
+    /// Waits until bytes have come.
+    pub(crate) fn under_way(&self) {
+        let begin = Instant::now();
+        while fs::metadata(&self.got).map_or(0, |file| file.len()) < 100_000 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the transfer does not begin");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(crate) fn end(mut self) {
+        assert!(self.curl.wait().expect("curl").success());
+        assert!(fs::read(&self.got).expect("read") == self.blob, "the file came whole");
+    }
+}
+
+/// A ping each millisecond.
+pub(crate) struct Pings {
+    answers: Arc<AtomicUsize>,
+    reader: JoinHandle<Vec<f64>>,
+}
+
+impl Pings {
+    pub(crate) fn start(client: &Netns, to: &str, count: usize) -> Pings {
+        let mut ping = client.command("ping");
+        let count = count.to_string();
+        ping.args(["-D", "-i", "0.001", "-c", &count, to]).stdout(Stdio::piped());
+        let mut ping = ping.spawn().expect("ping");
+        let answers = Arc::<AtomicUsize>::default();
+        let seen = Arc::clone(&answers);
+        // Read at once: who writes to a full pipe does not ping.
+        let reader = std::thread::spawn(move || {
+            let mut times = Vec::new();
+            let lines = BufReader::new(ping.stdout.take().expect("its output")).lines();
+            for line in lines.map_while(Result::ok) {
+                let at = line.strip_prefix('[').and_then(|line| line.split_once(']'));
+                let is_answer = |s: &str| s.contains(" bytes from ") && !s.contains("DUP!");
+                let answer = at.filter(|(_, rest)| is_answer(rest));
+                times.extend(answer.and_then(|(at, _)| at.parse::<f64>().ok()));
+                seen.store(times.len(), Ordering::Relaxed);
+            }
+            ping.wait().expect("ping");
+            times
+        });
+        Pings { answers, reader }
+    }
+
+    /// Waits until some are answered.
+    pub(crate) fn under_way(&self) {
+        let begin = Instant::now();
+        while self.answers.load(Ordering::Relaxed) < 100 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "pings are not answered");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// How many were answered, and the longest time between two answers in milliseconds.
+    pub(crate) fn end(self) -> (usize, f64) {
+        let times = self.reader.join().expect("ping");
+        let gaps = times.windows(2).map(|pair| (pair[1] - pair[0]) * 1e3);
+        (times.len(), gaps.fold(0.0, f64::max))
     }
 }
 
