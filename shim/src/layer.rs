@@ -121,14 +121,14 @@ impl PathLayer for Layer {
     #[inline]
     fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
         if let Some(shim) = &mut self.0 {
-            shim.send(now, Pair::new(src, dst), 0, &[], bytes);
+            shim.passed(now, Pair::new(src, dst), true, bytes);
         }
     }
 
     #[inline]
     fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
         if let Some(shim) = &mut self.0 {
-            shim.received_plain(now, Pair::new(dst, src), 0, &[], bytes);
+            shim.passed(now, Pair::new(dst, src), false, bytes);
         }
     }
 
@@ -205,6 +205,11 @@ impl PathLayer for Layer {
     #[inline]
     fn poll_timeout(&self) -> Option<Instant> {
         self.0.as_ref()?.poll_timeout()
+    }
+
+    #[inline]
+    fn has_events(&self) -> bool {
+        self.0.as_ref().is_some_and(|shim| shim.has_events())
     }
 
     #[inline]

@@ -605,7 +605,7 @@ impl<P: PathLayer> Stack<P> {
                 t.tcp.transmit(&mut lower);
                 lower.ctx.outbox.burst = None;
                 ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
-                if !lower.path.is_transparent() {
+                if !lower.path.is_transparent() && receive::mapped::has_work(&lower, &t) {
                     receive::mapped::work_off(&mut lower, &mut t);
                 }
             }

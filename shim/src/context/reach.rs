@@ -78,6 +78,15 @@ impl Context {
         self.reap.as_ref().is_none_or(|r| r.state() == ReapState::Operational)
     }
 
+    /// Whether its timer ends before anything that a packet just set going could be due: the
+    /// timer stands no later than what was due before.
+    #[inline]
+    pub(crate) fn is_awaited(&self, now: Instant) -> bool {
+        let Some((at, _)) = self.indexed.timer else { return false };
+        let soonest = self.reap.as_ref().map(|r| r.soonest(now));
+        now < at && soonest.is_some_and(|soonest| at <= soonest) && self.is_calm()
+    }
+
     /// A probe with our tag.
     pub(crate) fn probe_received(&mut self, env: &mut Env, now: Instant, given: Probed<'_>) {
         let Ok((probe, _)) = Probe::parse(given.report) else {

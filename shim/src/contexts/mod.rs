@@ -263,7 +263,7 @@ impl Contexts {
 
     /// The pair that packets between two ULIDs go by.
     pub fn pair(&self, ulids: Pair, fii: u32) -> Option<Pair> {
-        let context = &self.slots[*self.by_ulids.get(&(ulids, fii))? as usize];
+        let context = &self.slots[self.find(ulids, fii)? as usize];
         Some(if context.tag_out().is_some() { context.pair } else { ulids })
     }
 
@@ -335,7 +335,14 @@ impl Contexts {
         self.env.came = from;
     }
 
+    /// Whether [`Contexts::poll_event`] has something.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        !self.env.events.is_empty()
+    }
+
     /// Whether [`Contexts::poll_transmit`] has something.
+    #[inline]
     pub fn wants_transmit(&self) -> bool {
         !self.env.out.is_empty() || self.env.encap.as_ref().is_some_and(Encap::wants_transmit)
     }

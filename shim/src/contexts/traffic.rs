@@ -87,6 +87,36 @@ impl Contexts {
         }
     }
 
+    /// The context of an instance between two ULIDs. A packet's questions follow each other, so
+    /// that most are answered by what the first one found.
+    #[inline]
+    pub(super) fn find(&self, ulids: Pair, fii: u32) -> Option<u32> {
+        match self.last {
+            Some((pair, id)) if pair == ulids && fii == 0 => id,
+            _ => self.by_ulids.get(&(ulids, fii)).copied(),
+        }
+    }
+
+    /// A packet that [passes](Contexts::passes) went out (`true`) or came: what
+    /// [`Contexts::send`] and [`Contexts::received_plain`] do, without their questions.
+    #[inline]
+    pub fn passed(&mut self, now: Instant, ulids: Pair, out: bool, bytes: usize) {
+        if out && self.asks_ports() && self.set_up(0, None) == SetUp::Never {
+            return;
+        }
+        let Some(id) = self.look_up(ulids) else {
+            self.count(now, ulids, 0, None, bytes);
+            return;
+        };
+        let context = &mut self.slots[id as usize];
+        if out {
+            context.sent(now);
+        } else {
+            context.received(now, ulids);
+        }
+        self.touch(id, now);
+    }
+
     /// Whether every packet between two ULIDs goes and comes as it is, but for received datagrams,
     /// any of which may be one of the shim's.
     #[inline]
@@ -198,7 +228,7 @@ impl Contexts {
     }
 
     fn way(&self, ulids: Pair, fii: u32) -> Option<(Pair, Option<u16>)> {
-        let context = &self.slots[*self.by_ulids.get(&(ulids, fii))? as usize];
+        let context = &self.slots[self.find(ulids, fii)? as usize];
         context.tag_out()?;
         let port = self.env.payload_port(context.local_tag, context.pair);
         (context.pair != ulids).then_some((context.pair, port))
@@ -208,6 +238,9 @@ impl Contexts {
     #[inline]
     fn touch(&mut self, id: u32, now: Instant) {
         let context = &self.slots[id as usize];
+        if context.is_awaited(now) {
+            return;
+        }
         let at = context.poll_timeout(self.env.config.timers.quiet);
         if at <= now || !context.is_calm() {
             self.settle(id, now);

@@ -47,6 +47,12 @@ impl Detector {
         self.keepalive_timeout
     }
 
+    /// Of the next keepalive to be owed.
+    #[inline]
+    pub(super) fn interval_len(&self) -> Duration {
+        self.interval_len
+    }
+
     /// Between a third and a half of the timeout, at random (RFC 5534 4.1, 7).
     fn draw(&mut self, rng: &mut Rng) {
         let third = self.keepalive_timeout / 3;

@@ -266,6 +266,13 @@ impl Reap {
         }
     }
 
+    /// No earlier than this does a packet of now make [`Reap::handle_timeout`] wanted.
+    #[inline]
+    pub(crate) fn soonest(&self, now: Instant) -> Instant {
+        let at = now + self.send_after.min(self.detector.interval_len());
+        self.measures.next().map_or(at, |next| next.min(at))
+    }
+
     /// A Keepalive was received (RFC 5534 6.6).
     pub fn keepalive_received(&mut self, now: Instant, pair: Pair) {
         self.stats.keepalives_received += 1;

@@ -234,6 +234,12 @@ pub trait PathLayer: Send {
         None
     }
 
+    /// Whether [`PathLayer::poll_event`] may have something. Asked often.
+    #[inline]
+    fn has_events(&self) -> bool {
+        true
+    }
+
     /// The next event. Asked after every call that takes `&mut self`.
     #[inline]
     fn poll_event(&mut self) -> Option<PathEvent> {

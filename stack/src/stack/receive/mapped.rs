@@ -149,6 +149,16 @@ pub(super) fn requote<P: PathLayer>(
     (error.transport.len() >= QUOTE_BYTES_MIN).then_some(())
 }
 
+/// Whether [`work_off`] has something to do.
+#[inline]
+pub(in crate::stack) fn has_work<P: PathLayer>(lower: &Lower<'_, P>, t: &Transports<'_>) -> bool {
+    !lower.ip.added.is_empty()
+        || !lower.ctx.outbox.mapped.is_empty()
+        || lower.path.has_events()
+        || lower.path.wants_transmit()
+        || t.tcp.has_answers()
+}
+
 /// What the layer is to be told, what it tells and what it sends.
 #[inline(never)]
 pub(in crate::stack) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>) {

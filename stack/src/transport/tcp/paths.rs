@@ -165,6 +165,12 @@ impl Tcp {
         }
     }
 
+    /// Whether [`Tcp::answer_again`] has something to do.
+    #[inline]
+    pub(crate) fn has_answers(&self) -> bool {
+        !self.pairs.lost.is_empty()
+    }
+
     /// Sends the SYN-ACKs again that were lost with the pairs of locators they went by; once for all
     /// events of a turn, since the cost grows with the number of half-open connections.
     #[inline(never)]
