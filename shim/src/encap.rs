@@ -159,12 +159,14 @@ impl Encap {
         &self.stats
     }
 
-    /// Puts the shim packet in `frame` into a datagram. A super-segment is to be cut before.
+    /// Puts the shim packet in `frame` into a datagram. A super-segment is to be cut before. `sum`:
+    /// of all bytes of the packet, if it is known without a look at them.
     pub fn push(
         &mut self,
         now: Instant,
         to: Endpoint,
         frame: &mut Frame,
+        sum: Option<u16>,
     ) -> Result<(), DropReason> {
         if frame.meta.gso != Gso::None || frame.total_len() + OVERHEAD_BYTES > usize::from(u16::MAX)
         {
@@ -176,7 +178,11 @@ impl Encap {
         frame.push_front(OVERHEAD_BYTES).copy_from_slice(&header);
         let (src, dst) = (to.pair.local, to.pair.remote);
         let pseudo = checksum::pseudo(src, dst, UDP, frame.total_len());
-        let sum = checksum::finish_udp(frame_sum::sum_from(pseudo, frame, 0));
+        let whole = match sum {
+            Some(sum) => checksum::combine(checksum::combine(pseudo, sum), checksum::sum(&header)),
+            None => frame_sum::sum_from(pseudo, frame, 0),
+        };
+        let sum = checksum::finish_udp(whole);
         frame.data_mut()[6..8].copy_from_slice(&sum.to_be_bytes());
         self.stats.packets_out += 1;
         if let Some(used) = self.uses.get_mut(&to) {
@@ -356,7 +362,7 @@ impl Encap {
         loop {
             let to = self.due.pop()?;
             let mut frame = Frame::from_heap(HEADROOM_BYTES, &KEEPALIVE);
-            if self.push(now, to, &mut frame).is_ok() {
+            if self.push(now, to, &mut frame, None).is_ok() {
                 self.stats.packets_out -= 1;
                 self.stats.keepalives_out += 1;
                 return Some((to, frame));
@@ -406,7 +412,7 @@ mod tests {
             if fragment {
                 frame.frags.push(bytes::Bytes::from_static(b"and the rest"));
             }
-            a.push(at(1), to, &mut frame).unwrap();
+            a.push(at(1), to, &mut frame, None).unwrap();
             assert_eq!(frame.data()[..4], [0x10, 0x2c, 0x10, 0x2c], "from and to the port");
             assert!(frame_sum::is_valid(pair.local, pair.remote, UDP, &frame));
             assert!(a.is_ours(&frame));
@@ -422,12 +428,12 @@ mod tests {
     fn the_inner_checksum_is_complete_before_the_outer_covers_it() {
         let mut frame = Frame::from_heap(64, &[0; 40]);
         frame.meta.checksum = Checksum::Partial { start: 8, offset: 16 };
-        encap().push(at(1), Endpoint { pair: here(), port: 9 }, &mut frame).unwrap();
+        encap().push(at(1), Endpoint { pair: here(), port: 9 }, &mut frame, None).unwrap();
         assert_eq!(frame.meta.checksum, Checksum::Complete);
         assert!(frame_sum::is_valid(here().local, here().remote, UDP, &frame));
         let mut big = Frame::from_heap(64, &[0; 40]);
         big.meta.gso = Gso::Tcp4 { mss: 10 };
-        let refused = encap().push(at(1), Endpoint { pair: here(), port: 9 }, &mut big);
+        let refused = encap().push(at(1), Endpoint { pair: here(), port: 9 }, &mut big, None);
         assert_eq!(refused, Err(DropReason::FrameTooLong), "cut before");
     }
 
@@ -436,7 +442,7 @@ mod tests {
         let good = || {
             let mut frame = Frame::from_heap(64, &[7; 16]);
             encap()
-                .push(at(1), Endpoint { pair: here().reversed(), port: PORT }, &mut frame)
+                .push(at(1), Endpoint { pair: here().reversed(), port: PORT }, &mut frame, None)
                 .unwrap();
             frame.data().to_vec()
         };
@@ -459,7 +465,9 @@ mod tests {
         let none = encap().pull(v6, &mut Frame::from_heap(64, &unchecked));
         assert_eq!(none, Err(DropReason::UdpChecksumBad), "IPv6 does not");
         let mut short = Frame::from_heap(64, &[7; 7]);
-        encap().push(at(1), Endpoint { pair: here().reversed(), port: PORT }, &mut short).unwrap();
+        encap()
+            .push(at(1), Endpoint { pair: here().reversed(), port: PORT }, &mut short, None)
+            .unwrap();
         assert_eq!(encap().pull(here(), &mut short), Err(DropReason::ShimMalformed));
     }
 
@@ -531,7 +539,7 @@ mod tests {
         let mut sent = vec![];
         let mut run = |encap: &mut Encap, seconds: core::ops::Range<u64>| {
             for now in seconds.map(|s| at(s * 1_000)) {
-                encap.push(now, busy, &mut Frame::from_heap(64, &[0; 8])).unwrap();
+                encap.push(now, busy, &mut Frame::from_heap(64, &[0; 8]), None).unwrap();
                 if encap.poll_timeout().is_some_and(|at| at <= now) {
                     encap.handle_timeout(now);
                 }

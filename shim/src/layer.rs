@@ -3,11 +3,13 @@
 use core::net::IpAddr;
 
 use weft_stack::drop::DropReason;
-use weft_stack::frame::Frame;
+use weft_stack::frame::{Checksum, Frame};
 use weft_stack::path::{
-    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathFlow, PathLayer, Quoted, Requoted,
+    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathFlow, PathLayer, PathWay, Quoted,
+    Requoted,
 };
 use weft_stack::time::Instant;
+use weft_stack::wire::checksum;
 
 use crate::contexts::{Contexts, Flow, Payload, QuotedWas, Way};
 use crate::encap::{self, Arrived, Endpoint};
@@ -21,6 +23,7 @@ use crate::wire::header::{Header, PAYLOAD_HEADER_BYTES, PROTOCOL};
 const HEADROOM_BYTES: usize = 128;
 /// Neighbour discovery is between neighbours: it has no locators.
 const ICMPV6: u8 = 58;
+const TCP: u8 = 6;
 
 /// The path layer of a vserver: a shim, or nothing.
 #[derive(Default)]
@@ -146,9 +149,16 @@ impl PathLayer for Layer {
         let (ulids, bytes) = (Pair::new(addrs.src, addrs.dst), frame.total_len());
         let way = shim.send(now, ulids, addrs.protocol, frame.data(), bytes);
         let Way::Rewritten { pair, tag, port } = way else { return Ok(()) };
-        rewrite::push(pair, tag, addrs, frame);
+        let header = rewrite::push(pair, tag, addrs, frame);
         if let (Some(port), Some(encap)) = (port, shim.encap_mut()) {
-            encap.push(now, Endpoint { pair, port }, frame)?;
+            // A segment with a right checksum sums up to the complement of its pseudo header. One
+            // with a wrong one, of a raw socket, is lost at the peer's one or other checksum.
+            let is_tcp = header[0] == TCP && frame.meta.checksum == Checksum::Complete;
+            let sum = is_tcp.then(|| {
+                let pseudo = checksum::pseudo(ulids.local, ulids.remote, TCP, bytes);
+                checksum::combine(!pseudo, checksum::sum(&header))
+            });
+            encap.push(now, Endpoint { pair, port }, frame, sum)?;
             addrs.protocol = encap::UDP;
         }
         Ok(())
@@ -181,6 +191,10 @@ impl PathLayer for Layer {
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize {
         let ulids = Pair::new(src, dst);
         let Some(shim) = &self.0 else { return 0 };
+        if shim.is_whole() {
+            let way = shim.way(ulids, 0);
+            return way.map_or(0, |(pair, port)| overhead(ulids, pair, port.is_some()));
+        }
         let each = shim.ways(ulids).map(|(pair, port)| overhead(ulids, pair, port.is_some()));
         each.max().unwrap_or(0)
     }
@@ -194,6 +208,24 @@ impl PathLayer for Layer {
     fn takes_super_segments(&self, src: IpAddr, dst: IpAddr) -> bool {
         let Some(shim) = &self.0 else { return true };
         shim.ways(Pair::new(src, dst)).all(|(_, port)| port.is_none())
+    }
+
+    fn way(&self, src: IpAddr, dst: IpAddr) -> PathWay {
+        let ulids = Pair::new(src, dst);
+        let plain = PathWay { locators: (src, dst), overhead_bytes: 0, super_segments: true };
+        let Some(shim) = &self.0 else { return plain };
+        if !shim.is_whole() {
+            return PathWay {
+                locators: self.locators(src, dst),
+                overhead_bytes: self.overhead_bytes(src, dst),
+                super_segments: self.takes_super_segments(src, dst),
+            };
+        }
+        shim.way(ulids, 0).map_or(plain, |(pair, port)| PathWay {
+            locators: (pair.local, pair.remote),
+            overhead_bytes: overhead(ulids, pair, port.is_some()),
+            super_segments: port.is_none(),
+        })
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -226,7 +258,7 @@ impl PathLayer for Layer {
                 return Some((by(out.pair, PROTOCOL), frame));
             };
             // Control messages are never too long for a datagram.
-            if encap.push(now, Endpoint { pair: out.pair, port }, &mut frame).is_ok() {
+            if encap.push(now, Endpoint { pair: out.pair, port }, &mut frame, None).is_ok() {
                 return Some((by(out.pair, encap::UDP), frame));
             }
         }

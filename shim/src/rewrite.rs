@@ -7,12 +7,19 @@ use weft_stack::path::PathAddrs;
 use crate::locator::Pair;
 use crate::wire::header::{Header, PAYLOAD_HEADER_BYTES, PROTOCOL, Tag, payload_header};
 
-/// Sends a packet on its way: over its locators, behind a header with the peer's tag.
+/// Sends a packet on its way: over its locators, behind a header with the peer's tag, which it
+/// returns.
 #[inline]
-pub(crate) fn push(pair: Pair, tag: Tag, addrs: &mut PathAddrs, frame: &mut Frame) {
+pub(crate) fn push(
+    pair: Pair,
+    tag: Tag,
+    addrs: &mut PathAddrs,
+    frame: &mut Frame,
+) -> [u8; PAYLOAD_HEADER_BYTES] {
     let header = payload_header(addrs.protocol, tag);
     frame.push_front(PAYLOAD_HEADER_BYTES).copy_from_slice(&header);
     *addrs = PathAddrs { src: pair.local, dst: pair.remote, protocol: PROTOCOL };
+    header
 }
 
 /// Gives a packet that came behind a payload header its ULIDs back.

@@ -227,7 +227,15 @@ impl Contexts {
         core::iter::once(0).chain(forked).filter_map(move |fii| self.way(ulids, fii))
     }
 
-    fn way(&self, ulids: Pair, fii: u32) -> Option<(Pair, Option<u16>)> {
+    /// Whether all flows between two ULIDs go by one pair.
+    #[inline]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.forks.is_empty()
+    }
+
+    /// The same of one instance.
+    #[inline]
+    pub(crate) fn way(&self, ulids: Pair, fii: u32) -> Option<(Pair, Option<u16>)> {
         let context = &self.slots[self.find(ulids, fii)? as usize];
         context.tag_out()?;
         let port = self.env.payload_port(context.local_tag, context.pair);

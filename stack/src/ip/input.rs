@@ -189,6 +189,10 @@ pub(crate) fn restored(
     let local = Local { arrival, header, to_many: false };
     local.restore_header(&packet, &mut frame);
     if packet.dst.is_ipv6() {
+        if matches!(packet.protocol, protocol::TCP | protocol::UDP) {
+            // No chain to walk: the pointer is that of the header's next one.
+            return deliver(ctx, link, ip, packet, 6, frame);
+        }
         frame.push_front(len);
         return local.input_v6(ctx, link, ip, frame);
     }

@@ -61,7 +61,7 @@ fn count_loss(ctx: &mut Ctx<'_>, is_v4: bool, reason: DropReason) {
 }
 
 /// Of a frame that starts with the transport header.
-fn flow_of(number: u8, frame: &Frame) -> Flow {
+pub(crate) fn flow_of(number: u8, frame: &Frame) -> Flow {
     let ports = frame.data().first_chunk::<4>();
     match (number, ports) {
         (protocol::TCP | protocol::UDP, Some([a, b, c, d])) => {

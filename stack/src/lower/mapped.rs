@@ -7,9 +7,21 @@ use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
 use crate::ip::output;
 use crate::ip::pmtu::Ends;
+use crate::ip::ready;
 use crate::ip::rule::Via;
-use crate::path::{PathAddrs, PathLayer};
+use crate::path::{PathAddrs, PathLayer, PathWay};
 use crate::wire::{frame_sum, protocol};
+
+/// What the path layer leaves of a way between locators.
+fn narrowed(route: RouteInfo, way: &PathWay) -> RouteInfo {
+    let overhead = way.overhead_bytes;
+    let gso = if overhead > 0 && !way.super_segments { 0 } else { route.gso_bytes_max };
+    RouteInfo {
+        mtu: route.mtu.saturating_sub(overhead),
+        gso_bytes_max: gso.saturating_sub(overhead),
+        ..route
+    }
+}
 
 impl<P: PathLayer> Lower<'_, P> {
     /// Whether packets to `dst` are none of the path layer's business: to groups, to everybody, to
@@ -31,27 +43,34 @@ impl<P: PathLayer> Lower<'_, P> {
         mut via: Via,
     ) -> Result<RouteInfo, DropReason> {
         let any = if dst.is_ipv4() { UNSPECIFIED4 } else { UNSPECIFIED6 };
-        let (from, to) = self.path.locators(src.unwrap_or(any), dst);
+        let known = self.path.way(src.unwrap_or(any), dst);
+        let (from, to) = known.locators;
         let from = src.map(|_| from);
         if (from, to) != (src, dst) {
             // What was asked of the way between ULIDs says nothing of that between locators.
             via = Via { mark: via.mark, class: via.class, ..Via::default() };
         }
-        let way = self.ip.resolve(self.ctx.now, from, to, via)?;
-        let src = src.unwrap_or(way.src);
-        let overhead = self.path.overhead_bytes(src, dst);
-        let entry = self.ip.aliases.get(&way.alias);
-        let mut gso_bytes_max = entry.map_or(0, |a| a.config.gso_bytes_max);
-        if overhead > 0 && !self.path.takes_super_segments(src, dst) {
-            gso_bytes_max = 0;
+        if let (Some(src), Some(from)) = (src, from)
+            && let Some(slot) = ready::find(&self.ctx, self.link, self.ip, (from, to), via)
+            && let Some(ready) = self.ip.ready.at(slot)
+        {
+            return Ok(narrowed(RouteInfo { src, ..ready.route }, &known));
         }
-        Ok(RouteInfo {
+        let way = self.ip.resolve(self.ctx.now, from, to, via)?;
+        let known = match src {
+            Some(_) => known,
+            None => self.path.way(way.src, dst),
+        };
+        let entry = self.ip.aliases.get(&way.alias);
+        let gso_bytes_max = entry.map_or(0, |a| a.config.gso_bytes_max);
+        let info = RouteInfo {
             alias: way.alias,
-            src,
-            mtu: way.mtu.saturating_sub(overhead),
-            gso_bytes_max: gso_bytes_max.min(self.ip.super_bytes_max).saturating_sub(overhead),
+            src: src.unwrap_or(way.src),
+            mtu: way.mtu,
+            gso_bytes_max: gso_bytes_max.min(self.ip.super_bytes_max),
             tx_checksum: entry.is_none_or(|a| a.config.tx_checksum),
-        })
+        };
+        Ok(narrowed(info, &known))
     }
 
     /// [`Lower::send`] through the path layer. Devices see headers that their checksum units do not
@@ -116,7 +135,34 @@ impl<P: PathLayer> Lower<'_, P> {
             packet.alias = None;
         }
         (packet.src, packet.dst, packet.protocol) = (addrs.src, addrs.dst, addrs.protocol);
+        let Err(frame) = self.send_ready(&packet, frame) else { return Ok(()) };
         output::send(&mut self.ctx, self.link, self.ip, &packet, frame)
+    }
+
+    /// Sends a packet between locators by a way that is ready, which is what [`output::send`] does
+    /// with it; `Err`: there is none, or the packet does not fit.
+    fn send_ready(&mut self, packet: &OutPacket, mut frame: Frame) -> Result<(), Frame> {
+        let services = self.ip.services_of(|| output::flow_of(packet.protocol, &frame));
+        let via =
+            Via { alias: packet.alias, mark: packet.mark, class: packet.traffic_class, services };
+        let ends = (packet.src, packet.dst);
+        let slot = ready::find(&self.ctx, self.link, self.ip, ends, via);
+        let room = self.ctx.out_room() > 0;
+        let ready = slot.filter(|_| room).and_then(|slot| self.ip.ready.at(slot));
+        let is_super = frame.meta.gso != Gso::None;
+        let Some(ready) = ready.filter(|r| r.takes(frame.total_len(), is_super)) else {
+            return Err(frame);
+        };
+        if !ready.route.tx_checksum {
+            frame_sum::complete(&mut frame);
+        }
+        // Of the ports that are out of sight here.
+        let flow_hash = frame.meta.flow_hash;
+        let stats = output::stats(self.ctx.mib, packet.dst.is_ipv4());
+        ready.push(stats, &mut frame, packet.protocol, packet.traffic_class, packet.hop_limit);
+        frame.meta.flow_hash = flow_hash;
+        self.ctx.outbox.frames.push_back((ready.route.alias, frame));
+        Ok(())
     }
 
     /// Sends a packet of the path layer itself, by its source and destination.

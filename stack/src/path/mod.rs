@@ -133,6 +133,17 @@ pub enum PathEvent {
     Released(IpAddr),
 }
 
+/// What becomes of packets between two ULIDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathWay {
+    /// As of [`PathLayer::locators`].
+    pub locators: (IpAddr, IpAddr),
+    /// As of [`PathLayer::overhead_bytes`].
+    pub overhead_bytes: usize,
+    /// As of [`PathLayer::takes_super_segments`].
+    pub super_segments: bool,
+}
+
 /// What a transport knows of the path between two ULIDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -208,6 +219,15 @@ pub trait PathLayer: Send {
     fn takes_super_segments(&self, src: IpAddr, dst: IpAddr) -> bool {
         let _ = (src, dst);
         false
+    }
+
+    /// The three of these, asked at once.
+    fn way(&self, src: IpAddr, dst: IpAddr) -> PathWay {
+        PathWay {
+            locators: self.locators(src, dst),
+            overhead_bytes: self.overhead_bytes(src, dst),
+            super_segments: self.takes_super_segments(src, dst),
+        }
     }
 
     /// The instant of [`PathLayer::poll_timeout`] has come. Calling early is harmless.
