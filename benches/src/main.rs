@@ -19,6 +19,7 @@ mod place;
 mod plan;
 mod report;
 mod run;
+mod shim;
 mod side;
 mod spec;
 mod stats;
@@ -47,6 +48,8 @@ enum Command {
     /// One end of one run (a child of `run`)
     #[command(hide = true)]
     Side(spec::Side),
+    /// What the multipath shim costs: off, on, rewriting, in UDP
+    Shim(shim::Args),
     /// Render the results of an earlier run
     Report(ReportArgs),
 }
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Command::Side(args) => return side::main(&args),
+        Command::Shim(args) => shim::run(&args),
         Command::Report(args) => render(&args),
     };
     match result {

@@ -304,6 +304,25 @@ impl Many {
         ours.expect("the loop ended")
     }
 
+    /// When the first of all contexts wants time.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.shim.poll_timeout()
+    }
+
+    /// Nothing uses the contexts any longer; returns when the last one has ended.
+    ///
+    /// # Panics
+    /// If one is left that waits for nothing.
+    pub fn end(&mut self) {
+        while !self.shim.is_empty() {
+            let at = self.shim.poll_timeout().expect("a context waits for its end");
+            self.now = self.now.max(at);
+            self.shim.handle_timeout(self.now);
+            while self.shim.poll_transmit().is_some() {}
+            while self.shim.poll_event().is_some() {}
+        }
+    }
+
     /// A packet of the next context goes out, and one comes.
     ///
     /// # Panics
