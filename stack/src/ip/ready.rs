@@ -6,7 +6,7 @@
 //! their changes), and no longer than what time alone changes: a second, as in the way cache, and
 //! until the neighbour is due to be asked again. What needs more than headers (our own addresses,
 //! groups, a neighbour that has to be asked or is being asked) is never ready and takes the long
-//! way. So does everything under a path layer that is not transparent.
+//! way. What a path layer rewrites has the ways between its locators (`lower/mapped.rs`).
 
 use core::net::IpAddr;
 
