@@ -2,6 +2,7 @@
 //! without rewriting, rewriting, in UDP. All four pairs of hosts stand side by side in one process
 //! and take turns, so that other load hits them alike; ratios are those of one round.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -104,7 +105,7 @@ fn print(results: &[Vec<[f64; 4]>]) {
                 2 => format!("{:.2} Gbit/s", own.median / 1e9),
                 _ => format!("{:.0} ns/KiB", own.median * 1e9),
             };
-            line += &format!(" {text} | {ratio:.3} |");
+            let _ = write!(line, " {text} | {ratio:.3} |");
         }
         println!("{line}");
     }
@@ -249,19 +250,22 @@ fn settle(way: Way, server: &Host, client: &Host) -> Result<(), crate::Error> {
 }
 
 fn text(way: Way, n: u8, nic: impl Fn(u8) -> String, key: &Path) -> String {
+    // Writing to a string cannot fail.
     let mut text = String::from("[workers]\nframes = 8192\n");
     for i in 0..2 {
         text += &nic(i);
-        text += &format!("poll = \"interrupt\"\n[alias.data{i}]\nover = \"eth{i}\"\n");
+        let _ = write!(text, "poll = \"interrupt\"\n[alias.data{i}]\nover = \"eth{i}\"\n");
     }
-    text += &format!(
+    let _ = write!(
+        text,
         "[vserver.v]\naddresses = [\"data0 {}/64\", \"data1 {}/64\"]\n",
         ip("a", n),
         ip("b", n)
     );
     if way != Way::Off {
         let key = key.display();
-        text += &format!(
+        let _ = write!(
+            text,
             "[vserver.v.shim]\nset_up = \"immediate\"\nkeys = [\"2001:db8::/32 {key}\"]\n"
         );
     }
