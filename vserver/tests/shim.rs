@@ -277,7 +277,9 @@ fn takes_another_table(count: usize) {
     .unwrap();
     let line = shown();
     assert_eq!((line.udp_port, &*line.policy, line.contexts_max), (Some(4140), "prefer", 7));
-    assert_eq!((line.accept, line.contexts), (vec![String::from("keyed")], 1));
+    // Errors about what the peer sent to the port before may have made it ask the IPv4 address too.
+    assert_eq!(line.accept, [String::from("keyed")]);
+    assert_eq!(contexts_of(&client, "c").len(), 1);
     client.shim_wish(&wish(SERVER, Some(over_v4()))).unwrap();
     echo(&stream, &pattern(300_000));
 
