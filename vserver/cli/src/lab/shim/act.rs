@@ -81,6 +81,6 @@ fn tell(scene: &Scene, told: &Told, flown: &Flown, report: &mut Report) {
     let [stream, requests] = flown.at_fault(told);
     let by = told.by.map_or_else(String::new, |(a, b): (IpAddr, IpAddr)| format!(", by {a} > {b}"));
     let seen = format!("longest silence {stream:.1} ms (stream), {requests:.1} ms (requests){by}");
-    let on = stream.max(requests) < ms(EFFECT);
+    let on = stream.max(requests) < ms(told.mended - told.broken);
     report.check(format!("{}, both go on", scene.name), on, seen);
 }

@@ -250,6 +250,14 @@ impl Bench {
         paths.iter().find(|p| p.current)?.rtt_us.map(|us| us as f64 / 1e3)
     }
 
+    /// Whether a host sends by another pair than the first provider's.
+    fn has_moved(&self) -> bool {
+        SIDES.into_iter().any(|side| {
+            let context = self.context(side);
+            context.is_some_and(|c| (c.locator, c.peer_locator) != self.pair(0, side))
+        })
+    }
+
     fn pair(&self, provider: usize, side: usize) -> (IpAddr, IpAddr) {
         (self.ways.locator(provider, side), self.ways.locator(provider, 1 - side))
     }
@@ -330,6 +338,11 @@ impl Bench {
         let broken = Instant::now();
         self.fail(event)?;
         std::thread::sleep(effect);
+        if !self.has_moved() {
+            // Starved of processors, hosts need longer to notice; whether they do is what is asked.
+            wait("another pair in use", stop, || self.has_moved()).map_err(|e| self.explain(e))?;
+            std::thread::sleep(effect);
+        }
         let by = self.context(0).map(|c| (c.locator, c.peer_locator));
         let mended = Instant::now();
         self.mend(event)?;
