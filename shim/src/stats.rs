@@ -49,7 +49,7 @@ stats! {
     control_unknown_tag, "Control messages whose tag names no context here.";
     control_wrong_locators, "Control messages over locators that their context does not have.";
     validator_wrong, "I2 and I2bis whose validator is not ours or is too old.";
-    replayed, "I2 and I2bis that were answered before, or are older than that.";
+    replayed, "I2 and I2bis that were answered before, or are older than that; updates that a newer one replaced.";
     locator_unproved, "Messages whose locators, or source, are not proved to belong to the ULID.";
     pds_wrong, "Messages whose CGA parameters are not those of the ULID.";
     generation_wrong, "Preferences for another locator list.";

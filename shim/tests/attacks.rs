@@ -14,6 +14,7 @@ use weft_shim::limit::Rate;
 use weft_shim::locator::{Locator, LocatorList, Pair, Preference, Verification};
 use weft_shim::reap::ReapConfig;
 use weft_shim::wire::message::code;
+use weft_shim::wire::probe::{Probe, ReapState, Report};
 use weft_shim::wire::{Body, Message, Options, Preferences, Tag};
 use weft_stack::path::IcmpErrorKind;
 use weft_stack::time::{Duration, Instant};
@@ -44,6 +45,16 @@ fn established() -> Lab {
     lab.pump(0);
     lab.run(Duration::from_millis(100));
     lab
+}
+
+/// A probe of somebody who explores, as if it came by `pair`.
+fn forged_probe(receiver_tag: Tag, pair: Pair) -> Body {
+    let sent = Report { src: pair.remote, dst: pair.local, nonce: 1, data: 0 };
+    let received = Default::default();
+    let probe = Probe { state: ReapState::Exploring, sent: [sent].into_iter().collect(), received };
+    let mut report = Vec::new();
+    probe.emit(&mut report);
+    Body::Probe { receiver_tag, report }
 }
 
 fn tags(lab: &mut Lab) -> (Tag, Tag) {
@@ -130,6 +141,34 @@ fn an_i2_without_our_validator_makes_nothing() {
     }
     assert!(shim.is_empty() && taken(&mut shim).is_empty());
     assert_eq!(shim.stats().validator_wrong, 10_000);
+}
+
+// RFC 5533 7.13 MUST
+// RFC 5533 16
+#[test]
+fn ten_thousand_i2_and_i2bis_a_second_leave_nothing_behind_and_are_not_answered() {
+    let mut shim = quiet();
+    for n in 0..50_000u32 {
+        let now = at(u64::from(n / 10));
+        let host = IpAddr::from([0x2001, 0xdb8, 9, (n >> 16) as u16, 0, 0, 0, n as u16]);
+        let (initiator_tag, initiator_nonce) = (Tag::new(n.into()), n);
+        // The responder nonce counts seconds: all that may be fresh are tried.
+        let responder_nonce = n % 40;
+        let body = if n % 2 == 0 {
+            Body::I2 { initiator_tag, initiator_nonce, responder_nonce }
+        } else {
+            let packet_tag = Tag::new((n * 7).into());
+            Body::I2bis { initiator_tag, initiator_nonce, responder_nonce, packet_tag }
+        };
+        let validator = Some([n as u8; 16][..].into());
+        let options = Options { validator, ..Options::default() };
+        shim.receive(now, Pair::new(ip(1, 1), host), &message(body, options));
+        assert!(taken(&mut shim).is_empty());
+    }
+    let report = shim.report();
+    assert_eq!((report.contexts, report.flows, report.held_down), (0, 0, 0));
+    assert_eq!(report.stats.validator_wrong, 50_000);
+    assert_eq!(shim.poll_timeout(), None, "no timer");
 }
 
 /// The R1 that `source` gets for an I1 about `ulids`.
@@ -245,6 +284,89 @@ fn a_replayed_exchange_changes_nothing() {
     assert_eq!(lab.shim(1).stats().replayed, 1);
 }
 
+/// Control messages of one kind on the wire since the log began, from host 2.
+fn recorded(lab: &Lab, fits: impl Fn(&Body) -> bool) -> Vec<Packet> {
+    let all = lab.log.iter().flatten().map(|(_, p)| p);
+    let wanted = |p: &&Packet| p.message().is_some_and(|m| fits(&m.body));
+    all.filter(|p| p.dst == ip(1, 1) || p.dst == ip(1, 2)).filter(wanted).cloned().collect()
+}
+
+// RFC 5533 10.4
+// RFC 5533 16
+#[test]
+fn a_replayed_update_does_not_bring_withdrawn_locators_back() {
+    use weft_shim::own::Change;
+    let mut lab = established();
+    // The second address of host 2 goes and comes and goes; somebody records the updates.
+    lab.log = Some(Vec::new());
+    for change in [Change::Removed, Change::Added, Change::Removed] {
+        let now = lab.now;
+        lab.shim(1).address_changed(now, ip(2, 2), change);
+        lab.pump(1);
+        lab.run(Duration::from_millis(100));
+    }
+    let updates = recorded(&lab, |b| matches!(b, Body::Update { .. }));
+    assert_eq!(updates.len(), 3);
+    let before = picture(lab.shim(0));
+    assert!(before.contains("broken: true"), "the last one was taken");
+    for packet in &updates[..2] {
+        lab.deliver(0, packet);
+        assert!(taken(lab.shim(0)).is_empty(), "no answer");
+    }
+    assert_eq!((picture(lab.shim(0)), lab.shim(0).stats().replayed), (before.clone(), 2));
+    // The newest is repeated when its acknowledgement was lost: it is acknowledged again.
+    lab.deliver(0, &updates[2]);
+    let sent = taken(lab.shim(0));
+    assert!(matches!(sent[..], [(_, Message { body: Body::UpdateAck { .. }, .. })]), "{sent:?}");
+    assert_eq!(picture(lab.shim(0)), before);
+}
+
+// RFC 5534 7
+#[test]
+fn replayed_probes_do_not_move_packets() {
+    let mut lab = Lab::two(3, &ShimConfig::default(), ReapConfig::default(), [2, 2]);
+    let now = lab.now;
+    lab.shim(0).start(now, ulids(), 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    // A failure and its end: probes of every state and of both pairs, all recorded.
+    lab.log = Some(Vec::new());
+    let dark = [(ip(1, 1), ip(2, 1)), (ip(2, 1), ip(1, 1))];
+    for round in 0..2 {
+        lab.dead = if round == 0 { dark.into() } else { Default::default() };
+        for n in 0..200 {
+            lab.send(0, ulids(), n);
+            lab.send(1, ulids().reversed(), n);
+            lab.run(Duration::from_millis(5));
+        }
+    }
+    let now = lab.now;
+    lab.shim(0).switch(now, ulids(), 0, ulids()).unwrap();
+    lab.shim(1).switch(now, ulids().reversed(), 0, ulids().reversed()).unwrap();
+    lab.run(Duration::from_secs(1));
+    let probes = recorded(&lab, |b| matches!(b, Body::Probe { .. }));
+    assert!(probes.len() > 10, "{}", probes.len());
+    let (before, switches) = (picture(lab.shim(0)), lab.hosts[0].switched.len());
+    assert!(before.contains(&format!("{}", ip(2, 1))));
+    // While traffic goes on, ten times each, as fast as one can.
+    let sent = lab.control_sent;
+    for n in 0..400 {
+        for packet in &probes {
+            if n % 40 == 0 {
+                lab.deliver(0, packet);
+                lab.pump(0);
+            }
+        }
+        lab.send(0, ulids(), n);
+        lab.send(1, ulids().reversed(), n);
+        lab.run(Duration::from_millis(5));
+    }
+    assert_eq!((picture(lab.shim(0)), lab.hosts[0].switched.len()), (before, switches));
+    // Two seconds of two hosts, 32 a second each and what their buckets had.
+    let answers = lab.control_sent - sent;
+    assert!(answers <= 2 * (48 + 2 * 32), "{answers} to {} probes", 10 * probes.len());
+}
+
 // RFC 5533 10.4 MUST
 // RFC 5533 16
 #[test]
@@ -259,14 +381,15 @@ fn control_messages_with_a_guessed_tag_change_nothing() {
         let options = Options { preferences: Some(preferences.clone()), ..Options::default() };
         let shim = lab.shim(0);
         shim.receive(now, ulids(), &message(Body::Update { receiver_tag, nonce: 1 }, options));
-        let body = Body::Keepalive { receiver_tag };
-        shim.receive(now, ulids(), &message(body, Options::default()));
+        for body in [Body::Keepalive { receiver_tag }, forged_probe(receiver_tag, ulids())] {
+            shim.receive(now, ulids(), &message(body, Options::default()));
+        }
         taken(shim);
     }
     assert_eq!(picture(lab.shim(0)), before);
-    assert_eq!(lab.shim(0).stats().control_unknown_tag, 10_000);
+    assert_eq!(lab.shim(0).stats().control_unknown_tag, 15_000);
     // 200 at once, then limited.
-    assert_eq!(lab.shim(0).stats().limited_r1bis, 9_800);
+    assert_eq!(lab.shim(0).stats().limited_r1bis, 14_800);
 }
 
 // RFC 5533 10.4 MUST
@@ -282,6 +405,7 @@ fn the_right_tag_from_a_wrong_address_is_answered_with_r1bis_and_ignored() {
         Body::Update { receiver_tag: tag, nonce: 1 },
         Body::UpdateAck { receiver_tag: tag, nonce: 1 },
         Body::Keepalive { receiver_tag: tag },
+        forged_probe(tag, stranger),
     ];
     for body in bodies {
         let options = match body {
@@ -391,6 +515,48 @@ fn reseal(bytes: &mut [u8]) {
     bytes[4..6].fill(0);
     let sum = weft_stack::wire::checksum::sum(bytes);
     bytes[4..6].copy_from_slice(&weft_stack::wire::checksum::finish(sum).to_be_bytes());
+}
+
+// RFC 5533 16
+#[test]
+fn probes_of_somebody_who_reads_the_tag_are_answered_within_the_budget() {
+    let mut lab = established();
+    let (tag, _) = tags(&mut lab);
+    let before = picture(lab.shim(0));
+    let mut answers = 0;
+    for n in 0..20_000 {
+        let now = lab.now + Duration::from_micros(100 * n);
+        let body = forged_probe(tag, ulids());
+        lab.shim(0).receive(now, ulids(), &message(body, Options::default()));
+        let sent = taken(lab.shim(0));
+        assert!(sent.iter().all(|(pair, _)| pair.local == ip(1, 1) || pair.local == ip(1, 2)));
+        answers += sent.len();
+    }
+    // Two seconds: 16 at once and 8 a second.
+    assert!(answers <= 16 + 2 * 8 + 1, "{answers}");
+    assert_eq!(picture(lab.shim(0)), before, "exploring is not moving");
+}
+
+// RFC 5533 10.4 MUST
+#[test]
+fn a_flood_of_updates_that_prove_nothing_is_told_at_a_bounded_rate() {
+    let mut lab = established();
+    let (tag, _) = tags(&mut lab);
+    let before = picture(lab.shim(0));
+    let mut told = 0;
+    for n in 0..20_000u32 {
+        let now = lab.now + Duration::from_micros(100) * n;
+        let locators = Some(list(&[ip(2, 1), ip(3, 1)]));
+        let options = Options { locators, pds: Some(vec![0, 2]), ..Options::default() };
+        let body = Body::Update { receiver_tag: tag, nonce: n };
+        lab.shim(0).receive(now, ulids(), &message(body, options));
+        told += taken(lab.shim(0)).len();
+    }
+    let stats = lab.shim(0).stats();
+    assert_eq!((stats.locator_unproved, stats.updates_received), (20_000, 0));
+    assert_eq!(stats.limited_error, 20_000 - told as u64);
+    assert!(told <= 60, "{told}");
+    assert_eq!(picture(lab.shim(0)), before);
 }
 
 #[test]

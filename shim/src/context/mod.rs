@@ -106,6 +106,8 @@ pub(crate) struct Context {
     told: u32,
     /// Nonces of the last I2 or I2bis that was taken: initiator's, responder's.
     pub(crate) answered: Option<(u32, u32)>,
+    /// Nonces of updates that were taken, the newest last.
+    updates_taken: Vec<u32>,
     pub(crate) used: Instant,
     pub(crate) made: Instant,
     again: Instant,
@@ -137,6 +139,7 @@ impl Context {
             update: None,
             told: 0,
             answered: None,
+            updates_taken: Vec::new(),
             used: now,
             made: now,
             again: now,

@@ -15,6 +15,9 @@ pub(crate) struct Update {
     retries: u32,
 }
 
+/// Updates of a peer that are known again. Lists change with addresses: this is for hours.
+const UPDATES_KNOWN: usize = 32;
+
 impl Context {
     /// Tells the peer of our locators as they are now, unless it knows. What was not acknowledged
     /// yet is part of it (RFC 5533 10.3).
@@ -54,6 +57,12 @@ impl Context {
         came: &Came<'_>,
         nonce: u32,
     ) {
+        let newest = self.updates_taken.last() == Some(&nonce);
+        if !newest && self.updates_taken.contains(&nonce) {
+            // Late, or recorded: it would bring back locators that were withdrawn since.
+            env.stats.replayed += 1;
+            return;
+        }
         let ulid = self.ulids.remote;
         let Some(learned) = env.learn(now, came, ulid, self.peer_pds.as_deref()) else { return };
         // Only where everything is right, anything is taken over.
@@ -62,6 +71,12 @@ impl Context {
             return;
         }
         env.stats.updates_received += 1;
+        if !newest {
+            if self.updates_taken.len() >= UPDATES_KNOWN {
+                self.updates_taken.remove(0);
+            }
+            self.updates_taken.push(nonce);
+        }
         let changed = list != self.peer;
         self.peer = list;
         if let Some(pds) = learned.pds {
