@@ -34,6 +34,9 @@ pub const KEEPALIVE: [u8; 1] = [0xff];
 const SHIM_BYTES_MIN: usize = 8;
 /// Room before a keepalive for the headers below.
 const HEADROOM_BYTES: usize = 128;
+/// After a change of our port that before is taken as well for so long: peers send there until they
+/// have the new list, the request for which is repeated every few seconds.
+const OLD_PORT_FOR: Duration = Duration::from_secs(60);
 /// A candidate that is not proved in this time gives way to another.
 const CANDIDATE_FOR: Duration = Duration::from_secs(2);
 
@@ -87,6 +90,8 @@ pub enum Seen {
 /// Counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EncapStats {
+    /// Datagrams taken at the port that was ours before.
+    pub old_port_in: u64,
     /// Shim packets put into UDP.
     pub packets_out: u64,
     /// Shim packets taken out of UDP.
@@ -101,6 +106,26 @@ pub struct EncapStats {
     pub ports_learnt: u64,
     /// Endpoints or contexts beyond the limit.
     pub over_limit: u64,
+}
+
+impl EncapStats {
+    /// Every counter by name.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let EncapStats { old_port_in, packets_out, packets_in, .. } = *self;
+        let EncapStats { keepalives_out, keepalives_in, .. } = *self;
+        let EncapStats { candidates, ports_learnt, over_limit, .. } = *self;
+        [
+            ("udp_out", packets_out),
+            ("udp_in", packets_in),
+            ("udp_old_port_in", old_port_in),
+            ("udp_keepalives_out", keepalives_out),
+            ("udp_keepalives_in", keepalives_in),
+            ("udp_candidates", candidates),
+            ("udp_ports_learnt", ports_learnt),
+            ("udp_over_limit", over_limit),
+        ]
+        .into_iter()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +144,8 @@ struct Use {
 /// The UDP port of a vserver's shim.
 pub struct Encap {
     config: EncapConfig,
+    /// The port before this one, and how long it is taken.
+    before: Option<(u16, Instant)>,
     /// By our tag: the ports of a context's peer.
     ports: HashMap<Tag, Vec<Port>, Key>,
     /// Endpoints that keepalives go to.
@@ -134,6 +161,7 @@ impl Encap {
     pub fn new(config: EncapConfig, key: Key) -> Encap {
         Encap {
             config,
+            before: None,
             ports: HashMap::with_hasher(key),
             uses: HashMap::with_hasher(key),
             next: None,
@@ -146,6 +174,23 @@ impl Encap {
     pub(crate) fn set_config(&mut self, config: EncapConfig) {
         debug_assert_eq!(config.port, self.config.port);
         self.config = config;
+    }
+
+    /// Takes the place of `old`, which had another port: that is ours too for a while.
+    pub(crate) fn replaces(mut self, now: Instant, old: &Encap) -> Encap {
+        self.before = Some((old.config.port, now + OLD_PORT_FOR));
+        self
+    }
+
+    /// When the port before is no longer ours.
+    pub(crate) fn poll_old_port(&self) -> Option<Instant> {
+        self.before.map(|(_, until)| until)
+    }
+
+    /// Whether datagrams to this port are the shim's.
+    #[inline]
+    pub fn takes(&self, port: u16) -> bool {
+        port == self.config.port || self.before.is_some_and(|(old, _)| port == old)
     }
 
     /// Our port, also that of peers who did not name theirs.
@@ -201,8 +246,10 @@ impl Encap {
     }
 
     /// The datagram is for the shim: its destination port is ours.
+    #[inline]
     pub fn is_ours(&self, frame: &Frame) -> bool {
-        frame.data().get(2..4) == Some(&self.config.port.to_be_bytes())
+        let Some(&[_, _, a, b]) = frame.data().first_chunk::<4>() else { return false };
+        self.takes(u16::from_be_bytes([a, b]))
     }
 
     /// Takes a datagram that came by `pair` apart; one, not several that receive
@@ -215,7 +262,7 @@ impl Encap {
         let (port, to, len, sum) = (field(0), field(1), field(2), field(3));
         let merged = matches!(frame.meta.gso, Gso::Udp { .. });
         let single = usize::from(len) == frame.total_len() && !merged;
-        if to != self.config.port || port == 0 || !single {
+        if !self.takes(to) || port == 0 || !single {
             return Err(DropReason::UdpMalformed);
         }
         let unchecked = sum == 0 && pair.local.is_ipv4();
@@ -229,6 +276,7 @@ impl Encap {
         if !right {
             return Err(DropReason::UdpChecksumBad);
         }
+        self.stats.old_port_in += u64::from(to != self.config.port);
         frame.pull_front(OVERHEAD_BYTES);
         // What a device verified was the outer one; what was summed is the inner one.
         if !matches!(frame.meta.checksum, Checksum::Summed(_)) {
@@ -341,6 +389,7 @@ impl Encap {
 
     /// Finds the endpoints that a keepalive is due for.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.before.take_if(|(_, until)| *until <= now);
         if self.next.take_if(|at| *at <= now).is_none() || self.uses.is_empty() {
             return;
         }

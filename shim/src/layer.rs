@@ -327,7 +327,7 @@ impl PathLayer for Layer {
 
     #[inline]
     fn takes_udp_port(&self, port: u16) -> bool {
-        self.0.as_ref().and_then(|shim| shim.encap()).is_some_and(|e| e.own_port() == port)
+        self.0.as_ref().and_then(|shim| shim.encap()).is_some_and(|e| e.takes(port))
     }
 
     #[inline]

@@ -43,7 +43,8 @@ impl Contexts {
     }
 
     /// Gives the shim a UDP port: for IPv4 locators, for locators with ports, behind NATs; or takes
-    /// it. With another port, contexts begin anew with what the lists of their peers say.
+    /// it. With another port, contexts begin anew with what the lists of their peers say; that before
+    /// is taken for another minute, until every peer knows.
     pub fn set_encap(&mut self, now: Instant, config: Option<EncapConfig>) {
         match (&mut self.env.encap, config) {
             (Some(encap), Some(config)) if encap.own_port() == config.port => {
@@ -53,7 +54,11 @@ impl Contexts {
             _ => {}
         }
         let key = Key::generate(&mut self.env.rng);
-        self.env.encap = config.map(|config| Encap::new(config, key));
+        let old = self.env.encap.take();
+        self.env.encap = config.map(|config| {
+            let new = Encap::new(config, key);
+            if let Some(old) = &old { new.replaces(now, old) } else { new }
+        });
         for (_, context) in &mut self.slots {
             context.forget_ports();
             context.learn_ports(&mut self.env);

@@ -314,8 +314,9 @@ impl Contexts {
     /// When to call [`Contexts::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let holds = self.holds.poll_timeout();
+        let old_port = self.env.encap.as_ref().and_then(Encap::poll_old_port);
         let encap = self.env.encap.as_ref().filter(|_| !self.slots.is_empty());
-        let encap = encap.and_then(Encap::poll_timeout);
+        let encap = encap.and_then(Encap::poll_timeout).into_iter().chain(old_port);
         self.timers.next_deadline().into_iter().chain(holds).chain(encap).min()
     }
 

@@ -12,6 +12,7 @@ use weft_shim::hba::{HbaSet, Parameters, SigningKey};
 use weft_shim::layer::Layer;
 use weft_shim::locator::{Locator, LocatorList, Pair, Verification};
 use weft_shim::reap::{ReapConfig, SwitchError};
+use weft_shim::stats::ShimStats;
 use weft_shim::trust::Proofs;
 use weft_shim::verify::{KeyedPeers, OwnSet, SharedKey, TrustConfig};
 use weft_stack::time::Instant;
@@ -413,6 +414,12 @@ fn context_line(vserver: &str, c: &ContextReport) -> ShimContext {
     }
 }
 
+fn counters(contexts: &Contexts, stats: &ShimStats) -> Vec<(String, u64)> {
+    let all = stats.all().map(|(name, _, n)| (name, n));
+    let udp = contexts.encap().into_iter().flat_map(|encap| encap.stats().all());
+    all.chain(udp).map(|(name, n)| (name.to_owned(), n)).collect()
+}
+
 fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts, worker: usize) -> VserverShim {
     let report = contexts.report();
     let [set_up, reap, policy] = shim.words().map(str::to_owned);
@@ -431,7 +438,7 @@ fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts, worker: usize) ->
         contexts_max: shim.contexts,
         initiating: report.initiating,
         held_down: report.held_down,
-        counters: report.stats.all().map(|(name, _, n)| (name.to_owned(), n)).collect(),
+        counters: counters(contexts, &report.stats),
     }
 }
 
