@@ -51,6 +51,7 @@ stats! {
     validator_wrong, "I2 and I2bis whose validator is not ours or is too old.";
     replayed, "I2 and I2bis that were answered before, or are older than that; updates that a newer one replaced.";
     locator_unproved, "Messages whose locators, or source, are not proved to belong to the ULID.";
+    locators_revoked, "Locators of peers forgotten because proofs of their kind are taken no longer.";
     pds_wrong, "Messages whose CGA parameters are not those of the ULID.";
     generation_wrong, "Preferences for another locator list.";
     preferences_wrong, "Preferences for another number of locators.";

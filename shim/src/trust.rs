@@ -51,6 +51,13 @@ pub trait Trust: Send {
     /// a bounded rate if the list is signed.
     fn check(&self, ulid: IpAddr, list: &LocatorList, proof: &Proof<'_>) -> Result<(), Unproved>;
 
+    /// Whether proofs of this method are taken from the peer with `ulid` now; what was proved so
+    /// before is revoked otherwise. Costs next to nothing.
+    fn accepts(&self, ulid: IpAddr, method: Verification) -> bool {
+        let _ = (ulid, method);
+        true
+    }
+
     /// How our `locator` is proved to `peer` in a context with our `ulid`; `None`: it cannot be, and
     /// is not told.
     fn method(&self, ulid: IpAddr, peer: IpAddr, locator: &Locator) -> Option<Verification> {
@@ -99,6 +106,10 @@ impl Trust for Proofs {
             self.verifier.check(ulid, list, &received).map_err(|_| Unproved::NotTheUlids)?;
         let bad = verdicts.iter().position(|v| *v != Verdict::Proved);
         bad.map_or(Ok(()), |at| Err(Unproved::Locator(at)))
+    }
+
+    fn accepts(&self, ulid: IpAddr, method: Verification) -> bool {
+        self.verifier.accepts(ulid, method)
     }
 
     fn method(&self, ulid: IpAddr, peer: IpAddr, locator: &Locator) -> Option<Verification> {

@@ -181,6 +181,16 @@ impl Verifier {
         Verifier { config: config.clone() }
     }
 
+    /// Whether proofs of this method are taken from the peer with this ULID.
+    pub fn accepts(&self, peer_ulid: IpAddr, method: Verification) -> bool {
+        match method {
+            Verification::Hba => self.config.hba,
+            Verification::Cga => self.config.cga,
+            Verification::Keyed => self.config.keyed.iter().any(|k| k.peers.contains(peer_ulid)),
+            Verification::Other(_) => false,
+        }
+    }
+
     /// Checking `list` would verify an RSA signature: a tenth of a millisecond, to be rate-limited.
     pub fn costs_rsa(
         &self,

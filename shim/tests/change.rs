@@ -151,7 +151,7 @@ fn other_proofs_are_told_with_the_list_they_prove() {
     let mut lab = established();
     let now = lab.now;
     let sent = lab.shim(0).stats().control_sent;
-    lab.shim(0).set_trust(Box::new(Sets));
+    lab.shim(0).set_trust(now, Box::new(Sets));
     lab.shim(0).set_own(now, list_of(1, 3));
     lab.pump(0);
     lab.run(Duration::from_millis(100));

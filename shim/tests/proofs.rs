@@ -124,3 +124,47 @@ fn locators_under_a_shared_key_are_taken_only_by_who_has_it() {
     assert_ne!(bad.shim(0).state(now, ulids, 0), State::Established);
     assert_eq!(bad.shim(1).stats().locator_unproved, 1);
 }
+
+#[test]
+fn what_a_method_proved_that_is_taken_no_longer_is_left_at_once() {
+    let key = SigningKey::from_pkcs8(include_bytes!("data/cga-test-key.pem")).unwrap();
+    let own = || set(1, ["2001:db8:1::", "2001:db8:2::"], None);
+    let b = set(2, ["2001:db8:3::", "2001:db8:4::"], Some(key));
+    let (of_a, mut of_b) = (addresses(&own()), addresses(&b));
+    let signed: IpAddr = "2001:db8:5::77".parse().unwrap();
+    of_b.push(signed);
+    let (mut lab, ulids) = lab([(own(), of_a.clone()), (b, of_b)], &[]);
+    let now = lab.now;
+    lab.shim(0).start(now, ulids, 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    let now = lab.now;
+    lab.shim(0).switch(now, ulids, 0, Pair::new(of_a[1], signed)).unwrap();
+    lab.pump(0);
+    let traffic = |lab: &mut Lab| {
+        for n in 0..50 {
+            lab.send(0, ulids, n);
+            lab.send(1, ulids.reversed(), n);
+            lab.run(Duration::from_millis(5));
+        }
+        std::mem::take(&mut lab.hosts[1].got).len()
+    };
+    assert_eq!(traffic(&mut lab), 50);
+    assert_eq!(lab.shim(0).pair(ulids, 0).unwrap().remote, signed);
+    let now = lab.now;
+    let trust = |hba, cga| TrustConfig { hba, cga, keyed: Vec::new() };
+    lab.shim(0).set_trust(now, Box::new(Proofs::new(&trust(true, false), own())));
+    lab.pump(0);
+    assert_eq!(lab.shim(0).stats().locators_revoked, 1);
+    lab.log = Some(Vec::new());
+    assert_eq!(traffic(&mut lab), 50, "and nothing is lost");
+    assert!(lab.log.iter().flatten().all(|(_, p)| p.dst != signed), "nor sent there");
+    let report = lab.shim(0).report_contexts(now, 1).remove(0);
+    assert!(report.peer.len() == 2 && report.peer.iter().all(|l| l.addr != signed));
+    // Nothing but the ULID is left where nothing is believed.
+    lab.shim(0).set_trust(now, Box::new(Proofs::new(&trust(false, false), own())));
+    lab.pump(0);
+    assert_eq!(lab.shim(0).stats().locators_revoked, 2);
+    assert_eq!(traffic(&mut lab), 50);
+    assert_eq!(lab.shim(0).pair(ulids, 0).unwrap().remote, ulids.remote);
+}

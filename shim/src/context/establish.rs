@@ -153,6 +153,7 @@ impl Context {
         self.peer_tag = Some(given.tag);
         if let Some(list) = &given.learned.list {
             self.peer = list.clone();
+            self.revoked.clear();
         } else if self.peer.locators.is_empty() {
             self.peer = LocatorList::single(self.ulids.remote, Verification::Hba);
         }

@@ -98,6 +98,8 @@ pub(crate) struct Context {
     /// The pair by which the last packet for the transports came.
     pub(crate) came_by: Option<Pair>,
     pub(crate) peer: LocatorList,
+    /// Locators of the peer that were proved once and are no longer: it may still speak from there.
+    pub(crate) revoked: Vec<core::net::IpAddr>,
     pub(crate) peer_pds: Option<Box<[u8]>>,
     pub(crate) reap: Option<Box<Reap>>,
     pub(crate) exchange: Option<Box<Exchange>>,
@@ -133,6 +135,7 @@ impl Context {
             pair: ulids,
             came_by: None,
             peer: LocatorList::default(),
+            revoked: Vec::new(),
             peer_pds: None,
             reap: None,
             exchange: None,
@@ -170,7 +173,8 @@ impl Context {
     pub(crate) fn knows(&self, remote: core::net::IpAddr) -> bool {
         let exchange = self.exchange.as_ref().is_some_and(|e| e.pair.remote == remote);
         let list = &self.peer.locators;
-        exchange || self.peer.contains(remote) || (list.is_empty() && self.ulids.remote == remote)
+        let told = self.peer.contains(remote) || self.revoked.contains(&remote);
+        exchange || told || (list.is_empty() && self.ulids.remote == remote)
     }
 
     /// Carries out what the table says. Packets are the caller's part of [`Action::Process`]; so
@@ -218,6 +222,7 @@ impl Context {
         self.reap = None;
         self.update = None;
         self.peer = LocatorList::default();
+        self.revoked.clear();
         self.peer_pds = None;
         self.answered = None;
     }

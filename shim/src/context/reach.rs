@@ -7,7 +7,7 @@ use super::env::Env;
 use super::table::State;
 use super::{Context, Given};
 use crate::encap::Endpoint;
-use crate::locator::Pair;
+use crate::locator::{Locator, Pair};
 use crate::reap::{self, Hint, Reap, ReapEvent, Why};
 use crate::wire::message::{Body, Message};
 use crate::wire::probe::{KeepaliveTimeout, Probe, ReapState};
@@ -100,6 +100,24 @@ impl Context {
         {
             self.hold_ports(env, now);
         }
+    }
+
+    /// Forgets locators of the peer whose proof is taken no longer; whether there were any. Its ULID
+    /// needs none.
+    pub(crate) fn revoke(&mut self, env: &mut Env, now: Instant) -> bool {
+        let (ulid, before) = (self.ulids.remote, self.peer.locators.len());
+        let trust = &env.trust;
+        let taken = |l: &Locator| l.addr == ulid || trust.accepts(ulid, l.verification);
+        let gone = self.peer.locators.iter().filter(|l| !taken(l)).map(|l| l.addr);
+        self.revoked.extend(gone);
+        self.peer.locators.retain(|l| taken(l));
+        let revoked = before - self.peer.locators.len();
+        if revoked > 0 {
+            env.stats.locators_revoked += revoked as u64;
+            self.learn_ports(env);
+            self.set_paths(env, now);
+        }
+        revoked > 0
     }
 
     /// The peer's locators have these UDP ports.

@@ -66,6 +66,7 @@ impl Context {
         let ulid = self.ulids.remote;
         let Some(learned) = env.learn(now, came, ulid, self.peer_pds.as_deref()) else { return };
         // Only where everything is right, anything is taken over.
+        let anew = learned.list.is_some();
         let mut list = learned.list.unwrap_or_else(|| self.peer.clone());
         if !env.prefer(now, came, &mut list) {
             return;
@@ -79,6 +80,9 @@ impl Context {
         }
         let changed = list != self.peer;
         self.peer = list;
+        if anew {
+            self.revoked.clear();
+        }
         if let Some(pds) = learned.pds {
             self.peer_pds = Some(pds.into());
         }

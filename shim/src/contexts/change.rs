@@ -36,10 +36,18 @@ impl Contexts {
         }
     }
 
-    /// Other proofs are taken and given. What was proved of peers stays until they say something
-    /// else; they get ours with the next list ([`Contexts::set_own`]).
-    pub fn set_trust(&mut self, trust: Box<dyn Trust>) {
+    /// Other proofs are taken and given. Locators of peers that were proved by a method which is not
+    /// taken any longer are locators no longer; the others stay, by whatever key they were proved.
+    /// Peers get ours with the next list ([`Contexts::set_own`]).
+    pub fn set_trust(&mut self, now: Instant, trust: Box<dyn Trust>) {
         self.env.trust = trust;
+        self.env.now = now;
+        let ids: Vec<u32> = self.slots.iter().map(|(id, _)| id as u32).collect();
+        for id in ids {
+            if self.slots[id as usize].revoke(&mut self.env, now) {
+                self.settle(id, now);
+            }
+        }
     }
 
     /// Gives the shim a UDP port: for IPv4 locators, for locators with ports, behind NATs; or takes

@@ -359,7 +359,7 @@ impl Settings {
         contexts.set_reap(self.reap);
         contexts.set_encap(now, self.encap);
         if let Some(proofs) = self.proofs {
-            contexts.set_trust(proofs);
+            contexts.set_trust(now, proofs);
         }
         if let Some(own) = self.own {
             contexts.set_own(now, own);
