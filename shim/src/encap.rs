@@ -36,7 +36,7 @@ const SHIM_BYTES_MIN: usize = 8;
 const HEADROOM_BYTES: usize = 128;
 /// After a change of our port that before is taken as well for so long: peers send there until they
 /// have the new list, the request for which is repeated every few seconds.
-const OLD_PORT_FOR: Duration = Duration::from_secs(60);
+const OLD_PORT_FOR: Duration = Duration::from_mins(1);
 /// A candidate that is not proved in this time gives way to another.
 const CANDIDATE_FOR: Duration = Duration::from_secs(2);
 

@@ -281,6 +281,12 @@ impl PathLayer for Layer {
         }
     }
 
+    fn keep(&mut self, now: Instant, src: IpAddr, dst: IpAddr) {
+        if let Some(shim) = &mut self.0 {
+            shim.keep(now, Pair::new(src, dst));
+        }
+    }
+
     fn icmp_error(&mut self, now: Instant, kind: IcmpErrorKind, quoted: &Quoted<'_>) -> Requoted {
         let Some(shim) = &mut self.0 else { return Requoted::Same };
         let pair = Pair::new(quoted.src, quoted.dst);

@@ -22,6 +22,7 @@ stats! {
     contexts_established, "Exchanges that ended well.";
     contexts_ended, "Contexts that ended.";
     contexts_quiet, "Of these, because nothing was sent or received for long.";
+    contexts_kept, "Quiet contexts that went on because sockets are connected between their ULIDs.";
     contexts_refused, "Peers refused because the vserver has its number of contexts.";
     contexts_refused_prefix, "Peers refused because their prefix has its number of contexts.";
     contexts_confused, "Contexts whose tag the peer used for another one.";

@@ -50,8 +50,8 @@ fn established() -> Lab {
 /// A probe of somebody who explores, as if it came by `pair`.
 fn forged_probe(receiver_tag: Tag, pair: Pair) -> Body {
     let sent = Report { src: pair.remote, dst: pair.local, nonce: 1, data: 0 };
-    let received = Default::default();
-    let probe = Probe { state: ReapState::Exploring, sent: [sent].into_iter().collect(), received };
+    let (state, sent) = (ReapState::Exploring, [sent].into_iter().collect());
+    let probe = Probe { state, sent, received: weft_shim::wire::probe::Reports::new() };
     let mut report = Vec::new();
     probe.emit(&mut report);
     Body::Probe { receiver_tag, report }
@@ -333,7 +333,10 @@ fn replayed_probes_do_not_move_packets() {
     lab.log = Some(Vec::new());
     let dark = [(ip(1, 1), ip(2, 1)), (ip(2, 1), ip(1, 1))];
     for round in 0..2 {
-        lab.dead = if round == 0 { dark.into() } else { Default::default() };
+        lab.dead.clear();
+        if round == 0 {
+            lab.dead.extend(dark);
+        }
         for n in 0..200 {
             lab.send(0, ulids(), n);
             lab.send(1, ulids().reversed(), n);

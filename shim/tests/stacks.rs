@@ -60,6 +60,45 @@ fn a_transfer_survives_one_provider_after_the_other() {
     assert!(gap <= Duration::from_millis(200), "{gap:?} without progress");
 }
 
+// RFC 5533 9 SHOULD
+#[test]
+fn a_context_lives_as_long_as_sockets_are_connected_between_its_ulids() {
+    let mut net = Net::new(&immediately());
+    let (client, server) = net.connect();
+    let ask = |net: &mut Net| {
+        net.stacks[0].tcp_send(net.now, client, b"a question").unwrap();
+        net.run(500 * MS);
+        net.stacks[1].tcp_recv(net.now, server, &mut [0; 99])
+    };
+    assert_eq!(ask(&mut net), Ok(10));
+    net.run(Duration::from_mins(31));
+    let count = |net: &Net| {
+        let shim = |host: usize| net.stacks[host].path().shim().unwrap();
+        [0, 1].map(|host| (shim(host).len(), shim(host).stats().contexts_kept))
+    };
+    assert_eq!(count(&net), [(1, 6); 2]);
+    // What it is there for.
+    net.dark[0] = [true; 2];
+    assert_eq!(ask(&mut net), Ok(10));
+    assert_eq!(pair(&net).1, ip(2, 2));
+    for (stack, socket) in [(0, client), (1, server)] {
+        net.stacks[stack].tcp_close(net.now, socket);
+    }
+    net.run(Duration::from_mins(12));
+    assert_eq!(count(&net).map(|(contexts, _)| contexts), [0; 2], "nobody keeps it");
+    // A connected datagram socket does as well.
+    net.dark[0] = [false; 2];
+    let at = |host, port| SocketAddr::new(ip(host, 1), port);
+    let now = net.now;
+    let socket = net.stacks[0].udp_bind(now, at(1, 0)).unwrap();
+    net.stacks[0].udp_connect(now, socket, at(2, 9)).unwrap();
+    net.stacks[0]
+        .with_path_mut(now, |l| l.shim_mut().unwrap().start(now, support::ulids(), 0))
+        .unwrap();
+    net.run(Duration::from_mins(12));
+    assert_eq!(count(&net)[0].0, 1);
+}
+
 /// Receive merging makes one frame of datagrams of a flow, and all packets in UDP are of one.
 #[test]
 fn a_transfer_in_udp_loses_nothing_when_datagrams_are_merged() {

@@ -17,6 +17,7 @@ mod update;
 pub(crate) mod validator;
 
 use smallvec::SmallVec;
+use weft_stack::path::PathEvent;
 use weft_stack::time::{Duration, Instant};
 use weft_stack::timer_wheel::TimerHandle;
 
@@ -29,6 +30,9 @@ pub(crate) use reach::Probed;
 pub use table::State;
 use table::{Action, Event, step};
 use update::Update;
+
+/// Whoever keeps a quiet context says so within this time.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// What an exchange in progress keeps (RFC 5533 6.2).
 #[derive(Clone, Debug)]
@@ -111,6 +115,10 @@ pub(crate) struct Context {
     /// Nonces of updates that were taken, the newest last.
     updates_taken: Vec<u32>,
     pub(crate) used: Instant,
+    /// It is quiet, and ends at this instant if nobody keeps it.
+    asked: Option<Instant>,
+    /// It was kept.
+    kept: Instant,
     pub(crate) made: Instant,
     again: Instant,
     pub(crate) packets_out: u64,
@@ -144,6 +152,8 @@ impl Context {
             answered: None,
             updates_taken: Vec::new(),
             used: now,
+            asked: None,
+            kept: now,
             made: now,
             again: now,
             packets_out: 0,
@@ -232,13 +242,35 @@ impl Context {
         let exchange = self.exchange.as_ref().map(|e| e.timer);
         let update = self.update.as_ref().map(|u| u.timer);
         let reap = self.reap.as_ref().and_then(|r| r.poll_timeout());
-        let quiet = self.used + quiet;
+        let quiet = self.asked.unwrap_or(self.used.max(self.kept) + quiet);
         [exchange, update, reap].into_iter().flatten().fold(quiet, Instant::min)
+    }
+
+    /// Nothing was sent or received for long, and nobody who was asked keeps it (RFC 5533 9).
+    fn is_over(&mut self, env: &mut Env, now: Instant) -> bool {
+        if now < self.used.max(self.kept) + env.config.timers.quiet {
+            self.asked = None;
+            return false;
+        }
+        if self.asked.is_none() && self.state == State::Established {
+            self.asked = Some(now + ANSWER_WITHIN);
+            env.tell(PathEvent::Quiet(self.ulids.local, self.ulids.remote));
+        }
+        self.asked.is_none_or(|until| until <= now)
+    }
+
+    /// It is to go on; false if that was not in question.
+    pub(crate) fn keep(&mut self, now: Instant) -> bool {
+        let asked = self.asked.take().is_some();
+        if asked {
+            self.kept = now;
+        }
+        asked
     }
 
     /// Whatever is due.
     pub(crate) fn handle_timeout(&mut self, env: &mut Env, now: Instant) {
-        if now >= self.used + env.config.timers.quiet {
+        if self.is_over(env, now) {
             env.stats.contexts_quiet += 1;
             self.fire(env, now, Event::Quiet, &Given::nothing(self.pair));
             return;

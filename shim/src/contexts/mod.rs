@@ -252,6 +252,18 @@ impl Contexts {
         }
     }
 
+    /// Sockets are connected between two ULIDs whose contexts were about to end (RFC 5533 9).
+    pub fn keep(&mut self, now: Instant, ulids: Pair) {
+        let forked = self.forked.get(&ulids).cloned().unwrap_or_default();
+        for fii in core::iter::once(0).chain(forked) {
+            let Some(&id) = self.by_ulids.get(&(ulids, fii)) else { continue };
+            if self.slots[id as usize].keep(now) {
+                self.env.stats.contexts_kept += 1;
+                self.settle(id, now);
+            }
+        }
+    }
+
     /// What transports notice between two ULIDs.
     pub fn hint(&mut self, now: Instant, ulids: Pair, hint: Hint) {
         self.env.now = now;

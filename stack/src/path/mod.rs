@@ -128,6 +128,9 @@ pub enum PathEvent {
         /// Round-trip time of the pair that is used now, if it was measured.
         rtt: Option<Duration>,
     },
+    /// Nothing was sent or received between two ULIDs (ours, the peer's) for long: what the layer knows
+    /// of them goes, unless [`PathLayer::keep`] follows at once because a socket is connected so.
+    Quiet(IpAddr, IpAddr),
     /// No context has the ULID any longer ([`PathLayer::owns`]): unless an alias has it, what is
     /// bound to it ends.
     Released(IpAddr),
@@ -270,6 +273,11 @@ pub trait PathLayer: Send {
     #[inline]
     fn advise(&mut self, now: Instant, src: IpAddr, dst: IpAddr, advice: Advice) {
         let _ = (now, src, dst, advice);
+    }
+
+    /// Sockets are connected between two ULIDs of a [`PathEvent::Quiet`].
+    fn keep(&mut self, now: Instant, src: IpAddr, dst: IpAddr) {
+        let _ = (now, src, dst);
     }
 
     /// An ICMP error, or our own knowledge, about a packet that we sent.

@@ -176,6 +176,11 @@ pub(in crate::stack) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut
                 t.tcp.address_removed(lower, ulid);
             }
             PathEvent::Released(_) => {}
+            PathEvent::Quiet(src, dst) => {
+                if t.tcp.connects(src, dst) || t.udp.connects(src, dst) {
+                    lower.path.keep(lower.ctx.now, src, dst);
+                }
+            }
         }
     }
     t.tcp.answer_again(lower);

@@ -137,6 +137,11 @@ impl Tcp {
         }
     }
 
+    /// Whether there are connections between two ULIDs.
+    pub(crate) fn connects(&self, local: IpAddr, peer: IpAddr) -> bool {
+        self.pairs.of.contains_key(&(local, peer))
+    }
+
     /// Packets between two ULIDs take another pair of locators. The cost grows with the number of
     /// connections between them.
     pub(crate) fn path_switched<P: PathLayer>(

@@ -89,6 +89,9 @@ struct Bucket {
     open: SmallVec<[u32; 1]>,
 }
 
+/// Connected sockets that are gone through for those between two addresses.
+const FLOWS_LOOKED_AT: usize = 1024;
+
 /// Local address and port, peer's address and port.
 type Flow = (IpAddr, u16, IpAddr, u16);
 
@@ -148,6 +151,12 @@ impl Marked for Socket {
 }
 
 impl Udp {
+    /// Whether a socket is connected between two addresses. Where many are, nobody looks.
+    pub(crate) fn connects(&self, local: IpAddr, peer: IpAddr) -> bool {
+        self.flows.len() <= FLOWS_LOOKED_AT
+            && self.flows.keys().any(|(from, _, to, _)| (*from, *to) == (local, peer))
+    }
+
     /// Asks for what every packet reads here; of a datagram (`all`) more.
     #[inline]
     pub(crate) fn prefetch(&self, all: bool) {
