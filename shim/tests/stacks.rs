@@ -3,8 +3,10 @@
 
 mod support;
 
+use std::net::SocketAddr;
+
 use support::ip;
-use support::net::{Net, immediately, pair, transfer};
+use support::net::{MS, Net, immediately, pair, transfer};
 use weft_shim::config::ShimConfig;
 use weft_shim::encap::EncapConfig;
 use weft_shim::locator::Pair;
@@ -64,7 +66,7 @@ fn a_transfer_survives_one_provider_after_the_other() {
 #[test]
 fn a_context_lives_as_long_as_sockets_are_connected_between_its_ulids() {
     let mut net = Net::new(&immediately());
-    let (client, server) = net.connect();
+    let (client, server) = net.connect(80);
     let ask = |net: &mut Net| {
         net.stacks[0].tcp_send(net.now, client, b"a question").unwrap();
         net.run(500 * MS);
