@@ -109,6 +109,7 @@ detect_ms = 1000
 test = ["eth0 {}/16", "eth0 fe80::31/64", "eth1 {}/16", "eth1 fe80::32/64"]
 targets = ["{peer}", "{PEER6}"]
 fast = {{ peers = ["{peer}", "{PEER6}"], interval_ms = 20, multiplier = 5 }}
+flaps_max = 100
 [alias.data0]
 over = "fail0"
 [vserver.alpha]
@@ -191,7 +192,8 @@ fn fast_mode_and_bfdd_agree_on_timers_and_notice_when_the_other_is_gone() {
     // may have been blamed until the other missed it too.
     until(10, || {
         let states = members(dir);
-        if states == ["ok", "ok"] { Ok(()) } else { Err(format!("{states:?}")) }
+        let all = || ask(dir, &["paths", "-c", "-j"]);
+        if states == ["ok", "ok"] { Ok(()) } else { Err(format!("{states:?}: {:#}", all())) }
     });
     frr.speak(&peer);
     sessions(dir, "up");
