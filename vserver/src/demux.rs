@@ -108,6 +108,10 @@ impl Demux {
 
     /// It is attached no longer, and takes no packets to foreign destinations there.
     pub(crate) fn detach(&mut self, alias: AliasId, vserver: u32) {
+        self.claims.retain(|(on, _), all| {
+            all.retain(|v| *on != alias || *v != vserver);
+            !all.is_empty()
+        });
         if let Some(attached) = self.attached.get_mut(&alias) {
             attached.remove(&vserver);
         }
@@ -545,6 +549,12 @@ mod tests {
         assert_eq!(d.heir(DATA, a), Some(1), "it had one claim only");
         d.remove_address(DATA, a, 1);
         assert_eq!((d.heir(DATA, a), d.claims.len()), (None, 0));
+        // Whoever leaves the alias claims nothing on it.
+        for vserver in [0, 1] {
+            d.add_address(DATA, a, vserver);
+        }
+        d.detach(DATA, 1);
+        assert_eq!(d.claims.len(), 0);
     }
 
     #[test]
