@@ -8,13 +8,10 @@ use std::io::{Read, Write};
 use std::net::{
     Shutdown, TcpListener as KernelListener, TcpStream as KernelStream, UdpSocket as KernelUdp,
 };
-use std::os::fd::AsFd;
 
 use bytes::Bytes;
-use common::{PATIENCE, addr, config, connect, vs};
-use weft_drivers::ethtool::{Offload, set_offload};
-use weft_drivers::netlink::{Netlink, VethEnd};
-use weft_drivers::netns::Netns;
+use common::kernel::Kernel;
+use common::{PATIENCE, addr, connect, vs};
 use weft_vserver::Host;
 use weft_vserver::net::{TcpListener, TcpStream, UdpSend, UdpSocket};
 use weft_vserver::stats::{CopiedPerByte, copied_per_byte};
@@ -23,45 +20,32 @@ const BYTES: usize = 8 << 20;
 const GATHERING: &str = "gather = \"always\"";
 
 struct Lab {
-    kernel: Netns,
+    kernel: Kernel,
     host: Host,
 }
 
 impl Lab {
     /// The kernel at 10.9.0.1, and weft at 10.9.0.2 on the other end of a veth pair.
     fn af_xdp(nic: &str) -> Option<Lab> {
-        let (Ok(kernel), Ok(weft)) = (Netns::new(), Netns::new()) else {
-            println!("SKIP: network namespaces need root");
-            return None;
-        };
-        let (k, w) = (kernel.clone(), weft.clone());
-        let cable = move || {
-            let mut netlink = Netlink::open().unwrap();
-            let near = VethEnd { name: "k0", netns: Some(k.as_fd()), mac: None };
-            let far = VethEnd { name: "w0", netns: Some(w.as_fd()), mac: None };
-            netlink.add_veth(&near, &far, 1, 1500).unwrap();
-            set_offload("k0", Offload::TxChecksum, false).unwrap();
-            address(&mut netlink, "k0");
-        };
-        kernel.enter(cable).unwrap();
-        weft.enter(|| Netlink::open().unwrap().set_up("w0", true).unwrap()).unwrap();
-        let host = weft.enter(|| start(nic)).unwrap()?;
-        Some(Lab { kernel, host })
+        Lab::start(Kernel::behind_cable(1, &["10.9.0.1/24"])?, nic)
     }
 
     fn tap() -> Option<Lab> {
-        let Ok(kernel) = Netns::new() else {
-            println!("SKIP: network namespaces need root");
-            return None;
-        };
-        let host = kernel.enter(|| start("driver = \"tap\"")).unwrap()?;
-        kernel.enter(|| address(&mut Netlink::open().unwrap(), "w0")).unwrap();
+        Lab::start(Kernel::beside(&["10.9.0.1/24"])?, "driver = \"tap\"")
+    }
+
+    fn start(kernel: Kernel, nic: &str) -> Option<Lab> {
+        let host = kernel.start(&format!(
+            "[nic.eth0]\ndevice = \"w0\"\n{nic}\n[alias.data0]\nover = \"eth0\"\n\
+             [vserver.v]\naddresses = [\"data0 10.9.0.2/24\"]\n"
+        ))?;
         Some(Lab { kernel, host })
     }
 
     /// The kernel reads all that `send` writes.
     fn sends(&self, send: impl Fn(&TcpStream)) -> CopiedPerByte {
-        let listener = self.kernel.enter(|| KernelListener::bind("10.9.0.1:9")).unwrap().unwrap();
+        let listener =
+            self.kernel.netns.enter(|| KernelListener::bind("10.9.0.1:9")).unwrap().unwrap();
         let out = connect(&vs(&self.host, "v"), addr("10.9.0.1:9"));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -86,6 +70,7 @@ impl Lab {
             scope.spawn(|| {
                 let mut to = self
                     .kernel
+                    .netns
                     .enter(|| KernelStream::connect_timeout(&addr("10.9.0.2:9"), PATIENCE))
                     .unwrap()
                     .unwrap();
@@ -100,19 +85,6 @@ impl Lab {
         });
         copied_per_byte(&self.host.snapshot())
     }
-}
-
-fn address(netlink: &mut Netlink, name: &str) {
-    netlink.set_up(name, true).unwrap();
-    netlink.add_address(name, "10.9.0.1".parse().unwrap(), 24).unwrap();
-}
-
-fn start(nic: &str) -> Option<Host> {
-    let text = format!(
-        "[nic.eth0]\ndevice = \"w0\"\n{nic}\n[alias.data0]\nover = \"eth0\"\n\
-         [vserver.v]\naddresses = [\"data0 10.9.0.2/24\"]\n"
-    );
-    Host::start(config(&text)).map_err(|e| println!("SKIP: {e}")).ok()
 }
 
 fn pool_memory(stream: &TcpStream) {
@@ -153,7 +125,7 @@ const DATAGRAMS: usize = 200;
 
 /// The kernel reads each datagram that `send` makes, and answers; `receive` reads the answer.
 fn datagrams(lab: &Lab, send: impl Fn(&UdpSocket), receive: impl Fn(&UdpSocket)) -> CopiedPerByte {
-    let kernel = lab.kernel.enter(|| KernelUdp::bind("10.9.0.1:9")).unwrap().unwrap();
+    let kernel = lab.kernel.netns.enter(|| KernelUdp::bind("10.9.0.1:9")).unwrap().unwrap();
     kernel.set_read_timeout(Some(PATIENCE)).unwrap();
     let socket = UdpSocket::bind(&vs(&lab.host, "v"), addr("10.9.0.2:9")).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket as KernelUdp};
 use std::process::Command;
 
-use common::{PATIENCE, addr, config, echo_server, pattern, until, vs};
-use weft_drivers::ethtool::{Offload, set_offload};
+use common::kernel::{KERNEL_AT, Kernel, v_on};
+use common::{PATIENCE, addr, echo_server, pattern, until, vs};
 use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::Netns;
 use weft_vserver::net::{
@@ -18,48 +18,8 @@ use weft_vserver::net::{
 use weft_vserver::sockets::SocketQuery;
 use weft_vserver::{Host, Vserver};
 
-/// `k0` of the kernel's side at 10.9.0.1/24 and fd09::1/64, `w0` of weft's, joined by a cable.
-struct Cable {
-    kernel: Netns,
-    weft: Netns,
-}
-
-impl Cable {
-    fn new(queues: usize) -> Option<Cable> {
-        let (Ok(kernel), Ok(weft)) = (Netns::new(), Netns::new()) else {
-            println!("SKIP: network namespaces need root");
-            return None;
-        };
-        let (k, w) = (kernel.clone(), weft.clone());
-        kernel
-            .enter(move || {
-                use std::os::fd::AsFd;
-                let mut netlink = Netlink::open().unwrap();
-                let near = VethEnd { name: "k0", netns: Some(k.as_fd()), mac: None };
-                let far = VethEnd { name: "w0", netns: Some(w.as_fd()), mac: None };
-                netlink.add_veth(&near, &far, queues, 1500).unwrap();
-                set_offload("k0", Offload::TxChecksum, false).unwrap();
-                address(&mut netlink, "k0");
-            })
-            .unwrap();
-        weft.enter(|| Netlink::open().unwrap().set_up("w0", true).unwrap()).unwrap();
-        Some(Cable { kernel, weft })
-    }
-
-    fn host(&self, nic: &str) -> Result<Host, weft_vserver::HostError> {
-        let text = format!(
-            "[nic.eth0]\ndevice = \"w0\"\n{nic}\n[alias.data0]\nover = \"eth0\"\n[vserver.v]\n\
-             addresses = [\"data0 10.9.0.2/24\", \"data0 fd09::2/64\"]\n\
-             [vserver.v.limits]\nraw_sockets = 8\n"
-        );
-        self.weft.enter(|| Host::start(config(&text))).unwrap()
-    }
-}
-
-fn address(netlink: &mut Netlink, name: &str) {
-    netlink.set_up(name, true).unwrap();
-    netlink.add_address(name, "10.9.0.1".parse().unwrap(), 24).unwrap();
-    netlink.add_address(name, "fd09::1".parse().unwrap(), 64).unwrap();
+fn host(kernel: &Kernel, nic: &str) -> Option<Host> {
+    kernel.start(&(v_on(nic) + "[vserver.v.limits]\nraw_sockets = 8\n"))
 }
 
 fn kernel_echo(kernel: &Netns, to: &str) {
@@ -94,65 +54,48 @@ fn serves(host: &Host, kernel: &Netns) {
 #[test]
 fn af_xdp_in_every_way_of_waiting() {
     for poll in ["interrupt", "adaptive", "busy"] {
-        let Some(cable) = Cable::new(1) else { return };
-        let host = match cable.host(&format!("poll = \"{poll}\"")) {
-            Ok(host) => host,
-            Err(e) => return println!("SKIP: {e}"),
-        };
-        serves(&host, &cable.kernel);
-        drop(host);
+        let Some(kernel) = Kernel::behind_cable(1, &KERNEL_AT) else { return };
+        let Some(first) = host(&kernel, &format!("poll = \"{poll}\"")) else { return };
+        serves(&first, &kernel.netns);
+        drop(first);
         // The queue and the NIC's program are free at once.
-        drop(cable.host("").unwrap());
+        assert!(host(&kernel, "").is_some());
     }
 }
 
 #[test]
 fn several_queues_of_one_nic() {
-    let Some(cable) = Cable::new(2) else { return };
-    let host = match cable.host("queues = 2") {
-        Ok(host) => host,
-        Err(e) => return println!("SKIP: {e}"),
-    };
+    let Some(kernel) = Kernel::behind_cable(2, &KERNEL_AT) else { return };
+    let Some(host) = host(&kernel, "queues = 2") else { return };
     assert_eq!(host.snapshot().nics[0].queues, 2);
-    serves(&host, &cable.kernel);
+    serves(&host, &kernel.netns);
     for _ in 0..8 {
-        kernel_echo(&cable.kernel, "10.9.0.2:7");
+        kernel_echo(&kernel.netns, "10.9.0.2:7");
     }
 }
 
 #[test]
 fn af_packet_beside_the_kernel() {
-    let Some(cable) = Cable::new(1) else { return };
-    match cable.host("driver = \"packet\"") {
-        Ok(host) => serves(&host, &cable.kernel),
-        Err(e) => println!("SKIP: {e}"),
-    }
+    let Some(kernel) = Kernel::behind_cable(1, &KERNEL_AT) else { return };
+    let Some(host) = host(&kernel, "driver = \"packet\"") else { return };
+    serves(&host, &kernel.netns);
 }
 
 #[test]
 fn tap_and_tun_in_the_namespace_of_the_caller() {
     for driver in ["tap", "tun"] {
-        let Some(mut cable) = Cable::new(1) else { return };
-        cable.weft = cable.kernel.clone();
-        let move_away = |netlink: &mut Netlink| netlink.delete_link("k0").unwrap();
-        cable.kernel.enter(|| move_away(&mut Netlink::open().unwrap())).unwrap();
-        let host = match cable.host(&format!("driver = \"{driver}\"")) {
-            Ok(host) => host,
-            Err(e) => return println!("SKIP: {e}"),
-        };
-        cable.kernel.enter(|| address(&mut Netlink::open().unwrap(), "w0")).unwrap();
-        serves(&host, &cable.kernel);
+        let Some(kernel) = Kernel::beside(&KERNEL_AT) else { return };
+        let Some(host) = host(&kernel, &format!("driver = \"{driver}\"")) else { return };
+        serves(&host, &kernel.netns);
     }
 }
 
 #[test]
 fn link_changes_reach_the_host() {
-    let Some(cable) = Cable::new(1) else { return };
-    let Ok(host) = cable.host("driver = \"packet\"") else {
-        return println!("SKIP: AF_PACKET cannot be had");
-    };
+    let Some(kernel) = Kernel::behind_cable(1, &KERNEL_AT) else { return };
+    let Some(host) = host(&kernel, "driver = \"packet\"") else { return };
     let change = |f: &(dyn Fn(&mut Netlink) + Sync)| {
-        cable.weft.enter(|| f(&mut Netlink::open().unwrap())).unwrap();
+        kernel.weft.enter(|| f(&mut Netlink::open().unwrap())).unwrap();
     };
     assert!(host.snapshot().nics[0].up);
     change(&|n| n.set_mtu("w0", 1400).unwrap());
@@ -182,31 +125,11 @@ fn link_changes_reach_the_host() {
 /// super-segments; each with the kernel's namespace.
 fn with_hosts(f: impl Fn(&Host, &Vserver, &Netns)) {
     for driver in ["packet", "tun"] {
-        let Some(mut cable) = Cable::new(1) else { return };
-        if driver == "tun" {
-            cable.weft = cable.kernel.clone();
-            let move_away = |netlink: &mut Netlink| netlink.delete_link("k0").unwrap();
-            cable.kernel.enter(|| move_away(&mut Netlink::open().unwrap())).unwrap();
-        }
-        let host = match cable.host(&format!("driver = \"{driver}\"")) {
-            Ok(host) => host,
-            Err(e) => {
-                println!("SKIP: {driver}: {e}");
-                continue;
-            }
-        };
-        if driver == "tun" {
-            cable.kernel.enter(|| address(&mut Netlink::open().unwrap(), "w0")).unwrap();
-        }
+        let Some(kernel) = Kernel::of_driver(driver, 1) else { return };
+        let Some(host) = host(&kernel, &format!("driver = \"{driver}\"")) else { continue };
         let v = vs(&host, "v");
-        let six = IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, 2]);
-        until("IPv6 address", || v.addresses().contains(&six));
-        let pings = || {
-            let ping = Command::new("ping").args(["-c", "1", "-W", "5", "fd09::2"]).output();
-            ping.is_ok_and(|o| o.status.success())
-        };
-        until("IPv6 of the kernel", || cable.kernel.enter(pings).unwrap());
-        f(&host, &v, &cable.kernel);
+        kernel.until_ready(&v);
+        f(&host, &v, &kernel.netns);
     }
 }
 

@@ -7,13 +7,12 @@ mod common;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as KernelStream, UdpSocket as KernelUdp};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::kernel::{cable, namespace};
 use common::{PATIENCE, config};
-use weft_drivers::ethtool::{Offload, set_offload};
-use weft_drivers::netlink::{Netlink, VethEnd};
+use weft_drivers::netlink::Netlink;
 use weft_drivers::netns::Netns;
 use weft_vserver::Host;
 use weft_vserver::net::AnyOptions;
@@ -23,23 +22,12 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 9);
 
 /// The kernel as gateway 10.n.255.1 and as the client behind it, on the cable k0 to wn.
 fn gateway(n: u8, weft: &Netns) -> Option<Netns> {
-    let kernel = Netns::new().ok()?;
-    let (k, w) = (kernel.clone(), weft.clone());
-    let cable = move || {
-        let far = format!("w{n}");
-        let near = VethEnd { name: "k0", netns: Some(k.as_fd()), mac: None };
-        let far = VethEnd { name: &far, netns: Some(w.as_fd()), mac: None };
-        let mut netlink = Netlink::open().unwrap();
-        netlink.add_veth(&near, &far, 2, 1500).unwrap();
-        set_offload("k0", Offload::TxChecksum, false).unwrap();
-        netlink.set_up("k0", true).unwrap();
-        // The first address is what the kernel speaks from.
-        netlink.add_address("k0", CLIENT.into(), 24).unwrap();
-        netlink.add_address("k0", [10, n, 255, 1].into(), 32).unwrap();
-        netlink.add_route([10, n, 0, 0].into(), 16, None, Some("k0")).unwrap();
-    };
-    kernel.enter(cable).unwrap();
-    weft.enter(|| Netlink::open().unwrap().set_up(&format!("w{n}"), true).unwrap()).unwrap();
+    let kernel = namespace()?;
+    // The first address is what the kernel speaks from.
+    let addresses = [format!("{CLIENT}/24"), format!("10.{n}.255.1/32")];
+    cable(&kernel, weft, &format!("w{n}"), 2, &[&addresses[0], &addresses[1]]);
+    let route = || Netlink::open().unwrap().add_route([10, n, 0, 0].into(), 16, None, Some("k0"));
+    kernel.enter(route).unwrap().unwrap();
     Some(kernel)
 }
 
@@ -59,9 +47,7 @@ fn text() -> String {
 
 #[test]
 fn one_listener_answers_the_same_client_address_by_the_gateway_of_each_vserver() {
-    let Ok(weft) = Netns::new() else {
-        return println!("SKIP: network namespaces need root");
-    };
+    let Some(weft) = namespace() else { return };
     let (Some(red), Some(blue)) = (gateway(1, &weft), gateway(2, &weft)) else { return };
     let host = match weft.enter(|| Host::start(config(&text()))).unwrap() {
         Ok(host) => host,

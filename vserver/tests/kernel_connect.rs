@@ -6,17 +6,19 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, TcpListener as KernelListener, UdpSocket as KernelSocket};
+use std::net::{IpAddr, Shutdown, TcpListener as KernelListener, UdpSocket as KernelSocket};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use common::kernel::Kernel;
 use common::{PATIENCE, addr, config, echo, pattern, until, vs};
 use mio::{Events, Interest, Poll, Token};
-use weft_drivers::netlink::Netlink;
-use weft_drivers::netns::Netns;
+use weft_stack::socket::Readiness;
+use weft_vserver::app::{Cx, Service, SocketId, TcpError, TcpOption};
 use weft_vserver::change::{Changes, Options};
-use weft_vserver::net::{Connecting, Form, TcpConnect, TcpStream, UdpAnswer, UdpRequest};
+use weft_vserver::net::{Connecting, Form, Poller, TcpConnect, TcpStream, UdpAnswer, UdpRequest};
 use weft_vserver::{Host, Vserver};
 
 /// Our addresses; the kernel is `10.9.0.11` to `10.9.0.15`, and the same in `fd09::/64`.
@@ -27,7 +29,7 @@ const THEIRS: [&str; 5] = ["10.9.0.11", "10.9.0.12", "10.9.0.13", "10.9.0.14", "
 struct Lab {
     host: Arc<Host>,
     v: Vserver,
-    kernel: Netns,
+    kernel: Kernel,
 }
 
 fn text(connect: &str) -> String {
@@ -44,27 +46,12 @@ fn text(connect: &str) -> String {
 
 impl Lab {
     fn new(connect: &str) -> Option<Lab> {
-        let Ok(kernel) = Netns::new() else {
-            println!("SKIP: network namespaces need root");
-            return None;
-        };
-        let host = match kernel.enter(|| Host::start(config(&text(connect)))).unwrap() {
-            Ok(host) => Arc::new(host),
-            Err(e) => {
-                println!("SKIP: {e}");
-                return None;
-            }
-        };
-        let addresses = || {
-            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-            let mut netlink = Netlink::open().unwrap();
-            netlink.set_up("w0", true).unwrap();
-            for n in 11..=15 {
-                netlink.add_address("w0", IpAddr::from([10, 9, 0, n]), 24).unwrap();
-            }
-            netlink.add_address("w0", "fd09::11".parse().unwrap(), 64).unwrap();
-        };
-        kernel.enter(addresses).unwrap();
+        let mut addresses = THEIRS.map(|a| format!("{a}/24")).to_vec();
+        addresses.push(String::from("fd09::11/64"));
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let kernel = Kernel::beside(&addresses)?;
+        let host = Arc::new(kernel.start(&text(connect))?);
+        kernel.netns.set_sysctl("net/ipv4/ip_forward", "1").unwrap();
         let v = vs(&host, "v");
         until("IPv6 address", || v.addresses().contains(&"fd09::2".parse().unwrap()));
         let lab = Lab { host, v, kernel };
@@ -73,7 +60,7 @@ impl Lab {
     }
 
     fn echo(&self) {
-        let listener = self.kernel.enter(|| KernelListener::bind("[::]:7").unwrap()).unwrap();
+        let listener = self.kernel.netns.enter(|| KernelListener::bind("[::]:7").unwrap()).unwrap();
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 std::thread::spawn(move || {
@@ -85,7 +72,7 @@ impl Lab {
 
     fn ip(&self, words: &str) {
         let run = || Command::new("ip").args(words.split_whitespace()).output().unwrap();
-        let out = self.kernel.enter(run).unwrap();
+        let out = self.kernel.netns.enter(run).unwrap();
         assert!(out.status.success(), "ip {words}: {}", String::from_utf8_lossy(&out.stderr));
     }
 
@@ -97,7 +84,8 @@ impl Lab {
 
     /// A name server at 10.9.0.15: names to addresses, and addresses to names.
     fn dns(&self, names: &[(&str, &[&str])]) {
-        let socket = self.kernel.enter(|| KernelSocket::bind("10.9.0.15:53").unwrap()).unwrap();
+        let socket =
+            self.kernel.netns.enter(|| KernelSocket::bind("10.9.0.15:53").unwrap()).unwrap();
         let names: BTreeMap<String, Vec<IpAddr>> = names
             .iter()
             .map(|(n, all)| ((*n).to_owned(), all.iter().map(|a| a.parse().unwrap()).collect()))
@@ -117,7 +105,7 @@ impl Lab {
     /// Connections that the kernel has with us, in any state: one per line that names our network.
     fn kernel_connections(&self) -> usize {
         let read = || std::fs::read_to_string("/proc/thread-self/net/tcp6").unwrap();
-        let text = self.kernel.enter(read).unwrap();
+        let text = self.kernel.netns.enter(read).unwrap();
         // Local port 7, and not the listener.
         text.lines().filter(|l| l.contains(":0007 ") && !l.contains(":0000 0A")).count()
     }
@@ -208,7 +196,7 @@ fn rst_and_icmp_are_followed_at_once() {
     let Some(lab) = Lab::new("form = \"weak\"\nattempt_delay_ms = 2000") else { return };
     lab.ip("route add unreachable 10.99.0.1");
     lab.ip("address add 10.98.0.1/32 dev lo");
-    let listener = lab.kernel.enter(|| KernelListener::bind("10.9.0.12:8").unwrap()).unwrap();
+    let listener = lab.kernel.netns.enter(|| KernelListener::bind("10.9.0.12:8").unwrap()).unwrap();
     lab.dns(&[("www.test", &["10.99.0.1", "10.98.0.1", "10.9.0.12"])]);
     let stream = TcpStream::connect_name(&lab.v, "www.test", 8).unwrap();
     assert_eq!(ends(&stream).1, "10.9.0.12");
@@ -338,6 +326,108 @@ fn a_connection_is_set_up_by_readiness_and_the_first_data_follows() {
     assert_eq!(lab.v.connect_history().len(), before);
 }
 
+/// Waits until something is told of the stream.
+fn reported(stream: &TcpStream) {
+    let (poller, mut ready) = (Poller::new().unwrap(), Vec::new());
+    poller.register(stream, Token(1), Interest::WRITABLE).unwrap();
+    until("readiness", || {
+        poller.wait(&mut ready, Some(PATIENCE)).unwrap();
+        !ready.is_empty()
+    });
+    assert!(ready[0].readiness.contains(Readiness::WRITABLE), "{ready:?}");
+    poller.deregister(stream).unwrap();
+}
+
+#[test]
+fn a_stream_that_was_started_tells_what_becomes_of_the_race_and_nothing_of_its_attempts() {
+    let Some(lab) = Lab::new("form = \"weak\"\nattempt_delay_ms = 20") else { return };
+    lab.dead("10.9.0.2", "10.9.0.11");
+    lab.dead("10.9.0.3", "10.9.0.11");
+    let to = addr("10.9.0.11:7");
+    let stream = TcpStream::start_connect(&lab.v, None, to).unwrap();
+    stream.set_nodelay(true).unwrap();
+    reported(&stream);
+    assert!(stream.take_error().unwrap().is_none());
+    assert_eq!(ends(&stream), ("10.9.0.4".into(), "10.9.0.11".into()));
+    assert!(stream.nodelay().unwrap(), "set before another attempt had the handle");
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    echo(&stream, &pattern(100_000));
+    let counters = ["ConnectAttempts", "ConnectCancelled", "ConnectWonByLater", "ConnectLost"];
+    assert_eq!(counters.map(|name| lab.counter(name)), [3, 2, 1, 0]);
+    assert_eq!(lab.kernel_connections(), 1, "the others were never there");
+
+    // Each attempt is refused at once; the caller hears of it when none is left.
+    let refused = TcpStream::start_connect(&lab.v, None, addr("10.9.0.12:9")).unwrap();
+    reported(&refused);
+    let error = refused.take_error().unwrap().unwrap();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!((lab.counter("ConnectRefused"), lab.counter("ConnectLost")), (3, 1));
+
+    // Given up half way, nothing stays.
+    lab.dead("10.9.0.4", "10.9.0.11");
+    drop(TcpStream::start_connect(&lab.v, None, to).unwrap());
+    assert_eq!((lab.counter("ConnectLost"), lab.counter("ConnectUnraced")), (2, 0));
+    // Whoever shuts it down has that attempt, and no other.
+    let shut = TcpStream::start_connect(&lab.v, None, to).unwrap();
+    shut.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(lab.counter("ConnectLost"), 3);
+}
+
+/// What a service hears of the connections it begins.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Connected(String, String),
+    Closed(Option<TcpError>),
+    Echo(usize),
+}
+
+/// Connects to an echo from its first callback on, then to where nobody listens.
+struct Caller(Sender<Heard>);
+
+impl Service for Caller {
+    fn start(&mut self, cx: &mut Cx<'_>) {
+        let id = cx.connect(None, addr("10.9.0.11:7")).unwrap();
+        assert!(cx.set_option(id, TcpOption::NoDelay(true)));
+        // Given up at once: no callback follows.
+        let other = cx.connect(None, addr("10.9.0.11:7")).unwrap();
+        cx.close(other);
+    }
+
+    fn connected(&mut self, cx: &mut Cx<'_>, conn: SocketId) {
+        let (local, peer) = cx.addrs(conn).unwrap();
+        let _ = self.0.send(Heard::Connected(local.ip().to_string(), peer.ip().to_string()));
+        assert_eq!(cx.send(conn, b"hello"), Ok(5));
+    }
+
+    fn readable(&mut self, cx: &mut Cx<'_>, id: SocketId) {
+        let got = cx.recv(id, &mut [0; 64]).unwrap();
+        let _ = self.0.send(Heard::Echo(got));
+        cx.close(id);
+        cx.connect(None, addr("10.9.0.12:9")).unwrap();
+    }
+
+    fn closed(&mut self, _: &mut Cx<'_>, _: SocketId, error: Option<TcpError>) {
+        let _ = self.0.send(Heard::Closed(error));
+    }
+}
+
+#[test]
+fn a_service_hears_what_becomes_of_the_race_that_its_connection_is() {
+    let Some(lab) = Lab::new("form = \"weak\"\nattempt_delay_ms = 20") else { return };
+    lab.dead("10.9.0.2", "10.9.0.11");
+    lab.dead("10.9.0.3", "10.9.0.11");
+    let (sender, heard) = channel();
+    let service = lab.host.run_service(&lab.v, |_| Caller(sender.clone())).unwrap();
+    let next = || heard.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(next(), Heard::Connected("10.9.0.4".into(), "10.9.0.11".into()));
+    assert_eq!(next(), Heard::Echo(5));
+    assert_eq!(next(), Heard::Closed(Some(TcpError::Refused)));
+    let counters = ["ConnectRaces", "ConnectWonByLater", "ConnectRefused", "ConnectLost"];
+    assert_eq!(counters.map(|name| lab.counter(name)), [3, 1, 3, 2]);
+    assert!(service.is_running() && heard.try_recv().is_err());
+}
+
 #[test]
 fn a_request_of_one_datagram_is_repeated_over_pairs_where_it_may_be() {
     let Some(lab) = Lab::new("form = \"full\"\nattempt_delay_ms = 20\nanswer_timeout_ms = 400")
@@ -345,7 +435,7 @@ fn a_request_of_one_datagram_is_repeated_over_pairs_where_it_may_be() {
         return;
     };
     let serve = |at: &'static str| {
-        let socket = lab.kernel.enter(|| KernelSocket::bind(at).unwrap()).unwrap();
+        let socket = lab.kernel.netns.enter(|| KernelSocket::bind(at).unwrap()).unwrap();
         std::thread::spawn(move || {
             let mut buf = [0; 64];
             while let Ok((len, from)) = socket.recv_from(&mut buf) {

@@ -6,14 +6,12 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::net::{SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
 use std::os::fd::AsFd;
-use std::process::Command;
 
-use common::{PATIENCE, addr, config, connect, echo, echo_server, pattern, until, vs};
+use common::kernel::{KERNEL_AT, Kernel, v_on};
+use common::{PATIENCE, addr, connect, echo, echo_server, pattern, vs};
 use rustix::net::{AddressFamily, SendFlags, SocketType, sendto, socket};
-use weft_drivers::netlink::Netlink;
-use weft_drivers::netns::Netns;
 use weft_stack::socket::tcp::EcnState;
 use weft_vserver::net::{TcpConnect, TcpStream};
 use weft_vserver::sockets::SocketQuery;
@@ -27,44 +25,17 @@ const KERNELS: [&str; 2] = ["10.9.0.1:7", "[fd09::1]:7"];
 struct Pair {
     host: Host,
     v: Vserver,
-    kernel: Netns,
+    kernel: Kernel,
 }
 
 impl Pair {
     /// `tcp` are keys of `[vserver.v.tcp]`.
     fn new(tcp: &str) -> Option<Pair> {
-        let Ok(kernel) = Netns::new() else {
-            println!("SKIP: network namespaces need root");
-            return None;
-        };
-        let text = format!(
-            "[nic.eth0]\ndevice = \"w0\"\ndriver = \"tun\"\n[alias.data0]\nover = \"eth0\"\n\
-             [vserver.v]\naddresses = [\"data0 10.9.0.2/24\", \"data0 fd09::2/64\"]\n\
-             [vserver.v.tcp]\n{tcp}\n"
-        );
-        let host = match kernel.enter(|| Host::start(config(&text))).unwrap() {
-            Ok(host) => host,
-            Err(e) => {
-                println!("SKIP: {e}");
-                return None;
-            }
-        };
-        let addresses = || {
-            let mut netlink = Netlink::open().unwrap();
-            netlink.set_up("w0", true).unwrap();
-            netlink.add_address("w0", "10.9.0.1".parse().unwrap(), 24).unwrap();
-            netlink.add_address("w0", "fd09::1".parse().unwrap(), 64).unwrap();
-        };
-        kernel.enter(addresses).unwrap();
+        let kernel = Kernel::beside(&KERNEL_AT)?;
+        let host =
+            kernel.start(&format!("{}[vserver.v.tcp]\n{tcp}\n", v_on("driver = \"tun\"")))?;
         let v = vs(&host, "v");
-        let six = IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, 2]);
-        until("IPv6 address", || v.addresses().contains(&six));
-        // It drops what comes in its first moments.
-        let pings = || {
-            let ping = Command::new("ping").args(["-c", "1", "-W", "5", "fd09::2"]).output();
-            ping.is_ok_and(|o| o.status.success())
-        };
-        until("IPv6 of the kernel", || kernel.enter(pings).unwrap());
+        kernel.until_ready(&v);
         echo_server(&v, addr("[::]:7"));
         Some(Pair { host, v, kernel })
     }
@@ -72,7 +43,7 @@ impl Pair {
     /// A counter of the kernel.
     fn kernel_counter(&self, name: &str) -> u64 {
         let read = || std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
-        let text = self.kernel.enter(read).unwrap();
+        let text = self.kernel.netns.enter(read).unwrap();
         let lines: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
         let of = |pair: &[Vec<&str>]| {
@@ -88,7 +59,7 @@ impl Pair {
 
     /// What an echo client of the kernel's moves both ways.
     fn kernel_client(&self, to: &str) -> KernelStream {
-        let stream = self.kernel.enter(|| KernelStream::connect(addr(to)).unwrap()).unwrap();
+        let stream = self.kernel.netns.enter(|| KernelStream::connect(addr(to)).unwrap()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (bytes, mut got) = (pattern(300_000), vec![0; 300_000]);
         std::thread::scope(|scope| {
@@ -101,7 +72,8 @@ impl Pair {
 
     fn kernel_echoes(&self) {
         for at in KERNELS {
-            let listener = self.kernel.enter(|| KernelListener::bind(addr(at)).unwrap()).unwrap();
+            let listener =
+                self.kernel.netns.enter(|| KernelListener::bind(addr(at)).unwrap()).unwrap();
             std::thread::spawn(move || {
                 while let Ok((stream, _)) = listener.accept() {
                     std::thread::spawn(move || {
@@ -135,7 +107,7 @@ fn congestion_marks_are_agreed_with_the_kernel_in_both_directions() {
         ("accurate", "3", "accurate", EcnState::Accurate),
     ] {
         let Some(pair) = Pair::new(&format!("ecn = \"{mode}\"")) else { return };
-        if pair.kernel.set_sysctl("net/ipv4/tcp_ecn", kernel).is_err() {
+        if pair.kernel.netns.set_sysctl("net/ipv4/tcp_ecn", kernel).is_err() {
             println!("SKIP: this kernel has no tcp_ecn={kernel}");
             continue;
         }
@@ -165,7 +137,7 @@ fn congestion_marks_are_agreed_with_the_kernel_in_both_directions() {
 #[test]
 fn fast_open_with_the_kernel_as_client() {
     let Some(pair) = Pair::new("fast_open = \"server\"") else { return };
-    pair.kernel.set_sysctl("net/ipv4/tcp_fastopen", "1").unwrap();
+    pair.kernel.netns.set_sysctl("net/ipv4/tcp_fastopen", "1").unwrap();
     const MSG_FASTOPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
     for to in OURS {
         // The first asks for a cookie, the others bring it.
@@ -173,7 +145,7 @@ fn fast_open_with_the_kernel_as_client() {
             let family =
                 if addr(to).is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let open = || socket(family, SocketType::STREAM, None).unwrap();
-            let fd = pair.kernel.enter(open).unwrap();
+            let fd = pair.kernel.netns.enter(open).unwrap();
             assert_eq!(sendto(fd.as_fd(), b"data of a SYN", MSG_FASTOPEN, &addr(to)), Ok(13));
             let mut stream = KernelStream::from(fd);
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -194,7 +166,7 @@ fn fast_open_with_the_kernel_as_client() {
 fn fast_open_with_the_kernel_as_server() {
     let Some(pair) = Pair::new("fast_open = \"client\"") else { return };
     // Every listener of this kernel takes data of a SYN, unasked.
-    pair.kernel.set_sysctl("net/ipv4/tcp_fastopen", "0x403").unwrap();
+    pair.kernel.netns.set_sysctl("net/ipv4/tcp_fastopen", "0x403").unwrap();
     pair.kernel_echoes();
     for to in KERNELS {
         for round in 0..3 {
@@ -221,7 +193,7 @@ fn fast_open_with_the_kernel_as_server() {
 #[test]
 fn syn_cookies_of_either_side_keep_scale_sack_and_marks() {
     let Some(pair) = Pair::new("syn_cookies = \"always\"\necn = \"classic\"") else { return };
-    pair.kernel.set_sysctl("net/ipv4/tcp_ecn", "1").unwrap();
+    pair.kernel.netns.set_sysctl("net/ipv4/tcp_ecn", "1").unwrap();
     for to in OURS {
         let stream = pair.kernel_client(to);
         let filter = format!("sport 7 and dport {}", stream.local_addr().unwrap().port());
@@ -235,7 +207,7 @@ fn syn_cookies_of_either_side_keep_scale_sack_and_marks() {
     assert_eq!(pair.counter("TcpExtSyncookiesRecv"), 2);
     assert_eq!(pair.counter("TcpExtSyncookiesFailed"), 0);
     // 2: the kernel answers with cookies whether it has to or not.
-    pair.kernel.set_sysctl("net/ipv4/tcp_syncookies", "2").unwrap();
+    pair.kernel.netns.set_sysctl("net/ipv4/tcp_syncookies", "2").unwrap();
     pair.kernel_echoes();
     for to in KERNELS {
         let stream = connect(&pair.v, addr(to));

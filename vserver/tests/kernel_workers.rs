@@ -8,13 +8,10 @@ use std::io::{Read, Write};
 use std::net::{
     IpAddr, TcpListener as KernelListener, TcpStream as KernelStream, UdpSocket as KernelUdp,
 };
-use std::os::fd::AsFd;
-use std::process::Command;
 
-use common::{PATIENCE, addr, config, connect, echo, echo_server, pattern, until, vs};
-use weft_drivers::ethtool::{Offload, set_offload};
-use weft_drivers::netlink::{Netlink, VethEnd};
-use weft_drivers::netns::Netns;
+use common::kernel::{Kernel, v_on};
+use common::{PATIENCE, addr, connect, echo, echo_server, pattern, until, vs};
+use weft_drivers::netlink::Netlink;
 use weft_vserver::net::{Family, IcmpSocket, SourceFilter, UdpSocket};
 use weft_vserver::{Host, Vserver};
 
@@ -24,67 +21,26 @@ const OURS: [&str; 2] = ["10.9.0.2:7", "[fd09::2]:7"];
 struct Pair {
     host: Host,
     v: Vserver,
-    kernel: Netns,
-}
-
-fn address(name: &str) {
-    let mut netlink = Netlink::open().unwrap();
-    netlink.set_up(name, true).unwrap();
-    netlink.add_address(name, "10.9.0.1".parse().unwrap(), 24).unwrap();
-    netlink.add_address(name, "fd09::1".parse().unwrap(), 64).unwrap();
+    kernel: Kernel,
 }
 
 impl Pair {
     /// `driver` with `queues` queues, served by `workers` workers; of AF_XDP on a veth.
     fn new(driver: &str, queues: usize, workers: usize) -> Option<Pair> {
-        let (Ok(kernel), Ok(other)) = (Netns::new(), Netns::new()) else {
-            println!("SKIP: network namespaces need root");
-            return None;
-        };
-        let veth = driver == "af-xdp" || driver == "packet";
-        let weft = if veth { other } else { kernel.clone() };
-        if veth {
-            let (k, w) = (kernel.clone(), weft.clone());
-            let cable = move || {
-                let near = VethEnd { name: "k0", netns: Some(k.as_fd()), mac: None };
-                let far = VethEnd { name: "w0", netns: Some(w.as_fd()), mac: None };
-                Netlink::open().unwrap().add_veth(&near, &far, queues, 1500).unwrap();
-                set_offload("k0", Offload::TxChecksum, false).unwrap();
-                address("k0");
-            };
-            kernel.enter(cable).unwrap();
-            weft.enter(|| Netlink::open().unwrap().set_up("w0", true).unwrap()).unwrap();
-        }
-        let text = format!(
-            "[workers]\ncount = {workers}\nframes = 4096\n\
-             [nic.eth0]\ndevice = \"w0\"\ndriver = \"{driver}\"\nqueues = {queues}\n\
-             [alias.data0]\nover = \"eth0\"\n\
-             [vserver.v]\naddresses = [\"data0 10.9.0.2/24\", \"data0 fd09::2/64\"]\n"
-        );
-        let host = match weft.enter(|| Host::start(config(&text))).unwrap() {
-            Ok(host) => host,
-            Err(e) => {
-                println!("SKIP: {driver}: {e}");
-                return None;
-            }
-        };
-        if !veth {
-            kernel.enter(|| address("w0")).unwrap();
-        }
+        let kernel = Kernel::of_driver(driver, queues)?;
+        let nic = format!("driver = \"{driver}\"\nqueues = {queues}");
+        let workers = format!("[workers]\ncount = {workers}\nframes = 4096\n");
+        let host = kernel.start(&(v_on(&nic) + &workers))?;
         let v = vs(&host, "v");
-        let six = IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, 2]);
-        until("IPv6 address", || v.addresses().contains(&six));
-        let pair = Pair { host, v, kernel };
-        until("IPv6 of the kernel", || pair.kernel_pings("56", "fd09::2"));
-        Some(pair)
+        kernel.until_ready(&v);
+        Some(Pair { host, v, kernel })
     }
 
     fn kernel_pings(&self, size: &str, to: &str) -> bool {
         // With a deadline it waits for three answers; else for two round trips after the last
         // question, which a busy machine exceeds.
         let args = ["-c", "3", "-i", "0.01", "-w", "5", "-s", size, to];
-        let output = self.kernel.enter(|| Command::new("ping").args(args).output()).unwrap();
-        output.is_ok_and(|o| o.status.success())
+        self.kernel.ping(&args)
     }
 
     /// Both directions, both families, every protocol.
@@ -124,6 +80,7 @@ impl Pair {
                         scope.spawn(|| {
                             let stream = self
                                 .kernel
+                                .netns
                                 .enter(|| KernelStream::connect_timeout(&addr(to), PATIENCE))
                                 .unwrap()
                                 .unwrap();
@@ -144,7 +101,8 @@ impl Pair {
 
     fn ask_the_kernel(&self) {
         for at in ["10.9.0.1:0", "[fd09::1]:0"] {
-            let listener = self.kernel.enter(|| KernelListener::bind(addr(at)).unwrap()).unwrap();
+            let listener =
+                self.kernel.netns.enter(|| KernelListener::bind(addr(at)).unwrap()).unwrap();
             let at = listener.local_addr().unwrap();
             std::thread::spawn(move || {
                 for stream in listener.incoming().take(8) {
@@ -168,7 +126,8 @@ impl Pair {
             for len in [1, 1400, 5000] {
                 let socket = UdpSocket::bind(&self.v, addr(to)).unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
-                let asker = self.kernel.enter(|| KernelUdp::bind(addr(any)).unwrap()).unwrap();
+                let asker =
+                    self.kernel.netns.enter(|| KernelUdp::bind(addr(any)).unwrap()).unwrap();
                 asker.set_read_timeout(Some(PATIENCE)).unwrap();
                 let sent = pattern(len);
                 asker.send_to(&sent, socket.local_addr().unwrap()).unwrap();
@@ -226,7 +185,7 @@ fn groups_reach_the_worker_of_the_port() {
     let Some(pair) = Pair::new("af-xdp", 2, 4) else { return };
     let group: IpAddr = "239.1.2.3".parse().unwrap();
     let alias = pair.v.alias("data0").unwrap();
-    let sender = pair.kernel.enter(|| KernelUdp::bind(addr("10.9.0.1:0")).unwrap()).unwrap();
+    let sender = pair.kernel.netns.enter(|| KernelUdp::bind(addr("10.9.0.1:0")).unwrap()).unwrap();
     for port in 9000..9008 {
         let socket = UdpSocket::bind(&pair.v, addr(&format!("0.0.0.0:{port}"))).unwrap();
         socket.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
@@ -248,12 +207,13 @@ fn groups_reach_the_worker_of_the_port() {
 fn a_link_that_went_is_down_for_every_worker_and_comes_back() {
     let Some(pair) = Pair::new("af-xdp", 2, 4) else { return };
     let down = |up| {
-        pair.kernel.enter(|| Netlink::open().unwrap().set_up("k0", up).unwrap()).unwrap();
+        pair.kernel.netns.enter(|| Netlink::open().unwrap().set_up("k0", up).unwrap()).unwrap();
         until("change of the link", || pair.host.snapshot().nics[0].up == up);
     };
     down(false);
     down(true);
     pair.kernel
+        .netns
         .enter(|| {
             let mut netlink = Netlink::open().unwrap();
             netlink.add_address("k0", "fd09::1".parse().unwrap(), 64).ok();

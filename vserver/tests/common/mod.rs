@@ -1,5 +1,7 @@
-//! Two hosts joined by a memory pair.
-#![allow(missing_docs, dead_code, unreachable_pub)]
+//! What tests of hosts share: two hosts joined by a memory pair, echoes, cables.
+#![allow(missing_docs, dead_code, unreachable_pub, clippy::unwrap_used)]
+
+pub mod kernel;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
