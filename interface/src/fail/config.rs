@@ -11,6 +11,8 @@ pub use crate::tree::MEMBERS_MAX;
 
 /// The shortest failure detection time.
 pub const DETECT_MIN: Duration = Duration::from_millis(100);
+/// `flaps_max` of a group that says nothing of it, and of aliases that are bound to targets.
+pub(crate) const FLAPS_MAX: u8 = 2;
 /// Targets that probes of one group may be given.
 pub const TARGETS_MAX: usize = 64;
 
@@ -60,7 +62,7 @@ impl Default for GroupConfig {
             beyond: Vec::new(),
             hook: None,
             quiet: Duration::from_secs(40),
-            flaps_max: 2,
+            flaps_max: FLAPS_MAX,
         }
     }
 }

@@ -8,10 +8,10 @@ const WINDOW: Duration = Duration::from_mins(1);
 
 /// The last times of something, as many as its limit and one more.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Recent(VecDeque<Instant>);
+pub(crate) struct Recent(VecDeque<Instant>);
 
 impl Recent {
-    pub(super) fn push(&mut self, now: Instant, limit: u8) {
+    pub(crate) fn push(&mut self, now: Instant, limit: u8) {
         self.0.push_back(now);
         while self.0.len() > usize::from(limit) + 1 {
             self.0.pop_front();
@@ -19,7 +19,7 @@ impl Recent {
     }
 
     /// Until when there are more than `limit` within a minute; `more` to come are counted.
-    pub(super) fn too_many_until(&self, limit: u8, more: usize) -> Option<Instant> {
+    pub(crate) fn too_many_until(&self, limit: u8, more: usize) -> Option<Instant> {
         let first = (self.0.len() + more).checked_sub(usize::from(limit) + 1)?;
         self.0.get(first).map(|at| *at + WINDOW)
     }

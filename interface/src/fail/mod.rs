@@ -25,7 +25,7 @@
 //! [`Group::poll_handover`] and [`Group::poll_timeout`].
 
 pub mod config;
-mod damping;
+pub(crate) mod damping;
 mod duplicate;
 mod event;
 mod group;

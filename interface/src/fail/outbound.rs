@@ -127,12 +127,6 @@ pub fn destination_key(address: IpAddr) -> u64 {
     mix(word)
 }
 
-/// The same for what is no IP: of its destination MAC address.
-#[inline]
-pub fn mac_key(mac: crate::Mac) -> u64 {
-    mix(mac.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))
-}
-
 /// The finish of splitmix64.
 #[inline]
 fn mix(word: u64) -> u64 {

@@ -11,7 +11,8 @@ use weft_stack::time::Instant;
 use super::{Keeper, Where};
 use crate::events::What;
 use crate::fail::ProbeMode;
-use crate::fail::config::BeyondConfig;
+use crate::fail::config::{BeyondConfig, FLAPS_MAX};
+use crate::fail::damping::Recent;
 use crate::paths::{GroupHealth, GroupPath, PathsReport, ProbingPath, TargetMode, TargetPath};
 use crate::probe::{FarRow, ProbeConfig, ProbeMember, ProbeOutcome, ProbeTarget, Prober};
 use crate::tree::{Alias, Tree};
@@ -33,6 +34,12 @@ pub(super) struct Outlook {
     up: bool,
     /// What listeners know.
     failed: bool,
+    /// They heard once that it works.
+    worked: bool,
+    /// When they heard that it works again.
+    repairs: Recent,
+    /// It works again, and they are not to hear that before.
+    damped: Option<Instant>,
 }
 
 fn probes(config: &BeyondConfig) -> ProbeConfig {
@@ -71,6 +78,9 @@ impl Outlook {
             lost: Vec::new(),
             up: false,
             failed: true,
+            worked: false,
+            repairs: Recent::default(),
+            damped: None,
         }
     }
 
@@ -90,7 +100,7 @@ impl Outlook {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.prober.poll_timeout()
+        self.prober.poll_timeout().into_iter().chain(self.damped).min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
@@ -121,8 +131,16 @@ impl Outlook {
         self.prober.handle_bindings(now, 0, sources);
     }
 
+    /// Until when it is not said that it works again, because that was said too often in a minute.
+    /// Frames go on all the while, so that there is nothing to be lost by it.
+    fn withheld_until(&self, now: Instant, failed: bool) -> Option<Instant> {
+        let again = self.failed && !failed && self.worked;
+        let until = again.then(|| self.repairs.too_many_until(FLAPS_MAX, 1)).flatten();
+        until.filter(|until| now < *until)
+    }
+
     /// What became of targets, and of the alias.
-    fn take_events(&mut self) -> Vec<What> {
+    fn take_events(&mut self, now: Instant) -> Vec<What> {
         let mut events = Vec::new();
         while let Some((target, reached)) = self.prober.poll_beyond() {
             self.lost.retain(|lost| *lost != target);
@@ -134,8 +152,20 @@ impl Outlook {
             events.push(What::Notice { group: self.name.clone(), interface: None, text });
         }
         let failed = !self.up || self.lost.len() == self.config.targets.len();
-        if self.failed != failed {
+        let until = self.withheld_until(now, failed);
+        let before = std::mem::replace(&mut self.damped, until);
+        if self.damped.is_some() {
+            if before.is_none() {
+                let text = format!(
+                    "it came back more than {FLAPS_MAX} times in a minute; it is ok again when it is stable"
+                );
+                events.push(What::Notice { group: self.name.clone(), interface: None, text });
+            }
+        } else if self.failed != failed {
             self.failed = failed;
+            if !failed && std::mem::replace(&mut self.worked, true) {
+                self.repairs.push(now, FLAPS_MAX);
+            }
             let (group, signature) = (self.name.clone(), self.sign());
             let state = if failed { "failed" } else { "ok" };
             events.push(What::Group { group, signature, state: state.to_owned() });
@@ -250,7 +280,7 @@ impl Keeper {
             let outlook = &mut self.outlooks[at];
             outlook.set_mac(now, outlook.own.unwrap_or(mac), false);
             outlook.stand(now, up, &addresses);
-            let events = outlook.take_events();
+            let events = outlook.take_events(now);
             while let Some((_, frame)) = self.outlooks[at].prober.poll_transmit() {
                 self.send(Where::Link(link), frame);
             }

@@ -229,17 +229,7 @@ impl Prober {
         self.run(now);
     }
 
-    /// A data address that a member is reached by, from which it may ask; `None`: it has none.
-    pub fn handle_binding(&mut self, now: Instant, member: usize, address: Option<IpAddr>) {
-        let mut bound = self.members.get(member).map_or([None; 2], |m| m.binding);
-        match address {
-            Some(address) => bound[family(address)] = Some(address),
-            None => bound = [None; 2],
-        }
-        self.handle_bindings(now, member, bound);
-    }
-
-    /// The same of both families at once: IPv4, IPv6.
+    /// The data addresses that a member is reached by, from which it may ask: IPv4, IPv6.
     pub fn handle_bindings(&mut self, now: Instant, member: usize, bound: [Option<IpAddr>; 2]) {
         if let Some(member) = self.members.get_mut(member) {
             member.binding = bound;

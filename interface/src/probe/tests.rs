@@ -413,7 +413,7 @@ fn members_without_test_addresses_are_probed_by_arp() {
         let mut lab = Lab::new(&[(config, members)], vec![host(1, &[target])]);
         lab.run(S);
         assert_eq!(lab.states(), [Ok, Ok], "{target}");
-        lab.probers[0].handle_binding(lab.now, 0, Some(ip(data)));
+        bind(&mut lab, 0, Some(ip(data)));
         lab.run(S);
         assert_eq!(lab.states(), [Ok, Ok]);
         assert_eq!(lab.probers[0].report(lab.now).rows[0].address, Some(ip(data)));
@@ -426,13 +426,19 @@ fn members_without_test_addresses_are_probed_by_arp() {
     }
 }
 
+/// A member of the first group has this data address, or none.
+fn bind(lab: &mut Lab, member: usize, address: Option<IpAddr>) {
+    let of = |v6| address.filter(|a| a.is_ipv6() == v6);
+    lab.probers[0].handle_bindings(lab.now, member, [of(false), of(true)]);
+}
+
 /// Two members without test addresses, the first with a data address, and a target.
 fn neighbours(bound: bool) -> Lab {
     let config = ProbeConfig { method: ProbeMode::Arp, ..icmp(100, &["fe80::1"]) };
     let members = vec![member(0, 0, &[]), member(0, 1, &[])];
     let mut lab = Lab::new(&[(config, members)], vec![host(1, &["fe80::1"])]);
     if bound {
-        lab.probers[0].handle_binding(lab.now, 0, Some(ip("fe80::10")));
+        bind(&mut lab, 0, Some(ip("fe80::10")));
     }
     lab.run(S);
     assert_eq!(lab.states(), [Ok, Ok]);
@@ -490,7 +496,7 @@ fn answers_to_the_questions_of_others_raise_no_detection_time() {
 fn one_failure_after_the_other_is_found_within_the_detection_time() {
     let mut lab = neighbours(true);
     let addresses = ["fe80::10", "fe80::11"].map(ip);
-    lab.probers[0].handle_binding(lab.now, 1, Some(addresses[1]));
+    bind(&mut lab, 1, Some(addresses[1]));
     lab.run(S);
     for round in 0..15 {
         let (down, up) = (round % 2, 1 - round % 2);
@@ -499,12 +505,12 @@ fn one_failure_after_the_other_is_found_within_the_detection_time() {
         let found = lab.run_until(end, |l| l.state(down) == Failed);
         assert!(found, "round {round}, detection time {:?}", lab.probers[0].detect());
         assert_eq!(lab.state(up), Ok);
-        lab.probers[0].handle_binding(lab.now, down, None);
+        bind(&mut lab, down, None);
         lab.run(700 * MS);
         lab.mend(down);
         let end = lab.now + 200 * MS;
         assert!(lab.run_until(end, |l| l.states() == [Ok, Ok]), "round {round}");
-        lab.probers[0].handle_binding(lab.now, down, Some(addresses[down]));
+        bind(&mut lab, down, Some(addresses[down]));
         lab.run(300 * MS);
     }
     assert!(!is_raised(&lab));
@@ -514,7 +520,7 @@ fn transitive() -> Lab {
     let config = ProbeConfig { method: ProbeMode::Transitive, ..icmp(100, &["10.0.0.1"]) };
     let members = (0..3).map(|i| member(0, i, &[])).collect();
     let mut lab = Lab::new(&[(config, members)], vec![host(1, &["10.0.0.1"])]);
-    lab.probers[0].handle_binding(lab.now, 0, Some(ip("10.0.0.10")));
+    bind(&mut lab, 0, Some(ip("10.0.0.10")));
     lab.run(S);
     assert_eq!(lab.states(), [Ok, Ok, Ok]);
     lab

@@ -118,6 +118,47 @@ fn an_alias_that_is_bound_to_what_is_beyond_its_link_is_a_group_of_one_to_listen
 }
 
 #[test]
+fn an_alias_whose_targets_come_and_go_is_ok_again_when_they_are_stable() {
+    let spec = TreeSpec {
+        nics: vec![nic(0)],
+        aliases: vec![bound("data0", "eth0")],
+        ..TreeSpec::default()
+    };
+    let mut lab = Lab::alone(keeper(spec, 0));
+    lab.hosts[0].handle_alias_routers(lab.now, 0, &[ROUTER.into()]);
+    lab.hosts[0].handle_alias_address(lab.now, 0, [10, 0, 0, 5].into(), true);
+    run(&mut lab, Duration::from_secs(5), &[FAR]);
+    lab.events[0].clear();
+    // Five times in less than a minute, then for good.
+    let (from, mut told) = (lab.now, Vec::new());
+    let mut listen = |lab: &mut Lab| {
+        let all = std::mem::take(&mut lab.events[0]);
+        let states = all.into_iter().filter(|e| e.starts_with("group") || e.contains("a minute"));
+        told.extend(states.map(|e| (lab.now, e)));
+    };
+    for _ in 0..5 {
+        for own in [&[][..], &[FAR]] {
+            run(&mut lab, Duration::from_secs(5), own);
+            listen(&mut lab);
+        }
+    }
+    while lab.now < from + Duration::from_mins(2) {
+        run(&mut lab, Duration::from_secs(1), &[FAR]);
+        listen(&mut lab);
+    }
+    let kinds = ["group data0 failed", "group data0 ok", "a minute"];
+    let kind = |e: &String| kinds.iter().position(|k| e.contains(k)).unwrap();
+    let order: Vec<usize> = told.iter().map(|(_, e)| kind(e)).collect();
+    // It fails, and comes back, twice; after the third failure each return is only noted.
+    assert_eq!(order, [0, 1, 0, 1, 0, 2, 2, 2, 1], "{told:#?}");
+    let repaired = |n: usize| told.iter().filter(|(_, e)| kind(e) == 1).nth(n).unwrap().0;
+    let wait = repaired(2) - repaired(0);
+    let seconds = Duration::from_secs(55)..=Duration::from_secs(66);
+    assert!(seconds.contains(&wait), "a minute after the first of the last two: {wait:?}");
+    assert_eq!(lab.hosts[0].paths(lab.now).groups[0].state, GroupHealth::Ok);
+}
+
+#[test]
 fn hooks_hear_of_an_alias_as_of_a_group() {
     let what =
         What::Group { group: String::from("data0"), signature: 1, state: String::from("failed") };
