@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::frame::prefetch;
 use crate::ip::address::AliasId;
 use crate::rng::{Key, Secrets};
 use crate::time::Instant;
@@ -57,8 +58,8 @@ pub enum Verdict {
 
 /// The rules of one vserver. Shards share them; a changed set replaces them whole.
 pub trait Rules: fmt::Debug + Send + Sync {
-    /// What may need a verdict; it does not change.
-    fn watch(&self) -> &Watch;
+    /// What may need a verdict; it does not change. Sets with the same rules share it.
+    fn watch(&self) -> &Arc<Watch>;
 
     /// Decides about so many packets that are alike, and counts them.
     fn judge(&self, now: Instant, first: &First, packets: u64) -> Verdict;
@@ -189,7 +190,9 @@ impl States {
 /// What a stack keeps to decide who may begin a flow.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    rules: Option<Arc<dyn Rules>>,
+    /// With what they watch, which many vservers have in common: a packet that no rule can mean
+    /// looks at nothing else.
+    rules: Option<(Arc<Watch>, Arc<dyn Rules>)>,
     states: States,
 }
 
@@ -198,22 +201,30 @@ impl Admission {
         Admission { rules: None, states: States::new(secrets.flow) }
     }
 
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.rules);
+    }
+
     pub(crate) fn set(&mut self, rules: Option<Arc<dyn Rules>>) {
-        self.rules = rules;
+        self.rules = rules.map(|rules| (Arc::clone(rules.watch()), rules));
     }
 
     /// The rules, if one can mean such a packet.
     #[inline]
     pub(crate) fn rules(&self, number: u8, port: u16) -> Option<&dyn Rules> {
-        self.rules.as_deref().filter(|rules| rules.watch().covers(number, port))
+        let (watch, rules) = self.rules.as_ref()?;
+        watch.covers(number, port).then_some(&**rules)
     }
 
     /// The mark that a rule gives to what answers `first`; 0: none does.
     #[inline]
     pub(crate) fn mark(&self, first: impl FnOnce() -> First) -> u32 {
-        let Some(rules) = self.rules.as_deref().filter(|r| r.watch().marks) else { return 0 };
+        let Some((watch, rules)) = self.rules.as_ref().filter(|(watch, _)| watch.marks) else {
+            return 0;
+        };
         let first = first();
-        if rules.watch().covers(first.protocol, first.port) { rules.mark(&first) } else { 0 }
+        if watch.covers(first.protocol, first.port) { rules.mark(&first) } else { 0 }
     }
 
     /// A datagram leaves for `to.src`, from the port that its answer comes to; `to_many`: a group or

@@ -15,10 +15,12 @@ use crate::ip::ready;
 use crate::ip::rule::Via;
 use crate::link::Link;
 pub(crate) use crate::path::IcmpErrorKind;
-use crate::path::PathLayer;
+use crate::path::{Passing, PathFlow, PathLayer};
 use crate::wire::header::IpHeader;
 
 mod mapped;
+
+pub(crate) use mapped::MappedWay;
 
 const UNSPECIFIED4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const UNSPECIFIED6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -39,6 +41,18 @@ pub(crate) struct InPacket {
     pub(crate) alias: AliasId,
     /// The destination is multicast or broadcast: no RST, no ICMP error.
     pub(crate) to_many: bool,
+    /// Where it came from below the path layer, if that does not vouch for `src`
+    /// ([`crate::path::Pass::Unshown`]).
+    pub(crate) below: Option<IpAddr>,
+}
+
+impl InPacket {
+    /// The address that access rules judge it by, once `allows` said which they let in: the one they
+    /// refuse, if there are two.
+    #[inline]
+    fn judged_by(&self, allows: impl FnOnce(IpAddr) -> bool) -> IpAddr {
+        self.below.filter(|below| !allows(*below)).unwrap_or(self.src)
+    }
 }
 
 /// A packet on its way down. Addresses are ULIDs.
@@ -70,6 +84,23 @@ pub(crate) struct RouteInfo {
     pub(crate) gso_bytes_max: usize,
     /// The device completes partial checksums.
     pub(crate) tx_checksum: bool,
+}
+
+/// What a connection keeps of the path layer's answer about its addresses. A memory of what was asked
+/// before, no part of its state: it shows nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Known {
+    /// [`Ip::path_turn`] when it was asked.
+    turn: u32,
+    /// Of its packets where ports are out of sight; 0: not known yet.
+    pub(crate) flow_hash: u32,
+    pub(crate) passing: Passing,
+}
+
+impl core::fmt::Debug for Known {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("_")
+    }
 }
 
 /// An ICMP error about a packet we sent, already matched to addresses (ULIDs) and protocol.
@@ -119,7 +150,8 @@ pub(crate) fn refuses(
     if ip.is_local(packet.src) {
         return None;
     }
-    let first = First { alias: packet.alias, protocol: packet.protocol, src: packet.src, port };
+    let of = |src| First { alias: packet.alias, protocol: packet.protocol, src, port };
+    let first = of(packet.judged_by(|below| rules.allows(&of(below))));
     match rules.judge(ctx.now, &first, packets) {
         Verdict::Allow => None,
         Verdict::Drop => Some(Refusal::Drop),
@@ -144,9 +176,20 @@ impl<P: PathLayer> Lower<'_, P> {
         dst: IpAddr,
         via: impl Into<Via>,
     ) -> Result<RouteInfo, DropReason> {
+        self.route_of(src, dst, via, None)
+    }
+
+    /// The same for packets of a flow, which the path layer may send another way than others.
+    pub(crate) fn route_of(
+        &mut self,
+        src: Option<IpAddr>,
+        dst: IpAddr,
+        via: impl Into<Via>,
+        flow: Option<PathFlow>,
+    ) -> Result<RouteInfo, DropReason> {
         let via = via.into();
         if !self.path.is_transparent() && !self.is_direct(dst) {
-            return self.route_mapped(src, dst, via);
+            return self.route_mapped(src, dst, via, flow);
         }
         let way = self.ip.resolve(self.ctx.now, src, dst, via)?;
         let device = self.ip.aliases.get(&way.alias).filter(|_| !way.local);
@@ -162,14 +205,35 @@ impl<P: PathLayer> Lower<'_, P> {
         })
     }
 
-    /// The place of a way that is ready in `ip.ready`, for segments from `src` to `dst`; `None`: they
+    /// The place of a way that is ready in `ip.ready`, for packets from `src` to `dst`; `None`: they
     /// take [`Lower::send`].
     #[inline]
     pub(crate) fn ready(&mut self, src: IpAddr, dst: IpAddr, via: Via) -> Option<usize> {
-        if !self.path.is_transparent() && !self.path.passes(src, dst) {
+        self.ready_of((src, dst), via, &mut Known::default())
+    }
+
+    /// The same for segments of a connection, which has `known`.
+    #[inline]
+    pub(crate) fn ready_of(
+        &mut self,
+        (src, dst): (IpAddr, IpAddr),
+        via: Via,
+        known: &mut Known,
+    ) -> Option<usize> {
+        if !self.path.is_transparent() && !self.passes(src, dst, known) {
             return None;
         }
         ready::find(&self.ctx, self.link, self.ip, (src, dst), via)
+    }
+
+    /// Whether packets between two ULIDs pass the path layer unchanged; `known` is of the same two.
+    #[inline]
+    pub(crate) fn passes(&mut self, src: IpAddr, dst: IpAddr, known: &mut Known) -> bool {
+        let turn = self.ip.path_turn;
+        if known.turn != turn {
+            *known = Known { turn, ..Known::default() };
+        }
+        self.path.passing(src, dst, &mut known.passing)
     }
 
     /// Sends a packet; `frame` starts with the transport header (its checksum complete, or marked
@@ -230,8 +294,9 @@ impl<P: PathLayer> Lower<'_, P> {
     /// Whether raw sockets may see a packet that was lost before it was judged, or without it.
     pub(crate) fn may_be_seen(&self, packet: &InPacket, port: u16) -> bool {
         let Some(rules) = self.ctx.admission.rules(packet.protocol, port) else { return true };
-        let (protocol, src) = (packet.protocol, packet.src);
-        self.ip.is_local(src) || rules.allows(&First { alias: packet.alias, protocol, src, port })
+        let of = |src| First { alias: packet.alias, protocol: packet.protocol, src, port };
+        let src = packet.judged_by(|below| rules.allows(&of(below)));
+        self.ip.is_local(packet.src) || rules.allows(&of(src))
     }
 
     /// Answers a packet that rules refuse, unless RFC 1122/4443 forbid it.

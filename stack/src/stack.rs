@@ -35,7 +35,7 @@ use crate::rng::{Rng, Secrets};
 use crate::shard::Shard;
 use crate::socket::Event;
 use crate::stats::Mib;
-use crate::time::Instant;
+use crate::time::{Instant, earlier};
 use crate::timer_wheel::TimerWheel;
 use crate::transport::Transports;
 use crate::transport::raw::Raw;
@@ -481,6 +481,7 @@ impl<P: PathLayer> Stack<P> {
     pub fn with_path_mut<R>(&mut self, now: Instant, f: impl FnOnce(&mut P) -> R) -> R {
         let (mut lower, mut t) = self.parts_all(now);
         let result = f(lower.path);
+        lower.ip.path_turn = lower.ip.path_turn.wrapping_add(1);
         let mapped = !lower.path.is_transparent();
         if mapped != lower.ip.mapped {
             lower.ip.mapped = mapped;
@@ -651,7 +652,7 @@ impl<P: PathLayer> Stack<P> {
             if self.path.is_transparent() {
                 return own;
             }
-            return own.into_iter().chain(self.path.poll_timeout()).min();
+            return earlier(own, self.path.poll_timeout());
         }
         // More than one call may take up waits for the next, whoever makes it.
         Some(self.now)

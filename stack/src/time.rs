@@ -51,6 +51,15 @@ impl Instant {
     }
 }
 
+/// Of two deadlines the one that comes first.
+#[inline]
+pub fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
 impl Default for Instant {
     fn default() -> Instant {
         Instant::ZERO

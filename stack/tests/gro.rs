@@ -74,17 +74,7 @@ impl Receiver {
     fn new(merge: bool) -> Receiver {
         let config = StackConfig { seed: [3; 16], ..StackConfig::default() };
         let mut stack = Stack::new(config, FramePool::heap(256, 2048), START);
-        let alias = AliasConfig {
-            id: ALIAS,
-            name: "data0".into(),
-            medium: AliasMedium::Ip,
-            mtu: 1500,
-            gso_bytes_max: 0,
-            tx_checksum: false,
-            rx_checksum_trust: false,
-            up: true,
-            slaac: false,
-        };
+        let alias = AliasConfig::up_without_offload(ALIAS, AliasMedium::Ip);
         stack.handle_config(START, Change::AliasAdd(alias)).unwrap();
         let cidr = "10.0.0.1/24".parse().unwrap();
         stack.handle_config(START, Change::AddressAdd { alias: ALIAS, cidr }).unwrap();

@@ -33,17 +33,7 @@ fn addr(text: &str) -> SocketAddr {
 }
 
 fn alias(mac: u8) -> AliasConfig {
-    AliasConfig {
-        id: A,
-        name: String::from("data0"),
-        medium: AliasMedium::Ethernet { mac: [2, 0, 0, 0, 0, mac] },
-        mtu: 1500,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
-    }
+    AliasConfig::up_without_offload(A, AliasMedium::Ethernet { mac: [2, 0, 0, 0, 0, mac] })
 }
 
 impl Link {

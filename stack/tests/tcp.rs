@@ -124,6 +124,45 @@ fn a_reader_that_stops_closes_the_window_and_reopens_it() {
 }
 
 #[test]
+fn a_handle_given_away_may_be_traded_for_that_of_a_connection_that_came_to_be() {
+    let mut net = Net::new(Line::default(), 1);
+    let listener = net.stacks[B].tcp_listen(net.now, at(v4(B), 80), 8).unwrap();
+    let nobody = at("10.0.0.9".parse().unwrap(), 80);
+    let given = net.stacks[A].tcp_connect(net.now, None, nobody).unwrap();
+    let other = net.stacks[A].tcp_connect(net.now, None, at(v4(B), 80)).unwrap();
+    settle(&mut net, 100);
+    let states = |net: &Net| [given, other].map(|id| net.stacks[A].tcp_state(id));
+    assert_eq!(states(&net), [TcpState::SynSent, TcpState::Established]);
+    let frames = net.frames[A];
+    net.events[A].clear();
+    assert!(net.stacks[A].tcp_exchange(net.now, given, other));
+    assert_eq!(states(&net), [TcpState::Established, TcpState::SynSent]);
+    settle(&mut net, 1);
+    let writable = |event: &Event| match event {
+        Event::Socket { id, ready } => *id == given && ready.contains(Readiness::WRITABLE),
+        _ => false,
+    };
+    assert!(net.events[A].iter().any(writable), "it is told as if it had been so all along");
+    // The one that found nobody ends without a packet; its handle means nothing any more.
+    net.stacks[A].tcp_abort(net.now, other);
+    assert!(!net.stacks[A].tcp_exchange(net.now, given, other));
+    assert!(!net.stacks[A].tcp_exchange(net.now, given, given));
+    settle(&mut net, 1);
+    assert_eq!(net.frames[A], frames);
+    let accepted = net.stacks[B].tcp_accept(listener).unwrap().id;
+    net.stacks[B].tcp_close(net.now, listener);
+    // Segments and timers find it.
+    net.line.loss = 50;
+    net.transfer((A, given), accepted, &pattern(300_000));
+    net.transfer((B, accepted), given, &pattern(100_000));
+    assert!(net.stacks[A].mib().tcp.retrans_segs > 0);
+    net.line.loss = 0;
+    net.stacks[A].tcp_close(net.now, given);
+    net.stacks[B].tcp_close(net.now, accepted);
+    net.check_empty();
+}
+
+#[test]
 fn an_abort_resets_the_peer_and_leaves_nothing() {
     let mut net = Net::new(Line::default(), 4);
     let (c, s) = net.connected(v6);

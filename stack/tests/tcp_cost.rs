@@ -34,17 +34,7 @@ impl Pair {
         let make = |host: usize| {
             let config = StackConfig { seed: [host as u8; 16], ..Default::default() };
             let mut stack = Stack::new(config, pools[host].clone(), now);
-            let alias = AliasConfig {
-                id: ALIAS,
-                name: "data0".into(),
-                medium: AliasMedium::Ip,
-                mtu: 1500,
-                gso_bytes_max: 0,
-                tx_checksum: false,
-                rx_checksum_trust: false,
-                up: true,
-                slaac: false,
-            };
+            let alias = AliasConfig::up_without_offload(ALIAS, AliasMedium::Ip);
             stack.handle_config(now, Change::AliasAdd(alias)).unwrap();
             let cidr = Cidr::new(addr(host), 24).unwrap();
             stack.handle_config(now, Change::AddressAdd { alias: ALIAS, cidr }).unwrap();

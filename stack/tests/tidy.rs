@@ -200,7 +200,8 @@ fn functions_stay_readable() {
         for (i, line) in s.lines.iter().enumerate() {
             let body = line.trim_start();
             let indent = &line[..line.len() - body.len()];
-            let head = body.split('(').next().unwrap_or("");
+            let shown = body.strip_prefix("pub(").and_then(|body| body.split_once(") "));
+            let head = shown.map_or(body, |(_, body)| body).split('(').next().unwrap_or("");
             if head.split(' ').any(|w| w == "fn") && !body.starts_with("//") {
                 start = (!body.ends_with([';', '}'])).then(|| (i, indent.to_owned()));
             } else if let Some((from, at)) = &start

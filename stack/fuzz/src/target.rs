@@ -88,15 +88,8 @@ impl Target {
         let mut now = Instant::from_millis(1);
         let mut stack = Stack::new(config, pool.clone(), now);
         let alias = AliasConfig {
-            id: ALIAS,
-            name: "data0".into(),
-            medium: AliasMedium::Ethernet { mac: OUR_MAC },
-            mtu: 1500,
-            gso_bytes_max: 0,
-            tx_checksum: false,
-            rx_checksum_trust: false,
-            up: true,
             slaac: true,
+            ..AliasConfig::up_without_offload(ALIAS, AliasMedium::Ethernet { mac: OUR_MAC })
         };
         let mut change = |c| stack.handle_config(now, c).unwrap_or_else(|e| panic!("{e}"));
         change(Change::AliasAdd(alias));

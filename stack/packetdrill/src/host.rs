@@ -97,15 +97,8 @@ impl Host {
         let pool = FramePool::heap(8192, 2048);
         let mut stack = Stack::new(config.stack, pool, start);
         let alias = AliasConfig {
-            id: ALIAS,
-            name: "data0".into(),
-            medium: AliasMedium::Ip,
             mtu: config.mtu,
-            gso_bytes_max: 0,
-            tx_checksum: false,
-            rx_checksum_trust: false,
-            up: true,
-            slaac: false,
+            ..AliasConfig::up_without_offload(ALIAS, AliasMedium::Ip)
         };
         let mut change = |change| stack.handle_config(start, change).map_err(|e| e.to_string());
         change(Change::AliasAdd(alias))?;

@@ -333,15 +333,10 @@ impl Net {
             Medium::Ip => AliasMedium::Ip,
         };
         let mut config = AliasConfig {
-            id: alias,
-            name: format!("data{index}"),
-            medium,
             mtu: spec.host_mtu.unwrap_or(spec.mtu),
             gso_bytes_max: if spec.offload { 65_000 } else { 0 },
             tx_checksum: spec.offload,
-            rx_checksum_trust: false,
-            up: true,
-            slaac: false,
+            ..AliasConfig::up_without_offload(alias, medium)
         };
         configure(&mut config);
         let name = format!("{}.{}", self.hosts[host.0].name, config.name);
@@ -533,14 +528,6 @@ impl Net {
             if !self.step(until) {
                 return condition(self);
             }
-        }
-    }
-
-    /// Runs until every [`Fault`](crate::Fault) with a date has happened.
-    pub fn run_timeline(&mut self) {
-        while let Some(at) = self.timeline.next() {
-            let left = at - self.now;
-            self.run_for(left);
         }
     }
 }

@@ -51,6 +51,22 @@ pub struct AliasConfig {
 }
 
 impl AliasConfig {
+    /// `data` and its number, up, with an MTU of 1500: the stack computes and verifies every
+    /// checksum and cuts segments itself. No router is solicited.
+    pub fn up_without_offload(id: AliasId, medium: AliasMedium) -> AliasConfig {
+        AliasConfig {
+            id,
+            name: format!("data{}", id.0),
+            medium,
+            mtu: 1500,
+            gso_bytes_max: 0,
+            tx_checksum: false,
+            rx_checksum_trust: false,
+            up: true,
+            slaac: false,
+        }
+    }
+
     /// Whether there is a link with neighbours below.
     pub(crate) fn has_link(&self) -> bool {
         matches!(self.medium, AliasMedium::Ethernet { .. })

@@ -86,6 +86,28 @@ impl Glance {
         packets
     }
 
+    /// What is behind the `skip` bytes of a path layer's header, as if it had come with a plain header
+    /// between its ULIDs: that header is what is below the transport.
+    #[inline]
+    pub(crate) fn above(&self, (src, dst): (IpAddr, IpAddr), protocol: u8, skip: usize) -> Glance {
+        let header_len = self.ip.header_len + skip;
+        Glance { ip: PlainIp { src, dst, protocol, header_len, ..self.ip }, ..*self }
+    }
+
+    /// [`Glance::take_headers`] of a packet that `above` is behind a header of the path layer: it is
+    /// received between locators, and delivered between ULIDs.
+    pub(crate) fn take_mapped_headers(&self, mib: &mut Mib, frame: &mut Frame, above: &Glance) {
+        frame.pull_front(self.link);
+        let stats = output::stats(mib, self.ip.src.is_ipv4());
+        stats.in_receives += 1;
+        stats.in_octets += frame.total_len() as u64;
+        frame.truncate(self.ip.total_len);
+        frame.mark_network_header();
+        count_codepoint(stats, self.ip.traffic_class, 0, frame);
+        output::stats(mib, above.ip.src.is_ipv4()).in_delivers += 1;
+        frame.pull_front(above.ip.header_len);
+    }
+
     #[inline]
     pub(crate) fn packet(&self) -> InPacket {
         InPacket {
@@ -96,6 +118,7 @@ impl Glance {
             hop_limit: self.ip.hop_limit,
             alias: self.alias,
             to_many: false,
+            below: None,
         }
     }
 }
@@ -159,7 +182,7 @@ pub(crate) fn input(
             return Input::Done(forward::forward(ctx, link, ip, arrival.alias, addrs, frame));
         }
     };
-    let local = Local { arrival, header, to_many };
+    let local = Local { arrival, header, to_many, mapped: false, below: None };
     if is_v4 { local.input_v4(ctx, link, ip, frame) } else { local.input_v6(ctx, link, ip, frame) }
 }
 
@@ -186,7 +209,12 @@ pub(crate) fn restored(
         flags_offset: 0,
     };
     let arrival = Arrival { alias: packet.alias, looped: true };
-    let local = Local { arrival, header, to_many: false };
+    // Neither the peer nor its proofs make our addresses his: rules let what is ours pass.
+    if let Err(reason) = check_source(ip, packet.src, packet.dst, packet.protocol) {
+        return Input::Done(lost(ctx, packet.dst.is_ipv4(), reason));
+    }
+    let below = packet.below;
+    let local = Local { arrival, header, to_many: false, mapped: true, below };
     local.restore_header(&packet, &mut frame);
     if packet.dst.is_ipv6() {
         if matches!(packet.protocol, protocol::TCP | protocol::UDP) {
@@ -469,6 +497,10 @@ struct Local {
     arrival: Arrival,
     header: Header,
     to_many: bool,
+    /// The path layer gave it its addresses.
+    mapped: bool,
+    /// [`InPacket::below`].
+    below: Option<IpAddr>,
 }
 
 impl Local {
@@ -481,6 +513,7 @@ impl Local {
             hop_limit: self.header.hop_limit,
             alias: self.arrival.alias,
             to_many: self.to_many,
+            below: self.below,
         }
     }
 
@@ -559,8 +592,11 @@ impl Local {
                     Input::Done(lost(ctx, false, DropReason::IpExtensionMalformed))
                 }
                 protocol::NO_NEXT => Input::Done(Fate::Consumed),
-                // RFC 6980 5: never in fragments, which switches that guard a link cannot judge.
-                protocol::ICMPV6 if round > 0 && ndp::is_discovery(frame.data()) => {
+                // RFC 6980 5: never in fragments, which switches that guard a link cannot judge; no
+                // more can they judge what is behind a header of the path layer.
+                protocol::ICMPV6
+                    if (round > 0 || self.mapped) && ndp::is_discovery(frame.data()) =>
+                {
                     Input::Done(Fate::Dropped(DropReason::NdpInvalid))
                 }
                 _ if h.src.is_unspecified() && chain.protocol != protocol::ICMPV6 => {

@@ -141,6 +141,11 @@ pub(crate) struct Ip {
     pub(crate) removed: Vec<IpAddr>,
     /// A path layer maps packets: what IP itself has to say to hosts goes through it.
     pub(crate) mapped: bool,
+    /// Whether packets to the destination that was asked for last are none of a path layer's
+    /// business, and of which version of the addresses that is.
+    pub(crate) last_direct: Option<(u32, IpAddr, bool)>,
+    /// Another path layer may stand here since it was last counted up.
+    pub(crate) path_turn: u32,
     /// Packets are forwarded between aliases; neighbours are told that we are a router.
     pub(crate) forwarding: bool,
     /// Bytes of the longest super-segment, if the device takes it.
@@ -188,6 +193,8 @@ impl Ip {
             super_bytes_max: usize::MAX,
             removed: Vec::new(),
             mapped: false,
+            last_direct: None,
+            path_turn: 0,
             added: Vec::new(),
             taps: taps::Taps::default(),
             ndp: ndp::Schedule::default(),

@@ -271,20 +271,6 @@ mod tests {
         s.parse().unwrap()
     }
 
-    fn alias(id: AliasId, medium: AliasMedium) -> AliasConfig {
-        AliasConfig {
-            id,
-            name: format!("data{}", id.0),
-            medium,
-            mtu: 1500,
-            gso_bytes_max: 0,
-            tx_checksum: false,
-            rx_checksum_trust: false,
-            up: true,
-            slaac: false,
-        }
-    }
-
     fn route(via: &str, metric: u32, mtu: Option<usize>) -> Route {
         let prefix = if via.contains(':') { "fd09::/16" } else { "192.0.2.0/24" };
         let via = Some(addr(via));
@@ -297,7 +283,10 @@ mod tests {
         let ip = Ip::new(&StackConfig::default(), &world.secrets, world.now);
         let mut bench = Bench { world, link: Link::default(), ip };
         let mac = [2, 0, 0, 0, 0, 1];
-        bench.change(Change::AliasAdd(alias(ID, AliasMedium::Ethernet { mac })));
+        bench.change(Change::AliasAdd(AliasConfig::up_without_offload(
+            ID,
+            AliasMedium::Ethernet { mac },
+        )));
         for cidr in ["10.0.0.1/24", "fd00::1/64"] {
             bench.change(Change::AddressAdd { alias: ID, cidr: cidr.parse().unwrap() });
         }
@@ -389,7 +378,7 @@ mod tests {
         b.same(HERE, THERE);
         b.same(HERE, "10.0.0.9");
         // No link header, and IPv6 behind it.
-        b.change(Change::AliasAdd(alias(AliasId(4), AliasMedium::Ip)));
+        b.change(Change::AliasAdd(AliasConfig::up_without_offload(AliasId(4), AliasMedium::Ip)));
         b.change(Change::AddressAdd { alias: AliasId(4), cidr: "10.4.0.1/24".parse().unwrap() });
         b.same("10.4.0.1", "10.4.0.7");
         b.ip.address_ready(&mut b.world.ctx(), ID, addr("fd00::1"));

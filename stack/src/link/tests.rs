@@ -27,17 +27,7 @@ fn ip(s: &str) -> IpAddr {
 
 fn bench() -> Bench {
     let world = World::new();
-    let config = AliasConfig {
-        id: ID,
-        name: "data0".into(),
-        medium: AliasMedium::Ethernet { mac: OURS },
-        mtu: 1500,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
-    };
+    let config = AliasConfig::up_without_offload(ID, AliasMedium::Ethernet { mac: OURS });
     let mut alias = Alias::new(config);
     for cidr in ["10.0.0.1/24", "fe80::1/64"] {
         alias.addresses.push(Address {

@@ -2,14 +2,14 @@
 
 use core::net::IpAddr;
 
-use super::{Lower, OutPacket, RouteInfo, UNSPECIFIED4, UNSPECIFIED6};
+use super::{Known, Lower, OutPacket, RouteInfo, UNSPECIFIED4, UNSPECIFIED6};
 use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
 use crate::ip::output;
 use crate::ip::pmtu::Ends;
 use crate::ip::ready;
 use crate::ip::rule::Via;
-use crate::path::{PathAddrs, PathLayer, PathWay};
+use crate::path::{PathAddrs, PathFlow, PathLayer, PathWay, Rewriting};
 use crate::wire::{frame_sum, protocol};
 
 /// What the path layer leaves of a way between locators.
@@ -23,10 +23,65 @@ fn narrowed(route: RouteInfo, way: &PathWay) -> RouteInfo {
     }
 }
 
+/// A short way for segments that the path layer rewrites: what is ready between their locators, and
+/// the header that stands before each.
+#[derive(Clone, Copy)]
+pub(crate) struct MappedWay {
+    /// In `ip.ready`.
+    pub(crate) slot: usize,
+    /// Between the ULIDs.
+    pub(crate) route: RouteInfo,
+    pub(crate) rewriting: Rewriting,
+}
+
 impl<P: PathLayer> Lower<'_, P> {
+    /// The short way of segments between two ULIDs that do not [pass](Lower::passes).
+    #[inline]
+    pub(crate) fn mapped_way(
+        &mut self,
+        ends: (IpAddr, IpAddr),
+        via: Via,
+        known: &Known,
+    ) -> Option<MappedWay> {
+        if self.path.is_transparent() { None } else { self.find_mapped(ends, via, known) }
+    }
+
+    #[inline(never)]
+    fn find_mapped(
+        &mut self,
+        (src, dst): (IpAddr, IpAddr),
+        via: Via,
+        known: &Known,
+    ) -> Option<MappedWay> {
+        let rewriting = self.path.rewriting(known.passing, protocol::TCP)?;
+        if self.is_direct(dst) {
+            return None;
+        }
+        let services = self.ip.services_of(|| (rewriting.protocol, 0, 0));
+        let via = Via { mark: via.mark, class: via.class, services, ..Via::default() };
+        let locators = rewriting.way.locators;
+        let slot = ready::find(&self.ctx, self.link, self.ip, locators, via)?;
+        let below = self.ip.ready.at(slot)?.route;
+        let route = narrowed(RouteInfo { src, ..below }, &rewriting.way);
+        Some(MappedWay { slot, route, rewriting })
+    }
+
     /// Whether packets to `dst` are none of the path layer's business: to groups, to everybody, to
-    /// ourselves, to a neighbour on its link only.
-    pub(super) fn is_direct(&self, dst: IpAddr) -> bool {
+    /// ourselves, to a neighbour on its link only. The last answer is kept.
+    pub(super) fn is_direct(&mut self, dst: IpAddr) -> bool {
+        let version = self.ip.address_version();
+        if let Some((asked_at, asked, answer)) = self.ip.last_direct
+            && asked_at == version
+            && asked == dst
+        {
+            return answer;
+        }
+        let answer = self.is_direct_now(dst);
+        self.ip.last_direct = Some((version, dst, answer));
+        answer
+    }
+
+    fn is_direct_now(&self, dst: IpAddr) -> bool {
         let link_local = match dst {
             IpAddr::V4(a) => a.is_link_local(),
             IpAddr::V6(a) => a.is_unicast_link_local(),
@@ -41,9 +96,10 @@ impl<P: PathLayer> Lower<'_, P> {
         src: Option<IpAddr>,
         dst: IpAddr,
         mut via: Via,
+        flow: Option<PathFlow>,
     ) -> Result<RouteInfo, DropReason> {
         let any = if dst.is_ipv4() { UNSPECIFIED4 } else { UNSPECIFIED6 };
-        let known = self.path.way(src.unwrap_or(any), dst);
+        let known = self.path.way_of(src.unwrap_or(any), dst, flow);
         let (from, to) = known.locators;
         let from = src.map(|_| from);
         if (from, to) != (src, dst) {
@@ -59,7 +115,7 @@ impl<P: PathLayer> Lower<'_, P> {
         let way = self.ip.resolve(self.ctx.now, from, to, via)?;
         let known = match src {
             Some(_) => known,
-            None => self.path.way(way.src, dst),
+            None => self.path.way_of(way.src, dst, flow),
         };
         let entry = self.ip.aliases.get(&way.alias);
         let gso_bytes_max = entry.map_or(0, |a| a.config.gso_bytes_max);
@@ -90,7 +146,7 @@ impl<P: PathLayer> Lower<'_, P> {
         if self.path.overhead_bytes(src, dst) > 0 && frame.meta.gso == Gso::None {
             frame_sum::complete(&mut frame);
             if !packet.dont_fragment
-                && let Some(room) = self.room_of(&packet)
+                && let Some(room) = self.room_of(&packet, &frame)
                 && frame.total_len() > room
             {
                 return self.send_pieces(packet, room, &frame);
@@ -100,9 +156,11 @@ impl<P: PathLayer> Lower<'_, P> {
     }
 
     /// Bytes behind the IP header that the way between the locators takes.
-    fn room_of(&mut self, packet: &OutPacket) -> Option<usize> {
+    fn room_of(&mut self, packet: &OutPacket, frame: &Frame) -> Option<usize> {
+        let (protocol, own, peer) = output::flow_of(packet.protocol, frame);
+        let flow = PathFlow { protocol, ports: (own, peer) };
         let via = Via { mark: packet.mark, class: packet.traffic_class, ..Via::default() };
-        let info = self.route_mapped(Some(packet.src), packet.dst, via).ok()?;
+        let info = self.route_mapped(Some(packet.src), packet.dst, via, Some(flow)).ok()?;
         Some(info.mtu.saturating_sub(output::header_len(packet.dst)))
     }
 
@@ -181,42 +239,57 @@ impl<P: PathLayer> Lower<'_, P> {
         let _ = output::send(&mut self.ctx, self.link, self.ip, &packet, frame);
     }
 
-    /// Whose path MTU is that between two ULIDs, and what the layer adds to packets.
+    /// Whose path MTU is that between two ULIDs, for a flow, and what the layer adds to packets.
     #[inline]
-    fn ends(&self, src: IpAddr, dst: IpAddr) -> (Ends, usize) {
+    fn ends(&self, (src, dst): (IpAddr, IpAddr), flow: Option<PathFlow>) -> (Ends, usize) {
         if self.path.is_transparent() {
             return ((None, dst), 0);
         }
-        let (from, to) = self.path.locators(src, dst);
-        ((Some(from), to), self.path.overhead_bytes(src, dst))
+        let way = self.path.way_of(src, dst, flow);
+        let (from, to) = way.locators;
+        ((Some(from), to), way.overhead_bytes)
     }
 
-    /// Lowers the path MTU to `dst`, after the transport verified the quote.
-    pub(crate) fn lower_pmtu(&mut self, src: IpAddr, dst: IpAddr, mtu: usize) {
-        let (ends, overhead) = self.ends(src, dst);
+    /// Lowers the path MTU between two ULIDs, after the transport verified the quote.
+    pub(crate) fn lower_pmtu(
+        &mut self,
+        ulids: (IpAddr, IpAddr),
+        flow: Option<PathFlow>,
+        mtu: usize,
+    ) {
+        let (ends, overhead) = self.ends(ulids, flow);
         self.ip.lower_pmtu(&mut self.ctx, ends, mtu.saturating_add(overhead));
     }
 
-    /// A connection found that packets of this size pass to `dst`, and no larger ones; `None`: as
-    /// large as the link takes.
-    pub(crate) fn learn_pmtu(&mut self, src: IpAddr, dst: IpAddr, mtu: Option<usize>) {
-        let (ends, overhead) = self.ends(src, dst);
+    /// A connection found that packets of this size pass between two ULIDs, and no larger ones;
+    /// `None`: as large as the link takes.
+    pub(crate) fn learn_pmtu(
+        &mut self,
+        ulids: (IpAddr, IpAddr),
+        flow: Option<PathFlow>,
+        mtu: Option<usize>,
+    ) {
+        let (ends, overhead) = self.ends(ulids, flow);
         self.ip.learn_pmtu(&mut self.ctx, ends, mtu.map(|mtu| mtu + overhead));
     }
 
     /// What [`Lower::learn_pmtu`] was told in the last ten minutes.
     #[inline]
-    pub(crate) fn learned_pmtu(&self, src: IpAddr, dst: IpAddr) -> Option<usize> {
+    pub(crate) fn learned_pmtu(
+        &self,
+        ulids: (IpAddr, IpAddr),
+        flow: Option<PathFlow>,
+    ) -> Option<usize> {
         if !self.ip.has_learned_pmtu() {
             return None;
         }
-        let (ends, overhead) = self.ends(src, dst);
+        let (ends, overhead) = self.ends(ulids, flow);
         self.ip.learned_pmtu(self.ctx.now, ends)?.checked_sub(overhead)
     }
 
-    /// The transport made progress with `dst`: the neighbour is reachable (RFC 4861 7.3.1).
-    pub(crate) fn confirm_reachable(&mut self, src: IpAddr, dst: IpAddr) {
-        let ((from, to), _) = self.ends(src, dst);
+    /// The transport made progress between two ULIDs: the neighbour is reachable (RFC 4861 7.3.1).
+    pub(crate) fn confirm_reachable(&mut self, ulids: (IpAddr, IpAddr), flow: Option<PathFlow>) {
+        let ((from, to), _) = self.ends(ulids, flow);
         let Ok(way) = self.ip.resolve(self.ctx.now, from, to, Via::default()) else { return };
         if let Some(alias) = self.ip.aliases.get(&way.alias).filter(|_| !way.local) {
             self.link.confirm(&mut self.ctx, alias, way.next_hop);

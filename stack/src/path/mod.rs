@@ -9,7 +9,7 @@
 //!   transparent, or cease to be, between two calls of the stack.
 //! - Of one that is not, flows that [pass](PathLayer::passes) unchanged take the stack's short ways
 //!   all the same; the layer is told of their packets ([`PathLayer::passed_out`] and
-//!   [`PathLayer::passed_in`]) and sees no frame.
+//!   [`PathLayer::passed_in`]) and sees no frame. A connection keeps the answer ([`Passing`]).
 //! - Packets too long for a path are cut above the layer: a piece starts with an IPv6 fragment
 //!   header, protocol 44, also between IPv4 ULIDs (RFC 5533 4.6). The way up takes both orders.
 //! - Below, packets have locators: routes and their rules, fragments made there, capture. Above they
@@ -38,8 +38,22 @@ pub struct PathAddrs {
 pub enum Pass {
     /// It goes on, with the addresses and the protocol it has now.
     Up,
+    /// The same, but whoever speaks from the source has not shown yet that packets to it reach him:
+    /// rules that let that address in have to let in the one below as well.
+    Unshown,
     /// It was the layer's own: a control message.
     Consumed,
+}
+
+/// What becomes of a packet on its way up of which the layer only takes its header off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// ULIDs, and the protocol of what is behind the header.
+    pub addrs: PathAddrs,
+    /// Bytes of the header.
+    pub skip: usize,
+    /// For the layer, by which it knows the packet again.
+    pub by: u32,
 }
 
 /// What an ICMP error says of the packet that it quotes.
@@ -147,6 +161,24 @@ pub struct PathWay {
     pub super_segments: bool,
 }
 
+/// How segments of a connection leave that the layer rewrites, each in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewriting {
+    /// Their locators, and what they grow by.
+    pub way: PathWay,
+    /// The protocol that locators see.
+    pub protocol: u8,
+    /// What is pushed before each.
+    pub header: [u8; 8],
+    /// For the layer, by which it knows them again.
+    pub by: u32,
+}
+
+/// What a connection keeps of the last answer of [`PathLayer::passing`]: nothing at first. What is in
+/// it, and whether it still holds, only the layer knows that gave it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passing(pub u64);
+
 /// What a transport knows of the path between two ULIDs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -174,16 +206,41 @@ pub trait PathLayer: Send {
         false
     }
 
-    /// Packets that [pass](PathLayer::passes) were sent, without [`PathLayer::egress`].
+    /// The same, by what it left in `known` when it was last asked of these two ULIDs. Another layer
+    /// that takes its place gets nothing that it left.
     #[inline]
-    fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
-        let _ = (now, src, dst, bytes);
+    fn passing(&mut self, src: IpAddr, dst: IpAddr, known: &mut Passing) -> bool {
+        let _ = known;
+        self.passes(src, dst)
     }
 
-    /// The same of received ones: `src` is the peer.
+    /// A packet that [passes](PathLayer::passes) was sent, without [`PathLayer::egress`]; `known` as
+    /// [`PathLayer::passing`] left it.
     #[inline]
-    fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
-        let _ = (now, src, dst, bytes);
+    fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
+        let _ = (now, src, dst, known, bytes);
+    }
+
+    /// The same of a received one: `src` is the peer.
+    #[inline]
+    fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
+        let _ = (now, src, dst, known, bytes);
+    }
+
+    /// What [`PathLayer::egress`] would make of packets of this protocol now, where it pushes the same
+    /// header before each: their checksums are complete, and none is a super-segment. `known` as
+    /// [`PathLayer::passing`] left it when it said that they do not pass. `None`: that has to be
+    /// called for each.
+    #[inline]
+    fn rewriting(&self, known: Passing, protocol: u8) -> Option<Rewriting> {
+        let _ = (known, protocol);
+        None
+    }
+
+    /// A packet was sent as [`PathLayer::rewriting`] said in this call of the stack.
+    #[inline]
+    fn rewritten(&mut self, now: Instant, as_said: &Rewriting) {
+        let _ = (now, as_said);
     }
 
     /// A packet on its way down, its transport header at the front of `frame`: maps ULIDs to the
@@ -206,6 +263,21 @@ pub trait PathLayer: Send {
         addrs: &mut PathAddrs,
         frame: &mut Frame,
     ) -> Result<Pass, DropReason>;
+
+    /// What [`PathLayer::ingress`] would make of a whole packet that starts with `head`, of a protocol
+    /// that is the layer's. `None`: that has to be called. Nothing becomes of the packet by this.
+    #[inline]
+    fn would_restore(&mut self, addrs: &PathAddrs, head: &[u8]) -> Option<Restored> {
+        let _ = (addrs, head);
+        None
+    }
+
+    /// The packet that the last [`PathLayer::would_restore`] was about is taken as that said, instead
+    /// of by [`PathLayer::ingress`].
+    #[inline]
+    fn restored(&mut self, now: Instant, addrs: &PathAddrs, as_said: &Restored) {
+        let _ = (now, addrs, as_said);
+    }
 
     /// Bytes that [`PathLayer::egress`] adds to a packet between two ULIDs as of now, and what the IP
     /// header of locators is longer than that of the ULIDs; 0: it is not rewritten. Taken off MTU and
@@ -231,6 +303,14 @@ pub trait PathLayer: Send {
             overhead_bytes: self.overhead_bytes(src, dst),
             super_segments: self.takes_super_segments(src, dst),
         }
+    }
+
+    /// The same of one flow, which may have a pair of its own ([`PathLayer::is_apart`]); `None`: of
+    /// whatever flow.
+    #[inline]
+    fn way_of(&self, src: IpAddr, dst: IpAddr, flow: Option<PathFlow>) -> PathWay {
+        let _ = flow;
+        self.way(src, dst)
     }
 
     /// The instant of [`PathLayer::poll_timeout`] has come. Calling early is harmless.
@@ -267,6 +347,12 @@ pub trait PathLayer: Send {
     #[inline]
     fn poll_event(&mut self) -> Option<PathEvent> {
         None
+    }
+
+    /// Whether there may be an event or something to transmit. Asked more often than anything else.
+    #[inline]
+    fn has_work(&self) -> bool {
+        self.has_events() || self.wants_transmit()
     }
 
     /// What TCP noticed between two ULIDs.

@@ -554,6 +554,15 @@ impl<P: PathLayer> Stack<P> {
         tcp.abort(&mut lower, id);
     }
 
+    /// Two connections trade handles: each handle means the other one from now on, and an event says
+    /// what that is ready for. Options stay with the handle. For whoever tries several ways and has
+    /// given one handle away.
+    /// `false`, and nothing changed: a handle is stale, or not of a connection.
+    pub fn tcp_exchange(&mut self, now: Instant, a: SocketId, b: SocketId) -> bool {
+        let (mut lower, tcp, _) = self.parts(now);
+        tcp.exchange(&mut lower, a, b)
+    }
+
     /// Sets an option; `false` for a stale handle.
     pub fn tcp_set_option(&mut self, now: Instant, id: SocketId, option: TcpOption) -> bool {
         let (mut lower, tcp, _) = self.parts(now);
@@ -573,6 +582,11 @@ impl<P: PathLayer> Stack<P> {
     /// Takes the pending error.
     pub fn tcp_take_error(&mut self, id: SocketId) -> Option<TcpError> {
         self.tcp.take_error(id)
+    }
+
+    /// What went wrong, whether or not that was told.
+    pub fn tcp_error(&self, id: SocketId) -> Option<TcpError> {
+        self.tcp.connection(id)?.error
     }
 
     /// A connection's inner state; `None` for a stale handle or a listener.

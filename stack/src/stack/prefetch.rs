@@ -34,6 +34,7 @@ impl<P: PathLayer> Stack<P> {
         self.udp.prefetch(number == protocol::UDP);
         self.raw.prefetch();
         self.timers.prefetch();
+        self.admission.prefetch();
         prefetch(&self.limits.out_queue);
     }
 

@@ -76,7 +76,12 @@ pub(super) fn frame<P: PathLayer>(
     if let Some(glance) = Glance::at(lower.ip, alias, &frame) {
         let taken = match glance.ip.protocol {
             protocol::TCP => t.tcp.input_plain(lower, &glance, frame),
-            _ if lower.path.is_transparent() => t.udp.input_plain(lower, &glance, frame),
+            protocol::UDP if lower.path.is_transparent() => {
+                t.udp.input_plain(lower, &glance, frame)
+            }
+            protocol::SHIM6 if !lower.path.is_transparent() => {
+                t.tcp.input_rewritten(lower, &glance, frame)
+            }
             _ => Err(frame),
         };
         match taken {

@@ -1,5 +1,5 @@
-//! TCP and UDP packets without anything unusual, recognised at a glance: whole, no IP options or extension
-//! headers. Everything else is read field by field in `ip::input`.
+//! TCP and UDP packets and those of a path layer without anything unusual, recognised at a glance: whole,
+//! no IP options or extension headers. Everything else is read field by field in `ip::input`.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ use crate::frame::{Frame, Gso};
 pub(crate) struct PlainIp {
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
-    /// TCP or UDP.
+    /// TCP, UDP or the path layer's.
     pub(crate) protocol: u8,
     pub(crate) traffic_class: u8,
     pub(crate) hop_limit: u8,
@@ -48,8 +48,7 @@ impl PlainIp {
     fn look_v4(data: &[u8]) -> Option<PlainIp> {
         let h: &[u8; IPV4_LEN] = data.first_chunk()?;
         // Protocol, and neither more fragments nor an offset.
-        let is_known = matches!(h[9], protocol::TCP | protocol::UDP);
-        if !is_known || h[6] & 0x3f != 0 || h[7] != 0 || sum_of_v4(h) != 0xffff {
+        if !is_known(h[9]) || h[6] & 0x3f != 0 || h[7] != 0 || sum_of_v4(h) != 0xffff {
             return None;
         }
         Some(PlainIp {
@@ -66,7 +65,7 @@ impl PlainIp {
     #[inline]
     fn look_v6(data: &[u8]) -> Option<PlainIp> {
         let h: &[u8; IPV6_LEN] = data.first_chunk()?;
-        if !matches!(h[6], protocol::TCP | protocol::UDP) {
+        if !is_known(h[6]) {
             return None;
         }
         let (src, rest) = h[8..].split_first_chunk::<16>()?;
@@ -81,6 +80,11 @@ impl PlainIp {
             total_len: IPV6_LEN + usize::from(u16::from_be_bytes([h[4], h[5]])),
         })
     }
+}
+
+#[inline]
+const fn is_known(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP | protocol::SHIM6)
 }
 
 #[cfg(test)]
@@ -117,6 +121,7 @@ mod tests {
         let tcp = v4(40, 6, 0);
         assert!(look(&tcp).is_some());
         assert_eq!(look(&v4(40, 17, 0)).map(|p| p.protocol), Some(17));
+        assert_eq!(look(&v4(48, 140, 0)).map(|p| p.protocol), Some(140));
         assert_eq!(look(&v4(40, 1, 0)), None);
         assert_eq!(look(&v4(40, 6, 0x20)), None, "more fragments");
         let mut offset = v4(40, 6, 0);

@@ -10,7 +10,9 @@ use weft_stack::path::PathEvent;
 use weft_stack::socket::tcp::{TcpError, TcpState};
 use weft_stack::stack::Change;
 use weft_stack::time::{Duration, Instant};
+use weft_stack::wire::checksum;
 
+use crate::layer::SHIM6;
 use crate::world::{A, B, Carrier, World, packet6, pattern, v6};
 
 const ONE: AliasId = AliasId(0);
@@ -100,21 +102,21 @@ fn the_layer_hears_of_addresses_and_links() {
     assert_eq!(w.layer(A).log.removed, [cidr.addr]);
 }
 
-/// Lets one address in.
+/// Lets some addresses in.
 #[derive(Debug)]
-struct Only(IpAddr, Watch);
+struct Only(Vec<IpAddr>, Arc<Watch>);
 
 impl Rules for Only {
-    fn watch(&self) -> &Watch {
+    fn watch(&self) -> &Arc<Watch> {
         &self.1
     }
 
     fn judge(&self, _: Instant, first: &First, _: u64) -> Verdict {
-        if first.src == self.0 { Verdict::Allow } else { Verdict::Reject }
+        if self.allows(first) { Verdict::Allow } else { Verdict::Reject }
     }
 
     fn allows(&self, first: &First) -> bool {
-        first.src == self.0
+        self.0.contains(&first.src)
     }
 }
 
@@ -125,7 +127,7 @@ fn access_rules_match_ulids_and_never_locators() {
         w.context_by(1, 1);
         let mut watch = Watch::default();
         watch.add(6, 80, 80);
-        w.stacks[B].set_access(Some(Arc::new(Only(allowed, watch))));
+        w.stacks[B].set_access(Some(Arc::new(Only(vec![allowed], Arc::new(watch)))));
         w.stacks[B].tcp_listen(w.now, (v6(B, 0), 80).into(), 16).unwrap();
         let from = Some((v6(A, 0), 0).into());
         let c = w.stacks[A].tcp_connect(w.now, from, (v6(B, 0), 80).into()).unwrap();
@@ -134,4 +136,86 @@ fn access_rules_match_ulids_and_never_locators() {
         assert_eq!(state == TcpState::Established, open, "{allowed}: {state:?}");
         w.check();
     }
+}
+
+/// Gives B a packet with the tag of its first context, by the second locators, as from the link.
+fn give(w: &mut World, protocol: u8, payload: &[u8]) {
+    let tag = w.layer(B).contexts[0].tag_in | 1 << 47;
+    let mut packet = tag.to_be_bytes();
+    packet[..2].copy_from_slice(&[protocol, 0]);
+    let packet = [&packet[..], payload].concat();
+    let mut frame = packet6(v6(A, 1), v6(B, 1), SHIM6, packet, None);
+    frame.data_mut()[7] = 255;
+    w.stacks[B].handle_frame(w.now, AliasId(1), frame);
+}
+
+// RFC 5533 16
+#[test]
+fn who_has_not_shown_his_ulid_is_let_in_by_both_his_addresses_only() {
+    let (ulid, locator) = (v6(A, 0), v6(A, 1));
+    for (allowed, open) in
+        [(vec![ulid], false), (vec![locator], false), (vec![ulid, locator], true)]
+    {
+        let mut w = World::new();
+        w.context_by(1, 1);
+        w.stacks[B].with_path_mut(w.now, |l| l.unshown = true);
+        let mut watch = Watch::default();
+        watch.add(6, 80, 80);
+        watch.add(17, 9, 9);
+        w.stacks[B].set_access(Some(Arc::new(Only(allowed.clone(), Arc::new(watch)))));
+        w.stacks[B].tcp_listen(w.now, (v6(B, 0), 80).into(), 16).unwrap();
+        let from = Some((ulid, 0).into());
+        let c = w.stacks[A].tcp_connect(w.now, from, (v6(B, 0), 80).into()).unwrap();
+        // In pieces that are cut above the layer, and in one.
+        let there = w.stacks[B].udp_bind(w.now, (v6(B, 0), 9).into()).unwrap();
+        let here = w.stacks[A].udp_bind(w.now, (ulid, 0).into()).unwrap();
+        for len in [100, 4000] {
+            w.stacks[A].udp_send(w.now, here, &pattern(len), Some((v6(B, 0), 9).into())).unwrap();
+        }
+        w.run_for(Duration::from_millis(50));
+        let state = w.stacks[A].tcp_state(c);
+        assert_eq!(state == TcpState::Established, open, "{allowed:?}: {state:?}");
+        let got = (0..2).filter(|_| w.stacks[B].udp_recv(there).is_ok());
+        assert_eq!(got.count(), if open { 2 } else { 0 }, "{allowed:?}");
+        w.check();
+    }
+}
+
+#[test]
+fn no_peer_speaks_from_an_address_of_ours() {
+    let mut w = World::new();
+    let ours = v6(B, 1);
+    w.context((ours, v6(A, 1)), (v6(B, 0), v6(B, 1)));
+    w.stacks[B].set_access(Some(Arc::new(Only(vec![], Arc::default()))));
+    let there = w.stacks[B].udp_bind(w.now, (v6(B, 0), 9).into()).unwrap();
+    let mut datagram = vec![0, 7, 0, 9, 0, 12, 0, 0, 1, 2, 3, 4];
+    let sum = checksum::combine(
+        checksum::pseudo(ours, v6(B, 0), 17, datagram.len()),
+        checksum::sum(&datagram),
+    );
+    datagram[6..8].copy_from_slice(&checksum::finish(sum).to_be_bytes());
+    give(&mut w, 17, &datagram);
+    assert!(w.stacks[B].udp_recv(there).is_err());
+    assert_eq!(w.stacks[B].mib().drops.get(DropReason::IpSourceIsUs), 1);
+}
+
+// RFC 4861 7.1.1
+#[test]
+fn neighbour_discovery_never_comes_through_the_layer() {
+    let mut w = World::new();
+    w.context_by(1, 1);
+    let (ulid, target) = (v6(A, 0), v6(B, 0));
+    let std::net::IpAddr::V6(asked) = target else { panic!() };
+    let mut solicit = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    solicit.extend(asked.octets());
+    let sum = checksum::combine(
+        checksum::pseudo(ulid, target, 58, solicit.len()),
+        checksum::sum(&solicit),
+    );
+    solicit[2..4].copy_from_slice(&checksum::finish(sum).to_be_bytes());
+    w.sent.clear();
+    give(&mut w, 58, &solicit);
+    w.run_for(Duration::from_millis(50));
+    assert_eq!(w.stacks[B].mib().drops.get(DropReason::NdpInvalid), 1);
+    assert!(w.sent.is_empty(), "no answer");
 }

@@ -48,6 +48,24 @@ fn flows_that_pass_take_short_ways_and_the_layer_is_told() {
 }
 
 #[test]
+fn what_a_connection_keeps_of_a_layers_answer_goes_with_the_layer() {
+    let mut w = World::new();
+    w.context_by(0, 0);
+    let pair = w.connected(v6(A, 0), v6(B, 0));
+    w.transfer(pair, &pattern(100_000));
+    for host in [A, B] {
+        w.stacks[host].with_path_mut(w.now, |l| {
+            let contexts = std::mem::take(&mut l.contexts);
+            *l = Layer { contexts, ..Layer::on() };
+        });
+    }
+    // Each asserts that what comes back to it was given by it.
+    w.transfer(pair, &pattern(100_000));
+    assert!(w.layer(A).log.passed_out > 50 && w.layer(B).log.passed_in > 50);
+    w.check();
+}
+
+#[test]
 fn rewritten_segments_leave_by_the_alias_of_their_locator_with_the_checksum_of_the_ulids() {
     let mut w = World::new();
     w.context_by(1, 1);

@@ -135,20 +135,7 @@ fn a_next_hop_that_does_not_answer_is_told_to_the_layer_and_between_ulids() {
     let mut w = World::new();
     let third = AliasId(2);
     let medium = AliasMedium::Ethernet { mac: [2, 0, 0, 0, 0, 3] };
-    w.change(
-        A,
-        Change::AliasAdd(AliasConfig {
-            id: third,
-            name: "data2".into(),
-            medium,
-            mtu: 1500,
-            gso_bytes_max: 0,
-            tx_checksum: false,
-            rx_checksum_trust: false,
-            up: true,
-            slaac: false,
-        }),
-    );
+    w.change(A, Change::AliasAdd(AliasConfig::up_without_offload(third, medium)));
     let cidr = "2001:db8:77::1/64".parse().unwrap();
     w.change(A, Change::AddressAdd { alias: third, cidr });
     w.run_for(Duration::from_secs(3));

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::Frame;
 use weft_stack::path::{
-    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathFlow, PathLayer, Quoted, Requoted,
+    Advice, IcmpErrorKind, Pass, Passing, PathAddrs, PathEvent, PathFlow, PathLayer, PathWay,
+    Quoted, Requoted, Restored, Rewriting,
 };
 use weft_stack::time::{Duration, Instant};
 
@@ -31,6 +32,13 @@ impl Context {
         self.ulids != self.locators
     }
 
+    /// What stands before a packet.
+    fn header(&self, next: u8) -> [u8; HEADER_LEN] {
+        let mut header = (self.tag_out | 1 << 47).to_be_bytes();
+        (header[0], header[1]) = (next, 0);
+        header
+    }
+
     fn overhead(&self) -> usize {
         let header = |a: IpAddr| if a.is_ipv4() { 20usize } else { 40 };
         if self.rewrites() {
@@ -52,7 +60,11 @@ pub struct Log {
     pub control: Vec<Vec<u8>>,
     pub fired: Vec<Instant>,
     pub egress: usize,
+    /// Packets that were sent as it had said, without [`PathLayer::egress`].
+    pub rewritten: usize,
     pub ingress: usize,
+    /// Packets that it took without [`PathLayer::ingress`].
+    pub restored: usize,
     pub passed_out: usize,
     pub passed_in: usize,
 }
@@ -62,17 +74,28 @@ pub struct Layer {
     pub on: bool,
     pub contexts: Vec<Context>,
     pub super_segments: bool,
+    /// Says beforehand what becomes of packets that go or come rewritten.
+    pub peeks: bool,
+    /// The layer does not vouch for the ULIDs of peers.
+    pub unshown: bool,
     /// Flows with a pair of their own, by our port.
     pub apart: Vec<u16>,
     pub to_send: VecDeque<(PathAddrs, Frame)>,
     pub events: VecDeque<PathEvent>,
     pub deadline: Option<Instant>,
     pub log: Log,
+    /// ULIDs of those who keep what they were told of them.
+    pub asked: Vec<Pair>,
 }
 
 impl Layer {
     pub fn on() -> Layer {
-        Layer { on: true, super_segments: true, ..Layer::default() }
+        Layer { on: true, super_segments: true, peeks: true, ..Layer::default() }
+    }
+
+    /// What is kept of an answer is of these ULIDs, and was given by this layer.
+    fn assert_knows(&self, known: Passing, ulids: Pair) {
+        assert_eq!(self.asked.get(known.0 as usize - 1), Some(&ulids));
     }
 
     fn of(&self, src: IpAddr, dst: IpAddr) -> Option<&Context> {
@@ -110,14 +133,41 @@ impl PathLayer for Layer {
         self.of(src, dst).is_none_or(|c| !c.rewrites())
     }
 
-    fn passed_out(&mut self, _: Instant, src: IpAddr, dst: IpAddr, _: usize) {
+    fn passing(&mut self, src: IpAddr, dst: IpAddr, known: &mut Passing) -> bool {
+        if *known == Passing::default() {
+            self.asked.push((src, dst));
+            known.0 = self.asked.len() as u64;
+        }
+        self.assert_knows(*known, (src, dst));
+        self.passes(src, dst)
+    }
+
+    fn passed_out(&mut self, _: Instant, src: IpAddr, dst: IpAddr, known: Passing, _: usize) {
         assert!(self.passes(src, dst));
+        self.assert_knows(known, (src, dst));
         self.log.passed_out += 1;
     }
 
-    fn passed_in(&mut self, _: Instant, src: IpAddr, dst: IpAddr, _: usize) {
+    fn passed_in(&mut self, _: Instant, src: IpAddr, dst: IpAddr, known: Passing, _: usize) {
         assert!(self.passes(dst, src));
+        self.assert_knows(known, (dst, src));
         self.log.passed_in += 1;
+    }
+
+    fn rewriting(&self, known: Passing, protocol: u8) -> Option<Rewriting> {
+        let (src, dst) = *self.asked.get((known.0 as usize).checked_sub(1)?)?;
+        let c = self.of(src, dst).filter(|c| c.rewrites() && self.peeks)?;
+        let way = PathWay {
+            locators: c.locators,
+            overhead_bytes: c.overhead(),
+            super_segments: self.super_segments,
+        };
+        Some(Rewriting { way, protocol: SHIM6, header: c.header(protocol), by: 0 })
+    }
+
+    fn rewritten(&mut self, _: Instant, as_said: &Rewriting) {
+        assert_eq!(as_said.protocol, SHIM6);
+        self.log.rewritten += 1;
     }
 
     fn egress(
@@ -132,11 +182,26 @@ impl PathLayer for Layer {
             return Ok(());
         };
         let header = frame.push_front(HEADER_LEN);
-        header.copy_from_slice(&(c.tag_out | 1 << 47).to_be_bytes());
-        header[0] = addrs.protocol;
-        header[1] = 0;
+        header.copy_from_slice(&c.header(addrs.protocol));
         *addrs = PathAddrs { src: c.locators.0, dst: c.locators.1, protocol: SHIM6 };
         Ok(())
+    }
+
+    fn would_restore(&mut self, addrs: &PathAddrs, head: &[u8]) -> Option<Restored> {
+        assert!(self.on, "a transparent layer is asked nothing");
+        assert_eq!(addrs.protocol, SHIM6);
+        let header = head.get(..HEADER_LEN).filter(|h| self.peeks && h[2] & 0x80 != 0)?;
+        let at = self.contexts.iter().position(|c| c.tag_in == tag_of(header))?;
+        let (dst, src) = self.contexts[at].ulids;
+        let addrs = PathAddrs { src, dst, protocol: header[0] };
+        Some(Restored { addrs, skip: HEADER_LEN, by: at as u32 })
+    }
+
+    fn restored(&mut self, _: Instant, addrs: &PathAddrs, as_said: &Restored) {
+        assert_eq!(addrs.protocol, SHIM6);
+        let (dst, src) = self.contexts[as_said.by as usize].ulids;
+        assert_eq!((as_said.addrs.src, as_said.addrs.dst), (src, dst));
+        self.log.restored += 1;
     }
 
     fn ingress(
@@ -163,7 +228,7 @@ impl PathLayer for Layer {
         let c = c.ok_or(DropReason::IpProtocolUnknown)?;
         *addrs = PathAddrs { src: c.ulids.1, dst: c.ulids.0, protocol: next };
         frame.pull_front(HEADER_LEN);
-        Ok(Pass::Up)
+        Ok(if self.unshown { Pass::Unshown } else { Pass::Up })
     }
 
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize {

@@ -5,5 +5,6 @@ mod addresses;
 mod below;
 mod errors;
 mod layer;
+mod short_way;
 mod switches;
 mod world;

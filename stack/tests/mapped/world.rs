@@ -303,15 +303,9 @@ fn add_alias(stack: &mut Stack<Layer>, now: Instant, host: usize, provider: usiz
     let id = AliasId(provider as u16);
     let mut add = |change| stack.handle_config(now, change).unwrap();
     add(Change::AliasAdd(AliasConfig {
-        id,
-        name: format!("data{provider}"),
-        medium: AliasMedium::Ip,
-        mtu: 1500,
         gso_bytes_max: gso,
         tx_checksum: gso > 0,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
+        ..AliasConfig::up_without_offload(id, AliasMedium::Ip)
     }));
     for (addr, any) in [(v6(host, provider), "::/0"), (v4(host, provider), "0.0.0.0/0")] {
         let len = if addr.is_ipv4() { 24 } else { 64 };

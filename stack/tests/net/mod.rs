@@ -97,15 +97,10 @@ impl Net {
                 AliasMedium::Ip
             };
             let alias = AliasConfig {
-                id: ALIAS,
-                name: "data0".into(),
-                medium,
                 mtu: line.mtu,
                 gso_bytes_max: line.gso,
                 tx_checksum: line.gso > 0,
-                rx_checksum_trust: false,
-                up: true,
-                slaac: false,
+                ..AliasConfig::up_without_offload(ALIAS, medium)
             };
             stack.handle_config(now, Change::AliasAdd(alias)).unwrap();
             for (addr, len) in [(v4(host), 24), (v6(host), 64)] {

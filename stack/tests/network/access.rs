@@ -21,7 +21,7 @@ const ACK: u8 = 16;
 /// One verdict about some ports.
 #[derive(Debug)]
 struct Closed {
-    watch: Watch,
+    watch: Arc<Watch>,
     verdict: Verdict,
     /// Clients that may.
     but: Option<IpAddr>,
@@ -31,7 +31,7 @@ struct Closed {
 }
 
 impl Rules for Closed {
-    fn watch(&self) -> &Watch {
+    fn watch(&self) -> &Arc<Watch> {
         &self.watch
     }
 
@@ -54,7 +54,7 @@ fn closed(verdict: Verdict) -> Closed {
     watch.add(6, 22, 23);
     watch.add(17, 161, 161);
     (watch.echo, watch.others) = (true, true);
-    Closed { watch, verdict, but: None, mark: 0, judged: AtomicU64::new(0) }
+    Closed { watch: Arc::new(watch), verdict, but: None, mark: 0, judged: AtomicU64::new(0) }
 }
 
 fn guard(net: &mut Net, stack: usize, rules: Closed) -> Arc<Closed> {

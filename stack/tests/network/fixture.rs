@@ -23,15 +23,8 @@ pub fn ip(text: &str) -> IpAddr {
 
 pub fn alias(id: AliasId, mac_no: u8, mtu: usize) -> AliasConfig {
     AliasConfig {
-        id,
-        name: format!("data{}", id.0),
-        medium: AliasMedium::Ethernet { mac: mac(mac_no) },
         mtu,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
+        ..AliasConfig::up_without_offload(id, AliasMedium::Ethernet { mac: mac(mac_no) })
     }
 }
 

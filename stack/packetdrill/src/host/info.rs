@@ -49,7 +49,6 @@ pub(crate) fn tcp_info_fields(i: &TcpInfo) -> Vec<Field> {
         if i.ssthresh == usize::MAX { 0x7fff_ffff } else { (i.ssthresh / i.mss.max(1)) as u64 };
     let (snd_scale, rcv_scale) = i.window_scale.unwrap_or_default();
     let scales = u64::from(snd_scale) | u64::from(rcv_scale) << 4;
-    let retransmits = &i.retransmits;
     vec![
         ("tcpi_state", 1, state(i.state)),
         ("tcpi_ca_state", 1, ca_state(i)),
@@ -82,7 +81,7 @@ pub(crate) fn tcp_info_fields(i: &TcpInfo) -> Vec<Field> {
         ("tcpi_reordering", 4, 3),
         ("tcpi_rcv_rtt", 4, 0),
         ("tcpi_rcv_space", 4, i.recv_buffer as u64),
-        ("tcpi_total_retrans", 4, retransmits.total()),
+        ("tcpi_total_retrans", 4, i.retransmits.total()),
         ("tcpi_pacing_rate", 8, i.pacing_rate.unwrap_or(u64::MAX)),
         ("tcpi_max_pacing_rate", 8, u64::MAX),
         ("tcpi_bytes_acked", 8, i.bytes_acked),
@@ -107,7 +106,7 @@ pub(crate) fn tcp_info_fields(i: &TcpInfo) -> Vec<Field> {
         ("tcpi_snd_wnd", 4, i.send_window as u64),
         ("tcpi_rcv_wnd", 4, i.recv_window as u64),
         ("tcpi_rehash", 4, 0),
-        ("tcpi_total_rto", 2, retransmits.timeout),
+        ("tcpi_total_rto", 2, i.retransmits.timeout),
         ("tcpi_total_rto_recoveries", 2, 0),
         ("tcpi_total_rto_time", 4, 0),
     ]

@@ -41,17 +41,7 @@ fn configured(acd: Acd) -> AddressTerms {
 fn bench() -> Bench {
     let world = World::new();
     let ip = Ip::new(&StackConfig::default(), &world.secrets, world.now);
-    let config = AliasConfig {
-        id: ID,
-        name: "data0".into(),
-        medium: AliasMedium::Ethernet { mac: OURS },
-        mtu: 1500,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
-    };
+    let config = AliasConfig::up_without_offload(ID, AliasMedium::Ethernet { mac: OURS });
     let mut b = Bench { world, link: Link::default(), ip };
     b.apply(Change::AliasAdd(config)).unwrap();
     b.world.events();

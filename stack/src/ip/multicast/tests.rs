@@ -13,17 +13,8 @@ struct Bench {
 fn bench() -> Bench {
     let world = World::new();
     let mut ip = Ip::new(&crate::stack::StackConfig::default(), &world.secrets, world.now);
-    let config = AliasConfig {
-        id: ID,
-        name: "data0".into(),
-        medium: AliasMedium::Ethernet { mac: [2, 0, 0, 0, 0, 1] },
-        mtu: 1500,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
-    };
+    let config =
+        AliasConfig::up_without_offload(ID, AliasMedium::Ethernet { mac: [2, 0, 0, 0, 0, 1] });
     let mut alias = Alias::new(config);
     for cidr in ["10.0.0.1/24", "fe80::1/64"] {
         alias.addresses.push(crate::ip::address::Address {
@@ -94,6 +85,7 @@ impl Bench {
             hop_limit: 1,
             alias: ID,
             to_many: true,
+            below: None,
         }
     }
 }

@@ -23,15 +23,8 @@ fn bench(slaac: bool) -> Bench {
     let world = World::new();
     let mut ip = Ip::new(&crate::stack::StackConfig::default(), &world.secrets, world.now);
     let config = AliasConfig {
-        id: ID,
-        name: "data0".into(),
-        medium: AliasMedium::Ethernet { mac: OURS },
-        mtu: 1500,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
         slaac,
+        ..AliasConfig::up_without_offload(ID, AliasMedium::Ethernet { mac: OURS })
     };
     ip.aliases.insert(ID, Alias::new(config));
     let mut b = Bench { world, link: Link::default(), ip };
@@ -106,6 +99,7 @@ impl Bench {
             hop_limit,
             alias: ID,
             to_many: dst.is_multicast(),
+            below: None,
         };
         let ctx = &mut self.world.ctx();
         let fate = input(ctx, &mut self.link, &mut self.ip, &packet, frame);

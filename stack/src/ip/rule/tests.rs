@@ -48,17 +48,7 @@ fn bench() -> Bench {
     let config = StackConfig { forwarding: true, ..StackConfig::default() };
     let mut stack = Stack::new(config, FramePool::heap(64, 2048), NOW);
     for (id, nets) in [(ONE, ["10.0.0.1/24", "fd00::1/64"]), (TWO, ["10.1.0.1/24", "fd01::1/64"])] {
-        let alias = AliasConfig {
-            id,
-            name: format!("data{}", id.0),
-            medium: AliasMedium::Ip,
-            mtu: 1500,
-            gso_bytes_max: 0,
-            tx_checksum: false,
-            rx_checksum_trust: false,
-            up: true,
-            slaac: false,
-        };
+        let alias = AliasConfig::up_without_offload(id, AliasMedium::Ip);
         stack.handle_config(NOW, Change::AliasAdd(alias)).unwrap();
         for cidr in nets {
             let cidr = cidr.parse().unwrap();
@@ -247,10 +237,10 @@ fn a_thousand_tables_are_no_limit() {
 
 /// Whoever comes from 10.0.0.0/24 gets a mark.
 #[derive(Debug)]
-struct Marking(Watch);
+struct Marking(Arc<Watch>);
 
 impl Rules for Marking {
-    fn watch(&self) -> &Watch {
+    fn watch(&self) -> &Arc<Watch> {
         &self.0
     }
     fn judge(&self, _: Instant, _: &First, _: u64) -> Verdict {
@@ -275,7 +265,7 @@ fn answers_to_a_client_leave_by_the_mark_of_the_access_rule_that_lets_it_in() {
     watch.marks = true;
     watch.add(6, 80, 80);
     watch.add(17, 9, 9);
-    b.stack.set_access(Some(Arc::new(Marking(watch))));
+    b.stack.set_access(Some(Arc::new(Marking(Arc::new(watch)))));
     assert_eq!(b.between("10.0.0.1", "10.0.0.9"), Ok(TWO));
     assert_eq!(b.between("10.0.0.1", "10.3.0.9"), Ok(ONE));
     let other = b.stack.udp_bind(NOW, "10.0.0.1:10".parse().unwrap()).unwrap();

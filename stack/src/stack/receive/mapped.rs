@@ -71,6 +71,10 @@ fn one_up<P: PathLayer>(
             return above(lower, t, Input::Up { packet, frame, pointer });
         }
         Ok(Pass::Up) => None,
+        Ok(Pass::Unshown) => {
+            packet.below = Some(before.src);
+            None
+        }
         Ok(Pass::Consumed) => Some(Fate::Consumed),
         Err(reason) => Some(Fate::Dropped(reason)),
     };
@@ -152,11 +156,9 @@ pub(super) fn requote<P: PathLayer>(
 /// Whether [`work_off`] has something to do.
 #[inline]
 pub(in crate::stack) fn has_work<P: PathLayer>(lower: &Lower<'_, P>, t: &Transports<'_>) -> bool {
-    !lower.ip.added.is_empty()
-        || !lower.ctx.outbox.mapped.is_empty()
-        || lower.path.has_events()
-        || lower.path.wants_transmit()
-        || t.tcp.has_answers()
+    // One branch for what is hardly ever there.
+    let waiting = lower.ip.added.len() | lower.ctx.outbox.mapped.len() | t.tcp.answers();
+    lower.path.has_work() || waiting != 0
 }
 
 /// What the layer is to be told, what it tells and what it sends.

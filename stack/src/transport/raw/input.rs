@@ -154,7 +154,7 @@ impl Raw {
             return false;
         }
         if let IcmpErrorKind::TooBig { mtu } = error.kind {
-            lower.lower_pmtu(error.src, error.dst, mtu);
+            lower.lower_pmtu((error.src, error.dst), None, mtu);
         }
         if let Some((index, sequence)) = echo {
             let alias = lower

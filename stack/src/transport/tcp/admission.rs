@@ -85,10 +85,10 @@ impl Tcp {
         lower: &mut Lower<'_, P>,
         rules: &dyn Rules,
     ) -> usize {
-        let ip = &*lower.ip;
+        let (ip, watch) = (&*lower.ip, rules.watch());
         let denied = |key: &FlowKey, alias| {
             !ip.is_local(key.peer)
-                && rules.watch().covers(protocol::TCP, key.local_port)
+                && watch.covers(protocol::TCP, key.local_port)
                 && !rules.allows(&first(key, alias))
         };
         let mut ended = self.forget_half_open_if(|r| denied(&r.key, r.alias));

@@ -12,6 +12,7 @@ use crate::socket::tcp::{
 use crate::time::Instant;
 
 use super::cc::{Algorithm, Controller};
+use super::settings::Settings;
 use super::state::{Connection, Cx, Owner};
 use super::timers::FIN_WAIT_2_ORPHAN;
 
@@ -222,6 +223,15 @@ impl Connection {
 
     pub(crate) fn set_option(&mut self, cx: &Cx<'_>, option: TcpOption) {
         Arc::make_mut(&mut self.settings).set(option);
+        self.apply(cx, option);
+        if self.state == TcpState::SynSent && self.snd_nxt == self.iss {
+            // The SYN has not left yet.
+            self.rcv_wscale = self.settings.window_scale();
+        }
+    }
+
+    /// What follows from an option that is set.
+    fn apply(&mut self, cx: &Cx<'_>, option: TcpOption) {
         match option {
             TcpOption::SendBuffer(_) => {
                 self.send.set_limit(self.settings.send_buffer);
@@ -242,9 +252,26 @@ impl Connection {
             TcpOption::QuickAck(true) if self.acking.at.is_some() => self.ack_now = true,
             _ => {}
         }
-        if self.state == TcpState::SynSent && self.snd_nxt == self.iss {
-            // The SYN has not left yet.
-            self.rcv_wscale = self.settings.window_scale();
+    }
+
+    /// It has the settings of another connection, which nothing was sent or received with, in the
+    /// place of `old`.
+    pub(super) fn follow_settings(&mut self, cx: &Cx<'_>, old: &Settings) {
+        let new = Arc::clone(&self.settings);
+        if new.send_buffer != old.send_buffer {
+            self.apply(cx, TcpOption::SendBuffer(new.send_buffer));
+        }
+        if new.recv_buffer != old.recv_buffer {
+            self.apply(cx, TcpOption::RecvBuffer(new.recv_buffer));
+        }
+        if new.keepalive != old.keepalive {
+            self.apply(cx, TcpOption::KeepAlive(new.keepalive));
+        }
+        if new.congestion != old.congestion {
+            self.apply(cx, TcpOption::Congestion(new.congestion));
+        }
+        if new.mss_max != old.mss_max {
+            self.apply(cx, TcpOption::MaxSegment(Some(new.mss_max)));
         }
     }
 

@@ -13,6 +13,7 @@ use crate::wire::{frame_sum, protocol};
 
 use super::flow_table::{Flow, FlowKey};
 use super::input::Reply;
+use super::paths::flow_of;
 use super::state::Cx;
 use super::time_wait::Verdict;
 use super::{Tcp, emit, payload};
@@ -92,7 +93,7 @@ impl Tcp {
             Reply::Reset(rst) => emit::send_header(lower, &key, alias, rst),
         }
         if confirm && packet.alias == alias {
-            lower.confirm_reachable(key.local, key.peer);
+            lower.confirm_reachable((key.local, key.peer), Some(flow_of(&key)));
         }
         if !lower.path.is_transparent() && progress {
             self.advise_progress(lower, index);

@@ -5,9 +5,9 @@ use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::ip::address::AliasId;
-use crate::ip::output::stats;
+use crate::ip::output::{flow_hash, stats};
 use crate::ip::ready::Ready;
-use crate::lower::{Lower, OutPacket};
+use crate::lower::{Lower, MappedWay, OutPacket};
 use crate::path::PathLayer;
 use crate::wire::checksum::{combine, finish, pseudo};
 use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Header};
@@ -16,6 +16,7 @@ use crate::wire::{frame_sum, protocol};
 use super::flow_table::FlowKey;
 use super::output::SegmentOut;
 use super::send_buffer::SendBuffer;
+use super::state::Connection;
 
 /// Payloads up to this are copied behind the header: cheaper than a piece of their own.
 const COPY_BYTES_MAX: usize = 256;
@@ -101,6 +102,42 @@ pub(crate) fn send_ready(
     let ip = stats(ctx.mib, is_v4);
     ready.push(ip, &mut frame, protocol::TCP, fields.traffic_class, fields.hop_limit);
     ctx.outbox.frames.push_back((ready.route.alias, frame));
+    Ok(())
+}
+
+/// Sends a segment of a connection that the path layer rewrites by its short way; `Err`: it does not
+/// fit there, or has to be cut.
+#[inline(never)]
+pub(crate) fn send_mapped<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    way: &MappedWay,
+    c: &mut Connection,
+    frame: Frame,
+    segment: &SegmentOut,
+) -> Result<(), Frame> {
+    let header = &way.rewriting.header;
+    let len = segment.header.len() + segment.payload_len + header.len();
+    let whole = segment.payload_len <= segment.mss;
+    let ready = lower.ip.ready.at(way.slot);
+    let Some(ready) = ready.filter(|ready| whole && ready.takes(len, false)) else {
+        return Err(frame);
+    };
+    let (key, fields) = (c.key, c.settings.ip_fields(segment.header.ecn));
+    let mut frame = build_for(frame, &key, segment, &mut c.send, false);
+    if frame.frags.is_empty() {
+        lower.ctx.mib.tcp.snd_copied_octets += segment.payload_len as u64;
+    }
+    if c.notes.known.flow_hash == 0 {
+        c.notes.known.flow_hash = flow_hash(key.local, key.peer, protocol::TCP, &frame);
+    }
+    frame.push_front(header.len()).copy_from_slice(header);
+    let (class, hop_limit) = (fields.traffic_class, fields.hop_limit);
+    let ip = stats(lower.ctx.mib, ready.route.src.is_ipv4());
+    ready.push(ip, &mut frame, way.rewriting.protocol, class, hop_limit);
+    // Of the ports that are out of sight there.
+    frame.meta.flow_hash = c.notes.known.flow_hash;
+    lower.ctx.outbox.frames.push_back((ready.route.alias, frame));
+    lower.path.rewritten(lower.ctx.now, &way.rewriting);
     Ok(())
 }
 

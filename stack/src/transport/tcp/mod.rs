@@ -19,7 +19,8 @@ use crate::ctx::Timer;
 use crate::frame::{Frame, prefetch};
 use crate::ip::address::AliasId;
 use crate::ip::icmp::ErrorLimit;
-use crate::lower::{IcmpError, IcmpErrorKind, Lower};
+use crate::ip::rule::Via;
+use crate::lower::{IcmpError, IcmpErrorKind, Lower, MappedWay, RouteInfo};
 use crate::path::{Advice, PathLayer};
 use crate::rng::Secrets;
 use crate::seq::SeqNum;
@@ -90,8 +91,8 @@ use fast_open::CookieCache;
 use flow_table::{Flow, FlowKey, FlowTable};
 use half_open::HalfOpen;
 use listen::Listeners;
-use output::PathLimits;
-use paths::Pairs;
+use output::{PathLimits, SegmentOut};
+use paths::{Pairs, flow_of};
 use plpmtud::TooBig;
 use ports::Ports;
 use pressure::Budget;
@@ -129,6 +130,8 @@ pub(crate) struct Tcp {
     flows: FlowTable,
     /// Slots of connections that plain segments were for lately, by a cheap hash: guesses.
     recent: [u32; RECENT_FLOWS],
+    /// Between which locators rewritten segments came last, for which IP takes them.
+    accepted_below: Option<predict::AcceptedBelow>,
     listeners: Listeners,
     /// Who listens where the vserver does not.
     pub(crate) any: AnyScopes,
@@ -178,6 +181,7 @@ impl Tcp {
             connections: Slab::new(),
             flows: FlowTable::new(secrets.flow),
             recent: [u32::MAX; RECENT_FLOWS],
+            accepted_below: None,
             listeners: Listeners::default(),
             any: config.any.clone(),
             shard: config.shard,
@@ -408,7 +412,7 @@ impl Tcp {
             lower.path.advise(lower.ctx.now, c.key.local, c.key.peer, Advice::NoProgress);
         }
         if let Some(mtu) = c.path.take_believed() {
-            lower.lower_pmtu(c.key.local, c.key.peer, mtu);
+            lower.lower_pmtu((c.key.local, c.key.peer), Some(flow_of(&c.key)), mtu);
             lower_mtu(lower, c);
             c.forgive_timeout(lower.ctx.now);
         }
@@ -536,7 +540,7 @@ impl Tcp {
         match error.kind {
             IcmpErrorKind::TooBig { mtu } => {
                 if c.path.judge(seq, mtu) == TooBig::Believe {
-                    lower.lower_pmtu(key.local, key.peer, mtu);
+                    lower.lower_pmtu((key.local, key.peer), Some(flow_of(&key)), mtu);
                     lower_mtu(lower, c);
                 }
             }
@@ -607,10 +611,10 @@ fn turn<P: PathLayer>(
     let (key, alias) = (c.key, c.alias);
     let hint = emit::bound_alias(&key, alias);
     let via = c.settings.via(lower.ip, &key, hint);
-    let ready = if short { lower.ready(key.local, key.peer, via) } else { None };
-    let route = match ready.and_then(|slot| lower.ip.ready.at(slot)) {
-        Some(ready) => Ok(ready.route),
-        None => lower.route(Some(key.local), key.peer, via),
+    let short = if short { ShortWay::of(lower, c, via) } else { ShortWay::None };
+    let route = match short.route(lower) {
+        Some(route) => Ok(route),
+        None => lower.route_of(Some(key.local), key.peer, via, Some(flow_of(&key))),
     };
     // Without a route segments are built as before and lost below, counted; timers go on.
     let (mtu, gso, tx_checksum) =
@@ -632,39 +636,83 @@ fn turn<P: PathLayer>(
             *spare = Some(frame);
             return Turn::Done;
         };
-        let ecn = segment.header.ecn;
-        let fields = c.settings.ip_fields(ecn);
-        let mut frame = frame;
-        if let Some(ready) = ready.and_then(|slot| lower.ip.ready.at(slot)) {
-            let what = (&segment, &mut c.send);
-            match emit::send_ready(&mut lower.ctx, ready, frame, what, fields) {
-                Ok(()) => {
-                    if !lower.path.is_transparent() {
-                        let len = segment.payload_len;
-                        lower.path.passed_out(lower.ctx.now, key.local, key.peer, len);
-                    }
-                    continue;
-                }
-                Err(unused) => frame = unused,
-            }
-        }
+        let frame = match short.send(lower, c, frame, &segment) {
+            Ok(()) => continue,
+            Err(unused) => unused,
+        };
         let frame = emit::build_for(frame, &key, &segment, &mut c.send, tx_checksum);
         if frame.frags.is_empty() {
             lower.ctx.mib.tcp.snd_copied_octets += segment.payload_len as u64;
         }
+        let fields = c.settings.ip_fields(segment.header.ecn);
         emit::send(lower, &key, alias, fields, frame);
     }
     Turn::More
 }
 
+/// By which short way segments of a connection leave.
+enum ShortWay {
+    None,
+    /// As they are, by this place in `ip.ready`.
+    Ready(usize),
+    /// Rewritten.
+    Mapped(MappedWay),
+}
+
+impl ShortWay {
+    #[inline]
+    fn of<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, via: Via) -> ShortWay {
+        let (ends, known) = ((c.key.local, c.key.peer), &mut c.notes.known);
+        match lower.ready_of(ends, via, known) {
+            Some(slot) => ShortWay::Ready(slot),
+            None => lower.mapped_way(ends, via, known).map_or(ShortWay::None, ShortWay::Mapped),
+        }
+    }
+
+    #[inline]
+    fn route<P: PathLayer>(&self, lower: &Lower<'_, P>) -> Option<RouteInfo> {
+        match self {
+            ShortWay::None => None,
+            ShortWay::Ready(slot) => lower.ip.ready.at(*slot).map(|ready| ready.route),
+            ShortWay::Mapped(way) => Some(way.route),
+        }
+    }
+
+    /// Sends a segment; `Err`: it takes the long way.
+    #[inline]
+    fn send<P: PathLayer>(
+        &self,
+        lower: &mut Lower<'_, P>,
+        c: &mut Connection,
+        frame: Frame,
+        segment: &SegmentOut,
+    ) -> Result<(), Frame> {
+        let slot = match self {
+            ShortWay::None => return Err(frame),
+            ShortWay::Mapped(way) => return emit::send_mapped(lower, way, c, frame, segment),
+            ShortWay::Ready(slot) => *slot,
+        };
+        let Some(ready) = lower.ip.ready.at(slot) else { return Err(frame) };
+        let fields = c.settings.ip_fields(segment.header.ecn);
+        emit::send_ready(&mut lower.ctx, ready, frame, (segment, &mut c.send), fields)?;
+        if !lower.path.is_transparent() {
+            let (key, known) = (c.key, c.notes.known.passing);
+            let (now, len) = (lower.ctx.now, segment.payload_len);
+            lower.path.passed_out(now, key.local, key.peer, known, len);
+        }
+        Ok(())
+    }
+}
+
 /// What a connection found out about packet sizes is for all to the same host; what others found is
 /// for it.
 fn share_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, limit: usize) {
+    let (ulids, flow) = ((c.key.local, c.key.peer), Some(flow_of(&c.key)));
     if let Some(mtu) = c.path.take_news() {
         let mtu = Some(mtu).filter(|mtu| *mtu < limit);
-        lower.learn_pmtu(c.key.local, c.key.peer, mtu);
+        lower.learn_pmtu(ulids, flow, mtu);
     }
-    if let Some(mtu) = lower.learned_pmtu(c.key.local, c.key.peer) {
+    if let Some(mtu) = lower.learned_pmtu(ulids, flow) {
         c.adopt_mtu(lower.ctx.now, mtu, limit);
     }
 }
@@ -673,7 +721,8 @@ fn share_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection, limit: 
 fn lower_mtu<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
     let hint = emit::bound_alias(&c.key, c.alias);
     let via = c.settings.via(lower.ip, &c.key, hint);
-    if let Ok(route) = lower.route(Some(c.key.local), c.key.peer, via)
+    let flow = Some(flow_of(&c.key));
+    if let Ok(route) = lower.route_of(Some(c.key.local), c.key.peer, via, flow)
         && route.mtu < c.path.mtu
     {
         c.set_mtu(route.mtu);

@@ -1,5 +1,6 @@
 //! Connections and listeners come and go: connect, listen, accept, close.
 
+use core::mem;
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -149,6 +150,65 @@ impl Tcp {
         self.pairs.insert(&key, index);
         self.settle(lower, index);
         Ok((Tcp::id_of(&self.connections[index as usize], index), taken))
+    }
+
+    /// Two connections of the application trade handles: each handle means the other one from now
+    /// on, and what that is ready for is told. `false`, and nothing changed: a handle is stale.
+    pub(crate) fn exchange<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        a: SocketId,
+        b: SocketId,
+    ) -> bool {
+        let is_app = |id| self.connection(id).is_some_and(|c| c.owner == Owner::App);
+        if a == b || !is_app(a) || !is_app(b) {
+            return false;
+        }
+        self.unlink(lower, a.index);
+        self.unlink(lower, b.index);
+        let (at_a, at_b) = (a.index as usize, b.index as usize);
+        if let Some((x, y)) = self.connections.get2_mut(at_a, at_b) {
+            mem::swap(x, y);
+            // The slot's, not the connection's; and what the holder of the handle has set.
+            mem::swap(&mut x.settings, &mut y.settings);
+            mem::swap(&mut x.notes.generation, &mut y.notes.generation);
+            mem::swap(&mut x.notes.dirty, &mut y.notes.dirty);
+            mem::swap(&mut x.notes.event_queued, &mut y.notes.event_queued);
+            let cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
+            let (of_x, of_y) = (Arc::clone(&x.settings), Arc::clone(&y.settings));
+            if !Arc::ptr_eq(&of_x, &of_y) {
+                x.follow_settings(&cx, &of_y);
+                y.follow_settings(&cx, &of_x);
+            }
+        }
+        self.link(lower, a.index);
+        self.link(lower, b.index);
+        true
+    }
+
+    /// Neither segments nor timers lead to the slot any more.
+    fn unlink<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let c = &mut self.connections[index as usize];
+        let (key, detached, armed) = (c.key, c.notes.detached, c.notes.armed.take());
+        if !detached {
+            self.flows.remove(&key, Flow::Connection(index));
+        }
+        self.pairs.remove(&key, index);
+        if let Some((_, timer)) = armed {
+            lower.ctx.timers.cancel(timer);
+        }
+    }
+
+    /// They lead to whatever is in the slot now.
+    fn link<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let c = &mut self.connections[index as usize];
+        c.wake = true;
+        let (key, detached) = (c.key, c.notes.detached);
+        if !detached {
+            self.flows.insert(&key, Flow::Connection(index));
+        }
+        self.pairs.insert(&key, index);
+        self.settle(lower, index);
     }
 
     /// A four-tuple for a connect; a TIME-WAIT entry that stood in the way is gone, and what its

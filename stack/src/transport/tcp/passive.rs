@@ -19,6 +19,7 @@ use super::flow_table::{Flow, FlowKey};
 use super::half_open::{Due, Request, Verdict};
 use super::input::reset_for;
 use super::isn::{initial_sequence, timestamp_offset};
+use super::paths::flow_of;
 use super::settings::Settings;
 use super::state::{Connection, Cx, Origin, Owner, mss_of_mtu};
 use super::syn_cookie;
@@ -205,7 +206,7 @@ impl Tcp {
         let listener = self.listeners.get(slot).ok_or(DropReason::TcpPortClosed)?;
         let settings = admission::marked(lower, &listener.settings, key, packet.alias);
         let via = settings.via(lower.ip, key, hint);
-        let route = lower.route(Some(key.local), key.peer, via)?;
+        let route = lower.route_of(Some(key.local), key.peer, via, Some(flow_of(key)))?;
         Ok((answer, route.mtu))
     }
 
@@ -360,7 +361,7 @@ impl Tcp {
         }
         let hint = emit::bound_alias(&key, request.alias);
         let via = settings.via(lower.ip, &key, hint);
-        let mtu = lower.route(Some(key.local), key.peer, via)?.mtu;
+        let mtu = lower.route_of(Some(key.local), key.peer, via, Some(flow_of(&key)))?.mtu;
         let ts_offset = timestamp_offset(lower.ctx.secrets, &key);
         let origin = Origin { key, alias: request.alias, iss: request.iss, ts_offset, mtu };
         let mut cx = Cx { now: lower.ctx.now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
@@ -476,9 +477,8 @@ impl Tcp {
         // Without a route there may be one at the next turn.
         let settings = admission::marked(lower, &listener.settings, &request.key, request.alias);
         let via = settings.via(lower.ip, &request.key, hint);
-        let Ok(route) = lower.route(Some(request.key.local), request.key.peer, via) else {
-            return;
-        };
+        let (key, flow) = (&request.key, Some(flow_of(&request.key)));
+        let Ok(route) = lower.route_of(Some(key.local), key.peer, via, flow) else { return };
         let before = lower.ctx.mib.tcp.out_segs;
         send_syn_ack(lower, &settings, request, route.mtu, Answer::Entry);
         // What left was counted as sent for the first time; without a frame nothing has.
@@ -504,6 +504,7 @@ impl Tcp {
             hop_limit: 0,
             alias: request.alias,
             to_many: false,
+            below: None,
         };
         let ack = request.kept_ack();
         let _counted = self.complete(lower, &packet, slot, &ack, Frame::from_heap(0, &[]));

@@ -62,7 +62,7 @@ pub(super) struct Pairs {
 }
 
 /// How the path layer calls a connection between its ULIDs.
-fn flow_of(key: &FlowKey) -> PathFlow {
+pub(super) fn flow_of(key: &FlowKey) -> PathFlow {
     PathFlow { protocol: protocol::TCP, ports: (key.local_port, key.peer_port) }
 }
 
@@ -170,10 +170,10 @@ impl Tcp {
         }
     }
 
-    /// Whether [`Tcp::answer_again`] has something to do.
+    /// How much [`Tcp::answer_again`] has to do.
     #[inline]
-    pub(crate) fn has_answers(&self) -> bool {
-        !self.pairs.lost.is_empty()
+    pub(crate) fn answers(&self) -> usize {
+        self.pairs.lost.len()
     }
 
     /// Sends the SYN-ACKs again that were lost with the pairs of locators they went by; once for all
@@ -207,8 +207,16 @@ impl Tcp {
     }
 
     /// Data of a connection was acknowledged.
-    #[inline(never)]
+    #[inline]
     pub(super) fn advise_progress<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
+        let told_at = self.connections[index as usize].notes.progress_told_at;
+        if lower.ctx.now >= told_at + PROGRESS_EVERY_MIN {
+            self.advise_progress_again(lower, index);
+        }
+    }
+
+    #[inline(never)]
+    fn advise_progress_again<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
         let now = lower.ctx.now;
         let c = &mut self.connections[index as usize];
         let every = c.rtt.srtt().unwrap_or_default().max(PROGRESS_EVERY_MIN);

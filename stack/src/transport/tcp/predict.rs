@@ -1,26 +1,28 @@
 //! The short way up: a plain segment of a connection passes link and IP with one look at its
 //! headers, and one that was predicted (in order, or a plain acknowledgement, on an established
 //! connection without anything out of the ordinary) is taken without the questions of
-//! `input::on_established` that cannot matter (Van Jacobson's header prediction).
+//! `input::on_established` that cannot matter (Van Jacobson's header prediction). So does a segment
+//! that came between locators, behind a header that the path layer takes off.
 //!
 //! What it leaves behind, counters included, is what the long way leaves; Simulations run both and
 //! compare (`Stack::predict`, feature `check`). Whatever does not fit goes the long way,
 //! untouched.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use crate::ctx::Fate;
-use crate::frame::Frame;
+use crate::frame::{Checksum, Frame};
 use crate::ip::address::AliasId;
 use crate::ip::input::{Glance, accepts};
-use crate::lower::Lower;
-use crate::path::PathLayer;
+use crate::lower::{Known, Lower};
+use crate::path::{PathAddrs, PathLayer};
 use crate::socket::tcp::TcpState;
 use crate::wire::tcp::{Flags, HEADER_BYTES, Header, TIMESTAMP_BYTES};
 use crate::wire::{checksum, frame_sum, protocol};
 
 use super::demux::CONFIRM_EVERY;
 use super::flow_table::{Flow, FlowKey};
+use super::paths::flow_of;
 use super::state::{Connection, Cx, Owner};
 use super::{RECENT_FLOWS, Tcp};
 
@@ -34,6 +36,9 @@ impl core::fmt::Debug for Accepted {
         f.write_str("_")
     }
 }
+
+/// The same of the locators that rewritten segments come between: source and destination.
+pub(super) type AcceptedBelow = (AliasId, u32, IpAddr, IpAddr);
 
 /// A plain segment and where its parts are.
 struct Plain<'a> {
@@ -119,31 +124,101 @@ impl Tcp {
         if !trusted && !plain.has_right_checksum(&frame) {
             return Err(frame);
         }
-        if !lower.path.is_transparent() && !passes(lower, &plain) {
+        if !lower.path.is_transparent() && !passes(lower, &plain, &mut c.notes.known) {
             return Err(frame);
         }
         let packets = take_headers(lower, &plain, &mut frame);
+        Ok(self.take(lower, &plain, (index, packets), frame))
+    }
+
+    /// A frame with a packet of the path layer, its link header at the front: a segment that the
+    /// layer only takes its header off is taken as if it had come without, by what its connection
+    /// takes. `Err`: it goes the long way.
+    #[inline(never)]
+    pub(crate) fn input_rewritten<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        below: &Glance,
+        mut frame: Frame,
+    ) -> Result<Fate, Frame> {
+        if !self.takes_short_ways() || !self.accepts_below(lower, below) {
+            return Err(frame);
+        }
+        let head = &frame.data()[below.link + below.ip.header_len..];
+        let is = &below.ip;
+        let locators = PathAddrs { src: is.src, dst: is.dst, protocol: is.protocol };
+        let Some(restored) = lower.path.would_restore(&locators, head) else {
+            return Err(frame);
+        };
+        let ulids = &restored.addrs;
+        let glance = below.above((ulids.src, ulids.dst), ulids.protocol, restored.skip);
+        let taps = &lower.ip.taps;
+        if glance.ip.protocol != protocol::TCP
+            || taps.listens(below.ip.src.is_ipv4(), below.ip.protocol)
+            || taps.listens(glance.ip.src.is_ipv4(), protocol::TCP)
+        {
+            return Err(frame);
+        }
+        let Some(plain) = Plain::look(&glance, &frame) else { return Err(frame) };
+        let Some(index) = self.connection_of(&plain.key()) else { return Err(frame) };
+        let summed = matches!(frame.meta.checksum, Checksum::Summed(_));
+        let trusted = glance.trust || frame.meta.checksum.is_settled();
+        if summed || !trusted && !plain.has_right_checksum(&frame) {
+            return Err(frame);
+        }
+        lower.path.restored(lower.ctx.now, &locators, &restored);
+        below.take_mapped_headers(lower.ctx.mib, &mut frame, &glance);
+        lower.ctx.mib.tcp.in_segs += 1;
+        frame.pull_front(plain.header_len);
+        Ok(self.take(lower, &plain, (index, 1), frame))
+    }
+
+    /// Whether IP takes packets between these locators, which are no connection's to remember.
+    #[inline]
+    fn accepts_below<P: PathLayer>(&mut self, lower: &Lower<'_, P>, below: &Glance) -> bool {
+        let (alias, src, dst) = (below.alias, below.ip.src, below.ip.dst);
+        let accepted = Some((alias, lower.ip.address_version(), src, dst));
+        if self.accepted_below != accepted {
+            if !accepts(lower.ip, alias, src, dst) {
+                return false;
+            }
+            self.accepted_below = accepted;
+        }
+        true
+    }
+
+    /// Gives a connection a segment whose headers are taken off and counted, of so many packets of
+    /// the wire.
+    #[inline(always)]
+    fn take<P: PathLayer>(
+        &mut self,
+        lower: &mut Lower<'_, P>,
+        plain: &Plain<'_>,
+        (index, packets): (u32, u64),
+        frame: Frame,
+    ) -> Fate {
         lower.ctx.outbox.reached_transport();
         let now = lower.ctx.now;
         let mut cx = Cx { now, stats: &mut lower.ctx.mib.tcp, budget: self.budget };
-        if !c.predicts(&cx, &plain) {
-            let packet = glance.packet();
-            return Ok(self.give_connection(lower, &packet, index, &plain.seg, frame));
+        let c = &mut self.connections[index as usize];
+        if !c.predicts(&cx, plain) {
+            let packet = plain.glance.packet();
+            return self.give_connection(lower, &packet, index, &plain.seg, frame);
         }
         let before = c.snd_una;
         c.take_predicted(&mut cx, &plain.seg, packets, frame);
         if c.snd_una != before && now - c.notes.confirmed_at >= CONFIRM_EVERY {
             c.notes.confirmed_at = now;
             let (key, on) = (c.key, c.alias);
-            if alias == on {
-                lower.confirm_reachable(key.local, key.peer);
+            if plain.glance.alias == on {
+                lower.confirm_reachable((key.local, key.peer), Some(flow_of(&key)));
             }
         }
         if !lower.path.is_transparent() && self.connections[index as usize].snd_una != before {
             self.advise_progress(lower, index);
         }
         self.settle(lower, index);
-        Ok(Fate::Delivered)
+        Fate::Delivered
     }
 }
 
@@ -164,12 +239,12 @@ impl Tcp {
 }
 
 /// Whether the path layer lets a segment through unchanged; it is told of it then.
-#[inline(never)]
-fn passes<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain<'_>) -> bool {
+#[inline]
+fn passes<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain<'_>, known: &mut Known) -> bool {
     let (src, dst) = (plain.glance.ip.src, plain.glance.ip.dst);
-    let passes = lower.path.passes(dst, src);
+    let passes = lower.passes(dst, src, known);
     if passes {
-        lower.path.passed_in(lower.ctx.now, src, dst, plain.payload_len());
+        lower.path.passed_in(lower.ctx.now, src, dst, known.passing, plain.payload_len());
     }
     passes
 }

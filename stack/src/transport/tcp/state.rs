@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::ip::address::AliasId;
+use crate::lower::Known;
 use crate::seq::SeqNum;
 use crate::socket::tcp::{Retransmits, TcpError, TcpState};
 use crate::stats::TcpStats;
@@ -247,6 +248,7 @@ pub(crate) struct Notes {
     pub(crate) challenges: ChallengeQuota,
     pub(crate) opening: Opening,
     pub(crate) accepted: Accepted,
+    pub(crate) known: Known,
     /// What ICMP said since the last progress; told if the connection times out.
     pub(crate) soft_error: Option<TcpError>,
 }

@@ -9,7 +9,7 @@ use crate::any::{AnyFamily, AnyProtocol};
 use crate::ip::rule::Via;
 use crate::ip::{Ip, multicast};
 use crate::lower::Lower;
-use crate::path::PathLayer;
+use crate::path::{PathFlow, PathLayer};
 use crate::socket::udp::{BindError, UDP_PAYLOAD_BYTES_MAX, UdpBind, UdpSendError};
 use crate::socket::{SocketId, SocketKind};
 use crate::wire::protocol;
@@ -251,7 +251,9 @@ impl Udp {
         let socket = self.get(id)?;
         let peer = socket.peer?;
         let via = socket.via(lower.ip, peer);
-        let info = lower.route(Some(socket.local.ip()), peer.ip(), via).ok()?;
+        let ports = (socket.local.port(), peer.port());
+        let flow = Some(PathFlow { protocol: protocol::UDP, ports });
+        let info = lower.route_of(Some(socket.local.ip()), peer.ip(), via, flow).ok()?;
         let headers = HEADER_LEN + if peer.is_ipv4() { 20 } else { 40 };
         Some(info.mtu.saturating_sub(headers).min(UDP_PAYLOAD_BYTES_MAX))
     }

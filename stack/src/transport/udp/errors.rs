@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::{ANY4, ANY6, HEADER_LEN, Udp, peer_addr};
 use crate::ip::rule::Via;
 use crate::lower::{IcmpError, IcmpErrorKind, Lower};
-use crate::path::PathLayer;
+use crate::path::{PathFlow, PathLayer};
 use crate::socket::SocketId;
 use crate::socket::udp::{UdpError, UdpErrorReport};
+use crate::wire::protocol;
 
 /// Reports that wait for one socket.
 const ERRORS_MAX: usize = 64;
@@ -52,7 +53,8 @@ impl Udp {
         let index = index.or_else(|| self.any_in_use.iter().find(of_any).map(|(_, index)| *index));
         let Some(index) = index else { return false };
         if let IcmpErrorKind::TooBig { mtu } = error.kind {
-            lower.lower_pmtu(error.src, error.dst, mtu);
+            let flow = PathFlow { protocol: protocol::UDP, ports: (src_port, dst_port) };
+            lower.lower_pmtu((error.src, error.dst), Some(flow), mtu);
         }
         let alias =
             lower.route(None, error.dst, Via::default()).map_or(crate::ip::LOOPBACK, |i| i.alias);

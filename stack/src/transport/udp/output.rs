@@ -12,7 +12,7 @@ use crate::frame::{Checksum, Frame, Gso, HEADROOM_BYTES};
 use crate::ip::output::stats;
 use crate::ip::rule::Via;
 use crate::lower::{Lower, OutPacket, RouteInfo};
-use crate::path::PathLayer;
+use crate::path::{PathFlow, PathLayer};
 use crate::socket::SocketId;
 use crate::socket::udp::{UDP_PAYLOAD_BYTES_MAX, UDP_SEGMENTS_MAX, UdpSend, UdpSendError};
 use crate::wire::{checksum, frame_sum, protocol};
@@ -186,12 +186,15 @@ impl Udp {
         let class = how.traffic_class.unwrap_or(options.traffic_class);
         let services = lower.ip.services_of(|| (protocol::UDP, local.port(), to.port()));
         let mut via = Via { alias, mark: options.mark, class, services };
-        let mut info = lower.route(src, to.ip(), via).map_err(|_| UdpSendError::Unreachable)?;
+        let flow = PathFlow { protocol: protocol::UDP, ports: (local.port(), to.port()) };
+        let info = lower.route_of(src, to.ip(), via, Some(flow));
+        let mut info = info.map_err(|_| UdpSendError::Unreachable)?;
         let given = rule_mark(lower, &info, (to, local.port()), options.mark);
         if given != 0 {
             via.mark = given;
             let src = src.or(Some(info.src));
-            info = lower.route(src, to.ip(), via).map_err(|_| UdpSendError::Unreachable)?;
+            let marked = lower.route_of(src, to.ip(), via, Some(flow));
+            info = marked.map_err(|_| UdpSendError::Unreachable)?;
         }
         let hops = if multicast { Some(options.multicast_hop_limit) } else { options.hop_limit };
         let packet = OutPacket {
