@@ -120,6 +120,9 @@ pub struct Bounds {
     pub r2: Rate,
     /// Error messages.
     pub error: Rate,
+    /// Messages of peers whose locators are verified and taken over: two hashes for each, and a look
+    /// at every pair.
+    pub lists: Rate,
     /// Signatures of peers verified: an RSA operation each.
     pub signatures: Rate,
     /// Between two messages that packets of a peer make one context send again (I2, I2bis).
@@ -139,6 +142,7 @@ impl Default for Bounds {
             r1bis: Rate::new(500, 200),
             r2: Rate::new(2000, 500),
             error: Rate::new(20, 20),
+            lists: Rate::new(2000, 1000),
             signatures: Rate::new(200, 50),
             again: Duration::from_millis(200),
         }

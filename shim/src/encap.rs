@@ -7,8 +7,8 @@
 //! Where a peer's locator has a port, that of its proved list counts. A NAT may give it another at
 //! any time. What comes from another port of the *same* address with a context's tag makes that
 //! port a candidate: probes go there, payload does not. The port is the peer's when a probe comes
-//! back from it that reports one of ours ([`crate::reap::Reap::probe_received`] says so); never
-//! by payload alone, and never another address.
+//! back from it that is the first to report one of ours which went there; never by payload alone, nor
+//! by a recording, and never another address.
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -37,8 +37,11 @@ const HEADROOM_BYTES: usize = 128;
 /// After a change of our port that before is taken as well for so long: peers send there until they
 /// have the new list, the request for which is repeated every few seconds.
 const OLD_PORT_FOR: Duration = Duration::from_mins(1);
-/// A candidate that is not proved in this time gives way to another.
+/// A candidate that is not proved in this time gets no more probes.
 const CANDIDATE_FOR: Duration = Duration::from_secs(2);
+/// The next one follows so long after it: who invents candidates leaves the known port half of the
+/// probes, by which pairs are found.
+const CANDIDATES_APART: Duration = Duration::from_secs(4);
 
 /// How packets are put into UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +134,8 @@ impl EncapStats {
 #[derive(Clone, Copy, Debug)]
 struct Port {
     remote: IpAddr,
+    /// What the list says.
+    told: u16,
     number: u16,
     candidate: Option<(u16, Instant)>,
 }
@@ -176,8 +181,9 @@ impl Encap {
         self.config = config;
     }
 
-    /// Takes the place of `old`, which had another port: that is ours too for a while.
+    /// Takes the place of `old`, which had another port: that is ours too for a while. Counters go on.
     pub(crate) fn replaces(mut self, now: Instant, old: &Encap) -> Encap {
+        self.stats = old.stats;
         self.before = Some((old.config.port, now + OLD_PORT_FOR));
         self
     }
@@ -306,11 +312,21 @@ impl Encap {
             return;
         }
         if ports.len() < LOCATORS_MAX {
-            ports.push(Port { remote, number: port, candidate: None });
+            ports.push(Port { remote, told: port, number: port, candidate: None });
         }
     }
 
-    /// The context is no more, or its peer's list is another.
+    /// The proved list says these ports now: of locators of which it says anything else, what was told
+    /// and learnt is forgotten.
+    pub(crate) fn keep_ports(&mut self, tag: Tag, told: &[(IpAddr, u16)]) {
+        let Some(ports) = self.ports.get_mut(&tag) else { return };
+        ports.retain(|p| told.contains(&(p.remote, p.told)));
+        if ports.is_empty() {
+            self.ports.remove(&tag);
+        }
+    }
+
+    /// The context is no more.
     pub fn forget(&mut self, tag: Tag) {
         self.ports.remove(&tag);
     }
@@ -336,7 +352,7 @@ impl Encap {
         if port.number == from.port {
             return Seen::Known;
         }
-        if port.candidate.is_some_and(|(_, since)| now - since < CANDIDATE_FOR) {
+        if port.candidate.is_some_and(|(_, since)| now - since < CANDIDATES_APART) {
             return Seen::Waiting;
         }
         port.candidate = Some((from.port, now));
@@ -344,13 +360,17 @@ impl Encap {
         Seen::Probe
     }
 
-    /// A probe from there reported one of ours. True if the peer's port is another now.
-    pub fn proved(&mut self, tag: Tag, from: Endpoint) -> bool {
+    /// A probe from there was the first to report one of ours that left for that locator at `sent`:
+    /// since the port is a candidate, such go there. True if the peer's port is another now.
+    pub fn proved(&mut self, tag: Tag, from: Endpoint, sent: Instant) -> bool {
         let known = self.ports.get_mut(&tag).into_iter().flatten();
         let Some(port) = known.into_iter().find(|p| p.remote == from.pair.remote) else {
             return false;
         };
-        if port.candidate.take_if(|(candidate, _)| *candidate == from.port).is_none() {
+        let went_there = |(candidate, since): &mut (u16, Instant)| {
+            *candidate == from.port && *since <= sent && sent - *since < CANDIDATE_FOR
+        };
+        if port.candidate.take_if(went_there).is_none() {
             return false;
         }
         port.number = from.port;
@@ -358,14 +378,16 @@ impl Encap {
         true
     }
 
-    /// A context uses an endpoint that may be behind a NAT, or whose way may have one.
-    pub fn hold(&mut self, now: Instant, to: Endpoint) {
+    /// A context uses an endpoint that may be behind a NAT, or whose way may have one. `false`: there
+    /// are too many, and nothing is to be released.
+    pub fn hold(&mut self, now: Instant, to: Endpoint) -> bool {
         if self.uses.len() >= self.config.endpoints_max && !self.uses.contains_key(&to) {
             self.stats.over_limit += 1;
-            return;
+            return false;
         }
         self.uses.entry(to).or_insert(Use { contexts: 0, sent: now }).contexts += 1;
         self.next.get_or_insert(now + self.config.keepalive / 4);
+        true
     }
 
     /// A context does so no longer.
@@ -378,6 +400,7 @@ impl Encap {
     }
 
     /// Whether [`Encap::poll_transmit`] has something.
+    #[inline]
     pub fn wants_transmit(&self) -> bool {
         !self.due.is_empty()
     }
@@ -551,11 +574,23 @@ mod tests {
         lie.received[0].nonce ^= 1;
         assert!(!reap.probe_received(at(14), here(), &lie));
         assert!(reap.probe_received(at(14), here(), &answer));
-        assert!(encap.proved(tag(1), new));
+        assert!(!encap.proved(tag(1), new, at(9)), "it left for another port");
+        assert!(encap.proved(tag(1), new, at(12)));
         assert_eq!(port(&encap), Some(31_007));
         assert_eq!(encap.seen(at(15), tag(1), new), Seen::Known);
-        assert!(!encap.proved(tag(1), new), "once");
+        assert!(!encap.proved(tag(1), new, at(12)), "once");
         assert_eq!((encap.stats().candidates, encap.stats().ports_learnt), (1, 1));
+
+        // A list that says the same of the locator changes nothing.
+        let told = |encap: &mut Encap, number| {
+            encap.keep_ports(tag(1), &[(here().remote, number)]);
+            encap.set_port(tag(1), here().remote, number);
+            encap.port(tag(1), here().remote)
+        };
+        assert_eq!(told(&mut encap, PORT), Some(31_007));
+        assert_eq!(told(&mut encap, 9), Some(9));
+        encap.keep_ports(tag(1), &[]);
+        assert_eq!(port(&encap), None);
     }
 
     #[test]
@@ -563,9 +598,10 @@ mod tests {
         let (mut encap, _, new) = behind_nat();
         let elsewhere = Endpoint { pair: pair("192.0.2.1", "203.0.113.9"), ..new };
         assert_eq!(encap.seen(at(10), tag(1), elsewhere), Seen::Known, "no locator of the peer");
-        assert!(!encap.proved(tag(1), elsewhere) && !encap.proved(tag(2), new));
-        assert!(!encap.proved(tag(1), new), "it was not seen with the tag");
-        // A thousand ports a second are one test in two seconds.
+        let proved = |encap: &mut Encap, n, from| encap.proved(tag(n), from, at(11));
+        assert!(!proved(&mut encap, 1, elsewhere) && !proved(&mut encap, 2, new));
+        assert!(!proved(&mut encap, 1, new), "it was not seen with the tag");
+        // A thousand ports a second are one test in four seconds.
         for n in 0..1_000 {
             encap.seen(at(10 + n), tag(1), Endpoint { port: 40_000 + n as u16, ..new });
         }
@@ -574,6 +610,18 @@ mod tests {
         assert_eq!(encap.probe_port(at(5_000), tag(1), here().remote), Some(PORT), "given up");
         encap.forget(tag(1));
         assert_eq!(encap.port(tag(1), here().remote), None);
+    }
+
+    #[test]
+    fn invented_ports_leave_the_known_one_half_of_the_probes() {
+        let (mut encap, _, new) = behind_nat();
+        let probed = |n: &u64| {
+            let now = at(10 + n);
+            encap.seen(now, tag(1), Endpoint { port: 40_000 + *n as u16, ..new });
+            encap.probe_port(now, tag(1), here().remote) == Some(PORT)
+        };
+        let there = (0..20_000).filter(probed).count();
+        assert!((9_000..=11_000).contains(&there), "{there} of 20,000");
     }
 
     #[test]
@@ -622,6 +670,9 @@ mod tests {
         }
         assert_eq!((encap.uses.len(), encap.ports.len()), (10, 10));
         assert_eq!(encap.stats().over_limit, 30);
+        let first = Endpoint { pair: here(), port: 0 };
+        assert!(encap.hold(at(0), first), "one that is held already");
+        assert!(!encap.hold(at(0), Endpoint { port: 20, ..first }));
         for n in 0..100u8 {
             encap.set_port(tag(1), IpAddr::from([10, 0, 0, n]), 7);
         }

@@ -5,8 +5,8 @@ use core::net::IpAddr;
 use weft_stack::drop::DropReason;
 use weft_stack::frame::{Checksum, Frame};
 use weft_stack::path::{
-    Advice, IcmpErrorKind, Pass, PathAddrs, PathEvent, PathFlow, PathLayer, PathWay, Quoted,
-    Requoted,
+    Advice, IcmpErrorKind, Pass, Passing, PathAddrs, PathEvent, PathFlow, PathLayer, PathWay,
+    Quoted, Requoted, Restored, Rewriting,
 };
 use weft_stack::time::Instant;
 use weft_stack::wire::checksum;
@@ -17,7 +17,7 @@ use crate::locator::Pair;
 use crate::own::Change;
 use crate::reap::Hint;
 use crate::rewrite;
-use crate::wire::header::{Header, PAYLOAD_HEADER_BYTES, PROTOCOL};
+use crate::wire::header::{Header, PAYLOAD_HEADER_BYTES, PROTOCOL, payload_header};
 
 /// Room before a control message for the headers below.
 const HEADROOM_BYTES: usize = 128;
@@ -65,6 +65,17 @@ const fn overhead(ulids: Pair, pair: Pair, in_udp: bool) -> usize {
     PAYLOAD_HEADER_BYTES + longer + if in_udp { encap::OVERHEAD_BYTES } else { 0 }
 }
 
+/// Where packets of an instance go, and what becomes of them.
+fn path_way(shim: &Contexts, ulids: Pair, fii: u32) -> PathWay {
+    let plain =
+        PathWay { locators: (ulids.local, ulids.remote), overhead_bytes: 0, super_segments: true };
+    shim.way(ulids, fii).map_or(plain, |(pair, port)| PathWay {
+        locators: (pair.local, pair.remote),
+        overhead_bytes: overhead(ulids, pair, port.is_some()),
+        super_segments: port.is_none(),
+    })
+}
+
 /// A packet of protocol 140 on its way up.
 #[inline]
 fn shim_packet(
@@ -80,6 +91,10 @@ fn shim_packet(
             Payload::Of(ulids) => {
                 rewrite::pop(ulids, next, addrs, frame);
                 Ok(Pass::Up)
+            }
+            Payload::Unshown(ulids) => {
+                rewrite::pop(ulids, next, addrs, frame);
+                Ok(Pass::Unshown)
             }
             Payload::UnknownTag | Payload::WrongState => Err(DropReason::ShimNoContext),
         },
@@ -122,16 +137,46 @@ impl PathLayer for Layer {
     }
 
     #[inline]
-    fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
-        if let Some(shim) = &mut self.0 {
+    fn passing(&mut self, src: IpAddr, dst: IpAddr, known: &mut Passing) -> bool {
+        let Some(shim) = &mut self.0 else { return true };
+        match shim.answer(*known) {
+            Some(passes) => passes,
+            None => shim.passing(Pair::new(src, dst), known),
+        }
+    }
+
+    #[inline]
+    fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
+        if let Some(shim) = &mut self.0
+            && !shim.passed_known(now, known, true)
+        {
             shim.passed(now, Pair::new(src, dst), true, bytes);
         }
     }
 
     #[inline]
-    fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, bytes: usize) {
-        if let Some(shim) = &mut self.0 {
+    fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
+        if let Some(shim) = &mut self.0
+            && !shim.passed_known(now, known, false)
+        {
             shim.passed(now, Pair::new(dst, src), false, bytes);
+        }
+    }
+
+    fn rewriting(&self, known: Passing, protocol: u8) -> Option<Rewriting> {
+        let (by, ulids, pair, tag) = self.0.as_ref()?.rewriting(known)?;
+        let way = PathWay {
+            locators: (pair.local, pair.remote),
+            overhead_bytes: overhead(ulids, pair, false),
+            super_segments: true,
+        };
+        Some(Rewriting { way, protocol: PROTOCOL, header: payload_header(protocol, tag), by })
+    }
+
+    #[inline]
+    fn rewritten(&mut self, now: Instant, as_said: &Rewriting) {
+        if let Some(shim) = &mut self.0 {
+            shim.rewritten(now, as_said.by);
         }
     }
 
@@ -188,6 +233,22 @@ impl PathLayer for Layer {
         shim_packet(shim, now, pair, addrs, frame)
     }
 
+    #[inline]
+    fn would_restore(&mut self, addrs: &PathAddrs, head: &[u8]) -> Option<Restored> {
+        let shim = self.0.as_mut().filter(|_| addrs.protocol == PROTOCOL)?;
+        let Header::Payload { next, tag } = Header::read(head)? else { return None };
+        let (by, ulids) = shim.would_take(tag).filter(|_| next != PROTOCOL)?;
+        let addrs = PathAddrs { src: ulids.remote, dst: ulids.local, protocol: next };
+        Some(Restored { addrs, skip: PAYLOAD_HEADER_BYTES, by })
+    }
+
+    #[inline]
+    fn restored(&mut self, now: Instant, addrs: &PathAddrs, as_said: &Restored) {
+        if let Some(shim) = &mut self.0 {
+            shim.take_tagged(now, Pair::new(addrs.dst, addrs.src), as_said.by);
+        }
+    }
+
     fn overhead_bytes(&self, src: IpAddr, dst: IpAddr) -> usize {
         let ulids = Pair::new(src, dst);
         let Some(shim) = &self.0 else { return 0 };
@@ -221,11 +282,18 @@ impl PathLayer for Layer {
                 super_segments: self.takes_super_segments(src, dst),
             };
         }
-        shim.way(ulids, 0).map_or(plain, |(pair, port)| PathWay {
-            locators: (pair.local, pair.remote),
-            overhead_bytes: overhead(ulids, pair, port.is_some()),
-            super_segments: port.is_none(),
-        })
+        path_way(shim, ulids, 0)
+    }
+
+    fn way_of(&self, src: IpAddr, dst: IpAddr, flow: Option<PathFlow>) -> PathWay {
+        match (&self.0, flow) {
+            (Some(shim), Some(flow)) if !shim.is_whole() => {
+                let ulids = Pair::new(src, dst);
+                let flow = Flow { ulids, protocol: flow.protocol, ports: flow.ports };
+                path_way(shim, ulids, shim.instance_of(&flow))
+            }
+            _ => self.way(src, dst),
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -237,6 +305,11 @@ impl PathLayer for Layer {
     #[inline]
     fn poll_timeout(&self) -> Option<Instant> {
         self.0.as_ref()?.poll_timeout()
+    }
+
+    #[inline]
+    fn has_work(&self) -> bool {
+        self.0.as_ref().is_some_and(|shim| shim.has_work())
     }
 
     #[inline]

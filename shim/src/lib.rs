@@ -11,6 +11,7 @@
 //! contexts/   all contexts: found by ULIDs on the way out, by tag on the way in; bounds
 //! context/    one context: the state machine of RFC 5533
 //! reap/       which pair of it works: RFC 5534
+//! log         what happened to contexts, for operators
 //! encap       packets of the shim in UDP, for IPv4 locators and behind NATs
 //! trust, verify, hba/   which locators belong to a ULID: RFC 5535, RFC 3972, shared keys
 //! wire/       messages and options byte by byte
@@ -29,6 +30,7 @@ pub mod hba;
 pub mod layer;
 pub mod limit;
 pub mod locator;
+pub mod log;
 pub mod options;
 pub mod own;
 pub mod reap;

@@ -117,6 +117,11 @@ impl LocatorList {
         self.get(addr).is_some()
     }
 
+    /// A keyed proof covers it, where it is that of `ulid`: alone, the ULID needs none.
+    pub fn is_keyed(&self, ulid: IpAddr) -> bool {
+        self.locators.iter().any(|l| l.verification == Verification::Keyed && l.addr != ulid)
+    }
+
     /// Both lists name a locator: they are of one host (RFC 5533 7.15).
     pub fn overlaps(&self, other: &LocatorList) -> bool {
         self.locators.iter().any(|l| other.contains(l.addr))

@@ -32,14 +32,17 @@ pub(crate) struct Own {
 }
 
 impl Own {
+    /// `list` has the first generation number.
     pub(crate) fn new(list: LocatorList) -> Own {
         let mut own = Own::default();
+        own.list.generation = list.generation.wrapping_sub(1);
         own.replace(list);
         own
     }
 
-    /// Another list, of another generation. More than [`LOCATORS_MAX`] are left out.
+    /// Another list, of the next generation. More than [`LOCATORS_MAX`] are left out.
     pub(crate) fn replace(&mut self, mut list: LocatorList) {
+        list.generation = self.list.generation;
         list.locators.truncate(LOCATORS_MAX);
         let (gone, down) = (self.gone, self.down);
         let was = |mask: u16, l: &Locator| self.at(l.addr).is_some_and(|i| mask >> i & 1 == 1);
@@ -52,7 +55,14 @@ impl Own {
         (self.gone, self.down) = (gone, down);
         self.list = list;
         self.flag();
+        self.changed();
+    }
+
+    /// Peers are to be told. Every list that they may see has a number of its own, and a later one
+    /// has a larger one: who counts on that takes no older list.
+    fn changed(&mut self) {
         self.revision = self.revision.wrapping_add(1);
+        self.list.generation = self.list.generation.wrapping_add(1);
     }
 
     fn at(&self, addr: IpAddr) -> Option<usize> {
@@ -86,7 +96,7 @@ impl Own {
             return false;
         }
         self.flag();
-        self.revision = self.revision.wrapping_add(1);
+        self.changed();
         true
     }
 
@@ -116,16 +126,20 @@ mod tests {
             list.locators.push(Locator::new(ip(n), Verification::Hba));
         }
         list.locators[2].preference.flags = Preference::BROKEN;
+        list.generation = u32::MAX;
         let mut own = Own::new(list.clone());
         let first = own.revision();
+        assert_eq!(own.list().generation, u32::MAX);
         assert!(own.set(ip(2), Change::Removed) && !own.set(ip(2), Change::LinkDown));
         assert_ne!(own.revision(), first);
+        assert_eq!(own.list().generation, 0, "one more");
         let broken = |own: &Own| -> Vec<bool> {
             own.list().locators.iter().map(|l| l.preference.is_broken()).collect()
         };
         assert_eq!(broken(&own), [false, true, true]);
         list.locators.swap(0, 1);
         own.replace(list);
+        assert_eq!(own.list().generation, 1);
         assert_eq!(broken(&own), [true, false, true], "absence goes by address");
         assert!(!own.set(ip(2), Change::Added), "its link is still down");
         assert!(own.set(ip(2), Change::LinkUp));

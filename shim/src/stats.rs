@@ -50,7 +50,7 @@ stats! {
     control_unknown_tag, "Control messages whose tag names no context here.";
     control_wrong_locators, "Control messages over locators that their context does not have.";
     validator_wrong, "I2 and I2bis whose validator is not ours or is too old.";
-    replayed, "I2 and I2bis that were answered before, or are older than that; updates that a newer one replaced.";
+    replayed, "I2 and I2bis that were answered before, or are older than that; updates and lists of locators that a newer one replaced.";
     locator_unproved, "Messages whose locators, or source, are not proved to belong to the ULID.";
     locators_revoked, "Locators of peers forgotten because proofs of their kind are taken no longer.";
     pds_wrong, "Messages whose CGA parameters are not those of the ULID.";
@@ -61,6 +61,7 @@ stats! {
     limited_r2, "I2 not answered: limited.";
     limited_r1bis, "Unknown tags not answered: limited.";
     limited_error, "Errors not told: limited.";
+    limited_lists, "I2, I2bis, R2 and updates not looked into: limited.";
     limited_signatures, "Signatures not verified, and their message dropped: limited.";
     limited_again, "Messages of a peer that did not make us repeat ours: limited.";
     errors_sent, "Errors told to peers.";

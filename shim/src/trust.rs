@@ -53,17 +53,11 @@ pub trait Trust: Send {
 
     /// Whether proofs of this method are taken from the peer with `ulid` now; what was proved so
     /// before is revoked otherwise. Costs next to nothing.
-    fn accepts(&self, ulid: IpAddr, method: Verification) -> bool {
-        let _ = (ulid, method);
-        true
-    }
+    fn accepts(&self, ulid: IpAddr, method: Verification) -> bool;
 
     /// How our `locator` is proved to `peer` in a context with our `ulid`; `None`: it cannot be, and
     /// is not told.
-    fn method(&self, ulid: IpAddr, peer: IpAddr, locator: &Locator) -> Option<Verification> {
-        let _ = (ulid, peer);
-        Some(locator.verification)
-    }
+    fn method(&self, ulid: IpAddr, peer: IpAddr, locator: &Locator) -> Option<Verification>;
 
     /// The proof of our `list` for a context with our `ulid`; `peer` chooses the key of a MAC.
     fn prove(
@@ -137,24 +131,5 @@ impl Trust for Proofs {
             self.signed = Some((ulid, list.clone(), proof.clone()));
         }
         proof
-    }
-}
-
-/// Believes no locator but the ULID: a host that has one address and talks to many.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct UlidsOnly;
-
-impl Trust for UlidsOnly {
-    fn is_of(&self, _: IpAddr, _: &[u8]) -> bool {
-        true
-    }
-
-    fn check(&self, ulid: IpAddr, list: &LocatorList, _: &Proof<'_>) -> Result<(), Unproved> {
-        let other = list.locators.iter().position(|l| l.addr != ulid);
-        other.map_or(Ok(()), |at| Err(Unproved::Locator(at)))
-    }
-
-    fn prove(&mut self, _: IpAddr, _: IpAddr, _: &LocatorList, _: &[u8], _: &mut Rng) -> OwnProof {
-        OwnProof::default()
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! - hash-based (RFC 5535): ULID and locator are hashes over one list of prefixes; two SHA-1 each;
 //! - cryptographically generated (RFC 3972): the ULID is a hash of a key that signed the locators;
-//!   one RSA verification per list, which the caller limits ([`Verifier::costs_rsa`]);
+//!   one RSA verification per list, a tenth of a millisecond, which the caller limits;
 //! - keyed, of our own: an HMAC-SHA256 (RFC 2104) under a key that both administrators hold. The
 //!   only proof an IPv4 address can have.
 //!
@@ -17,7 +17,8 @@
 //! ```
 //!
 //! `binding` is what makes a message one of this exchange (nonces, tags and the receiver's ULID): a
-//! MAC recorded in one exchange proves nothing in another.
+//! MAC recorded in one exchange proves nothing in another. Generations of lists with such a proof
+//! are counted, so that an older list is known by its number.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -191,19 +192,6 @@ impl Verifier {
         }
     }
 
-    /// Checking `list` would verify an RSA signature: a tenth of a millisecond, to be rate-limited.
-    pub fn costs_rsa(
-        &self,
-        peer_ulid: IpAddr,
-        list: &LocatorList,
-        received: &Received<'_>,
-    ) -> bool {
-        let signed = |l: &crate::locator::Locator| {
-            l.verification == Verification::Cga && l.addr != peer_ulid
-        };
-        self.config.cga && received.signature.is_some() && list.locators.iter().any(signed)
-    }
-
     /// What each locator of the list of the peer with `peer_ulid` is worth. The ULID itself needs no
     /// proof: the exchange shows that the peer receives there.
     pub fn check(
@@ -222,7 +210,7 @@ impl Verifier {
         let (mut signature, mut mac) = (None, None);
         let verdicts = list.locators.iter().map(|l| match l.verification {
             _ if l.addr == peer_ulid => Verdict::Proved,
-            Verification::Hba if self.config.hba => in_set(parameters.as_ref(), l.addr),
+            Verification::Hba if self.config.hba => in_set(parameters.as_ref(), peer_ulid, l.addr),
             Verification::Cga if self.config.cga && l.addr.is_ipv6() => *signature
                 .get_or_insert_with(|| signature_verdict(parameters.as_ref(), list, received)),
             Verification::Keyed => *mac.get_or_insert_with(|| self.mac(peer_ulid, list, received)),
@@ -268,10 +256,12 @@ fn checked(ulid: IpAddr, parameters: Parameters) -> Result<Parameters, VerifyErr
     Ok(parameters)
 }
 
-fn in_set(parameters: Option<&Parameters>, locator: IpAddr) -> Verdict {
+fn in_set(parameters: Option<&Parameters>, ulid: IpAddr, locator: IpAddr) -> Verdict {
     let Some(parameters) = parameters else { return Verdict::Missing };
-    let IpAddr::V6(locator) = locator else { return Verdict::NotInSet(Unbound::Prefix) };
-    match parameters.verify_member(locator) {
+    let (IpAddr::V6(locator), IpAddr::V6(ulid)) = (locator, ulid) else {
+        return Verdict::NotInSet(Unbound::Prefix);
+    };
+    match parameters.verify_beside(locator, ulid) {
         Ok(()) => Verdict::Proved,
         Err(why) => Verdict::NotInSet(why),
     }

@@ -99,6 +99,7 @@ fn packets_to_the_port_before_are_taken_for_a_minute_after_it_changed() {
     }
     // The port changes at one end, while the other sends all the time and is never told.
     let now = lab.now;
+    let before = lab.shim(1).encap().unwrap().stats().packets_in;
     lab.shim(1).set_encap(now, Some(EncapConfig::new(4141)));
     while lab.shim(1).poll_transmit().is_some() {}
     for n in 0..20 {
@@ -109,6 +110,8 @@ fn packets_to_the_port_before_are_taken_for_a_minute_after_it_changed() {
     assert_eq!(lab.hosts[1].got.len(), 20, "none is lost");
     let taken = lab.shim(1).encap().unwrap().stats().old_port_in;
     assert!(taken >= 20, "{taken}");
+    let packets = lab.shim(1).encap().unwrap().stats().packets_in;
+    assert!(before > 0 && packets >= before + 20, "counters go on: {before}, {packets}");
     assert!([4140, 4141].iter().all(|port| lab.hosts[1].layer.takes_udp_port(*port)));
     lab.run(Duration::from_secs(61));
     assert!(!lab.hosts[1].layer.takes_udp_port(4140), "a socket may have it");

@@ -159,6 +159,13 @@ fn a_forked_context_has_its_own_tags_and_pair() {
     lab.run(100 * MS);
     assert_eq!((lab.shim(0).len(), lab.shim(1).len()), (2, 2));
     let now = lab.now;
+    let shim = lab.shim(0);
+    let (first, more) = shim.report_page(now, 0, 1);
+    let (rest, _) = shim.report_page(now, more.expect("another place"), usize::MAX);
+    assert_eq!([first, rest].concat().iter().map(|c| c.fii).collect::<Vec<_>>(), [0, 5]);
+    assert_eq!(shim.report_page(now, 99_999, 1).1, None);
+    assert_eq!(shim.ulids_with(ulids().remote), [ulids().local]);
+    assert!(shim.ulids_with(ulids().local).is_empty());
     let reports = lab.shim(1).report_contexts(now, 9);
     assert_eq!(reports.iter().map(|r| r.fii).collect::<Vec<_>>(), [0, 5]);
     assert_ne!(reports[0].local_tag, reports[1].local_tag);

@@ -75,17 +75,7 @@ fn stack(host: u16, way: Way, now: Instant) -> Stack<Layer> {
     let config = StackConfig { seed: [host as u8; 16], ..StackConfig::default() };
     let pool = FramePool::heap(4096, 2048);
     let mut stack = Stack::with_path(config, pool, now, Layer::on(shim));
-    let alias = AliasConfig {
-        id: ALIAS,
-        name: String::from("data0"),
-        medium: AliasMedium::Ip,
-        mtu: 1500,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
-    };
+    let alias = AliasConfig::up_without_offload(ALIAS, AliasMedium::Ip);
     stack.handle_config(now, Change::AliasAdd(alias)).unwrap();
     for addr in [ip(host, 1), ip(host, 2), IpAddr::from([192, 0, 2, host as u8])] {
         let len = if addr.is_ipv4() { 24 } else { 48 };

@@ -12,9 +12,11 @@ use weft_shim::contexts::Contexts;
 use weft_shim::hba::{Prefix, Search, SigningKey, prefix_of};
 use weft_shim::layer::Layer;
 use weft_shim::locator::{Locator, LocatorList, Pair, Verification};
+use weft_shim::own::Change;
 use weft_shim::reap::ReapConfig;
 use weft_shim::trust::Proofs;
 use weft_shim::verify::{KeyedPeers, OwnSet, SharedKey, TrustConfig};
+use weft_shim::wire::Body;
 use weft_stack::rng::Rng;
 use weft_stack::time::Duration;
 
@@ -125,6 +127,48 @@ fn locators_under_a_shared_key_are_taken_only_by_who_has_it() {
     assert_eq!(bad.shim(1).stats().locator_unproved, 1);
 }
 
+// RFC 5533 10.1
+// RFC 5533 10.4
+// RFC 5533 16
+#[test]
+fn a_keyed_list_older_than_the_last_is_never_taken_however_many_came_since() {
+    let key = KeyedPeers {
+        peers: "2001:db8::/32".parse().unwrap(),
+        key: SharedKey::new(b"a secret of sixteen bytes or more").unwrap(),
+    };
+    let own = || OwnSet { keyed: vec![key.clone()], ..OwnSet::default() };
+    let of = |host| vec![ip(host, 1), ip(host, 2)];
+    let (mut lab, ulids) = lab([(own(), of(1)), (own(), of(2))], std::slice::from_ref(&key));
+    let now = lab.now;
+    lab.shim(0).start(now, ulids, 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    lab.log = Some(Vec::new());
+    for n in 0..101 {
+        let (now, change) = (lab.now, if n % 2 == 0 { Change::Removed } else { Change::Added });
+        lab.shim(1).address_changed(now, ip(2, 2), change);
+        lab.pump(1);
+        lab.run(Duration::from_millis(20));
+    }
+    let is_update = |p: &Packet| p.message().is_some_and(|m| matches!(m.body, Body::Update { .. }));
+    let all = lab.log.take().unwrap().into_iter().map(|(_, p)| p);
+    let updates: Vec<Packet> = all.filter(|p| is_update(p) && host_of(p.dst) == 1).collect();
+    assert_eq!(updates.len(), 101);
+    let broken = |lab: &mut Lab| -> Vec<bool> {
+        let now = lab.now;
+        lab.shim(0).report_contexts(now, 1)[0].peer.iter().map(|l| l.broken).collect()
+    };
+    assert_eq!(broken(&mut lab), [false, true]);
+    assert_eq!(lab.shim(0).stats().replayed, 0);
+    // The first ones are not among those that are remembered.
+    for (n, update) in updates[..100].iter().enumerate() {
+        lab.deliver(0, update);
+        assert!(taken(lab.shim(0)).is_empty(), "no answer");
+        assert_eq!(lab.shim(0).stats().replayed, n as u64 + 1);
+    }
+    assert_eq!(broken(&mut lab), [false, true]);
+}
+
 #[test]
 fn what_a_method_proved_that_is_taken_no_longer_is_left_at_once() {
     let key = SigningKey::from_pkcs8(include_bytes!("data/cga-test-key.pem")).unwrap();
@@ -166,5 +210,29 @@ fn what_a_method_proved_that_is_taken_no_longer_is_left_at_once() {
     lab.pump(0);
     assert_eq!(lab.shim(0).stats().locators_revoked, 2);
     assert_eq!(traffic(&mut lab), 50);
+    assert_eq!(lab.shim(0).pair(ulids, 0).unwrap().remote, ulids.remote);
+}
+
+#[test]
+fn a_peer_whose_list_did_not_name_its_ulid_is_left_with_that_when_the_list_is_revoked() {
+    let own = || set(1, ["2001:db8:1::", "2001:db8:2::"], None);
+    let b = set(2, ["2001:db8:3::", "2001:db8:4::"], None);
+    let (of_a, of_b) = (addresses(&own()), addresses(&b));
+    let (mut lab, ulids) = lab([(own(), of_a.clone()), (b, of_b.clone())], &[]);
+    let now = lab.now;
+    lab.shim(0).start(now, ulids, 0).unwrap();
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    let other = [Locator::new(of_b[1], Verification::Hba)];
+    let now = lab.now;
+    lab.shim(1).set_own(now, LocatorList { generation: 0, locators: other[..].into() });
+    lab.pump(1);
+    lab.run(Duration::from_millis(500));
+    assert_eq!(lab.shim(0).pair(ulids, 0).unwrap().remote, of_b[1]);
+    let now = lab.now;
+    let none = TrustConfig { hba: false, cga: false, keyed: Vec::new() };
+    lab.shim(0).set_trust(now, Box::new(Proofs::new(&none, own())));
+    lab.pump(0);
+    lab.run(Duration::from_secs(1));
     assert_eq!(lab.shim(0).pair(ulids, 0).unwrap().remote, ulids.remote);
 }

@@ -15,7 +15,7 @@ use weft_shim::limit::Rate;
 use weft_shim::locator::Pair;
 use weft_shim::reap::ReapConfig;
 use weft_shim::wire::{Body, Message, Options, Tag, payload_header};
-use weft_stack::path::{IcmpErrorKind, PathAddrs, PathLayer, Quoted, Requoted};
+use weft_stack::path::{IcmpErrorKind, Passing, PathAddrs, PathLayer, Quoted, Requoted};
 use weft_stack::time::{Duration, Instant};
 
 fn at(ms: u64) -> Instant {
@@ -398,4 +398,78 @@ fn a_thousand_contexts_and_their_timers_end_together() {
     let report = shim.report();
     assert_eq!((report.contexts, report.initiating, report.held_down), (0, 0, 0));
     assert_eq!(report.stats.initiations_failed, 1000);
+}
+
+/// What is kept of the answer that packets between two hosts' ULIDs pass, if anything is.
+fn kept(layer: &mut Layer) -> Passing {
+    let mut known = Passing::default();
+    assert!(layer.passing(ulids().local, ulids().remote, &mut known));
+    known
+}
+
+/// Whether that answer is given again for what was kept of it.
+fn passes_still(layer: &mut Layer, mut known: Passing) -> bool {
+    let before = known;
+    let passes = layer.passing(ulids().local, ulids().remote, &mut known);
+    passes && known == before
+}
+
+#[test]
+fn an_answer_that_is_kept_holds_until_packets_are_rewritten() {
+    let mut lab = established(&ShimConfig::default(), 0);
+    let known = kept(&mut lab.hosts[0].layer);
+    assert_ne!(known, Passing::default());
+    assert!(passes_still(&mut lab.hosts[0].layer, known));
+    let (now, away) = (lab.now, Pair::new(ip(1, 2), ip(2, 2)));
+    lab.shim(0).switch(now, ulids(), 0, away).unwrap();
+    let (src, dst) = (ulids().local, ulids().remote);
+    let layer = &mut lab.hosts[0].layer;
+    let mut now_known = known;
+    assert!(!layer.passing(src, dst, &mut now_known));
+    let rewriting = layer.rewriting(now_known, 6).unwrap();
+    assert_eq!(rewriting.way, layer.way(src, dst));
+    assert_eq!(rewriting.way.locators, (away.local, away.remote));
+    assert_eq!(layer.rewriting(known, 6), None, "of another time");
+    let now = lab.now;
+    lab.shim(0).switch(now, ulids(), 0, ulids()).unwrap();
+    let layer = &mut lab.hosts[0].layer;
+    assert!(!passes_still(layer, known), "of another time");
+    assert_eq!(layer.rewriting(now_known, 6), None, "they pass again");
+    assert!(layer.passing(src, dst, &mut now_known));
+}
+
+#[test]
+fn an_answer_that_is_kept_ends_with_its_context() {
+    let mut lab = established(&ShimConfig::default(), 0);
+    let known = kept(&mut lab.hosts[0].layer);
+    let now = lab.now;
+    assert!(lab.shim(0).end(now, ulids(), 0));
+    let layer = &mut lab.hosts[0].layer;
+    assert_eq!(kept(layer), Passing::default(), "nothing is kept where there is no context");
+    // The place of the context is that of another.
+    let other = Pair::new(ip(1, 2), ip(2, 2));
+    lab.shim(0).start(now, other, 0).unwrap();
+    assert!(!passes_still(&mut lab.hosts[0].layer, known));
+    let (src, dst) = (ulids().local, ulids().remote);
+    lab.hosts[0].layer.passed_out(now, src, dst, known, 100);
+    let reports = lab.shim(0).report_contexts(now, 9);
+    assert!(reports.iter().all(|c| c.packets_out == 0), "told to no other");
+}
+
+#[test]
+fn packets_of_an_answer_that_is_kept_are_counted_as_others() {
+    let mut lab = established(&ShimConfig::default(), 0);
+    let now = lab.now;
+    let (src, dst) = (ulids().local, ulids().remote);
+    let known = kept(&mut lab.hosts[0].layer);
+    let counts = |lab: &mut Lab| {
+        let reports = lab.shim(0).report_contexts(now, 9);
+        (reports[0].packets_out, reports[0].packets_in)
+    };
+    let before = counts(&mut lab);
+    for known in [known, Passing::default()] {
+        lab.hosts[0].layer.passed_out(now, src, dst, known, 100);
+        lab.hosts[0].layer.passed_in(now, dst, src, known, 100);
+    }
+    assert_eq!(counts(&mut lab), (before.0 + 2, before.1 + 2));
 }

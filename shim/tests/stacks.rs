@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use support::ip;
 use support::net::{MS, Net, immediately, pair, transfer};
 use weft_shim::config::ShimConfig;
+use weft_shim::contexts::Flow;
 use weft_shim::encap::EncapConfig;
 use weft_shim::locator::Pair;
 use weft_stack::ip::address::AliasId;
@@ -138,6 +139,39 @@ fn a_transfer_in_udp_loses_nothing_when_datagrams_are_merged() {
     for stack in &net.stacks {
         assert_eq!(stack.mib().tcp.in_csum_errors, 0);
         stack.mib().check_sums().unwrap();
+    }
+}
+
+// RFC 5533 4.2
+#[test]
+fn a_forked_flow_has_the_packet_size_of_its_own_pair() {
+    let mut net = Net::new(&immediately());
+    let (forked, at_forked) = net.connect(80);
+    let (common, at_common) = net.connect(81);
+    let (local, peer) = net.stacks[0].tcp_addrs(forked).unwrap();
+    let (ulids, ports) = (support::ulids(), (local.port(), peer.port()));
+    let flow = Flow { ulids, protocol: 6, ports };
+    let now = net.now;
+    net.stacks[0].with_path_mut(now, |l| l.shim_mut().unwrap().fork(now, flow, 9)).unwrap();
+    net.run(100 * MS);
+    let (now, by) = (net.now, Pair::new(ip(1, 2), ip(2, 2)));
+    net.stacks[0].with_path_mut(now, |l| l.shim_mut().unwrap().switch(now, ulids, 9, by)).unwrap();
+    net.run(100 * MS);
+    // A router of the second provider takes less than the link does.
+    net.mtu[1] = 1400;
+    for id in [forked, common] {
+        assert_eq!(net.stacks[0].tcp_send(net.now, id, &vec![7; 30_000]), Ok(30_000));
+    }
+    net.run(Duration::from_secs(2));
+    let pmtu = |id| net.stacks[0].tcp_info(net.now, id).unwrap().pmtu;
+    // The header of the shim less; the other flow is neither rewritten nor cut smaller.
+    assert_eq!((pmtu(forked), pmtu(common)), (1400 - 8, 1500));
+    for id in [at_forked, at_common] {
+        let (mut got, mut buffer) = (0, [0; 4096]);
+        while let Ok(n @ 1..) = net.stacks[1].tcp_recv(net.now, id, &mut buffer) {
+            got += n;
+        }
+        assert_eq!(got, 30_000);
     }
 }
 

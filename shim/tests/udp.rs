@@ -12,7 +12,8 @@ use weft_shim::contexts::Contexts;
 use weft_shim::encap::EncapConfig;
 use weft_shim::layer::Layer;
 use weft_shim::locator::{Locator, LocatorList, Pair, Verification};
-use weft_shim::reap::ReapConfig;
+use weft_shim::reap::{Hint, ReapConfig};
+use weft_shim::wire::Tag;
 use weft_stack::path::PathLayer;
 use weft_stack::time::{Duration, Instant};
 
@@ -150,4 +151,54 @@ fn contexts_in_udp_leave_nothing_behind() {
         lab.run(Duration::from_mins(10));
         assert_eq!(lab.shim(host).encap().unwrap().stats().keepalives_out, sent);
     }
+}
+
+/// Two hosts behind one IPv4 address each, the context established.
+fn over_v4() -> (Lab, Pair) {
+    let mut lab = lab(|host| vec![Locator::new(v4(host), Verification::Hba)]);
+    let ulids = Pair::new(v4(1), v4(2));
+    establish(&mut lab, ulids);
+    (lab, ulids)
+}
+
+/// As if a NAT, or somebody else, had sent it from this port.
+fn from_port(packet: &Packet, port: u16) -> Packet {
+    let mut packet = packet.clone();
+    packet.data[..2].copy_from_slice(&port.to_be_bytes());
+    // IPv4 allows none.
+    packet.data[6..8].fill(0);
+    packet
+}
+
+/// The port that host 1 sends payload for host 2 to.
+fn port_used(lab: &mut Lab) -> Option<u16> {
+    let now = lab.now;
+    let tag = lab.shim(0).report_contexts(now, 1).remove(0).local_tag;
+    let tag = Tag::new(u64::from_str_radix(&tag, 16).unwrap());
+    lab.shim(0).encap().unwrap().port(tag, v4(2))
+}
+
+#[test]
+fn recorded_probes_move_no_port() {
+    let (mut lab, ulids) = over_v4();
+    lab.log = Some(Vec::new());
+    // Both explore, so that probes report probes.
+    let now = lab.now;
+    lab.shim(0).hint(now, ulids, Hint::NoProgress);
+    lab.pump(0);
+    lab.run(Duration::from_millis(200));
+    let recorded: Vec<Packet> =
+        lab.log.iter().flatten().map(|(_, p)| p.clone()).filter(|p| p.src == v4(2)).collect();
+    assert!(recorded.len() >= 2);
+    lab.run(Duration::from_secs(5));
+    for _ in 0..2 {
+        for packet in &recorded {
+            lab.deliver(0, &from_port(packet, 31_007));
+            lab.pump(0);
+        }
+    }
+    lab.run(Duration::from_millis(100));
+    assert!(lab.shim(0).encap().unwrap().stats().candidates > 0);
+    assert_eq!(lab.shim(0).encap().unwrap().stats().ports_learnt, 0);
+    assert_eq!(port_used(&mut lab), Some(PORT));
 }

@@ -48,6 +48,8 @@ pub struct Request {
     pub form: Option<Form>,
     /// Gives up after this time.
     pub timeout: Option<Duration>,
+    /// DNS may be asked about an address given.
+    pub look_up: bool,
 }
 
 impl Request {
@@ -63,6 +65,7 @@ impl Request {
             known: Vec::new(),
             form: None,
             timeout: None,
+            look_up: true,
         }
     }
 
@@ -283,7 +286,8 @@ impl Race {
             for addr in self.request.known.clone() {
                 self.add(addr, false, world);
             }
-            if let (Some(given), true) = (self.request.given.first(), self.treatment.reverse) {
+            let look_up = self.treatment.reverse && self.request.look_up;
+            if let (Some(given), true) = (self.request.given.first(), look_up) {
                 self.reverse = Reverse::Ready(*given);
             }
         }

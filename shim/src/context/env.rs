@@ -13,6 +13,7 @@ use crate::config::ShimConfig;
 use crate::encap::{Encap, Endpoint};
 use crate::limit::Bucket;
 use crate::locator::{Locator, LocatorList, Pair, Verification, is_unicast, to_octets};
+use crate::log::Log;
 use crate::own::Own;
 use crate::reap::ReapConfig;
 use crate::stats::ShimStats;
@@ -44,6 +45,7 @@ pub(crate) struct Gates {
     pub(crate) r1bis: Bucket,
     pub(crate) r2: Bucket,
     pub(crate) error: Bucket,
+    pub(crate) lists: Bucket,
     pub(crate) signatures: Bucket,
 }
 
@@ -61,6 +63,7 @@ pub(crate) struct Env {
     /// Switches of the forked instance that is drained, for each of its flows to be told.
     pub(crate) forked: Vec<PathEvent>,
     pub(crate) stats: ShimStats,
+    pub(crate) log: Log,
     /// The UDP port of the vserver's shim, if it has one.
     pub(crate) encap: Option<Encap>,
     /// Where the message that is being taken came from: answers go back there.
@@ -93,6 +96,7 @@ impl Env {
             r1bis: Bucket::new(bounds.r1bis),
             r2: Bucket::new(bounds.r2),
             error: Bucket::new(bounds.error),
+            lists: Bucket::new(bounds.lists),
             signatures: Bucket::new(bounds.signatures),
         };
         Env {
@@ -102,6 +106,7 @@ impl Env {
             events: VecDeque::new(),
             forked: Vec::new(),
             stats: ShimStats::default(),
+            log: Log::default(),
             encap: None,
             came: None,
             now: Instant::ZERO,
@@ -230,15 +235,16 @@ impl Env {
         LocatorList { generation: all.generation, locators }
     }
 
-    /// These with their proof, for a message with this `body` to the peer of `ulids`.
-    pub(crate) fn own_options(&mut self, ulids: Pair, body: &Body) -> Options {
+    /// These with their proof, for a message with this `body` to the peer of `ulids`; `from`: the
+    /// tag by which the peer knows us, where the message does not have it.
+    pub(crate) fn own_options(&mut self, ulids: Pair, body: &Body, from: Option<Tag>) -> Options {
         let list = self.own_for(ulids);
         if list.locators.is_empty() {
             return Options::default();
         }
         let ports: smallvec::SmallVec<[u16; 4]> =
             list.locators.iter().map(|l| l.port.unwrap_or(0)).collect();
-        let binding = body.binding();
+        let binding = binding(body, from);
         let proof = self.trust.prove(ulids.local, ulids.remote, &list, &binding, &mut self.rng);
         Options {
             preferences: Preferences::of(&list),
@@ -253,15 +259,21 @@ impl Env {
     }
 
     /// What `message` says of the peer's locators, if it is proved; otherwise the peer is told where
-    /// it has to be. `known`: the parameters of an earlier message.
+    /// it has to be. `known`: the parameters of an earlier message; `from`: the peer's tag, where
+    /// the message does not have it.
     pub(crate) fn learn(
         &mut self,
         now: Instant,
         came: &Came<'_>,
         ulid: IpAddr,
         known: Option<&[u8]>,
+        from: Option<Tag>,
     ) -> Option<Learned> {
         let options = &came.message.options;
+        if !self.gates.lists.take(now) {
+            self.stats.limited_lists += 1;
+            return None;
+        }
         if let Some(pds) = &options.pds
             && !self.trust.is_of(ulid, pds)
         {
@@ -281,7 +293,7 @@ impl Env {
             self.stats.limited_signatures += 1;
             return None;
         }
-        let binding = came.message.body.binding();
+        let binding = binding(&came.message.body, from);
         let proof = Proof {
             pds: options.pds.as_deref().or(known),
             signature: options.signature.as_deref(),
@@ -328,6 +340,14 @@ impl Env {
     pub(crate) fn random_tag(&mut self) -> Tag {
         Tag::new(self.rng.next_u64())
     }
+}
+
+/// What a keyed proof is bound to besides the list. An update has the receiver's tag only: without
+/// the sender's, one recorded before the sender lost the context would prove something after.
+fn binding(body: &Body, from: Option<Tag>) -> Vec<u8> {
+    let mut binding = body.binding();
+    binding.extend(from.iter().flat_map(|tag| tag.octets()));
+    binding
 }
 
 /// A message as it came.

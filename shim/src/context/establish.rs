@@ -79,6 +79,8 @@ impl Context {
     ) {
         match event {
             Event::R1 => {
+                // It has our nonce.
+                self.shown |= given.pair.remote == self.ulids.remote;
                 if let Some(exchange) = &mut self.exchange {
                     exchange.responder_nonce = given.responder_nonce;
                     exchange.validator = SmallVec::from_slice(given.validator);
@@ -131,7 +133,7 @@ impl Context {
             validator: Some(exchange.validator.clone()),
             ulids: names.ulids,
             fii: names.fii,
-            ..env.own_options(self.ulids, &body)
+            ..env.own_options(self.ulids, &body, None)
         };
         self.told = env.own.revision();
         env.send_for(Some(self.local_tag), exchange.pair, &Message { body, options });
@@ -143,7 +145,7 @@ impl Context {
             return;
         }
         let body = Body::R2 { responder_tag: self.local_tag, initiator_nonce: given.nonce };
-        let options = env.own_options(self.ulids, &body);
+        let options = env.own_options(self.ulids, &body, None);
         self.told = env.own.revision();
         env.send_for(Some(self.local_tag), given.pair, &Message { body, options });
     }
@@ -152,7 +154,7 @@ impl Context {
     pub(super) fn record(&mut self, env: &mut Env, now: Instant, given: &Given<'_>) {
         self.peer_tag = Some(given.tag);
         if let Some(list) = &given.learned.list {
-            self.peer = list.clone();
+            self.agree_on(list.clone());
             self.revoked.clear();
         } else if self.peer.locators.is_empty() {
             self.peer = LocatorList::single(self.ulids.remote, Verification::Hba);
@@ -161,6 +163,9 @@ impl Context {
             self.peer_pds = Some(pds.clone().into());
         }
         self.used = now;
+        // What came back there with our nonce or validator went to that address.
+        let ulid = self.ulids.remote;
+        self.shown |= given.pair.remote == ulid || self.peer.is_keyed(ulid);
         self.learn_ports(env);
         if self.reap.is_none() {
             env.stats.contexts_established += 1;

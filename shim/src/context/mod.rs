@@ -23,6 +23,7 @@ use weft_stack::timer_wheel::TimerHandle;
 
 use crate::encap::Endpoint;
 use crate::locator::{LocatorList, Pair};
+use crate::log::What;
 use crate::reap::Reap;
 use crate::wire::Tag;
 use env::{Env, Learned};
@@ -105,6 +106,9 @@ pub(crate) struct Context {
     /// Locators of the peer that were proved once and are no longer: it may still speak from there.
     pub(crate) revoked: Vec<core::net::IpAddr>,
     pub(crate) peer_pds: Option<Box<[u8]>>,
+    /// The peer has shown that packets to its ULID reach it, or somebody whom we share a key with
+    /// says so. A hash-based set or a signature does not: anybody can make them for any prefix.
+    pub(crate) shown: bool,
     pub(crate) reap: Option<Box<Reap>>,
     pub(crate) exchange: Option<Box<Exchange>>,
     pub(crate) update: Option<Box<Update>>,
@@ -114,6 +118,10 @@ pub(crate) struct Context {
     pub(crate) answered: Option<(u32, u32)>,
     /// Nonces of updates that were taken, the newest last.
     updates_taken: Vec<u32>,
+    /// Generations of the peer's lists that another took the place of, the newest last.
+    lists_left: Vec<u32>,
+    /// Generation of the last list that a keyed proof covered.
+    keyed_list: Option<u32>,
     pub(crate) used: Instant,
     /// It is quiet, and ends at this instant if nobody keeps it.
     asked: Option<Instant>,
@@ -124,11 +132,18 @@ pub(crate) struct Context {
     pub(crate) packets_out: u64,
     pub(crate) packets_in: u64,
     pub(crate) switches: u64,
+    /// Every pair was probed, and none worked.
+    pathless: bool,
     pub(crate) indexed: Indexed,
+    /// From the first instant on, before the second, packets set nothing going that its timer would
+    /// be too late for.
+    awaited: (Instant, Instant),
     /// UDP endpoints whose NATs are kept open for it.
     held: Vec<Endpoint>,
     /// Counted among those this host sets up.
     pub(crate) initiates: bool,
+    /// What was said last, and may be kept, of whether its packets [pass](Context::passes).
+    pub(crate) said: Option<bool>,
 }
 
 impl Context {
@@ -145,12 +160,15 @@ impl Context {
             peer: LocatorList::default(),
             revoked: Vec::new(),
             peer_pds: None,
+            shown: false,
             reap: None,
             exchange: None,
             update: None,
             told: 0,
             answered: None,
             updates_taken: Vec::new(),
+            lists_left: Vec::new(),
+            keyed_list: None,
             used: now,
             asked: None,
             kept: now,
@@ -159,9 +177,12 @@ impl Context {
             packets_out: 0,
             packets_in: 0,
             switches: 0,
+            pathless: false,
             indexed: Indexed::default(),
+            awaited: (Instant::ZERO, Instant::ZERO),
             held: Vec::new(),
             initiates: false,
+            said: None,
         }
     }
 
@@ -176,6 +197,12 @@ impl Context {
             State::Established | State::I2bisSent => self.peer_tag,
             _ => None,
         }
+    }
+
+    /// Its packets are not rewritten.
+    #[inline]
+    pub(crate) fn passes(&self) -> bool {
+        self.tag_out().is_none() || self.pair == self.ulids
     }
 
     /// The pair as the peer's locators may stand in a message: its ULID, what it told, and what the
@@ -217,7 +244,22 @@ impl Context {
         if self.state == State::Established {
             self.exchange = None;
         }
+        self.note(env, now, before, action);
         action
+    }
+
+    /// Writes into the log where the state machine went.
+    fn note(&self, env: &mut Env, now: Instant, before: State, action: Action) {
+        let was_set_up = matches!(before, State::Established | State::I2bisSent);
+        let what = match self.state {
+            State::Established if before != State::Established => What::Established,
+            State::I1Sent | State::I2bisSent if before == State::Established => What::Lost,
+            State::EFailed => What::NoAnswer,
+            State::NoSupport => What::NoSupport,
+            State::Idle if was_set_up && action == Action::Release => What::Ended,
+            _ => return,
+        };
+        env.log.add(now, (self.ulids, self.fii), what);
     }
 
     fn end(&mut self) {
@@ -234,6 +276,7 @@ impl Context {
         self.peer = LocatorList::default();
         self.revoked.clear();
         self.peer_pds = None;
+        self.shown = false;
         self.answered = None;
     }
 

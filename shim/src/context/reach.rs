@@ -1,5 +1,8 @@
 //! Between a context and its [`Reap`]: locators, packets, probes, switches.
 
+use core::net::IpAddr;
+
+use smallvec::SmallVec;
 use weft_stack::path::PathEvent;
 use weft_stack::time::Instant;
 
@@ -7,7 +10,8 @@ use super::env::Env;
 use super::table::State;
 use super::{Context, Given};
 use crate::encap::Endpoint;
-use crate::locator::{Locator, Pair};
+use crate::locator::{Locator, Pair, Verification};
+use crate::log::What;
 use crate::reap::{self, Hint, Reap, ReapEvent, Why};
 use crate::wire::message::{Body, Message};
 use crate::wire::probe::{KeepaliveTimeout, Probe, ReapState};
@@ -82,9 +86,21 @@ impl Context {
     /// timer stands no later than what was due before.
     #[inline]
     pub(crate) fn is_awaited(&self, now: Instant) -> bool {
-        let Some((at, _)) = self.indexed.timer else { return false };
-        let soonest = self.reap.as_ref().map(|r| r.soonest(now));
-        now < at && soonest.is_some_and(|soonest| at <= soonest) && self.is_calm()
+        let (from, until) = self.awaited;
+        from <= now && now < until
+    }
+
+    /// Its timer was set, or what it stands for may have changed: how long packets of a context that
+    /// is at rest need not look at it.
+    pub(crate) fn note_awaited(&mut self) {
+        self.awaited = (Instant::ZERO, Instant::ZERO);
+        let lead = self.reap.as_ref().and_then(|r| r.lead());
+        if let (Some((at, _)), Some((lead, next))) = (self.indexed.timer, lead)
+            && next.is_none_or(|next| at <= next)
+        {
+            let lead = u64::try_from(lead.as_nanos()).unwrap_or(u64::MAX);
+            self.awaited = (Instant::from_nanos(at.as_nanos().saturating_sub(lead)), at);
+        }
     }
 
     /// A probe with our tag.
@@ -94,11 +110,15 @@ impl Context {
             return;
         };
         let Some(reap) = &mut self.reap else { return };
-        if reap.probe_received(now, given.pair, &probe)
-            && let (Some(encap), Some(from)) = (&mut env.encap, env.came)
-            && encap.proved(self.local_tag, from)
-        {
-            self.hold_ports(env, now);
+        reap.probe_received(now, given.pair, &probe);
+        let arrived = reap.just_arrived();
+        self.shown |= arrived.iter().any(|(pair, _)| pair.remote == self.ulids.remote);
+        if let (Some(encap), Some(from)) = (&mut env.encap, env.came) {
+            let there = arrived.iter().filter(|(pair, _)| pair.remote == from.pair.remote);
+            let newest = there.map(|(_, sent)| *sent).max();
+            if newest.is_some_and(|sent| encap.proved(self.local_tag, from, sent)) {
+                self.hold_ports(env, now);
+            }
         }
     }
 
@@ -112,6 +132,10 @@ impl Context {
         self.revoked.extend(gone);
         self.peer.locators.retain(|l| taken(l));
         let revoked = before - self.peer.locators.len();
+        if self.peer.locators.is_empty() {
+            // Its list did not name it.
+            self.peer.locators.push(Locator::new(ulid, Verification::Hba));
+        }
         if revoked > 0 {
             env.stats.locators_revoked += revoked as u64;
             self.learn_ports(env);
@@ -123,12 +147,16 @@ impl Context {
     /// The peer's locators have these UDP ports.
     pub(crate) fn learn_ports(&mut self, env: &mut Env) {
         let Some(encap) = &mut env.encap else { return };
-        encap.forget(self.local_tag);
-        for locator in &self.peer.locators {
-            let port = locator.port.or_else(|| locator.addr.is_ipv4().then(|| encap.own_port()));
-            if let Some(port) = port {
-                encap.set_port(self.local_tag, locator.addr, port);
-            }
+        let own = encap.own_port();
+        let told = |l: &Locator| {
+            let port = l.port.or_else(|| l.addr.is_ipv4().then_some(own))?;
+            Some((l.addr, port))
+        };
+        let told: SmallVec<[(IpAddr, u16); 4]> =
+            self.peer.locators.iter().filter_map(told).collect();
+        encap.keep_ports(self.local_tag, &told);
+        for (addr, port) in told {
+            encap.set_port(self.local_tag, addr, port);
         }
     }
 
@@ -141,8 +169,8 @@ impl Context {
                     let pair = Pair::new(own.addr, peer.addr);
                     if let Some(port) = encap.port(self.local_tag, peer.addr)
                         && pair.same_family()
+                        && encap.hold(now, Endpoint { pair, port })
                     {
-                        encap.hold(now, Endpoint { pair, port });
                         self.held.push(Endpoint { pair, port });
                     }
                 }
@@ -189,7 +217,23 @@ impl Context {
             env.send_for(Some(self.local_tag), pair, &Message::new(body));
         }
         while let Some(event) = reap.poll_event() {
-            let ReapEvent::Switched { from, to, why, rtt } = event else { continue };
+            let name = (self.ulids, self.fii);
+            let (from, to, why, rtt) = match event {
+                ReapEvent::Switched { from, to, why, rtt } => (from, to, why, rtt),
+                ReapEvent::NoPath => {
+                    self.pathless = true;
+                    env.log.add(now, name, What::NoPath);
+                    continue;
+                }
+                ReapEvent::Operational => {
+                    if core::mem::take(&mut self.pathless) {
+                        env.log.add(now, name, What::PathFound);
+                    }
+                    continue;
+                }
+                ReapEvent::Exploring => continue,
+            };
+            env.log.add(now, name, What::Switched { from, to, why });
             env.stats.switches += 1;
             self.switches += 1;
             let (src, dst) = (self.ulids.local, self.ulids.remote);

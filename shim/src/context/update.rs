@@ -5,6 +5,7 @@ use weft_stack::time::Instant;
 use super::env::{Came, Env};
 use super::table::State;
 use super::{Context, backed_off};
+use crate::locator::LocatorList;
 use crate::wire::message::{Body, Message};
 
 /// The update request that waits for its acknowledgement.
@@ -15,7 +16,8 @@ pub(crate) struct Update {
     retries: u32,
 }
 
-/// Updates of a peer that are known again. Lists change with addresses: this is for hours.
+/// Updates of a peer, and lists of it, that are known again. They change with addresses: this is for
+/// hours.
 const UPDATES_KNOWN: usize = 32;
 
 impl Context {
@@ -44,7 +46,7 @@ impl Context {
         let Some(update) = &mut self.update else { return };
         update.timer = backed_off(env, now, first, max, update.retries);
         let body = Body::Update { receiver_tag, nonce: update.nonce };
-        let options = env.own_options(self.ulids, &body);
+        let options = env.own_options(self.ulids, &body, Some(self.local_tag));
         env.stats.updates_sent += 1;
         env.send_for(Some(self.local_tag), self.pair, &Message { body, options });
     }
@@ -64,7 +66,12 @@ impl Context {
             return;
         }
         let ulid = self.ulids.remote;
-        let Some(learned) = env.learn(now, came, ulid, self.peer_pds.as_deref()) else { return };
+        let (known, from) = (self.peer_pds.as_deref(), self.peer_tag);
+        let Some(learned) = env.learn(now, came, ulid, known, from) else { return };
+        if learned.list.as_ref().is_some_and(|list| self.is_outdated_list(list)) {
+            env.stats.replayed += 1;
+            return;
+        }
         // Only where everything is right, anything is taken over.
         let anew = learned.list.is_some();
         let mut list = learned.list.unwrap_or_else(|| self.peer.clone());
@@ -73,13 +80,10 @@ impl Context {
         }
         env.stats.updates_received += 1;
         if !newest {
-            if self.updates_taken.len() >= UPDATES_KNOWN {
-                self.updates_taken.remove(0);
-            }
-            self.updates_taken.push(nonce);
+            remember(&mut self.updates_taken, nonce);
         }
         let changed = list != self.peer;
-        self.peer = list;
+        self.take_list(list);
         if anew {
             self.revoked.clear();
         }
@@ -97,6 +101,37 @@ impl Context {
         }
     }
 
+    /// Whether a list that was proved is older than one that was taken. Numbers of generations are
+    /// random, so that only those which were seen are known again; but whoever has our keyed proof
+    /// counts them.
+    fn is_outdated_list(&self, list: &LocatorList) -> bool {
+        let number = list.generation;
+        let counted = self.keyed_list.filter(|_| list.is_keyed(self.ulids.remote));
+        if counted.is_some_and(|last| (number.wrapping_sub(last) as i32) < 0) {
+            return true;
+        }
+        number != self.peer.generation && self.lists_left.contains(&number)
+    }
+
+    /// The peer's locators are these from now on, and those before are not taken again.
+    fn take_list(&mut self, list: LocatorList) {
+        if list.is_keyed(self.ulids.remote) {
+            self.keyed_list = Some(list.generation);
+        }
+        let old = core::mem::replace(&mut self.peer, list);
+        if old.generation != self.peer.generation && !old.locators.is_empty() {
+            remember(&mut self.lists_left, old.generation);
+        }
+    }
+
+    /// The peer's locators as an exchange has them: the peer may have begun anew, so that these are
+    /// the newest whatever their number is.
+    pub(super) fn agree_on(&mut self, list: LocatorList) {
+        self.keyed_list = list.is_keyed(self.ulids.remote).then_some(list.generation);
+        self.lists_left.retain(|left| *left != list.generation);
+        self.peer = list;
+    }
+
     /// An acknowledgement; one of an update that was given up for a newer one is ignored.
     pub(crate) fn update_acknowledged(&mut self, env: &mut Env, nonce: u32) {
         if self.update.as_ref().is_some_and(|u| u.nonce == nonce) {
@@ -109,4 +144,12 @@ impl Context {
     pub(crate) fn update_refused(&mut self, nonce: u32) {
         self.update.take_if(|u| u.nonce == nonce);
     }
+}
+
+/// Keeps the last ones.
+fn remember(known: &mut Vec<u32>, number: u32) {
+    if known.len() >= UPDATES_KNOWN {
+        known.remove(0);
+    }
+    known.push(number);
 }

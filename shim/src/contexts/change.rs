@@ -23,6 +23,7 @@ impl Contexts {
         env.bounds.initiating_max = config.bounds.initiating_max;
         env.deliver_icmp = config.deliver_icmp;
         self.flows.set_config(&config.set_up);
+        self.passes.revise();
     }
 
     /// How failures are found, for contexts that are set up from now on: peers of the others were

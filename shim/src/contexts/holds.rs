@@ -7,7 +7,7 @@ use core::net::IpAddr;
 
 use hashbrown::HashMap;
 use weft_stack::rng::Key;
-use weft_stack::time::{Duration, Instant};
+use weft_stack::time::{Duration, Instant, earlier};
 
 use crate::config::ShimConfig;
 use crate::context::env::Env;
@@ -83,7 +83,7 @@ impl Holds {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let first = |q: &VecDeque<(Instant, IpAddr)>| q.front().map(|(at, _)| *at);
-        first(&self.failed).into_iter().chain(first(&self.unsupported)).min()
+        earlier(first(&self.failed), first(&self.unsupported))
     }
 
     pub(super) fn len(&self) -> usize {

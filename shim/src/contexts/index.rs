@@ -56,6 +56,10 @@ impl Contexts {
             self.remove(id, now);
             return;
         }
+        let passes = context.passes();
+        if context.said.take_if(|said| *said != passes).is_some() {
+            self.passes.revise();
+        }
         let nonce = context.exchange.as_ref().map(|e| e.nonce);
         let (peer_tag, state) = (context.peer_tag, context.state);
         let before = context.indexed;
@@ -100,16 +104,15 @@ impl Contexts {
     }
 
     /// The same, when that instant is known.
-    #[inline]
     pub(super) fn arm_at(&mut self, id: u32, at: Instant) {
         let context = &mut self.slots[id as usize];
-        if context.indexed.timer.is_some_and(|(set, _)| set <= at) {
-            return;
+        if context.indexed.timer.is_none_or(|(set, _)| at < set) {
+            if let Some((_, handle)) = context.indexed.timer {
+                self.timers.cancel(handle);
+            }
+            context.indexed.timer = Some((at, self.timers.schedule(at, id)));
         }
-        if let Some((_, handle)) = context.indexed.timer {
-            self.timers.cancel(handle);
-        }
-        context.indexed.timer = Some((at, self.timers.schedule(at, id)));
+        context.note_awaited();
     }
 
     fn remove(&mut self, id: u32, now: Instant) {
@@ -139,7 +142,10 @@ impl Contexts {
         if matches!(context.state, State::EFailed | State::NoSupport) {
             self.holds.hold(&mut self.env, now, ulids.remote, context.state);
         }
-        self.last = None;
+        (self.last, self.last_tag) = (None, None);
+        if context.said.is_some() {
+            self.passes.revise();
+        }
         self.env.stats.contexts_ended += 1;
     }
 

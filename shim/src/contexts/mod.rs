@@ -11,6 +11,8 @@ mod flows;
 mod holds;
 mod icmp;
 mod index;
+mod lookup;
+mod passes;
 mod receive;
 mod report;
 mod traffic;
@@ -22,7 +24,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use weft_stack::path::PathEvent;
 use weft_stack::rng::{Key, Rng};
-use weft_stack::time::Instant;
+use weft_stack::time::{Instant, earlier};
 use weft_stack::timer_wheel::TimerWheel;
 
 use crate::config::ShimConfig;
@@ -31,6 +33,7 @@ use crate::context::table::{Action, Event, State, step};
 use crate::context::{Context, Given};
 use crate::encap::{Encap, Endpoint};
 use crate::locator::{LocatorList, Pair, is_unicast};
+use crate::log::Log;
 use crate::own::Change;
 use crate::reap::{Hint, ReapConfig, SwitchError};
 use crate::stats::ShimStats;
@@ -38,6 +41,7 @@ use crate::trust::Trust;
 use crate::wire::Tag;
 use flows::Flows;
 use holds::Holds;
+use passes::Passes;
 
 pub use icmp::QuotedWas;
 pub use report::{ContextReport, LocatorReport, ShimReport};
@@ -72,6 +76,9 @@ pub struct Contexts {
     holds: Holds,
     /// The last pair that was looked up, and what was found.
     last: Option<(Pair, Option<u32>)>,
+    /// The same of the last tag.
+    last_tag: Option<(Tag, u32)>,
+    passes: Passes,
 }
 
 /// Why a context was not made on request.
@@ -99,6 +106,7 @@ impl Contexts {
         let mut rng = Rng::new(seed);
         let own = LocatorList { generation: rng.next_u32(), ..own };
         let key = Key::generate(&mut rng);
+        let passes = Passes::new(&mut rng);
         let (flows, holds) = (Flows::new(&config.set_up, key), Holds::new(&config, key));
         Contexts {
             env: Env::new(config, reap, rng, own, trust),
@@ -116,6 +124,8 @@ impl Contexts {
             flows,
             holds,
             last: None,
+            last_tag: None,
+            passes,
         }
     }
 
@@ -132,6 +142,11 @@ impl Contexts {
     /// Counters.
     pub fn stats(&self) -> &ShimStats {
         &self.env.stats
+    }
+
+    /// What happened to contexts lately.
+    pub fn log(&self) -> &Log {
+        &self.env.log
     }
 
     /// Whether a context could be between two addresses: unicast of one family, ours among our
@@ -220,10 +235,9 @@ impl Contexts {
         action
     }
 
-    /// Our locators are these from now on; contexts tell their peers. The list gets a new random
-    /// generation number (RFC 5533 10.1).
-    pub fn set_own(&mut self, now: Instant, mut list: LocatorList) {
-        list.generation = self.env.rng.next_u32();
+    /// Our locators are these from now on; contexts tell their peers. The list gets a new generation
+    /// number (RFC 5533 10.1).
+    pub fn set_own(&mut self, now: Instant, list: LocatorList) {
         self.env.own.replace(list);
         self.own_changed(now, None);
     }
@@ -325,11 +339,10 @@ impl Contexts {
 
     /// When to call [`Contexts::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let holds = self.holds.poll_timeout();
-        let old_port = self.env.encap.as_ref().and_then(Encap::poll_old_port);
-        let encap = self.env.encap.as_ref().filter(|_| !self.slots.is_empty());
-        let encap = encap.and_then(Encap::poll_timeout).into_iter().chain(old_port);
-        self.timers.next_deadline().into_iter().chain(holds).chain(encap).min()
+        let own = earlier(self.timers.next_deadline(), self.holds.poll_timeout());
+        let Some(encap) = &self.env.encap else { return own };
+        let keepalive = encap.poll_timeout().filter(|_| !self.slots.is_empty());
+        earlier(own, earlier(keepalive, encap.poll_old_port()))
     }
 
     /// The UDP port of the shim.
@@ -346,6 +359,13 @@ impl Contexts {
     pub fn came_from(&mut self, now: Instant, from: Option<Endpoint>) {
         self.env.now = now;
         self.env.came = from;
+    }
+
+    /// Whether there is something of either to be taken.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        let (events, out) = (self.env.events.len(), self.env.out.len());
+        events | out != 0 || self.env.encap.as_ref().is_some_and(Encap::wants_transmit)
     }
 
     /// Whether [`Contexts::poll_event`] has something.

@@ -197,7 +197,7 @@ impl Contexts {
         let ulid = name.0.remote;
         let context = found.map(|id| &self.slots[id as usize]);
         let known = context.and_then(|c| c.peer_pds.as_deref());
-        let mut learned = self.env.learn(now, came, ulid, known)?;
+        let mut learned = self.env.learn(now, came, ulid, known, None)?;
         let source = came.pair.remote;
         let listed = learned.list.as_ref().is_some_and(|l| l.contains(source));
         let held = context.is_some_and(|c| c.peer.contains(source));

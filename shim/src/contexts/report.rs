@@ -125,6 +125,26 @@ impl Contexts {
     pub fn report_contexts(&self, now: Instant, max: usize) -> Vec<ContextReport> {
         self.slots.iter().take(max).map(|(_, c)| report(c, now)).collect()
     }
+
+    /// A page of them, of `slots` places from `from` on; the second part of the answer is where the
+    /// next one begins, `None` after the last.
+    pub fn report_page(
+        &self,
+        now: Instant,
+        from: usize,
+        slots: usize,
+    ) -> (Vec<ContextReport>, Option<usize>) {
+        let end = from.saturating_add(slots).min(self.slots.capacity());
+        let there = (from..end).filter_map(|at| self.slots.get(at));
+        let page = there.map(|c| report(c, now)).collect();
+        (page, (end < self.slots.capacity()).then_some(end))
+    }
+
+    /// Our ULIDs of the contexts with a peer, forked ones aside.
+    pub fn ulids_with(&self, peer: IpAddr) -> Vec<IpAddr> {
+        let with = |c: &Context| c.ulids.remote == peer && c.fii == 0;
+        self.slots.iter().filter(|(_, c)| with(c)).map(|(_, c)| c.ulids.local).collect()
+    }
 }
 
 fn report(c: &Context, now: Instant) -> ContextReport {

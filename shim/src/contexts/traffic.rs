@@ -42,6 +42,8 @@ pub enum Way {
 pub enum Payload {
     /// One between these ULIDs.
     Of(Pair),
+    /// The same, of a peer that has not shown yet that packets to its ULID reach it.
+    Unshown(Pair),
     /// No context has its tag: the sender was told, or too many were.
     UnknownTag,
     /// Its context does not take packets yet.
@@ -71,12 +73,12 @@ impl Contexts {
     }
 
     /// Whether ports must be seen before it is known what becomes of a packet.
-    fn asks_ports(&self) -> bool {
+    pub(super) fn asks_ports(&self) -> bool {
         !self.env.config.set_up.ports.is_empty()
     }
 
     #[inline]
-    fn look_up(&mut self, ulids: Pair) -> Option<u32> {
+    pub(super) fn look_up(&mut self, ulids: Pair) -> Option<u32> {
         match self.last {
             Some((pair, id)) if pair == ulids => id,
             _ => {
@@ -125,8 +127,7 @@ impl Contexts {
             let asks = self.asks_ports() || !self.forks.is_empty();
             return !asks || !self.may_be_ulids(ulids);
         };
-        let context = &self.slots[id as usize];
-        (context.tag_out().is_none() || context.pair == context.ulids) && self.forks.is_empty()
+        self.slots[id as usize].passes() && self.forks.is_empty()
     }
 
     /// A packet goes out. `head`: the front of its transport header, if that is at hand.
@@ -184,7 +185,7 @@ impl Contexts {
 
     /// A packet came behind a payload header with `tag` (RFC 5533 12.2).
     pub fn received_tagged(&mut self, now: Instant, pair: Pair, tag: Tag) -> Payload {
-        let Some(&id) = self.by_tag.get(&tag) else {
+        let Some(id) = self.of_tag(tag) else {
             self.env.stats.payload_unknown_tag += 1;
             self.env.send_r1bis(now, pair, tag);
             return Payload::UnknownTag;
@@ -199,12 +200,41 @@ impl Contexts {
             }
         }
         self.seen(now, id, tag);
-        let context = &mut self.slots[id as usize];
-        let ulids = context.ulids;
-        context.received(now, pair);
+        let context = &self.slots[id as usize];
+        let (ulids, shown) = (context.ulids, context.shown);
+        self.take_tagged(now, pair, id);
+        if shown { Payload::Of(ulids) } else { Payload::Unshown(ulids) }
+    }
+
+    /// The context that a packet behind a payload header with `tag` is of, and its ULIDs, if it takes
+    /// packets without further ado ([`Contexts::take_tagged`]).
+    #[inline]
+    pub(crate) fn would_take(&mut self, tag: Tag) -> Option<(u32, Pair)> {
+        let id = self.of_tag(tag)?;
+        let context = &self.slots[id as usize];
+        let takes = context.tag_out().is_some() && context.exchange.is_none() && context.shown;
+        takes.then_some((id, context.ulids))
+    }
+
+    /// A packet that came by `pair` is one of this context.
+    #[inline]
+    pub(crate) fn take_tagged(&mut self, now: Instant, pair: Pair, id: u32) {
+        self.slots[id as usize].received(now, pair);
         self.env.stats.rewritten_in += 1;
         self.touch(id, now);
-        Payload::Of(ulids)
+    }
+
+    /// The context with our `tag`. Most packets are of the one that the last was of.
+    #[inline]
+    fn of_tag(&mut self, tag: Tag) -> Option<u32> {
+        if let Some((last, id)) = self.last_tag
+            && last == tag
+        {
+            return Some(id);
+        }
+        let id = *self.by_tag.get(&tag)?;
+        self.last_tag = Some((tag, id));
+        Some(id)
     }
 
     /// A packet of a context came in UDP: from another port than before, that port is tested.
@@ -244,11 +274,22 @@ impl Contexts {
 
     /// What a packet of the data path may have changed.
     #[inline]
-    fn touch(&mut self, id: u32, now: Instant) {
+    pub(super) fn touch(&mut self, id: u32, now: Instant) {
         let context = &self.slots[id as usize];
-        if context.is_awaited(now) {
-            return;
+        if !context.is_awaited(now) {
+            return self.look_at_timer(id, now);
         }
+        debug_assert!(
+            context.indexed.timer.is_some_and(|(at, _)| {
+                at <= context.poll_timeout(self.env.config.timers.quiet)
+            }),
+            "a timer never ends too late",
+        );
+    }
+
+    #[cold]
+    fn look_at_timer(&mut self, id: u32, now: Instant) {
+        let context = &self.slots[id as usize];
         let at = context.poll_timeout(self.env.config.timers.quiet);
         if at <= now || !context.is_calm() {
             self.settle(id, now);
@@ -287,6 +328,7 @@ impl Contexts {
         match self.start(now, flow.ulids, fii) {
             Ok(()) | Err(super::StartError::Exists) => {
                 self.forks.insert(flow, fii);
+                self.passes.revise();
                 let used = self.forked.entry(flow.ulids).or_default();
                 if !used.contains(&fii) {
                     used.push(fii);
@@ -320,6 +362,11 @@ impl Contexts {
     /// Whether a flow uses a forked instance.
     pub fn is_forked(&self, flow: &Flow) -> bool {
         !self.forks.is_empty() && self.forks.contains_key(flow)
+    }
+
+    /// The instance that a flow uses; 0: the common one.
+    pub(crate) fn instance_of(&self, flow: &Flow) -> u32 {
+        self.forks.get(flow).copied().unwrap_or(0)
     }
 
     fn fork_of(&self, ulids: Pair, protocol: u8, ports: Option<(u16, u16)>) -> Option<u32> {

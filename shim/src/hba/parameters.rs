@@ -80,6 +80,9 @@ pub enum Unbound {
     /// Its prefix is another, or not in the list.
     #[error("a prefix that the parameters do not have")]
     Prefix,
+    /// Sec is another than that of the set, or u or g is set: nobody makes such an address of it.
+    #[error("bits beside the hash that the set does not have")]
+    Bits,
     /// The interface identifier is another hash.
     #[error("an interface identifier that is another hash")]
     Hash1,
@@ -213,6 +216,15 @@ impl Parameters {
             return Err(Unbound::Prefix);
         }
         self.verify_as(prefix, address)
+    }
+
+    /// The same, of the set that made `beside`: the bits beside the hash are the same in all of a set.
+    /// Without that, a neighbour of one of its addresses could call itself one that differs in them.
+    pub fn verify_beside(&self, address: Ipv6Addr, beside: Ipv6Addr) -> Result<(), Unbound> {
+        if (address.to_bits() ^ beside.to_bits()) as u64 & FREE_BITS != 0 {
+            return Err(Unbound::Bits);
+        }
+        self.verify_member(address)
     }
 
     fn verify_as(&self, prefix: Prefix, address: Ipv6Addr) -> Result<(), Unbound> {

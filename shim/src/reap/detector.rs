@@ -48,7 +48,6 @@ impl Detector {
     }
 
     /// Of the next keepalive to be owed.
-    #[inline]
     pub(super) fn interval_len(&self) -> Duration {
         self.interval_len
     }

@@ -178,6 +178,15 @@ impl Explorer {
         self.received.push_front(report);
     }
 
+    /// The same for a probe that came after a newer one: its state is history, but that its pair
+    /// works is not. Otherwise a pair slower than others would never be found. The newest stays
+    /// first, for that one alone tells a round trip.
+    pub(super) fn add_overtaken(&mut self, report: Report) {
+        self.received.retain(|r| r.nonce != report.nonce);
+        self.received.truncate(REPORTS_MAX - 1);
+        self.received.insert(self.received.len().min(1), report);
+    }
+
     pub(super) fn reported(&self) -> Reports {
         self.received.iter().take(REPORTED_MAX).copied().collect()
     }
@@ -189,11 +198,13 @@ impl Explorer {
         self.sent.push_back(sent);
     }
 
-    /// The newest probe and earlier ones that the peer has not reported.
+    /// The newest probe and earlier ones to the same locator that the peer has not reported. What went
+    /// to others shows, when it is reported, that the peer is there: so only there it is told.
     pub(super) fn retold(&self) -> Reports {
+        let Some(newest) = self.sent.back() else { return Reports::new() };
         let earlier = self.sent.iter().rev().skip(1).filter(|s| !s.confirmed);
-        let earlier = earlier.take(RETOLD_MAX);
-        self.sent.iter().next_back().into_iter().chain(earlier).map(|s| s.report).collect()
+        let there = earlier.filter(|s| s.pair.remote == newest.pair.remote).take(RETOLD_MAX);
+        core::iter::once(newest).chain(there).map(|s| s.report).collect()
     }
 
     /// The probe that a report of the peer means, if it was ours.
@@ -215,6 +226,18 @@ impl Explorer {
 
     pub(super) fn is_confirmed(&self, pair: Pair) -> bool {
         self.sent.iter().any(|s| s.pair == pair && s.confirmed)
+    }
+
+    /// Probes by the pair that the peer has not reported in so long a time.
+    pub(super) fn unanswered(&self, pair: Pair, now: Instant, patience: Duration) -> usize {
+        let by_it = self.sent.iter().filter(|s| s.pair == pair && !s.confirmed);
+        by_it.filter(|s| now - s.at >= patience).count()
+    }
+
+    /// When the `nth` of them was sent, counted from 1.
+    pub(super) fn nth_unanswered(&self, pair: Pair, nth: usize) -> Option<Instant> {
+        let by_it = self.sent.iter().filter(|s| s.pair == pair && !s.confirmed);
+        by_it.map(|s| s.at).nth(nth.checked_sub(1)?)
     }
 
     pub(super) fn last_sent(&self) -> Option<Pair> {

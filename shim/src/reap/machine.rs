@@ -23,6 +23,8 @@ const ALARMS_A_DOUBLING: u32 = 3;
 const DOUBLINGS_MAX: u32 = 4;
 /// In so long a false alarm is forgiven.
 const ALARM_FORGIVEN: Duration = Duration::from_secs(20);
+/// So many probes by the operator's pair must get no answer before it is left.
+const PINNED_PROBES: usize = 2;
 /// Hints that prove nothing begin explorations so far apart, at least.
 const HINTS_APART: Duration = Duration::from_millis(100);
 
@@ -54,6 +56,7 @@ impl Reap {
         self.hints_after = now + HINTS_APART * (1 << self.false_alarms.min(5));
         self.queue.retain(|(_, purpose)| matches!(purpose, Purpose::Answer(_)));
         self.explorer.begin(now, why, hard);
+        self.paths.all.iter_mut().for_each(|path| path.blamed = None);
         self.order(now);
         self.tell(ReapEvent::Exploring);
         self.first_wave(now, arrival);
@@ -150,7 +153,10 @@ impl Reap {
     pub(super) fn round(&mut self, now: Instant) {
         let patient = !self.explorer.hard && self.config.parallel > 1;
         let doubtful = !patient || self.explorer.rounds() >= ROUNDS_WITHOUT_DOUBTFUL;
-        self.probe_next(self.config.parallel, doubtful);
+        let asked = self.ask_pinned();
+        if !asked || self.config.parallel > 1 {
+            self.probe_next(self.config.parallel, doubtful);
+        }
         if self.state == ReapState::InboundOk {
             self.detector.start_send(now, self.inbound_timeout());
         }
@@ -162,6 +168,17 @@ impl Reap {
             self.stats.no_path += 1;
             self.tell(ReapEvent::NoPath);
         }
+    }
+
+    /// The operator's pair is asked in every round; where pairs are probed one after the other, in
+    /// every second.
+    fn ask_pinned(&mut self) -> bool {
+        let turn = self.config.parallel > 1 || self.explorer.rounds() % 2 == 1;
+        let ask = turn && self.pinned && self.paths.is_usable(self.current);
+        if ask {
+            self.queue(self.current, Purpose::Explore);
+        }
+        ask
     }
 
     fn next_round(&mut self, now: Instant) {
@@ -251,8 +268,12 @@ impl Reap {
             ours = true;
             let (pair, at) = (sent.pair, sent.at);
             let first = !core::mem::replace(&mut sent.confirmed, true);
+            if first {
+                self.arrived.push((pair, at));
+            }
             if let Some(path) = self.paths.get_mut(pair).filter(|_| first) {
                 path.works(now);
+                path.pardon(now, self.config.damping);
                 // Only the newest report of the way back tells a round trip.
                 if i == 0 && arrival == pair {
                     path.measured(now - at);
@@ -330,9 +351,21 @@ impl Reap {
         let proven = self.explorer.is_confirmed(self.current)
             || self.explorer.confirmed().next().is_none()
             || self.state == ReapState::Operational && !ours;
+        // At rest nothing speaks against the operator's choice.
+        let proven = proven || self.state == ReapState::Operational && self.pinned;
         let keep = self.paths.is_usable(self.current) && proven;
-        let to = if keep { Some(self.current) } else { self.best_confirmed(now) };
-        let Some(to) = to else { return false };
+        let to = if keep {
+            Some(self.current)
+        } else if self.may_pinned_answer(now) {
+            // That another pair works, or is faster, says nothing of the operator's.
+            None
+        } else {
+            self.best_confirmed(now)
+        };
+        let Some(to) = to else {
+            self.wait_for_pinned(now);
+            return false;
+        };
         if self.state != ReapState::Operational {
             self.state = ReapState::Operational;
             self.explorer.end();
@@ -348,7 +381,7 @@ impl Reap {
             let (why, damping) = (self.explorer.why, self.config.damping);
             let blamed = self.explorer.hard;
             if let Some(path) = self.paths.get_mut(self.current).filter(|_| !blamed) {
-                path.failed(now, damping);
+                path.blame(now, damping);
             }
             self.use_pair(now, to, why);
         } else if let Some(path) = self.paths.get_mut(to) {
@@ -356,6 +389,45 @@ impl Reap {
         }
         self.set_send_after();
         true
+    }
+
+    /// The pair in use is the operator's choice, and too few probes by it were lost to say that it
+    /// failed.
+    fn may_pinned_answer(&self, now: Instant) -> bool {
+        let lost = self.explorer.unanswered(self.current, now, self.pinned_patience());
+        self.pinned && self.paths.is_usable(self.current) && lost < PINNED_PROBES
+    }
+
+    /// How long a probe by the operator's pair may take.
+    fn pinned_patience(&self) -> Duration {
+        let at_once = self.config.parallel > 1;
+        let least = if at_once { self.head_start() / 2 } else { self.config.initial_probe_timeout };
+        let rtt = self.current_rtt();
+        least.max(rtt + rtt / 2)
+    }
+
+    /// Another pair works, and the operator's may still answer: when it has had its time, that is looked
+    /// at again, though nothing more may come that would be the occasion.
+    fn wait_for_pinned(&mut self, now: Instant) {
+        if !self.pinned || self.config.parallel == 1 || self.explorer.stagger.is_some() {
+            return;
+        }
+        let last = self.explorer.nth_unanswered(self.current, PINNED_PROBES);
+        let until = last.map(|at| at + self.pinned_patience());
+        self.explorer.stagger = until.filter(|until| *until > now);
+    }
+
+    /// Leaves the operator's pair if it has had its time and another one works.
+    pub(super) fn judge_pinned(&mut self, now: Instant) {
+        let other = self.explorer.confirmed().next().is_some();
+        if !self.pinned || !other || self.state == ReapState::Operational {
+            return;
+        }
+        if self.settle(now, true) {
+            self.detector.restart_send(now, self.send_after);
+            self.detector.stop_keepalive();
+            self.queue(self.current, Purpose::Explore);
+        }
     }
 
     fn best_confirmed(&self, now: Instant) -> Option<Pair> {

@@ -20,6 +20,9 @@ use crate::wire::probe::{Probe, ReapState, Report};
 const OURS: u32 = 0x57;
 /// A context that is not used is measured ever more seldom, down to this.
 const INTERVAL_MAX: Duration = Duration::from_mins(1);
+/// An answer may take twice the round-trip time, or between these: until then a request is not lost.
+const ANSWER_MIN: Duration = Duration::from_millis(20);
+const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Requests to a peer that never answered one.
 const TRIALS: u32 = 8;
 
@@ -73,6 +76,11 @@ impl Measures {
         !self.answers && self.trials >= TRIALS
     }
 
+    /// A packet makes it measure more often again.
+    pub(super) fn is_slowed(&self) -> bool {
+        self.idle > 1
+    }
+
     /// Measures from now on.
     pub(super) fn start(&mut self, config: &ReapConfig, now: Instant) {
         if config.measure.is_some() && !self.given_up() {
@@ -84,7 +92,7 @@ impl Measures {
     /// The context is in use.
     #[inline]
     pub(super) fn in_use(&mut self, config: &ReapConfig, now: Instant) {
-        if self.idle > 1 {
+        if self.is_slowed() {
             self.start(config, now);
         }
         self.idle = 0;
@@ -135,7 +143,10 @@ impl Reap {
         if path.gone {
             return;
         }
-        if path.request.take().is_some() && answers {
+        // Of one that is asked again before it can have answered, nothing is known.
+        let patience = path.rtt.map_or(ANSWER_MIN, |rtt| (rtt * 2).clamp(ANSWER_MIN, ANSWER_MAX));
+        let overdue = path.request.take().is_some_and(|(_, at)| now - at >= patience);
+        if overdue && answers {
             path.outcome(now, true, &self.config);
         }
         let pair = path.pair;
@@ -177,6 +188,7 @@ impl Reap {
         };
         path.outcome(now, false, &self.config);
         path.measured(now - at);
+        self.arrived.push((pair, at));
         if pair == self.current {
             self.set_send_after();
         }

@@ -27,6 +27,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use serde::Serialize;
+use smallvec::SmallVec;
 use weft_stack::rng::{Key, Rng};
 use weft_stack::time::Instant;
 
@@ -86,13 +87,6 @@ pub enum Why {
     Policy,
     /// The operator's word.
     Manual,
-}
-
-impl Why {
-    /// The pair that was left does not work: what is on its way by it is lost.
-    pub const fn is_loss(self) -> bool {
-        !matches!(self, Why::Policy | Why::Manual)
-    }
 }
 
 /// What happened, for the context and those above it.
@@ -169,6 +163,8 @@ pub struct Reap {
     events: VecDeque<ReapEvent>,
     sequence: u16,
     peer_sequence: Option<(u16, Instant)>,
+    /// Probes of ours that the last probe of the peer was the first to report, and when they left.
+    arrived: SmallVec<[(Pair, Instant); 2]>,
     last_switch: Option<(Instant, Pair, Pair, Why)>,
     stats: ReapStats,
 }
@@ -196,6 +192,7 @@ impl Reap {
             events: VecDeque::new(),
             sequence: rng.next_u32() as u16,
             peer_sequence: None,
+            arrived: SmallVec::new(),
             last_switch: None,
             stats: ReapStats::default(),
             rng,
@@ -266,11 +263,13 @@ impl Reap {
         }
     }
 
-    /// No earlier than this does a packet of now make [`Reap::handle_timeout`] wanted.
-    #[inline]
-    pub(crate) fn soonest(&self, now: Instant) -> Instant {
-        let at = now + self.send_after.min(self.detector.interval_len());
-        self.measures.next().map_or(at, |next| next.min(at))
+    /// How long after a packet [`Reap::handle_timeout`] is wanted for it at the soonest, and when it
+    /// is wanted for measurements; `None`: packets do more than set timers going. Packets change
+    /// neither.
+    pub(crate) fn lead(&self) -> Option<(Duration, Option<Instant>)> {
+        let at_rest = self.state == ReapState::Operational && !self.measures.is_slowed();
+        let lead = self.send_after.min(self.detector.interval_len());
+        at_rest.then_some((lead, self.measures.next()))
     }
 
     /// A Keepalive was received (RFC 5534 6.6).
@@ -286,6 +285,7 @@ impl Reap {
     /// the peer then is reachable where that probe went, which no one off the path can pretend.
     pub fn probe_received(&mut self, now: Instant, pair: Pair, probe: &Probe) -> bool {
         self.stats.probes_received += 1;
+        self.arrived.clear();
         let Some(first) = probe.sent.first() else { return false };
         match Mark::of(first.data) {
             Some((Mark::Request, _)) => {
@@ -295,10 +295,17 @@ impl Reap {
             Some((Mark::Answer, _)) => self.measure_answered(now, pair, probe),
             Some((Mark::Explore, sequence)) if self.is_old(now, sequence) => {
                 self.stats.probes_old += 1;
+                self.explorer.add_overtaken(*first);
                 false
             }
             _ => self.explored(now, pair, probe),
         }
+    }
+
+    /// Which probes of ours the one received last was the first to report, and when they left: what is
+    /// reported again may be a recording.
+    pub(crate) fn just_arrived(&self) -> &[(Pair, Instant)] {
+        &self.arrived
     }
 
     /// Uses `pair` from now on, until it fails.
@@ -327,6 +334,7 @@ impl Reap {
         self.detector.handle_timeout(now, &mut self.rng);
         if self.explorer.stagger.take_if(|at| *at <= now).is_some() {
             self.second_wave(now);
+            self.judge_pinned(now);
         }
         if self.explorer.timer.take_if(|at| *at <= now).is_some() {
             self.round(now);

@@ -50,6 +50,8 @@ pub(super) struct Path {
     penalty: u32,
     penalty_at: Instant,
     suppressed: bool,
+    /// What `suppressed` was before the last failure, while that may turn out to be none.
+    pub(super) blamed: Option<bool>,
 }
 
 impl Path {
@@ -73,6 +75,7 @@ impl Path {
             penalty: 0,
             penalty_at: Instant::ZERO,
             suppressed: false,
+            blamed: None,
         }
     }
 
@@ -125,6 +128,22 @@ impl Path {
         self.suppressed = self.is_suppressed(now, damping) || self.penalty >= damping.suppress;
         self.works_since = None;
         self.heard = None;
+    }
+
+    /// It was left because another one was known to work first, and has perhaps not failed.
+    pub(super) fn blame(&mut self, now: Instant, damping: Damping) {
+        let before = self.suppressed;
+        self.failed(now, damping);
+        self.blamed = Some(before);
+    }
+
+    /// A probe of that exploration had come through after all.
+    pub(super) fn pardon(&mut self, now: Instant, damping: Damping) {
+        if let Some(before) = self.blamed.take() {
+            self.penalty = self.penalty(now, damping).saturating_sub(FAILURE);
+            self.penalty_at = now;
+            self.suppressed = before;
+        }
     }
 
     /// The penalty as it is now: halved every half-life, in a straight line between.

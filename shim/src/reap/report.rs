@@ -57,8 +57,8 @@ impl core::ops::AddAssign for ReapStats {
 /// A change of the pair in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SwitchReport {
-    /// Milliseconds ago.
-    pub ago_ms: u64,
+    /// Microseconds ago.
+    pub ago_us: u64,
     /// Local locator left.
     pub from_local: IpAddr,
     /// Remote locator left.
@@ -131,7 +131,7 @@ impl Reap {
             send_timeout_us: self.send_after.as_micros() as u64,
             keepalive_timeout_us: self.detector.keepalive_timeout().as_micros() as u64,
             last_switch: self.last_switch.map(|(at, from, to, why)| SwitchReport {
-                ago_ms: (now - at).as_millis() as u64,
+                ago_us: (now - at).as_micros() as u64,
                 from_local: from.local,
                 from_remote: from.remote,
                 to_local: to.local,

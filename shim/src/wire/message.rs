@@ -2,6 +2,7 @@
 
 use super::header::{self, MESSAGE_BYTES_MAX, NO_NEXT_HEADER, Tag};
 use super::option::{self, Allowed, Options, Places};
+use super::probe;
 
 /// Message types.
 pub mod kind {
@@ -85,7 +86,7 @@ pub enum Body {
     Keepalive {
         receiver_tag: Tag,
     },
-    /// `report`: everything after the tag (RFC 5534 5.2).
+    /// `report`: everything after the tag (RFC 5534 5.2), options too, none of which is known.
     Probe {
         receiver_tag: Tag,
         report: Vec<u8>,
@@ -126,6 +127,9 @@ pub enum ReadError {
     },
 }
 
+/// Where the body of a probe begins.
+const PROBE_BODY: usize = 12;
+
 /// Tags of messages from which on an unknown tag is answered with R1bis (RFC 5533 5.3).
 const TYPES_OF_CONTEXTS: u8 = 64;
 
@@ -149,7 +153,11 @@ impl Message {
         }
         let body = read_body(kind, message).ok_or(ReadError::Malformed)?;
         let (options, places) = match kind {
-            kind::PROBE | kind::ERROR => Default::default(),
+            kind::ERROR => Default::default(),
+            kind::PROBE => {
+                let end = probe::options_at(&message[PROBE_BODY..]).ok_or(ReadError::Malformed)?;
+                option::read(message, PROBE_BODY + end, allowed)?
+            }
             _ => option::read(message, fixed, allowed)?,
         };
         Ok((Message { body, options }, places))
@@ -218,7 +226,9 @@ fn read_body(kind: u8, message: &[u8]) -> Option<Body> {
         kind::UPDATE => Body::Update { receiver_tag: tag(6)?, nonce: word(12)? },
         kind::UPDATE_ACK => Body::UpdateAck { receiver_tag: tag(6)?, nonce: word(12)? },
         kind::KEEPALIVE => Body::Keepalive { receiver_tag: tag(6)? },
-        kind::PROBE => Body::Probe { receiver_tag: tag(6)?, report: message[12..].to_vec() },
+        kind::PROBE => {
+            Body::Probe { receiver_tag: tag(6)?, report: message[PROBE_BODY..].to_vec() }
+        }
         kind::ERROR => Body::Error {
             code: message[3] >> 1,
             pointer: u16::from_be_bytes([message[6], message[7]]),

@@ -122,6 +122,14 @@ impl Probe {
     }
 }
 
+/// Where the options of a probe with this body begin; `None`: it is shorter than its counts say.
+pub(super) fn options_at(body: &[u8]) -> Option<usize> {
+    let counts = *body.first()?;
+    let end =
+        FIXED_LEN + usize::from(counts & 0xf) * REPORT_LEN + usize::from(counts >> 4) * REPORT_LEN;
+    (body.len() >= end).then_some(end)
+}
+
 fn report(octets: &[u8; REPORT_LEN]) -> Report {
     let addr = |at: usize| {
         let mut addr = [0; 16];

@@ -101,6 +101,13 @@ fn tag() -> impl Strategy<Value = Tag> {
     any::<u64>().prop_map(Tag::new)
 }
 
+/// A probe's body that reports `n` probes.
+fn report(n: usize) -> Vec<u8> {
+    let mut report = vec![7; 4 + 40 * n];
+    report[0] = n as u8;
+    report
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let message = |(body, options)| Message { body, options };
     let n = any::<u32>;
@@ -123,8 +130,7 @@ fn message() -> impl Strategy<Value = Message> {
     let bare = prop_oneof![
         (tag(), n()).prop_map(|(t, a)| Body::UpdateAck { receiver_tag: t, nonce: a }),
         tag().prop_map(|t| Body::Keepalive { receiver_tag: t }),
-        (tag(), 0usize..100)
-            .prop_map(|(t, n)| Body::Probe { receiver_tag: t, report: vec![7; 4 + 8 * n] }),
+        (tag(), 0usize..16).prop_map(|(t, n)| Body::Probe { receiver_tag: t, report: report(n) }),
         (0u8..128, any::<u16>(), 1usize..100).prop_map(|(code, pointer, n)| Body::Error {
             code,
             pointer,

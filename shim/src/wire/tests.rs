@@ -350,3 +350,23 @@ fn only_messages_of_contexts_have_a_tag_to_ask_back_for() {
         assert_eq!(Message::context_tag(&bytes), has.then_some(tag));
     }
 }
+
+// RFC 5533 5.15 MUST
+// RFC 5534 5.2
+#[test]
+fn a_critical_option_behind_a_probe_is_not_overlooked() {
+    for (sent, received) in [(1, 0), (2, 3)] {
+        let mut report = vec![received << 4 | sent, 0, 0, 0];
+        report.resize(4 + 40 * usize::from(sent + received), 7);
+        let body = Body::Probe { receiver_tag: Tag::new(5), report };
+        let bytes = Message::new(body).write().unwrap();
+        let end = bytes.len();
+        assert!(read(&bytes).is_ok());
+        let with = |option: &[u8]| read(&sealed([&bytes[..], option].concat()));
+        assert!(with(&[0, 0xfe, 0, 4, 1, 2, 3, 4]).is_ok(), "skipped");
+        let critical = with(&[0, 0xff, 0, 4, 1, 2, 3, 4]);
+        assert_eq!(critical, Err(ReadError::CriticalOption { at: end }));
+        assert_eq!(with(&[0, 0xfe, 0, 5, 1, 2, 3, 4]), Err(ReadError::Malformed));
+        assert_eq!(read(&sealed(bytes[..end - 40].to_vec())), Err(ReadError::Malformed));
+    }
+}

@@ -64,6 +64,30 @@ fn mac(host: u16, provider: u16) -> [u8; 6] {
     [2, 0, 0, 0, provider as u8, host as u8]
 }
 
+const ETHERNET: usize = 14;
+
+/// What a router says of an IPv6 packet that is too long for it, to whom it came from.
+fn too_big(frame: &[u8], mtu: usize) -> Vec<u8> {
+    let (from, to) = (&frame[38..54], &frame[22..38]);
+    let mut message = vec![2, 0, 0, 0];
+    message.extend((mtu as u32).to_be_bytes());
+    message.extend(frame[ETHERNET..].iter().take(1232));
+    let mut summed = [from, to, &(message.len() as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
+    summed.extend_from_slice(&message);
+    let word = |w: &[u8]| u32::from(w[0]) << 8 | u32::from(w.get(1).copied().unwrap_or(0));
+    let mut sum: u32 = summed.chunks(2).map(word).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    message[2..4].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    let mut out = [&frame[6..12], &frame[..6], &[0x86, 0xdd, 0x60, 0, 0, 0]].concat();
+    out.extend((message.len() as u16).to_be_bytes());
+    out.extend([58, 64]);
+    out.extend_from_slice(&[from, to].concat());
+    out.extend(message);
+    out
+}
+
 pub struct Net {
     pub now: Instant,
     pub stacks: Vec<Stack<Layer>>,
@@ -72,6 +96,8 @@ pub struct Net {
     serial: u64,
     /// Providers that carry nothing: from host 0, from host 1.
     pub dark: [[bool; 2]; 2],
+    /// The longest IP packet that routers of a provider forward.
+    pub mtu: [usize; 2],
     /// Frames carried by provider.
     pub carried: [u64; 2],
     /// Merges what arrives at once.
@@ -92,17 +118,10 @@ impl Net {
             let mut change = |c| stack.handle_config(now, c).unwrap();
             for provider in [1u16, 2] {
                 let alias = AliasId(provider - 1);
-                change(Change::AliasAdd(AliasConfig {
-                    id: alias,
-                    name: format!("data{provider}"),
-                    medium: AliasMedium::Ethernet { mac: mac(host, provider) },
-                    mtu: 1500,
-                    gso_bytes_max: 0,
-                    tx_checksum: false,
-                    rx_checksum_trust: false,
-                    up: true,
-                    slaac: false,
-                }));
+                change(Change::AliasAdd(AliasConfig::up_without_offload(
+                    alias,
+                    AliasMedium::Ethernet { mac: mac(host, provider) },
+                )));
                 let peer = 3 - host;
                 let (addr, mac) = (ip(peer, provider), mac(peer, provider));
                 change(Change::NeighbourAdd { alias, addr, mac });
@@ -118,6 +137,7 @@ impl Net {
             wire: BTreeMap::new(),
             serial: 0,
             dark: [[false; 2]; 2],
+            mtu: [usize::MAX; 2],
             carried: [0; 2],
             gro: None,
         };
@@ -134,9 +154,14 @@ impl Net {
                 if self.dark[provider][host] {
                     continue;
                 }
-                self.carried[provider] += 1;
                 self.serial += 1;
                 let bytes = frame.to_heap().data().to_vec();
+                if bytes.len() - ETHERNET > self.mtu[provider] {
+                    let answer = too_big(&bytes, self.mtu[provider]);
+                    self.wire.insert((self.now + self.delay, self.serial), (host, alias, answer));
+                    continue;
+                }
+                self.carried[provider] += 1;
                 self.wire.insert((self.now + self.delay, self.serial), (1 - host, alias, bytes));
             }
         }

@@ -44,6 +44,71 @@ fn failover_stays_and_preference_returns_when_the_cheaper_pair_has_held() {
 }
 
 #[test]
+fn a_pair_is_not_blamed_for_what_the_operator_of_the_other_host_wants() {
+    let mut world = World::new(1, ReapConfig::data_centre(), (2, 2), ms(5));
+    world.bulk(ms(1));
+    world.run(Duration::from_secs(3));
+    for to in [pair(2, 2), pair(1, 1)].into_iter().cycle().take(10) {
+        let now = world.now;
+        world.hosts[0].reap.switch(now, to).unwrap();
+        world.flush(0);
+        world.run(ms(300));
+        assert_eq!(world.hosts[0].reap.current(), to);
+    }
+    let (now, config) = (world.now, ReapConfig::data_centre());
+    for host in &world.hosts {
+        for path in &host.reap.paths.all {
+            assert_eq!(path.penalty(now, config.damping), 0, "{path:?}");
+            assert!(!path.is_suppressed(now, config.damping) && path.is_alive(now, &config));
+        }
+    }
+}
+
+#[test]
+fn who_asks_again_before_an_answer_can_have_come_makes_no_pair_lossy() {
+    let mut reap = reap(&ReapConfig::data_centre(), 2, 2);
+    let mut now = Instant::from_millis(1_000);
+    let requests = |sent: Vec<(Pair, Outgoing)>| -> Vec<Report> {
+        let sent = reports_of(&sent).into_iter();
+        sent.filter(|r| matches!(Mark::of(r.data), Some((Mark::Request, _)))).collect()
+    };
+    let answer = |reap: &mut Reap, now, asked: &Report| {
+        let data = Mark::Answer.data(1);
+        let own = Report { src: asked.dst, dst: asked.src, nonce: 5, data };
+        let probe = Probe {
+            state: ReapState::Operational,
+            sent: Reports::from_slice(&[own]),
+            received: Reports::from_slice(&[*asked]),
+        };
+        assert!(reap.probe_received(now, Pair::new(asked.src, asked.dst), &probe));
+    };
+    reap.probe_now(now);
+    let asked = requests(drain(&mut reap, now));
+    assert_eq!(asked.len(), 4);
+    now += ms(100);
+    for asked in &asked {
+        answer(&mut reap, now, asked);
+    }
+    let mut last = Vec::new();
+    for _ in 0..4 {
+        reap.probe_now(now);
+        last = requests(drain(&mut reap, now));
+        assert!(reap.paths.all.iter().all(|p| p.misses == 0), "the answers are on their way");
+        now += ms(50);
+    }
+    now += ms(50);
+    for asked in &last {
+        answer(&mut reap, now, asked);
+    }
+    // Two round trips without an answer are a loss.
+    reap.probe_now(now);
+    let _ = drain(&mut reap, now);
+    now += ms(200);
+    reap.probe_now(now);
+    assert!(reap.paths.all.iter().all(|p| p.misses == 1));
+}
+
+#[test]
 fn a_pair_that_fails_again_and_again_is_left_alone() {
     let mut world = two_providers(1, preferring());
     let mut switches = vec![];
@@ -135,6 +200,101 @@ fn the_operators_choice_holds_until_it_fails() {
     let now = world.now;
     world.hint(0, Hint::LinkDown(ip(1, 2)));
     assert_eq!(world.hosts[0].reap.switch(now, chosen), Err(SwitchError::Gone));
+}
+
+// RFC 5534 6.8
+#[test]
+fn an_exploration_of_either_host_leaves_the_operators_choice_while_it_works() {
+    for config in [ReapConfig::data_centre(), ReapConfig::rfc()] {
+        for explorer in 0..2 {
+            let mut world = World::new(1, config, (2, 2), ms(5));
+            // The slowest one: the peer reports probes by the others first.
+            let chosen = pair(2, 2);
+            world.link(chosen.local, chosen.remote).delay = ms(40);
+            world.link(chosen.remote, chosen.local).delay = ms(40);
+            world.bulk(ms(20));
+            world.run(Duration::from_secs(3));
+            let now = world.now;
+            world.hosts[0].reap.switch(now, chosen).unwrap();
+            world.flush(0);
+            world.run(Duration::from_secs(10));
+            for _ in 0..5 {
+                // As of a tail loss probe.
+                world.hint(explorer, Hint::NoProgress);
+                world.run(Duration::from_secs(10));
+                assert_eq!(world.hosts[0].reap.current(), chosen);
+                assert_eq!(world.hosts[0].reap.state(), ReapState::Operational);
+            }
+            assert!(world.hosts[explorer].reap.stats().explorations >= 5);
+            let report = world.hosts[0].reap.report(world.now);
+            assert!(report.pinned && world.switches(0).len() == 1, "{:?}", world.switches(0));
+            // Only the way there fails.
+            let from = world.now;
+            world.link(chosen.local, chosen.remote).up = false;
+            world.run(config.send_timeout * 2 + Duration::from_secs(3));
+            assert_ne!(world.hosts[0].reap.current(), chosen);
+            assert!(!world.hosts[0].reap.report(world.now).pinned);
+            let gap = world.gap(1, from);
+            assert!(gap <= config.send_timeout * 2 + ms(2_500), "{gap:?}");
+        }
+    }
+}
+
+#[test]
+fn the_operators_choice_is_left_soon_after_the_peer_lost_its_link() {
+    for rtt in [ms(1), ms(10), ms(30)] {
+        let mut world = two_providers(1, ReapConfig::data_centre());
+        world.bulk(ms(1));
+        world.each_link(|link| link.delay = rtt / 2);
+        // No provider carries anything for the other's addresses.
+        world.set_up(pair(1, 2), false);
+        world.set_up(pair(2, 1), false);
+        let now = world.now;
+        for host in &mut world.hosts {
+            let other = if host.reap.current().local == ip(1, 1) {
+                pair(2, 2)
+            } else {
+                pair(2, 2).reversed()
+            };
+            host.reap.switch(now, other).unwrap();
+        }
+        world.flush(0);
+        world.flush(1);
+        // Until the round trip is known.
+        world.run(Duration::from_mins(1));
+        assert!(world.hosts.iter().all(|h| h.reap.report(now).pinned));
+        // Only the first host is told.
+        let from = world.now;
+        world.set_up(pair(2, 2), false);
+        world.hint(0, Hint::LinkDown(ip(1, 2)));
+        world.run(Duration::from_secs(1));
+        assert_eq!(world.hosts[1].reap.current(), pair(1, 1).reversed());
+        let gap = world.gap(0, from);
+        assert!(gap <= rtt * 4 + ms(5), "{rtt:?}: {gap:?}");
+    }
+}
+
+#[test]
+fn the_operators_choice_may_fail_while_the_only_other_pair_goes_too() {
+    for wait in 0..40 {
+        let mut world = two_providers(1, ReapConfig::data_centre());
+        let now = world.now;
+        world.bulk(ms(1));
+        world.hosts[0].reap.switch(now, pair(2, 2)).unwrap();
+        world.flush(0);
+        world.run(Duration::from_secs(1));
+        world.set_up(pair(2, 2), false);
+        world.set_up(pair(1, 2), false);
+        world.set_up(pair(2, 1), false);
+        world.hint(0, Hint::NoProgress);
+        world.run(ms(wait));
+        world.hint(0, Hint::LocatorGone(ip(1, 1)));
+        world.run(Duration::from_secs(1));
+        world.hint(0, Hint::LocatorBack(ip(1, 1)));
+        world.run(Duration::from_secs(3));
+        assert_eq!(world.hosts[0].reap.current(), pair(1, 1), "{wait} ms");
+        assert_eq!(world.hosts[0].reap.state(), ReapState::Operational, "{wait} ms");
+    }
 }
 
 #[test]

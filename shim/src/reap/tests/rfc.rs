@@ -130,7 +130,7 @@ fn a_failure_of_one_pair_is_repaired_after_the_send_timeout_and_a_round_trip() {
 // RFC 5534 5.2, 6.1
 #[test]
 fn a_probe_tells_of_earlier_ones_and_of_those_received_since_it_explores() {
-    let mut reap = reap(&ReapConfig::rfc(), 2, 2);
+    let mut reap = reap(&ReapConfig::rfc(), 2, 1);
     let mut now = Instant::from_millis(2_000);
     let probes = |reap: &mut Reap, now| {
         let sent = drain(reap, now).into_iter();
@@ -170,6 +170,28 @@ fn a_probe_tells_of_earlier_ones_and_of_those_received_since_it_explores() {
     reap.handle_timeout(now);
     assert_eq!(reap.state(), ReapState::Exploring);
     assert!(probes(&mut reap, now).iter().all(|p| p.received.is_empty()));
+}
+
+// RFC 5534 5.2
+// RFC 5533 16
+#[test]
+fn nobody_is_told_of_probes_that_went_to_another_locator() {
+    // He who is would report them, and have payload sent to whoever is there.
+    for config in [ReapConfig::rfc(), ReapConfig::data_centre()] {
+        let (mut reap, mut now) = (reap(&config, 2, 3), Instant::from_millis(2_000));
+        reap.payload_sent(now);
+        let mut told_again = 0;
+        for _ in 0..200 {
+            now += ms(500);
+            reap.handle_timeout(now);
+            for (pair, out) in drain(&mut reap, now) {
+                let Outgoing::Probe(probe) = out else { continue };
+                assert!(probe.sent.iter().all(|report| report.dst == pair.remote));
+                told_again += probe.sent.len() - 1;
+            }
+        }
+        assert!(told_again > 10);
+    }
 }
 
 // RFC 5534 5.2

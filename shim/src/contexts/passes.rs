@@ -1,0 +1,139 @@
+//! What connections keep of a context: which one their packets are of, and whether it rewrites them, so
+//! that packets find it without a look at their addresses.
+
+use weft_stack::path::Passing;
+use weft_stack::rng::Rng;
+use weft_stack::time::Instant;
+
+use super::Contexts;
+use crate::locator::Pair;
+use crate::wire::Tag;
+
+/// Bits of [`Passing`] that name a context; those above are the revision in which it was named.
+const NAME_BITS: u32 = 24;
+/// Of these: its packets are rewritten.
+const REWRITES: u64 = 1 << 23;
+
+/// In which revision names are given. A name holds while the revision does, which ends with whatever
+/// may make a context that was named another of its addresses, or turn what becomes of its packets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passes {
+    revision: u64,
+}
+
+impl Passes {
+    /// Begins anywhere in the lower half: connections may still keep names of a shim that this one
+    /// took the place of, and those must not come to mean something here. What nobody named is of
+    /// revision zero.
+    pub(super) fn new(rng: &mut Rng) -> Passes {
+        Passes { revision: 1 + rng.below(1 << (63 - NAME_BITS)) }
+    }
+
+    /// No name holds any longer.
+    pub(super) fn revise(&mut self) {
+        self.revision += 1;
+    }
+
+    fn name(self, id: u32, passes: bool) -> Passing {
+        let id = u64::from(id);
+        // Revisions that find no room name nothing.
+        let fits = self.revision >> (64 - NAME_BITS) == 0 && id < REWRITES;
+        let flag = if passes { 0 } else { REWRITES };
+        if fits { Passing(self.revision << NAME_BITS | flag | id) } else { Passing::default() }
+    }
+
+    /// Whether packets of a context that is named pass.
+    #[inline]
+    fn answer(self, known: Passing) -> Option<bool> {
+        (known.0 >> NAME_BITS == self.revision).then_some(known.0 & REWRITES == 0)
+    }
+
+    /// The context that is named, if that is what becomes of its packets.
+    #[inline]
+    fn named(self, known: Passing, passes: bool) -> Option<u32> {
+        let id = (known.0 & (REWRITES - 1)) as u32;
+        (self.answer(known) == Some(passes)).then_some(id)
+    }
+}
+
+impl Contexts {
+    /// What `known` says still of whether packets pass.
+    #[inline]
+    pub(crate) fn answer(&self, known: Passing) -> Option<bool> {
+        self.passes.answer(known)
+    }
+
+    /// [`Contexts::passes`], and what to keep of the answer.
+    #[inline(never)]
+    pub(crate) fn passing(&mut self, ulids: Pair, known: &mut Passing) -> bool {
+        *known = Passing::default();
+        let passes = self.passes(ulids);
+        // Where ports matter, they are looked at for each packet.
+        if !self.asks_ports()
+            && self.is_whole()
+            && let Some(id) = self.look_up(ulids)
+        {
+            self.slots[id as usize].said = Some(passes);
+            *known = self.passes.name(id, passes);
+        }
+        passes
+    }
+
+    /// [`Contexts::passed`] of the context that `known` names; `false`: it names none any longer.
+    #[inline]
+    pub(crate) fn passed_known(&mut self, now: Instant, known: Passing, out: bool) -> bool {
+        let Some(id) = self.passes.named(known, true) else { return false };
+        let context = &mut self.slots[id as usize];
+        if out {
+            context.sent(now);
+        } else {
+            context.received(now, context.ulids);
+        }
+        self.touch(id, now);
+        true
+    }
+
+    /// The context that `known` names, and the ULIDs, the pair and the tag with which all of its
+    /// packets are rewritten now; none of one whose packets go in UDP.
+    pub(crate) fn rewriting(&self, known: Passing) -> Option<(u32, Pair, Pair, Tag)> {
+        let id = self.passes.named(known, false)?;
+        let context = &self.slots[id as usize];
+        let (pair, tag) = (context.pair, context.tag_out()?);
+        let in_udp = self.env.payload_port(context.local_tag, pair).is_some();
+        (!in_udp).then_some((id, context.ulids, pair, tag))
+    }
+
+    /// A packet of such a context was sent.
+    #[inline]
+    pub(crate) fn rewritten(&mut self, now: Instant, id: u32) {
+        if let Some(context) = self.slots.get_mut(id as usize) {
+            context.sent(now);
+            self.env.stats.rewritten_out += 1;
+            self.touch(id, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_holds_until_the_next_revision_and_never_in_another_shim() {
+        let of = |seed| Passes::new(&mut Rng::from_u64(seed));
+        let mut passes = of(1);
+        let (direct, rewritten) = (passes.name(7, true), passes.name(8, false));
+        assert_eq!((passes.named(direct, true), passes.named(direct, false)), (Some(7), None));
+        assert_eq!(passes.named(rewritten, false), Some(8));
+        assert_eq!(passes.answer(Passing::default()), None);
+        for seed in 2..1000 {
+            let mut other = of(seed);
+            for _ in 0..100 {
+                assert_eq!(other.answer(direct), None, "seed {seed}");
+                other.revise();
+            }
+        }
+        passes.revise();
+        assert_eq!((passes.answer(direct), passes.answer(rewritten)), (None, None));
+    }
+}
