@@ -212,15 +212,9 @@ fn stack(seed: u8, addr: Ipv4Addr, gso_bytes_max: usize, connections: usize) -> 
     let config = StackConfig { limits, seed: [seed; 16], ..StackConfig::default() };
     let mut stack = Stack::new(config, crate::peer::pool(4096), Instant::ZERO);
     let alias = AliasConfig {
-        id: ALIAS,
-        name: String::from("data0"),
-        medium: AliasMedium::Ip,
-        mtu: 1500,
         gso_bytes_max,
         tx_checksum: gso_bytes_max > 0,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
+        ..AliasConfig::up_without_offload(ALIAS, AliasMedium::Ip)
     };
     let cidr = Cidr { addr: IpAddr::V4(addr), prefix_len: 8 };
     for change in [Change::AliasAdd(alias), Change::AddressAdd { alias: ALIAS, cidr }] {

@@ -57,15 +57,9 @@ pub fn host(gso_bytes_max: usize, connections: usize) -> (Stack, FramePool) {
     let pool = pool(1024);
     let mut stack = Stack::new(config, pool.clone(), Instant::ZERO);
     let alias = AliasConfig {
-        id: ALIAS,
-        name: String::from("data0"),
-        medium: AliasMedium::Ethernet { mac: HOST_MAC },
-        mtu: 1500,
         gso_bytes_max,
         tx_checksum: gso_bytes_max > 0,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
+        ..AliasConfig::up_without_offload(ALIAS, AliasMedium::Ethernet { mac: HOST_MAC })
     };
     let cidr = Cidr { addr: HOST.into(), prefix_len: 8 };
     let pinned = Change::NeighbourAdd { alias: ALIAS, addr: PEER.into(), mac: PEER_MAC };

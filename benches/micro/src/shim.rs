@@ -55,6 +55,14 @@ impl Trust for Believed {
         Ok(())
     }
 
+    fn accepts(&self, _: IpAddr, _: Verification) -> bool {
+        true
+    }
+
+    fn method(&self, _: IpAddr, _: IpAddr, locator: &Locator) -> Option<Verification> {
+        Some(locator.verification)
+    }
+
     fn prove(&mut self, _: IpAddr, _: IpAddr, _: &LocatorList, _: &[u8], _: &mut Rng) -> OwnProof {
         OwnProof::default()
     }
@@ -184,6 +192,8 @@ fn exchange(now: Instant, stacks: &mut [Stack<Layer>; 2], burst: &mut TxBurst) {
         for from in 0..2 {
             carried += stacks[from].poll_transmit(now, burst);
             for (alias, frame) in burst.frames.drain(..) {
+                // A device hands over what it received in one piece.
+                let frame = if frame.frags.is_empty() { frame } else { frame.to_heap() };
                 stacks[1 - from].handle_frame(now, alias, frame);
             }
         }
@@ -213,17 +223,7 @@ fn stack(host: u16, way: Way, now: Instant) -> Stack<Layer> {
     let layer = if way == Way::Off { Layer::off() } else { Layer::on(shim(host, way, now)) };
     let config = StackConfig { seed: [host as u8; 16], ..StackConfig::default() };
     let mut stack = Stack::with_path(config, crate::peer::pool(4096), now, layer);
-    let alias = AliasConfig {
-        id: ALIAS,
-        name: String::from("data0"),
-        medium: AliasMedium::Ip,
-        mtu: 1500,
-        gso_bytes_max: 0,
-        tx_checksum: false,
-        rx_checksum_trust: false,
-        up: true,
-        slaac: false,
-    };
+    let alias = AliasConfig::up_without_offload(ALIAS, AliasMedium::Ip);
     let mut changes = vec![Change::AliasAdd(alias)];
     for n in 1..=2 {
         let cidr = Cidr { addr: ip(host, n), prefix_len: 48 };
@@ -264,7 +264,8 @@ impl Many {
     /// If one is not set up.
     pub fn new(count: usize) -> Many {
         let most = Rate::new(1_000_000, 1_000_000);
-        let bounds = Bounds { contexts_max: count, r1: most, r2: most, ..Bounds::default() };
+        let (r1, r2, lists) = (most, most, most);
+        let bounds = Bounds { contexts_max: count, r1, r2, lists, ..Bounds::default() };
         let config = ShimConfig { bounds, ..ShimConfig::default() };
         let server = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
         let mut many = Many {
