@@ -104,7 +104,7 @@ impl<D: Device> Capture<D> {
     fn packet(&self, direction: Direction) -> Packet<'static> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (interface, time_ns) = (self.interface, now.as_nanos() as u64);
-        Packet { interface, time_ns, direction, data: &[], comment: "" }
+        Packet { interface, time_ns, direction, data: &[], original: 0, comment: "" }
     }
 
     /// Sends the chunk; only what the device takes stays in the file.

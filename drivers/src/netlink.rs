@@ -181,11 +181,6 @@ impl Netlink {
         self.set_attribute(name, "set bridge of", LinkAttribute::Controller(index))
     }
 
-    /// Moves an interface into another network namespace.
-    pub fn set_netns(&mut self, name: &str, netns: BorrowedFd<'_>) -> Result<(), DeviceError> {
-        self.set_attribute(name, "move to namespace", LinkAttribute::NetNsFd(netns.as_raw_fd()))
-    }
-
     /// Renames an interface (it must be down).
     pub fn rename(&mut self, name: &str, to: &str) -> Result<(), DeviceError> {
         let index = self.link(name)?.index;

@@ -10,6 +10,7 @@ use crate::device::Medium;
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE_DESCRIPTION: u32 = 1;
+const INTERFACE_STATISTICS: u32 = 5;
 const ENHANCED_PACKET: u32 = 6;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 const OPT_END: u16 = 0;
@@ -17,6 +18,8 @@ const OPT_COMMENT: u16 = 1;
 const OPT_APPLICATION: u16 = 4;
 const OPT_NAME: u16 = 2;
 const OPT_FLAGS: u16 = 2;
+const OPT_RECEIVED: u16 = 4;
+const OPT_DROPPED: u16 = 5;
 const OPT_TIME_RESOLUTION: u16 = 9;
 const LINKTYPE_ETHERNET: u16 = 1;
 const LINKTYPE_RAW: u16 = 101;
@@ -46,6 +49,8 @@ pub struct Packet<'a> {
     pub direction: Direction,
     /// From the link header (or IP header) on.
     pub data: &'a [u8],
+    /// Bytes that it had, if `data` is only the first of them.
+    pub original: usize,
     /// Shown with the packet; may be empty.
     pub comment: &'a str,
 }
@@ -100,12 +105,24 @@ impl<W: Write> Writer<W> {
             b.extend(((packet.time_ns >> 32) as u32).to_le_bytes());
             b.extend((packet.time_ns as u32).to_le_bytes());
             b.extend((len as u32).to_le_bytes());
-            b.extend((packet.data.len() as u32).to_le_bytes());
+            b.extend((packet.data.len().max(packet.original) as u32).to_le_bytes());
             padded(b, &packet.data[..len]);
             option(b, OPT_FLAGS, &(packet.direction as u32).to_le_bytes());
             if !packet.comment.is_empty() {
                 option(b, OPT_COMMENT, packet.comment.as_bytes());
             }
+            option(b, OPT_END, &[]);
+        });
+    }
+
+    /// Adds how many packets an interface has seen until `time_ns`, and how many of them are missing.
+    pub fn statistics(&mut self, interface: InterfaceId, time_ns: u64, seen: u64, missing: u64) {
+        self.block(INTERFACE_STATISTICS, |b| {
+            b.extend(interface.0.to_le_bytes());
+            b.extend(((time_ns >> 32) as u32).to_le_bytes());
+            b.extend((time_ns as u32).to_le_bytes());
+            option(b, OPT_RECEIVED, &seen.to_le_bytes());
+            option(b, OPT_DROPPED, &missing.to_le_bytes());
             option(b, OPT_END, &[]);
         });
     }
@@ -166,12 +183,14 @@ mod tests {
             time_ns: 0x1_0000_0002,
             direction: Direction::Outbound,
             data,
+            original: 9,
             comment: "why",
         };
         writer.packet(&packet(tun, b"12345"));
         let kept = writer.pending();
         writer.packet(&packet(eth, b"67"));
         writer.forget(kept);
+        writer.statistics(tun, 7, 3, 2);
         writer.flush().unwrap();
         let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
         let (mut at, mut kinds) = (0, Vec::new());
@@ -180,13 +199,14 @@ mod tests {
             assert_eq!((len % 4, word(at + len - 4)), (0, len as u32));
             kinds.push(word(at));
             if word(at) == ENHANCED_PACKET {
-                assert_eq!([8, 12, 16, 20, 24].map(|o| word(at + o)), [1, 1, 2, 5, 5]);
+                assert_eq!([8, 12, 16, 20, 24].map(|o| word(at + o)), [1, 1, 2, 5, 9]);
                 assert_eq!(&file[at + 28..at + 36], b"12345\0\0\0");
                 assert_eq!(word(at + 40), Direction::Outbound as u32);
             }
             at += len;
         }
         let described = INTERFACE_DESCRIPTION;
-        assert_eq!(kinds, [SECTION_HEADER, described, described, ENHANCED_PACKET]);
+        let statistics = INTERFACE_STATISTICS;
+        assert_eq!(kinds, [SECTION_HEADER, described, described, ENHANCED_PACKET, statistics]);
     }
 }
