@@ -37,6 +37,7 @@ mod interfaces;
 mod live;
 mod neighbours;
 mod shim;
+mod shim_events;
 pub(crate) mod tables;
 
 pub(crate) use live::{Changing, Live};
@@ -50,6 +51,7 @@ pub use shim::{
     PROBE_WAIT, ShimContext, ShimError, ShimLocatorLine, ShimPath, ShimReport, ShimWish,
     VserverShim,
 };
+pub use shim_events::{ShimEvent, ShimEventPages};
 
 /// A change of [`Host::set_qos`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +159,7 @@ pub(crate) struct Shared {
     /// Ports bound for any vserver.
     pub(crate) any: AnyTables,
     pub(crate) resolvers: Resolvers,
-    pub(crate) connects: Connects,
+    pub(crate) connects: Arc<Connects>,
     pub(crate) named_routes: NamedRoutes,
     pub(crate) named_clients: NamedClients,
     /// Route tables that vservers share.

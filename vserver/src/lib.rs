@@ -42,6 +42,7 @@
 pub mod access;
 pub mod app;
 mod arrival;
+pub mod capture;
 pub mod change;
 pub mod config;
 mod connect;
@@ -70,8 +71,8 @@ mod vserver;
 pub use arrival::{Arrival, VserverId};
 pub use host::{
     AccessError, Devices, Host, HostError, NeighbourLine, NeighbourReport, PROBE_WAIT, QosChange,
-    SharedNeighbourTable, ShimContext, ShimError, ShimLocatorLine, ShimPath, ShimReport, ShimWish,
-    VserverShim,
+    SharedNeighbourTable, ShimContext, ShimError, ShimEvent, ShimEventPages, ShimLocatorLine,
+    ShimPath, ShimReport, ShimWish, VserverShim,
 };
 pub use vserver::Vserver;
 

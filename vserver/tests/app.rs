@@ -243,6 +243,61 @@ fn a_service_that_panics_ends_alone() {
     thread.join().unwrap();
 }
 
+/// Knows its host, which has it.
+struct Knowing(#[expect(dead_code)] Vserver, #[expect(dead_code)] std::sync::Arc<()>);
+
+impl Service for Knowing {}
+
+#[test]
+fn a_host_that_stops_lets_go_of_services_that_know_it() {
+    let (server, _client) = pair();
+    let (web, there) = (vs(&server, "web"), std::sync::Arc::new(()));
+    let service = server.run_service(&web, |_| Knowing(web.clone(), there.clone())).unwrap();
+    assert_eq!(std::sync::Arc::strong_count(&there), 2);
+    server.stop();
+    assert_eq!(std::sync::Arc::strong_count(&there), 1);
+    assert!(!service.is_running());
+}
+
+/// Has handles that threads use.
+struct Holder {
+    /// Dropped in a callback.
+    first: Option<TcpStream>,
+    /// Dropped with it.
+    _rest: (TcpStream, TcpListener, UdpSocket, weft_vserver::app::ServiceHandle),
+}
+
+impl Service for Holder {
+    fn timer(&mut self, _: &mut Cx<'_>, _: u64) {
+        self.first = None;
+    }
+}
+
+#[test]
+fn handles_that_a_service_drops_in_a_callback_or_with_itself_are_closed() {
+    let (server, client) = pair();
+    let (web, c) = (vs(&server, "web"), vs(&client, "c"));
+    let listener = TcpListener::bind(&web, addr("10.0.0.1:77")).unwrap();
+    let mut ends: Vec<TcpStream> = (0..2).map(|_| connect(&c, addr("10.0.0.1:77"))).collect();
+    let [first, second] = [(); 2].map(|()| listener.accept().unwrap().0);
+    let udp = UdpSocket::bind(&web, addr("10.0.0.1:78")).unwrap();
+    let other = server.run_service(&web, |_| Echo::default()).unwrap();
+    let mut holder = Some(Holder { first: Some(first), _rest: (second, listener, udp, other) });
+    let service = server.run_service(&web, |_| holder.take().expect("one worker")).unwrap();
+    service.trigger(0).unwrap();
+    assert_eq!(ends[0].read(&mut [0; 1]).unwrap(), 0, "what it dropped is closed");
+    ends[1].set_nonblocking(true).unwrap();
+    assert_eq!(ends[1].read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    ends[1].set_nonblocking(false).unwrap();
+    drop(service);
+    assert_eq!(ends[1].read(&mut [0; 1]).unwrap(), 0, "so is what went with it");
+    for port in [7, 77] {
+        let free = || TcpListener::bind(&web, format!("10.0.0.1:{port}").parse().unwrap()).is_ok();
+        until("free port", free);
+    }
+    until("free UDP port", || UdpSocket::bind(&web, addr("10.0.0.1:78")).is_ok());
+}
+
 #[test]
 fn a_service_ends_with_its_handle_and_its_port_is_free_again() {
     let (server, client) = pair();

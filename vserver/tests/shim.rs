@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -124,6 +124,21 @@ fn connection_moves(server: &Host, client: &Host) {
     assert!(counter("rewritten_out") > 0 && counter("control_sent") > 0, "{report:?}");
     let refused = client.shim_wish(&wish(SERVER, Some((ip("2001:db8:c::1"), ip("2001:db8:c::2")))));
     assert!(matches!(refused, Err(ShimError::Pair(..))), "{refused:?}");
+    events_tell_the_moves(client);
+}
+
+fn events_tell_the_moves(client: &Host) {
+    let (_, all) = client.shim_events(None, &BTreeMap::new()).unwrap();
+    let page = &all.iter().find(|(vserver, _)| vserver == "c").unwrap().1;
+    assert_eq!((page.lost, page.next), (0, page.items.len() as u64));
+    assert_eq!((page.items[0].event.as_str(), page.items[0].number), ("established", 1));
+    let manual: Vec<_> = page.items.iter().filter(|e| e.why.as_deref() == Some("manual")).collect();
+    assert!(manual.len() >= 3, "{page:?}");
+    assert_eq!((manual[0].event.as_str(), manual[0].at_us > 0), ("switched", true));
+    assert_eq!((manual[0].from, manual[0].to), (Some(pair_of('a', 2)), Some(pair_of('b', 2))));
+    let after = BTreeMap::from([(String::from("c"), page.next - 1)]);
+    let (_, last) = client.shim_events(Some("c"), &after).unwrap();
+    assert_eq!(last[0].1.items.first(), page.items.last());
 }
 
 #[test]
@@ -437,6 +452,7 @@ fn a_vserver_without_a_shim_says_so() {
     assert_eq!(host.shim_wish(&wish(SERVER, None)), Err(ShimError::Off(String::from("c"))));
     assert_eq!(host.shims(None).unwrap().vservers, []);
     assert_eq!(host.shims(Some("x")), None);
+    assert_eq!(host.shim_events(Some("x"), &BTreeMap::new()), None);
 }
 
 /// The hosts' cables are veth pairs: w0 is network a, w1 is b; with as many queues as workers.

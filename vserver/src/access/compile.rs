@@ -91,7 +91,7 @@ impl PartialEq for Place {
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) rules: Box<[AccessRule]>,
-    pub(super) watch: Watch,
+    pub(super) watch: Arc<Watch>,
     /// By alias.
     columns: Box<[Arc<Column>]>,
 }
@@ -176,7 +176,7 @@ impl Table {
             columns.push(Arc::clone(column));
         }
         watch.marks = rules.iter().any(|r| r.mark != 0);
-        Table { rules: rules.into(), watch, columns: columns.into() }
+        Table { rules: rules.into(), watch: Arc::new(watch), columns: columns.into() }
     }
 
     /// The number of the rule that decides; `None`: none does, which allows.

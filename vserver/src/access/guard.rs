@@ -40,7 +40,7 @@ pub(crate) struct Guard {
 }
 
 impl Rules for Guard {
-    fn watch(&self) -> &Watch {
+    fn watch(&self) -> &Arc<Watch> {
         &self.table.watch
     }
 
@@ -255,5 +255,36 @@ impl AccessConfig {
     /// Whether connections whose rule was withdrawn are to be reset.
     pub(crate) fn ends_denied(&self) -> bool {
         self.established == Established::End
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_denials_are_ten_a_second_and_who_decides_waits_for_nobody() {
+        let log = Log::new();
+        let (lines, waiting) = sync_channel(LINES_WAITING);
+        log.lines.set(Some(lines)).unwrap();
+        let at = |ms: u64| Instant::from_millis(60_000 + ms);
+        let taken = || waiting.try_iter().map(|l| l.parse::<u64>().unwrap()).collect::<Vec<_>>();
+        // A flood: those of the first second that have a place, and then nothing until it is over.
+        for n in 0..5_000 {
+            log.write(at(n / 5), || n.to_string());
+        }
+        assert_eq!(taken(), (0..10).collect::<Vec<_>>());
+        log.write(at(999), || unreachable!("no line is made that is not written"));
+        for n in 0..12 {
+            log.write(at(1_000), || n.to_string());
+        }
+        assert_eq!(taken(), (0..10).collect::<Vec<_>>(), "the next second has its own");
+        // Nobody writes them: what has no place is lost, and the caller goes on.
+        for n in 0..1_000 {
+            log.write(at(2_000 + n * 100), || n.to_string());
+        }
+        assert_eq!(taken(), (0..LINES_WAITING as u64).collect::<Vec<_>>());
+        drop(waiting);
+        log.write(at(200_000), || String::from("to nobody"));
     }
 }

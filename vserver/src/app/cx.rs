@@ -19,6 +19,7 @@ use weft_stack::time::Instant;
 use super::Owners;
 use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
 use crate::arrival::{Arrival, VserverId};
+use crate::connect::{Connects, Races};
 use crate::runtime::HostStack;
 use crate::runtime::NodeId;
 
@@ -39,6 +40,8 @@ pub struct Cx<'a> {
     pub(super) listener: Option<SocketId>,
     pub(super) stack: &'a mut HostStack,
     pub(super) owners: &'a mut Owners,
+    pub(super) races: &'a mut Races,
+    pub(super) connects: &'a Connects,
     pub(super) timers: &'a mut Timers,
     pub(super) armed: &'a mut u64,
     /// Listeners with more to accept.
@@ -100,13 +103,22 @@ impl Cx<'_> {
     }
 
     /// Begins a connection, from `local` if given; [`super::Service::connected`] or
-    /// [`super::Service::closed`] follows.
+    /// [`super::Service::closed`] follows. Where the vserver's `connect` table wants alternatives
+    /// they are tried meanwhile, without DNS: the addresses of the connection are known when it is
+    /// established.
     pub fn connect(
         &mut self,
         local: Option<SocketAddr>,
         remote: SocketAddr,
     ) -> Result<SocketId, ConnectError> {
-        let id = self.stack.tcp_connect(self.now, local, remote)?;
+        let raced = match self.connects.find(self.node) {
+            Some(state) => self.races.begin_to(self.stack, self.now, state, (local, remote))?,
+            None => None,
+        };
+        let id = match raced {
+            Some(id) => id,
+            None => self.stack.tcp_connect(self.now, local, remote)?,
+        };
         self.owners.add(id, self.service, CONNECTING);
         Ok(id)
     }
@@ -176,6 +188,8 @@ impl Cx<'_> {
 
     /// Shuts a half of a connection down: `Write` sends FIN after what was sent.
     pub fn shutdown(&mut self, id: SocketId, how: ShutdownHow) {
+        // No other attempt would know of it.
+        self.races.give_up(self.stack, self.now, id);
         self.stack.tcp_shutdown(self.now, id, how);
     }
 
@@ -183,6 +197,7 @@ impl Cx<'_> {
     /// follows.
     pub fn close(&mut self, id: SocketId) {
         if self.owners.remove(id) {
+            self.races.give_up(self.stack, self.now, id);
             close(self.stack, self.now, id);
         }
     }
@@ -190,6 +205,7 @@ impl Cx<'_> {
     /// Resets a connection, closes another socket. No callback follows.
     pub fn abort(&mut self, id: SocketId) {
         if id.kind == SocketKind::TcpStream {
+            self.races.give_up(self.stack, self.now, id);
             self.stack.tcp_abort(self.now, id);
         }
         self.close(id);

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use weft_stack::socket::tcp::{TcpError, TcpState};
@@ -14,6 +15,7 @@ use weft_stack::time::Instant;
 use super::cx::{Timers, close};
 use super::owners::{CONNECTING, PAUSED, WANTS_WRITE};
 use super::{Cx, Service};
+use crate::connect::Connects;
 use crate::runtime::NodeId;
 use crate::runtime::deadlines::Deadlines;
 use crate::runtime::{Calls, Node};
@@ -36,6 +38,14 @@ thread_local! {
 /// Whether this thread is inside a callback, and so holds the lock of a worker.
 pub(crate) fn in_callback() -> bool {
     IN_CALLBACK.get()
+}
+
+/// Runs code of an application, which holds the lock of the worker. An error: it panicked.
+fn calling<R>(f: impl FnOnce() -> R) -> std::thread::Result<R> {
+    let outside = IN_CALLBACK.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(f));
+    IN_CALLBACK.set(outside);
+    done
 }
 
 /// In the place of a vserver's number: any.
@@ -63,6 +73,8 @@ struct Slot {
 pub(crate) struct Services {
     /// Number of the worker.
     pub(crate) worker: usize,
+    /// How vservers set connections up.
+    pub(crate) connects: Arc<Connects>,
     slots: Vec<Option<Slot>>,
     started: u64,
     live: usize,
@@ -155,10 +167,16 @@ impl Services {
         self.more.retain(|(index, _)| *index != node);
         for slot in self.slots.iter_mut().flatten().filter(|s| s.node == ANY) {
             let Some(app) = slot.app.as_mut() else { continue };
-            let told = catch_unwind(AssertUnwindSafe(|| app.vserver_removed(crate::VserverId(id))));
-            if told.is_err() {
+            if calling(|| app.vserver_removed(crate::VserverId(id))).is_err() {
                 self.reports.push(String::from("a service of any vserver panicked"));
             }
+        }
+    }
+
+    /// Ends all, with nobody left to close their sockets.
+    pub(crate) fn shut(&mut self) {
+        for service in 0..self.slots.len() {
+            self.retire(service as u16, false);
         }
     }
 
@@ -169,7 +187,7 @@ impl Services {
         if let Some(app) = slot.app.take() {
             self.ending.push(service);
             // Its destructor is the application's too.
-            if catch_unwind(AssertUnwindSafe(|| drop(app))).is_err() {
+            if calling(|| drop(app)).is_err() {
                 self.reports.push(match slot.node {
                     ANY => String::from("a service of any vserver panicked"),
                     node => format!("a service of vserver number {node} panicked"),
@@ -199,13 +217,13 @@ impl Services {
             listener: self.accepting,
             stack: &mut node.stack,
             owners: &mut node.owners,
+            races: &mut node.races,
+            connects: &self.connects,
             timers: &mut slot.timers,
             armed: &mut slot.armed,
             more: &mut self.more,
         };
-        IN_CALLBACK.set(true);
-        let ended = catch_unwind(AssertUnwindSafe(|| f(app, &mut cx)));
-        IN_CALLBACK.set(false);
+        let ended = calling(|| f(app, &mut cx));
         self.callbacks += 1;
         let next = slot.timers.peek().map(|t| t.0.0);
         if next != before {
@@ -392,6 +410,7 @@ impl Services {
                 if slot.failed && id.kind == SocketKind::TcpStream {
                     node.stack.tcp_abort(now, id);
                 }
+                node.races.give_up(&mut node.stack, now, id);
                 close(&mut node.stack, now, id);
             }
             calls.ran(node, index);

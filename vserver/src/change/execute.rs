@@ -38,6 +38,14 @@ pub enum StepError {
         /// Why.
         source: std::io::Error,
     },
+    /// Neither it nor what was before could be done whole.
+    #[error("{failure}")]
+    Between {
+        /// Why it was not done.
+        failure: Box<StepError>,
+        /// What of the configuration before is not in force again, and why.
+        undo: String,
+    },
     /// The host has stopped.
     #[error("the host has stopped: {0}")]
     Stopped(std::io::Error),
@@ -385,6 +393,8 @@ impl<'a> Run<'a> {
                 if done.is_ok() {
                     core.demux.attach(alias, id.index);
                     core.set_links(id.index);
+                } else if forwarding {
+                    core.demux.clear_forwarder(alias, id.index);
                 }
                 done
             },

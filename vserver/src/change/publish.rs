@@ -26,41 +26,58 @@ pub trait Follower: Send + Sync {
     fn follow(&self, host: &Host) -> io::Result<()>;
 }
 
+/// What is done about a part that cannot follow.
+type Failed<'a> = dyn FnMut(StepError) -> Result<(), StepError> + 'a;
+
 impl Run<'_> {
     /// Puts the other configuration in force, or leaves the one that is.
     pub(super) fn publish(&mut self) -> Result<(), StepError> {
         let before = Arc::clone(&self.now);
-        let done = self.put_in_force();
-        if done.is_err() && !Arc::ptr_eq(&before, &self.now) {
-            // What was in force a moment ago; what of it fails now too is told by its own problems.
-            let _ = self.put_in_force();
+        let Err(failure) = self.put_in_force(&mut Err) else { return Ok(()) };
+        if Arc::ptr_eq(&before, &self.now) {
+            return Err(failure);
         }
-        done
+        // What was in force a moment ago. What of it cannot be put back keeps nothing else from it.
+        let mut left = Vec::new();
+        self.put_in_force(&mut |e| {
+            left.push(e.to_string());
+            Ok(())
+        })?;
+        if left.is_empty() {
+            return Err(failure);
+        }
+        Err(StepError::Between { failure: Box::new(failure), undo: left.join("; ") })
     }
 
-    fn put_in_force(&mut self) -> Result<(), StepError> {
+    /// `failed` is given what cannot be done, and says whether that is the end of it.
+    fn put_in_force(&mut self, failed: &mut Failed<'_>) -> Result<(), StepError> {
+        // Files are read before anything is changed.
+        let shims = self.read_shims(failed)?;
         let live = self.shared.live();
         let nodes: Vec<NodeId> = self.next.vservers.iter().map(|v| self.id(&v.name)).collect();
-        self.set_qos(&nodes)?;
+        self.set_qos(&nodes).or_else(&mut *failed)?;
         self.shared.publish(Live::new(live.generation + 1, Arc::clone(&self.next), nodes));
         std::mem::swap(&mut self.next, &mut self.now);
-        self.set_any()?;
+        self.set_any().or_else(&mut *failed)?;
         self.set_names(&live.config);
-        self.set_neighbours(&live.config)?;
-        self.set_shims(&live.config)?;
+        self.set_neighbours(&live.config).or_else(&mut *failed)?;
+        self.set_shims(shims).or_else(&mut *failed)?;
         if let Some(services) = self.services {
-            services.update_any(self.host, &live.config.services, &self.now.services)?;
+            let (from, to) = (&live.config.services, &self.now.services);
+            let done = services.update_any(self.host, from, to).map_err(StepError::from);
+            done.or_else(&mut *failed)?;
         }
         self.set_access(&live.config);
         if self.now.vservers.iter().chain(&self.next.vservers).any(|v| !v.dhcp.is_empty()) {
-            self.host.update_dhcp(&self.now)?;
+            self.host.update_dhcp(&self.now).map_err(StepError::from).or_else(&mut *failed)?;
         }
         self.host.follow_routers(&self.now);
         let lldp = self.now.lldp.config();
-        self.on(0, |core, now| core.set_lldp(now, lldp))?;
+        self.on(0, |core, now| core.set_lldp(now, lldp)).or_else(&mut *failed)?;
         for follower in self.followers {
             let part = follower.name();
-            follower.follow(self.host).map_err(|source| StepError::Part { part, source })?;
+            let done = follower.follow(self.host);
+            done.map_err(|source| StepError::Part { part, source }).or_else(&mut *failed)?;
         }
         Ok(())
     }
@@ -104,18 +121,25 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Shims follow their tables, and their locators the addresses that are configured now.
-    fn set_shims(&self, before: &HostConfig) -> Result<(), StepError> {
-        let old = by_name(before);
-        for v in &self.now.vservers {
+    /// What becomes of shims, whose files can be read.
+    fn read_shims(&self, failed: &mut Failed<'_>) -> Result<Vec<(NodeId, ShimChange)>, StepError> {
+        let (old, mut changes) = (by_name(&self.now), Vec::new());
+        for v in &self.next.vservers {
             let Some(old) = old.get(v.name.as_str()) else { continue };
-            // Files are read before a worker stands still for the change.
-            let change = ShimChange::of(old, v).map_err(|why| StepError::Part {
-                part: "shim",
-                source: io::Error::other(format!("vserver {}: {why}", v.name)),
-            })?;
-            let Some(change) = change else { continue };
-            let id = self.id(&v.name);
+            match ShimChange::of(old, v) {
+                Ok(change) => changes.extend(change.map(|change| (self.id(&v.name), change))),
+                Err(why) => failed(StepError::Part {
+                    part: "shim",
+                    source: io::Error::other(format!("vserver {}: {why}", v.name)),
+                })?,
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Shims follow their tables, and their locators the addresses that are configured now.
+    fn set_shims(&self, changes: Vec<(NodeId, ShimChange)>) -> Result<(), StepError> {
+        for (id, change) in changes {
             let worker = self.shared.flows_of(id.index).unwrap_or(0);
             self.on(worker, |core, now| change.apply(core, now, id))?;
         }
@@ -145,7 +169,7 @@ impl Run<'_> {
                 self.host.retell_dhcp(&v.name);
             }
             if old.is_none_or(|old| old.connect != v.connect) {
-                self.shared.connects.set(self.id(&v.name), &v.connect);
+                self.shared.connects.set(self.id(&v.name).index, &v.connect);
             }
             if old.map_or(&[][..], |old| &old.named_routes) != v.named_routes {
                 self.shared.named_routes.set(&handle(), &v.named_routes);

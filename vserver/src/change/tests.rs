@@ -1,4 +1,5 @@
 use std::fmt::Write;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -382,4 +383,105 @@ fn a_difference_is_told_by_vserver() {
              vserver gone\n  - the vserver\n  - address data0 10.0.0.9/24\n"
         )
     );
+}
+
+#[test]
+fn a_time_to_confirm_that_no_clock_can_tell_is_refused_and_changes_nothing() {
+    let text = head(1).replace("MTU0", "");
+    let more = "[vserver.a]\naddresses = [\"data0 10.0.0.1/24\"]\n";
+    let (old, new) = (parsed(&text), parsed(&format!("{text}{more}")));
+    let Site { host, changes } = site(old.clone());
+    let never = Options { confirm: Some(Duration::from_secs(u64::MAX)), ..Options::default() };
+    let refused = changes.apply(new.clone(), &never).unwrap_err().to_string();
+    assert!(refused.contains("nothing was changed") && refused.contains("confirm"), "{refused}");
+    assert_eq!(*host.config(), old);
+    changes.apply(new, &Options::default()).unwrap();
+}
+
+/// A key, which only its owner can read.
+fn key_file(directory: &std::path::Path, name: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = directory.join(name);
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).mode(0o600).open(&path).unwrap();
+    file.write_all(b"0123456789abcdef").unwrap();
+    path
+}
+
+/// A part that cannot follow a configuration in which a vserver has this name.
+struct Refuses(&'static str, Arc<parking_lot::Mutex<Vec<usize>>>);
+
+impl Follower for Refuses {
+    fn name(&self) -> &'static str {
+        "refusing part"
+    }
+
+    fn follow(&self, host: &Host) -> std::io::Result<()> {
+        let config = host.config();
+        self.1.lock().push(config.vservers.len());
+        let refuses = config.vservers.iter().any(|v| v.name == self.0);
+        if refuses { Err(std::io::Error::other("not this one")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_told_and_keeps_nothing_else_from_being_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = |name: &str| key_file(directory.path(), name);
+    let (first, second) = (key("first"), key("second"));
+    let text = |key: &std::path::Path, rest: &str| {
+        let key = key.display();
+        parsed(&format!(
+            "{}[vserver.a]\naddresses = [\"data0 2001:db8::1/64\"]\n\
+             shim.keys = [\"2001:db8::/32 {key}\"]\n{rest}",
+            head(1).replace("MTU0", "")
+        ))
+    };
+    let old = text(&first, "access = [{ drop = \"tcp/99\" }]\n");
+    let new = text(
+        &second,
+        "access = [{ drop = \"tcp/98\" }]\n[vserver.b]\n\
+                    addresses = [\"data0 2001:db8::2/64\"]\n",
+    );
+    let host = Arc::new(Host::start_with_devices(old.clone(), Devices::new()).unwrap());
+    let seen = Arc::default();
+    let followers: Vec<Arc<dyn Follower>> = vec![Arc::new(Refuses("b", Arc::clone(&seen)))];
+    let changes = Changes::new(Arc::clone(&host), None, followers, |_, _| {});
+
+    let refused = changes.apply(new.clone(), &Options::default()).unwrap_err();
+    assert!(matches!(refused, ApplyError::Step { .. }), "{refused}");
+    assert!(refused.to_string().contains("not this one"), "{refused}");
+    assert_eq!(*seen.lock(), [2, 1]);
+
+    // The key of what is in force is gone from the disk.
+    std::fs::remove_file(&first).unwrap();
+    seen.lock().clear();
+    let refused = changes.apply(new, &Options::default()).unwrap_err();
+    let ApplyError::Stuck { failure, undo } = &refused else { panic!("{refused}") };
+    assert!(failure.contains("not this one") && undo.contains("first"), "{refused}");
+    assert_eq!(*host.config(), old);
+    assert_eq!(*seen.lock(), [2, 1], "those after the shim are told too");
+    let rules = host.access(Some("a")).unwrap();
+    assert_eq!(rules.vservers[0].rules[0].ports, ["tcp/99"]);
+}
+
+#[test]
+fn a_key_that_cannot_be_read_refuses_a_change_before_anything_is_done() {
+    let text = |shim: &str| {
+        parsed(&format!(
+            "{}[vserver.a]\naddresses = [\"data0 2001:db8::1/64\"]\n{shim}",
+            head(1).replace("MTU0", "")
+        ))
+    };
+    let old = text("shim = {}\n");
+    let Site { host, changes } = site(old.clone());
+    let generation = host.generation();
+    let directory = tempfile::tempdir().unwrap();
+    let key = key_file(directory.path(), "key");
+    let new = text(&format!("shim.keys = [\"2001:db8::/32 {}\"]\n", key.display()));
+    std::fs::remove_file(&key).unwrap();
+    let refused = changes.apply(new, &Options::default()).unwrap_err();
+    assert!(matches!(refused, ApplyError::Step { .. }), "{refused}");
+    assert!(refused.to_string().contains("/key: No such file"), "{refused}");
+    assert_eq!((host.generation(), &*host.config()), (generation, &old));
 }

@@ -76,6 +76,9 @@ pub enum ApplyError {
         /// What could not be taken back, and why.
         undo: String,
     },
+    /// The clock does not go that far.
+    #[error("nothing was changed: {0} s are too long a time to confirm a change in")]
+    ConfirmTime(u64),
     /// Somebody else's change is on its way or waits to be confirmed.
     #[error("{0} waits to be confirmed; 'weft confirm' keeps it, 'weft revert' takes it back")]
     Waiting(String),
@@ -175,6 +178,10 @@ impl Changes {
             let generation = self.inner.host.generation();
             return Ok(Applied { changes, generation, dry_run: true, ..Applied::default() });
         }
+        let clock = |time| Instant::now().checked_add(time);
+        if let Some(time) = options.confirm.filter(|time| clock(*time).is_none()) {
+            return Err(ApplyError::ConfirmTime(time.as_secs()));
+        }
         let mut applied = self.inner.change(Arc::new(config))?;
         if applied.changes.lines.is_empty() {
             return Ok(applied);
@@ -184,7 +191,7 @@ impl Changes {
             applied.confirm_s = Some(time.as_secs());
             state.serial += 1;
             let serial = state.serial;
-            let until = Instant::now() + time;
+            let until = clock(time).unwrap_or_else(Instant::now);
             state.waiting = Some(Waiting { by: options.by.clone(), until, before, serial });
             drop(state);
             self.inner.watch(serial);
@@ -335,6 +342,9 @@ impl Inner {
 /// Takes the steps before `failed` back, last first.
 fn take_back(run: &mut Run<'_>, plan: &Plan, failed: usize, source: StepError) -> ApplyError {
     let mut undo = Vec::new();
+    if let StepError::Between { undo: left, .. } = &source {
+        undo.push(format!("{}: {left}", plan.name_of(&plan.steps[failed])));
+    }
     for step in plan.steps[..failed].iter().rev() {
         let inverse = step.inverse();
         if let Err(e) = run.perform(&inverse) {

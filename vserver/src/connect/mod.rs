@@ -15,11 +15,14 @@ use weft_stack::rng::{Key, Rng};
 use weft_stack::time::Instant;
 
 use crate::Vserver;
-use crate::config::Connect;
-use crate::runtime::NodeId;
+use crate::config::{self, Connect};
+use crate::runtime::HostStack;
 
+mod driven;
 mod racing;
 mod start;
+
+pub(crate) use driven::{Heard, Races};
 
 pub use racing::{Connecting, UdpAnswer, UdpRequest};
 pub use weft_shim::connect::Form;
@@ -30,6 +33,8 @@ pub(crate) struct State {
     history: Mutex<History>,
     counters: Mutex<Counters>,
     labels: Mutex<Arc<Labels>>,
+    /// Connects that were one attempt because too many races ran.
+    unraced: Mutex<u64>,
 }
 
 impl State {
@@ -43,6 +48,7 @@ impl State {
             history: Mutex::new(History::new(config.history, key)),
             counters: Mutex::default(),
             labels: Mutex::new(Arc::new(Labels::with(&config.policy_table))),
+            unraced: Mutex::default(),
         }
     }
 }
@@ -53,13 +59,27 @@ impl fmt::Debug for State {
     }
 }
 
-/// The second shims of a host, by slot.
+/// The second shims of a host, by slot: at least those of vservers whose table wants something.
 #[derive(Debug, Default)]
 pub(crate) struct Connects {
     states: Mutex<HashMap<u32, Arc<State>>>,
 }
 
 impl Connects {
+    /// Those of the vservers that a host begins with.
+    pub(crate) fn new(vservers: &[config::Vserver]) -> Connects {
+        let connects = Connects::default();
+        for (index, v) in (0..).zip(vservers) {
+            connects.set(index, &v.connect);
+        }
+        connects
+    }
+
+    /// That of a vserver, if there is one.
+    pub(crate) fn find(&self, index: u32) -> Option<Arc<State>> {
+        self.states.lock().get(&index).cloned()
+    }
+
     /// That of a vserver, made when it is first needed.
     pub(crate) fn state(&self, vserver: &Vserver) -> Arc<State> {
         let mut states = self.states.lock();
@@ -68,11 +88,14 @@ impl Connects {
     }
 
     /// Another table for what is set up from now on. What was learned stays.
-    pub(crate) fn set(&self, id: NodeId, config: &Connect) {
-        if let Some(state) = self.states.lock().get(&id.index) {
+    pub(crate) fn set(&self, index: u32, config: &Connect) {
+        let mut states = self.states.lock();
+        if let Some(state) = states.get(&index) {
             *state.policy.lock() = Arc::new(config.policy.clone());
             *state.labels.lock() = Arc::new(Labels::with(&config.policy_table));
             state.history.lock().resize(config.history);
+        } else if !config.policy.is_off() {
+            states.insert(index, Arc::new(State::new(config)));
         }
     }
 
@@ -83,7 +106,7 @@ impl Connects {
 
     /// Counters of a vserver; empty if it never set up anything.
     pub(crate) fn counters(&self, index: u32) -> BTreeMap<String, u64> {
-        let Some(state) = self.states.lock().get(&index).cloned() else { return BTreeMap::new() };
+        let Some(state) = self.find(index) else { return BTreeMap::new() };
         let c = *state.counters.lock();
         let history = state.history.lock();
         [
@@ -99,6 +122,7 @@ impl Connects {
             ("ConnectCancelled", c.cancelled),
             ("ConnectQuestions", c.questions),
             ("ConnectOverBudget", c.over_budget),
+            ("ConnectUnraced", *state.unraced.lock()),
             ("ConnectHistory", history.len() as u64),
             ("ConnectHistoryEvicted", history.evicted()),
         ]
@@ -133,7 +157,8 @@ impl Vserver {
     }
 }
 
-/// The addresses of a vserver, asked of its stack once per destination.
+/// The addresses of a vserver, asked of its stack once per destination, before a race looks at them:
+/// a race holds the history, which workers take while they hold their own lock.
 #[derive(Debug)]
 struct Ours {
     vserver: Vserver,
@@ -145,32 +170,41 @@ impl Ours {
         Ours { vserver: vserver.clone(), known: RefCell::default() }
     }
 
-    /// The stack's own choice first, then every other usable address that has a way to `dst`.
-    fn ask(&self, dst: IpAddr) -> SmallVec<[Source; 4]> {
-        let ask = |node: &mut crate::runtime::Node| {
-            let stack = &mut node.stack;
-            let Some(first) = stack.source_for(None, dst) else { return SmallVec::new() };
-            let usable = stack.aliases().flat_map(|(_, all)| all).filter(|a| a.state.usable());
-            let mut all: SmallVec<[Source; 4]> = usable
-                .filter(|a| a.cidr.addr.is_ipv4() == dst.is_ipv4())
-                .map(|a| Source {
-                    addr: a.cidr.addr,
-                    prefix_len: a.cidr.prefix_len,
-                    deprecated: a.state == AddressState::Deprecated,
-                })
-                .collect();
-            all.retain(|s| stack.source_for(Some(s.addr), dst) == Some(s.addr));
-            all.sort_by_key(|s| (s.addr != first, s.addr));
-            all.dedup_by_key(|s| s.addr);
-            all
-        };
-        let worker = self.vserver.worker(self.vserver.first_place());
-        worker.peek(self.vserver.node(), ask).unwrap_or_default()
+    /// Asks for those towards a destination, unless they are known.
+    fn learn(&self, dst: IpAddr) {
+        if !self.known.borrow().contains_key(&dst) {
+            let found = self.ask(dst);
+            self.known.borrow_mut().insert(dst, found);
+        }
     }
+
+    fn ask(&self, dst: IpAddr) -> SmallVec<[Source; 4]> {
+        let worker = self.vserver.worker(self.vserver.first_place());
+        let asked = worker.peek(self.vserver.node(), |node| sources(&mut node.stack, dst));
+        asked.unwrap_or_default()
+    }
+}
+
+/// The stack's own choice first, then every other usable address that has a way to `dst`.
+fn sources(stack: &mut HostStack, dst: IpAddr) -> SmallVec<[Source; 4]> {
+    let Some(first) = stack.source_for(None, dst) else { return SmallVec::new() };
+    let usable = stack.aliases().flat_map(|(_, all)| all).filter(|a| a.state.usable());
+    let mut all: SmallVec<[Source; 4]> = usable
+        .filter(|a| a.cidr.addr.is_ipv4() == dst.is_ipv4())
+        .map(|a| Source {
+            addr: a.cidr.addr,
+            prefix_len: a.cidr.prefix_len,
+            deprecated: a.state == AddressState::Deprecated,
+        })
+        .collect();
+    all.retain(|s| stack.source_for(Some(s.addr), dst) == Some(s.addr));
+    all.sort_by_key(|s| (s.addr != first, s.addr));
+    all.dedup_by_key(|s| s.addr);
+    all
 }
 
 impl Addresses for Ours {
     fn sources(&self, dst: IpAddr) -> SmallVec<[Source; 4]> {
-        self.known.borrow_mut().entry(dst).or_insert_with(|| self.ask(dst)).clone()
+        self.known.borrow().get(&dst).cloned().unwrap_or_default()
     }
 }

@@ -18,14 +18,14 @@ use weft_shim::connect::{
 };
 use weft_stack::socket::tcp::{TcpOption, TcpState};
 use weft_stack::socket::udp::{UdpRecvError, UdpSend};
-use weft_stack::socket::{Readiness, SocketId, SocketKind};
+use weft_stack::socket::{Readiness, SocketId};
 
 use super::{Ours, State};
 use crate::Vserver;
 use crate::net::socket::{Socket, bind_error, tcp_error};
 use crate::net::{TcpConnect, TcpStream, recv_error, send_error};
 use crate::resolver::{Lookup, ResolveError, Wanted};
-use crate::runtime::{Node, Notify, Wait};
+use crate::runtime::{Leave, Node, Notify, Wait};
 
 /// What each attempt does.
 #[derive(Debug)]
@@ -133,6 +133,9 @@ impl<T: Prize> Connecting<T> {
         let policy = Arc::clone(&state.policy.lock());
         let labels = Arc::clone(&state.labels.lock());
         let (ours, port) = (Ours::new(vserver), request.port);
+        for addr in request.given.iter().chain(&request.known) {
+            ours.learn(*addr);
+        }
         let race = {
             let mut history = state.history.lock();
             let (addresses, labels) = (&ours, &labels);
@@ -176,6 +179,11 @@ impl<T: Prize> Connecting<T> {
             let now = self.vserver.clock();
             let answers = std::mem::take(&mut *self.answers.lock());
             for (question, answer) in answers {
+                if let Answer::Addresses(all) = &answer {
+                    for addr in all {
+                        self.ours.learn(*addr);
+                    }
+                }
                 self.world(|race, world| race.handle_answer(now, &question, answer, world));
             }
             self.look()?;
@@ -343,14 +351,7 @@ impl<T: Prize> Connecting<T> {
         let Some(Try { worker, id }) = self.tries.get_mut(id).and_then(Option::take) else {
             return;
         };
-        // After the host stopped there is nothing left to close.
-        let _ = self.vserver.worker(worker).call(self.vserver.node(), |node, now| {
-            node.sockets.remove(&id);
-            match id.kind {
-                SocketKind::Udp => node.stack.udp_close(id),
-                _ => node.stack.tcp_abort(now, id),
-            }
-        });
+        self.vserver.worker(worker).give_up(self.vserver.node(), id, Leave::Abort);
     }
 
     fn ask(&self, question: Question) {
@@ -400,13 +401,7 @@ impl<T> Drop for Connecting<T> {
         self.notify.unwatch_poller(None);
         *self.state.counters.lock() += self.race.counters();
         for Try { worker, id } in self.tries.drain(..).flatten() {
-            let _ = self.vserver.worker(worker).call(self.vserver.node(), |node, now| {
-                node.sockets.remove(&id);
-                match id.kind {
-                    SocketKind::Udp => node.stack.udp_close(id),
-                    _ => node.stack.tcp_abort(now, id),
-                }
-            });
+            self.vserver.worker(worker).give_up(self.vserver.node(), id, Leave::Abort);
         }
     }
 }
@@ -422,7 +417,7 @@ fn known_locators(vserver: &Vserver, request: &Request) -> Vec<IpAddr> {
     worker.peek(vserver.node(), of_peer).ok().flatten().unwrap_or_default()
 }
 
-fn failure(e: &io::Error) -> Failure {
+pub(super) fn failure(e: &io::Error) -> Failure {
     match e.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Failure::Refused,
         io::ErrorKind::TimedOut => Failure::TimedOut,

@@ -2,11 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use weft_shim::connect::{Form, PolicyTable, Request};
 
+use super::driven::Plan;
 use super::racing::{Connecting, UdpAnswer, UdpRequest, Want};
 use crate::Vserver;
+use crate::net::socket::{Socket, connect_error};
+use crate::net::tcp::start_somewhere;
 use crate::net::{TcpConnect, TcpStream};
 
 /// Whom a connection or a request is for.
@@ -78,6 +82,48 @@ impl TcpStream {
             let stream: TcpStream = Connecting::new(vserver, request, Want::tcp(&how))?.wait()?;
             stream.write_first(how.data)
         })
+    }
+}
+
+impl TcpStream {
+    /// As [`TcpStream::start_connect_with`] where the vserver's table, or the call, wants
+    /// alternatives: the worker tries them. `None` where they are not wanted, or cannot be tried:
+    /// first data would belong to one attempt, and a port of ours leads each pair of addresses to
+    /// another worker.
+    pub(crate) fn start_over_alternatives(
+        vserver: &Vserver,
+        addr: SocketAddr,
+        how: TcpConnect<'_>,
+    ) -> Option<io::Result<TcpStream>> {
+        let port = how.local.map_or(0, |l| l.port());
+        let cannot = !how.data.is_empty() || (port != 0 && vserver.places().len() > 1);
+        if cannot || how.form == Some(Form::Off) || crate::app::in_callback() {
+            return None;
+        }
+        let policy = vserver.connect_policy();
+        if how.form.is_none() && policy.is_off() {
+            return None;
+        }
+        let (request, wanted) = tcp_request(Target::Address(addr), &how, &policy);
+        if !wanted {
+            return None;
+        }
+        let state = vserver.second_shim();
+        let begin = |worker: usize| {
+            let (request, state) =
+                (Request { timeout: None, ..request.clone() }, Arc::clone(&state));
+            let plan = Plan { request, state, port, options: how.options.to_vec() };
+            let begun = vserver.worker(worker).call(vserver.node(), |node, now| {
+                let id = node.races.begin(&mut node.stack, now, plan).map_err(connect_error)?;
+                Ok::<_, io::Error>(id.map(|id| (id, Socket::watch(node, id))))
+            })??;
+            Ok(begun.map(|(id, notify)| {
+                let socket = Socket::adopt(vserver, worker, id, notify);
+                socket.set_nonblocking(true);
+                TcpStream::of(socket)
+            }))
+        };
+        start_somewhere(vserver, addr, how, begin).transpose()
     }
 }
 

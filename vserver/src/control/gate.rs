@@ -1,5 +1,6 @@
 //! Between a request and its answer: who asks, may they, and is it written down.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,11 @@ pub struct Caller<'g> {
     gate: &'g Gate,
     granted: Granted,
     noted: RefCell<(Value, Value)>,
+    held: RefCell<Option<Kept>>,
 }
+
+/// What lasts as long as a connection.
+pub(super) type Kept = Box<dyn Any + Send>;
 
 impl Gate {
     /// By the roles of `config`, with its log.
@@ -100,11 +105,12 @@ impl Gate {
         self.granted(peer).is_owner()
     }
 
-    /// The answer to a command, if its peer may ask it.
+    /// The answer to a command, if its peer may ask it. What it is to keep goes to `kept`.
     pub(super) fn answer(
         &self,
         peer: &Peer,
         command: &Command,
+        kept: &mut Option<Kept>,
         answer: &dyn Fn(&Command, &Caller) -> Answer,
     ) -> Answer {
         let need = command.needs();
@@ -114,7 +120,8 @@ impl Gate {
         if let Some(refusal) = self.refuse(peer, &granted, &name(), request(), &need.scope) {
             return refusal;
         }
-        let caller = Caller { gate: self, granted, noted: RefCell::default() };
+        let caller =
+            Caller { gate: self, granted, noted: RefCell::default(), held: RefCell::default() };
         if !need.change {
             return answer(command, &caller);
         }
@@ -130,6 +137,7 @@ impl Gate {
         };
         let answered = answer(command, &caller);
         (record.before, record.after) = caller.noted.take();
+        *kept = caller.held.take().or(kept.take());
         record.result = Some(result(&answered));
         self.ended(record, answered)
     }
@@ -210,6 +218,11 @@ impl Caller<'_> {
     /// What the log is to tell of this change: what was there and what is there now.
     pub fn note(&self, before: impl Serialize, after: impl Serialize) {
         *self.noted.borrow_mut() = (value(before), value(after));
+    }
+
+    /// Keeps something until the connection is closed, or keeps another thing.
+    pub fn keep(&self, what: impl Send + 'static) {
+        *self.held.borrow_mut() = Some(Box::new(what));
     }
 
     /// Names of the roles that may change a vserver's network.

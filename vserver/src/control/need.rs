@@ -140,6 +140,7 @@ impl Command {
             | Command::Doctor
             | Command::Lldp
             | Command::Shim { .. }
+            | Command::ShimEvents { .. }
             | Command::Export { .. }
             | Command::Access { .. }
             | Command::AccessTest(_)
@@ -163,6 +164,10 @@ impl Command {
             }
             Command::DhcpWish { vserver, .. } => Need::vserver(&vserver.to_ascii_lowercase()),
             Command::ShimWish(wish) => Need::vserver(&wish.vserver.to_ascii_lowercase()),
+            // What others say to the vserver is its administrators' to read, and who did is logged.
+            Command::CaptureStart(wish) => Need::vserver(&wish.vserver.to_ascii_lowercase()),
+            // Of which vserver, the capture knows.
+            Command::CaptureNext(_) => Need { scope: Scope::Vservers(Vec::new()), change: false },
             // It changes nothing, but packets leave under the vserver's name. Which vserver a later
             // step is about, the session knows.
             Command::Echo(step) => {

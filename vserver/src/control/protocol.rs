@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use weft_interface::bond::BondReport;
@@ -12,6 +13,7 @@ use weft_interface::paths::{PathsReport, ProbeLine};
 
 use super::audit::{AuditPage, AuditQuery};
 use crate::access::{AccessDecision, AccessQuery, AccessReport};
+use crate::capture::{CaptureBatch, CaptureBegun, CaptureError, CaptureStep, CaptureWish};
 use crate::change::Applied;
 use crate::config::Policy;
 use crate::config::PollMode;
@@ -21,7 +23,7 @@ use crate::qos::QosSnapshot;
 use crate::resolver::Resolved;
 use crate::sockets::{QueryError, SocketPage, SocketQuery, SocketSummary};
 use crate::stats::{HostSnapshot, RuntimeSnapshot};
-use crate::{NeighbourReport, ShimError, ShimReport, ShimWish};
+use crate::{NeighbourReport, ShimError, ShimEventPages, ShimReport, ShimWish};
 
 /// Version of requests and answers.
 pub const VERSION: u32 = 1;
@@ -143,8 +145,21 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vserver: Option<String>,
     },
+    /// What happened to contexts of multipath shims.
+    ShimEvents {
+        /// Of this vserver only; left out: of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vserver: Option<String>,
+        /// Those after these numbers of vservers; of one that is not named, all.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        after: BTreeMap<String, u64>,
+    },
     /// Probe the pairs of a context, set one up, or move one to another pair.
     ShimWish(ShimWish),
+    /// Copy what a vserver sends and receives, as long as the connection lasts.
+    CaptureStart(CaptureWish),
+    /// Packets of a capture.
+    CaptureNext(CaptureStep),
     /// Take a member out of its failover group, or a port out of its bond; or put it back.
     SetOffline {
         /// Its name.
@@ -234,8 +249,19 @@ pub enum Answer {
     Lldp(Vec<LldpReport>),
     /// To [`Command::Shim`].
     Shim(ShimReport),
+    /// To [`Command::ShimEvents`].
+    ShimEvents {
+        /// The host's clock, in which events are dated, in microseconds.
+        now_us: u64,
+        /// By vserver, each with numbers of its own.
+        vservers: ShimEventPages,
+    },
     /// To [`Command::ShimWish`].
     ShimWished,
+    /// To [`Command::CaptureStart`].
+    Capturing(CaptureBegun),
+    /// To [`Command::CaptureNext`].
+    Captured(CaptureBatch),
     /// To [`Command::SetOffline`].
     Offline {
         /// As asked.
@@ -317,6 +343,18 @@ impl From<ShimError> for Answer {
             ShimError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
             ShimError::WhichContext(..) | ShimError::Pair(..) => RefusalKind::BadRequest,
             ShimError::Off(_) | ShimError::Start(..) => RefusalKind::Failed,
+        };
+        Answer::refuse(kind, e.to_string())
+    }
+}
+
+impl From<CaptureError> for Answer {
+    fn from(e: CaptureError) -> Answer {
+        let kind = match e {
+            CaptureError::NoSuchVserver(_) => RefusalKind::NoSuchVserver,
+            CaptureError::Filter(_) => RefusalKind::BadFilter,
+            CaptureError::Busy | CaptureError::BusyVserver(_) => RefusalKind::Busy,
+            CaptureError::Over | CaptureError::Stopped => RefusalKind::Failed,
         };
         Answer::refuse(kind, e.to_string())
     }

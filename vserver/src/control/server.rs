@@ -1,5 +1,6 @@
 //! Serves clients on a thread of its own, and bounds what each can cost.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use slab::Slab;
 
 use super::ControlError;
-use super::gate::{Caller, Gate};
+use super::gate::{Caller, Gate, Kept};
 use super::peer::Peer;
 use super::protocol::{Answer, Command, RefusalKind, Request, Response, VERSION};
 use super::socket::{Socket, SocketFile};
@@ -91,6 +92,9 @@ struct Clients {
 /// What is asked of the daemon, once its gate has let it pass.
 type Answers = dyn Fn(&Command, &Caller) -> Answer + Send;
 
+/// The same of who asks, and what is kept for it.
+type AnswersOf<'a> = dyn Fn(&Peer, &Command, &mut Option<Kept>) -> Answer + 'a;
+
 struct Client {
     stream: MioStream,
     peer: Peer,
@@ -104,6 +108,8 @@ struct Client {
     /// Closed when what is to be sent has been sent.
     last: bool,
     moved: Instant,
+    /// Ends with the connection.
+    kept: Option<Kept>,
 }
 
 impl fmt::Debug for Clients {
@@ -176,6 +182,7 @@ impl Clients {
                 sent: 0,
                 last: false,
                 moved: Instant::now(),
+                kept: None,
             });
             self.advance(slot);
         }
@@ -202,7 +209,7 @@ impl Clients {
     fn advance(&mut self, slot: usize) {
         let (gate, answer) = (&self.gate, &*self.answer);
         if let Some(client) = self.all.get_mut(slot)
-            && !client.advance(&|peer, command| gate.answer(peer, command, answer))
+            && !client.advance(&|peer, command, kept| gate.answer(peer, command, kept, answer))
         {
             self.all.remove(slot);
         }
@@ -216,7 +223,7 @@ impl Client {
     }
 
     /// Reads, answers and writes as far as it goes; `false`: the client is done with.
-    fn advance(&mut self, answer: &dyn Fn(&Peer, &Command) -> Answer) -> bool {
+    fn advance(&mut self, answer: &AnswersOf) -> bool {
         loop {
             if self.sent < self.output.len() {
                 match self.stream.write(&self.output[self.sent..]) {
@@ -238,7 +245,11 @@ impl Client {
             if let Some(end) = end.map(|at| at + self.searched) {
                 self.searched = 0;
                 let line: Vec<u8> = self.input.drain(..=end).collect();
-                self.output = line_of(reply(&line, &|command| answer(&self.peer, command)));
+                let kept = RefCell::new(self.kept.take());
+                let answer =
+                    |command: &Command| answer(&self.peer, command, &mut kept.borrow_mut());
+                self.output = line_of(reply(&line, &answer));
+                self.kept = kept.into_inner();
                 continue;
             }
             self.searched = self.input.len();

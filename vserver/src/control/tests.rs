@@ -30,7 +30,10 @@ fn answer(command: &Command, _: &Caller) -> Answer {
         Command::Doctor => Answer::Doctor(Vec::new()),
         Command::Lldp => Answer::Lldp(Vec::new()),
         Command::Shim { .. } => Answer::Shim(crate::ShimReport::default()),
+        Command::ShimEvents { .. } => Answer::ShimEvents { now_us: 7, vservers: Vec::new() },
         Command::ShimWish(_) => Answer::ShimWished,
+        Command::CaptureStart(_) => Answer::Capturing(crate::capture::CaptureBegun::default()),
+        Command::CaptureNext(_) => crate::capture::CaptureError::Over.into(),
         Command::SetOffline { offline, .. } => Answer::Offline { offline: *offline },
         Command::Access { .. } => Answer::Access(AccessReport::default()),
         Command::AccessTest(_) => Answer::AccessTest(Vec::new()),
@@ -145,6 +148,38 @@ fn long_requests_and_many_clients_are_refused() {
 }
 
 #[test]
+fn what_is_kept_for_a_connection_ends_with_it_or_gives_way_to_another() {
+    struct Told(std::sync::mpsc::Sender<u8>, u8);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(self.1);
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weft.sock");
+    let (tell, told) = std::sync::mpsc::channel();
+    let number = std::sync::atomic::AtomicU8::new(0);
+    let keeping = move |command: &Command, caller: &Caller| {
+        if matches!(command, Command::CaptureStart(_)) {
+            let n = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            caller.keep(Told(tell.clone(), n));
+        }
+        answer(command, caller)
+    };
+    let _server = Socket::bind(&path).unwrap().serve(gate(), keeping).unwrap();
+    let patience = std::time::Duration::from_secs(20);
+    let mut c = Connection::open(&path).unwrap();
+    let start = || Command::CaptureStart(crate::capture::CaptureWish::default());
+    c.ask(start()).unwrap();
+    c.ask(Command::Ping).unwrap();
+    assert_eq!(told.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+    c.ask(start()).unwrap();
+    assert_eq!(told.recv_timeout(patience), Ok(0));
+    drop(c);
+    assert_eq!(told.recv_timeout(patience), Ok(1));
+}
+
+#[test]
 fn the_file_is_the_owners_and_goes_with_the_server() {
     let (_d, path, server) = serve();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -199,7 +234,7 @@ allow = "cluster"
 "#;
 
 /// Every command, the least user that may ask it, and whether it is a change.
-const EVERY: [(&str, u32, bool); 34] = [
+const EVERY: [(&str, u32, bool); 38] = [
     (r#"{"command":"ping"}"#, 1, false),
     (r#"{"command":"snapshot"}"#, 1, false),
     (r#"{"command":"runtime"}"#, 1, false),
@@ -231,9 +266,13 @@ const EVERY: [(&str, u32, bool); 34] = [
     (r#"{"command":"doctor"}"#, 1, false),
     (r#"{"command":"lldp"}"#, 1, false),
     (r#"{"command":"shim"}"#, 1, false),
+    (r#"{"command":"shim-events","after":{"web":7}}"#, 1, false),
     (r#"{"command":"shim-wish","vserver":"Web","peer":"2001:db8::9"}"#, 2, true),
     (r#"{"command":"shim-wish","vserver":"files","peer":"2001:db8::9"}"#, 3, true),
     (r#"{"command":"set-offline","interface":"eth0","offline":true}"#, 3, true),
+    (r#"{"command":"capture-start","vserver":"Web","snaplen":96}"#, 2, true),
+    (r#"{"command":"capture-start","vserver":"files","filter":"port 80"}"#, 3, true),
+    (r#"{"command":"capture-next","capture":7}"#, 2, false),
 ];
 
 /// Numbers every kind of command: a new one does not compile until it stands in [`EVERY`] too.
@@ -268,10 +307,13 @@ fn kind(command: &Command) -> usize {
         Command::Shim { .. } => 26,
         Command::ShimWish(_) => 27,
         Command::Lldp => 28,
+        Command::ShimEvents { .. } => 29,
+        Command::CaptureStart(_) => 30,
+        Command::CaptureNext(_) => 31,
     }
 }
 
-const KINDS: usize = 29;
+const KINDS: usize = 32;
 
 #[test]
 fn every_command_is_refused_to_who_may_not_and_the_log_tells_each_attempt() {
@@ -290,7 +332,7 @@ fn every_command_is_refused_to_who_may_not_and_the_log_tells_each_attempt() {
         for uid in [1, 2, 3, 9] {
             let peer = Peer { uid, gid: uid, groups: Vec::new(), pid: 7 };
             let asked = std::cell::Cell::new(false);
-            let answered = gate.answer(&peer, &command, &|command, caller| {
+            let answered = gate.answer(&peer, &command, &mut None, &|command, caller| {
                 asked.set(true);
                 answer(command, caller)
             });

@@ -138,8 +138,10 @@ pub(super) fn start(
         cores[0].refresh_link(alias);
     }
     let (any, tables) = (AnyTables::new(&config), Tables::new(&config));
+    let connects = Arc::new(Connects::new(&config.vservers));
     for core in &mut cores {
         core.set_neighbours(&config.neighbours);
+        core.apps.connects = Arc::clone(&connects);
     }
     let mut access = HostAccess::default();
     for index in 0..config.vservers.len() {
@@ -595,7 +597,10 @@ fn run(
         }
     }
     let named_clients = NamedClients::new(Arc::clone(&access.answers));
-    let pins = workers[0].lock().pins.clone();
+    let (pins, connects) = {
+        let core = workers[0].lock();
+        (core.pins.clone(), Arc::clone(&core.apps.connects))
+    };
     let shared = Shared {
         pins: RwLock::new(pins),
         live: RwLock::new(Arc::new(Live::first(config))),
@@ -609,7 +614,7 @@ fn run(
         editions: AtomicU64::new(0),
         next: AtomicUsize::new(0),
         resolvers: Resolvers::default(),
-        connects: Connects::default(),
+        connects,
         named_routes: NamedRoutes::default(),
         named_clients,
     };

@@ -151,7 +151,7 @@ impl Host {
         saved.map_or(Ok(()), |saved| store(&directory, saved))
     }
 
-    fn now(&self) -> weft_stack::time::Instant {
+    pub(super) fn now(&self) -> weft_stack::time::Instant {
         self.shared.home().clock.now()
     }
 

@@ -23,6 +23,8 @@ use crate::runtime::{Core, NodeId};
 
 /// Contexts in a [`ShimReport`].
 const CONTEXTS_MAX: usize = 10_000;
+/// Places of a table of contexts looked at while a worker stands still.
+const PAGE_SLOTS: usize = 64;
 /// Bytes of a file of parameters or a key.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -121,6 +123,12 @@ pub struct ShimContext {
     pub packets_in: u64,
     /// Times it went over to another pair.
     pub switches: u64,
+    /// Microseconds since it last did.
+    #[serde(default)]
+    pub switched_us: Option<u64>,
+    /// Why; empty if it never did.
+    #[serde(default)]
+    pub switched_why: String,
     /// The peer's locators.
     pub peer_locators: Vec<ShimLocatorLine>,
     /// Pairs, the cheapest first.
@@ -138,6 +146,9 @@ pub struct ShimPath {
     pub current: bool,
     /// `works`, `silent`, `gone`, `broken` or `unknown`.
     pub state: String,
+    /// Failed so often that others are used while there are any.
+    #[serde(default)]
+    pub suppressed: bool,
     /// Round-trip time, microseconds.
     pub rtt_us: Option<u64>,
     /// Loss of the last probes, per thousand.
@@ -378,7 +389,7 @@ fn locator_line(l: &weft_shim::contexts::LocatorReport) -> ShimLocatorLine {
 }
 
 /// As its JSON has it.
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()
 }
@@ -390,10 +401,12 @@ fn context_line(vserver: &str, c: &ContextReport) -> ShimContext {
         remote: p.remote,
         current: p.current,
         state: p.state.to_owned(),
+        suppressed: p.suppressed,
         rtt_us: p.rtt_us,
         loss_permille: p.loss_permille,
         cost: p.cost,
     };
+    let switch = reap.and_then(|r| r.last_switch);
     ShimContext {
         vserver: vserver.to_owned(),
         local: c.local,
@@ -409,6 +422,8 @@ fn context_line(vserver: &str, c: &ContextReport) -> ShimContext {
         packets_out: c.packets_out,
         packets_in: c.packets_in,
         switches: c.switches,
+        switched_us: switch.map(|s| s.ago_us),
+        switched_why: switch.map_or_else(String::new, |s| word(&s.why)),
         peer_locators: c.peer.iter().map(locator_line).collect(),
         paths: reap.map_or_else(Vec::new, |r| r.paths.iter().map(path).collect()),
     }
@@ -443,9 +458,7 @@ fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts, worker: usize) ->
 }
 
 fn grant(contexts: &mut Contexts, now: Instant, wish: &ShimWish) -> Result<(), ShimError> {
-    let known = contexts.report_contexts(now, CONTEXTS_MAX);
-    let with_peer: Vec<IpAddr> =
-        known.iter().filter(|c| c.remote == wish.peer && c.fii == 0).map(|c| c.local).collect();
+    let with_peer = contexts.ulids_with(wish.peer);
     let local = match (wish.local, &with_peer[..]) {
         (Some(local), _) => Some(local),
         (None, [local]) => Some(*local),
@@ -484,30 +497,67 @@ fn grant(contexts: &mut Contexts, now: Instant, wish: &ShimWish) -> Result<(), S
         .map_err(|why| ShimError::Start(wish.peer, why))
 }
 
+/// Where the contexts of a vserver are.
+pub(super) struct ShimAt<'a> {
+    host: &'a Host,
+    id: NodeId,
+    worker: usize,
+}
+
+impl ShimAt<'_> {
+    /// Looks at the contexts while their worker stands still. `None`: there are none.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&Contexts, Instant) -> R) -> Option<R> {
+        let worker = &self.host.shared.workers[self.worker];
+        let now = worker.clock.now();
+        let core = worker.lock();
+        let contexts = core.node(self.id)?.stack.path().shim()?;
+        Some(look(contexts, now))
+    }
+}
+
 impl Host {
     /// The shims of vservers; of one, or of all. `None`: there is no such vserver.
     pub fn shims(&self, vserver: Option<&str>) -> Option<ShimReport> {
+        let mut report = ShimReport::default();
+        let known = self.each_shim(vserver, |v, shim, at| {
+            let mut page = Some(0);
+            while let Some(from) = page.take() {
+                // Traffic goes on between two pages.
+                let seen = at.look(|contexts, now| {
+                    if from == 0 {
+                        report.vservers.push(vserver_line(v, shim, contexts, at.worker));
+                        report.left_out += contexts.len();
+                    }
+                    contexts.report_page(now, from, PAGE_SLOTS)
+                });
+                let Some((lines, next)) = seen else { break };
+                let room = CONTEXTS_MAX - report.contexts.len();
+                let lines = lines.iter().take(room).map(|c| context_line(&v.name, c));
+                report.contexts.extend(lines);
+                page = next.filter(|_| report.contexts.len() < CONTEXTS_MAX);
+            }
+        });
+        report.left_out = report.left_out.saturating_sub(report.contexts.len());
+        known.then_some(report)
+    }
+
+    /// Calls `look` with each vserver that has a shim switched on, of one name or of all: its table,
+    /// and where its contexts are. `false`: there is no such vserver.
+    pub(super) fn each_shim(
+        &self,
+        vserver: Option<&str>,
+        mut look: impl FnMut(&Vserver, &Shim, &ShimAt<'_>),
+    ) -> bool {
         let live = self.shared.live();
         if vserver.is_some_and(|v| !live.names.contains_key(v)) {
-            return None;
+            return false;
         }
-        let mut report = ShimReport::default();
         for v in live.config.vservers.iter().filter(|v| vserver.is_none_or(|n| n == v.name)) {
-            let Some(id) = live.names.get(&v.name) else { continue };
-            let number = self.shared.flows_of(id.index).unwrap_or(0);
-            let worker = &self.shared.workers[number];
-            let now = worker.clock.now();
-            let core = worker.lock();
-            let node = core.node(*id);
-            let contexts = node.and_then(|n| n.stack.path().shim());
-            let (Some(shim), Some(contexts)) = (v.shim_on(), contexts) else { continue };
-            report.vservers.push(vserver_line(v, shim, contexts, number));
-            let room = CONTEXTS_MAX - report.contexts.len();
-            let lines = contexts.report_contexts(now, room);
-            report.left_out += contexts.len() - lines.len();
-            report.contexts.extend(lines.iter().map(|c| context_line(&v.name, c)));
+            let (Some(id), Some(shim)) = (live.names.get(&v.name), v.shim_on()) else { continue };
+            let worker = self.shared.flows_of(id.index).unwrap_or(0);
+            look(v, shim, &ShimAt { host: self, id: *id, worker });
         }
-        Some(report)
+        true
     }
 
     /// Probes the pairs of a context, sets one up, or moves one to another pair.

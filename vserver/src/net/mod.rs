@@ -12,7 +12,7 @@ mod poller;
 mod raw;
 mod shim;
 pub(crate) mod socket;
-mod tcp;
+pub(crate) mod tcp;
 mod udp;
 
 pub use crate::connect::{Connecting, Form, UdpAnswer, UdpRequest};

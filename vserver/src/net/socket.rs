@@ -9,13 +9,13 @@ use std::time::Duration;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use weft_stack::socket::SocketId;
 use weft_stack::socket::tcp::{ConnectError, ListenError, TcpError};
 use weft_stack::socket::udp::BindError;
-use weft_stack::socket::{SocketId, SocketKind};
 use weft_stack::time::Instant;
 
 use crate::Vserver;
-use crate::runtime::{Node, Notify, Wait};
+use crate::runtime::{Leave, Node, Notify, Wait};
 
 /// A socket of a stack. Dropping it closes the socket.
 #[derive(Debug)]
@@ -234,18 +234,8 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.notify.unwatch_poller(None);
-        // After the host stopped there is nothing left to close.
         for (worker, id) in self.places() {
-            let _ = self.call_on(worker, |node, now| {
-                node.sockets.remove(&id);
-                match id.kind {
-                    SocketKind::Udp => node.stack.udp_close(id),
-                    SocketKind::Raw | SocketKind::Icmp => node.stack.raw_close(id),
-                    SocketKind::TcpListener | SocketKind::TcpStream => {
-                        node.stack.tcp_close(now, id);
-                    }
-                }
-            });
+            self.vserver.worker(worker).give_up(self.vserver.node(), id, Leave::Close);
         }
     }
 }

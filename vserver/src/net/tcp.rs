@@ -238,7 +238,9 @@ impl TcpStream {
     }
 
     /// Starts a connection, from `local` if given, and returns at once a non-blocking stream. It
-    /// becomes writable when the handshake is over; then [`TcpStream::take_error`] tells how.
+    /// becomes writable when the handshake is over; then [`TcpStream::take_error`] tells how. Where
+    /// the vserver's `connect` table wants alternatives they are tried meanwhile, without DNS: the
+    /// addresses of the stream are known when it is writable.
     pub fn start_connect(
         vserver: &Vserver,
         local: Option<SocketAddr>,
@@ -255,6 +257,9 @@ impl TcpStream {
         addr: SocketAddr,
         how: TcpConnect<'_>,
     ) -> io::Result<(TcpStream, usize)> {
+        if let Some(raced) = TcpStream::start_over_alternatives(vserver, addr, how) {
+            return raced.map(|stream| (stream, 0));
+        }
         start_somewhere(vserver, addr, how, |worker| {
             TcpStream::start_on(vserver, worker, addr, how)
         })
@@ -376,7 +381,11 @@ impl TcpStream {
             Shutdown::Write => ShutdownHow::Write,
             Shutdown::Both => ShutdownHow::Both,
         };
-        self.socket.call(|node, now| node.stack.tcp_shutdown(now, self.id(), how))
+        self.socket.call(|node, now| {
+            // No other attempt would know of it.
+            node.races.give_up(&mut node.stack, now, self.id());
+            node.stack.tcp_shutdown(now, self.id(), how);
+        })
     }
 
     /// Resets the connection.
@@ -518,8 +527,9 @@ impl TcpStream {
     }
 }
 
-/// Each worker has a part of the ephemeral ports, and of the limit.
-fn start_somewhere<R>(
+/// Starts a connection on the worker that is to have it, or another one if that has no room: each
+/// has a part of the ephemeral ports, and of the limit.
+pub(crate) fn start_somewhere<R>(
     vserver: &Vserver,
     addr: SocketAddr,
     how: TcpConnect<'_>,

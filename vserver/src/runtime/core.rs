@@ -23,15 +23,17 @@ use weft_stack::time::{Duration, Instant};
 
 use super::above::{self, Above, Machines};
 use super::any::Takers;
+use super::captures::LiveCaptures;
 use super::deadlines::Deadlines;
 use super::keeping::Keeping;
 use super::mesh::{Control, Mesh};
 use super::seat::Polling;
-use super::shares::{Share, Shares};
+use super::shares::{Share, ShareStats, Shares};
 use super::stages::{Stage, Stages};
 use super::{HostStack, NeighbourTables, Nic, NodeId, Notify, Pins};
 use crate::app::{Owners, Service, Services};
 use crate::config::PollMode;
+use crate::connect::{Heard, Races};
 use crate::demux::{Demux, Target};
 use crate::dhcp::Tap;
 use crate::qos::{Plan, Shaper};
@@ -62,6 +64,8 @@ pub(crate) struct Node {
     pub(crate) sockets: HashMap<SocketId, Arc<Notify>>,
     /// Sockets that services own.
     pub(crate) owners: Owners,
+    /// Connections that are being set up over alternatives.
+    pub(crate) races: Races,
     /// Addresses in use.
     pub(crate) addresses: Vec<(AliasId, IpAddr)>,
     /// Addresses that are probed, not in use yet.
@@ -95,6 +99,7 @@ impl Node {
             stack,
             sockets: HashMap::new(),
             owners: Owners::default(),
+            races: Races::default(),
             addresses: Vec::new(),
             probed: Vec::new(),
             mtus: Vec::new(),
@@ -219,6 +224,8 @@ pub(crate) struct Core {
     pub(super) starved: Vec<u32>,
     /// Frames from one vserver of this host to another.
     pub(super) local: VecDeque<(Target, Frame)>,
+    /// Of vservers that have frames here.
+    pub(super) captures: LiveCaptures,
     pub(super) rx: Vec<Frame>,
     /// Received frames and whom they are for; merging leaves holes.
     pub(super) burst: Vec<(Target, Option<Frame>)>,
@@ -270,6 +277,7 @@ impl Core {
             dirty: VecDeque::new(),
             starved: Vec::new(),
             local: VecDeque::new(),
+            captures: LiveCaptures::new(),
             rx: Vec::with_capacity(BURST),
             burst: Vec::with_capacity(BURST),
             gro: Gro::default(),
@@ -404,10 +412,23 @@ impl Core {
         expired > 0
     }
 
+    /// Starts attempts of races that are due; returns whether there were any.
+    fn run_races(&mut self, now: Instant, index: u32) -> bool {
+        let Node { stack, races, .. } = &mut self.nodes[index as usize];
+        if races.is_empty() || races.poll_timeout().is_none_or(|at| at > now) {
+            return false;
+        }
+        for id in races.handle_timeout(stack, now) {
+            let ready = self.nodes[index as usize].stack.readiness(id);
+            self.handle_event(now, index, Event::Socket { id, ready });
+        }
+        true
+    }
+
     /// Tells events of a stack to whom they concern; returns whether a service was called.
     pub(super) fn run_events(&mut self, now: Instant, index: u32) -> bool {
         self.stages.start();
-        let (mut called, mut told, mut spent) = (false, 0, false);
+        let (mut called, mut told, mut spent) = (self.run_races(now, index), 0, false);
         while told < EVENTS
             && let Some(event) = self.nodes[index as usize].stack.poll_event()
         {
@@ -431,11 +452,12 @@ impl Core {
         share.is_spent() || self.shares.is_over_time(share)
     }
 
-    /// Microseconds of the last whole second that a vserver used here, and its part.
-    pub(crate) fn used_last(&mut self, now: Instant, id: NodeId) -> Option<(u64, &Share)> {
+    /// Microseconds of the last whole second that a vserver used here, its weight, and what it used.
+    pub(crate) fn used_last(&mut self, now: Instant, id: NodeId) -> Option<(u64, u32, ShareStats)> {
         self.node(id)?;
         let share = &mut self.nodes[id.index as usize].share;
-        Some((self.shares.used_last(now, share), share))
+        let last = self.shares.used_last(now, share);
+        Some((last, share.weight(), self.shares.stats_of(share)))
     }
 
     fn is_over_time(&self, index: u32) -> bool {
@@ -555,12 +577,24 @@ impl Core {
         deadlines.into_iter().chain([retry]).flatten().min()
     }
 
-    /// Returns whether a service was called.
+    /// Returns whether a service was called, or a race went on: there may be more to send.
     pub(super) fn handle_event(&mut self, now: Instant, index: u32, event: Event) -> bool {
         let link = |alias: AliasId| self.aliases[alias.0 as usize].link();
+        let mut raced = false;
         match event {
             Event::Socket { id, ready } => {
                 let node = &mut self.nodes[index as usize];
+                let (mut id, mut ready) = (id, ready);
+                if !node.races.is_empty() {
+                    match node.races.event(&mut node.stack, now, id) {
+                        Heard::Plain => {}
+                        // The next attempt may have to leave.
+                        Heard::Attempt => return true,
+                        Heard::Over(face) => {
+                            (id, ready, raced) = (face, node.stack.readiness(face), true);
+                        }
+                    }
+                }
                 if self.apps.event(node, now, index, id, ready) {
                     return true;
                 }
@@ -591,7 +625,7 @@ impl Core {
             Event::AddressesChanged { alias } => self.tell_addresses(index, alias),
             Event::GroupChanged { alias, group } => self.tell_group(index, alias, group),
         }
-        false
+        raced
     }
 
     /// Frames for an address are wanted from the NICs of a link, or no longer. Worker 0 says so for
@@ -625,6 +659,8 @@ impl Core {
         for (nic, link) in links.changes() {
             self.set_link(now, nic, link);
         }
+        // Vservers at home elsewhere wait for it: now, and not at the end of this worker's next turn.
+        self.mesh.ring();
         for name in links.take_gone() {
             self.problem(format!("interface {name} was removed; restart weft when it is back"));
         }
@@ -721,17 +757,7 @@ mod tests {
         let pool = FramePool::heap(4, 2048);
         let path = weft_shim::layer::Layer::off();
         let mut stack = Stack::with_path(StackConfig::default(), pool.clone(), START, path);
-        let alias = AliasConfig {
-            id: ALIAS,
-            name: String::from("data0"),
-            medium: AliasMedium::Ip,
-            mtu: 1500,
-            gso_bytes_max: 0,
-            tx_checksum: false,
-            rx_checksum_trust: false,
-            up: true,
-            slaac: false,
-        };
+        let alias = AliasConfig::up_without_offload(ALIAS, AliasMedium::Ip);
         let cidr = "10.0.0.1/24".parse().unwrap();
         for change in [Change::AliasAdd(alias), Change::AddressAdd { alias: ALIAS, cidr }] {
             stack.handle_config(START, change).unwrap();

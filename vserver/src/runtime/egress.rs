@@ -64,7 +64,9 @@ impl Core {
     fn is_due(&mut self, index: u32) -> bool {
         let share = &mut self.nodes[index as usize].share;
         let due = self.shares.may_run(share);
-        share.stats.deferred += u64::from(!due);
+        if !due {
+            share.defer();
+        }
         due
     }
 
@@ -108,7 +110,7 @@ impl Core {
         if self.mesh.count() > 1 {
             self.hand_moved(index);
         }
-        self.deadlines.update(index, self.nodes[index as usize].stack.poll_timeout());
+        self.deadlines.update(index, self.nodes[index as usize].poll_timeout());
         self.book(Shares::rest);
         got
     }
@@ -125,6 +127,9 @@ impl Core {
         }
         self.stages.start();
         let got = self.nodes[index as usize].stack.poll_transmit(now, &mut tx);
+        if !self.captures.is_empty() {
+            self.capture_sent(index, &tx.frames);
+        }
         let mut bytes = 0;
         if shared {
             let share = &mut self.nodes[index as usize].share;

@@ -206,7 +206,7 @@ impl Core {
         self.mesh.count() > 1 && self.mesh.has_mail(|nic| self.nics[nic].room() > 0)
     }
 
-    fn take(&mut self, now: Instant, message: Message) {
+    pub(super) fn take(&mut self, now: Instant, message: Message) {
         match message {
             // Part of a burst.
             Message::Arrived { .. } | Message::Home { .. } => {}
@@ -214,16 +214,19 @@ impl Core {
             Message::Local { link, sender, frame } => {
                 self.targets.clear();
                 self.demux.local(link, frame.data(), sender, &mut self.targets);
-                if self.targets.is_empty() {
-                    return self.drops.count(DropReason::DemuxNoVserver);
-                }
                 self.keep_spread(link, &frame);
+                if self.targets.is_empty() {
+                    return self.lose_here(link, &frame, None);
+                }
                 self.push_local(&frame);
             }
             Message::HomeLocal { link, sender, frame } => {
                 self.targets.clear();
                 self.demux.local(link, frame.data(), sender, &mut self.targets);
                 self.keep_at_home(link, &frame);
+                if self.targets.is_empty() {
+                    return self.lose_here(link, &frame, None);
+                }
                 self.push_local(&frame);
             }
             Message::Moved { vserver, alias, looped, frame } => {

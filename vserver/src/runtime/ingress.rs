@@ -9,6 +9,7 @@ use weft_stack::time::Instant;
 
 use super::Core;
 use super::core::{BURST, Node};
+use super::handover::is_to_many;
 use super::shares::Shares;
 use super::stages::Stage;
 use crate::demux::Target;
@@ -97,9 +98,19 @@ impl Core {
     /// The same for a frame brought home by another worker.
     pub(super) fn classify_home(&mut self, now: Instant, link: usize, frame: Frame) {
         self.targets.clear();
-        if self.demux.classify(link, frame.data(), &mut self.targets).is_ok() {
-            self.keep_at_home(link, &frame);
-            self.queue(now, frame);
+        let found = self.demux.classify(link, frame.data(), &mut self.targets);
+        self.keep_at_home(link, &frame);
+        if self.targets.is_empty() {
+            return self.lose_here(link, &frame, found.err());
+        }
+        self.queue(now, frame);
+    }
+
+    /// A frame of another worker, for nobody here. A copy of one to many is no loss: whoever gave it
+    /// did not know who is among them.
+    pub(super) fn lose_here(&mut self, link: usize, frame: &Frame, why: Option<DropReason>) {
+        if !is_to_many(frame.data(), self.links[link].ethernet) {
+            self.drops.count(why.unwrap_or(DropReason::DemuxNoVserver));
         }
     }
 
@@ -221,6 +232,9 @@ impl Core {
                 continue;
             }
             if let Some(packets) = self.stages.sample(units - 1, &frame) {
+                if !self.captures.is_empty() {
+                    self.capture_received(target, &frame);
+                }
                 let stack = &mut self.nodes[target.vserver as usize].stack;
                 let spent = stack.handle_frame_timed(now, target.alias, frame, ticks::now);
                 self.stages.sampled(packets, spent);
@@ -306,6 +320,7 @@ impl Core {
                 let node = &self.nodes[to.vserver as usize];
                 prefetch(&node.dirty);
                 prefetch(&node.links);
+                node.share.prefetch();
                 node.stack.prefetch(frame);
             }
         }
@@ -317,6 +332,9 @@ impl Core {
     }
 
     pub(super) fn hand_over(&mut self, now: Instant, to: Target, frame: Frame) {
+        if !self.captures.is_empty() {
+            self.capture_received(to, &frame);
+        }
         self.nodes[to.vserver as usize].stack.handle_frame(now, to.alias, frame);
         self.mark_dirty(to.vserver);
     }

@@ -26,6 +26,9 @@ pub(crate) const RING: usize = 1024;
 /// Of these so many are not for frames to the homes of vservers: those of one vserver all go to one
 /// worker, and must leave room for the flows of others.
 pub(crate) const RING_NOT_HOME: usize = RING / 4;
+/// One vserver may have so many times the places that are left to homes. Alone it has three quarters
+/// of them, several hogs have as much each, and whoever comes last still finds some.
+const HOME_SHARE: usize = 3;
 /// Frames on the way to a worker that has a queue of the NIC.
 pub(crate) const TX_RING: usize = 512;
 
@@ -108,10 +111,50 @@ impl Bell {
     }
 }
 
+/// Frames to homes that are on their way in one ring, as its writer knows them.
+#[derive(Debug, Default)]
+struct Homeward {
+    /// Messages written to the ring so far.
+    written: u64,
+    /// Which of these are frames to a home, and whose, oldest first.
+    order: VecDeque<(u64, usize)>,
+    /// How many of these are whose.
+    counts: Vec<u16>,
+}
+
+impl Homeward {
+    /// Frames to many are nobody's: they have a place of their own.
+    fn place(whose: Option<u32>) -> usize {
+        whose.map_or(0, |vserver| vserver as usize + 1)
+    }
+
+    /// Whether one more may go into the ring, of which so many places are free.
+    fn has_room(&mut self, whose: Option<u32>, free: usize) -> bool {
+        let read = self.written.saturating_sub((RING - free) as u64);
+        while let Some((_, place)) = self.order.front().filter(|(number, _)| *number < read) {
+            self.counts[*place] -= 1;
+            self.order.pop_front();
+        }
+        let own = self.counts.get(Homeward::place(whose)).copied().unwrap_or(0);
+        usize::from(own) < HOME_SHARE * free.saturating_sub(RING_NOT_HOME)
+    }
+
+    /// The next message is one.
+    fn add(&mut self, whose: Option<u32>) {
+        let place = Homeward::place(whose);
+        if place >= self.counts.len() {
+            self.counts.resize(place + 1, 0);
+        }
+        self.counts[place] += 1;
+        self.order.push_back((self.written, place));
+    }
+}
+
 /// Both directions between this worker and another.
 struct Peer {
     bell: Arc<Bell>,
     out: Producer<Message>,
+    homeward: Homeward,
     /// Control messages that found the ring full.
     later: VecDeque<Box<Control>>,
     inbox: Consumer<Message>,
@@ -156,6 +199,7 @@ impl Mesh {
                 let peer = |bell, out, inbox, tx_out, tx_in, (wants_room, other_wants_room)| Peer {
                     bell,
                     out,
+                    homeward: Homeward::default(),
                     later: VecDeque::new(),
                     inbox,
                     tx_out,
@@ -211,13 +255,27 @@ impl Mesh {
     pub(crate) fn send(&mut self, worker: usize, message: Message) -> bool {
         let Some(peer) = self.peer(worker) else { return false };
         peer.touched = true;
-        peer.out.push(message).is_ok()
+        let sent = peer.out.push(message).is_ok();
+        peer.homeward.written += u64::from(sent);
+        sent
     }
 
-    /// The same for a frame to the home of a vserver, which may not have the whole ring.
-    pub(crate) fn send_home(&mut self, worker: usize, message: Message) -> bool {
-        let has_room = |p: &mut Peer| p.out.slots() > RING_NOT_HOME;
-        self.peer(worker).is_some_and(has_room) && self.send(worker, message)
+    /// The same for a frame to the home of a vserver: homes may not have the whole ring, nor one
+    /// vserver all of what they may have. `whose`: that of the vserver, `None` if it is to many.
+    pub(crate) fn send_home(
+        &mut self,
+        worker: usize,
+        whose: Option<u32>,
+        message: Message,
+    ) -> bool {
+        let Some(peer) = self.peer(worker) else { return false };
+        let free = peer.out.slots();
+        if !peer.homeward.has_room(whose, free) {
+            return false;
+        }
+        // There is room, and nobody else writes.
+        peer.homeward.add(whose);
+        self.send(worker, message)
     }
 
     /// Tells another worker something, now or when there is room.
@@ -333,10 +391,13 @@ impl Peer {
     fn push_later(&mut self) {
         while let Some(control) = self.later.pop_front() {
             self.touched = true;
-            if let Err(rtrb::PushError::Full(Message::Told(control))) =
-                self.out.push(Message::Told(control))
-            {
-                return self.later.push_front(control);
+            match self.out.push(Message::Told(control)) {
+                Ok(()) => self.homeward.written += 1,
+                Err(rtrb::PushError::Full(Message::Told(control))) => {
+                    return self.later.push_front(control);
+                }
+                // It comes back as it was.
+                Err(_) => {}
             }
         }
     }
@@ -375,17 +436,43 @@ mod tests {
     }
 
     #[test]
-    fn frames_to_a_home_leave_a_part_of_the_ring_to_flows() {
-        let (mut a, b) = pair();
-        let home = || Message::Home { link: 0, frame: frame() };
-        for _ in 0..RING - RING_NOT_HOME {
-            assert!(a.send_home(1, home()));
-        }
-        assert!(!a.send_home(1, home()));
+    fn frames_to_homes_leave_room_to_flows_and_those_of_one_vserver_to_others() {
+        let (mut a, mut b) = pair();
+        let fill = |a: &mut Mesh, whose: Option<u32>| {
+            let home = || Message::Home { link: 0, frame: frame() };
+            (0..RING).take_while(|_| a.send_home(1, whose, home())).count()
+        };
+        let homes = RING - RING_NOT_HOME;
+        assert_eq!(fill(&mut a, Some(7)), homes * 3 / 4);
+        assert_eq!(fill(&mut a, Some(7)), 0);
+        assert_eq!(fill(&mut a, Some(9)), homes / 4 * 3 / 4, "of what is left");
+        assert_eq!(fill(&mut a, None), homes / 16 * 3 / 4);
         for _ in 0..RING_NOT_HOME {
             assert!(a.send(1, Message::Arrived { link: 0, frame: frame() }));
         }
-        assert!(!a.send(1, home()) && b.waiting(0) == RING);
+        a.tell(1, Control::Failed { nic: 3 });
+        // What was read makes room, and is not counted any more.
+        for _ in 0..homes * 3 / 4 {
+            assert!(matches!(b.receive(0), Some(Message::Home { .. })));
+        }
+        assert_eq!(fill(&mut a, Some(9)), 213, "beside the 144 of before, of 331 places");
+        assert_eq!(fill(&mut a, Some(7)), 89);
+        while b.receive(0).is_some() {}
+        assert_eq!(fill(&mut a, Some(9)), homes * 3 / 4);
+    }
+
+    #[test]
+    fn vservers_that_flood_their_homes_have_equal_parts() {
+        let (mut a, _b) = pair();
+        let mut sent = [0_usize; 3];
+        for turn in 0..3 * RING {
+            let home = Message::Home { link: 0, frame: frame() };
+            sent[turn % 3] += usize::from(a.send_home(1, Some(turn as u32 % 3), home));
+        }
+        // 3 x 768 / (1 + 3 x 3) each.
+        assert!(sent.iter().all(|n| (230..=231).contains(n)), "{sent:?}");
+        let home = Message::Home { link: 0, frame: frame() };
+        assert!(a.send_home(1, Some(3), home), "there is room for another");
     }
 
     #[test]

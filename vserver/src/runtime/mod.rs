@@ -8,6 +8,7 @@ mod above;
 mod account;
 mod addresses;
 mod any;
+mod captures;
 mod core;
 pub(crate) mod deadlines;
 mod egress;
@@ -46,7 +47,7 @@ pub(crate) use notify::{Notify, Queue};
 pub(crate) use pins::Pins;
 pub(crate) use retree::{LinksView, Retree, retree};
 pub(crate) use stages::{Cost, Stages};
-pub(crate) use worker::{Clock, Wait, Worker, worker_loop};
+pub(crate) use worker::{Clock, Leave, Wait, Worker, worker_loop};
 
 /// A stack as the host builds them.
 pub(crate) type HostStack = weft_stack::Stack<weft_shim::layer::Layer>;

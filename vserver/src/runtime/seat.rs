@@ -27,8 +27,9 @@ const LEASE: Duration = Duration::from_micros(500);
 /// A thread takes the seat from a worker's thread that sleeps only if waits follow each other this
 /// closely; for a rare one the worker's thread is as good.
 const RECENT: Duration = Duration::from_millis(1);
-/// How often a worker that does not sleep asks for link changes.
-const TURNS_PER_LOOK: u32 = 1 << 12;
+/// How often who does not sleep asks for link changes: by time, for turns under load take long, and
+/// connections stand still until a link that was lost is known to be.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Looks of a worker that never sleeps between two readings of the clock.
 const LOOKS_PER_TURN: u32 = 16;
 /// After so many turns without a sleep the devices need not tell of frames any more: for a worker
@@ -92,7 +93,8 @@ pub(crate) struct Polling {
     /// When one last ended a wait.
     last_wait: Instant,
     idle: Idle,
-    turns: u32,
+    /// Since when nobody slept or asked for link changes.
+    unlooked: Option<Instant>,
     /// Turns since the last sleep in the devices.
     awake: u32,
     pub(crate) account: Account,
@@ -112,7 +114,7 @@ impl Polling {
             waiters: 0,
             last_wait: Instant::default(),
             idle: Idle::default(),
-            turns: 0,
+            unlooked: None,
             awake: 0,
             account: Account::default(),
             links: None,
@@ -122,6 +124,12 @@ impl Polling {
     /// The waiter that sleeps in the devices has its event, made by a call of another thread.
     pub(crate) fn sleeper_has_event(&self) -> bool {
         self.asleep_for.as_ref().is_some_and(|(notify, seen)| notify.fired() != *seen)
+    }
+
+    /// Whether link changes have to be asked for, after a turn that is not followed by a sleep.
+    fn is_look_due(&mut self, now: Instant) -> bool {
+        let since = *self.unlooked.get_or_insert(now);
+        now.saturating_since(since) >= LOOK_EVERY
     }
 
     fn sit(&mut self, seat: Seat) {
@@ -357,7 +365,6 @@ impl Worker {
         waiter: Option<(Awaited<'_>, Option<Instant>)>,
     ) {
         let poll = &mut core.poll;
-        poll.turns = poll.turns.wrapping_add(1);
         let mode = poll.mode;
         let mut at = Some(now);
         if worked {
@@ -382,7 +389,8 @@ impl Worker {
                 sleeps = false;
             }
         }
-        if sleeps || core.poll.turns.is_multiple_of(TURNS_PER_LOOK) {
+        if sleeps || core.poll.is_look_due(now) {
+            core.poll.unlooked = None;
             self.sleep_in_set(core, (now, at), !sleeps, waiter.map(|(awaited, _)| awaited));
         } else {
             core.poll.awake = core.poll.awake.saturating_add(1);
@@ -479,9 +487,7 @@ impl Worker {
             core.problem(format!("waiting for devices failed: {e}"));
             core.stop();
         }
-        for number in std::mem::take(&mut *self.ended.lock()) {
-            core.apps.end(number);
-        }
+        self.clear_up(core);
     }
 
     /// Waits until a poller's list has an entry, as the one who polls if nobody else depends on that;

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use rustix::time::{ClockId, clock_gettime};
 use weft_drivers::ticks;
 use weft_stack::counters;
-use weft_stack::frame::Frame;
+use weft_stack::frame::{Frame, prefetch};
 use weft_stack::ip::address::AliasId;
 use weft_stack::stack::Limits;
 use weft_stack::time::{Duration, Instant};
@@ -79,8 +79,9 @@ impl ShareStats {
     }
 }
 
-/// One vserver's part of a worker.
+/// One vserver's part of a worker. What every packet needs stands together.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub(crate) struct Share {
     /// What it may still use in this round; negative: it owes.
     packets: i64,
@@ -90,16 +91,16 @@ pub(crate) struct Share {
     ran: u32,
     weight: i64,
     us_per_round: i64,
-    queue_max: usize,
-    /// Frames that wait.
-    pub(super) queue: VecDeque<(AliasId, Frame)>,
     ticks_used: u64,
     ticks_max: i64,
-    ticks_away: u64,
     /// Ticks used in this second and in the one before.
     second: u64,
     ticks_in: [u64; 2],
-    pub(crate) stats: ShareStats,
+    /// Frames that wait.
+    pub(super) queue: VecDeque<(AliasId, Frame)>,
+    queue_max: usize,
+    ticks_away: u64,
+    stats: ShareStats,
 }
 
 impl Share {
@@ -126,6 +127,19 @@ impl Share {
         let [current, _] = self.ticks_in;
         let last = if self.second + 1 == second { current } else { 0 };
         (self.second, self.ticks_in) = (second, [0, last]);
+    }
+
+    /// Asks the processor for it.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.packets);
+        prefetch(&self.queue);
+        prefetch(&self.stats.rounds);
+    }
+
+    /// Its output, events or timers wait for another round.
+    pub(super) fn defer(&mut self) {
+        self.stats.deferred += 1;
     }
 
     pub(super) fn is_spent(&self) -> bool {
@@ -386,10 +400,18 @@ impl Shares {
         }
         share.ticks_in[0] += ticks;
         share.ticks_max = share.ticks_max.max(spent);
-        share.stats.us = share.ticks_used / self.ticks_per_us as u64;
-        share.stats.us_max = (share.ticks_max / self.ticks_per_us) as u64;
         share.ticks_away += away;
-        share.stats.us_away = share.ticks_away / self.ticks_per_us as u64;
+    }
+
+    /// What a vserver used.
+    pub(crate) fn stats_of(&self, share: &Share) -> ShareStats {
+        let us = |ticks: u64| ticks / self.ticks_per_us as u64;
+        ShareStats {
+            us: us(share.ticks_used),
+            us_max: us(share.ticks_max as u64),
+            us_away: us(share.ticks_away),
+            ..share.stats.clone()
+        }
     }
 }
 

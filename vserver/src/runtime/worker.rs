@@ -7,7 +7,7 @@ use std::time::{Duration, Instant as StdInstant};
 
 use parking_lot::{Mutex, MutexGuard};
 use weft_drivers::device::Device;
-use weft_stack::socket::SocketId;
+use weft_stack::socket::{SocketId, SocketKind};
 use weft_stack::time::Instant;
 
 use super::core::Sleep;
@@ -70,8 +70,39 @@ pub(crate) struct Worker {
     pub(super) sleeper: Arc<Sleeper>,
     pub(crate) clock: Clock,
     pub(crate) dependents: Dependents,
-    /// Services whose handle was dropped, maybe with the lock held.
-    pub(super) ended: Mutex<Vec<u64>>,
+    /// What was left by who may hold the lock.
+    pub(super) left: Mutex<Vec<Left>>,
+}
+
+/// A handle that was dropped.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Left {
+    /// Of a service.
+    Service(u64),
+    /// Of a socket.
+    Socket(NodeId, SocketId, Leave),
+}
+
+/// How a socket is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// What was sent is still delivered.
+    Close,
+    /// A connection is reset.
+    Abort,
+}
+
+fn leave(node: &mut Node, now: Instant, id: SocketId, how: Leave) {
+    node.sockets.remove(&id);
+    node.races.give_up(&mut node.stack, now, id);
+    match id.kind {
+        SocketKind::Udp => node.stack.udp_close(id),
+        SocketKind::Raw | SocketKind::Icmp => node.stack.raw_close(id),
+        SocketKind::TcpListener | SocketKind::TcpStream if how == Leave::Abort => {
+            node.stack.tcp_abort(now, id);
+        }
+        SocketKind::TcpListener | SocketKind::TcpStream => node.stack.tcp_close(now, id),
+    }
 }
 
 impl std::fmt::Debug for Worker {
@@ -109,7 +140,7 @@ impl Worker {
             sleeper,
             clock,
             dependents: Dependents::default(),
-            ended: Mutex::default(),
+            left: Mutex::default(),
         }))
     }
 
@@ -250,22 +281,45 @@ impl Worker {
 
     /// Ends a service soon.
     pub(crate) fn end_service(&self, number: u64) {
-        self.ended.lock().push(number);
+        self.left.lock().push(Left::Service(number));
         self.wake();
+    }
+
+    /// Gives up a socket: now, or soon if this thread is in a callback, which holds a worker's lock.
+    pub(crate) fn give_up(&self, node: NodeId, id: SocketId, how: Leave) {
+        if in_callback() {
+            self.left.lock().push(Left::Socket(node, id, how));
+            return self.wake();
+        }
+        // After the host stopped there is nothing left to close.
+        let _ = self.call(node, |node, now| leave(node, now, id, how));
+    }
+
+    /// Does what was left.
+    pub(super) fn clear_up(&self, core: &mut Core) {
+        // Not locked meanwhile: the end of a service may leave more.
+        let all = std::mem::take(&mut *self.left.lock());
+        for left in all {
+            match left {
+                Left::Service(number) => core.apps.end(number),
+                Left::Socket(at, id, how) => {
+                    let now = self.clock.now();
+                    if let Some(node) = core.node_mut(at) {
+                        leave(node, now, id, how);
+                        core.mark_dirty(at.index);
+                    }
+                }
+            }
+        }
     }
 
     /// Ends those services at once, so that what they listened on is free again.
     pub(crate) fn end_services_now(&self) {
-        let ended = std::mem::take(&mut *self.ended.lock());
-        let put_back = self.with_core(|core, now| {
-            for number in &ended {
-                core.apps.end(*number);
-            }
+        // A host that has stopped ends them with everything else.
+        let _ = self.with_core(|core, now| {
+            self.clear_up(core);
             core.finish_services(now);
         });
-        if put_back.is_err() {
-            self.ended.lock().extend(ended);
-        }
     }
 
     /// Changes how the worker waits, from now on. Errors are the devices'; the worker's part is
@@ -307,9 +361,11 @@ impl Worker {
         }
     }
 
-    /// Closes the devices, after the thread has ended.
+    /// Closes the devices, after the thread has ended. Services go too: they may have handles of
+    /// their host, which would keep it in memory.
     pub(crate) fn close(&self) {
         let mut core = self.core.lock();
+        core.apps.shut();
         let nics = std::mem::take(&mut core.nics);
         drop(core);
         drop(nics);

@@ -19,11 +19,11 @@ pub(crate) fn processing(shared: &Shared, vserver: Option<&str>) -> Vec<Processi
         let now = worker.clock.now();
         let mut core = worker.lock();
         for (id, sum) in &mut all {
-            let Some((last, share)) = core.used_last(now, *id) else { continue };
-            sum.weight = share.weight();
+            let Some((last, weight, used)) = core.used_last(now, *id) else { continue };
+            sum.weight = weight;
             sum.us_per_second += last;
-            sum.us += share.stats.us;
-            sum.deferred += share.stats.deferred;
+            sum.us += used.us;
+            sum.deferred += used.deferred;
         }
     }
     all.into_iter().map(|(_, processing)| processing).filter(|p| p.weight > 0).collect()

@@ -17,7 +17,7 @@ use super::runtime::{RuntimeSnapshot, StageCost, WorkerRuntime};
 use super::snapshot::{HostSnapshot, NicSnapshot, VserverSnapshot};
 use crate::config::{HostConfig, MAIN_TABLE};
 use crate::host::{Live, Shared};
-use crate::runtime::{Core, Cost, HandOverStats, Nic, NodeId, Stages, Worker};
+use crate::runtime::{Core, Cost, HandOverStats, HostStack, Nic, NodeId, Stages, Worker};
 
 /// `aa:bb:cc:dd:ee:ff`.
 pub(crate) fn mac_text(mac: [u8; 6]) -> String {
@@ -193,45 +193,34 @@ pub(crate) fn of_vserver(
     let counted_us = shared.home().clock.now().as_micros();
     let mut mib: Mib = stack.mib().clone();
     let mut memory = stack.memory();
-    let mut share = node.share.stats.clone();
+    let mut share = core.shares.stats_of(&node.share);
     let mut input_queue = node.share.waiting();
     let routes: Vec<Route> = stack.routes().copied().collect();
     let policy = stack.rules();
-    let mut addresses = Vec::new();
-    for (on, list) in stack.aliases() {
-        addresses.extend(list.iter().map(|a| {
-            let origin = if a.origin == Origin::Dhcp { " dhcp" } else { "" };
-            let state = match a.state {
-                AddressState::Tentative => " tentative",
-                AddressState::Duplicate => " duplicate",
-                _ => "",
-            };
-            format!("{} {}{origin}{state}", alias(on.id), a.cidr)
-        }));
-    }
+    let addresses = addresses(stack, alias);
     drop(core);
     for worker in &shared.workers[1..] {
         let core = worker.lock();
         let Some(node) = core.node(id) else { continue };
         let (stack, there) = (&node.stack, &node.share);
         mib.merge(stack.mib());
-        share.add(&there.stats);
+        share.add(&core.shares.stats_of(there));
         input_queue += there.waiting();
         let more = stack.memory();
         memory.neighbours += more.neighbours;
         memory.tcp_connections += more.tcp_connections;
         memory.udp_sockets += more.udp_sockets;
     }
-    addresses.sort();
     let mut counters = BTreeMap::new();
-    mib.for_each(|name, n| {
+    let mut count = |name: &str, n| {
         counters.insert(name.to_owned(), n);
-    });
-    share.for_each(|name, n| {
-        counters.insert(name.to_owned(), n);
-    });
+    };
+    mib.for_each(&mut count);
+    share.for_each(&mut count);
     counters.extend(shared.resolvers.counters(id.index));
     counters.extend(shared.connects.counters(id.index));
+    let mut names = shared.named_routes.snapshot(id.index);
+    names.extend(shared.named_clients.snapshot(id.index));
     let mut routes: Vec<_> = routes.iter().map(|r| route_text(r, alias(r.alias))).collect();
     routes.sort();
     Some(VserverSnapshot {
@@ -254,14 +243,28 @@ pub(crate) fn of_vserver(
         drops: by_reason(&mib.drops),
         services: Vec::new(),
         shared_services: Vec::new(),
-        names: {
-            let mut names = shared.named_routes.snapshot(id.index);
-            names.extend(shared.named_clients.snapshot(id.index));
-            names
-        },
+        names,
         records: Vec::new(),
         mdns: Vec::new(),
     })
+}
+
+/// The alias of each address, the address, where it comes from and its state unless they are usual.
+fn addresses<'a>(stack: &HostStack, alias: impl Fn(AliasId) -> &'a str) -> Vec<String> {
+    let mut all = Vec::new();
+    for (on, list) in stack.aliases() {
+        all.extend(list.iter().map(|a| {
+            let origin = if a.origin == Origin::Dhcp { " dhcp" } else { "" };
+            let state = match a.state {
+                AddressState::Tentative => " tentative",
+                AddressState::Duplicate => " duplicate",
+                _ => "",
+            };
+            format!("{} {}{origin}{state}", alias(on.id), a.cidr)
+        }));
+    }
+    all.sort();
+    all
 }
 
 /// As `ip rule` shows them.

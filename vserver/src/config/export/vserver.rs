@@ -57,12 +57,7 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     w.table(&format!("[vserver.{spelled}]"));
     w.optional("group", group.map(|g| quoted(&config.groups[g].name)).as_ref());
     w.list("roles", &texts(roles));
-    match identity {
-        Identity::Vserver if !w.all => {}
-        Identity::Vserver => w.value("identity", quoted("vserver")),
-        Identity::Node => w.value("identity", quoted("node")),
-        Identity::Kind(kind) => w.value("identity", quoted(&format!("kind {kind}"))),
-    }
+    write_identity(w, identity);
     let addresses: Vec<String> =
         addresses.iter().map(|(a, c)| quoted(&format!("{} {c}", alias(a)))).collect();
     if addresses.is_empty() && slaac.is_empty() && dhcp.is_empty() {
@@ -94,6 +89,15 @@ pub(super) fn write_vserver(w: &mut Writer, v: &Vserver, config: &HostConfig) {
     for s in services {
         w.table(&format!("[[vserver.{spelled}.service]]"));
         write_service(w, s);
+    }
+}
+
+fn write_identity(w: &mut Writer, identity: &Identity) {
+    match identity {
+        Identity::Vserver if !w.all => {}
+        Identity::Vserver => w.value("identity", quoted("vserver")),
+        Identity::Node => w.value("identity", quoted("node")),
+        Identity::Kind(kind) => w.value("identity", quoted(&format!("kind {kind}"))),
     }
 }
 

@@ -168,3 +168,33 @@ fn a_stop_ends_the_wait_of_whoever_polls() {
         assert_eq!(reader.join().unwrap(), io::ErrorKind::NotConnected);
     }
 }
+
+#[test]
+fn who_does_not_sleep_asks_for_link_changes_by_time_however_long_turns_take() {
+    for us_a_turn in [1, 300] {
+        let mut poll = Polling::new(PollMode::Busy);
+        let (mut looks, mut longest, mut last) = (0, 0, 0);
+        for turn in 0..20_000 / us_a_turn {
+            let now = turn * us_a_turn;
+            if poll.is_look_due(Instant::from_nanos(now * 1000)) {
+                poll.unlooked = None;
+                looks += 1;
+                longest = longest.max(now - last);
+                last = now;
+            }
+        }
+        assert!((10..=20).contains(&looks), "{looks} in 20 ms, a turn of {us_a_turn} us");
+        assert!(longest <= 1000 + 2 * us_a_turn, "{longest} us");
+    }
+}
+
+#[test]
+fn a_sleep_is_a_look() {
+    let mut poll = Polling::new(PollMode::Adaptive);
+    assert!(!poll.is_look_due(Instant::from_millis(1)));
+    // It slept for long.
+    poll.unlooked = None;
+    assert!(!poll.is_look_due(Instant::from_millis(900)));
+    assert!(!poll.is_look_due(Instant::from_nanos(900_900_000)));
+    assert!(poll.is_look_due(Instant::from_millis(901)));
+}

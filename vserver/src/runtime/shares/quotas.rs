@@ -114,7 +114,7 @@ fn slow(w: &mut World) {
     w.send([datagram(A, 0), datagram(B, 0)]);
     w.turn();
     w.core.start_service(w.now, B, Box::new(Slow)).unwrap();
-    while w.share(B).stats.us == 0 {
+    while w.stats(B).us == 0 {
         w.send([datagram(A, 0)]);
         w.turn();
     }
@@ -334,7 +334,7 @@ fn counter(w: &World, vserver: u32, name: &str) -> u64 {
     let node = &w.core.nodes[vserver as usize];
     let mut found = None;
     node.stack.mib().for_each(|n, v| found = if n == name { Some(v) } else { found });
-    node.share.stats.for_each(|n, v| found = if n == name { Some(v) } else { found });
+    w.stats(vserver).for_each(|n, v| found = if n == name { Some(v) } else { found });
     found.unwrap_or_else(|| panic!("no counter {name}"))
 }
 
