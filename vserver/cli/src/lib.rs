@@ -84,6 +84,8 @@ pub enum Command {
     Hba(commands::hba::Args),
     /// Send echo requests from a vserver
     Ping(commands::ping::Args),
+    /// Capture what a vserver sends and receives, above and below its multipath shim
+    Capture(commands::capture::Args),
     /// Show the addresses asked of DHCP servers; renew or release them
     Dhcp(commands::dhcp::Args),
     /// Print the configuration of DHCP servers, the work sheet, the next free number
@@ -183,6 +185,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Audit(args) => commands::audit::run(control, &args),
         Command::Sockets(args) => commands::sockets::run(control, &args),
         Command::Ping(args) => commands::ping::run(control, &args),
+        Command::Capture(args) => commands::capture::run(control, &args),
         Command::Qos(args) => commands::qos::run(control, &args),
         Command::Access(args) => commands::access::run(control, &args),
         Command::Runtime(args) => commands::runtime::run(control, &args),

@@ -1,15 +1,15 @@
 //! `weft access`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use weft_vserver::access::{AccessDecision, AccessQuery, AccessReport};
 use weft_vserver::control::{Answer, Command, Connection};
 use weft_vserver::stats::json;
 
-use super::{daemon, stat};
+use super::daemon;
+use super::watch::Watch;
 use crate::Error;
 
 /// Options of `weft access`.
@@ -28,10 +28,9 @@ pub struct Args {
     /// Print JSON: one document with schema_version; with --watch one per line
     #[arg(short, long)]
     pub json: bool,
-    /// Repeat every SECS seconds
-    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-          value_parser = stat::seconds)]
-    pub watch: Option<Duration>,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
     /// Instead
     #[command(subcommand)]
     pub action: Option<Action>,
@@ -67,23 +66,14 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
         return ask(&mut daemon::connect(control)?, test);
     }
     let mut connection = daemon::connect(control)?;
-    let terminal = std::io::stdout().is_terminal();
-    loop {
+    args.watch.repeat(args.json, || {
         let report = report(&mut connection, args.vserver.clone())?;
-        let mut out = std::io::stdout().lock();
-        if args.watch.is_some() && terminal && !args.json {
-            write!(out, "\x1b[H\x1b[J")?;
-        }
-        if args.json {
-            writeln!(out, "{}", json::document("access", &report.vservers))?;
+        Ok(if args.json {
+            json::document("access", &report.vservers) + "\n"
         } else {
-            out.write_all(report.render().as_bytes())?;
-        }
-        out.flush()?;
-        drop(out);
-        let Some(pause) = args.watch else { return Ok(()) };
-        std::thread::sleep(pause);
-    }
+            report.render()
+        })
+    })
 }
 
 fn report(connection: &mut Connection, vserver: Option<String>) -> Result<AccessReport, Error> {

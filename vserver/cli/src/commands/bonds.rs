@@ -1,14 +1,13 @@
 //! `weft bonds`: aggregates, in the form of `dladm show-aggr`.
 
-use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use weft_interface::bond::{BondReport, PortReport, StateReport};
 use weft_vserver::control::{Answer, Command};
 use weft_vserver::stats::json;
 
-use super::{daemon, stat};
+use super::daemon;
+use super::watch::Watch;
 use crate::Error;
 
 /// Options of `weft bonds`.
@@ -30,10 +29,9 @@ pub struct Args {
     /// Print JSON: one document with schema_version and everything that is known
     #[arg(short, long, conflicts_with_all = ["lacp", "extended"])]
     pub json: bool,
-    /// Repeat every SECS seconds
-    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-          value_parser = stat::seconds)]
-    pub watch: Option<Duration>,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 pub(super) type Row = Vec<String>;
@@ -41,8 +39,7 @@ pub(super) type Row = Vec<String>;
 /// Shows the bonds of the daemon behind `control`.
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let mut connection = daemon::connect(control)?;
-    let terminal = std::io::stdout().is_terminal();
-    loop {
+    args.watch.repeat(args.json, || {
         let Answer::Bonds(mut bonds) = connection.ask(Command::Bonds).map_err(daemon::error)?
         else {
             return Err(Error::Failed(String::from("the daemon gave an answer to something else")));
@@ -53,20 +50,8 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
                 return Err(Error::NoSuchObject(format!("no bond '{name}'")));
             }
         }
-        let mut out = std::io::stdout().lock();
-        if args.watch.is_some() && terminal && !args.json {
-            write!(out, "\x1b[H\x1b[J")?;
-        }
-        if args.json {
-            writeln!(out, "{}", json::document("bonds", &bonds))?;
-        } else {
-            out.write_all(render(&bonds, args).as_bytes())?;
-        }
-        out.flush()?;
-        drop(out);
-        let Some(pause) = args.watch else { return Ok(()) };
-        std::thread::sleep(pause);
-    }
+        Ok(if args.json { json::document("bonds", &bonds) + "\n" } else { render(&bonds, args) })
+    })
 }
 
 fn render(bonds: &[(String, BondReport)], args: &Args) -> String {

@@ -1,14 +1,14 @@
 //! `weft dhcp`.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use weft_vserver::control::{Answer, Command, Connection};
 use weft_vserver::dhcp::{DhcpLine, DhcpReport, DhcpWish, State};
 
-use super::{daemon, stat};
+use super::daemon;
+use super::watch::Watch;
 use crate::Error;
 
 /// Options of `weft dhcp`.
@@ -23,10 +23,9 @@ pub struct Args {
     /// Print JSON: one document with schema_version; with --watch one per line
     #[arg(short, long)]
     pub json: bool,
-    /// Repeat every SECS seconds
-    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-          value_parser = stat::seconds)]
-    pub watch: Option<Duration>,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
     /// What to do instead of showing
     #[command(subcommand)]
     pub wish: Option<Wish>,
@@ -61,22 +60,12 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
         Some(Wish::Release(place)) => return wish(&mut connection, place, DhcpWish::Release),
         None => {}
     }
-    let terminal = std::io::stdout().is_terminal();
-    loop {
+    args.watch.repeat(args.json, || {
         let Answer::Dhcp(report) = connection.ask(Command::Dhcp).map_err(daemon::error)? else {
             return Err(other());
         };
-        let text = if args.json { json(&report)? } else { render(&report) };
-        let mut out = std::io::stdout().lock();
-        if args.watch.is_some() && terminal && !args.json {
-            write!(out, "\x1b[H\x1b[J")?;
-        }
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
-        drop(out);
-        let Some(pause) = args.watch else { return Ok(()) };
-        std::thread::sleep(pause);
-    }
+        if args.json { json(&report) } else { Ok(render(&report)) }
+    })
 }
 
 fn other() -> Error {

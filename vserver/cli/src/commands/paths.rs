@@ -13,7 +13,8 @@ use weft_vserver::control::{Answer, Command, Connection};
 use weft_vserver::stats::json;
 
 use super::bonds::Row;
-use super::{daemon, stat};
+use super::daemon;
+use super::watch::Watch;
 use crate::Error;
 
 /// Columns beyond this are shown only if they are asked for.
@@ -48,7 +49,7 @@ pub struct Args {
     #[arg(short, long)]
     pub interfaces: bool,
     /// Probes as they end
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "watch")]
     pub probes: bool,
     /// Test addresses and their targets
     #[arg(short, long)]
@@ -68,10 +69,9 @@ pub struct Args {
     /// Print JSON: one document with schema_version; with --watch or -p one per line
     #[arg(short, long, conflicts_with_all = ["output", "parsable"])]
     pub json: bool,
-    /// Repeat every SECS seconds
-    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-          value_parser = stat::seconds, conflicts_with = "probes")]
-    pub watch: Option<Duration>,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// A column: its name, its width with the blank after it.
@@ -203,23 +203,14 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     if args.probes {
         return follow(&mut connection, args, &layout);
     }
-    let terminal = std::io::stdout().is_terminal();
-    loop {
+    args.watch.repeat(args.json, || {
         let report = report(&mut connection)?;
-        let mut out = std::io::stdout().lock();
-        if args.watch.is_some() && terminal && !args.json {
-            write!(out, "\x1b[H\x1b[J")?;
-        }
-        if args.json {
-            writeln!(out, "{}", json::document("paths", &for_json(report, args)))?;
+        Ok(if args.json {
+            json::document("paths", &for_json(report, args)) + "\n"
         } else {
-            out.write_all(render(&report, args, &layout).as_bytes())?;
-        }
-        out.flush()?;
-        drop(out);
-        let Some(pause) = args.watch else { return Ok(()) };
-        std::thread::sleep(pause);
-    }
+            render(&report, args, &layout)
+        })
+    })
 }
 
 fn report(connection: &mut Connection) -> Result<PathsReport, Error> {

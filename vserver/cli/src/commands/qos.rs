@@ -1,14 +1,14 @@
 //! `weft qos`.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
 
 use weft_vserver::control::{Answer, Command};
 use weft_vserver::qos::QosSnapshot;
 
-use super::{daemon, stat};
+use super::daemon;
+use super::watch::Watch;
 use crate::{Error, output};
 
 /// Options of `weft qos`.
@@ -24,10 +24,9 @@ pub struct Args {
     /// Print JSON: one document with schema_version; with --watch one per line
     #[arg(short, long)]
     pub json: bool,
-    /// Repeat every SECS seconds
-    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-          value_parser = stat::seconds)]
-    pub watch: Option<Duration>,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
     /// Only this vserver and its classes and clients
     pub vserver: Option<String>,
 }
@@ -36,23 +35,13 @@ pub struct Args {
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let mut connection = daemon::connect(control)?;
     let terminal = std::io::stdout().is_terminal();
-    loop {
+    args.watch.repeat(args.json, || {
         let command = Command::Qos { vserver: args.vserver.clone() };
         let Answer::Qos(snapshot) = connection.ask(command).map_err(daemon::error)? else {
             return Err(Error::Failed(String::from("the daemon gave an answer to something else")));
         };
-        let text = render(&snapshot, args.json, output::colour(terminal));
-        let mut out = std::io::stdout().lock();
-        if args.watch.is_some() && terminal && !args.json {
-            // Home, then clear to the end of the screen: no flicker.
-            write!(out, "\x1b[H\x1b[J")?;
-        }
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
-        drop(out);
-        let Some(pause) = args.watch else { return Ok(()) };
-        std::thread::sleep(pause);
-    }
+        Ok(render(&snapshot, args.json, output::colour(terminal)))
+    })
 }
 
 fn render(snapshot: &QosSnapshot, json: bool, bold: bool) -> String {

@@ -1,5 +1,6 @@
 //! `weft run CONFIG`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use weft_interface::keeper::OfflineError;
+use weft_vserver::capture::{CaptureStep, CaptureWish, Captures};
 use weft_vserver::change::{Applied, Changes, Follower, Options};
 use weft_vserver::config::{self, HostConfig, PollMode, export};
 use weft_vserver::control::{Answer, Caller, Command, Daemon, Gate, RefusalKind, Scope, Socket};
@@ -76,6 +78,7 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
                 Arc::clone(&services),
                 (Arc::clone(&registrar), Arc::clone(&responders)),
                 changes,
+                captures(&host, &gate),
             ),
         )
         .map_err(|e| Error::Failed(e.to_string()))?;
@@ -166,11 +169,13 @@ fn answers(
     services: Arc<Services>,
     (registrar, responders): (Arc<Registrar>, Arc<Responders>),
     changes: Changes,
+    captures: Arc<Captures>,
 ) -> impl Fn(&Command, &Caller) -> Answer + Send {
     let pings = Pings::new(Arc::clone(&host));
     let questions = Questions::new(Arc::clone(&host));
     move |command, caller| {
         pings.sweep();
+        captures.sweep();
         match command {
             Command::Ping => Answer::Pong(Daemon {
                 weft: String::from(env!("CARGO_PKG_VERSION")),
@@ -188,6 +193,8 @@ fn answers(
             }
             Command::SetPoll { mode, worker } => set_poll(&host, *mode, *worker, caller),
             Command::Echo(step) => echo(&pings, step, caller),
+            Command::CaptureStart(wish) => capture_start(&captures, wish, caller),
+            Command::CaptureNext(step) => capture_next(&captures, *step, caller),
             Command::Resolve { vserver, name } => questions.ask(vserver, name).map_or_else(
                 || Answer::refuse(RefusalKind::NoSuchVserver, format!("no vserver '{vserver}'")),
                 Answer::Resolved,
@@ -217,6 +224,7 @@ fn answers(
             | Command::Lldp
             | Command::SetOffline { .. } => of_interfaces(&host, command, caller),
             Command::Shim { vserver } => shims(&host, vserver.as_deref()),
+            Command::ShimEvents { vserver, after } => shim_events(&host, vserver.as_deref(), after),
             Command::ShimWish(wish) => shim_wish(&host, wish, caller),
             Command::Audit(query) => caller.records(query),
             Command::Dhcp => Answer::Dhcp(host.dhcp()),
@@ -231,6 +239,33 @@ fn echo(pings: &Pings, step: &PingStep, caller: &Caller) -> Answer {
     let vservers = pings.vserver_of(step).into_iter().collect();
     match caller.may(&Scope::Vservers(vservers)) {
         Ok(()) => pings.step(step).map_or_else(Answer::from, Answer::Echo),
+        Err(refusal) => refusal,
+    }
+}
+
+/// Captures on demand; the log has the end of each, too.
+fn captures(host: &Arc<Host>, gate: &Arc<Gate>) -> Arc<Captures> {
+    let gate = Arc::clone(gate);
+    Captures::new(Arc::clone(host), move |end| log_own(&gate, "capture-end", end))
+}
+
+fn capture_start(captures: &Arc<Captures>, wish: &CaptureWish, caller: &Caller) -> Answer {
+    match captures.start(wish) {
+        Ok((begun, hold)) => {
+            caller.note((), &begun);
+            caller.keep(hold);
+            Answer::Capturing(begun)
+        }
+        Err(e) => e.into(),
+    }
+}
+
+fn capture_next(captures: &Captures, step: CaptureStep, caller: &Caller) -> Answer {
+    let vservers = captures.vserver_of(step.capture).into_iter().collect();
+    match caller.may(&Scope::Vservers(vservers)) {
+        Ok(()) => {
+            captures.next(step.capture, step.stop).map_or_else(Answer::from, Answer::Captured)
+        }
         Err(refusal) => refusal,
     }
 }
@@ -270,6 +305,12 @@ fn neighbours(host: &Host, vserver: Option<&str>) -> Answer {
 fn shims(host: &Host, vserver: Option<&str>) -> Answer {
     let unknown = || QueryError::NoSuchVserver(vserver.unwrap_or_default().to_owned()).into();
     host.shims(vserver).map_or_else(unknown, Answer::Shim)
+}
+
+fn shim_events(host: &Host, vserver: Option<&str>, after: &BTreeMap<String, u64>) -> Answer {
+    let unknown = || QueryError::NoSuchVserver(vserver.unwrap_or_default().to_owned()).into();
+    host.shim_events(vserver, after)
+        .map_or_else(unknown, |(now_us, vservers)| Answer::ShimEvents { now_us, vservers })
 }
 
 fn shim_wish(host: &Host, wish: &ShimWish, caller: &Caller) -> Answer {

@@ -2,13 +2,13 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use weft_vserver::config::PollMode;
 use weft_vserver::control::{Answer, Command, Connection};
 use weft_vserver::stats::{RuntimeSnapshot, WorkerRuntime};
 
-use super::{daemon, stat};
+use super::daemon;
+use super::watch::Watch;
 use crate::{Error, output};
 
 /// Options of `weft runtime`.
@@ -21,10 +21,9 @@ pub struct Args {
     /// Print JSON: one document with schema_version; with --watch one per line, from the start on
     #[arg(short, long)]
     pub json: bool,
-    /// Repeat every SECS seconds
-    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-          value_parser = stat::seconds)]
-    pub watch: Option<Duration>,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
     /// Begin all counts anew after this output
     #[arg(short, long)]
     pub clear: bool,
@@ -62,22 +61,13 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     }
     let terminal = std::io::stdout().is_terminal();
     let mut before: Option<RuntimeSnapshot> = None;
-    loop {
+    args.watch.repeat(args.json, || {
         let clear = args.clear && before.is_none();
         let snapshot = daemon::runtime(&mut connection, clear)?;
         let text = render(&snapshot, before.as_ref(), args.json, output::colour(terminal));
-        let mut out = std::io::stdout().lock();
-        if args.watch.is_some() && terminal && !args.json {
-            // Home, then clear to the end of the screen: no flicker.
-            write!(out, "\x1b[H\x1b[J")?;
-        }
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
-        drop(out);
-        let Some(pause) = args.watch else { return Ok(()) };
         before = Some(snapshot);
-        std::thread::sleep(pause);
-    }
+        Ok(text)
+    })
 }
 
 fn render(

@@ -1,14 +1,16 @@
 //! `weft shim`.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
-use weft_vserver::control::{Answer, Command};
+use weft_vserver::control::{Answer, Command, Connection};
 use weft_vserver::stats::json;
 use weft_vserver::{PROBE_WAIT, ShimContext, ShimLocatorLine, ShimReport, ShimWish};
 
-use super::daemon;
+use super::watch::Watch;
+use super::{daemon, shim_events};
 use crate::{Error, output};
 
 /// Options of `weft shim`.
@@ -30,6 +32,8 @@ pub enum What {
     Paths(Show),
     /// What is configured, and counters that are not zero
     Policy(Show),
+    /// What happened to contexts: set up, lost, ended, moved to another pair and why
+    Events(shim_events::Args),
     /// Probe every pair to a peer now and show them; sets up a context if there is none
     Probe {
         /// The vserver
@@ -62,12 +66,15 @@ pub struct Show {
     /// Only this vserver
     #[arg(value_name = "VSERVER")]
     pub vserver: Option<String>,
-    /// Print JSON: one document with schema_version
+    /// Print JSON: one document with schema_version; with --watch one per line
     #[arg(short, long)]
     pub json: bool,
     /// Columns to show, separated by commas
     #[arg(short, long, value_delimiter = ',', value_name = "COLUMNS")]
     pub output: Vec<String>,
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// Asks the daemon behind `control`.
@@ -77,10 +84,11 @@ pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
         What::Locators(show) => display(control, show, locators),
         What::Paths(show) => display(control, show, paths),
         What::Policy(show) => display(control, show, policy),
+        What::Events(args) => shim_events::run(control, args),
         What::Probe { vserver, peer, from } => {
             wish(control, vserver, *peer, *from, None)?;
             std::thread::sleep(PROBE_WAIT);
-            let mut report = ask(control, Some(vserver))?;
+            let mut report = ask(&mut daemon::connect(control)?, Some(vserver))?;
             report.contexts.retain(|c| c.peer == *peer && from.is_none_or(|f| f == c.local));
             let text = paths(&report).render(&[], bold())?;
             Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
@@ -96,9 +104,9 @@ fn other() -> Error {
     Error::Failed(String::from("the daemon gave an answer to something else"))
 }
 
-fn ask(control: Option<&Path>, vserver: Option<&str>) -> Result<ShimReport, Error> {
+fn ask(connection: &mut Connection, vserver: Option<&str>) -> Result<ShimReport, Error> {
     let command = Command::Shim { vserver: vserver.map(str::to_ascii_lowercase) };
-    match daemon::connect(control)?.ask(command).map_err(daemon::error)? {
+    match connection.ask(command).map_err(daemon::error)? {
         Answer::Shim(report) => Ok(report),
         _ => Err(other()),
     }
@@ -127,17 +135,18 @@ fn display(
     show: &Show,
     rows: fn(&ShimReport) -> Rows,
 ) -> Result<(), Error> {
-    let report = ask(control, show.vserver.as_deref())?;
-    let mut out = std::io::stdout().lock();
-    if show.json {
-        writeln!(out, "{}", json::document("shim", &report))?;
-        return Ok(());
-    }
-    out.write_all(rows(&report).render(&show.output, bold())?.as_bytes())?;
-    if report.left_out > 0 {
-        writeln!(out, "{} more contexts; name a vserver", report.left_out)?;
-    }
-    Ok(())
+    let mut connection = daemon::connect(control)?;
+    show.watch.repeat(show.json, || {
+        let report = ask(&mut connection, show.vserver.as_deref())?;
+        if show.json {
+            return Ok(json::document("shim", &report) + "\n");
+        }
+        let mut text = rows(&report).render(&show.output, bold())?;
+        if report.left_out > 0 {
+            let _ = writeln!(text, "{} more contexts; name a vserver", report.left_out);
+        }
+        Ok(text)
+    })
 }
 
 /// A table of text with columns to choose from.
@@ -195,7 +204,10 @@ fn contexts(report: &ShimReport) -> Rows {
             c.peer_locator.to_string(),
             by.to_owned(),
         ];
-        words.into_iter().chain(numbers).collect()
+        let ago = c.switched_us.map(|us| format!("{}.{:03}", us / 1_000_000, us / 1000 % 1000));
+        let why = if c.switched_why.is_empty() { "-" } else { &c.switched_why };
+        let last = [ago.unwrap_or_else(|| String::from("-")), why.to_owned()];
+        words.into_iter().chain(numbers).chain(last).collect()
     };
     Rows {
         columns: &[
@@ -212,6 +224,8 @@ fn contexts(report: &ShimReport) -> Rows {
             "SWITCHES",
             "AGE-S",
             "IDLE-MS",
+            "SWITCHED-S",
+            "WHY",
         ],
         rows: report.contexts.iter().map(row).collect(),
     }
@@ -240,6 +254,7 @@ fn paths(report: &ShimReport) -> Rows {
     for c in &report.contexts {
         for p in &c.paths {
             let unknown = || String::from("-");
+            let suppressed = if p.suppressed { " suppressed" } else { "" };
             rows.push(vec![
                 c.vserver.clone(),
                 c.local.to_string(),
@@ -247,7 +262,7 @@ fn paths(report: &ShimReport) -> Rows {
                 p.local.to_string(),
                 p.remote.to_string(),
                 if p.current { String::from("*") } else { String::new() },
-                p.state.clone(),
+                format!("{}{suppressed}", p.state),
                 p.rtt_us.map_or_else(unknown, |us| format!("{}.{:03}", us / 1000, us % 1000)),
                 p.loss_permille.map_or_else(unknown, |n| format!("{}.{}", n / 10, n % 10)),
                 p.cost.to_string(),
@@ -310,6 +325,7 @@ mod tests {
             remote: ip("2001:db8:2::1"),
             current,
             state: String::from(if current { "works" } else { "unknown" }),
+            suppressed: !current,
             rtt_us,
             loss_permille: rtt_us.map(|_| 31),
             cost: 10,
@@ -329,6 +345,8 @@ mod tests {
             packets_out: 70,
             packets_in: 60,
             switches: 1,
+            switched_us: Some(61_234_567),
+            switched_why: String::from("link-down"),
             peer_locators: vec![locator("2001:db8:2::1", false)],
             paths: vec![
                 path("2001:db8:3::1", true, Some(1234)),
@@ -354,9 +372,9 @@ mod tests {
     fn each_view_shows_what_it_is_asked_for() {
         let report = report();
         assert_eq!(
-            chosen(&contexts(&report), "peer,STATE,locator,packets"),
-            "PEER           STATE        LOCATOR        PACKETS\n\
-             2001:db8:2::1  established  2001:db8:3::1  rewritten\n"
+            chosen(&contexts(&report), "peer,STATE,locator,packets,switched-s,why"),
+            "PEER           STATE        LOCATOR        PACKETS    SWITCHED-S  WHY\n\
+             2001:db8:2::1  established  2001:db8:3::1  rewritten  61.234      link-down\n"
         );
         assert_eq!(
             chosen(&locators(&report), "of,locator,state"),
@@ -367,9 +385,9 @@ mod tests {
         );
         assert_eq!(
             chosen(&paths(&report), "locator,used,state,rtt-ms,loss-%"),
-            "LOCATOR        USED  STATE    RTT-MS  LOSS-%\n\
-             2001:db8:3::1  *     works    1.234   3.1\n\
-             2001:db8:1::1        unknown  -       -\n"
+            "LOCATOR        USED  STATE               RTT-MS  LOSS-%\n\
+             2001:db8:3::1  *     works               1.234   3.1\n\
+             2001:db8:1::1        unknown suppressed  -       -\n"
         );
         let text = chosen(&policy(&report), "what,value");
         assert!(text.contains("switches    1\n") && !text.contains("replayed"), "{text}");

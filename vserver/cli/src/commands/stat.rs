@@ -1,13 +1,13 @@
 //! `weft stat`.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
 
 use weft_vserver::stats::{HostSnapshot, VserverSnapshot, copied_per_byte, json, table};
 
 use super::daemon;
+use super::watch::Watch;
 use crate::{Error, output};
 
 /// Options of `weft stat`.
@@ -26,39 +26,19 @@ pub struct Args {
     /// Show zeros too
     #[arg(short, long)]
     pub all: bool,
-    /// Repeat every SECS seconds
-    #[arg(short, long, value_name = "SECS", num_args = 0..=1, default_missing_value = "1",
-          value_parser = seconds)]
-    pub watch: Option<Duration>,
-}
-
-/// From a tenth of a second to a day.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let s: f64 = text.parse().map_err(|_| String::from("not a number of seconds"))?;
-    if !(0.1..=86_400.0).contains(&s) {
-        return Err(String::from("must be from 0.1 to 86400 seconds"));
-    }
-    Ok(Duration::from_secs_f64(s))
+    /// Again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// Shows counters of the daemon behind `control`.
 pub fn run(control: Option<&Path>, args: &Args) -> Result<(), Error> {
     let mut connection = daemon::connect(control)?;
     let terminal = std::io::stdout().is_terminal();
-    loop {
+    args.watch.repeat(args.json, || {
         let snapshot = daemon::snapshot(&mut connection)?;
-        let text = render(&snapshot, args, output::colour(terminal))?;
-        let mut out = std::io::stdout().lock();
-        if args.watch.is_some() && terminal && !args.json {
-            // Home, then clear to the end of the screen: no flicker.
-            write!(out, "\x1b[H\x1b[J")?;
-        }
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
-        drop(out);
-        let Some(pause) = args.watch else { return Ok(()) };
-        std::thread::sleep(pause);
-    }
+        render(&snapshot, args, output::colour(terminal))
+    })
 }
 
 fn render(s: &HostSnapshot, args: &Args, bold: bool) -> Result<String, Error> {
@@ -108,7 +88,7 @@ mod tests {
 
     fn args(vservers: &[&str], json: bool) -> Args {
         let vservers = vservers.iter().map(|v| String::from(*v)).collect();
-        Args { vservers, json, all: false, watch: None }
+        Args { vservers, json, all: false, watch: Watch::default() }
     }
 
     fn host() -> HostSnapshot {
@@ -137,11 +117,5 @@ mod tests {
         assert!(render(&host(), &args(&["b"], false), false).unwrap().starts_with("vserver b\n"));
         let json = render(&host(), &args(&["b"], true), false).unwrap();
         assert!(json.contains("\"b\"") && !json.contains("\"a\"") && json.ends_with('\n'));
-    }
-
-    #[test]
-    fn the_pause_is_bounded() {
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        assert!(seconds("0").is_err() && seconds("x").is_err() && seconds("nan").is_err());
     }
 }
