@@ -5,8 +5,7 @@
 //! interfaces vanish with the process, children are killed with it, files are in one temporary
 //! directory.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{ArgGroup, ValueEnum};
@@ -16,6 +15,7 @@ use weft_vserver::config::Driver;
 use crate::Error;
 
 pub mod client;
+mod ending;
 pub mod failover;
 pub mod goodput;
 mod mem;
@@ -25,11 +25,13 @@ pub mod relay;
 pub mod report;
 mod scale;
 mod scenario;
+mod series;
 pub mod shim;
 mod tally;
 pub mod topology;
 mod traffic;
 
+use ending::Ending;
 use report::Report;
 
 /// Options of `weft lab`.
@@ -86,13 +88,6 @@ pub struct Runs {
     /// Only the kinds whose name contains TEXT
     #[arg(long, value_name = "TEXT", requires = "measured")]
     pub kind: Option<String>,
-}
-
-impl Runs {
-    /// How often, and what the name contains.
-    fn what(&self) -> (usize, &str) {
-        (self.times.max(1), self.kind.as_deref().unwrap_or(""))
-    }
 }
 
 /// What carries the frames.
@@ -162,13 +157,7 @@ impl LabError {
 pub fn run(args: &Args) -> Result<(), Error> {
     let mut args = args.clone();
     let notes = prepare(&mut args);
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // the second signal ends the process at once
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .map_err(|e| Error::Failed(format!("signal handler: {e}")))?;
-    }
+    let ending = Ending::listen().map_err(|e| Error::Failed(format!("catch signals: {e}")))?;
     let mut report = Report::new(plan::driver_name(args.driver.driver()), args.json);
     for note in notes {
         report.condition("user", note);
@@ -176,8 +165,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if cfg!(debug_assertions) {
         report.condition("build", "debug; numbers are several times better with --release");
     }
-    let result = run_scenario(&args, &mut report, &stop);
-    if stop.load(Ordering::Relaxed) {
+    let result = run_scenario(&args, &mut report, &ending);
+    if ending.stop.load(Ordering::Relaxed) {
         return Err(Error::Failed(format!("lab: {}", LabError::Interrupted)));
     }
     result.map_err(|e| Error::Failed(format!("lab: {e}")))?;
@@ -188,11 +177,17 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
 }
 
-fn run_scenario(args: &Args, report: &mut Report, stop: &AtomicBool) -> Result<(), LabError> {
+/// Runs what was asked for; its files are gone afterwards, however it ends.
+fn run_scenario(args: &Args, report: &mut Report, ending: &Ending) -> Result<(), LabError> {
     let dir = tempfile::Builder::new()
         .prefix("weft-lab-")
         .tempdir()
         .map_err(LabError::io("create a temporary directory"))?;
+    *ending.files.lock() = Some(dir.path().to_owned());
+    run_in(dir.path(), args, report, &ending.stop)
+}
+
+fn run_in(dir: &Path, args: &Args, report: &mut Report, stop: &AtomicBool) -> Result<(), LabError> {
     if let Some(captures) = &args.keep_captures {
         std::fs::create_dir_all(captures)
             .map_err(LabError::io(format!("create {}", captures.display())))?;
@@ -200,19 +195,19 @@ fn run_scenario(args: &Args, report: &mut Report, stop: &AtomicBool) -> Result<(
     if args.trial.goodput {
         // Whatever `--driver` says: weft and the kernel send from the same TAP.
         report.driver = String::from("packet");
-        return goodput::run(args, dir.path(), report, stop);
+        return goodput::run(args, dir, report, stop);
     }
     if args.matrix.failover {
         report.driver = String::from("af-xdp");
-        return failover::run(args, dir.path(), report, stop);
+        return failover::run(args, dir, report, stop);
     }
     if args.paths.providers || args.paths.shim {
-        return shim::run(args, dir.path(), report, stop);
+        return shim::run(args, dir, report, stop);
     }
     match (args.vservers, args.driver) {
-        (Some(n), _) => scale::run(args, n, dir.path(), report, stop),
-        (None, Carrier::Mem) => mem::run(args, dir.path(), report, stop),
-        (None, _) => scenario::run(args, dir.path(), report, stop),
+        (Some(n), _) => scale::run(args, n, dir, report, stop),
+        (None, Carrier::Mem) => mem::run(args, dir, report, stop),
+        (None, _) => scenario::run(args, dir, report, stop),
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Report {
     pub vservers: Vec<VserverRow>,
     /// Numbers of the scale scenario: name, value with unit, how it was measured.
     pub numbers: Vec<Number>,
+    /// Of measurements of many kinds of something.
+    pub tables: Vec<Table>,
     #[serde(skip)]
     quiet: bool,
 }
@@ -71,6 +73,35 @@ pub struct Number {
     pub name: String,
     pub value: String,
     pub method: String,
+}
+
+/// A table for a document.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Table {
+    pub title: String,
+    pub head: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// One without rows.
+    pub fn new(title: &str, head: &[&str]) -> Table {
+        let head = head.iter().map(|&cell| cell.to_owned()).collect();
+        Table { title: title.to_owned(), head, rows: Vec::new() }
+    }
+
+    /// As Markdown has it.
+    fn text(&self) -> String {
+        let mut text = format!("{}\n\n", self.title);
+        let mut line = |cells: &[String]| {
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        };
+        line(&self.head);
+        line(&vec![String::from("---"); self.head.len()]);
+        self.rows.iter().for_each(|row| line(row));
+        text
+    }
 }
 
 impl Report {
@@ -155,6 +186,7 @@ impl Report {
                 &std::iter::once(head).chain(self.numbers.iter().map(row)).collect::<Vec<_>>(),
             ));
         }
+        self.tables.iter().filter(|table| !table.rows.is_empty()).for_each(|t| part(t.text()));
         let failed: Vec<&Check> = self.checks.iter().filter(|c| !c.ok).collect();
         if !failed.is_empty() {
             let row = |c: &&Check| vec![c.name.clone(), c.seen.clone()];
@@ -262,6 +294,18 @@ mod tests {
         let rows = [["NAME", "N"], ["a", "100"], ["longer", "7"]];
         let rows: Vec<Vec<String>> = rows.iter().map(|r| r.map(str::to_owned).to_vec()).collect();
         assert_eq!(align(&rows), "NAME      N\na       100\nlonger    7\n");
+    }
+
+    #[test]
+    fn tables_are_markdown_and_those_without_rows_are_left_out() {
+        let mut report = Report::new("mem", true);
+        report.tables.push(Table::new("nothing", &["a"]));
+        let mut table = Table::new("Gaps", &["Fault", "ms"]);
+        table.rows.push(vec![String::from("dark"), String::from("72.0")]);
+        report.tables.push(table);
+        let text = report.text();
+        let wanted = "\nGaps\n\n| Fault | ms |\n| --- | --- |\n| dark | 72.0 |\n";
+        assert!(text.starts_with(wanted), "{text}");
     }
 
     #[test]

@@ -152,6 +152,21 @@ pub(super) fn interrupted(stop: &AtomicBool) -> Result<(), LabError> {
     if stop.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(()) }
 }
 
+/// Waits so long, or until a signal.
+pub(super) fn pause(time: Duration, stop: &AtomicBool) -> Result<(), LabError> {
+    /// How late a signal may be heeded.
+    const LOOK: Duration = Duration::from_millis(100);
+    let begin = Instant::now();
+    loop {
+        interrupted(stop)?;
+        let left = time.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(LOOK));
+    }
+}
+
 /// Both addresses of host number `n`.
 fn both(n: u16) -> [IpAddr; 2] {
     [IpAddr::V4(v4(n)), IpAddr::V6(v6(n))]

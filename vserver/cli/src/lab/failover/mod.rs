@@ -19,7 +19,8 @@ use weft_vserver::config::{Driver, HostConfig};
 use weft_vserver::net::TcpListener;
 
 use super::report::Report;
-use super::scenario::{interrupted, wait_for_addresses};
+use super::scenario::{interrupted, pause, wait_for_addresses};
+use super::series::{Series, go_on};
 use super::topology::{CLIENT, Machine, PREFIX4, PREFIX6, WAN, nic, v4};
 use super::traffic::{self, Pings, Sum, join, spread};
 use super::{Args, LabError, plan};
@@ -112,16 +113,14 @@ pub(super) fn run(
     report: &mut Report,
     stop: &AtomicBool,
 ) -> Result<(), LabError> {
-    let (times, only) = args.runs.what();
-    report.condition("runs", format!("{times} of each kind"));
-    report.condition(
-        "traffic",
-        "a ping and 8000 bytes of a stream from weft each millisecond, to one kernel client",
-    );
+    let traffic =
+        "a ping and 8000 bytes of a stream from weft each millisecond, to one kernel client";
+    let series = Series::begin(&args.runs, traffic, report);
+    let times = series.times;
     for kind in &KINDS {
         for family in ["IPv4", "IPv6"] {
             let name = format!("{}, {family}", kind.name);
-            if name.contains(only) {
+            if series.has(&name) {
                 let mut gaps = Gaps::default();
                 let v6 = family == "IPv6";
                 let ended = group(kind, v6, times, dir, report, stop, &mut gaps);
@@ -133,7 +132,7 @@ pub(super) fn run(
         }
     }
     for (name, fault) in [("MPTCP, link down", Fault::Link), ("MPTCP, silent", Fault::Silent)] {
-        if name.contains(only) {
+        if series.has(name) {
             let gaps = multipath::run(fault, times, stop)?;
             report.check(format!("{name}: every byte came"), gaps.differ == 0, gaps.sums());
             let bulk = spread(&gaps.bulk);
@@ -142,19 +141,6 @@ pub(super) fn run(
     }
     report.condition("documented by illumos", "10 s to detect a silent failure, by default");
     Ok(())
-}
-
-/// A series that ended early is a failed check; what was measured before it, and the other series, are
-/// told all the same.
-fn go_on(name: &str, ended: Result<(), LabError>, report: &mut Report) -> Result<(), LabError> {
-    match ended {
-        Err(LabError::Interrupted) => Err(LabError::Interrupted),
-        Err(e) => {
-            report.check(format!("{name}: every run came to its end"), false, e.to_string());
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
 }
 
 fn tell(name: &str, target_ms: f64, gaps: &Gaps, report: &mut Report) {
@@ -218,7 +204,7 @@ fn group(
     let bench = Bench::start(kind.watch, v6, dir, report, stop)?;
     for _ in 0..times {
         interrupted(stop)?;
-        bench.once(kind, gaps)?;
+        bench.once(kind, gaps, stop)?;
         gaps.detect_ms = gaps.detect_ms.max(bench.detection_ms());
     }
     bench.host.stop();
@@ -364,7 +350,7 @@ impl Bench {
     }
 
     /// One failure and its repair, with traffic.
-    fn once(&self, kind: &Kind, gaps: &mut Gaps) -> Result<(), LabError> {
+    fn once(&self, kind: &Kind, gaps: &mut Gaps, stop: &AtomicBool) -> Result<(), LabError> {
         let ended = AtomicBool::new(false);
         let alpha = self.host.vserver("alpha").expect("the lab's own vserver");
         let listener = TcpListener::bind(&alpha, SocketAddr::new(self.to, PORT))
@@ -377,39 +363,38 @@ impl Bench {
                 let stream = std::net::TcpStream::connect_timeout(&to, PATIENCE)?;
                 stream.set_read_timeout(Some(traffic::PATIENCE)).map(|()| stream)
             };
-            let stream = client.enter(connect)?.map_err(LabError::io("connect"));
-            let served = listener.accept().map_err(LabError::io("accept"));
-            let (stream, (served, _)) = match (stream, served) {
-                (Ok(stream), Ok(served)) => (stream, served),
-                (Err(e), _) | (_, Err(e)) => {
-                    ended.store(true, Ordering::Release);
-                    return Err(e);
-                }
-            };
+            let connected = client.enter(connect).map_err(LabError::from);
+            let opened = connected.and_then(|stream| {
+                let stream = stream.map_err(LabError::io("connect"))?;
+                let (served, _) = listener.accept().map_err(LabError::io("accept"))?;
+                Ok((stream, served))
+            });
+            let (stream, served) = opened.inspect_err(|_| ended.store(true, Ordering::Release))?;
             let produced = scope.spawn(|| traffic::produce(served, &ended, traffic::PATIENCE));
             let consumed = scope.spawn(move || traffic::consume(&stream));
-            let told = self.break_and_mend(kind);
+            let told = self.break_and_mend(kind, stop);
             ended.store(true, Ordering::Release);
+            // The stream ends with its host, whatever is broken.
+            let told = told.inspect_err(|_| self.host.stop())?;
             let sent = join(produced)?.map_err(LabError::io("send the stream"))?;
             let (got, times) = join(consumed)?.map_err(LabError::io("receive the stream"))?;
             let pings = join(pings)??.map_err(LabError::io("ping"))?;
-            gaps.add(&told?, &pings, &times, &got);
+            gaps.add(&told, &pings, &times, &got);
             gaps.compare(&sent, &got);
             Ok(())
         })
     }
 
     /// Breaks the path and mends it; when each happened.
-    fn break_and_mend(&self, kind: &Kind) -> Result<Told, LabError> {
-        let never = AtomicBool::new(false);
+    fn break_and_mend(&self, kind: &Kind, stop: &AtomicBool) -> Result<Told, LabError> {
         let begin = Instant::now();
-        std::thread::sleep(CALM);
+        pause(CALM, stop)?;
         let cable = self.inbound();
         let (_, page) = self.host.events(None);
         let broken = Instant::now();
         self.network.fail(kind.fault, cable)?;
         let done = Instant::now();
-        self.wait("the group to fail over", &never, || self.inbound() != cable)?;
+        self.wait("the group to fail over", stop, || self.inbound() != cable)?;
         let (now_us, events) = self.host.events(Some(page.next));
         let now = Instant::now();
         let to = self.to;
@@ -417,11 +402,11 @@ impl Bench {
         let moved = events.items.iter().find(|e| mine(&e.what));
         let ago = moved.map_or(0, |e| now_us.saturating_sub(e.at_us));
         let moved = now.checked_sub(Duration::from_micros(ago)).unwrap_or(now);
-        std::thread::sleep(EFFECT);
+        pause(EFFECT, stop)?;
         let mended = Instant::now();
         self.network.mend(kind.fault, cable)?;
-        self.until(GroupHealth::Ok, &never)?;
-        std::thread::sleep(CALM);
+        self.until(GroupHealth::Ok, stop)?;
+        pause(CALM, stop)?;
         Ok(Told { begin, broken, done, moved, mended, end: Instant::now() })
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::super::scenario::interrupted;
+use super::super::scenario::{interrupted, pause};
 use super::super::topology::{Machine, nic};
 use super::super::{LabError, mptcp};
 use super::network::{Fault, Network};
@@ -46,27 +46,25 @@ pub(super) fn run(fault: Fault, times: usize, stop: &AtomicBool) -> Result<Gaps,
     let mut gaps = Gaps::default();
     for _ in 0..times {
         interrupted(stop)?;
-        once(&network, &client, &listener, fault, &mut gaps)?;
+        once((&network, &client, &listener), fault, &mut gaps, stop)?;
     }
     Ok(gaps)
 }
 
 fn once(
-    network: &Network,
-    client: &Machine,
-    listener: &TcpListener,
+    (network, client, listener): (&Network, &Machine, &TcpListener),
     fault: Fault,
     gaps: &mut Gaps,
+    stop: &AtomicBool,
 ) -> Result<(), LabError> {
     let from = (listener, server_at());
     let (fail, mend) = (|| network.fail(fault, 0), || network.mend(fault, 0));
-    let trial = mptcp::stream(client, from, (CALM, LONG), fail, mend)?;
-    gaps.compare(&trial.sent, &trial.got);
+    let trial = mptcp::stream(client, from, (CALM, LONG, stop), fail, mend)?;
+    gaps.compare(&trial.sent.unwrap_or_default(), &trial.got);
     gaps.bytes += trial.got.bytes;
     gaps.bulk.push(trial.gap.as_secs_f64() * 1e3);
     // Carrier, and the neighbours of the path.
-    std::thread::sleep(EFFECT);
-    Ok(())
+    pause(EFFECT, stop)
 }
 
 /// MPTCP takes its time.

@@ -16,7 +16,7 @@ use weft_vserver::net::{TcpConnect, TcpListener, TcpStream};
 use weft_vserver::{Host, ShimContext, ShimError, ShimWish, Vserver};
 
 use super::super::report::Report;
-use super::super::scenario::{interrupted, wait_for_addresses};
+use super::super::scenario::{interrupted, pause, wait_for_addresses};
 use super::super::topology::nic;
 use super::super::traffic::PATIENCE;
 use super::super::{LabError, plan};
@@ -59,6 +59,10 @@ pub(super) enum Event {
 pub(super) struct Told {
     pub(super) begin: Instant,
     pub(super) broken: Instant,
+    /// The call that broke it came back.
+    pub(super) made: Instant,
+    /// When each host went over to another pair, if it did.
+    pub(super) moved: [Option<Instant>; 2],
     pub(super) mended: Instant,
     pub(super) end: Instant,
     pub(super) by: Option<(IpAddr, IpAddr)>,
@@ -66,11 +70,12 @@ pub(super) struct Told {
 
 /// Both hosts and what is between them.
 pub(super) struct Bench {
-    network: Network,
-    hosts: [Arc<Host>; 2],
     /// Of the left host.
     changes: Changes,
+    hosts: [Arc<Host>; 2],
     ways: Ways,
+    /// After whoever is in it.
+    network: Network,
 }
 
 /// A connection: its end on the left, and that on the right.
@@ -258,6 +263,20 @@ impl Bench {
         })
     }
 
+    /// When a host last went over to another pair.
+    fn moved_at(&self, side: usize) -> Option<Instant> {
+        let ago = Duration::from_micros(self.context(side)?.switched_us?);
+        Instant::now().checked_sub(ago)
+    }
+
+    /// Whether a host would rather not use the second provider, for what it failed before.
+    pub(super) fn is_held_back(&self) -> bool {
+        SIDES.into_iter().any(|side| {
+            let paths = self.context(side).map(|c| c.paths).unwrap_or_default();
+            paths.iter().any(|p| p.suppressed && (p.local, p.remote) == self.pair(1, side))
+        })
+    }
+
     fn pair(&self, provider: usize, side: usize) -> (IpAddr, IpAddr) {
         (self.ways.locator(provider, side), self.ways.locator(provider, 1 - side))
     }
@@ -334,21 +353,30 @@ impl Bench {
         stop: &AtomicBool,
     ) -> Result<Told, LabError> {
         let begin = Instant::now();
-        std::thread::sleep(CALM);
+        pause(CALM, stop)?;
         let broken = Instant::now();
         self.fail(event)?;
-        std::thread::sleep(effect);
+        let made = Instant::now();
+        pause(effect, stop)?;
         if !self.has_moved() {
             // Starved of processors, hosts need longer to notice; whether they do is what is asked.
             wait("another pair in use", stop, || self.has_moved()).map_err(|e| self.explain(e))?;
-            std::thread::sleep(effect);
+            pause(effect, stop)?;
         }
+        let moved = SIDES.map(|side| self.moved_at(side).filter(|at| *at >= broken));
         let by = self.context(0).map(|c| (c.locator, c.peer_locator));
         let mended = Instant::now();
         self.mend(event)?;
         self.home(stop)?;
-        std::thread::sleep(CALM);
-        Ok(Told { begin, broken, mended, end: Instant::now(), by })
+        pause(CALM, stop)?;
+        Ok(Told { begin, broken, made, moved, mended, end: Instant::now(), by })
+    }
+
+    /// Ends the hosts, and with them whatever waits for their connections.
+    pub(super) fn stop(&self) {
+        for host in &self.hosts {
+            host.stop();
+        }
     }
 
     /// The event for as long as `meanwhile` takes.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use weft_vserver::net::TcpStream;
 
 use super::super::LabError;
+use super::super::scenario::pause;
 use super::super::traffic::{self, SPACING, Sum, join, sleep_until};
 use super::bench::{Bench, Told};
 
@@ -92,6 +93,10 @@ pub(super) fn flow<T>(
         let answered = scope.spawn(move || answer(&answering));
         let asked = scope.spawn(move || ask(&asking, ended));
         let told = story();
+        if told.is_err() {
+            // What was broken may still be: nobody waits for data that does not come.
+            bench.stop();
+        }
         ended.store(true, Ordering::Release);
         let mut flown = Flown::default();
         let mut failed = |what: &str, e: io::Error| flown.failures.push(format!("{what}: {e}"));
@@ -165,7 +170,7 @@ fn number_of(bytes: &[u8]) -> u64 {
 /// Some requests, silence, `then`, and how long one more takes: ms.
 pub(super) fn first_after_silence(
     bench: &Bench,
-    silence: Duration,
+    (silence, stop): (Duration, &AtomicBool),
     then: impl FnOnce(&mut dyn FnMut() -> io::Result<Duration>) -> Result<Duration, LabError>,
 ) -> Result<f64, LabError> {
     let (answering, asking) = bench.connection(REQUEST_PORT)?;
@@ -179,8 +184,13 @@ pub(super) fn first_after_silence(
             Ok(begin.elapsed())
         };
         let warm = (0..50).try_for_each(|_| request().map(|_| ()));
-        std::thread::sleep(silence);
-        let took = warm.map_err(LabError::io("ask")).and_then(|()| then(&mut request));
+        let took = warm
+            .map_err(LabError::io("ask"))
+            .and_then(|()| pause(silence, stop))
+            .and_then(|()| then(&mut request));
+        if took.is_err() {
+            bench.stop();
+        }
         drop(asking);
         join(answered)?.map_err(LabError::io("answer"))?;
         took.map(ms)

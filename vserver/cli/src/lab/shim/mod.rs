@@ -9,18 +9,16 @@ use std::time::Duration;
 use weft_vserver::config::{Driver, HostConfig};
 
 use super::report::Report;
-use super::scenario::interrupted;
-use super::traffic::{self, spread};
 use super::{Args, Carrier, LabError};
 
 mod act;
 mod bench;
 mod flows;
+mod measure;
 mod multipath;
 mod network;
 
-use bench::{Bench, Event, MIXED, SHORT, Ways};
-use flows::Flown;
+use bench::{Event, Ways};
 use network::Fault;
 
 /// What the providers do.
@@ -102,7 +100,7 @@ pub(super) fn run(
     };
     super::plan::driver_name(driver).clone_into(&mut report.driver);
     if args.paths.shim {
-        measure(args, driver, dir, report, stop)
+        measure::run(args, driver, dir, report, stop)
     } else {
         act::run(driver, (dir, args.keep_captures.as_deref()), report, stop)
     }
@@ -118,162 +116,6 @@ fn configured(
     ways.configs(driver, dir, captures).map_err(broken)
 }
 
-/// Everything `--times`, or the kinds that `--kind` names.
-fn measure(
-    args: &Args,
-    driver: Driver,
-    dir: &Path,
-    report: &mut Report,
-    stop: &AtomicBool,
-) -> Result<(), LabError> {
-    let (times, only) = args.runs.what();
-    report.condition("runs", format!("{times} of each kind"));
-    report.condition(
-        "traffic",
-        "8000 bytes of a stream from left to right each millisecond, and requests from right to left, \
-         one at a time",
-    );
-    let all: Vec<&Scene> = SCENES.iter().collect();
-    for (ways, scenes) in [(Ways::V6, all), (Ways::Mixed, MIXED.map(|at| &SCENES[at]).to_vec())] {
-        let named = |name: &str| format!("{}{name}", ways.title());
-        let scenes: Vec<_> = scenes.iter().filter(|s| named(s.name).contains(only)).collect();
-        let idles = named(IDLE).contains(only);
-        if scenes.is_empty() && !idles {
-            continue;
-        }
-        let bench = Bench::start(ways, configured(ways, driver, dir, None)?, report, stop)?;
-        for scene in scenes {
-            kind(&bench, scene, &named(scene.name), times, report, stop)?;
-        }
-        if idles {
-            idle(&bench, &named(IDLE), times, report, stop)?;
-        }
-    }
-    let faults: Vec<(&str, Fault)> = SCENES
-        .iter()
-        .filter(|scene| format!("{MPTCP}{}", scene.name).contains(only))
-        .filter_map(|scene| match scene.event {
-            Event::Fault(fault) => Some((scene.name, fault)),
-            Event::Withdrawn => None,
-        })
-        .collect();
-    multipath::run(&faults, times, report, stop)
-}
-
-/// What the runs of one kind gave, in ms: of the stream and of the requests.
-#[derive(Debug, Default)]
-struct Seen {
-    fault: [Vec<f64>; 2],
-    before: [Vec<f64>; 2],
-    back: [Vec<f64>; 2],
-    rtt: Vec<f64>,
-    bytes: u64,
-    requests: usize,
-    broken: Vec<String>,
-}
-
-impl Seen {
-    fn add(&mut self, flown: &Flown, told: &bench::Told) {
-        let [before, back] = flown.otherwise(told);
-        let all = [
-            (&mut self.fault, flown.at_fault(told)),
-            (&mut self.before, before),
-            (&mut self.back, back),
-        ];
-        for (values, gaps) in all {
-            values.iter_mut().zip(gaps).for_each(|(values, gap)| values.push(gap));
-        }
-        self.bytes += flown.bytes();
-        self.requests += flown.requests();
-        if !flown.is_whole() {
-            self.broken.push(flown.text());
-        }
-    }
-}
-
-/// One kind of failure, `times`.
-fn kind(
-    bench: &Bench,
-    scene: &Scene,
-    name: &str,
-    times: usize,
-    report: &mut Report,
-    stop: &AtomicBool,
-) -> Result<(), LabError> {
-    let mut seen = Seen::default();
-    for _ in 0..times {
-        interrupted(stop)?;
-        seen.rtt.extend(bench.rtt_ms());
-        let (flown, told) =
-            flows::flow(bench, traffic::PATIENCE, || bench.scene(scene.event, SHORT, stop))?;
-        seen.add(&flown, &told);
-    }
-    tell(name, scene.bound, &seen, report);
-    Ok(())
-}
-
-fn tell(name: &str, bound: Bound, seen: &Seen, report: &mut Report) {
-    report.number(
-        &format!("{name}: round trip"),
-        spread(&seen.rtt),
-        "of the pair in use, as the shim measures it; ms",
-    );
-    let bound = bound.ms(median(&seen.rtt));
-    for (at, what) in ["stream", "requests"].into_iter().enumerate() {
-        let method = "longest silence in ms: median / 99 % / most";
-        let gaps = &seen.fault[at];
-        report.number(&format!("{name}: {what}"), spread(gaps), method);
-        let within = gaps.iter().filter(|ms| **ms <= bound).count();
-        let target = format!("{name}: {what}, at most {bound:.1} ms");
-        report.number(&target, format!("{within} of {}", gaps.len()), "runs within the target");
-        report.number(&format!("{name}: {what} before"), spread(&seen.before[at]), method);
-        report.number(&format!("{name}: {what} at return"), spread(&seen.back[at]), method);
-    }
-    let text = seen.broken.first().cloned().unwrap_or_else(|| {
-        format!("{} bytes compared by SHA-256, {} answers", seen.bytes, seen.requests)
-    });
-    let check = format!("{name}: every byte and answer came once, and nothing was reset");
-    report.check(check, seen.broken.is_empty(), text);
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-/// The provider goes dark while nobody says anything; the next request is answered.
-fn idle(
-    bench: &Bench,
-    name: &str,
-    times: usize,
-    report: &mut Report,
-    stop: &AtomicBool,
-) -> Result<(), LabError> {
-    let event = SCENES[0].event;
-    let (mut took, mut rtt) = (Vec::new(), Vec::new());
-    for run in 0..times {
-        interrupted(stop)?;
-        rtt.extend(bench.rtt_ms());
-        // At every part of the second between two measurements.
-        let wait = Duration::from_secs(1) * run as u32 / times as u32;
-        took.push(flows::first_after_silence(bench, SILENCE, |request| {
-            let asked = bench.during(event, stop, || {
-                std::thread::sleep(wait);
-                request()
-            })?;
-            asked.map_err(LabError::io("ask after the silence"))
-        })?);
-    }
-    let bound = Bound::Silent.ms(0.0) + median(&rtt);
-    let within = took.iter().filter(|ms| **ms <= bound).count();
-    let method = "ms from the request to its answer: median / 99 % / most";
-    report.number(&format!("{name}: next request"), spread(&took), method);
-    let target = format!("{name}: next request, at most {bound:.1} ms");
-    report.number(&target, format!("{within} of {times}"), "runs within the target");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +123,5 @@ mod tests {
     #[test]
     fn what_a_host_is_told_is_bounded_by_round_trips_and_what_it_notices_by_time() {
         assert_eq!((Bound::Told.ms(10.0), Bound::Silent.ms(10.0)), (25.0, 200.0));
-        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[])), (2.0, 0.0));
     }
 }

@@ -1,24 +1,21 @@
 //! The kernel beside it: MPTCP between two kernels at the ends of the same two providers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use weft_drivers::device::DeviceError;
 
-use super::super::report::Report;
-use super::super::scenario::interrupted;
+use super::super::scenario::{interrupted, pause};
 use super::super::topology::nic;
-use super::super::traffic::spread;
 use super::super::{LabError, mptcp};
-use super::MPTCP;
 use super::bench::CALM;
 use super::flows::ms;
 use super::network::{Fault, Network, PREFIXES, PROVIDERS, SIDES, gateways, locators};
 
 const PORT: u16 = 5001;
 /// How long a fault lasts: MPTCP takes its time.
-const LONG: Duration = Duration::from_millis(1500);
+const LONG: Duration = Duration::from_secs(1);
 /// For carrier and neighbours to come back.
 const REST: Duration = Duration::from_millis(700);
 
@@ -42,16 +39,22 @@ fn number(network: &Network) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// The same faults, `times` each.
-pub(super) fn run(
-    faults: &[(&str, Fault)],
-    times: usize,
-    report: &mut Report,
-    stop: &AtomicBool,
-) -> Result<(), LabError> {
-    if faults.is_empty() {
-        return Ok(());
-    }
+/// What the runs gave.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The longest silences, ms.
+    pub(super) gaps: Vec<f64>,
+    /// Streams that did not come as they were sent.
+    pub(super) differ: usize,
+    /// Streams that stopped and were given up.
+    pub(super) stuck: usize,
+    pub(super) bytes: u64,
+    /// That left by the second provider.
+    pub(super) second: u64,
+}
+
+/// A fault, `times`.
+pub(super) fn run(fault: Fault, times: usize, stop: &AtomicBool) -> Result<Seen, LabError> {
     let network = Network::new()?;
     number(&network)?;
     let [left, right] = &network.hosts;
@@ -62,33 +65,23 @@ pub(super) fn run(
     let second = address(1, 0).to_string();
     left.ip(&["mptcp", "endpoint", "add", &second, "dev", nic(1), "signal"])?;
     let at = SocketAddr::new(address(0, 0), PORT);
-    let listener = left.netns.enter(|| mptcp::listen_at(at))?;
+    // At every address: who joins by the second one asks the listener there.
+    let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+    let listener = left.netns.enter(|| mptcp::listen_at(every))?;
     let listener = listener.map_err(LabError::io("listen with MPTCP"))?;
-    for (name, fault) in faults {
-        let (mut gaps, mut differ, mut bytes) = (Vec::new(), 0, 0);
-        let before = left.link_stats(nic(1))?.tx_bytes;
-        for _ in 0..times {
-            interrupted(stop)?;
-            let fail = || network.fail(*fault, 0).map_err(LabError::from);
-            let mend = || network.mend(*fault, 0).map_err(LabError::from);
-            let trial = mptcp::stream(right, (&listener, at), (CALM, LONG), fail, mend)?;
-            differ += usize::from(trial.sent != trial.got);
-            bytes += trial.got.bytes;
-            gaps.push(ms(trial.gap));
-            std::thread::sleep(REST);
-        }
-        let second = left.link_stats(nic(1))?.tx_bytes - before;
-        let seen = format!(
-            "{bytes} bytes in {times} streams, {differ} differ; {second} left by the second provider"
-        );
-        // The second subflow was there, and was used: otherwise the first one's timeout is measured.
-        let both = differ == 0 && second > 0;
-        report.check(format!("{MPTCP}{name}: every byte came, by both providers"), both, seen);
-        report.number(
-            &format!("{MPTCP}{name}: stream"),
-            spread(&gaps),
-            "longest silence in ms: median / 99 % / most; kernel to kernel",
-        );
+    let mut seen = Seen::default();
+    let before = left.link_stats(nic(1))?.tx_bytes;
+    for _ in 0..times {
+        interrupted(stop)?;
+        let fail = || network.fail(fault, 0).map_err(LabError::from);
+        let mend = || network.mend(fault, 0).map_err(LabError::from);
+        let trial = mptcp::stream(right, (&listener, at), (CALM, LONG, stop), fail, mend)?;
+        seen.stuck += usize::from(trial.sent.is_none());
+        seen.differ += usize::from(trial.sent.is_some_and(|sent| sent != trial.got));
+        seen.bytes += trial.got.bytes;
+        seen.gaps.push(ms(trial.gap));
+        pause(REST, stop)?;
     }
-    Ok(())
+    seen.second = left.link_stats(nic(1))?.tx_bytes - before;
+    Ok(seen)
 }
