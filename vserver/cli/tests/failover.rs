@@ -2,18 +2,14 @@
 //! while a transfer and 1 ms pings run.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 use weft_cli::lab::topology::{CLIENT, Machine, v4};
 use weft_drivers::ethtool::{self, Offload};
-use weft_drivers::netlink::VethEnd;
 
 mod common;
 
-use common::{ALPHA, Daemon, Pings, Transfer, installed, weft, xdp};
+use common::{ALPHA, Daemon, Pings, Transfer, ask, ask_until, cable, installed, ip, operate, xdp};
 
 /// A machine with two cables to a switch, and what runs on the switch.
 struct Lab {
@@ -34,13 +30,7 @@ impl Lab {
         let bridge = ["type", "bridge", "stp_state", "0"];
         lab.ip(&[&["link", "add", BRIDGE, "address", "02:00:00:00:00:02"], &bridge[..]].concat());
         for (nic, port) in CABLES {
-            let far = VethEnd { name: port, netns: Some(lab.switch.netns.as_fd()), mac: None };
-            let near = VethEnd { name: nic, netns: None, mac: None };
-            let made = lab.weft.netlink(|netlink| {
-                netlink.add_veth(&near, &far, 1, 1500)?;
-                netlink.set_up(nic, true)
-            });
-            made.unwrap();
+            cable((&lab.weft, nic), (&lab.switch, port));
             lab.ip(&["link", "set", port, "master", BRIDGE, "up"]);
             // Once out of the bridge it does not speak for the bridge's address.
             lab.switch.netns.set_sysctl(&format!("net/ipv4/conf/{port}/arp_ignore"), "1").unwrap();
@@ -59,12 +49,7 @@ impl Lab {
     }
 
     fn ip(&self, args: &[&str]) {
-        let output = self.switch.netns.command("ip").args(args).output().unwrap();
-        assert!(
-            output.status.success(),
-            "ip {args:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        ip(&self.switch, args);
     }
 
     /// The MAC address that the switch's kernel has of an address.
@@ -109,27 +94,6 @@ service = [{{ kind = "http", port = 80, root = "{root}" }}]
     )
 }
 
-fn ask(dir: &Path, args: &[&str]) -> String {
-    let mut command = Command::new(weft());
-    let output = command.arg("--control").arg(dir.join("weft.sock")).args(args).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Asks until the answer is as wanted.
-fn until(dir: &Path, args: &[&str], what: &str, wanted: impl Fn(&str) -> bool) -> String {
-    let begin = Instant::now();
-    loop {
-        let text = ask(dir, args);
-        if wanted(&text) {
-            return text;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(20), "never {what}: {text}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn programs() -> bool {
     xdp() && installed("curl") && installed("ping") && installed("ip")
 }
@@ -154,7 +118,7 @@ fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping
     let dir = dir.path();
     let (_daemon, blob) = run(&lab, dir, (GROUP, "fail0"));
     let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
-    until(dir, &state, "both members", |text| text == "ok:eth0 eth1\n");
+    ask_until(dir, &state, |text| text == "ok:eth0 eth1\n");
     let inbound = ["paths", "-a", "-P", "-o", "inbound"];
     let bound = ask(dir, &inbound);
     let at = usize::from(bound == "eth1\n");
@@ -166,7 +130,7 @@ fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping
     let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
     ping.under_way();
     lab.plug(at, false);
-    let degraded = until(dir, &state, "degraded", |text| text.starts_with("degraded:"));
+    let degraded = ask_until(dir, &state, |text| text.starts_with("degraded:"));
     assert_eq!(degraded, format!("degraded:eth{} [eth{at}]\n", 1 - at));
     assert_ne!(lab.neighbour(&address), before, "the switch was told of the move");
     let (answered, gap) = ping.end();
@@ -175,7 +139,7 @@ fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping
     let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
     ping.under_way();
     lab.plug(at, true);
-    until(dir, &state, "both members again", |text| text == "ok:eth0 eth1\n");
+    ask_until(dir, &state, |text| text == "ok:eth0 eth1\n");
     assert_eq!(ping.end().0, 2000, "failback loses nothing");
     transfer.end();
 
@@ -200,7 +164,7 @@ fn silent_loss(probe: &str) {
     let link = format!("{GROUP}\n{targets}\n{probe}");
     let (_daemon, blob) = run(&lab, dir, (&link, "fail0"));
     let probes = ["paths", "-i", "-P", "-o", "probe,state"];
-    until(dir, &probes, "answered", |text| text == "ok:ok\nok:ok\n");
+    ask_until(dir, &probes, |text| text == "ok:ok\nok:ok\n");
     let bound = ask(dir, &["paths", "-a", "-P", "-o", "inbound"]);
     let at = usize::from(bound == "eth1\n");
 
@@ -210,13 +174,13 @@ fn silent_loss(probe: &str) {
     ping.under_way();
     lab.ip(&["link", "set", CABLES[at].1, "nomaster"]);
     let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
-    let degraded = until(dir, &state, "degraded", |text| text.starts_with("degraded:"));
+    let degraded = ask_until(dir, &state, |text| text.starts_with("degraded:"));
     assert_eq!(degraded, format!("degraded:eth{} [eth{at}]\n", 1 - at));
     let (answered, gap) = ping.end();
     let lost = 3000 - answered;
     println!("NUMBER failover group, silent loss, {probe}: {lost} of 3000 lost, gap {gap:.1} ms");
     lab.ip(&["link", "set", CABLES[at].1, "master", BRIDGE]);
-    until(dir, &state, "both members again", |text| text == "ok:eth0 eth1\n");
+    ask_until(dir, &state, |text| text == "ok:eth0 eth1\n");
     transfer.end();
     let links = ask(dir, &["paths", "-i", "-P", "-o", "link"]);
     assert_eq!(links, "up\nup\n");
@@ -249,23 +213,18 @@ fn an_operator_takes_a_member_out_and_back_without_loss_and_never_the_last_one()
     let dir = dir.path();
     let _daemon = run(&lab, dir, (GROUP, "fail0"));
     let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
-    until(dir, &state, "both members", |text| text == "ok:eth0 eth1\n");
+    ask_until(dir, &state, |text| text == "ok:eth0 eth1\n");
     let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
     for out in ["eth0", "eth1", "eth0", "eth1"] {
         ask(dir, &["interface", "offline", out]);
         let other = if out == "eth0" { "eth1" } else { "eth0" };
         assert_eq!(ask(dir, &["paths", "-a", "-P", "-o", "inbound"]), format!("{other}\n"));
-        let refused = Command::new(weft())
-            .arg("--control")
-            .arg(dir.join("weft.sock"))
-            .args(["interface", "offline", other])
-            .output()
-            .unwrap();
+        let refused = operate(dir, &["interface", "offline", other]);
         assert_eq!(refused.status.code(), Some(1));
         let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(errors.contains(&format!("{other} stays")), "{errors}");
         ask(dir, &["interface", "undo", out]);
-        until(dir, &state, "both members again", |text| text == "ok:eth0 eth1\n");
+        ask_until(dir, &state, |text| text == "ok:eth0 eth1\n");
     }
     assert_eq!(ping.end().0, 2000);
 }
@@ -288,7 +247,7 @@ fn a_pulled_cable_of_an_active_backup_bond_costs_no_connection() {
     ping.under_way();
     lab.plug(0, false);
     let events = ["events"];
-    until(dir, &events, "moved", |text| text.contains("bond-active bond0 eth1"));
+    ask_until(dir, &events, |text| text.contains("bond-active bond0 eth1"));
     let (answered, gap) = ping.end();
     println!(
         "NUMBER active-backup bond, link down: {} of 2000 lost, gap {gap:.1} ms",
@@ -297,7 +256,7 @@ fn a_pulled_cable_of_an_active_backup_bond_costs_no_connection() {
     let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
     lab.plug(0, true);
     let back = |text: &str| text.matches("bond-active bond0 eth0").count() == 2;
-    until(dir, &events, "back", back);
+    ask_until(dir, &events, back);
     let (answered, gap) = ping.end();
     println!("NUMBER active-backup bond, back: {} of 2000 lost, gap {gap:.1} ms", 2000 - answered);
     transfer.end();

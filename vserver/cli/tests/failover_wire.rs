@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,7 +12,6 @@ use std::time::{Duration, Instant};
 use weft_cli::lab::topology::{CLIENT, Machine, v4, v6};
 use weft_drivers::device::Device;
 use weft_drivers::ethtool::{self, Offload};
-use weft_drivers::netlink::VethEnd;
 use weft_drivers::packet::{Packet, PacketConfig};
 use weft_interface::paths::GroupHealth;
 use weft_vserver::Host;
@@ -22,7 +20,7 @@ use weft_vserver::service::Services;
 
 mod common;
 
-use common::{ALPHA, installed, xdp};
+use common::{ALPHA, cable, installed, ip, xdp};
 
 const BRIDGE: &str = "br0";
 const MEMBERS: usize = 3;
@@ -117,13 +115,7 @@ impl Lab {
             Lab { weft: Machine::new("weft").unwrap(), switch: Machine::new("switch").unwrap() };
         lab.ip(&["link", "add", BRIDGE, "address", "02:00:00:00:00:02", "type", "bridge"]);
         for at in 0..MEMBERS {
-            let far = VethEnd { name: &port(at), netns: Some(lab.switch.netns.as_fd()), mac: None };
-            let near = VethEnd { name: &nic(at), netns: None, mac: None };
-            let made = lab.weft.netlink(|netlink| {
-                netlink.add_veth(&near, &far, 1, 1500)?;
-                netlink.set_up(&nic(at), true)
-            });
-            made.unwrap();
+            cable((&lab.weft, &nic(at)), (&lab.switch, &port(at)));
             lab.switch
                 .netns
                 .set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", port(at)), "1")
@@ -143,9 +135,7 @@ impl Lab {
     }
 
     fn ip(&self, args: &[&str]) {
-        let output = self.switch.netns.command("ip").args(args).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "ip {args:?}: {errors}");
+        ip(&self.switch, args);
     }
 
     fn plug(&self, cable: usize, up: bool) {

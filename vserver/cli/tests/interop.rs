@@ -3,6 +3,8 @@
 
 #[path = "interop/access.rs"]
 mod access;
+#[path = "interop/capture.rs"]
+mod capture;
 mod common;
 #[path = "interop/dhcp.rs"]
 mod dhcp;

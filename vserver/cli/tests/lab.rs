@@ -11,6 +11,7 @@ use weft_drivers::netlink::Netlink;
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -278,8 +279,11 @@ fn a_lab_that_is_stopped_or_killed_leaves_nothing_behind() {
             assert!(begin.elapsed() < Duration::from_mins(1), "weft lab does not get on");
             std::thread::sleep(Duration::from_millis(20));
         }
-        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal)
-            .expect("kill");
+        let pid = rustix::process::Pid::from_child(&child);
+        // As `timeout` and terminals do it: to the process, and to its group with it.
+        for _ in 0..2 {
+            rustix::process::kill_process(pid, signal).expect("kill");
+        }
         let status = child.wait().expect("wait");
         assert!(!status.success());
         let begin = Instant::now();
@@ -292,6 +296,34 @@ fn a_lab_that_is_stopped_or_killed_leaves_nothing_behind() {
             assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 0, "files are left");
         }
     }
+}
+
+#[test]
+fn a_signal_ends_the_scenes_of_the_providers_at_once_whatever_is_broken() {
+    if !xdp() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let mut child = Command::new(weft())
+        .args(["lab", "--providers"])
+        .env("TMPDIR", dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("weft lab");
+    let told = child.stderr.take().expect("piped");
+    let mut lines = BufReader::new(told).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("the provider goes dark")), "it did not get so far");
+    let begin = Instant::now();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::TERM).expect("kill");
+    // Read on, so that it is not held up; it ends with the process.
+    let rest: Vec<String> = lines.collect();
+    let status = child.wait().expect("wait");
+    assert!(!status.success() && rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "it waited for data: {rest:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("read").count(), 0, "files are left");
 }
 
 #[test]

@@ -3,29 +3,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use weft_cli::lab::topology::{Cabling, Topology, v4, v6};
 
 mod common;
 
-use common::{ALPHA, Daemon, Pings, Transfer, alpha, installed, weft, xdp};
+use common::{ALPHA, Daemon, Pings, Transfer, alpha, ask, installed, operate, xdp};
 
 /// Rounds of three changes.
 const ROUNDS: usize = 20;
 
-fn ask(dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(weft());
-    command.arg("--control").arg(dir.join("weft.sock")).args(args).current_dir(dir);
-    command.output().expect("weft")
-}
-
 fn apply(dir: &Path, file: &str) -> String {
-    let output = ask(dir, &["apply", file]);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{file}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    ask(dir, &["apply", file])
 }
 
 #[test]
@@ -78,12 +68,7 @@ fn told(dir: &Path) -> String {
         &["routes", "-j"],
         &["policy", "show", "alpha", "-j"],
     ];
-    let texts = all.map(|args| {
-        let output = ask(dir, args);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {errors}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    });
+    let texts = all.map(|args| ask(dir, args));
     texts.join("\n")
 }
 
@@ -155,14 +140,14 @@ fn every_kind_of_change_is_made_and_taken_back_beside_a_transfer_and_pings() {
         apply(dir, "weft.toml");
         assert_eq!(told(dir), before, "{kind} is taken back");
     }
-    let refused = ask(dir, &["apply", "bad.toml"]);
+    let refused = operate(dir, &["apply", "bad.toml"]);
     let errors = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && errors.contains("forwards on data0 already"), "{errors}");
     assert_eq!(told(dir), before, "what failed has left nothing");
-    let refused = ask(dir, &["apply", "nic.toml"]);
+    let refused = operate(dir, &["apply", "nic.toml"]);
     let errors = String::from_utf8_lossy(&refused.stderr);
     assert!(errors.contains("nic eth9: a device is opened with root's rights"), "{errors}");
-    assert!(ask(dir, &["apply", "all.toml", "--confirm", "1s"]).status.success());
+    ask(dir, &["apply", "all.toml", "--confirm", "1s"]);
     assert_ne!(told(dir), before);
     let begin = Instant::now();
     while told(dir) != before {
@@ -266,7 +251,6 @@ fn other_interfaces_below_a_vserver_break_no_transfer() {
             let text = apply(dir, &format!("{n}.toml"));
             assert!(text.contains("applied: "), "round {round}, {kind}: {text}");
             let drawn = ask(dir, &["interfaces"]);
-            let drawn = String::from_utf8_lossy(&drawn.stdout).into_owned();
             assert!(drawn.contains(over), "{kind}: {drawn}");
         }
         apply(dir, "weft.toml");
@@ -292,7 +276,7 @@ fn a_first_vlan_that_takes_a_right_is_refused_with_what_to_do() {
     fs::write(dir.join("vlan.toml"), vlan).expect("write");
     let _daemon = Daemon::start(&lab.weft, &lab.client.netns, dir, &base, 7);
     let before = told(dir);
-    let answer = ask(dir, &["apply", "vlan.toml"]);
+    let answer = operate(dir, &["apply", "vlan.toml"]);
     let errors = String::from_utf8_lossy(&answer.stderr);
     if answer.status.success() {
         println!("the NIC leaves tags in frames already");

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Pid, Signal, kill_process};
 use weft_cli::lab::topology::{Machine, nic, v4};
-use weft_drivers::netlink::Netlink;
+use weft_drivers::netlink::{Netlink, VethEnd};
 use weft_drivers::netns::{Netns, may_make_namespaces};
 
 /// Host number of the daemon's vserver.
@@ -73,6 +74,52 @@ pub(crate) fn installed(program: &str) -> bool {
     found
 }
 
+/// A command to the daemon whose control socket is `weft.sock` in `dir`; files are named from there.
+pub(crate) fn operate(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(weft());
+    command.arg("--control").arg(dir.join("weft.sock")).args(args);
+    command.current_dir(dir).stdin(Stdio::null()).output().expect("weft")
+}
+
+/// What the daemon answers to a command that succeeds.
+pub(crate) fn ask(dir: &Path, args: &[&str]) -> String {
+    let output = operate(dir, args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Asks until the answer is as wanted.
+pub(crate) fn ask_until(dir: &Path, args: &[&str], wanted: impl Fn(&str) -> bool) -> String {
+    let begin = Instant::now();
+    loop {
+        let text = ask(dir, args);
+        if wanted(&text) {
+            return text;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "never as wanted, {args:?}: {text}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs `ip` in a machine.
+pub(crate) fn ip(machine: &Machine, args: &[&str]) {
+    let output = machine.netns.command("ip").args(args).output().expect("ip");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {args:?}: {errors}");
+}
+
+/// A cable from a NIC of one machine, which is set up, to one of another.
+pub(crate) fn cable(near: (&Machine, &str), far: (&Machine, &str)) {
+    let end = VethEnd { name: far.1, netns: Some(far.0.netns.as_fd()), mac: None };
+    let begin = VethEnd { name: near.1, netns: None, mac: None };
+    let plugged = near.0.netlink(|netlink| {
+        netlink.add_veth(&begin, &end, 1, 1500)?;
+        netlink.set_up(near.1, true)
+    });
+    plugged.expect("a veth pair");
+}
+
 /// A daemon: `weft run` in a machine of the lab, killed when dropped.
 pub(crate) struct Daemon {
     child: Child,
@@ -96,12 +143,7 @@ impl Daemon {
     /// Starts it with a configuration; returns once it answers at its control socket, which is
     /// `weft.sock` in `dir`: its NICs are open then.
     pub(crate) fn control(machine: &Machine, dir: &Path, config: &str) -> Daemon {
-        let socket = dir.join("weft.sock");
-        let answers = || {
-            let mut command = Command::new(weft());
-            command.arg("--control").arg(&socket).args(["list", "-j"]).stdin(Stdio::null());
-            command.output().is_ok_and(|output| output.status.success())
-        };
+        let answers = || operate(dir, &["list", "-j"]).status.success();
         Daemon::spawn(machine, dir, config, "does not answer", answers)
     }
 

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use weft_cli::lab::topology::{Cabling, Topology, nic, v4};
 use weft_drivers::netns::Netns;
 
-use crate::common::{ALPHA, Daemon, installed, weft, xdp};
+use crate::common::{ALPHA, Daemon, ask, installed, xdp};
 
 /// Host number of alpha's management address.
 const MGMT: u16 = ALPHA + 100;
@@ -101,23 +101,12 @@ const TCP: &str = "22,23,80,443,7000,8080,9000";
 const UDP: &str = "U:80,161,623,7000,8080,9000";
 
 fn report(dir: &Path) -> serde_json::Value {
-    let socket = dir.join("weft.sock");
-    let output = Command::new(weft())
-        .args(["access", "alpha", "--json", "--control"])
-        .arg(&socket)
-        .output()
-        .expect("weft access");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("JSON")
+    let text = ask(dir, &["access", "alpha", "--json"]);
+    serde_json::from_str(&text).expect("JSON")
 }
 
 fn decision(dir: &Path, words: &[&str]) -> String {
-    let socket = dir.join("weft.sock");
-    let mut command = Command::new(weft());
-    command.args(["access", "test", "alpha"]).args(words).arg("--control").arg(&socket);
-    let output = command.output().expect("weft access test");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    ask(dir, &[&["access", "test", "alpha"], words].concat())
 }
 
 #[test]

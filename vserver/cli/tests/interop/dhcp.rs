@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use weft_cli::lab::topology::{Cabling, Topology, WAN, nic};
 
-use crate::common::{installed, weft, xdp};
+use crate::common::{installed, operate, weft, xdp};
 
 /// Who asks for what: vserver, alias, family, instance, and the address its identifier stands for.
 const LEASES: [(&str, &str, &str, u64, &str); 7] = [
@@ -197,9 +197,7 @@ impl Bench {
     }
 
     fn ask(&self, args: &[&str]) -> Option<String> {
-        let mut command = Command::new(weft());
-        command.arg("--control").arg(self.path("weft.sock")).args(args);
-        let output = command.stdin(Stdio::null()).output().expect("weft");
+        let output = operate(self.dir.path(), args);
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use weft_cli::lab::topology::{CLIENT, Cabling, Topology, v4};
 use weft_drivers::netns::Netns;
 
-use crate::common::{ALPHA, Daemon, alpha, installed, weft, xdp};
+use crate::common::{ALPHA, Daemon, alpha, installed, operate, xdp};
 
 const FORWARD: &str = "lab.test";
 const REVERSE: &str = "77.10.in-addr.arpa";
@@ -113,15 +113,8 @@ fn dig(netns: &Netns, question: &[&str]) -> Vec<String> {
     lines
 }
 
-fn ask(dir: &Path, args: &[&str]) -> Output {
-    let control = dir.join("weft.sock");
-    let mut command = Command::new(weft());
-    command.arg("--control").arg(control).args(args).stdin(Stdio::null());
-    command.output().expect("weft")
-}
-
 fn text(dir: &Path, args: &[&str]) -> String {
-    let output = ask(dir, args);
+    let output = operate(dir, args);
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
@@ -260,7 +253,7 @@ fn a_keyed_zone_gets_and_loses_the_records_and_wrong_updates_are_told() {
     // Nobody else may read the key.
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("mode");
     let refused =
-        ask(dir.path(), &["check", dir.path().join("weft.toml").to_str().expect("UTF-8")]);
+        operate(dir.path(), &["check", dir.path().join("weft.toml").to_str().expect("UTF-8")]);
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(told.contains("has mode 644, so others can read"), "{told}");
 }

@@ -19,7 +19,7 @@ use weft_cli::lab::topology::{Cabling, Topology, nic, v4, v6};
 use weft_drivers::netns::Netns;
 use weft_vserver::stats::HostSnapshot;
 
-use crate::common::{Daemon, installed, weft, xdp};
+use crate::common::{Daemon, ask, installed, xdp};
 
 /// Host number of the first vserver of a table with `count`.
 const FIRST: u16 = 256;
@@ -81,11 +81,7 @@ impl Site {
 
     /// What a command says.
     fn ask(&self, args: &[&str]) -> String {
-        let socket = self.dir.path().join("weft.sock");
-        let mut command = std::process::Command::new(weft());
-        let output = command.arg("--control").arg(socket).args(args).output().expect("weft");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        ask(self.dir.path(), args)
     }
 
     /// What the stacks of the vservers `v…` and the client's connections to their [`DISCARD`] have

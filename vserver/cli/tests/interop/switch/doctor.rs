@@ -12,7 +12,7 @@ use weft_cli::lab::topology::Machine;
 
 use super::ask;
 use super::ovs::{Ovs, cable, run};
-use crate::common::{Daemon, xdp};
+use crate::common::{Daemon, operate, xdp};
 
 /// A host's bond, how its ports are cabled, and what is to be found of it.
 struct Case {
@@ -244,10 +244,7 @@ fn chatter(dir: &Path, talker: &Machine, to: &[Ipv4Addr]) {
     }
     for (i, _) in CASES.iter().enumerate().filter(|(_, case)| case.codes == ["LOOPED"]) {
         for n in 200..205 {
-            let mut ping = std::process::Command::new(crate::common::weft());
-            ping.arg("--control").arg(dir.join("weft.sock"));
-            ping.args(["ping", "-c", "1", "-W", "0.1", &format!("10.79.{i}.{n}")]);
-            ping.output().expect("weft ping");
+            operate(dir, &["ping", "-c", "1", "-W", "0.1", &format!("10.79.{i}.{n}")]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! weft at an Open vSwitch, and with FRR: bonds, VLANs, failover groups, BFD over AF_XDP.
 
 mod bfd;
+mod dhcp;
 mod doctor;
 mod faults;
 mod lacp;
@@ -15,13 +16,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use weft_cli::lab::topology::v4;
 
-use crate::common::{ALPHA, weft};
+use crate::common::{ALPHA, operate};
 
 /// Asks the daemon of `dir` for a document.
 fn ask(dir: &Path, args: &[&str]) -> Value {
-    let mut command = Command::new(weft());
-    command.arg("--control").arg(dir.join("weft.sock")).args(args).stdin(Stdio::null());
-    let output = command.output().expect("weft");
+    let output = operate(dir, args);
     let (text, errors) = (output.stdout, String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&text)
         .unwrap_or_else(|e| panic!("{args:?}: {e}: {errors}{}", String::from_utf8_lossy(&text)))
