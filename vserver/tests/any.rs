@@ -323,9 +323,11 @@ fn vservers_come_and_go_under_a_listener_and_their_names_are_nobody_elses() {
         udp.set_timeout(Some(Duration::from_millis(20))).unwrap();
         let asks = UdpSocket::bind(&c, addr("0.0.0.0:0")).unwrap();
         asks.set_read_timeout(Some(PATIENCE)).unwrap();
-        let stop = AtomicBool::new(false);
+        let (stop, closed) = (AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|s| {
-            s.spawn(|| name_everybody(&server, &listener, &stop));
+            // Longer than who calls: a connection that nobody accepts any more is not served.
+            s.spawn(|| name_everybody(&server, &listener, &closed));
+            let closes = Stop(&closed);
             // Whoever calls `a` is served, whatever happens beside it.
             let talk = s.spawn(|| {
                 let mut served = 0;
@@ -383,6 +385,7 @@ fn vservers_come_and_go_under_a_listener_and_their_names_are_nobody_elses() {
             }
             drop(ends);
             assert!(talk.join().unwrap() > 0);
+            drop(closes);
         });
         let snapshot = server.snapshot();
         assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
