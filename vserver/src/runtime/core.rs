@@ -7,8 +7,6 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-use smallvec::SmallVec;
 use weft_drivers::device::{Device, Link};
 use weft_interface::doctor::Station;
 use weft_interface::plane::Seen;
@@ -17,8 +15,8 @@ use weft_stack::drop::Drops;
 use weft_stack::frame::{Entered, Frame, FrameDomain};
 use weft_stack::ip::address::AliasId;
 use weft_stack::link::gro::Gro;
-use weft_stack::socket::{Event, Readiness, SocketId};
-use weft_stack::stack::{Change, GroupFilter, TxBurst};
+use weft_stack::socket::{Event, Readiness};
+use weft_stack::stack::{Change, TxBurst};
 use weft_stack::time::{Duration, Instant};
 
 use super::above::{self, Above, Machines};
@@ -28,12 +26,12 @@ use super::deadlines::Deadlines;
 use super::keeping::Keeping;
 use super::mesh::{Control, Mesh};
 use super::seat::Polling;
-use super::shares::{Share, ShareStats, Shares};
+use super::shares::{ShareStats, Shares};
 use super::stages::{Stage, Stages};
-use super::{HostStack, NeighbourTables, Nic, NodeId, Notify, Pins};
-use crate::app::{Owners, Service, Services};
+use super::{Calls, NeighbourTables, Nic, Node, NodeId, Pins};
+use crate::app::{Service, Services};
 use crate::config::PollMode;
-use crate::connect::{Heard, Races};
+use crate::connect::Heard;
 use crate::demux::{Demux, Target};
 use crate::dhcp::Tap;
 use crate::qos::{Plan, Shaper};
@@ -56,92 +54,6 @@ pub(super) const DRAIN_ROUNDS: usize = 1024;
 const EVENTS: usize = 256;
 /// Lines of [`Core::problems`] kept.
 const PROBLEMS: usize = 64;
-
-/// One vserver on this worker.
-pub(crate) struct Node {
-    pub(crate) stack: HostStack,
-    /// Sockets that a handle exists for.
-    pub(crate) sockets: HashMap<SocketId, Arc<Notify>>,
-    /// Sockets that services own.
-    pub(crate) owners: Owners,
-    /// Connections that are being set up over alternatives.
-    pub(crate) races: Races,
-    /// Addresses in use.
-    pub(crate) addresses: Vec<(AliasId, IpAddr)>,
-    /// Addresses that are probed, not in use yet.
-    pub(super) probed: Vec<(AliasId, IpAddr)>,
-    /// What servers said of the MTU of aliases.
-    pub(super) mtus: Vec<(AliasId, usize)>,
-    /// Groups that shards of other workers want, by worker; on worker 0.
-    pub(super) groups_elsewhere: HashMap<(usize, AliasId, IpAddr), GroupFilter>,
-    /// Groups it is in, steered here.
-    pub(super) groups: Vec<(AliasId, IpAddr)>,
-    /// Directed broadcast addresses of its configured networks.
-    pub(super) broadcasts: Vec<(AliasId, IpAddr)>,
-    /// Which vserver of this slot it is.
-    pub(crate) generation: u32,
-    /// Number of the last change that was made to its addresses on this worker as on all.
-    pub(super) edition: u64,
-    /// Links its aliases stand on.
-    pub(crate) links: SmallVec<[usize; 2]>,
-    pub(super) dirty: bool,
-    pub(super) blocked: bool,
-    pub(super) starved: bool,
-    /// Its timers are due, and it has used up its part of the round.
-    pub(super) overdue: bool,
-    pub(crate) share: Share,
-}
-
-impl Node {
-    pub(crate) fn new(stack: HostStack, links: Vec<usize>) -> Node {
-        let share = Share::new(stack.limits());
-        Node {
-            stack,
-            sockets: HashMap::new(),
-            owners: Owners::default(),
-            races: Races::default(),
-            addresses: Vec::new(),
-            probed: Vec::new(),
-            mtus: Vec::new(),
-            groups_elsewhere: HashMap::new(),
-            groups: Vec::new(),
-            broadcasts: Vec::new(),
-            generation: 0,
-            edition: 0,
-            links: links.into(),
-            dirty: false,
-            blocked: false,
-            starved: false,
-            overdue: false,
-            share,
-        }
-    }
-}
-
-/// What services that are called by the clock tell the core.
-pub(crate) struct Calls<'a> {
-    dirty: &'a mut VecDeque<u32>,
-    shares: &'a mut Shares,
-}
-
-impl Calls<'_> {
-    /// Whether a service of the vserver may be called in this round.
-    pub(crate) fn may_run(&self, node: &mut Node) -> bool {
-        !self.shares.active || self.shares.may_run(&mut node.share)
-    }
-
-    /// One was: its time is booked, and the vserver may have something to send.
-    pub(crate) fn ran(&mut self, node: &mut Node, index: u32) {
-        if self.shares.active {
-            let ticks = self.shares.lap();
-            self.shares.book(&mut node.share, ticks);
-        }
-        if !node.dirty {
-            node.dirty = true;
-            self.dirty.push_back(index);
-        }
-    }
-}
 
 /// Where an alias stands.
 #[derive(Clone, Copy, Debug)]
@@ -650,80 +562,6 @@ impl Core {
     pub(crate) fn problem(&mut self, text: String) {
         if self.problems.len() < PROBLEMS && !self.problems.contains(&text) {
             self.problems.push(text);
-        }
-    }
-
-    /// Takes over what the kernel tells of links.
-    pub(crate) fn apply_links(&mut self, now: Instant) {
-        let Some(mut links) = self.poll.links.take() else { return };
-        for (nic, link) in links.changes() {
-            self.set_link(now, nic, link);
-        }
-        // Vservers at home elsewhere wait for it: now, and not at the end of this worker's next turn.
-        self.mesh.ring();
-        for name in links.take_gone() {
-            self.problem(format!("interface {name} was removed; restart weft when it is back"));
-        }
-        self.poll.links = Some(links);
-    }
-
-    /// The kernel told of a link change; every stack on the NIC learns it, on all workers.
-    pub(crate) fn set_link(&mut self, now: Instant, nic: usize, link: Link) {
-        self.mesh.tell_all(&Control::Link { nic, link });
-        self.link_is(now, nic, link);
-    }
-
-    /// An alias of a vserver has this state and MTU, or a smaller MTU that its server gave.
-    pub(super) fn tell_link(
-        &mut self,
-        now: Instant,
-        index: u32,
-        alias: AliasId,
-        up: bool,
-        mtu: usize,
-    ) {
-        let node = &mut self.nodes[index as usize];
-        let said = node.mtus.iter().find(|m| m.0 == alias).map_or(usize::MAX, |m| m.1);
-        let change = Change::AliasLink { alias, up, mtu: mtu.min(said) };
-        // The alias is attached, which is all the stack can object to.
-        let _ = node.stack.handle_config(now, change);
-        self.mark_dirty(index);
-    }
-
-    /// A server says how large packets of an alias may be; `None`: no longer.
-    pub(crate) fn set_mtu(&mut self, now: Instant, index: u32, alias: AliasId, mtu: Option<usize>) {
-        let mtus = &mut self.nodes[index as usize].mtus;
-        mtus.retain(|m| m.0 != alias);
-        mtus.extend(mtu.map(|mtu| (alias, mtu)));
-        let place = self.aliases[alias.0 as usize];
-        let (up, most) = (self.links[place.link()].up, self.links[place.link()].mtu);
-        self.tell_link(now, index, alias, up, place.mtu.unwrap_or(most).min(most));
-    }
-
-    pub(super) fn link_is(&mut self, now: Instant, nic: usize, link: Link) {
-        if self.nics[nic].set_link(link) {
-            // What the machines make of it first: a bond that lost a port is not down for a moment.
-            self.keep_link(now, nic);
-            self.station_link(now, nic);
-            self.nic_changed(now);
-        }
-    }
-
-    /// Tells the state of a link to the stacks on it.
-    pub(super) fn tell_links(&mut self, now: Instant, link: usize) {
-        let (up, most) = (self.links[link].up, self.links[link].mtu);
-        if let Some(tap) = self.dhcp.as_ref().filter(|_| up && self.mesh.is_home()) {
-            tap.link_up(link);
-        }
-        for alias in 0..self.aliases.len() {
-            if self.aliases[alias].link() != link {
-                continue;
-            }
-            let mtu = self.aliases[alias].mtu.unwrap_or(most).min(most);
-            let alias = AliasId(alias as u16);
-            for index in self.demux.attached(alias) {
-                self.tell_link(now, index, alias, up, mtu);
-            }
         }
     }
 }

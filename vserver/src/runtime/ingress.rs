@@ -8,8 +8,9 @@ use weft_stack::link::gro::Takes;
 use weft_stack::time::Instant;
 
 use super::Core;
-use super::core::{BURST, Node};
+use super::core::BURST;
 use super::handover::is_to_many;
+use super::node::Node;
 use super::shares::Shares;
 use super::stages::Stage;
 use crate::demux::Target;
