@@ -1,8 +1,10 @@
 # Each target calls one script or one cargo command; scripts do their own set-up.
-.PHONY: demo test soak simulate fuzz interop bench bench-full bench-micro setup
+.PHONY: demo test lint soak simulate fuzz interop bench bench-full bench-micro setup
 setup: ; @scripts/setup
 demo: ; @scripts/demo
 test: ; @scripts/test
+# format, clippy, instructions per segment
+lint: ; @scripts/lint
 # 10 000 random scenarios in virtual time; SEEDS=n for another number
 simulate: ; @scripts/simulate $(SEEDS)
 # searches for inputs that break a fuzz target; SECONDS_IN_ALL=n, TARGETS="a b"
