@@ -165,12 +165,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if cfg!(debug_assertions) {
         report.condition("build", "debug; numbers are several times better with --release");
     }
-    let result = run_scenario(&args, &mut report, &ending);
+    let mut ended = run_scenario(&args, &mut report, &ending);
     if ending.stop.load(Ordering::Relaxed) {
-        return Err(Error::Failed(format!("lab: {}", LabError::Interrupted)));
+        ended = Err(LabError::Interrupted);
     }
-    result.map_err(|e| Error::Failed(format!("lab: {e}")))?;
-    report.print(args.json)?;
+    // Lines of a series took minutes each: they are told, whatever came after them.
+    if ended.is_ok() || report.has_rows() {
+        report.print(args.json)?;
+    }
+    ended.map_err(|e| Error::Failed(format!("lab: {e}")))?;
     match report.failed() {
         0 => Ok(()),
         n => Err(Error::Failed(format!("lab: {n} checks failed"))),

@@ -150,6 +150,11 @@ impl Report {
         self.checks.iter().filter(|c| !c.ok).count()
     }
 
+    /// Whether a table has a line.
+    pub fn has_rows(&self) -> bool {
+        self.tables.iter().any(|table| !table.rows.is_empty())
+    }
+
     /// Prints the result: tables, or JSON.
     pub fn print(&self, json: bool) -> Result<(), crate::Error> {
         let mut out = std::io::stdout().lock();
@@ -300,9 +305,11 @@ mod tests {
     fn tables_are_markdown_and_those_without_rows_are_left_out() {
         let mut report = Report::new("mem", true);
         report.tables.push(Table::new("nothing", &["a"]));
+        assert!(!report.has_rows());
         let mut table = Table::new("Gaps", &["Fault", "ms"]);
         table.rows.push(vec![String::from("dark"), String::from("72.0")]);
         report.tables.push(table);
+        assert!(report.has_rows());
         let text = report.text();
         let wanted = "\nGaps\n\n| Fault | ms |\n| --- | --- |\n| dark | 72.0 |\n";
         assert!(text.starts_with(wanted), "{text}");
