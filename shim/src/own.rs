@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 
 use crate::locator::{LOCATORS_MAX, Locator, LocatorList, Preference};
+use crate::reap::Hint;
 
 /// What became of an address of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,19 @@ impl Own {
 
     pub(crate) fn contains(&self, addr: IpAddr) -> bool {
         self.at(addr).is_some()
+    }
+
+    /// Each locator, and what is to be said of it to whoever knows nothing of the changes.
+    pub(crate) fn hints(&self) -> impl Iterator<Item = Hint> + '_ {
+        self.list.locators.iter().enumerate().map(|(i, l)| {
+            if self.gone >> i & 1 == 1 {
+                Hint::LocatorGone(l.addr)
+            } else if self.down >> i & 1 == 1 {
+                Hint::LinkDown(l.addr)
+            } else {
+                Hint::LocatorBack(l.addr)
+            }
+        })
     }
 
     pub(crate) fn revision(&self) -> u32 {

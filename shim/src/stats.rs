@@ -69,6 +69,7 @@ stats! {
     updates_sent, "Update requests sent, repeated ones counted.";
     updates_acknowledged, "Update requests that were acknowledged.";
     updates_received, "Update requests taken.";
+    own_changes_continued, "Calls after which contexts still had to learn of a change of our locators.";
     icmp_used, "ICMP errors that the shim acted on.";
     icmp_mapped, "ICMP errors about rewritten packets, told to the transport.";
     icmp_unmatched, "ICMP errors about packets of protocol 140 that no context sent.";

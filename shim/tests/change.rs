@@ -3,14 +3,18 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use support::*;
 use weft_shim::config::{Bounds, SetUp, SetUpConfig, ShimConfig};
-use weft_shim::contexts::StartError;
+use weft_shim::contexts::{ContextReport, StartError};
 use weft_shim::encap::EncapConfig;
+use weft_shim::limit::Rate;
 use weft_shim::locator::{Locator, Pair, Verification};
+use weft_shim::own::Change;
 use weft_shim::reap::{Policy, ReapConfig};
+use weft_shim::wire::{Body, Tag};
 use weft_stack::path::PathLayer;
 use weft_stack::time::Duration;
 
@@ -179,4 +183,139 @@ fn locators_of_a_peer_are_those_that_work_without_udp() {
     lab.pump(1);
     lab.run(Duration::from_millis(100));
     assert_eq!(lab.shim(0).locators_of_peer(ip(2, 1)), [ip(2, 4)]);
+}
+
+/// Two hosts with so many contexts between the same ULIDs.
+fn many(contexts: u32) -> Lab {
+    let fast = Rate::new(1_000_000, 100_000);
+    let bounds = Bounds {
+        contexts_max: 10_000,
+        contexts_per_prefix_max: 10_000,
+        initiating_max: 10_000,
+        queue_max: 100_000,
+        i1: fast,
+        r1: fast,
+        r2: fast,
+        lists: fast,
+        ..Bounds::default()
+    };
+    let config = ShimConfig { bounds, ..ShimConfig::default() };
+    let mut lab = Lab::two(5, &config, ReapConfig::rfc(), [3, 2]);
+    let now = lab.now;
+    for fii in 0..contexts {
+        lab.shim(0).start(now, ulids(), fii).unwrap();
+    }
+    lab.pump(0);
+    lab.run(Duration::from_millis(100));
+    assert_eq!(lab.shim(0).stats().contexts_established, u64::from(contexts));
+    lab.log = Some(Vec::new());
+    lab
+}
+
+/// Tags that updates of the last call were sent to.
+fn told(lab: &mut Lab) -> Vec<Tag> {
+    lab.pump(0);
+    let sent = lab.log.replace(Vec::new()).into_iter().flatten();
+    let updates = sent.filter_map(|(_, p)| match p.message()?.body {
+        Body::Update { receiver_tag, .. } if p.src == ip(1, 1) || p.src == ip(1, 2) => {
+            Some(receiver_tag)
+        }
+        _ => None,
+    });
+    updates.collect()
+}
+
+/// Calls until every context knows, and who was told in each. Time stands still.
+fn calls(lab: &mut Lab, most: usize) -> Vec<Vec<Tag>> {
+    let now = lab.now;
+    let mut calls = Vec::new();
+    while calls.len() < most && lab.shim(0).poll_timeout().is_some_and(|at| at <= now) {
+        lab.shim(0).handle_timeout(now);
+        calls.push(told(lab));
+    }
+    calls
+}
+
+fn all_distinct(tags: &[Tag]) -> bool {
+    tags.iter().collect::<HashSet<_>>().len() == tags.len()
+}
+
+#[test]
+fn of_many_contexts_some_at_a_time_learn_of_a_change() {
+    let order = || {
+        let mut lab = many(3000);
+        let now = lab.now;
+        lab.shim(0).address_changed(now, ip(1, 1), Change::LinkDown);
+        let first = told(&mut lab);
+        let mut each = calls(&mut lab, usize::MAX);
+        each.insert(0, first);
+        assert!(each.iter().all(|tags| (1..=64).contains(&tags.len())), "{}", each.len());
+        let all = each.concat();
+        assert!(all.len() == 3000 && all_distinct(&all), "each once: {}", all.len());
+        let continued = lab.shim(0).stats().own_changes_continued;
+        assert_eq!(continued, each.len() as u64 - 1);
+        lab.run(Duration::from_secs(3));
+        let now = lab.now;
+        for (host, used) in [(0, ip(1, 1)), (1, ip(1, 1))] {
+            let all = lab.shim(host).report_contexts(now, 5000);
+            let (local, remote) = (|c: &ContextReport| c.locator_local, |c: &ContextReport| c.locator_remote);
+            let by: &dyn Fn(&ContextReport) -> IpAddr = if host == 0 { &local } else { &remote };
+            assert!(all.len() == 3000 && all.iter().all(|c| by(c) != used), "host {host}");
+            assert!(all.iter().all(|c| host == 0 || c.peer[0].broken && !c.peer[1].broken));
+            assert!(all.iter().all(|c| !c.updating));
+        }
+        each
+    };
+    assert_eq!(order(), order(), "the same again");
+}
+
+#[test]
+fn a_change_while_contexts_still_learn_of_another_reaches_all_of_them() {
+    let mut lab = many(2000);
+    let now = lab.now;
+    lab.shim(0).address_changed(now, ip(1, 3), Change::LinkDown);
+    let mut early = told(&mut lab);
+    early.extend(calls(&mut lab, 9).concat());
+    assert_eq!(early.len(), 640);
+    // The second begins where the first has come to.
+    let now = lab.now;
+    lab.shim(0).address_changed(now, ip(1, 3), Change::LinkUp);
+    lab.shim(0).address_changed(now, ip(1, 2), Change::Removed);
+    let mut late = told(&mut lab);
+    assert!((1..=128).contains(&late.len()), "{}", late.len());
+    let rest = calls(&mut lab, usize::MAX);
+    assert!(rest.iter().all(|tags| tags.len() <= 64));
+    late.extend(rest.concat());
+    let news: HashSet<Tag> = late.iter().copied().collect();
+    assert_eq!(news.len(), 2000);
+    assert!(late.len() <= 2064, "each once, but for those between the two: {}", late.len());
+    assert!(early.iter().all(|tag| !late[..1360].contains(tag)), "who waits comes first");
+    lab.run(Duration::from_secs(2));
+    let now = lab.now;
+    let own = lab.shim(0).report_contexts(now, 5000);
+    let gone = |c: &ContextReport, n| {
+        let paths = &c.reap.as_ref().unwrap().paths;
+        paths.iter().filter(|p| p.local == ip(1, n)).all(|p| p.state == "gone")
+    };
+    assert!(own.iter().all(|c| gone(c, 2) && !gone(c, 3) && !gone(c, 1) && !c.updating));
+    let peer = lab.shim(1).report_contexts(now, 5000);
+    let broken = |c: &ContextReport| c.peer.iter().map(|l| l.broken).collect::<Vec<_>>();
+    assert!(peer.len() == 2000 && peer.iter().all(|c| broken(c) == [false, true, false]));
+}
+
+#[test]
+fn a_locator_that_came_back_unseen_is_used_again() {
+    let mut lab = many(300);
+    let now = lab.now;
+    lab.shim(0).address_changed(now, ip(1, 3), Change::LinkDown);
+    calls(&mut lab, usize::MAX);
+    // It leaves the list and is on it again before most contexts could see either.
+    let now = lab.now;
+    lab.shim(0).set_own(now, list_of(1, 2));
+    lab.shim(0).set_own(now, list_of(1, 3));
+    calls(&mut lab, usize::MAX);
+    let now = lab.now;
+    let all = lab.shim(0).report_contexts(now, 5000);
+    let paths = |c: &ContextReport| c.reap.as_ref().unwrap().paths.clone();
+    assert!(all.iter().all(|c| paths(c).len() == 6 && paths(c).iter().all(|p| p.state != "gone")));
 }

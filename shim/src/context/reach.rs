@@ -49,6 +49,18 @@ impl Context {
         }
     }
 
+    /// The same, and some of ours may have gone or come back.
+    pub(crate) fn own_changed(&mut self, env: &mut Env, now: Instant) {
+        self.set_paths(env, now);
+        if let Some(reap) = &mut self.reap {
+            for hint in env.own.hints() {
+                if reap.is_news(hint) {
+                    reap.hint(now, hint);
+                }
+            }
+        }
+    }
+
     pub(crate) fn hint(&mut self, now: Instant, hint: Hint) {
         if let Some(reap) = &mut self.reap {
             reap.hint(now, hint);

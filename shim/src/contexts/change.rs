@@ -72,7 +72,7 @@ impl Contexts {
             context.forget_ports();
             context.learn_ports(&mut self.env);
         }
-        self.own_changed(now, None);
+        self.own_changed(now);
     }
 
     /// The locators of a peer that contexts with it have proved and that it does not call broken;

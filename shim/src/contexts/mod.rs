@@ -6,6 +6,7 @@
 //! makes this host remember something only by an I2 or I2bis that repeats what was sent to its
 //! address. Every map has a bound.
 
+mod announce;
 mod change;
 mod flows;
 mod holds;
@@ -39,6 +40,7 @@ use crate::reap::{Hint, ReapConfig, SwitchError};
 use crate::stats::ShimStats;
 use crate::trust::Trust;
 use crate::wire::Tag;
+use announce::Announcing;
 use flows::Flows;
 use holds::Holds;
 use passes::Passes;
@@ -79,6 +81,7 @@ pub struct Contexts {
     /// The same of the last tag.
     last_tag: Option<(Tag, u32)>,
     passes: Passes,
+    announcing: Announcing,
 }
 
 /// Why a context was not made on request.
@@ -126,6 +129,7 @@ impl Contexts {
             last: None,
             last_tag: None,
             passes,
+            announcing: Announcing::default(),
         }
     }
 
@@ -235,34 +239,17 @@ impl Contexts {
         action
     }
 
-    /// Our locators are these from now on; contexts tell their peers. The list gets a new generation
-    /// number (RFC 5533 10.1).
+    /// Our locators are these from now on; contexts tell their peers, where there are many not all in
+    /// this call. The list gets a new generation number (RFC 5533 10.1).
     pub fn set_own(&mut self, now: Instant, list: LocatorList) {
         self.env.own.replace(list);
-        self.own_changed(now, None);
+        self.own_changed(now);
     }
 
-    /// Something became of an address of ours; contexts tell their peers.
+    /// Something became of an address of ours; contexts tell their peers, as with [`Contexts::set_own`].
     pub fn address_changed(&mut self, now: Instant, addr: IpAddr, change: Change) {
         if self.env.own.set(addr, change) {
-            let hint = match change {
-                Change::Added | Change::LinkUp => Hint::LocatorBack(addr),
-                Change::LinkDown => Hint::LinkDown(addr),
-                Change::Removed => Hint::LocatorGone(addr),
-            };
-            self.own_changed(now, Some(hint));
-        }
-    }
-
-    fn own_changed(&mut self, now: Instant, hint: Option<Hint>) {
-        let ids: Vec<u32> = self.slots.iter().map(|(id, _)| id as u32).collect();
-        for id in ids {
-            let context = &mut self.slots[id as usize];
-            context.set_paths(&mut self.env, now);
-            if let Some(hint) = hint {
-                context.hint(now, hint);
-            }
-            self.settle(id, now);
+            self.own_changed(now);
         }
     }
 
@@ -334,12 +321,16 @@ impl Contexts {
             context.handle_timeout(&mut self.env, now);
             self.settle(id, now);
         }
+        if self.announcing.poll_timeout().is_some_and(|at| at <= now) {
+            self.announce(now);
+        }
         self.holds.expire(now);
     }
 
     /// When to call [`Contexts::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = earlier(self.timers.next_deadline(), self.holds.poll_timeout());
+        let own = earlier(own, self.announcing.poll_timeout());
         let Some(encap) = &self.env.encap else { return own };
         let keepalive = encap.poll_timeout().filter(|_| !self.slots.is_empty());
         earlier(own, earlier(keepalive, encap.poll_old_port()))

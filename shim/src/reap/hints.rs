@@ -37,6 +37,15 @@ impl Reap {
         }
     }
 
+    /// Whether the hint says of an address anything but what was said of it last.
+    pub(crate) fn is_news(&self, hint: Hint) -> bool {
+        match hint {
+            Hint::LocatorGone(addr) | Hint::LinkDown(addr) => !self.paths.is_away(addr),
+            Hint::LocatorBack(addr) => self.paths.is_away(addr),
+            Hint::Icmp(_) | Hint::NoProgress | Hint::Progress => true,
+        }
+    }
+
     /// Tests the pair in use, if it was not just tested.
     fn suspect(&mut self, now: Instant, why: Why) {
         if self.state == ReapState::Operational && now >= self.hints_after {

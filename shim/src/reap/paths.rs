@@ -234,6 +234,11 @@ impl Paths {
         self.all.is_empty() || self.get(pair).is_some_and(|p| !p.gone)
     }
 
+    /// Pairs with this end are out of the question.
+    pub(super) fn is_away(&self, addr: IpAddr) -> bool {
+        self.away.contains(&addr)
+    }
+
     /// An end of pairs went or came back. False if it is an end of none, or nothing new.
     pub(super) fn set_away(&mut self, addr: IpAddr, away: bool) -> bool {
         let known = self.away.contains(&addr);
