@@ -258,7 +258,8 @@ fn of_many_contexts_some_at_a_time_learn_of_a_change() {
         let now = lab.now;
         for (host, used) in [(0, ip(1, 1)), (1, ip(1, 1))] {
             let all = lab.shim(host).report_contexts(now, 5000);
-            let (local, remote) = (|c: &ContextReport| c.locator_local, |c: &ContextReport| c.locator_remote);
+            let (local, remote) =
+                (|c: &ContextReport| c.locator_local, |c: &ContextReport| c.locator_remote);
             let by: &dyn Fn(&ContextReport) -> IpAddr = if host == 0 { &local } else { &remote };
             assert!(all.len() == 3000 && all.iter().all(|c| by(c) != used), "host {host}");
             assert!(all.iter().all(|c| host == 0 || c.peer[0].broken && !c.peer[1].broken));
@@ -318,4 +319,30 @@ fn a_locator_that_came_back_unseen_is_used_again() {
     let all = lab.shim(0).report_contexts(now, 5000);
     let paths = |c: &ContextReport| c.reap.as_ref().unwrap().paths.clone();
     assert!(all.iter().all(|c| paths(c).len() == 6 && paths(c).iter().all(|p| p.state != "gone")));
+}
+
+// RFC 5533 5.15.3
+#[test]
+fn a_pair_that_the_peer_calls_broken_is_left() {
+    let mut lab = established();
+    let mut number = 0;
+    let mut talk = |lab: &mut Lab, ms: u64| {
+        for _ in 0..ms / 10 {
+            lab.send(0, ulids(), number);
+            lab.send(1, ulids().reversed(), number);
+            lab.run(Duration::from_millis(10));
+            number += 1;
+        }
+    };
+    talk(&mut lab, 2000);
+    let now = lab.now;
+    let mut own = list_of(2, 2);
+    own.locators[0].preference.flags = weft_shim::locator::Preference::BROKEN;
+    lab.shim(1).set_own(now, own);
+    lab.pump(1);
+    talk(&mut lab, 2000);
+    let by = lab.shim(0).pair(ulids(), 0).unwrap();
+    assert_eq!(by.remote, ip(2, 2));
+    let got: Vec<u64> = lab.hosts[1].got.iter().map(|g| g.number).collect();
+    assert_eq!(got, (0..number).take(got.len()).collect::<Vec<_>>(), "nothing is lost");
 }

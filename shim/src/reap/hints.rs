@@ -84,7 +84,8 @@ impl Reap {
         if let Some(path) = self.paths.get_mut(failed) {
             path.failed(now, damping);
         }
-        let ready = self.paths.best_alive(now, &self.config, failed).map(|p| p.pair);
+        let ready = self.paths.best_alive(now, &self.config, failed);
+        let ready = ready.filter(|p| why != Why::Broken || !p.broken).map(|p| p.pair);
         if let Some(pair) = ready {
             self.use_pair(now, pair, why);
         }
@@ -94,6 +95,19 @@ impl Reap {
             self.explorer.again = true;
             self.explorer.stagger = None;
             self.second_wave(now);
+        }
+    }
+
+    /// The peer says that the pair in use does not work. While there are others it is left for that;
+    /// the operator's is tested. Packets go on by it until another one works.
+    pub(super) fn disowned(&mut self, now: Instant) {
+        if !self.paths.has_sound() {
+            return;
+        }
+        if self.pinned {
+            self.explore(now, Why::Broken, false);
+        } else {
+            self.leave(now, Why::Broken);
         }
     }
 

@@ -25,6 +25,8 @@ const DOUBLINGS_MAX: u32 = 4;
 const ALARM_FORGIVEN: Duration = Duration::from_secs(20);
 /// So many probes by the operator's pair must get no answer before it is left.
 const PINNED_PROBES: usize = 2;
+/// Rounds in which others may answer before a pair that the peer calls broken is used all the same.
+const ROUNDS_OF_OTHERS: u32 = 3;
 /// Hints that prove nothing begin explorations so far apart, at least.
 const HINTS_APART: Duration = Duration::from_millis(100);
 
@@ -91,7 +93,7 @@ impl Reap {
 
     /// It began with something that is no proof and says nothing of the peer.
     fn is_told(&self) -> bool {
-        matches!(self.explorer.why, Why::Icmp | Why::Manual | Why::Measured)
+        matches!(self.explorer.why, Why::Icmp | Why::Manual | Why::Measured | Why::Broken)
     }
 
     /// How long the pair in use has to answer before others are probed.
@@ -353,7 +355,7 @@ impl Reap {
             || self.state == ReapState::Operational && !ours;
         // At rest nothing speaks against the operator's choice.
         let proven = proven || self.state == ReapState::Operational && self.pinned;
-        let keep = self.paths.is_usable(self.current) && proven;
+        let keep = self.paths.is_usable(self.current) && proven && !self.may_others_answer();
         let to = if keep {
             Some(self.current)
         } else if self.may_pinned_answer(now) {
@@ -389,6 +391,15 @@ impl Reap {
         }
         self.set_send_after();
         true
+    }
+
+    /// The peer says that the pair in use does not work, and others were not asked often enough to
+    /// say that none does.
+    fn may_others_answer(&self) -> bool {
+        let early = self.explorer.rounds() <= ROUNDS_OF_OTHERS;
+        let at_rest = self.state == ReapState::Operational;
+        let disowned = self.paths.is_disowned(self.current);
+        disowned && early && !at_rest && !self.pinned && self.paths.has_sound()
     }
 
     /// The pair in use is the operator's choice, and too few probes by it were lost to say that it
@@ -432,7 +443,8 @@ impl Reap {
 
     fn best_confirmed(&self, now: Instant) -> Option<Pair> {
         let usable = self.explorer.confirmed().filter_map(|pair| self.paths.get(pair));
-        let usable = usable.filter(|p| !p.gone);
+        let sound_only = self.may_others_answer();
+        let usable = usable.filter(|p| !p.gone && !(sound_only && p.broken));
         usable.min_by_key(|p| self.paths.rank(p, now, &self.config)).map(|p| p.pair)
     }
 

@@ -77,6 +77,8 @@ pub enum Why {
     LocatorGone,
     /// The link of the pair's local address is down.
     LinkDown,
+    /// The peer says that its locator of the pair does not work (BROKEN, RFC 5533 5.15.3).
+    Broken,
     /// An ICMP error.
     Icmp,
     /// A transport does not get on.
@@ -219,9 +221,10 @@ impl Reap {
         self.config.policy = policy;
     }
 
-    /// The locators of both hosts. If the pair in use is not among their pairs any longer, another
-    /// one is looked for.
+    /// The locators of both hosts. If the pair in use is not among their pairs any longer, or the
+    /// peer says from now on that it does not work, another one is looked for.
     pub fn set_paths(&mut self, now: Instant, local: &[Locator], peer: &[Locator]) {
+        let known = self.paths.is_disowned(self.current);
         self.paths.set(local, peer, self.current);
         let paths = &self.paths;
         self.queue.retain(|(pair, _)| paths.get(*pair).is_some());
@@ -232,6 +235,8 @@ impl Reap {
             self.round(now);
         } else if !self.paths.is_usable(self.current) {
             self.leave(now, Why::LocatorGone);
+        } else if !known && self.paths.is_disowned(self.current) {
+            self.disowned(now);
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Path {
     weight: u16,
     /// Its owner says that it does not work.
     pub(super) broken: bool,
+    /// The peer says so of its end.
+    pub(super) disowned: bool,
     /// An end of it is not there, or its link is down.
     pub(super) gone: bool,
     /// The last sign that it works.
@@ -62,6 +64,7 @@ impl Path {
             cost: u16::from(l.priority) + u16::from(r.priority),
             weight: u16::from(l.weight.max(1)) * u16::from(r.weight.max(1)),
             broken: l.is_broken() || r.is_broken(),
+            disowned: r.is_broken(),
             gone: false,
             heard: None,
             works_since: None,
@@ -206,9 +209,13 @@ impl Paths {
                 }
                 let known = old.iter().find(|p| p.pair == new.pair).cloned();
                 self.all.push(match known {
-                    Some(known) => {
-                        Path { cost: new.cost, weight: new.weight, broken: new.broken, ..known }
-                    }
+                    Some(known) => Path {
+                        cost: new.cost,
+                        weight: new.weight,
+                        broken: new.broken,
+                        disowned: new.disowned,
+                        ..known
+                    },
                     None => new,
                 });
             }
@@ -232,6 +239,16 @@ impl Paths {
     /// Packets can be given to the pair at all. While no locators are known every pair can.
     pub(super) fn is_usable(&self, pair: Pair) -> bool {
         self.all.is_empty() || self.get(pair).is_some_and(|p| !p.gone)
+    }
+
+    /// The peer says that its end of the pair does not work.
+    pub(super) fn is_disowned(&self, pair: Pair) -> bool {
+        self.get(pair).is_some_and(|p| p.disowned)
+    }
+
+    /// There are pairs that nobody says anything against.
+    pub(super) fn has_sound(&self) -> bool {
+        self.all.iter().any(|p| !p.broken && !p.gone)
     }
 
     /// Pairs with this end are out of the question.

@@ -1,6 +1,7 @@
 //! Tests of REAP: the table of its state machine, the RFC's timers, and two of them against each
 //! other over pairs that fail.
 
+mod broken;
 mod hints;
 mod policy;
 mod random;
