@@ -16,8 +16,9 @@
 //! signed:        message type 16 | generation 4 | addresses of the locators said to be signed
 //! ```
 //!
-//! `binding` is what makes a message one of this exchange (nonces, tags and the receiver's ULID): a
-//! MAC recorded in one exchange proves nothing in another. Generations of lists with such a proof
+//! `binding` is what makes a message one of this exchange: its type and fixed part (nonces and tags),
+//! and the sender's tag where that is not in it. A MAC recorded in one exchange proves nothing in
+//! another. The receiver's ULID is not in it: tags are the receiver's own. Generations of lists with such a proof
 //! are counted, so that an older list is known by its number.
 
 use core::fmt;

@@ -8,7 +8,7 @@ use weft_stack::time::Instant;
 use super::Contexts;
 use crate::context::Context;
 use crate::context::table::State;
-use crate::locator::{Locator, Verification};
+use crate::locator::{Locator, Pair, Verification};
 use crate::reap::ReapReport;
 use crate::stats::ShimStats;
 
@@ -142,8 +142,10 @@ impl Contexts {
 
     /// Our ULIDs of the contexts with a peer, forked ones aside.
     pub fn ulids_with(&self, peer: IpAddr) -> Vec<IpAddr> {
-        let with = |c: &Context| c.ulids.remote == peer && c.fii == 0;
-        self.slots.iter().filter(|(_, c)| with(c)).map(|(_, c)| c.ulids.local).collect()
+        let with = |ulid: &IpAddr| self.by_ulids.contains_key(&(Pair::new(*ulid, peer), 0));
+        let mut found: Vec<IpAddr> = self.own_ulids.keys().copied().filter(with).collect();
+        found.sort_unstable();
+        found
     }
 }
 
