@@ -682,6 +682,50 @@ fn vservers_of_one_host_reach_each_other_wherever_they_are_at_home() {
     check_fates(&host);
 }
 
+#[test]
+fn a_vserver_is_at_home_where_its_table_says_until_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_key(directory.path());
+    let one = |(n, name, home): (usize, &str, Option<u16>)| {
+        let home = home.map_or_else(String::new, |home| format!("home = {home}\n"));
+        format!(
+            "[vserver.{name}]\naddresses = [\"data0 2001:db8:a::{n}/64\"]\n\
+             [vserver.{name}.shim]\nkeys = [\"2001:db8::/32 {}\"]\n{home}",
+            key.display()
+        )
+    };
+    let text = |all: &[(&str, Option<u16>)]| {
+        let all: String = (1..).zip(all).map(|(n, (name, home))| one((n, name, *home))).collect();
+        format!("[workers]\ncount = 3\n{}[alias.data0]\nover = \"eth0\"\n{all}", nic("eth0", 1))
+    };
+    let (host, _far) = start(&text(&[("p", Some(2)), ("q", None), ("r", Some(2))]));
+    let host = Arc::new(host);
+    assert_eq!(["p", "q", "r"].map(|name| home_of(&host, name)), [2, 0, 2]);
+    let named = |name: &str| host.shims(Some(name)).unwrap().vservers[0].home;
+    assert_eq!(["p", "q", "r"].map(named), [Some(2), None, Some(2)]);
+    until("addresses", || have_addresses(&host, "p", &["2001:db8:a::1"]));
+    until("addresses", || have_addresses(&host, "q", &["2001:db8:a::2"]));
+    let to = addr("[2001:db8:a::1]:7");
+    let _echo = echo_server(&vs(&host, "p"), to);
+    echo(&connect(&vs(&host, "q"), to), &pattern(30_000));
+
+    let changes = Changes::new(Arc::clone(&host), None, Vec::new(), |_, _| {});
+    let apply =
+        |all: &[(&str, Option<u16>)]| changes.apply(config(&text(all)), &Options::default());
+    // A name that is no longer there moves nothing, and a new vserver is where it is to be.
+    apply(&[("p", Some(2)), ("q", None), ("r", None), ("s", Some(1))]).unwrap();
+    assert_eq!(["p", "q", "r", "s"].map(|name| home_of(&host, name)), [2, 0, 2, 1]);
+    assert_eq!(named("r"), None);
+    for q in [Some(0), Some(1)] {
+        let refused = apply(&[("p", Some(2)), ("q", q), ("r", None), ("s", Some(1))]).unwrap_err();
+        let ApplyError::Obstacles(obstacles) = refused else { panic!("{refused}") };
+        assert_eq!(obstacles.len(), 1);
+        assert_eq!(obstacles[0].object, "shim of vserver q");
+        assert!(obstacles[0].reason.contains("or restart"), "{}", obstacles[0].reason);
+    }
+    assert_eq!(home_of(&host, "q"), 0);
+}
+
 /// Tells on which worker it was called.
 struct Where(Arc<Mutex<Vec<usize>>>);
 

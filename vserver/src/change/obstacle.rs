@@ -37,7 +37,11 @@ const MEDIUM: &str = "an alias cannot go from Ethernet to bare IP packets or bac
                       neighbour on it would be another; a restart is needed";
 const SHIM: &str = "cannot be switched off while the daemon runs: peers have contexts with it, and \
                     connections run over them; a restart is needed, or another vserver";
-const HOME: &str = "its flows are on several workers, and with a shim on one: the table is there from the                     start, with enabled = false if need be; a restart is needed, or another vserver";
+const HOME: &str = "its flows are on several workers, and with a shim on one: the table is there from the \
+                    start, with enabled = false if need be; a restart is needed, or another vserver";
+const MOVE: &str = "its home cannot become another worker while the daemon runs: its flows and contexts are \
+                    in the memory of the one it has, which 'weft shim policy' shows; leave 'home' as it is, \
+                    or restart";
 const STATE: &str = "leases of clients that run are kept there; a restart is needed";
 const DAEMON: &str =
     "what the daemon may and where it logs is settled at its start; a restart is needed";
@@ -94,6 +98,9 @@ pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
         if may_have(v) && before.is_some_and(|before| !may_have(before)) {
             say(&format!("shim of vserver {}", v.name), HOME);
         }
+        if before.is_some_and(|before| wants_another_home(before, v)) {
+            say(&format!("shim of vserver {}", v.name), MOVE);
+        }
         if before.is_some_and(|before| known_vserver_parts(before, v) != *v) {
             say(&format!("a part of vserver {}", v.name), RESTART);
         }
@@ -103,6 +110,13 @@ pub(super) fn obstacles(old: &HostConfig, new: &HostConfig) -> Vec<Obstacle> {
         interface_obstacles(old, new, &mut found);
     }
     found
+}
+
+/// A home is named that was not named before. One that is not named any longer stays until the next
+/// start.
+fn wants_another_home(old: &Vserver, new: &Vserver) -> bool {
+    let home = |v: &Vserver| v.shim.as_ref().and_then(|shim| shim.home);
+    old.shim.is_some() && home(new).is_some() && home(new) != home(old)
 }
 
 /// What of the cluster is in the names of DHCP clients, and in what they say.

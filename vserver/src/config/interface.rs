@@ -428,6 +428,8 @@ pub(super) struct Interfaces<'a> {
     pub(super) tables: &'a [TableSpec],
     /// Neighbour tables shared by name.
     pub(super) neighbours: &'a [NeighbourTable],
+    /// Workers of the host.
+    pub(super) workers: usize,
 }
 
 /// What the tree tells of an alias.
@@ -457,6 +459,7 @@ impl<'a> Interfaces<'a> {
         tree: Option<&Tree>,
         qos_groups: &'a [qos::QosGroup],
         cluster: Option<&'a Cluster>,
+        workers: &Workers,
     ) -> Interfaces<'a> {
         Interfaces {
             aliases,
@@ -466,6 +469,7 @@ impl<'a> Interfaces<'a> {
             services: None,
             tables: &[],
             neighbours: &[],
+            workers: workers.count,
         }
     }
 

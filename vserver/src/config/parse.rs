@@ -112,8 +112,8 @@ pub(super) fn read_document(report: &mut Report, mut root: Section, base: &Path)
     let qos_groups = qos_groups.unwrap_or_default();
     let tree = below.tree(report, &nics);
     let aliases = std::mem::take(&mut below.aliases);
-    let interfaces =
-        interface::Interfaces::new(&aliases, tree.as_ref(), &qos_groups, cluster.as_ref());
+    let (tree, known) = (tree.as_ref(), cluster.as_ref());
+    let interfaces = interface::Interfaces::new(&aliases, tree, &qos_groups, known, &workers);
     let section = root.table_or_empty(report, "access");
     let access = access::read_access(report, section, &interfaces);
     let interfaces = interfaces.with_services(&access.catalogue);

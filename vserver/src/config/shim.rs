@@ -12,7 +12,7 @@ use super::diagnostic::Report;
 use super::reader::{At, Section, any_of};
 use super::register::read_key_path;
 use super::route::read_ip;
-use super::{HostConfig, Vserver, vserver};
+use super::{HostConfig, Vserver, WORKERS_MAX, vserver};
 
 /// Contexts of a vserver that says nothing else.
 pub(super) const CONTEXTS_DEFAULT: usize = 16_384;
@@ -102,6 +102,9 @@ pub struct Shim {
     pub udp: Option<ShimUdp>,
     /// Contexts it may have.
     pub contexts: usize,
+    /// The worker with its contexts and all flows of the vserver; `None`: the one that has the
+    /// fewest such vservers.
+    pub home: Option<u16>,
 }
 
 impl Default for Shim {
@@ -119,6 +122,7 @@ impl Default for Shim {
             offer: ShimProofs::default(),
             udp: None,
             contexts: CONTEXTS_DEFAULT,
+            home: None,
         }
     }
 }
@@ -171,8 +175,8 @@ impl Vserver {
     }
 }
 
-/// Reads the table.
-pub(super) fn read_shim(report: &mut Report, mut s: Section, base: &Path) -> Shim {
+/// Reads the table. `workers`: how many the host has.
+pub(super) fn read_shim(report: &mut Report, mut s: Section, base: &Path, workers: usize) -> Shim {
     let default = Shim::default();
     let enabled = s.boolean(report, "enabled").is_none_or(|v| v.value);
     let set_up = s.choice(report, "set_up", &SET_UPS).map_or(default.set_up, |v| v.value);
@@ -182,6 +186,7 @@ pub(super) fn read_shim(report: &mut Report, mut s: Section, base: &Path) -> Shi
     let proving = read_proving(report, &mut s, base);
     let udp = read_udp(report, &mut s);
     let contexts = s.integer(report, "contexts", 1..=1_048_576);
+    let home = read_home(report, &mut s, workers);
     s.finish(report);
     Shim {
         enabled,
@@ -196,7 +201,21 @@ pub(super) fn read_shim(report: &mut Report, mut s: Section, base: &Path) -> Shi
         offer: proving.offer,
         udp,
         contexts: contexts.map_or(CONTEXTS_DEFAULT, |v| v.value as usize),
+        home,
     }
+}
+
+fn read_home(report: &mut Report, s: &mut Section, workers: usize) -> Option<u16> {
+    let home = s.integer(report, "home", 0..=WORKERS_MAX as u64 - 1)?;
+    if home.value as usize >= workers {
+        let (n, last) = (home.value, workers - 1);
+        let text = format!(
+            "'home' is worker {n}, and 'count' of [workers] is {workers}: the last one is {last}; \
+             name one up to that, or leave it out"
+        );
+        report.error(&home.span, text);
+    }
+    Some(home.value as u16)
 }
 
 fn read_locators(report: &mut Report, s: &mut Section) -> Vec<ShimLocator> {

@@ -210,7 +210,7 @@ fn read_vserver(
     });
     let service_tables = s.tables(report, "service");
     let services = service::read_services(report, service_tables, &own, base);
-    let (shim, shim_span) = read_own_shim(report, &mut s, base);
+    let (shim, shim_span) = read_own_shim(report, &mut s, base, interfaces.workers);
     let (qos, qos_span) = read_own_qos(report, &mut s, interfaces, &own);
     let roles = read_role_names(report, &mut s);
     check_cut(report, cut, s.known());
@@ -252,10 +252,11 @@ fn read_own_shim(
     report: &mut Report,
     s: &mut Section,
     base: &Path,
+    workers: usize,
 ) -> (Option<shim::Shim>, Range<usize>) {
     let part = s.table(report, "shim");
     let span = part.as_ref().map_or_else(|| s.span.clone(), |p| p.span.clone());
-    (part.map(|part| shim::read_shim(report, part, base)), span)
+    (part.map(|part| shim::read_shim(report, part, base, workers)), span)
 }
 
 fn read_own_qos(

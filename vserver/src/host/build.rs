@@ -462,9 +462,10 @@ fn shim_layer(v: &Vserver) -> Result<Layer, HostError> {
 }
 
 /// The worker with all flows of a vserver: of one that has a shim, or may have it switched on, the
-/// worker with the fewest such. `None`: flows are spread.
+/// worker it names, or else that with the fewest such. `None`: flows are spread.
 pub(crate) fn home(v: &Vserver, pins: &Pins, workers: usize) -> Option<u16> {
-    (workers > 1 && v.shim.is_some()).then(|| pins.emptiest(workers))
+    let shim = v.shim.as_ref().filter(|_| workers > 1)?;
+    Some(shim.home.unwrap_or_else(|| pins.emptiest(workers)))
 }
 
 /// Aliases (indices) that a vserver is attached to, each once.

@@ -48,6 +48,9 @@ pub struct VserverShim {
     /// The worker with its contexts and all its flows.
     #[serde(default)]
     pub worker: usize,
+    /// The configuration says so; left out: it is the one that had the fewest such vservers.
+    #[serde(default)]
+    pub home: Option<u16>,
     /// When contexts are set up for its traffic.
     pub set_up: String,
     /// How failures are found.
@@ -442,6 +445,7 @@ fn vserver_line(v: &Vserver, shim: &Shim, contexts: &Contexts, worker: usize) ->
     VserverShim {
         vserver: v.name.clone(),
         worker,
+        home: shim.home,
         set_up,
         reap,
         policy,

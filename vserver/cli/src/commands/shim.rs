@@ -291,6 +291,8 @@ fn policy(report: &ShimReport) -> Rows {
     for v in &report.vservers {
         let row = |what: &str, value: String| vec![v.vserver.clone(), what.to_owned(), value];
         rows.push(row("worker", v.worker.to_string()));
+        let home = v.home.map_or_else(|| String::from("automatic"), |home| home.to_string());
+        rows.push(row("home", home));
         rows.push(row("set_up", v.set_up.clone()));
         rows.push(row("reap", v.reap.clone()));
         rows.push(row("policy", v.policy.clone()));
@@ -391,6 +393,11 @@ mod tests {
         );
         let text = chosen(&policy(&report), "what,value");
         assert!(text.contains("switches    1\n") && !text.contains("replayed"), "{text}");
+        assert!(text.contains("home        automatic\n"), "{text}");
+        let mut named = report;
+        named.vservers[0].home = Some(3);
+        let text = chosen(&policy(&named), "what,value");
+        assert!(text.contains("home        3\n"), "{text}");
     }
 
     #[test]

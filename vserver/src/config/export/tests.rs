@@ -222,6 +222,7 @@ udp_port = 4140
 udp_for = "all"
 udp_keepalive_s = 7
 contexts = 9
+home = 1
 [vserver.VsvrA.mdns]
 host = "box"
 services = [{ name = "Files, all", type = "_nfs._tcp", port = 2049, txt = ["path=/", ""] }]

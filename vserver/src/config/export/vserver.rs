@@ -200,6 +200,7 @@ fn write_shim(w: &mut Writer, vserver: &str, shim: Option<&Shim>) {
         offer,
         udp,
         contexts,
+        home,
     } = shim;
     let default = Shim::default();
     let [set_up, reap, policy] = shim.words();
@@ -235,6 +236,7 @@ fn write_shim(w: &mut Writer, vserver: &str, shim: Option<&Shim>) {
         w.unless("udp_keepalive_s", keepalive_s, &shim::KEEPALIVE_S_DEFAULT);
     }
     w.unless("contexts", contexts, &default.contexts);
+    w.optional("home", home.as_ref());
 }
 
 /// The keys of a service.

@@ -6,7 +6,7 @@ use super::super::tests::{MANUAL, rows};
 use super::*;
 
 /// Keys, and two values of each.
-const VALUES: [(&str, &str, &str); 30] = [
+const VALUES: [(&str, &str, &str); 31] = [
     ("identity", "\"kind Sql\"", "\"vserver\""),
     ("slaac", "[\"data0\"]", "[\"data1\"]"),
     ("dhcp", "[\"data0 v6 3\"]", "[\"data1\"]"),
@@ -39,12 +39,13 @@ const VALUES: [(&str, &str, &str); 30] = [
     ("mdns.host", "\"box\"", "\"other\""),
     ("shim.set_up", "\"immediate\"", "\"never\""),
     ("shim.contexts", "5", "6"),
+    ("shim.home", "0", "1"),
     ("shim.udp_port", "4140", "4141"),
     ("shim.accept", "[\"hba\"]", "[\"keyed\"]"),
 ];
 
 /// What the two above take to be right.
-const REST: &str = "[cluster]\nid = \"00:07:34:04:12:0E\"\nnode = \"Filer1\"\n[nic.eth0]\ndevice = \"veth0\"\n[alias.data0]\nover = \"eth0\"\n[alias.data1]\nover = \"eth0\"\n\
+const REST: &str = "[workers]\ncount = 2\n[cluster]\nid = \"00:07:34:04:12:0E\"\nnode = \"Filer1\"\n[nic.eth0]\ndevice = \"veth0\"\n[alias.data0]\nover = \"eth0\"\n[alias.data1]\nover = \"eth0\"\n\
     [table.one]\n[table.two]\n[neighbours.one]\n[neighbours.two]\n[qos.q1]\n[qos.q2]\n\
     [role.r1]\nusers = [\"1\"]\nallow = \"vserver\"\n[role.r2]\nusers = [\"2\"]\nallow = \"vserver\"\n";
 
