@@ -14,6 +14,7 @@ use common::{
 };
 use weft_drivers::device::AnyDevice;
 use weft_drivers::mem::{MemConfig, pair};
+use weft_drivers::netlink::Netlink;
 use weft_drivers::netns::Netns;
 use weft_vserver::net::{TcpListener, TcpStream, UdpSocket};
 use weft_vserver::{Host, Vserver};
@@ -291,5 +292,32 @@ fn a_failover_group_is_one_interface_to_all_above() {
         for reason in ["OwnFrameReflected", "MemberNotNominee", "NotForThisHost"] {
             assert!(snapshot.drops.contains_key(reason), "{reason}: {:?}", snapshot.drops);
         }
+    }
+}
+
+#[test]
+fn the_least_mtu_of_its_members_is_that_of_a_failover_group_and_of_all_above() {
+    let Some((near, _far)) = cabled(2, 1) else { return };
+    let text = "[nic.eth0]\ndevice = \"w0\"\ndriver = \"packet\"\n\
+         [nic.eth1]\ndevice = \"w1\"\ndriver = \"packet\"\n\
+         [fail.fail0]\nmembers = [\"eth0\", \"eth1\"]\n[alias.data0]\nover = \"fail0\"\n\
+         [vserver.v]\naddresses = [\"data0 10.0.0.1/24\"]\n\
+         [vserver.c]\naddresses = [\"data0 10.0.0.2/24\"]\n";
+    let host = match near.enter(|| Host::start(config(text))).unwrap() {
+        Ok(host) => host,
+        Err(e) => return println!("SKIP: {e}"),
+    };
+    until("addresses", || has(&vs(&host, "v"), "10.0.0.1") && has(&vs(&host, "c"), "10.0.0.2"));
+    let group = || host.snapshot().links.iter().find(|l| l.name == "fail0").unwrap().mtu;
+    drop(echo_server(&vs(&host, "v"), addr("10.0.0.1:7")));
+    let least_mss = |mtu: usize| mtu - 60..=mtu - 40;
+    // The member that is not in use as well: the group may go over to it at any time.
+    for (nic, mtu, least) in [("w1", 1400, 1400), ("w0", 1300, 1300), ("w0", 1500, 1400)] {
+        near.enter(|| Netlink::open().unwrap().set_mtu(nic, mtu).unwrap()).unwrap();
+        until("the MTU of the group", || group() == least);
+        let stream = connect(&vs(&host, "c"), addr("10.0.0.1:7"));
+        echo(&stream, &pattern(30_000));
+        let mss = stream.info().unwrap().mss;
+        assert!(least_mss(least).contains(&mss), "{mss} of {least}");
     }
 }

@@ -23,8 +23,6 @@ const EVENTS_MAX: usize = 1024;
 const MOVED_MAX: usize = 256;
 /// Multicast groups that a group remembers for its next nominee.
 pub(super) const MEMBERSHIPS_MAX: usize = 4096;
-/// The least MTU of IPv6 (RFC 8200 section 5).
-const MTU_MIN: usize = 1280;
 
 /// What a member is, as far as the group has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +31,6 @@ pub struct MemberInfo {
     pub name: String,
     /// Its MAC address; all zero if it is not known.
     pub mac: Mac,
-    /// Its MTU in bytes, if it is known.
-    pub mtu: Option<usize>,
 }
 
 /// Why a member is not added.
@@ -242,14 +238,6 @@ impl Group {
         self.members.iter().position(|m| m.info.name == name)
     }
 
-    /// The MTU of a member is another.
-    pub fn handle_mtu(&mut self, now: Instant, member: u16, mtu: usize) {
-        if let Some(m) = self.members.get_mut(usize::from(member)) {
-            m.info.mtu = Some(mtu);
-            self.settle(now);
-        }
-    }
-
     /// A target beyond the link is reached, or not any more. While all that are configured are
     /// lost, the group counts as failed for its listeners.
     pub fn handle_beyond(&mut self, now: Instant, target: IpAddr, reached: bool) {
@@ -373,11 +361,6 @@ impl Group {
     /// was made. It is on no wire.
     pub fn mac(&self) -> Mac {
         self.mac
-    }
-
-    /// The least MTU of its members, 1280 bytes at least; `None` if none is known.
-    pub fn mtu(&self) -> Option<usize> {
-        self.members.iter().filter_map(|m| m.info.mtu).min().map(|mtu| mtu.max(MTU_MIN))
     }
 
     /// What it was made from; members and standby as they are now.

@@ -374,7 +374,7 @@ impl World {
 }
 
 fn info(i: u16) -> MemberInfo {
-    MemberInfo { name: format!("eth{i}"), mac: [2, 0, 0, 0, 0, i as u8 + 1], mtu: Some(1500) }
+    MemberInfo { name: format!("eth{i}"), mac: [2, 0, 0, 0, 0, i as u8 + 1] }
 }
 
 /// The fewest moves that make what stayed where it was even over the active members.

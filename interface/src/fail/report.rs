@@ -18,8 +18,6 @@ pub struct GroupReport {
     pub up: bool,
     /// Towards the stacks.
     pub mac: String,
-    /// The least of its members.
-    pub mtu: Option<usize>,
     /// A repaired member is used again.
     pub failback: bool,
     /// Targets beyond the link that are lost.
@@ -41,8 +39,6 @@ pub struct MemberReport {
     pub state: MemberState,
     /// MAC address, `02:00:..`.
     pub mac: String,
-    /// MTU, if it is known.
-    pub mtu: Option<usize>,
     /// What is bound to it: addresses, and aliases with a MAC address of their own.
     pub bound: usize,
     /// Its repair is withheld for as many milliseconds.
@@ -111,7 +107,6 @@ impl Group {
             path: self.group_path(),
             up: self.is_up(),
             mac: what_of::text(self.mac),
-            mtu: self.mtu(),
             failback: self.config.failback,
             beyond_lost: self.beyond_lost.clone(),
             members: members.map(|i| self.member_report(i)).collect(),
@@ -165,7 +160,6 @@ impl Group {
             path: self.interface_path(i),
             state: state(m),
             mac: what_of::text(m.mac()),
-            mtu: m.info.mtu,
             bound: self.inbound.load(i as u16),
             damped_ms: damped.map(|until| (until - self.now).as_millis() as u64),
             counters: m.counters,

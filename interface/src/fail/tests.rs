@@ -23,7 +23,7 @@ fn mac(i: u16) -> Mac {
 }
 
 fn info(i: u16) -> MemberInfo {
-    MemberInfo { name: format!("eth{i}"), mac: mac(i), mtu: Some(1500) }
+    MemberInfo { name: format!("eth{i}"), mac: mac(i) }
 }
 
 fn config(members: u16, standby: &[u16]) -> GroupConfig {
@@ -932,19 +932,6 @@ fn the_report_has_what_the_tables_show() {
     assert_eq!(serde_json::from_str::<GroupReport>(&json).unwrap(), report);
     group.handle_health(at(40), 0, true, ok(40));
     assert_eq!(group.report().path.detection_ms, Some(10_000));
-}
-
-#[test]
-fn the_mtu_is_the_least_of_all_members() {
-    let mut group = up(&config(2, &[]));
-    assert_eq!(group.mtu(), Some(1500));
-    group.handle_mtu(at(1), 0, 9000);
-    assert_eq!(group.mtu(), Some(1500));
-    group.handle_mtu(at(1), 1, 9000);
-    assert_eq!(group.mtu(), Some(9000));
-    group.handle_mtu(at(1), 1, 576);
-    assert_eq!(group.mtu(), Some(1280), "never below what IPv6 needs");
-    assert_eq!(Group::new("fail0", &config(1, &[]), &[]).mtu(), None);
 }
 
 #[test]

@@ -286,11 +286,8 @@ fn members(
 ) -> (Vec<String>, Vec<MemberInfo>) {
     let links = &tree.groups[number].members;
     let names: Vec<String> = links.iter().map(|link| tree.at(*link).name.to_string()).collect();
-    let info = |(link, name): (&LinkId, &String)| MemberInfo {
-        name: name.clone(),
-        mac: mac(*link),
-        mtu: tree.at(*link).mtu,
-    };
+    let info =
+        |(link, name): (&LinkId, &String)| MemberInfo { name: name.clone(), mac: mac(*link) };
     let infos = links.iter().zip(&names).map(info).collect();
     (names, infos)
 }
