@@ -4,12 +4,12 @@
 
 use core::net::IpAddr;
 
-use weft_stack::time::Instant;
+use weft_stack::time::{Duration, Instant};
 
 use crate::context::State;
 use crate::contexts::{Contexts, StartError};
 use crate::locator::{Locator, LocatorList, Pair};
-use crate::reap::SwitchError;
+use crate::reap::{Hint, SwitchError};
 
 /// An option (RFC 6316 6), by its name there without `SHIM_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,11 +41,19 @@ pub enum ShimOption {
     LocalReceive,
     /// `LOC_PEER_RECV`, read: where it came from.
     PeerReceive,
-    /// `APP_TIMEOUT`: the send timeout, which is of the vserver (`ReapConfig`).
+    /// `APP_TIMEOUT`: how long the context waits for return traffic before it looks for another pair.
+    /// Set, it is at least that of the vserver (`ReapConfig`), by which the peer sends its
+    /// keepalives, and at most [`APP_TIMEOUT_MAX`].
     AppTimeout,
-    /// `PATHEXPLORE`: how paths are explored, which is of the vserver (`ReapConfig`).
+    /// `PATHEXPLORE`, read: how paths are explored, which is of the vserver (`ReapConfig`).
     PathExplore,
+    /// `FEEDBACK` (RFC 6316 7), set: what the application knows of its packets. Progress counts as
+    /// return traffic; that there is none starts a test of the pair, and not too often.
+    Feedback,
 }
+
+/// The longest [`ShimOption::AppTimeout`].
+pub const APP_TIMEOUT_MAX: Duration = Duration::from_mins(10);
 
 /// What an option is, or is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +67,21 @@ pub enum Value {
     Locator(Option<Locator>),
     /// Several.
     List(LocatorList),
+    /// A time.
+    Time(Duration),
+    /// How paths are explored.
+    Exploring(Exploring),
+}
+
+/// What [`ShimOption::PathExplore`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exploring {
+    /// Probes before they become ever more seldom.
+    pub initial_probes: u32,
+    /// How long the peer gets keepalives.
+    pub keepalive_timeout: Duration,
+    /// Between these probes.
+    pub initial_probe_timeout: Duration,
 }
 
 /// Why an option is not read or set.
@@ -108,14 +131,14 @@ pub fn get(
             return Ok(Value::Flag(contexts.pair(of.ulids, of.fii).is_none()));
         }
         ShimOption::HotStandby => return Ok(Value::Flag(associated && contexts.measures())),
-        ShimOption::DontShim | ShimOption::AppTimeout | ShimOption::PathExplore => {
-            return Err(OptionError::NotSupported);
-        }
+        ShimOption::DontShim => return Err(OptionError::NotSupported),
+        ShimOption::Feedback => return Err(OptionError::Value),
         _ => {}
     }
     let pair = contexts.pair(of.ulids, of.fii).filter(|_| associated);
     let pair = pair.ok_or(OptionError::NoContext)?;
     let (own, peer) = contexts.locators_of(of.ulids, of.fii).ok_or(OptionError::NoContext)?;
+    let reap = || contexts.reap_timing(of.ulids, of.fii).ok_or(OptionError::NoContext);
     let came_by = || contexts.came_by(of.ulids, of.fii).ok_or(OptionError::NoContext);
     Ok(match option {
         ShimOption::LocalPreference => Value::Locator(preferred(&own)),
@@ -125,6 +148,8 @@ pub fn get(
         ShimOption::LocalReceive => Value::Addr(came_by()?.local),
         ShimOption::PeerReceive => Value::Addr(came_by()?.remote),
         ShimOption::LocalList => Value::List(own),
+        ShimOption::AppTimeout => Value::Time(reap()?.0),
+        ShimOption::PathExplore => Value::Exploring(reap()?.1),
         _ => Value::List(peer),
     })
 }
@@ -151,12 +176,19 @@ pub fn set(
         (ShimOption::PeerSend, Value::Addr(addr)) => {
             send_by(contexts, now, of, |pair| Pair::new(pair.local, *addr))
         }
+        (ShimOption::AppTimeout, Value::Time(time)) => {
+            contexts.set_app_timeout(now, of.ulids, of.fii, *time)
+        }
+        (ShimOption::Feedback, Value::Flag(progress)) => {
+            let hint = if *progress { Hint::Progress } else { Hint::NoProgress };
+            let known = contexts.hint_instance(now, of.ulids, of.fii, hint);
+            if known { Ok(()) } else { Err(OptionError::NoContext) }
+        }
         (ShimOption::HotStandby, Value::Flag(true)) if contexts.measures() => Ok(()),
         (ShimOption::HotStandby, Value::Flag(_)) => Err(OptionError::NotSupported),
         (ShimOption::LocalReceive | ShimOption::PeerReceive, Value::Flag(true)) => Ok(()),
         (
             ShimOption::DontShim
-            | ShimOption::AppTimeout
             | ShimOption::PathExplore
             | ShimOption::LocalPreference
             | ShimOption::PeerPreference,
@@ -180,6 +212,40 @@ fn send_by(
         SwitchError::NotAPair => OptionError::InvalidLocator,
         SwitchError::Gone => OptionError::UnreachableLocator,
     })
+}
+
+impl Contexts {
+    /// The send timeout that the context goes by without additions, and how it explores.
+    fn reap_timing(&self, ulids: Pair, fii: u32) -> Option<(Duration, Exploring)> {
+        let reap = self.reap_of(ulids, fii)?;
+        let config = reap.config();
+        let exploring = Exploring {
+            initial_probes: config.initial_probes,
+            keepalive_timeout: config.keepalive_timeout,
+            initial_probe_timeout: config.initial_probe_timeout,
+        };
+        Some((config.send_timeout, exploring))
+    }
+
+    fn set_app_timeout(
+        &mut self,
+        now: Instant,
+        ulids: Pair,
+        fii: u32,
+        time: Duration,
+    ) -> Result<(), OptionError> {
+        let least = self.reap_config().send_timeout;
+        if !(least..=APP_TIMEOUT_MAX).contains(&time) {
+            return Err(OptionError::Value);
+        }
+        let done = self.with_reap(now, ulids, fii, |reap| reap.set_send_timeout(time));
+        done.ok_or(OptionError::NoContext)
+    }
+
+    /// `false`: there is no such context.
+    fn hint_instance(&mut self, now: Instant, ulids: Pair, fii: u32, hint: Hint) -> bool {
+        self.with_reap(now, ulids, fii, |reap| reap.hint(now, hint)).is_some()
+    }
 }
 
 /// The first by preference that works (RFC 2782).

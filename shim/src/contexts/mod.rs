@@ -36,7 +36,7 @@ use crate::encap::{Encap, Endpoint};
 use crate::locator::{LocatorList, Pair, is_unicast};
 use crate::log::Log;
 use crate::own::Change;
-use crate::reap::{Hint, ReapConfig, SwitchError};
+use crate::reap::{Hint, Reap, ReapConfig, SwitchError};
 use crate::stats::ShimStats;
 use crate::trust::Trust;
 use crate::wire::Tag;
@@ -289,6 +289,30 @@ impl Contexts {
     /// The pair by which the last packet of a context came; `None`: none did yet.
     pub(crate) fn came_by(&self, ulids: Pair, fii: u32) -> Option<Pair> {
         self.slots[*self.by_ulids.get(&(ulids, fii))? as usize].came_by
+    }
+
+    /// The reachability of a context that is set up.
+    pub(crate) fn reap_of(&self, ulids: Pair, fii: u32) -> Option<&Reap> {
+        self.slots[*self.by_ulids.get(&(ulids, fii))? as usize].reap.as_deref()
+    }
+
+    /// The same, to change it. `None`: there is no such context.
+    pub(crate) fn with_reap<R>(
+        &mut self,
+        now: Instant,
+        ulids: Pair,
+        fii: u32,
+        change: impl FnOnce(&mut Reap) -> R,
+    ) -> Option<R> {
+        let id = *self.by_ulids.get(&(ulids, fii))?;
+        let done = change(self.slots[id as usize].reap.as_mut()?);
+        self.settle(id, now);
+        Some(done)
+    }
+
+    /// How failures are found in contexts that are set up from now on.
+    pub(crate) fn reap_config(&self) -> &ReapConfig {
+        &self.env.reap
     }
 
     /// Whether pairs are measured while they are not used.

@@ -216,6 +216,18 @@ impl Reap {
         self.detector.set_keepalive_timeout(timeout, &mut self.rng);
     }
 
+    /// The constants it goes by.
+    pub(crate) fn config(&self) -> &ReapConfig {
+        &self.config
+    }
+
+    /// How long return traffic may be away from the next packet on, without what round trips and
+    /// false alarms add.
+    pub(crate) fn set_send_timeout(&mut self, timeout: Duration) {
+        self.config.send_timeout = timeout;
+        self.set_send_after();
+    }
+
     /// Which of several working pairs is used from now on.
     pub fn set_policy(&mut self, policy: Policy) {
         self.config.policy = policy;
