@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{PATIENCE, addr, connect, echo, echo_server, pair, pattern, until, vs};
+use common::{PATIENCE, addr, connect, echo, echo_server, pair, pattern, until, vs, wait_events};
 use mio::{Interest, Token};
 use weft_stack::socket::Readiness;
 use weft_stack::socket::tcp::{TcpOption, TcpState};
@@ -193,7 +193,7 @@ fn mio_reports_edges() {
     let mut accepted = None;
     let mut connected = false;
     while accepted.is_none() || !connected {
-        poll.poll(&mut events, Some(PATIENCE)).unwrap();
+        wait_events(&mut poll, &mut events, Some(PATIENCE));
         assert!(!events.is_empty(), "an edge was lost");
         for event in &events {
             match event.token() {
@@ -214,7 +214,7 @@ fn mio_reports_edges() {
             Err(e) => panic!("{e}"),
         }
         if got.len() < 5 {
-            poll.poll(&mut events, Some(PATIENCE)).unwrap();
+            wait_events(&mut poll, &mut events, Some(PATIENCE));
             assert!(!events.is_empty(), "an edge was lost");
         }
     }
@@ -293,7 +293,7 @@ fn a_poller_stands_in_a_mio_loop() {
     for round in 0..3u8 {
         c.send_to(&[round], addr("10.0.0.1:53")).unwrap();
         let got = loop {
-            poll.poll(&mut events, Some(PATIENCE)).unwrap();
+            wait_events(&mut poll, &mut events, Some(PATIENCE));
             assert!(!events.is_empty(), "round {round}: an edge was lost");
             poller.wait(&mut ready, Some(Duration::ZERO)).unwrap();
             if let Ok(d) = socket.recv_datagram() {

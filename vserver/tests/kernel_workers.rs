@@ -9,7 +9,7 @@ use std::net::{
     IpAddr, TcpListener as KernelListener, TcpStream as KernelStream, UdpSocket as KernelUdp,
 };
 
-use common::kernel::{Kernel, v_on};
+use common::kernel::{Kernel, heard, v_on};
 use common::{PATIENCE, addr, connect, echo, echo_server, pattern, until, vs};
 use weft_drivers::netlink::Netlink;
 use weft_vserver::net::{Family, IcmpSocket, SourceFilter, UdpSocket};
@@ -39,7 +39,7 @@ impl Pair {
     fn kernel_pings(&self, size: &str, to: &str) -> bool {
         // With a deadline it waits for three answers; else for two round trips after the last
         // question, which a busy machine exceeds.
-        let args = ["-c", "3", "-i", "0.01", "-w", "5", "-s", size, to];
+        let args = ["-c", "3", "-i", "0.01", "-w", "20", "-s", size, to];
         self.kernel.ping(&args)
     }
 
@@ -135,7 +135,7 @@ impl Pair {
                 assert!(got.payload == sent);
                 socket.send_to(&got.payload, got.from).unwrap();
                 let mut back = vec![0; len + 1];
-                let (n, _) = asker.recv_from(&mut back).unwrap();
+                let (n, _) = heard(&asker, &mut back).unwrap();
                 assert!(back[..n] == sent);
             }
         }

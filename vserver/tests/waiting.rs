@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{PATIENCE, addr, connect, pair, vs};
+use common::{PATIENCE, addr, connect, pair, vs, wait_events};
 use mio::{Interest, Token};
 use weft_vserver::app::{Cx, Service, SocketId};
 use weft_vserver::config::PollMode;
@@ -125,7 +125,7 @@ fn ask_mio(c: &Vserver, port: u16, seed: u64) {
                 Ok(n) => break assert_eq!(n, 1),
                 Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
             }
-            poll.poll(&mut events, Some(PATIENCE)).expect("works");
+            wait_events(&mut poll, &mut events, Some(PATIENCE));
             assert!(!events.is_empty(), "mio was not told");
         }
     }

@@ -1,6 +1,8 @@
 //! The kernel as the peer of a host: at the other end of a cable, or beside the host, whose TUN or
 //! TAP interface joins them.
 
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 
@@ -29,6 +31,16 @@ pub fn namespace() -> Option<Netns> {
         println!("SKIP: network namespaces need root");
     }
     made.ok()
+}
+
+/// A datagram of the kernel's. A child of another test that ends may interrupt a wait with a timeout.
+pub fn heard(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    loop {
+        match socket.recv_from(buf) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// A cable of so many queues from `k0` of the kernel's, which has the addresses, to `far` of weft's.

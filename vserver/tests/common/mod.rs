@@ -80,6 +80,13 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Waits for events of mio. A child of another test that ends may interrupt it, which is no event.
+pub fn wait_events(poll: &mut mio::Poll, events: &mut mio::Events, timeout: Option<Duration>) {
+    while let Err(e) = poll.poll(events, timeout) {
+        assert_eq!(e.kind(), std::io::ErrorKind::Interrupted, "{e}");
+    }
+}
+
 /// Echoes every connection of a listener until the host stops.
 pub fn echo_server(vserver: &Vserver, at: SocketAddr) -> std::thread::JoinHandle<()> {
     let listener = weft_vserver::net::TcpListener::bind(vserver, at).expect("bind");
