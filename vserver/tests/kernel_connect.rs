@@ -13,7 +13,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use common::kernel::Kernel;
-use common::{PATIENCE, addr, config, echo, pattern, until, vs};
+use common::{PATIENCE, addr, config, echo, pattern, until, vs, wait_events};
 use mio::{Events, Interest, Poll, Token};
 use weft_stack::socket::Readiness;
 use weft_vserver::app::{Cx, Service, SocketId, TcpError, TcpOption};
@@ -38,7 +38,7 @@ fn text(connect: &str) -> String {
         "[nic.eth0]\ndevice = \"w0\"\ndriver = \"tun\"\n[alias.data0]\nover = \"eth0\"\n\
          [vserver.v]\naddresses = [{}, \"data0 fd09::2/64\"]\n\
          routes = [{{ to = \"default\", via = \"10.9.0.11\" }}]\n\
-         dns = {{ servers = [\"10.9.0.15\"], timeout_ms = 500, attempts = 1, cache = 0 }}\n\
+         dns = {{ servers = [\"10.9.0.15\"], timeout_ms = 5000, attempts = 1, cache = 0 }}\n\
          [vserver.v.connect]\n{connect}\n",
         addresses.join(", ")
     )
@@ -256,13 +256,14 @@ fn the_table_decides_by_port_and_class_and_changes_while_the_host_runs() {
     let changes = Changes::new(Arc::clone(&lab.host), None, Vec::new(), |_, _| {});
     let rules = "rules = [{ class = \"backup\", form = \"off\" }, { ports = \"7\", form = \"weak\", attempt_delay_ms = 20 }]";
     changes.apply(config(&text(rules)), &Options::default()).unwrap();
-    let (stream, _) = TcpStream::connect_with(&lab.v, to, soon).unwrap();
+    let patient = TcpConnect { timeout: Some(PATIENCE), ..TcpConnect::default() };
+    let (stream, _) = TcpStream::connect_with(&lab.v, to, patient).unwrap();
     assert_ne!(ends(&stream).0, "10.9.0.2");
     let backup = TcpConnect { class: Some("backup"), ..soon };
     let off = TcpStream::connect_with(&lab.v, to, backup).unwrap_err();
     assert_eq!(off.kind(), ErrorKind::TimedOut);
     // The socket says more than the table, either way.
-    let wanted = TcpConnect { form: Some(Form::Weak), ..backup };
+    let wanted = TcpConnect { form: Some(Form::Weak), timeout: Some(PATIENCE), ..backup };
     assert!(TcpStream::connect_with(&lab.v, to, wanted).is_ok());
     let bound = TcpConnect { local: Some(addr("10.9.0.2:0")), ..soon };
     let dead = TcpStream::connect_with(&lab.v, to, bound).unwrap_err();
@@ -303,7 +304,7 @@ fn a_connection_is_set_up_by_readiness_and_the_first_data_follows() {
         if let Some(stream) = connecting.drive().unwrap() {
             break stream;
         }
-        poll.poll(&mut events, connecting.timeout().or(Some(PATIENCE))).unwrap();
+        wait_events(&mut poll, &mut events, connecting.timeout().or(Some(PATIENCE)));
     };
     poll.registry().deregister(&mut connecting).unwrap();
     drop(connecting);
@@ -455,15 +456,16 @@ fn a_request_of_one_datagram_is_repeated_over_pairs_where_it_may_be() {
     let mut policy = (*lab.v.connect_policy()).clone();
     policy.default.repeat = true;
     lab.v.set_connect_policy(policy);
-    let answer = UdpAnswer::ask(&lab.v, to, b"ping", UdpRequest::default()).unwrap();
+    let patient = || UdpRequest { timeout: Some(PATIENCE), ..UdpRequest::default() };
+    let answer = UdpAnswer::ask(&lab.v, to, b"ping", patient()).unwrap();
     assert_eq!((&answer.payload[..], answer.from), (&b"ping"[..], addr("10.9.0.12:5")));
-    let answer = UdpAnswer::ask_name(&lab.v, "ask.test", 5, b"pong", UdpRequest::default());
+    let answer = UdpAnswer::ask_name(&lab.v, "ask.test", 5, b"pong", patient());
     assert_eq!(&answer.unwrap().payload[..], b"pong");
     let refused = UdpAnswer::ask(
         &lab.v,
         addr("10.9.0.12:6"),
         b"x",
-        UdpRequest { form: Some(Form::Off), ..UdpRequest::default() },
+        UdpRequest { form: Some(Form::Off), ..patient() },
     );
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }
