@@ -317,10 +317,8 @@ fn a_change_that_nobody_confirms_is_taken_back() {
         by: "test".into(),
         ..Options::default()
     };
-    changes.apply(new.clone(), &soon).unwrap();
-    assert_eq!(*host.config(), new);
-    let refused = changes.apply(old.clone(), &Options::default()).unwrap_err();
-    assert!(refused.to_string().contains("by test"), "{refused}");
+    let generation = host.generation();
+    assert!(changes.apply(new.clone(), &soon).unwrap().generation > generation);
     let begin = Instant::now();
     while *host.config() != old {
         assert!(begin.elapsed() < PATIENCE);
@@ -330,6 +328,9 @@ fn a_change_that_nobody_confirms_is_taken_back() {
 
     let later = Options { confirm: Some(Duration::from_mins(10)), ..soon };
     changes.apply(new.clone(), &later).unwrap();
+    assert_eq!(*host.config(), new);
+    let refused = changes.apply(old.clone(), &Options::default()).unwrap_err();
+    assert!(refused.to_string().contains("by test"), "{refused}");
     changes.confirm().unwrap();
     assert!(matches!(changes.confirm(), Err(ApplyError::NothingWaits)));
     assert_eq!(*host.config(), new);
