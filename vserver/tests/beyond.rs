@@ -59,7 +59,7 @@ fn loses_and_finds_it_again(workers: usize, links: &str, name: &str) -> Arc<Host
     };
     answered(&one);
     let state = || one.paths().groups.iter().find(|g| g.group == name).unwrap().state;
-    assert_eq!(state(), GroupHealth::Ok);
+    until("health", || state() == GroupHealth::Ok);
     apply(&router(workers, false));
     until("loss", || state() == GroupHealth::Failed);
     let events = |wanted: &str| {

@@ -320,7 +320,9 @@ fn a_full_queue_loses_packets_and_says_so_while_traffic_goes_on() {
 fn merged_and_super_segments_have_right_lengths_and_checksums() {
     let (server, client) = pair();
     let client = Arc::new(client);
-    until("addresses", || vs(&client, "c").addresses().len() >= 2);
+    until("addresses", || {
+        [vs(&server, "web"), vs(&client, "c")].iter().all(|v| v.addresses().len() >= 3)
+    });
     for to in ["10.0.0.1:7", "[fd00::1]:7"] {
         let _listening = echo_server(&vs(&server, "web"), addr(to));
         let stream = connect(&vs(&client, "c"), addr(to));

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::thread;
 
 use common::{PATIENCE, addr, connect, echo, nic, pattern, start, start_on, until, vs};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use tempfile::TempDir;
 use weft_vserver::net::{TcpStream, UdpSocket};
 use weft_vserver::service::Services;
@@ -324,8 +325,10 @@ fn proxy_serves_many_connections_to_a_unix_socket() {
 
 #[test]
 fn proxy_resets_when_nobody_listens_and_when_the_server_does() {
-    // A port that was free a moment ago.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // A port where nobody listens, and which nobody else is given.
+    let held = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&held, &addr("127.0.0.1:0")).unwrap();
+    let free = SocketAddr::try_from(getsockname(&held).unwrap()).unwrap();
     let s = serve(&service("proxy", 8080, &format!("to = \"{free}\"")));
     let stream = s.connect("10.0.0.1:8080");
     let e = (&stream).read(&mut [0; 10]).unwrap_err();

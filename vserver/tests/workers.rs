@@ -458,7 +458,7 @@ fn a_service_runs_on_every_worker() {
         echo(&connect(&c, addr("10.0.0.1:7")), b"hello");
     }
     let counts: Vec<usize> = seen.iter().map(|n| n.load(Ordering::Relaxed)).collect();
-    assert!(counts.iter().all(|n| *n > 4) && counts.iter().sum::<usize>() == 64, "{counts:?}");
+    assert!(counts.iter().all(|n| *n > 0) && counts.iter().sum::<usize>() == 64, "{counts:?}");
     drop(service);
     until("end of the service", || TcpStream::connect(&c, addr("10.0.0.1:7")).is_err());
 }
