@@ -131,8 +131,6 @@ fn ends_within(child: &Child, patience: Duration) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    use std::os::unix::fs::PermissionsExt;
-
     use weft_interface::events::What;
 
     fn event(number: u64) -> Event {
@@ -142,8 +140,11 @@ mod tests {
 
     fn script(directory: &Path, text: &str) -> PathBuf {
         let path = directory.join("hook");
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        // By a child: a file that this process has open for writing is so in the children that other
+        // tests begin meanwhile, and cannot be run then.
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\" && chmod 755 \"$0\"";
+        let written = Command::new("sh").args(["-c", write]).arg(&path).arg(text).status();
+        assert!(written.unwrap().success());
         path
     }
 
