@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use weft_cli::lab::topology::{CLIENT, Machine, v4};
 use weft_drivers::ethtool::{self, Offload};
@@ -130,9 +131,12 @@ fn a_pulled_cable_of_a_failover_group_costs_no_connection_and_its_return_no_ping
     let ping = Pings::start(client, &v4(ALPHA).to_string(), 2000);
     ping.under_way();
     lab.plug(at, false);
-    let degraded = ask_until(dir, &state, |text| text.starts_with("degraded:"));
-    assert_eq!(degraded, format!("degraded:eth{} [eth{at}]\n", 1 - at));
-    assert_ne!(lab.neighbour(&address), before, "the switch was told of the move");
+    let degraded = format!("degraded:eth{} [eth{at}]\n", 1 - at);
+    ask_until(dir, &state, |text| text == degraded);
+    let begin = Instant::now();
+    while lab.neighbour(&address) == before {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the switch was not told of the move");
+    }
     let (answered, gap) = ping.end();
     println!("NUMBER failover group, link down: {} of 2000 lost, gap {gap:.1} ms", 2000 - answered);
 
@@ -160,7 +164,8 @@ fn silent_loss(probe: &str) {
     let client = &lab.switch.netns;
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let targets = format!("detect_ms = 100\ntargets = [\"{}\"]", v4(CLIENT));
+    // Where threads wait long for a CPU, members may fail and come back besides.
+    let targets = format!("detect_ms = 100\nflaps_max = 255\ntargets = [\"{}\"]", v4(CLIENT));
     let link = format!("{GROUP}\n{targets}\n{probe}");
     let (_daemon, blob) = run(&lab, dir, (&link, "fail0"));
     let probes = ["paths", "-i", "-P", "-o", "probe,state"];
@@ -174,8 +179,8 @@ fn silent_loss(probe: &str) {
     ping.under_way();
     lab.ip(&["link", "set", CABLES[at].1, "nomaster"]);
     let state = ["paths", "-g", "-P", "-o", "state,interfaces"];
-    let degraded = ask_until(dir, &state, |text| text.starts_with("degraded:"));
-    assert_eq!(degraded, format!("degraded:eth{} [eth{at}]\n", 1 - at));
+    let degraded = format!("degraded:eth{} [eth{at}]\n", 1 - at);
+    ask_until(dir, &state, |text| text == degraded);
     let (answered, gap) = ping.end();
     let lost = 3000 - answered;
     println!("NUMBER failover group, silent loss, {probe}: {lost} of 3000 lost, gap {gap:.1} ms");

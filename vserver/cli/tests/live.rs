@@ -147,7 +147,7 @@ fn every_kind_of_change_is_made_and_taken_back_beside_a_transfer_and_pings() {
     let refused = operate(dir, &["apply", "nic.toml"]);
     let errors = String::from_utf8_lossy(&refused.stderr);
     assert!(errors.contains("nic eth9: a device is opened with root's rights"), "{errors}");
-    ask(dir, &["apply", "all.toml", "--confirm", "1s"]);
+    ask(dir, &["apply", "all.toml", "--confirm", "4s"]);
     assert_ne!(told(dir), before);
     let begin = Instant::now();
     while told(dir) != before {
