@@ -66,7 +66,7 @@ fn scan(client: &Netns, how: &str, ports: &str, to: IpAddr) -> BTreeMap<u16, Str
     let mut command = client.command("nmap");
     command.args(["-n", "-Pn", "--max-retries", "2", "--host-timeout", "40s", "-oG", "-"]);
     // Every port by name, not a count of the ignored ones.
-    command.args(["-vv", "--initial-rtt-timeout", "100ms", "--max-rtt-timeout", "200ms"]);
+    command.args(["-vv", "--initial-rtt-timeout", "250ms", "--max-rtt-timeout", "1s"]);
     command.args([how, "-p", ports]);
     if to.is_ipv6() {
         command.arg("-6");

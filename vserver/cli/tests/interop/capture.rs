@@ -85,7 +85,7 @@ fn tshark(file: &Path, filter: &str) -> Vec<String> {
 /// A megabyte to the echo service and back.
 fn transfer() {
     let to = SocketAddr::new(v4(ALPHA).into(), 7);
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("connect");
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(20)).expect("connect");
     let mut back = stream.try_clone().expect("clone");
     let sent: Vec<u8> = (0..1_000_000u32).map(|i| i as u8).collect();
     std::thread::scope(|scope| {
@@ -159,7 +159,7 @@ fn tshark_reads_what_weft_captures_above_and_below_the_shim() {
 
 /// Without a file: a line for each packet on each side.
 fn lines(here: &Path, there: &Path) {
-    let both = capture(here, "icmp --duration 2");
+    let both = capture(here, "icmp --duration 5");
     let above = capture(here, "icmp and host 2001:db8:a::2 -c 6");
     assert!(ask(there, "ping c 2001:db8:a::1 -c 5 -i 0.1").status.success());
     let text = |child: Child| {

@@ -229,7 +229,7 @@ impl Bench {
         let to = SocketAddr::new(addr.parse::<IpAddr>().expect("address"), PORT);
         let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(1));
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(5) {
+        while begin.elapsed() < Duration::from_secs(20) {
             if self.topology.client.netns.enter(connect).expect("enter").is_ok() {
                 return true;
             }
@@ -318,10 +318,10 @@ fn leases_match_the_identifiers(name: &str, programs: [&str; 2]) {
     bench.ask(&["dhcp", "renew", "box", "mgmt0"]).expect("renew");
     let begin = Instant::now();
     while acks(&bench.json("dhcp")) == before {
-        assert!(begin.elapsed() < Duration::from_secs(5), "no renewal\n{}", running[0].log());
+        assert!(begin.elapsed() < Duration::from_secs(20), "no renewal\n{}", running[0].log());
         std::thread::sleep(Duration::from_millis(20));
     }
-    bench.expect("bound", 5, &refs);
+    bench.expect("bound", 20, &refs);
 
     // given back, and asked for again
     bench.ask(&["dhcp", "release", "beta", "data0"]).expect("release");
@@ -521,7 +521,8 @@ addresses = ["data0 10.77.8.2/16"]
     let clients = report["clients"].as_array().expect("clients");
     let alpha =
         clients.iter().find(|c| c["id"] == "00:07:34:04:12:0E:data0:alpha:0").expect("alpha");
-    assert_eq!(alpha["counters"]["DhcpDeclined"], 1, "{alpha}");
+    // Once more each time that the server offers it again.
+    assert!(alpha["counters"]["DhcpDeclined"].as_u64() >= Some(1), "{alpha}");
     let log = server.log();
     assert!(log.contains("DHCPDECLINE"), "{log}");
     // the other host goes: within a minute and a few seconds the configured address is in use

@@ -296,7 +296,12 @@ fn bulk(mut stream: TcpStream, load: Load, count: &AtomicU64, over: &AtomicBool)
         match moved {
             Ok(0) => panic!("the connection ended"),
             Ok(n) => drop(count.fetch_add(n as u64, Ordering::Relaxed)),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // The end of a child interrupts a wait that has a timeout.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(e) => panic!("{load:?}: {e}"),
         }
     }

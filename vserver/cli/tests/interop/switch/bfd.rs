@@ -190,7 +190,7 @@ fn fast_mode_and_bfdd_agree_on_timers_and_notice_when_the_other_is_gone() {
     );
     // All other probes are answered: that is the peer's own matter. The member that missed it first
     // may have been blamed until the other missed it too.
-    until(10, || {
+    until(30, || {
         let states = members(dir);
         let all = || ask(dir, &["paths", "-c", "-j"]);
         if states == ["ok", "ok"] { Ok(()) } else { Err(format!("{states:?}: {:#}", all())) }

@@ -132,7 +132,7 @@ fn the_switch_and_weft_agree_on_aggregates_of_all_activities_and_rates() {
     for (i, [weft, switch, rate, time]) in NEGOTIATIONS.iter().enumerate() {
         let name = format!("bond{i}");
         let silent = *weft == "passive" && *switch == "passive";
-        let view = until(10, || {
+        let view = until(30, || {
             let [theirs, mine] = both_views(&ovs, dir, &name);
             let done = mine.iter().flatten().filter(|end| end.contains("distributing")).count();
             if theirs == mine && done == 4 || silent {
@@ -155,7 +155,7 @@ fn the_switch_and_weft_agree_on_aggregates_of_all_activities_and_rates() {
         agrees_in_the_tree(dir, &name, &report);
     }
     let to = SocketAddr::new(v4(ALPHA).into(), 7);
-    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(5));
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(20));
     client.netns.enter(connect).expect("enter").expect("connect over bond0");
     println!("NUMBER lacp: 12 of 12 aggregates of two ports agreed on by Open vSwitch and weft");
 }
@@ -200,7 +200,7 @@ fn sixty_four_connections_use_both_ports_in_both_directions() {
     ovs.vsctl("add-bond br0 bond0 port0 port1 lacp=active bond_mode=balance-tcp");
     let config = super::bonded(dir, 2, "", "service = [{ kind = \"echo\", port = 7 }]\n");
     let _daemon = Daemon::start(&machine, &client.netns, dir, &config, 7);
-    until(10, || {
+    until(30, || {
         let bond = bond(dir, "bond0");
         let used = sending(&bond).len();
         if used == 2 { Ok(()) } else { Err(bond.to_string()) }
@@ -210,7 +210,7 @@ fn sixty_four_connections_use_both_ports_in_both_directions() {
         .netns
         .enter(|| {
             let to = SocketAddr::new(v4(ALPHA).into(), 7);
-            let connect = |_| TcpStream::connect_timeout(&to, Duration::from_secs(5));
+            let connect = |_| TcpStream::connect_timeout(&to, Duration::from_secs(20));
             let streams: Vec<TcpStream> =
                 (0..64).map(connect).collect::<Result<_, _>>().expect("connect");
             let (data, mut back) = ([7; 1000], [0; 1000]);
