@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn two_tiny_cells_run_and_are_reported() {
@@ -59,7 +60,11 @@ fn a_run_that_is_told_to_end_keeps_what_it_has_and_leaves_nobody_behind() {
     assert!(!bench.wait().unwrap().success(), "it is not complete");
     let results = std::fs::read_to_string(&json).unwrap();
     assert!(results.contains("\"interrupted\": true") && results.contains("\"operations\": "));
-    // namespaces and devices have no name: they go with the last process inside
+    // namespaces and devices have no name: they go with the last process inside, which was killed
+    let begin = Instant::now();
+    while !processes_with(seconds).is_empty() && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(processes_with(seconds), [] as [String; 0]);
 }
 
