@@ -4,14 +4,13 @@
 mod common;
 
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
 use common::{
     PATIENCE, addr, config, connect, echo, echo_server, nic, pair, pattern, start, start_on, until,
-    vs,
+    vs, write_key,
 };
 use weft_stack::wire::checksum;
 use weft_vserver::capture::{
@@ -97,15 +96,6 @@ fn seen(packet: &CapturedPacket) -> Option<Seen> {
 fn sum_is_right(p: &Seen) -> bool {
     let pseudo = checksum::pseudo(p.src, p.dst, p.protocol, p.body.len());
     checksum::is_valid(checksum::combine(pseudo, checksum::sum(&p.body)))
-}
-
-fn write_key(directory: &Path) -> std::path::PathBuf {
-    use std::io::Write;
-    let path = directory.join("peers.key");
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&path).unwrap();
-    file.write_all(b"a secret of two hosts\n").unwrap();
-    path
 }
 
 /// Two networks, the second of IPv6 too or of IPv4, where shim packets go in UDP.

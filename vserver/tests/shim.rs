@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{
     PATIENCE, addr, cabled, config, connect, echo, echo_server, nic, pattern, start, start_on,
-    until, vs,
+    until, vs, write_key,
 };
 use weft_drivers::netlink::Netlink;
 use weft_drivers::netns::Netns;
@@ -53,15 +53,6 @@ fn workers(count: usize, n: u8) -> String {
         "[workers]\ncount = {count}\nframes = 4096\n[vserver.aa]\n\
          addresses = [\"data0 2001:db8:a::a{n}/64\"]\n[vserver.aa.shim]\nenabled = false\n"
     )
-}
-
-fn write_key(directory: &Path) -> std::path::PathBuf {
-    use std::io::Write;
-    let path = directory.join("peers.key");
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&path).unwrap();
-    file.write_all(b"a secret of two hosts\n").unwrap();
-    path
 }
 
 /// The only context of a host, once it is established.

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,15 @@ pub fn nic(name: &str, mac: u8) -> String {
     format!(
         "[nic.{name}]\ndevice = \"mem-{name}\"\ndriver = \"mem\"\nmac = \"02:00:00:00:00:{mac:02x}\"\n"
     )
+}
+
+/// A key of two hosts in a file that only its owner reads.
+pub fn write_key(directory: &Path) -> PathBuf {
+    let path = directory.join("peers.key");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(&path).unwrap();
+    file.write_all(b"a secret of two hosts\n").unwrap();
+    path
 }
 
 /// A host over memory, and the far ends of its NICs in order.
