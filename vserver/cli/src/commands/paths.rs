@@ -381,12 +381,18 @@ fn count((group, interface, prefix): (&str, &str, &str), counters: &impl Seriali
     counted.map(row).collect()
 }
 
+/// Whether there is anything to follow: members are probed, or what is beyond a link.
+fn is_probed(report: &PathsReport) -> bool {
+    report.interfaces.iter().any(|i| i.probe != ProbeHealth::Disabled)
+        || report.targets.iter().any(|t| t.mode == TargetMode::Beyond)
+}
+
 /// Prints probes as they end, from now on.
 fn follow(connection: &mut Connection, args: &Args, layout: &Layout) -> Result<(), Error> {
-    let now = report(connection)?;
-    if now.interfaces.iter().all(|i| i.probe == ProbeHealth::Disabled) {
+    if !is_probed(&report(connection)?) {
         return Err(Error::Failed(String::from(
-            "nothing is probed: no group has a test address, or probe = \"arp\" or \"transitive\"",
+            "nothing is probed: no group has a test address, or probe = \"arp\" or \"transitive\", \
+             and nothing is bound to targets beyond its link",
         )));
     }
     let (mut after, mut start, mut lines) = (None, None, 0);
@@ -653,6 +659,17 @@ fail0       --          bfd.hop_limit               1
         let wrong = Layout::new(&parse("paths -g -o group,rtt").unwrap()).unwrap_err();
         assert_eq!(wrong.exit_code(), 2);
         assert!(wrong.to_string().contains("no field 'rtt'"), "{wrong}");
+    }
+
+    #[test]
+    fn probes_of_members_and_of_what_is_beyond_a_link_are_followed() {
+        let mut report = sample();
+        assert!(is_probed(&report));
+        // An alias on a NIC has no members.
+        report.interfaces.clear();
+        assert!(is_probed(&report));
+        report.targets.retain(|t| t.mode != TargetMode::Beyond);
+        assert!(!is_probed(&report));
     }
 
     #[test]
