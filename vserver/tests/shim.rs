@@ -418,9 +418,7 @@ fn an_address_that_came_later_is_signed_for() {
     let proved = context(&client).unwrap().peer_locators;
     let signed = proved.iter().find(|l| l.address == ip("2001:db8:b::1")).unwrap();
     assert_eq!(signed.verification, "cga");
-    let pair = pair_of('b', 2);
-    client.shim_wish(&wish(&at.to_string(), Some(pair))).unwrap();
-    echo(&stream, &pattern(100_000));
+    transfer_by(&client, &wish(&at.to_string(), Some(pair_of('b', 2))), &stream);
     assert!(context(&client).unwrap().rewritten);
 }
 
