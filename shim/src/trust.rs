@@ -5,7 +5,7 @@ use core::net::IpAddr;
 
 use weft_stack::rng::Rng;
 
-use crate::locator::{Locator, LocatorList, Verification};
+use crate::locator::{LOCATORS_MAX, Locator, LocatorList, Verification};
 use crate::verify::{OwnSet, Received, TrustConfig, Verdict, Verifier};
 
 /// The proof that came with a locator list.
@@ -75,15 +75,15 @@ pub trait Trust: Send {
 pub struct Proofs {
     verifier: Verifier,
     own: OwnSet,
-    /// The last list that was signed, and its proof: a signature costs a millisecond, and the same
-    /// list goes to every peer.
-    signed: Option<(IpAddr, LocatorList, OwnProof)>,
+    /// The last list of each ULID that was signed, and its proof: a signature costs a millisecond,
+    /// and the same list goes to every peer. As many as there are locators.
+    signed: Vec<(IpAddr, LocatorList, OwnProof)>,
 }
 
 impl Proofs {
     /// Proves our locators by `own` and takes the proofs of `trust`.
     pub fn new(trust: &TrustConfig, own: OwnSet) -> Proofs {
-        Proofs { verifier: Verifier::new(trust), own, signed: None }
+        Proofs { verifier: Verifier::new(trust), own, signed: Vec::new() }
     }
 }
 
@@ -118,17 +118,19 @@ impl Trust for Proofs {
         binding: &[u8],
         rng: &mut Rng,
     ) -> OwnProof {
-        if let Some((of, known, proof)) = &self.signed
-            && *of == ulid
-            && known == list
-        {
+        let known = self.signed.iter().find(|(of, known, _)| *of == ulid && known == list);
+        if let Some((_, _, proof)) = known {
             return proof.clone();
         }
         let made = self.own.proof(ulid, peer, list, binding, rng);
         let proof = OwnProof { pds: made.pds, signature: made.signature, keyed: made.keyed };
         // A MAC is of one message.
         if proof.signature.is_some() && proof.keyed.is_none() {
-            self.signed = Some((ulid, list.clone(), proof.clone()));
+            self.signed.retain(|(of, _, _)| *of != ulid);
+            if self.signed.len() >= LOCATORS_MAX {
+                self.signed.remove(0);
+            }
+            self.signed.push((ulid, list.clone(), proof.clone()));
         }
         proof
     }

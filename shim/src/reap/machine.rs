@@ -444,7 +444,7 @@ impl Reap {
     fn best_confirmed(&self, now: Instant) -> Option<Pair> {
         let usable = self.explorer.confirmed().filter_map(|pair| self.paths.get(pair));
         let sound_only = self.may_others_answer();
-        let usable = usable.filter(|p| !p.gone && !(sound_only && p.broken));
+        let usable = usable.filter(|p| !(p.gone || sound_only && p.broken));
         usable.min_by_key(|p| self.paths.rank(p, now, &self.config)).map(|p| p.pair)
     }
 

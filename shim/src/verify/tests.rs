@@ -3,6 +3,7 @@ use core::net::Ipv6Addr;
 use super::*;
 use crate::hba::{Prefix, Search, prefix_of};
 use crate::locator::Locator;
+use crate::trust::{Proofs, Trust as _};
 
 const SECRET: &[u8] = b"sixteen bytes and more";
 
@@ -237,4 +238,34 @@ fn keys_have_a_length_and_are_not_shown() {
     let key = SharedKey::new(SECRET).unwrap();
     assert_eq!(format!("{key:?}"), "SharedKey(..)");
     assert_eq!(format!("{:?}", signing_key()), "SigningKey(..)");
+}
+
+#[test]
+fn a_list_is_signed_once_for_each_ulid_and_not_for_each_peer() {
+    let own = host(Some(signing_key()));
+    let ulids = addresses(&own);
+    let mut addrs = ulids.clone();
+    addrs.push(ip("2001:db8:33::3"));
+    let peer = |n: u16| IpAddr::from([0x2001, 0xdb8, 9, 0, 0, 0, 0, n]);
+    let lists: Vec<LocatorList> = ulids.iter().map(|u| list(&own, *u, peer(1), &addrs)).collect();
+    let mut proofs = Proofs::new(&TrustConfig::default(), own);
+    let mut rng = rng();
+    // Signing is blinded: it takes random numbers, and an answer that is known takes none.
+    let mut signs = |proofs: &mut Proofs, n: usize, list: &LocatorList, to: IpAddr| {
+        let mut before = rng.clone();
+        let proof = proofs.prove(ulids[n], to, list, b"", &mut rng);
+        assert!(proof.signature.is_some() && proof.pds.is_some());
+        before.next_u64() != rng.clone().next_u64()
+    };
+    for (n, list) in lists.iter().enumerate() {
+        assert!(signs(&mut proofs, n, list, peer(1)));
+    }
+    for to in 2..40 {
+        for (n, list) in lists.iter().enumerate() {
+            assert!(!signs(&mut proofs, n, list, peer(to)), "as of the ULID before");
+        }
+    }
+    let later = LocatorList { generation: 4, ..lists[0].clone() };
+    assert!(signs(&mut proofs, 0, &later, peer(1)));
+    assert!(!signs(&mut proofs, 0, &later, peer(2)) && !signs(&mut proofs, 1, &lists[1], peer(2)));
 }
