@@ -126,7 +126,7 @@ fn datagram(
 }
 
 impl PathLayer for Layer {
-    #[inline]
+    #[inline(always)]
     fn is_transparent(&self) -> bool {
         self.0.is_none()
     }
@@ -136,28 +136,25 @@ impl PathLayer for Layer {
         self.0.as_mut().is_none_or(|shim| shim.passes(Pair::new(src, dst)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn passing(&mut self, src: IpAddr, dst: IpAddr, known: &mut Passing) -> bool {
         let Some(shim) = &mut self.0 else { return true };
-        match shim.answer(*known) {
-            Some(passes) => passes,
-            None => shim.passing(Pair::new(src, dst), known),
-        }
+        shim.passes_still(*known) || shim.passing(Pair::new(src, dst), known)
     }
 
-    #[inline]
+    #[inline(always)]
     fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
         if let Some(shim) = &mut self.0
-            && !shim.passed_known(now, known, true)
+            && !shim.passed_at_rest(now, known, true)
         {
             shim.passed(now, Pair::new(src, dst), true, bytes);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
         if let Some(shim) = &mut self.0
-            && !shim.passed_known(now, known, false)
+            && !shim.passed_at_rest(now, known, false)
         {
             shim.passed(now, Pair::new(dst, src), false, bytes);
         }
@@ -307,7 +304,7 @@ impl PathLayer for Layer {
         self.0.as_ref()?.poll_timeout()
     }
 
-    #[inline]
+    #[inline(always)]
     fn has_work(&self) -> bool {
         self.0.as_ref().is_some_and(|shim| shim.has_work())
     }
@@ -335,8 +332,9 @@ impl PathLayer for Layer {
                 return Some((by(out.pair, encap::UDP), frame));
             }
         }
-        let (to, frame) = shim.encap_mut()?.poll_transmit(now)?;
-        Some((by(to.pair, encap::UDP), frame))
+        let keepalive = shim.encap_mut()?.poll_transmit(now);
+        shim.note_taken();
+        keepalive.map(|(to, frame)| (by(to.pair, encap::UDP), frame))
     }
 
     #[inline]

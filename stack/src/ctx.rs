@@ -44,6 +44,9 @@ pub(crate) struct Outbox {
     pub(crate) moved: VecDeque<Moved>,
     /// What IP has to say, on its way through a path layer that maps packets; emptied by `Stack`.
     pub(crate) mapped: VecDeque<(OutPacket, Frame)>,
+    /// Something was put there, or into [`crate::ip::Ip::added`]: one question instead of two, asked
+    /// several times a packet.
+    pub(crate) for_path: bool,
     /// While transports send into a burst: how long `frames` may grow.
     pub(crate) burst: Option<usize>,
     /// While a frame is timed.
@@ -120,6 +123,7 @@ impl Ctx<'_> {
             return self.drop_out(DropReason::OutQueueFull);
         }
         self.outbox.mapped.push_back((packet, frame));
+        self.outbox.for_path = true;
     }
 
     /// Leaves a packet to the shard that owns it.

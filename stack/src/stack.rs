@@ -489,6 +489,7 @@ impl<P: PathLayer> Stack<P> {
             lower.ip.changed();
             t.tcp.track_pairs(mapped);
             lower.ip.added = if mapped { lower.ip.local_addresses().collect() } else { Vec::new() };
+            lower.ctx.outbox.for_path = true;
         }
         receive::work_off(&mut lower, &mut t);
         result
@@ -606,7 +607,7 @@ impl<P: PathLayer> Stack<P> {
                 t.tcp.transmit(&mut lower);
                 lower.ctx.outbox.burst = None;
                 ndp::link_work(&mut lower.ctx, lower.link, lower.ip);
-                if !lower.path.is_transparent() && receive::mapped::has_work(&lower, &t) {
+                if !lower.path.is_transparent() && receive::mapped::has_work(&lower) {
                     receive::mapped::work_off(&mut lower, &mut t);
                 }
             }

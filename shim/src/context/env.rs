@@ -60,6 +60,9 @@ pub(crate) struct Env {
     pub(crate) gates: Gates,
     pub(crate) out: VecDeque<Outgoing>,
     pub(crate) events: VecDeque<PathEvent>,
+    /// There may be something in either, or keepalives for NATs: one question instead of three, asked
+    /// several times a packet.
+    pub(crate) waiting: bool,
     /// Switches of the forked instance that is drained, for each of its flows to be told.
     pub(crate) forked: Vec<PathEvent>,
     pub(crate) stats: ShimStats,
@@ -104,6 +107,7 @@ impl Env {
             own: Own::new(own),
             out: VecDeque::new(),
             events: VecDeque::new(),
+            waiting: false,
             forked: Vec::new(),
             stats: ShimStats::default(),
             log: Log::default(),
@@ -166,6 +170,7 @@ impl Env {
         let probe = matches!(message.body, Body::Probe { .. });
         let port = self.port(tag, pair, probe, self.now);
         self.out.push_back(Outgoing { pair, port, bytes });
+        self.waiting = true;
     }
 
     pub(crate) fn tell(&mut self, event: PathEvent) {
@@ -174,6 +179,13 @@ impl Env {
             self.events.pop_front();
         }
         self.events.push_back(event);
+        self.waiting = true;
+    }
+
+    /// Whether something waits to be taken, by a look at all of it.
+    pub(crate) fn look_for_waiting(&self) -> bool {
+        let keepalives = self.encap.as_ref().is_some_and(Encap::wants_transmit);
+        !self.out.is_empty() || !self.events.is_empty() || keepalives
     }
 
     /// Answers an I1 without remembering it.

@@ -90,6 +90,17 @@ pub(crate) struct Indexed {
     pub(crate) timer: Option<(Instant, TimerHandle)>,
 }
 
+/// By which pair packets for the transports came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CameBy {
+    /// None did.
+    Nothing,
+    /// By that of the ULIDs.
+    Ulids,
+    /// By this one.
+    Pair(Pair),
+}
+
 /// One context.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -100,8 +111,8 @@ pub(crate) struct Context {
     pub(crate) peer_tag: Option<Tag>,
     /// The pair packets go by.
     pub(crate) pair: Pair,
-    /// The pair by which the last packet for the transports came.
-    pub(crate) came_by: Option<Pair>,
+    /// How the last packet for the transports came.
+    pub(crate) came_by: CameBy,
     pub(crate) peer: LocatorList,
     /// Locators of the peer that were proved once and are no longer: it may still speak from there.
     pub(crate) revoked: Vec<core::net::IpAddr>,
@@ -156,7 +167,7 @@ impl Context {
             local_tag,
             peer_tag: None,
             pair: ulids,
-            came_by: None,
+            came_by: CameBy::Nothing,
             peer: LocatorList::default(),
             revoked: Vec::new(),
             peer_pds: None,

@@ -8,7 +8,7 @@ use weft_stack::time::Instant;
 
 use super::env::Env;
 use super::table::State;
-use super::{Context, Given};
+use super::{CameBy, Context, Given};
 use crate::encap::Endpoint;
 use crate::locator::{Locator, Pair, Verification};
 use crate::log::What;
@@ -82,10 +82,38 @@ impl Context {
     pub(crate) fn received(&mut self, now: Instant, pair: crate::locator::Pair) {
         self.used = now;
         self.packets_in += 1;
-        self.came_by = Some(pair);
+        self.came_by = CameBy::Pair(pair);
         if let Some(reap) = &mut self.reap {
             reap.payload_received(now, pair);
         }
+    }
+
+    /// [`Context::sent`] of a context at rest, whose timer needs no look after it; `false`: that is
+    /// to be called.
+    #[inline]
+    pub(crate) fn sent_at_rest(&mut self, now: Instant) -> bool {
+        if !self.is_awaited(now) {
+            return false;
+        }
+        let Some(reap) = &mut self.reap else { return false };
+        reap.sent_at_rest(now);
+        self.used = now;
+        self.packets_out += 1;
+        true
+    }
+
+    /// The same for a packet that came between the ULIDs.
+    #[inline]
+    pub(crate) fn received_at_rest(&mut self, now: Instant) -> bool {
+        if !self.is_awaited(now) {
+            return false;
+        }
+        let Some(reap) = &mut self.reap else { return false };
+        reap.received_at_rest(now);
+        self.used = now;
+        self.packets_in += 1;
+        self.came_by = CameBy::Ulids;
+        true
     }
 
     /// Nothing is being looked for: packets of transports cause nothing to be sent or told.
@@ -110,7 +138,6 @@ impl Context {
         if let (Some((at, _)), Some((lead, next))) = (self.indexed.timer, lead)
             && next.is_none_or(|next| at <= next)
         {
-            let lead = u64::try_from(lead.as_nanos()).unwrap_or(u64::MAX);
             self.awaited = (Instant::from_nanos(at.as_nanos().saturating_sub(lead)), at);
         }
     }

@@ -72,5 +72,6 @@ impl Contexts {
         let more = self.announcing.left > 0;
         self.announcing.at = more.then_some(now);
         self.env.stats.own_changes_continued += u64::from(more);
+        self.note_due();
     }
 }

@@ -111,6 +111,8 @@ impl Contexts {
                 self.timers.cancel(handle);
             }
             context.indexed.timer = Some((at, self.timers.schedule(at, id)));
+            context.note_awaited();
+            return self.note_due();
         }
         context.note_awaited();
     }
@@ -146,6 +148,7 @@ impl Contexts {
         if context.said.is_some() {
             self.passes.revise();
         }
+        self.note_due();
         self.env.stats.contexts_ended += 1;
     }
 

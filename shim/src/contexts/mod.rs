@@ -31,7 +31,7 @@ use weft_stack::timer_wheel::TimerWheel;
 use crate::config::ShimConfig;
 use crate::context::env::{Env, Outgoing};
 use crate::context::table::{Action, Event, State, step};
-use crate::context::{Context, Given};
+use crate::context::{CameBy, Context, Given};
 use crate::encap::{Encap, Endpoint};
 use crate::locator::{LocatorList, Pair, is_unicast};
 use crate::log::Log;
@@ -74,6 +74,8 @@ pub struct Contexts {
     forked: HashMap<Pair, Ids, Key>,
     initiating: usize,
     timers: TimerWheel<u32>,
+    /// When the next timer or hold-down ends, or more contexts learn of our locators.
+    due: Option<Instant>,
     flows: Flows,
     holds: Holds,
     /// The last pair that was looked up, and what was found.
@@ -124,6 +126,7 @@ impl Contexts {
             forked: HashMap::with_hasher(key),
             initiating: 0,
             timers: TimerWheel::default(),
+            due: None,
             flows,
             holds,
             last: None,
@@ -288,7 +291,11 @@ impl Contexts {
 
     /// The pair by which the last packet of a context came; `None`: none did yet.
     pub(crate) fn came_by(&self, ulids: Pair, fii: u32) -> Option<Pair> {
-        self.slots[*self.by_ulids.get(&(ulids, fii))? as usize].came_by
+        match self.slots[*self.by_ulids.get(&(ulids, fii))? as usize].came_by {
+            CameBy::Nothing => None,
+            CameBy::Ulids => Some(ulids),
+            CameBy::Pair(pair) => Some(pair),
+        }
     }
 
     /// The reachability of a context that is set up.
@@ -338,6 +345,7 @@ impl Contexts {
         self.env.now = now;
         if let Some(encap) = &mut self.env.encap {
             encap.handle_timeout(now);
+            self.env.waiting |= encap.wants_transmit();
         }
         while let Some(id) = self.timers.pop_expired(now) {
             let context = &mut self.slots[id as usize];
@@ -349,12 +357,24 @@ impl Contexts {
             self.announce(now);
         }
         self.holds.expire(now);
+        self.note_due();
+    }
+
+    /// Timers, hold-downs or what is announced are others now.
+    fn note_due(&mut self) {
+        self.due = self.look_for_due();
+    }
+
+    fn look_for_due(&self) -> Option<Instant> {
+        let timers = earlier(self.timers.next_deadline(), self.holds.poll_timeout());
+        earlier(timers, self.announcing.poll_timeout())
     }
 
     /// When to call [`Contexts::handle_timeout`].
+    #[inline]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let own = earlier(self.timers.next_deadline(), self.holds.poll_timeout());
-        let own = earlier(own, self.announcing.poll_timeout());
+        let own = self.due;
+        debug_assert_eq!(own, self.look_for_due());
         let Some(encap) = &self.env.encap else { return own };
         let keepalive = encap.poll_timeout().filter(|_| !self.slots.is_empty());
         earlier(own, earlier(keepalive, encap.poll_old_port()))
@@ -379,8 +399,13 @@ impl Contexts {
     /// Whether there is something of either to be taken.
     #[inline]
     pub fn has_work(&self) -> bool {
-        let (events, out) = (self.env.events.len(), self.env.out.len());
-        events | out != 0 || self.env.encap.as_ref().is_some_and(Encap::wants_transmit)
+        debug_assert!(self.env.waiting || !self.env.look_for_waiting());
+        self.env.waiting
+    }
+
+    /// Something was taken.
+    pub(crate) fn note_taken(&mut self) {
+        self.env.waiting = self.env.look_for_waiting();
     }
 
     /// Whether [`Contexts::poll_event`] has something.
@@ -392,7 +417,8 @@ impl Contexts {
     /// Whether [`Contexts::poll_transmit`] has something.
     #[inline]
     pub fn wants_transmit(&self) -> bool {
-        !self.env.out.is_empty() || self.env.encap.as_ref().is_some_and(Encap::wants_transmit)
+        let keepalives = || self.env.encap.as_ref().is_some_and(Encap::wants_transmit);
+        self.has_work() && (!self.env.out.is_empty() || keepalives())
     }
 
     /// The next control message.
@@ -401,11 +427,14 @@ impl Contexts {
         if self.env.out.is_empty() {
             self.env.out.shrink_to(64);
         }
+        self.note_taken();
         next
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<PathEvent> {
-        self.env.events.pop_front()
+        let next = self.env.events.pop_front();
+        self.note_taken();
+        next
     }
 }

@@ -13,11 +13,16 @@ use crate::wire::Tag;
 const NAME_BITS: u32 = 24;
 /// Of these: its packets are rewritten.
 const REWRITES: u64 = 1 << 23;
+/// What revisions are apart.
+const NEXT: u64 = 1 << NAME_BITS;
+/// The last revision: nothing is named in it.
+const LAST: u64 = u64::MAX << NAME_BITS;
 
 /// In which revision names are given. A name holds while the revision does, which ends with whatever
 /// may make a context that was named another of its addresses, or turn what becomes of its packets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Passes {
+    /// As it stands in a name: a multiple of [`NEXT`].
     revision: u64,
 }
 
@@ -26,46 +31,49 @@ impl Passes {
     /// took the place of, and those must not come to mean something here. What nobody named is of
     /// revision zero.
     pub(super) fn new(rng: &mut Rng) -> Passes {
-        Passes { revision: 1 + rng.below(1 << (63 - NAME_BITS)) }
+        Passes { revision: (1 + rng.below(1 << (63 - NAME_BITS))) << NAME_BITS }
     }
 
     /// No name holds any longer.
     pub(super) fn revise(&mut self) {
-        self.revision += 1;
+        self.revision = self.revision.saturating_add(NEXT).min(LAST);
     }
 
     fn name(self, id: u32, passes: bool) -> Passing {
         let id = u64::from(id);
-        // Revisions that find no room name nothing.
-        let fits = self.revision >> (64 - NAME_BITS) == 0 && id < REWRITES;
+        let fits = self.revision != LAST && id < REWRITES;
         let flag = if passes { 0 } else { REWRITES };
-        if fits { Passing(self.revision << NAME_BITS | flag | id) } else { Passing::default() }
+        if fits { Passing(self.revision | flag | id) } else { Passing::default() }
     }
 
     /// Whether packets of a context that is named pass.
     #[inline]
     fn answer(self, known: Passing) -> Option<bool> {
-        (known.0 >> NAME_BITS == self.revision).then_some(known.0 & REWRITES == 0)
+        let name = known.0 ^ self.revision;
+        (name < NEXT).then_some(name < REWRITES)
     }
 
     /// The context that is named, if that is what becomes of its packets.
     #[inline]
     fn named(self, known: Passing, passes: bool) -> Option<u32> {
-        let id = (known.0 & (REWRITES - 1)) as u32;
-        (self.answer(known) == Some(passes)).then_some(id)
+        let id = known.0 ^ self.revision ^ if passes { 0 } else { REWRITES };
+        if id < REWRITES { Some(id as u32) } else { None }
     }
 }
 
 impl Contexts {
-    /// What `known` says still of whether packets pass.
+    /// `known` says still that packets pass.
     #[inline]
-    pub(crate) fn answer(&self, known: Passing) -> Option<bool> {
-        self.passes.answer(known)
+    pub(crate) fn passes_still(&self, known: Passing) -> bool {
+        self.passes.named(known, true).is_some()
     }
 
-    /// [`Contexts::passes`], and what to keep of the answer.
+    /// [`Contexts::passes`], by what is known of it still, and what to keep of the answer.
     #[inline(never)]
     pub(crate) fn passing(&mut self, ulids: Pair, known: &mut Passing) -> bool {
+        if let Some(passes) = self.passes.answer(*known) {
+            return passes;
+        }
         *known = Passing::default();
         let passes = self.passes(ulids);
         // Where ports matter, they are looked at for each packet.
@@ -79,18 +87,15 @@ impl Contexts {
         passes
     }
 
-    /// [`Contexts::passed`] of the context that `known` names; `false`: it names none any longer.
+    /// [`Contexts::passed`] of the context that `known` names, where that only notes the time;
+    /// `false`: that is to be called.
     #[inline]
-    pub(crate) fn passed_known(&mut self, now: Instant, known: Passing, out: bool) -> bool {
+    pub(crate) fn passed_at_rest(&mut self, now: Instant, known: Passing, out: bool) -> bool {
         let Some(id) = self.passes.named(known, true) else { return false };
-        let context = &mut self.slots[id as usize];
-        if out {
-            context.sent(now);
-        } else {
-            context.received(now, context.ulids);
-        }
-        self.touch(id, now);
-        true
+        let Some(context) = self.slots.get_mut(id as usize) else { return false };
+        let noted = if out { context.sent_at_rest(now) } else { context.received_at_rest(now) };
+        debug_assert!(!noted || self.is_in_time(id));
+        noted
     }
 
     /// The context that `known` names, and the ULIDs, the pair and the tag with which all of its
@@ -135,5 +140,20 @@ mod tests {
         }
         passes.revise();
         assert_eq!((passes.answer(direct), passes.answer(rewritten)), (None, None));
+    }
+
+    #[test]
+    fn the_last_revision_names_nothing() {
+        let mut passes = Passes { revision: LAST - NEXT };
+        let last = passes.name(7, false);
+        assert_eq!((passes.answer(last), passes.named(last, false)), (Some(false), Some(7)));
+        for _ in 0..3 {
+            passes.revise();
+            assert_eq!(passes.name(7, true), Passing::default());
+            for known in [last, Passing::default()] {
+                let named = (passes.named(known, true), passes.named(known, false));
+                assert_eq!((passes.answer(known), named), (None, (None, None)));
+            }
+        }
     }
 }

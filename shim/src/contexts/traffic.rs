@@ -101,7 +101,7 @@ impl Contexts {
 
     /// A packet that [passes](Contexts::passes) went out (`true`) or came: what
     /// [`Contexts::send`] and [`Contexts::received_plain`] do, without their questions.
-    #[inline]
+    #[inline(never)]
     pub fn passed(&mut self, now: Instant, ulids: Pair, out: bool, bytes: usize) {
         if out && self.asks_ports() && self.set_up(0, None) == SetUp::Never {
             return;
@@ -279,12 +279,14 @@ impl Contexts {
         if !context.is_awaited(now) {
             return self.look_at_timer(id, now);
         }
-        debug_assert!(
-            context.indexed.timer.is_some_and(|(at, _)| {
-                at <= context.poll_timeout(self.env.config.timers.quiet)
-            }),
-            "a timer never ends too late",
-        );
+        debug_assert!(self.is_in_time(id), "a timer never ends too late");
+    }
+
+    /// The timer of a context ends before anything it has is overdue.
+    pub(super) fn is_in_time(&self, id: u32) -> bool {
+        let context = &self.slots[id as usize];
+        let due = context.poll_timeout(self.env.config.timers.quiet);
+        context.indexed.timer.is_some_and(|(at, _)| at <= due)
     }
 
     #[cold]

@@ -9,6 +9,11 @@ use weft_stack::time::Instant;
 /// A peer cannot have keepalives more often than for this timeout.
 const KEEPALIVE_TIMEOUT_MIN: Duration = Duration::from_millis(20);
 
+/// A duration as the data path adds it.
+pub(super) fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Detector {
     /// The send timer: when return traffic is overdue.
@@ -18,8 +23,10 @@ pub(super) struct Detector {
     /// The next keepalive before that.
     interval: Option<Instant>,
     keepalive_timeout: Duration,
-    /// Of the next interval, drawn beforehand: the data path draws nothing.
-    interval_len: Duration,
+    /// The same, in nanoseconds: added for packets.
+    keepalive_ns: u64,
+    /// Nanoseconds of the next interval, drawn beforehand: the data path draws nothing.
+    interval_ns: u64,
     /// A keepalive waits to be sent.
     due: bool,
 }
@@ -30,16 +37,18 @@ impl Detector {
             send: None,
             keepalive: None,
             interval: None,
-            keepalive_timeout: keepalive_timeout.max(KEEPALIVE_TIMEOUT_MIN),
-            interval_len: Duration::ZERO,
+            keepalive_timeout,
+            keepalive_ns: 0,
+            interval_ns: 0,
             due: false,
         };
-        detector.draw(rng);
+        detector.set_keepalive_timeout(keepalive_timeout, rng);
         detector
     }
 
     pub(super) fn set_keepalive_timeout(&mut self, timeout: Duration, rng: &mut Rng) {
         self.keepalive_timeout = timeout.max(KEEPALIVE_TIMEOUT_MIN);
+        self.keepalive_ns = nanos(self.keepalive_timeout);
         self.draw(rng);
     }
 
@@ -47,21 +56,22 @@ impl Detector {
         self.keepalive_timeout
     }
 
-    /// Of the next keepalive to be owed.
-    pub(super) fn interval_len(&self) -> Duration {
-        self.interval_len
+    /// Nanoseconds to the next keepalive to be owed.
+    pub(super) fn interval_ns(&self) -> u64 {
+        self.interval_ns
     }
 
     /// Between a third and a half of the timeout, at random (RFC 5534 4.1, 7).
     fn draw(&mut self, rng: &mut Rng) {
         let third = self.keepalive_timeout / 3;
-        let spread = (self.keepalive_timeout / 2).saturating_sub(third).as_nanos() as u64;
-        self.interval_len = third + Duration::from_nanos(rng.below(spread + 1));
+        let spread = nanos((self.keepalive_timeout / 2).saturating_sub(third));
+        self.interval_ns = nanos(third).saturating_add(rng.below(spread.saturating_add(1)));
     }
 
-    pub(super) fn start_send(&mut self, now: Instant, timeout: Duration) {
+    #[inline]
+    pub(super) fn start_send(&mut self, now: Instant, timeout_ns: u64) {
         if self.send.is_none() {
-            self.send = Some(now + timeout);
+            self.send = Some(now.after_nanos(timeout_ns));
         }
     }
 
@@ -69,17 +79,20 @@ impl Detector {
         self.send = Some(now + timeout);
     }
 
+    #[inline]
     pub(super) fn stop_send(&mut self) {
         self.send = None;
     }
 
+    #[inline]
     pub(super) fn start_keepalive(&mut self, now: Instant) {
         if self.keepalive.is_none() {
-            self.keepalive = Some(now + self.keepalive_timeout);
-            self.interval = Some(now + self.interval_len);
+            self.keepalive = Some(now.after_nanos(self.keepalive_ns));
+            self.interval = Some(now.after_nanos(self.interval_ns));
         }
     }
 
+    #[inline]
     pub(super) fn stop_keepalive(&mut self) {
         self.keepalive = None;
         self.interval = None;
@@ -100,7 +113,7 @@ impl Detector {
         if self.interval.is_some_and(|at| at <= now) {
             self.due = true;
             self.draw(rng);
-            self.interval = Some(now + self.interval_len);
+            self.interval = Some(now.after_nanos(self.interval_ns));
         }
     }
 

@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use weft_stack::time::Instant;
 
+use super::detector::nanos;
 use super::paths::Path;
 use super::{Purpose, Reap, ReapEvent, Why};
 use crate::locator::Pair;
@@ -160,7 +161,7 @@ impl Reap {
             self.probe_next(self.config.parallel, doubtful);
         }
         if self.state == ReapState::InboundOk {
-            self.detector.start_send(now, self.inbound_timeout());
+            self.detector.start_send(now, nanos(self.inbound_timeout()));
         }
         self.next_round(now);
         let paths = &self.paths.all;
@@ -221,11 +222,11 @@ impl Reap {
     /// hosts that hear each other by different pairs would never do so at the same time.
     pub(super) fn inbound_timeout(&self) -> Duration {
         if !self.config.adaptive {
-            return self.send_after;
+            return self.send_after();
         }
         let pairs = self.explorer.order_len() as u32;
         let turn = Duration::from_secs(1) * pairs / self.config.budget.per_second.max(1);
-        self.send_after.max((turn + self.explorer.interval) * 2)
+        self.send_after().max((turn + self.explorer.interval) * 2)
     }
 
     /// The number is one of a probe that a newer one overtook: its state is history.
@@ -309,7 +310,7 @@ impl Reap {
             self.only_heard(now, pair);
             return;
         }
-        self.detector.restart_send(now, self.send_after);
+        self.detector.restart_send(now, self.send_after());
         self.detector.stop_keepalive();
         self.queue(self.current, Purpose::Explore);
         if at_rest && self.config.parallel > 1 && self.paths.is_usable(pair) {
@@ -435,7 +436,7 @@ impl Reap {
             return;
         }
         if self.settle(now, true) {
-            self.detector.restart_send(now, self.send_after);
+            self.detector.restart_send(now, self.send_after());
             self.detector.stop_keepalive();
             self.queue(self.current, Purpose::Explore);
         }
@@ -483,10 +484,11 @@ impl Reap {
     /// The send timeout: by the round-trip time and by false alarms in a row longer, if that is
     /// allowed.
     pub(super) fn set_send_after(&mut self) {
-        self.send_after = self.config.send_timeout;
+        let mut send_after = self.config.send_timeout;
         if self.config.adaptive {
             let doublings = (self.false_alarms / ALARMS_A_DOUBLING).min(DOUBLINGS_MAX);
-            self.send_after = (self.send_after + self.current_rtt()) * (1 << doublings);
+            send_after = (send_after + self.current_rtt()) * (1 << doublings);
         }
+        self.send_after_ns = nanos(send_after);
     }
 }

@@ -97,6 +97,12 @@ impl Measures {
         }
         self.idle = 0;
     }
+
+    /// The same where nothing [is slowed](Measures::is_slowed).
+    #[inline]
+    pub(super) fn in_use_at_rest(&mut self) {
+        self.idle = 0;
+    }
 }
 
 impl Reap {

@@ -38,7 +38,7 @@ pub use report::{PathReport, ReapReport, ReapStats, SwitchReport};
 use crate::locator::{Locator, Pair};
 use crate::wire::probe::{Probe, ReapState, Report, Reports};
 use budget::Bucket;
-use detector::Detector;
+use detector::{Detector, nanos};
 use explorer::{Explorer, Sent};
 use measure::{Mark, Measures};
 use paths::Paths;
@@ -150,8 +150,8 @@ pub struct Reap {
     /// The operator's choice: the policy leaves it alone.
     pinned: bool,
     detector: Detector,
-    /// The send timeout as it is now.
-    send_after: Duration,
+    /// The send timeout as it is now, in nanoseconds: added for packets.
+    send_after_ns: u64,
     /// Explorations that found nothing wrong, less those forgiven.
     false_alarms: u32,
     alarmed_at: Instant,
@@ -182,7 +182,7 @@ impl Reap {
             current,
             pinned: false,
             detector: Detector::new(config.keepalive_timeout, &mut rng),
-            send_after: config.send_timeout,
+            send_after_ns: nanos(config.send_timeout),
             false_alarms: 0,
             alarmed_at: now,
             hints_after: now,
@@ -259,10 +259,10 @@ impl Reap {
         match self.state {
             ReapState::Operational => {
                 self.detector.stop_keepalive();
-                self.detector.start_send(now, self.send_after);
+                self.detector.start_send(now, self.send_after_ns);
             }
             ReapState::Exploring => {}
-            ReapState::InboundOk => self.detector.start_send(now, self.inbound_timeout()),
+            ReapState::InboundOk => self.detector.start_send(now, nanos(self.inbound_timeout())),
         }
         self.measures.in_use(&self.config, now);
     }
@@ -280,13 +280,38 @@ impl Reap {
         }
     }
 
-    /// How long after a packet [`Reap::handle_timeout`] is wanted for it at the soonest, and when it
+    /// [`Reap::payload_sent`] of one that [`Reap::lead`] says is at rest.
+    #[inline]
+    pub(crate) fn sent_at_rest(&mut self, now: Instant) {
+        debug_assert!(self.is_at_rest(), "whoever changes that says so");
+        self.detector.stop_keepalive();
+        self.detector.start_send(now, self.send_after_ns);
+        self.measures.in_use_at_rest();
+    }
+
+    /// [`Reap::payload_received`] of the same.
+    #[inline]
+    pub(crate) fn received_at_rest(&mut self, now: Instant) {
+        debug_assert!(self.is_at_rest(), "whoever changes that says so");
+        self.detector.stop_send();
+        self.detector.start_keepalive(now);
+    }
+
+    /// Packets do no more than set timers going.
+    fn is_at_rest(&self) -> bool {
+        self.state == ReapState::Operational && !self.measures.is_slowed()
+    }
+
+    fn send_after(&self) -> Duration {
+        Duration::from_nanos(self.send_after_ns)
+    }
+
+    /// How many nanoseconds after a packet [`Reap::handle_timeout`] is wanted for it at the soonest, and when it
     /// is wanted for measurements; `None`: packets do more than set timers going. Packets change
     /// neither.
-    pub(crate) fn lead(&self) -> Option<(Duration, Option<Instant>)> {
-        let at_rest = self.state == ReapState::Operational && !self.measures.is_slowed();
-        let lead = self.send_after.min(self.detector.interval_len());
-        at_rest.then_some((lead, self.measures.next()))
+    pub(crate) fn lead(&self) -> Option<(u64, Option<Instant>)> {
+        let lead = self.send_after_ns.min(self.detector.interval_ns());
+        self.is_at_rest().then_some((lead, self.measures.next()))
     }
 
     /// A Keepalive was received (RFC 5534 6.6).

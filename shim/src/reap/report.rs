@@ -128,7 +128,7 @@ impl Reap {
             pinned: self.pinned,
             paths: self.paths.all.iter().map(|p| self.path_report(now, p)).collect(),
             left_out: self.paths.left_out,
-            send_timeout_us: self.send_after.as_micros() as u64,
+            send_timeout_us: self.send_after().as_micros() as u64,
             keepalive_timeout_us: self.detector.keepalive_timeout().as_micros() as u64,
             last_switch: self.last_switch.map(|(at, from, to, why)| SwitchReport {
                 ago_us: (now - at).as_micros() as u64,

@@ -574,6 +574,7 @@ impl Ip {
         if !on.contains(&alias) {
             if self.mapped {
                 self.added.push(addr);
+                ctx.outbox.for_path = true;
             }
             on.push(alias);
             ctx.outbox.events.push_back(Event::AddressAdded { alias, addr });

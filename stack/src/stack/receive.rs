@@ -252,7 +252,7 @@ pub(super) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transport
     if looped || link.has_work() || !ip.removed.is_empty() {
         work_off_some(lower, t);
     }
-    if !lower.path.is_transparent() && mapped::has_work(lower, t) {
+    if !lower.path.is_transparent() && mapped::has_work(lower) {
         mapped::work_off(lower, t);
     }
 }

@@ -155,15 +155,15 @@ pub(super) fn requote<P: PathLayer>(
 
 /// Whether [`work_off`] has something to do.
 #[inline]
-pub(in crate::stack) fn has_work<P: PathLayer>(lower: &Lower<'_, P>, t: &Transports<'_>) -> bool {
+pub(in crate::stack) fn has_work<P: PathLayer>(lower: &Lower<'_, P>) -> bool {
     // One branch for what is hardly ever there.
-    let waiting = lower.ip.added.len() | lower.ctx.outbox.mapped.len() | t.tcp.answers();
-    lower.path.has_work() || waiting != 0
+    lower.path.has_work() | lower.ctx.outbox.for_path
 }
 
 /// What the layer is to be told, what it tells and what it sends.
 #[inline(never)]
 pub(in crate::stack) fn work_off<P: PathLayer>(lower: &mut Lower<'_, P>, t: &mut Transports<'_>) {
+    lower.ctx.outbox.for_path = false;
     while let Some(addr) = lower.ip.added.pop() {
         lower.path.address_added(lower.ctx.now, addr);
     }

@@ -13,7 +13,7 @@ use crate::wire::{frame_sum, protocol};
 
 use super::flow_table::{Flow, FlowKey};
 use super::input::Reply;
-use super::paths::flow_of;
+use super::paths::{advise_progress, flow_of};
 use super::state::Cx;
 use super::time_wait::Verdict;
 use super::{Tcp, emit, payload};
@@ -96,7 +96,7 @@ impl Tcp {
             lower.confirm_reachable((key.local, key.peer), Some(flow_of(&key)));
         }
         if !lower.path.is_transparent() && progress {
-            self.advise_progress(lower, index);
+            advise_progress(lower, &mut self.connections[index as usize]);
         }
         self.settle(lower, index);
         outcome.dropped.map_or(Fate::Delivered, Fate::Dropped)

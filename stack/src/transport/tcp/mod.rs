@@ -29,7 +29,7 @@ use crate::socket::tcp::{TcpError, TcpState};
 use crate::socket::{Event, SocketId, SocketKind};
 use crate::stack::{FastOpen, StackConfig, SynCookies, TcpConfig};
 use crate::time::Instant;
-use crate::timer_wheel::TimerHandle;
+use crate::timer_wheel::{TimerHandle, TimerWheel};
 
 mod accurate_ecn;
 mod ack;
@@ -369,16 +369,14 @@ impl Tcp {
 
     /// The wheel is touched only when the deadline moved forward; a timer that fires early finds
     /// nothing due and is armed again.
+    // Inline: a call to find out that nothing is to be done.
+    #[inline(always)]
     fn arm<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
         let c = &mut self.connections[index as usize];
         let Some(at) = c.next_deadline() else { return };
-        match c.notes.armed {
-            Some((armed, _)) if armed <= at => return,
-            Some((_, timer)) => drop(lower.ctx.timers.cancel(timer)),
-            None => {}
+        if c.notes.armed.is_none_or(|(armed, _)| at < armed) {
+            arm_at(lower.ctx.timers, c, index, at);
         }
-        let timer = Timer::Tcp { index, generation: c.notes.generation };
-        c.notes.armed = Some((at, lower.ctx.timers.schedule(at, timer)));
     }
 
     /// `Timer::Tcp` fired.
@@ -591,6 +589,16 @@ impl Tcp {
     }
 }
 
+/// The timer of a connection ends at `at` from now on.
+#[inline(never)]
+fn arm_at(timers: &mut TimerWheel<Timer>, c: &mut Connection, index: u32, at: Instant) {
+    if let Some((_, timer)) = c.notes.armed {
+        timers.cancel(timer);
+    }
+    let timer = Timer::Tcp { index, generation: c.notes.generation };
+    c.notes.armed = Some((at, timers.schedule(at, timer)));
+}
+
 /// How a connection's turn at the way out ended.
 enum Turn {
     /// It has no more to say now.
@@ -696,7 +704,7 @@ impl ShortWay {
         let fields = c.settings.ip_fields(segment.header.ecn);
         emit::send_ready(&mut lower.ctx, ready, frame, (segment, &mut c.send), fields)?;
         if !lower.path.is_transparent() {
-            let (key, known) = (c.key, c.notes.known.passing);
+            let (key, known) = (&c.key, c.notes.known.passing);
             let (now, len) = (lower.ctx.now, segment.payload_len);
             lower.path.passed_out(now, key.local, key.peer, known, len);
         }

@@ -36,8 +36,8 @@ const PAIRS_MAX: usize = 4;
 /// older the peer has sent several segments again meanwhile.
 const ACKS_REPEATED_FOR: Duration = Duration::from_secs(10);
 
-/// Progress is told this often at most, however short the round trip.
-const PROGRESS_EVERY_MIN: Duration = Duration::from_millis(1);
+/// Progress is told this often at most, however short the round trip: a millisecond.
+const PROGRESS_EVERY_MIN_NS: u64 = 1_000_000;
 
 type Pair = (IpAddr, IpAddr);
 
@@ -170,12 +170,6 @@ impl Tcp {
         }
     }
 
-    /// How much [`Tcp::answer_again`] has to do.
-    #[inline]
-    pub(crate) fn answers(&self) -> usize {
-        self.pairs.lost.len()
-    }
-
     /// Sends the SYN-ACKs again that were lost with the pairs of locators they went by; once for all
     /// events of a turn, since the cost grows with the number of half-open connections.
     #[inline(never)]
@@ -205,25 +199,24 @@ impl Tcp {
             self.repeat_syn_ack(lower, slot);
         }
     }
+}
 
-    /// Data of a connection was acknowledged.
-    #[inline]
-    pub(super) fn advise_progress<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
-        let told_at = self.connections[index as usize].notes.progress_told_at;
-        if lower.ctx.now >= told_at + PROGRESS_EVERY_MIN {
-            self.advise_progress_again(lower, index);
-        }
+/// Data of a connection was acknowledged.
+#[inline]
+pub(super) fn advise_progress<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
+    if lower.ctx.now >= c.notes.progress_told_at.after_nanos(PROGRESS_EVERY_MIN_NS) {
+        advise_progress_again(lower, c);
     }
+}
 
-    #[inline(never)]
-    fn advise_progress_again<P: PathLayer>(&mut self, lower: &mut Lower<'_, P>, index: u32) {
-        let now = lower.ctx.now;
-        let c = &mut self.connections[index as usize];
-        let every = c.rtt.srtt().unwrap_or_default().max(PROGRESS_EVERY_MIN);
-        if now.saturating_since(c.notes.progress_told_at) >= every {
-            c.notes.progress_told_at = now;
-            lower.path.advise(now, c.key.local, c.key.peer, Advice::Progress);
-        }
+#[inline(never)]
+fn advise_progress_again<P: PathLayer>(lower: &mut Lower<'_, P>, c: &mut Connection) {
+    let now = lower.ctx.now;
+    let least = Duration::from_nanos(PROGRESS_EVERY_MIN_NS);
+    let every = c.rtt.srtt().unwrap_or_default().max(least);
+    if now.saturating_since(c.notes.progress_told_at) >= every {
+        c.notes.progress_told_at = now;
+        lower.path.advise(now, c.key.local, c.key.peer, Advice::Progress);
     }
 }
 
