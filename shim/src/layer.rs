@@ -142,7 +142,7 @@ impl PathLayer for Layer {
         shim.passes_still(*known) || shim.passing(Pair::new(src, dst), known)
     }
 
-    #[inline(always)]
+    #[inline]
     fn passed_out(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
         if let Some(shim) = &mut self.0
             && !shim.passed_at_rest(now, known, true)
@@ -151,13 +151,23 @@ impl PathLayer for Layer {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn passed_in(&mut self, now: Instant, src: IpAddr, dst: IpAddr, known: Passing, bytes: usize) {
         if let Some(shim) = &mut self.0
             && !shim.passed_at_rest(now, known, false)
         {
             shim.passed(now, Pair::new(dst, src), false, bytes);
         }
+    }
+
+    #[inline(always)]
+    fn noted_out(&mut self, now: Instant, known: Passing) -> bool {
+        self.0.as_mut().is_some_and(|shim| shim.passed_at_rest(now, known, true))
+    }
+
+    #[inline(always)]
+    fn noted_in(&mut self, now: Instant, known: Passing) -> bool {
+        self.0.as_mut().is_some_and(|shim| shim.passed_at_rest(now, known, false))
     }
 
     fn rewriting(&self, known: Passing, protocol: u8) -> Option<Rewriting> {

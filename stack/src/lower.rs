@@ -226,6 +226,12 @@ impl<P: PathLayer> Lower<'_, P> {
         ready::find(&self.ctx, self.link, self.ip, (src, dst), via)
     }
 
+    /// By what is known still, a received packet passes the path layer unchanged, which noted it.
+    #[inline(always)]
+    pub(crate) fn noted_in(&mut self, known: &Known) -> bool {
+        known.turn == self.ip.path_turn && self.path.noted_in(self.ctx.now, known.passing)
+    }
+
     /// Whether packets between two ULIDs pass the path layer unchanged; `known` is of the same two.
     #[inline]
     pub(crate) fn passes(&mut self, src: IpAddr, dst: IpAddr, known: &mut Known) -> bool {

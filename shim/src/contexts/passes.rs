@@ -89,7 +89,8 @@ impl Contexts {
 
     /// [`Contexts::passed`] of the context that `known` names, where that only notes the time;
     /// `false`: that is to be called.
-    #[inline]
+    // Inline: half of what it costs would be the call.
+    #[inline(always)]
     pub(crate) fn passed_at_rest(&mut self, now: Instant, known: Passing, out: bool) -> bool {
         let Some(id) = self.passes.named(known, true) else { return false };
         let Some(context) = self.slots.get_mut(id as usize) else { return false };

@@ -227,6 +227,22 @@ pub trait PathLayer: Send {
         let _ = (now, src, dst, known, bytes);
     }
 
+    /// [`PathLayer::passed_out`] where `known` still says that packets pass and there is little to note.
+    /// `false`: nothing was done, and that is to be called.
+    #[inline]
+    fn noted_out(&mut self, now: Instant, known: Passing) -> bool {
+        let _ = (now, known);
+        false
+    }
+
+    /// [`PathLayer::passing`] and [`PathLayer::passed_in`] in one, where the answer is that packets
+    /// pass and there is little to note. `false`: nothing was done, and those are to be called.
+    #[inline]
+    fn noted_in(&mut self, now: Instant, known: Passing) -> bool {
+        let _ = (now, known);
+        false
+    }
+
     /// What [`PathLayer::egress`] would make of packets of this protocol now, where it pushes the same
     /// header before each: their checksums are complete, and none is a super-segment. `known` as
     /// [`PathLayer::passing`] left it when it said that they do not pass. `None`: that has to be

@@ -704,12 +704,20 @@ impl ShortWay {
         let fields = c.settings.ip_fields(segment.header.ecn);
         emit::send_ready(&mut lower.ctx, ready, frame, (segment, &mut c.send), fields)?;
         if !lower.path.is_transparent() {
-            let (key, known) = (&c.key, c.notes.known.passing);
-            let (now, len) = (lower.ctx.now, segment.payload_len);
-            lower.path.passed_out(now, key.local, key.peer, known, len);
+            let (now, known) = (lower.ctx.now, c.notes.known.passing);
+            if !lower.path.noted_out(now, known) {
+                tell_out(lower, c, segment);
+            }
         }
         Ok(())
     }
+}
+
+/// Tells the path layer of a segment that passed it.
+#[inline(never)]
+fn tell_out<P: PathLayer>(lower: &mut Lower<'_, P>, c: &Connection, segment: &SegmentOut) {
+    let (now, known) = (lower.ctx.now, c.notes.known.passing);
+    lower.path.passed_out(now, c.key.local, c.key.peer, known, segment.payload_len);
 }
 
 /// What a connection found out about packet sizes is for all to the same host; what others found is

@@ -244,6 +244,15 @@ impl Tcp {
 // Inline: half of what it costs would be the call.
 #[inline(always)]
 fn passes<P: PathLayer>(lower: &mut Lower<'_, P>, plain: &Plain<'_>, known: &mut Known) -> bool {
+    lower.noted_in(known) || passes_otherwise(lower, plain, known)
+}
+
+#[inline(never)]
+fn passes_otherwise<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    plain: &Plain<'_>,
+    known: &mut Known,
+) -> bool {
     let (src, dst) = (plain.glance.ip.src, plain.glance.ip.dst);
     let passes = lower.passes(dst, src, known);
     if passes {
