@@ -139,7 +139,8 @@ impl PathLayer for Layer {
     #[inline(always)]
     fn passing(&mut self, src: IpAddr, dst: IpAddr, known: &mut Passing) -> bool {
         let Some(shim) = &mut self.0 else { return true };
-        shim.passes_still(*known) || shim.passing(Pair::new(src, dst), known)
+        shim.passes_still(*known)
+            || !shim.rewrites_still(*known) && shim.passing(Pair::new(src, dst), known)
     }
 
     #[inline]
@@ -180,7 +181,12 @@ impl PathLayer for Layer {
         Some(Rewriting { way, protocol: PROTOCOL, header: payload_header(protocol, tag), by })
     }
 
-    #[inline]
+    #[inline(always)]
+    fn rewriting_holds(&self, known: Passing) -> bool {
+        self.0.as_ref().is_some_and(|shim| shim.rewrites_still(known))
+    }
+
+    #[inline(always)]
     fn rewritten(&mut self, now: Instant, as_said: &Rewriting) {
         if let Some(shim) = &mut self.0 {
             shim.rewritten(now, as_said.by);
@@ -240,7 +246,7 @@ impl PathLayer for Layer {
         shim_packet(shim, now, pair, addrs, frame)
     }
 
-    #[inline]
+    #[inline(always)]
     fn would_restore(&mut self, addrs: &PathAddrs, head: &[u8]) -> Option<Restored> {
         let shim = self.0.as_mut().filter(|_| addrs.protocol == PROTOCOL)?;
         let Header::Payload { next, tag } = Header::read(head)? else { return None };
@@ -249,7 +255,7 @@ impl PathLayer for Layer {
         Some(Restored { addrs, skip: PAYLOAD_HEADER_BYTES, by })
     }
 
-    #[inline]
+    #[inline(always)]
     fn restored(&mut self, now: Instant, addrs: &PathAddrs, as_said: &Restored) {
         if let Some(shim) = &mut self.0 {
             shim.take_tagged(now, Pair::new(addrs.dst, addrs.src), as_said.by);

@@ -308,6 +308,7 @@ impl Frame {
     /// # Panics
     /// If there is less headroom: the caller reserves [`HEADROOM_BYTES`], which every header
     /// chain of this stack fits.
+    #[inline]
     pub fn push_front(&mut self, n: usize) -> &mut [u8] {
         assert!(n <= self.headroom(), "push of {n} bytes into {} of headroom", self.headroom());
         let s = self.record_mut();
@@ -324,6 +325,7 @@ impl Frame {
     ///
     /// # Panics
     /// If the linear data is shorter.
+    #[inline]
     pub fn pull_front(&mut self, n: usize) {
         assert!(n <= self.len(), "pull of {n} bytes from {}", self.len());
         let s = self.record_mut();

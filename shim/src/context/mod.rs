@@ -101,6 +101,27 @@ pub(crate) enum CameBy {
     Pair(Pair),
 }
 
+/// What becomes of packets of a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// They [pass](Context::passes).
+    Pass,
+    /// They go by this pair, behind a header with this tag; in UDP or not.
+    Rewritten(Pair, Tag, bool),
+}
+
+impl Said {
+    pub(crate) fn of(context: &Context, env: &Env) -> Said {
+        match context.tag_out() {
+            Some(tag) if context.pair != context.ulids => {
+                let port = env.payload_port(context.local_tag, context.pair);
+                Said::Rewritten(context.pair, tag, port.is_some())
+            }
+            _ => Said::Pass,
+        }
+    }
+}
+
 /// One context.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -153,8 +174,8 @@ pub(crate) struct Context {
     held: Vec<Endpoint>,
     /// Counted among those this host sets up.
     pub(crate) initiates: bool,
-    /// What was said last, and may be kept, of whether its packets [pass](Context::passes).
-    pub(crate) said: Option<bool>,
+    /// What was said last, and may be kept, of what becomes of its packets.
+    pub(crate) said: Option<Said>,
 }
 
 impl Context {

@@ -7,7 +7,7 @@ use weft_stack::time::Instant;
 
 use super::{Contexts, Ids, SAME_TAG_MAX};
 use crate::context::table::{Event, State};
-use crate::context::{Context, Given};
+use crate::context::{Context, Given, Said};
 use crate::locator::{LocatorList, Pair, to_octets};
 use crate::wire::Tag;
 
@@ -56,8 +56,9 @@ impl Contexts {
             self.remove(id, now);
             return;
         }
-        let passes = context.passes();
-        if context.said.take_if(|said| *said != passes).is_some() {
+        let fate = context.said.map(|_| Said::of(context, &self.env));
+        if context.said != fate {
+            context.said = None;
             self.passes.revise();
         }
         let nonce = context.exchange.as_ref().map(|e| e.nonce);

@@ -6,6 +6,7 @@ use weft_stack::rng::Rng;
 use weft_stack::time::Instant;
 
 use super::Contexts;
+use crate::context::Said;
 use crate::locator::Pair;
 use crate::wire::Tag;
 
@@ -68,6 +69,12 @@ impl Contexts {
         self.passes.named(known, true).is_some()
     }
 
+    /// `known` says still that packets are rewritten, and as [`Contexts::rewriting`] said.
+    #[inline]
+    pub(crate) fn rewrites_still(&self, known: Passing) -> bool {
+        self.passes.named(known, false).is_some()
+    }
+
     /// [`Contexts::passes`], by what is known of it still, and what to keep of the answer.
     #[inline(never)]
     pub(crate) fn passing(&mut self, ulids: Pair, known: &mut Passing) -> bool {
@@ -81,7 +88,8 @@ impl Contexts {
             && self.is_whole()
             && let Some(id) = self.look_up(ulids)
         {
-            self.slots[id as usize].said = Some(passes);
+            let context = &mut self.slots[id as usize];
+            context.said = Some(Said::of(context, &self.env));
             *known = self.passes.name(id, passes);
         }
         passes
@@ -110,13 +118,21 @@ impl Contexts {
     }
 
     /// A packet of such a context was sent.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn rewritten(&mut self, now: Instant, id: u32) {
-        if let Some(context) = self.slots.get_mut(id as usize) {
-            context.sent(now);
-            self.env.stats.rewritten_out += 1;
-            self.touch(id, now);
+        let Some(context) = self.slots.get_mut(id as usize) else { return };
+        self.env.stats.rewritten_out += 1;
+        if context.sent_at_rest(now) {
+            debug_assert!(self.is_in_time(id));
+        } else {
+            self.sent_otherwise(now, id);
         }
+    }
+
+    #[inline(never)]
+    fn sent_otherwise(&mut self, now: Instant, id: u32) {
+        self.slots[id as usize].sent(now);
+        self.touch(id, now);
     }
 }
 

@@ -4,8 +4,8 @@ use weft_stack::time::Instant;
 
 use super::Contexts;
 use crate::config::SetUp;
-use crate::context::Given;
 use crate::context::table::{Action, Event};
+use crate::context::{CameBy, Given};
 use crate::encap::Seen;
 use crate::locator::Pair;
 use crate::wire::Tag;
@@ -217,10 +217,21 @@ impl Contexts {
     }
 
     /// A packet that came by `pair` is one of this context.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_tagged(&mut self, now: Instant, pair: Pair, id: u32) {
-        self.slots[id as usize].received(now, pair);
         self.env.stats.rewritten_in += 1;
+        let context = &mut self.slots[id as usize];
+        if context.received_at_rest(now) {
+            context.came_by = CameBy::Pair(pair);
+            debug_assert!(self.is_in_time(id));
+        } else {
+            self.received_otherwise(now, pair, id);
+        }
+    }
+
+    #[inline(never)]
+    fn received_otherwise(&mut self, now: Instant, pair: Pair, id: u32) {
+        self.slots[id as usize].received(now, pair);
         self.touch(id, now);
     }
 

@@ -96,6 +96,7 @@ impl Glance {
 
     /// [`Glance::take_headers`] of a packet that `above` is behind a header of the path layer: it is
     /// received between locators, and delivered between ULIDs.
+    #[inline(always)]
     pub(crate) fn take_mapped_headers(&self, mib: &mut Mib, frame: &mut Frame, above: &Glance) {
         frame.pull_front(self.link);
         let stats = output::stats(mib, self.ip.src.is_ipv4());

@@ -22,6 +22,7 @@ mod extension;
 mod forward;
 pub(crate) mod icmp;
 pub(crate) mod input;
+pub(crate) mod mapped_ways;
 pub(crate) mod multicast;
 pub(crate) mod ndp;
 pub(crate) mod output;
@@ -37,6 +38,7 @@ mod way_cache;
 
 use address::{Address, AddressState, Alias, AliasId, Aliases, Cidr, Origin};
 use icmp::ErrorLimit;
+use mapped_ways::MappedWays;
 use pmtu::{Ends, PmtuCache};
 use ready::ReadyWays;
 use reassembly::Reassembly;
@@ -144,6 +146,8 @@ pub(crate) struct Ip {
     /// Whether packets to the destination that was asked for last are none of a path layer's
     /// business, and of which version of the addresses that is.
     pub(crate) last_direct: Option<(u32, IpAddr, bool)>,
+    /// What is known of how segments are rewritten.
+    pub(crate) mapped_ways: MappedWays,
     /// Another path layer may stand here since it was last counted up.
     pub(crate) path_turn: u32,
     /// Packets are forwarded between aliases; neighbours are told that we are a router.
@@ -194,6 +198,7 @@ impl Ip {
             removed: Vec::new(),
             mapped: false,
             last_direct: None,
+            mapped_ways: MappedWays::default(),
             path_turn: 0,
             added: Vec::new(),
             taps: taps::Taps::default(),

@@ -111,8 +111,21 @@ impl Ready {
         traffic_class: u8,
         hop_limit: Option<u8>,
     ) {
-        let hop_limit = hop_limit.unwrap_or(self.hop_limit);
         frame.meta.flow_hash = flow_hash_from(self.hasher, protocol, frame);
+        self.push_headers(stats, frame, protocol, traffic_class, hop_limit);
+    }
+
+    /// The same of one whose flow hash is known.
+    #[inline(always)]
+    pub(crate) fn push_headers(
+        &self,
+        stats: &mut IpStats,
+        frame: &mut Frame,
+        protocol: u8,
+        traffic_class: u8,
+        hop_limit: Option<u8>,
+    ) {
+        let hop_limit = hop_limit.unwrap_or(self.hop_limit);
         let (link_len, len) = (usize::from(self.link_len), usize::from(self.len));
         let payload = frame.total_len();
         let total = payload + len - link_len;
@@ -192,6 +205,18 @@ impl ReadyWays {
 /// The place of a way from `src` to `dst` that is ready to be used now.
 #[inline]
 pub(crate) fn find(
+    ctx: &Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    ends: (IpAddr, IpAddr),
+    via: Via,
+) -> Option<usize> {
+    find_here(ctx, link, ip, ends, via)
+}
+
+/// The same, without a call.
+#[inline(always)]
+pub(crate) fn find_here(
     ctx: &Ctx<'_>,
     link: &mut Link,
     ip: &mut Ip,

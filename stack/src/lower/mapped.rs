@@ -3,14 +3,18 @@
 use core::net::IpAddr;
 
 use super::{Known, Lower, OutPacket, RouteInfo, UNSPECIFIED4, UNSPECIFIED6};
+use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
+use crate::ip::Ip;
+use crate::ip::mapped_ways::Mapped;
 use crate::ip::output;
 use crate::ip::pmtu::Ends;
-use crate::ip::ready;
+use crate::ip::ready::{self, Ready};
 use crate::ip::rule::Via;
-use crate::path::{PathAddrs, PathFlow, PathLayer, PathWay, Rewriting};
-use crate::wire::{frame_sum, protocol};
+use crate::link::Link;
+use crate::path::{Passing, PathAddrs, PathFlow, PathLayer, PathWay, Rewriting};
+use crate::wire::{checksum, frame_sum, protocol};
 
 /// What the path layer leaves of a way between locators.
 fn narrowed(route: RouteInfo, way: &PathWay) -> RouteInfo {
@@ -23,15 +27,45 @@ fn narrowed(route: RouteInfo, way: &PathWay) -> RouteInfo {
     }
 }
 
-/// A short way for segments that the path layer rewrites: what is ready between their locators, and
-/// the header that stands before each.
+/// A short way for segments that the path layer rewrites: places of what is known of it.
 #[derive(Clone, Copy)]
 pub(crate) struct MappedWay {
-    /// In `ip.ready`.
-    pub(crate) slot: usize,
-    /// Between the ULIDs.
-    pub(crate) route: RouteInfo,
-    pub(crate) rewriting: Rewriting,
+    /// In `ip.ready`, between their locators.
+    pub(crate) ready: usize,
+    /// In `ip.mapped_ways`.
+    pub(crate) mapped: usize,
+}
+
+impl MappedWay {
+    /// What is known of it.
+    #[inline]
+    pub(crate) fn at<'a>(&self, ip: &'a Ip) -> Option<(&'a Mapped, &'a Ready)> {
+        Some((ip.mapped_ways.at(self.mapped)?, ip.ready.at(self.ready)?))
+    }
+
+    /// The way between the ULIDs; its source is the locator.
+    #[inline]
+    pub(crate) fn route(&self, ip: &Ip) -> Option<RouteInfo> {
+        let (mapped, ready) = self.at(ip)?;
+        Some(narrowed(ready.route, &mapped.rewriting.way))
+    }
+}
+
+/// By what is kept in a place of `ip.mapped_ways`.
+#[inline(never)]
+fn find_kept(
+    ctx: &Ctx<'_>,
+    link: &mut Link,
+    ip: &mut Ip,
+    mapped: usize,
+    via: Via,
+) -> Option<MappedWay> {
+    let Rewriting { way, protocol, .. } = &ip.mapped_ways.at(mapped)?.rewriting;
+    let (locators, number) = (way.locators, *protocol);
+    let services = ip.services_of(|| (number, 0, 0));
+    let via = Via { mark: via.mark, class: via.class, services, ..Via::default() };
+    let ready = ready::find_here(ctx, link, ip, locators, via)?;
+    Some(MappedWay { ready, mapped })
 }
 
 impl<P: PathLayer> Lower<'_, P> {
@@ -43,27 +77,39 @@ impl<P: PathLayer> Lower<'_, P> {
         via: Via,
         known: &Known,
     ) -> Option<MappedWay> {
-        if self.path.is_transparent() { None } else { self.find_mapped(ends, via, known) }
+        if self.path.is_transparent() {
+            return None;
+        }
+        let name = known.passing;
+        let versions = (known.turn, self.ip.address_version());
+        let kept = self.ip.mapped_ways.find(name, versions);
+        let mapped = match kept.filter(|_| self.path.rewriting_holds(name)) {
+            Some(place) => place,
+            None => self.ask_mapped(ends, name, versions)?,
+        };
+        debug_assert_eq!(
+            self.path.rewriting(name, protocol::TCP),
+            self.ip.mapped_ways.at(mapped).map(|mapped| mapped.rewriting),
+            "it holds",
+        );
+        find_kept(&self.ctx, self.link, self.ip, mapped, via)
     }
 
     #[inline(never)]
-    fn find_mapped(
+    fn ask_mapped(
         &mut self,
         (src, dst): (IpAddr, IpAddr),
-        via: Via,
-        known: &Known,
-    ) -> Option<MappedWay> {
-        let rewriting = self.path.rewriting(known.passing, protocol::TCP)?;
+        name: Passing,
+        versions: (u32, u32),
+    ) -> Option<usize> {
+        let rewriting = self.path.rewriting(name, protocol::TCP)?;
         if self.is_direct(dst) {
             return None;
         }
-        let services = self.ip.services_of(|| (rewriting.protocol, 0, 0));
-        let via = Via { mark: via.mark, class: via.class, services, ..Via::default() };
-        let locators = rewriting.way.locators;
-        let slot = ready::find(&self.ctx, self.link, self.ip, locators, via)?;
-        let below = self.ip.ready.at(slot)?.route;
-        let route = narrowed(RouteInfo { src, ..below }, &rewriting.way);
-        Some(MappedWay { slot, route, rewriting })
+        let pseudo = checksum::pseudo(src, dst, 0, 0);
+        let mapped = Mapped { name, versions, rewriting, pseudo };
+        let path = &self.path;
+        Some(self.ip.mapped_ways.put(mapped, |name| path.rewriting_holds(name)))
     }
 
     /// Whether packets to `dst` are none of the path layer's business: to groups, to everybody, to
@@ -214,11 +260,10 @@ impl<P: PathLayer> Lower<'_, P> {
         if !ready.route.tx_checksum {
             frame_sum::complete(&mut frame);
         }
-        // Of the ports that are out of sight here.
-        let flow_hash = frame.meta.flow_hash;
+        // The flow hash is of the ports that are out of sight here.
         let stats = output::stats(self.ctx.mib, packet.dst.is_ipv4());
-        ready.push(stats, &mut frame, packet.protocol, packet.traffic_class, packet.hop_limit);
-        frame.meta.flow_hash = flow_hash;
+        let (class, hop_limit) = (packet.traffic_class, packet.hop_limit);
+        ready.push_headers(stats, &mut frame, packet.protocol, class, hop_limit);
         self.ctx.outbox.frames.push_back((ready.route.alias, frame));
         Ok(())
     }

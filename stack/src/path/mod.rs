@@ -253,7 +253,16 @@ pub trait PathLayer: Send {
         None
     }
 
-    /// A packet was sent as [`PathLayer::rewriting`] said in this call of the stack.
+    /// Whether what [`PathLayer::rewriting`] answered for `known` is what it would answer now. `false`:
+    /// ask it again.
+    #[inline]
+    fn rewriting_holds(&self, known: Passing) -> bool {
+        let _ = known;
+        false
+    }
+
+    /// A packet was sent as [`PathLayer::rewriting`] said, in this call of the stack or while that
+    /// [held](PathLayer::rewriting_holds).
     #[inline]
     fn rewritten(&mut self, now: Instant, as_said: &Rewriting) {
         let _ = (now, as_said);

@@ -5,9 +5,10 @@ use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::ip::address::AliasId;
+use crate::ip::mapped_ways::Mapped;
 use crate::ip::output::{flow_hash, stats};
 use crate::ip::ready::Ready;
-use crate::lower::{Lower, MappedWay, OutPacket};
+use crate::lower::{Lower, OutPacket};
 use crate::path::PathLayer;
 use crate::wire::checksum::{combine, finish, pseudo};
 use crate::wire::tcp::{CHECKSUM_OFFSET, Flags, Header};
@@ -105,39 +106,37 @@ pub(crate) fn send_ready(
     Ok(())
 }
 
-/// Sends a segment of a connection that the path layer rewrites by its short way; `Err`: it does not
-/// fit there, or has to be cut.
+/// Sends a segment of a connection that the path layer rewrites by its short way, of which the layer
+/// is to be told; `Err`: it does not fit there, or has to be cut.
 #[inline(never)]
-pub(crate) fn send_mapped<P: PathLayer>(
-    lower: &mut Lower<'_, P>,
-    way: &MappedWay,
+pub(crate) fn send_mapped(
+    ctx: &mut Ctx<'_>,
+    (mapped, ready): (&Mapped, &Ready),
     c: &mut Connection,
     frame: Frame,
     segment: &SegmentOut,
 ) -> Result<(), Frame> {
-    let header = &way.rewriting.header;
+    let header = &mapped.rewriting.header;
     let len = segment.header.len() + segment.payload_len + header.len();
-    let whole = segment.payload_len <= segment.mss;
-    let ready = lower.ip.ready.at(way.slot);
-    let Some(ready) = ready.filter(|ready| whole && ready.takes(len, false)) else {
+    if segment.payload_len > segment.mss || !ready.takes(len, false) {
         return Err(frame);
-    };
-    let (key, fields) = (c.key, c.settings.ip_fields(segment.header.ecn));
-    let mut frame = build_for(frame, &key, segment, &mut c.send, false);
+    }
+    let fields = c.settings.ip_fields(segment.header.ecn);
+    let pseudo = (c.key.local.is_ipv4(), |len| mapped.pseudo(len));
+    let mut frame = build(frame, pseudo, segment, &mut c.send, false);
     if frame.frags.is_empty() {
-        lower.ctx.mib.tcp.snd_copied_octets += segment.payload_len as u64;
+        ctx.mib.tcp.snd_copied_octets += segment.payload_len as u64;
     }
     if c.notes.known.flow_hash == 0 {
-        c.notes.known.flow_hash = flow_hash(key.local, key.peer, protocol::TCP, &frame);
+        c.notes.known.flow_hash = flow_hash(c.key.local, c.key.peer, protocol::TCP, &frame);
     }
-    frame.push_front(header.len()).copy_from_slice(header);
-    let (class, hop_limit) = (fields.traffic_class, fields.hop_limit);
-    let ip = stats(lower.ctx.mib, ready.route.src.is_ipv4());
-    ready.push(ip, &mut frame, way.rewriting.protocol, class, hop_limit);
-    // Of the ports that are out of sight there.
+    // Of the ports that are out of sight below.
     frame.meta.flow_hash = c.notes.known.flow_hash;
-    lower.ctx.outbox.frames.push_back((ready.route.alias, frame));
-    lower.path.rewritten(lower.ctx.now, &way.rewriting);
+    frame.push_front(header.len()).copy_from_slice(header);
+    let ip = stats(ctx.mib, ready.route.src.is_ipv4());
+    let (number, class) = (mapped.rewriting.protocol, fields.traffic_class);
+    ready.push_headers(ip, &mut frame, number, class, fields.hop_limit);
+    ctx.outbox.frames.push_back((ready.route.alias, frame));
     Ok(())
 }
 

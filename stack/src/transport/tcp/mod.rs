@@ -682,7 +682,7 @@ impl ShortWay {
         match self {
             ShortWay::None => None,
             ShortWay::Ready(slot) => lower.ip.ready.at(*slot).map(|ready| ready.route),
-            ShortWay::Mapped(way) => Some(way.route),
+            ShortWay::Mapped(way) => way.route(lower.ip),
         }
     }
 
@@ -697,7 +697,7 @@ impl ShortWay {
     ) -> Result<(), Frame> {
         let slot = match self {
             ShortWay::None => return Err(frame),
-            ShortWay::Mapped(way) => return emit::send_mapped(lower, way, c, frame, segment),
+            ShortWay::Mapped(way) => return send_mapped(lower, way, c, frame, segment),
             ShortWay::Ready(slot) => *slot,
         };
         let Some(ready) = lower.ip.ready.at(slot) else { return Err(frame) };
@@ -711,6 +711,21 @@ impl ShortWay {
         }
         Ok(())
     }
+}
+
+/// Sends a segment that the path layer rewrites; `Err`: it takes the long way.
+#[inline]
+fn send_mapped<P: PathLayer>(
+    lower: &mut Lower<'_, P>,
+    way: &MappedWay,
+    c: &mut Connection,
+    frame: Frame,
+    segment: &SegmentOut,
+) -> Result<(), Frame> {
+    let Some((mapped, ready)) = way.at(lower.ip) else { return Err(frame) };
+    emit::send_mapped(&mut lower.ctx, (mapped, ready), c, frame, segment)?;
+    lower.path.rewritten(lower.ctx.now, &mapped.rewriting);
+    Ok(())
 }
 
 /// Tells the path layer of a segment that passed it.

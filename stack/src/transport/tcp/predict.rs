@@ -226,7 +226,7 @@ impl Tcp {
 
 impl Tcp {
     /// The connection of a name: most segments are for one that the last ones were for.
-    #[inline]
+    #[inline(always)]
     fn connection_of(&mut self, key: &FlowKey) -> Option<u32> {
         let ports = key.local_port ^ key.peer_port.rotate_left(5);
         let guess = &mut self.recent[usize::from(ports ^ ports >> 8) % RECENT_FLOWS];
