@@ -19,8 +19,10 @@ use crate::path::{Passing, PathFlow, PathLayer};
 use crate::wire::header::IpHeader;
 
 mod mapped;
+mod mapped_ways;
 
 pub(crate) use mapped::MappedWay;
+pub(crate) use mapped_ways::{Mapped, MappedWays};
 
 const UNSPECIFIED4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const UNSPECIFIED6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

@@ -95,9 +95,16 @@ impl Glance {
     }
 
     /// [`Glance::take_headers`] of a packet that `above` is behind a header of the path layer: it is
-    /// received between locators, and delivered between ULIDs.
+    /// received between locators, and delivered between ULIDs. Takes the transport's off as well, of
+    /// so many bytes.
     #[inline(always)]
-    pub(crate) fn take_mapped_headers(&self, mib: &mut Mib, frame: &mut Frame, above: &Glance) {
+    pub(crate) fn take_mapped_headers(
+        &self,
+        mib: &mut Mib,
+        frame: &mut Frame,
+        above: &Glance,
+        transport: usize,
+    ) {
         frame.pull_front(self.link);
         let stats = output::stats(mib, self.ip.src.is_ipv4());
         stats.in_receives += 1;
@@ -106,7 +113,7 @@ impl Glance {
         frame.mark_network_header();
         count_codepoint(stats, self.ip.traffic_class, 0, frame);
         output::stats(mib, above.ip.src.is_ipv4()).in_delivers += 1;
-        frame.pull_front(above.ip.header_len);
+        frame.pull_front(above.ip.header_len + transport);
     }
 
     #[inline]

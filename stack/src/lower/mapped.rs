@@ -2,12 +2,12 @@
 
 use core::net::IpAddr;
 
+use super::mapped_ways::Mapped;
 use super::{Known, Lower, OutPacket, RouteInfo, UNSPECIFIED4, UNSPECIFIED6};
 use crate::ctx::Ctx;
 use crate::drop::DropReason;
 use crate::frame::{Frame, Gso};
 use crate::ip::Ip;
-use crate::ip::mapped_ways::Mapped;
 use crate::ip::output;
 use crate::ip::pmtu::Ends;
 use crate::ip::ready::{self, Ready};

@@ -167,9 +167,8 @@ impl Tcp {
             return Err(frame);
         }
         lower.path.restored(lower.ctx.now, &locators, &restored);
-        below.take_mapped_headers(lower.ctx.mib, &mut frame, &glance);
+        below.take_mapped_headers(lower.ctx.mib, &mut frame, &glance, plain.header_len);
         lower.ctx.mib.tcp.in_segs += 1;
-        frame.pull_front(plain.header_len);
         Ok(self.take(lower, &plain, (index, 1), frame))
     }
 

@@ -3,7 +3,7 @@
 //!
 //! An answer is kept under the name that the path layer gave to what becomes of packets between two
 //! ULIDs ([`Passing`]). Whether it still holds is the layer's to say; here it ends with the layer
-//! itself ([`super::Ip::path_turn`]) and with any change of addresses.
+//! itself ([`crate::ip::Ip::path_turn`]) and with any change of addresses.
 
 use crate::path::{Passing, Rewriting};
 use crate::wire::{checksum, protocol};
