@@ -33,7 +33,7 @@ fn it_is_left_at_once_for_one_that_works() {
         told(&mut world, 2, &with_broken(2, &[1]));
         let current = world.hosts[0].reap.current();
         assert_eq!(current.remote, ip(2, 2), "seed {seed}");
-        world.run(Duration::from_secs(60));
+        world.run(Duration::from_mins(1));
         let switches = world.switches(0);
         assert_eq!(switches, [(from, current, Why::Broken)], "nor is it used again, seed {seed}");
         assert_eq!(world.hosts[0].reap.state(), ReapState::Operational);
