@@ -321,7 +321,6 @@ fn a_locator_that_came_back_unseen_is_used_again() {
     assert!(all.iter().all(|c| paths(c).len() == 6 && paths(c).iter().all(|p| p.state != "gone")));
 }
 
-// RFC 5533 5.15.3
 #[test]
 fn a_pair_that_the_peer_calls_broken_is_left() {
     let mut lab = established();
