@@ -279,7 +279,7 @@ fn a_lab_that_is_stopped_or_killed_leaves_nothing_behind() {
         while !busy() {
             let ended = child.try_wait().expect("wait");
             assert_eq!(ended, None, "weft lab ended before its transfers");
-            assert!(begin.elapsed() < Duration::from_mins(1), "weft lab does not get on");
+            assert!(begin.elapsed() < Duration::from_mins(3), "weft lab does not get on");
             std::thread::sleep(Duration::from_millis(20));
         }
         let pid = rustix::process::Pid::from_child(&child);

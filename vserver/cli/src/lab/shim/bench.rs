@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use weft_vserver::change::{Applied, ApplyError, Changes, Options};
@@ -74,6 +74,8 @@ pub(super) struct Bench {
     changes: Changes,
     hosts: [Arc<Host>; 2],
     ways: Ways,
+    /// What came of the stream and of answers: how often.
+    pub(super) came: [AtomicUsize; 2],
     /// After whoever is in it.
     network: Network,
 }
@@ -198,7 +200,8 @@ impl Bench {
         }
         let left = Arc::new(left);
         let changes = Changes::new(Arc::clone(&left), None, Vec::new(), |_, _| {});
-        let bench = Bench { network, hosts: [left, Arc::new(right)], changes, ways };
+        let hosts = [left, Arc::new(right)];
+        let bench = Bench { network, hosts, changes, ways, came: Default::default() };
         bench.meet(stop)?;
         Ok(bench)
     }
@@ -363,6 +366,7 @@ impl Bench {
             wait("another pair in use", stop, || self.has_moved()).map_err(|e| self.explain(e))?;
             pause(effect, stop)?;
         }
+        self.let_go_on(stop)?;
         let moved = SIDES.map(|side| self.moved_at(side).filter(|at| *at >= broken));
         let by = self.context(0).map(|c| (c.locator, c.peer_locator));
         let mended = Instant::now();
@@ -370,6 +374,18 @@ impl Bench {
         self.home(stop)?;
         pause(CALM, stop)?;
         Ok(Told { begin, broken, made, moved, mended, end: Instant::now(), by })
+    }
+
+    /// Leaves a fault as it is until something of both flows comes. If nothing does, that is seen in
+    /// what came.
+    fn let_go_on(&self, stop: &AtomicBool) -> Result<(), LabError> {
+        let came = || self.came.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let before = came();
+        let both = || came().iter().zip(before).all(|(now, before)| *now > before);
+        match wait("both flows", stop, both) {
+            Err(LabError::Interrupted) => Err(LabError::Interrupted),
+            _ => Ok(()),
+        }
     }
 
     /// Ends the hosts, and with them whatever waits for their connections.

@@ -2,7 +2,7 @@
 //! with an answer. Both are TCP between the ULIDs.
 
 use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use weft_vserver::net::TcpStream;
@@ -89,9 +89,10 @@ pub(super) fn flow<T>(
     let ended = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let produced = scope.spawn(move || traffic::produce(source, ended, patience));
-        let consumed = scope.spawn(move || traffic::consume(sink));
+        let [pieces, answers] = &bench.came;
+        let consumed = scope.spawn(move || traffic::consume(Counted(sink, pieces)));
         let answered = scope.spawn(move || answer(&answering));
-        let asked = scope.spawn(move || ask(&asking, ended));
+        let asked = scope.spawn(move || ask(&asking, answers, ended));
         let told = story();
         if told.is_err() {
             // What was broken may still be: nobody waits for data that does not come.
@@ -132,13 +133,25 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
     }
 }
 
+/// Counts what is read.
+struct Counted<'a, R>(R, &'a AtomicUsize);
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = self.0.read(buf)?;
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Ok(got)
+    }
+}
+
 /// Asks, not more often than each millisecond, until `ended`; when answers came.
-fn ask(stream: &TcpStream, ended: &AtomicBool) -> io::Result<Vec<Instant>> {
+fn ask(stream: &TcpStream, came: &AtomicUsize, ended: &AtomicBool) -> io::Result<Vec<Instant>> {
     let (mut times, mut number) = (Vec::new(), 0);
     while !ended.load(Ordering::Acquire) {
         let due = Instant::now() + SPACING;
         one_request(stream, number)?;
         times.push(Instant::now());
+        came.fetch_add(1, Ordering::Relaxed);
         number += 1;
         sleep_until(due);
     }
