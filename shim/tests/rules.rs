@@ -430,6 +430,17 @@ fn an_answer_that_is_kept_holds_until_packets_are_rewritten() {
     assert_eq!(rewriting.way, layer.way(src, dst));
     assert_eq!(rewriting.way.locators, (away.local, away.remote));
     assert_eq!(layer.rewriting(known, 6), None, "of another time");
+    assert_eq!((layer.rewriting_holds(now_known), layer.rewriting_holds(known)), (true, false));
+    // By another pair they are rewritten otherwise.
+    let (now, other) = (lab.now, Pair::new(ip(1, 2), ip(2, 1)));
+    lab.shim(0).switch(now, ulids(), 0, other).unwrap();
+    let layer = &mut lab.hosts[0].layer;
+    assert!(!layer.rewriting_holds(now_known));
+    assert_eq!(layer.rewriting(now_known, 6), None);
+    assert!(!layer.passing(src, dst, &mut now_known));
+    let rewriting = layer.rewriting(now_known, 6).unwrap();
+    assert_eq!(rewriting.way.locators, (other.local, other.remote));
+    assert!(layer.rewriting_holds(now_known));
     let now = lab.now;
     lab.shim(0).switch(now, ulids(), 0, ulids()).unwrap();
     let layer = &mut lab.hosts[0].layer;

@@ -132,6 +132,8 @@ pub struct Host {
     pub switched: Vec<Instant>,
     /// What connections keep of the layer's answers.
     known: HashMap<Pair, Passing>,
+    /// What it said of how packets are rewritten, and of which answer.
+    said: HashMap<Pair, (Passing, Rewriting)>,
 }
 
 impl Host {
@@ -144,9 +146,16 @@ impl Host {
     }
 
     /// How packets that do not pass are rewritten, if the layer says so beforehand.
-    fn rewriting(&self, ulids: Pair) -> Option<Rewriting> {
-        let said = self.layer.rewriting(self.known[&ulids], UDP)?;
+    fn rewriting(&mut self, ulids: Pair) -> Option<Rewriting> {
+        let known = self.known[&ulids];
+        let said = self.layer.rewriting(known, UDP)?;
         assert_eq!(said.way, self.layer.way(ulids.local, ulids.remote));
+        assert!(self.layer.rewriting_holds(known), "of now");
+        if let Some((of, before)) = self.said.insert(ulids, (known, said))
+            && of == known
+        {
+            assert_eq!(before, said, "it holds under its name");
+        }
         Some(said)
     }
 }
@@ -184,6 +193,7 @@ impl Lab {
             got: Vec::new(),
             switched: Vec::new(),
             known: HashMap::new(),
+            said: HashMap::new(),
         };
         Lab {
             now: Instant::from_millis(1000),

@@ -78,3 +78,44 @@ impl MappedWays {
         slot
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::PathWay;
+
+    fn mapped(name: u64) -> Mapped {
+        let locators = ([10, 0, 0, 1].into(), [10, 0, 0, name as u8].into());
+        let way = PathWay { locators, overhead_bytes: 8, super_segments: true };
+        let rewriting = Rewriting { way, protocol: protocol::SHIM6, header: [7; 8], by: 0 };
+        Mapped { name: Passing(name), versions: (1, 1), rewriting, pseudo: 0 }
+    }
+
+    #[test]
+    fn what_is_kept_is_found_under_its_name_and_versions_only() {
+        let mut ways = MappedWays::default();
+        assert_eq!(ways.find(Passing(0), (1, 1)), None);
+        let place = ways.put(mapped(5), |_| true);
+        assert_eq!(ways.find(Passing(5), (1, 1)), Some(place));
+        assert_eq!(ways.at(place).map(|kept| kept.name), Some(Passing(5)));
+        for (name, versions) in [(5, (2, 1)), (5, (1, 2)), (7, (1, 1)), (4, (1, 1))] {
+            assert_eq!(ways.find(Passing(name), versions), None);
+        }
+    }
+
+    #[test]
+    fn the_table_grows_while_what_holds_is_pushed_out_and_no_further_than_its_bound() {
+        let mut ways = MappedWays::default();
+        for name in [2, 4, 6, 2] {
+            ways.put(mapped(name), |_| false);
+        }
+        assert_eq!(ways.slots.len(), SLOTS_MIN);
+        for _ in 0..20 {
+            for name in 0..2 * SLOTS_MAX as u64 {
+                let place = ways.put(mapped(name), |_| true);
+                assert_eq!(ways.find(Passing(name), (1, 1)), Some(place));
+            }
+        }
+        assert_eq!(ways.slots.len(), SLOTS_MAX);
+    }
+}

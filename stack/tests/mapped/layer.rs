@@ -1,7 +1,8 @@
 //! A path layer for tests: maps ULIDs to locators with the eight bytes of RFC 5533's payload header.
 //! Contexts are put into it; it speaks to nobody but as told.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use weft_stack::drop::DropReason;
@@ -86,6 +87,8 @@ pub struct Layer {
     pub log: Log,
     /// ULIDs of those who keep what they were told of them.
     pub asked: Vec<Pair>,
+    /// How it last said that packets are rewritten, by what is kept of an answer.
+    pub said: RefCell<HashMap<u64, (u8, Rewriting)>>,
 }
 
 impl Layer {
@@ -162,7 +165,16 @@ impl PathLayer for Layer {
             overhead_bytes: c.overhead(),
             super_segments: self.super_segments,
         };
-        Some(Rewriting { way, protocol: SHIM6, header: c.header(protocol), by: 0 })
+        let said = Rewriting { way, protocol: SHIM6, header: c.header(protocol), by: 0 };
+        self.said.borrow_mut().insert(known.0, (protocol, said));
+        Some(said)
+    }
+
+    fn rewriting_holds(&self, known: Passing) -> bool {
+        let Some((protocol, before)) = self.said.borrow().get(&known.0).copied() else {
+            return false;
+        };
+        self.rewriting(known, protocol) == Some(before)
     }
 
     fn rewritten(&mut self, _: Instant, as_said: &Rewriting) {
