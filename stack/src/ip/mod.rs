@@ -21,6 +21,7 @@ pub mod address;
 pub(crate) mod configure;
 mod extension;
 mod forward;
+mod header;
 pub(crate) mod icmp;
 pub(crate) mod input;
 pub(crate) mod multicast;
