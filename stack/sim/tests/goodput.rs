@@ -98,7 +98,10 @@ fn goodput_under_random_loss_is_four_fifths_of_theory_or_more() {
     let now = seen(&table);
     let same =
         kept.len() == now.len() && kept.iter().zip(&now).all(|(k, n)| (n / k - 1.0).abs() < 0.08);
-    assert!(same, "{table}\nif this is meant: WEFT_BLESS=1 cargo test -p weft-sim goodput");
+    assert!(
+        same,
+        "{table}\nif this is meant: WEFT_BLESS=1 cargo test --profile sim -p weft-sim --test goodput"
+    );
 }
 
 /// The column of measured numbers.
