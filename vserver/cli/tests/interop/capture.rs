@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use weft_cli::lab::topology::{Cabling, Topology, WAN, nic, v4};
+use weft_cli::lab::topology::{CLIENT, Cabling, Topology, WAN, nic, v4};
 
 use crate::common::{ALPHA, Daemon, installed, weft, xdp};
 
@@ -128,14 +128,17 @@ fn tshark_reads_what_weft_captures_above_and_below_the_shim() {
 
     // Version 4.0 looks for the fields of the shim's messages one octet too early. Of a rewritten
     // packet the checksum covers ULIDs, which are in its twin only.
+    // Linux writes a TCP checksum of zero as all ones where it completes it in software.
+    let kernel = v4(CLIENT);
     let bad = tshark(
         &file,
-        "(_ws.malformed && !shim6.type) || ip.checksum.status == \"Bad\" \
-         || (!(ipv6.nxt == 140) && (tcp.checksum.status == \"Bad\" \
-         || udp.checksum.status == \"Bad\" || icmpv6.checksum.status == \"Bad\"))",
+        &format!(
+            "(_ws.malformed && !shim6.type) || ip.checksum.status == \"Bad\" \
+             || (!(ipv6.nxt == 140) \
+             && ((tcp.checksum.status == \"Bad\" && !(tcp.checksum.ffff && ip.src == {kernel})) \
+             || udp.checksum.status == \"Bad\" || icmpv6.checksum.status == \"Bad\"))"
+        ),
     );
-    // Linux writes a TCP checksum of zero as all ones where it completes it in software.
-    let bad: Vec<_> = bad.iter().filter(|l| !l.contains("ffff")).take(10).collect();
     assert!(bad.is_empty(), "{bad:#?}");
     let request = "icmpv6.type == 128 && ipv6.src == 2001:db8:a::2 && ipv6.dst == 2001:db8:a::1";
     let above = tshark(&file, &format!("frame.interface_name == \"above\" && {request}"));
